@@ -1,0 +1,38 @@
+# The one list of commands, for people and for CI.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: train install test lint types check slow bench clean
+
+train: install  ## tune the seedling on the bundled sayings: no GPU, no downloads, no account
+	$(BIN)/florilegium train
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+test: install lint types check  ## all that CI runs
+
+lint: install
+	$(BIN)/ruff check src tests tools bench
+	$(BIN)/ruff format --check src tests tools bench
+
+types: install
+	$(BIN)/mypy
+
+check: install
+	$(BIN)/pytest
+
+slow: install  ## tests that take minutes
+	$(BIN)/pytest -m "slow and not gpu"
+
+bench: install  ## the stock recipe and ours, side by side, on this machine
+	$(BIN)/python bench/train_vs_stock.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

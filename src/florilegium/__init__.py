@@ -1,0 +1,104 @@
+"""florilegium: fine-tune BLOOM on your own sayings, and know what it learned.
+
+    import florilegium
+
+    trained = florilegium.train("quotes.jsonl", model="bigscience/bloom-560m")
+    for row in trained.tuned.generate("The sea", n=3):
+        print(row.quote)
+
+The names below are loaded when they are first used, so that `import florilegium` and `florilegium --help` take no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from florilegium.config import TrainConfig, make_config
+    from florilegium.data import Quote, Template, read_rows, split_rows
+    from florilegium.errors import (
+        DataError,
+        DivergedError,
+        FlorilegiumError,
+        Interrupted,
+        ModelError,
+        ResourceError,
+        UsageError,
+    )
+    from florilegium.generation import Generated, SamplingSettings
+    from florilegium.inspection import inspect
+    from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
+    from florilegium.pipeline import Trained, resume, train
+    from florilegium.tokens import encode, pack
+    from florilegium.tuned import Tuned, load
+
+_HOMES = {
+    "DataError": "errors",
+    "DivergedError": "errors",
+    "FlorilegiumError": "errors",
+    "Generated": "generation",
+    "Interrupted": "errors",
+    "ModelError": "errors",
+    "Quote": "data",
+    "ResourceError": "errors",
+    "SamplingSettings": "generation",
+    "Template": "data",
+    "TrainConfig": "config",
+    "Trained": "pipeline",
+    "Tuned": "tuned",
+    "UsageError": "errors",
+    "attach_adapter": "model",
+    "encode": "tokens",
+    "hidden_states": "model",
+    "inspect": "inspection",
+    "load": "tuned",
+    "load_base": "model",
+    "make_config": "config",
+    "pack": "tokens",
+    "read_rows": "data",
+    "resume": "pipeline",
+    "split_rows": "data",
+    "token_losses": "model",
+    "train": "pipeline",
+}
+
+__all__ = [
+    "DataError",
+    "DivergedError",
+    "FlorilegiumError",
+    "Generated",
+    "Interrupted",
+    "ModelError",
+    "Quote",
+    "ResourceError",
+    "SamplingSettings",
+    "Template",
+    "TrainConfig",
+    "Trained",
+    "Tuned",
+    "UsageError",
+    "attach_adapter",
+    "encode",
+    "hidden_states",
+    "inspect",
+    "load",
+    "load_base",
+    "make_config",
+    "pack",
+    "read_rows",
+    "resume",
+    "split_rows",
+    "token_losses",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'florilegium' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"florilegium.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

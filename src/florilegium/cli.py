@@ -1,0 +1,296 @@
+"""The command line: a function a command. It parses, makes one library call, prints, and turns an expected failure into one line and an
+exit code (`errors.py`). Each command imports what it needs when it runs, so that `florilegium --help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from florilegium.errors import FlorilegiumError, UsageError, nearest
+from florilegium.flags import add_config_flags, config_from_flags
+
+NEXT = """
+Next, the same on 2,500 real quotes and a real BLOOM (needs the Hugging Face Hub):
+    florilegium train Abirate/english_quotes --model bigscience/bloom-560m
+and on a GPU with 24 GB:
+    florilegium train Abirate/english_quotes --model bigscience/bloom-7b1"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError, and names the nearest flag or command for one that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"See: {self.prog} --help")
+
+    def parse_known(self, arguments: Sequence[str]) -> argparse.Namespace:
+        values, unknown = self.parse_known_args([_kebab(a) for a in arguments])
+        if unknown:
+            flags = [flag for p in (self, *_subparsers(self, values)) for flag in p._option_string_actions]
+            raise UsageError(f"unknown argument {unknown[0]!r}", nearest(unknown[0].split("=")[0], flags) or f"See: {self.prog} --help")
+        return values
+
+
+def _kebab(argument: str) -> str:
+    """`--learning_rate` is `--learning-rate`: people paste from elsewhere."""
+    if not argument.startswith("--"):
+        return argument
+    name, *value = argument.split("=", 1)
+    return "=".join([name.replace("_", "-"), *value])
+
+
+def _subparsers(parser: argparse.ArgumentParser, values: argparse.Namespace) -> list[argparse.ArgumentParser]:
+    found = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [found[0].choices[values.command]] if found and getattr(values, "command", None) else []
+
+
+def build_parser() -> Parser:
+    """The whole command line, as argparse."""
+    parser = Parser(
+        prog="florilegium",
+        description="Fine-tune BLOOM on your own sayings, on one GPU or none, and know what it learned.",
+        epilog="Start with `florilegium train`: it needs nothing. Exit codes: 0 done, 2 usage, 3 data, 4 model, 5 memory or disk, "
+        "6 diverged, 130 and 143 stopped by a signal after saving.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _add_train(commands)
+    _add_generate(commands)
+    _add_inspect(commands)
+    resume = _command(commands, "resume", "go on with a run that was stopped", "florilegium resume latest")
+    resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
+    completion = _command(commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    return parser
+
+
+def _command(commands: Any, name: str, help: str, *examples: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {e}" for e in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("--json", action="store_true", help="results as JSON on stdout, all else on stderr")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an expected failure")
+    return command
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        "tune a model on quotes with tags",
+        "florilegium train",
+        "florilegium train quotes.jsonl --model bigscience/bloom-560m",
+        'florilegium train poems.csv --template "{poem} ->: {mood}" --epochs 5',
+    )
+    train.add_argument("--config", metavar="FILE", help="settings in YAML; flags win over it")
+    train.add_argument("--print-config", action="store_true", help="print the settings as a file that --config reads, and leave")
+    add_config_flags(train)
+
+
+def _add_generate(commands: Any) -> None:
+    generate = _command(
+        commands,
+        "generate",
+        "write quotes with a tuned model",
+        "florilegium generate",
+        'florilegium generate "The sea" -n 5 --temperature 0.7',
+        'florilegium generate --tags "A lamp does not argue with the dark."',
+        "florilegium generate --prompts openings.txt --json > quotes.jsonl",
+    )
+    generate.add_argument("prompt", nargs="?", metavar="PROMPT", help="how the quote begins; left out, the model begins by itself")
+    generate.add_argument("--run", default="latest", metavar="RUN", help="a run, an adapter folder, or 'latest'")
+    generate.add_argument("--model", metavar="MODEL", help="where the base model lies, if it has moved")
+    generate.add_argument("-n", type=int, default=3, metavar="N", help="texts for each prompt (3)")
+    generate.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line")
+    generate.add_argument("--tags", action="store_true", help="PROMPT is a whole quote: write its tags")
+    generate.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line ends it")
+    generate.add_argument("--base", action="store_true", help="beside each text, what the untuned model writes")
+    generate.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token (0.8)")
+    generate.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest tokens that hold this share (0.95)")
+    generate.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0: all (0)")
+    generate.add_argument("--repetition-penalty", type=float, metavar="X", help="1 is none (1.1)")
+    generate.add_argument("--max-new-tokens", type=int, metavar="N", help="stop there at the latest (100)")
+    generate.add_argument("--seed", type=int, metavar="N", help="same seed, same texts (0)")
+    generate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
+    generate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = _command(
+        commands,
+        "inspect",
+        "show what DATA holds, what is wrong with it, and how it will be trained",
+        "florilegium inspect quotes.jsonl",
+        "florilegium inspect quotes.csv --loss-on tags",
+    )
+    add_config_flags(inspect, only=("data", "template", "skip_bad_rows", "max_length", "loss_on", "held_out", "model", "revision", "seed"))
+
+
+def run_train(flags: argparse.Namespace) -> None:
+    config = config_from_flags(flags)
+    if flags.print_config:
+        from florilegium.config import dump_config
+
+        print(dump_config(config), end="")
+        return
+    from florilegium.pipeline import train_config
+    from florilegium.terminal import TerminalView
+
+    view = TerminalView()
+    try:
+        _show_trained(train_config(config, view), flags.json)
+    finally:
+        view.stop()
+
+
+def run_resume(flags: argparse.Namespace) -> None:
+    from florilegium.pipeline import resume
+    from florilegium.terminal import TerminalView
+
+    view = TerminalView()
+    try:
+        _show_trained(resume(flags.run, view=view), flags.json)
+    finally:
+        view.stop()
+
+
+def _show_trained(trained: Any, as_json: bool) -> None:
+    """The end of a run: some quotes, where it lies, what to type next."""
+    from florilegium.terminal import gigabytes, print_quote
+
+    figures, template = trained.figures, trained.tuned.template
+    rows = trained.tuned.generate("", n=5, seed=figures["seed"])
+    if as_json:
+        adapter = str(trained.directory / "adapter")
+        print(json.dumps({"run": str(trained.directory), "adapter": adapter, **figures, "quotes": [r.as_row(template) for r in rows]}))
+        return
+    print(flush=True)
+    for row in rows:
+        print_quote(row, template)
+    before, after = figures["eval_loss_before"], figures["eval_loss"]
+    loss = f"held-out loss {before:.3f} -> {after:.3f}, " if after is not None else ""
+    speed = f"{figures['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(figures['peak_memory_bytes'])}"
+    print(f"\n{loss}{figures['steps']} steps in {figures['elapsed_seconds']:.0f} s, {speed}")
+    print(f'The adapter is in {trained.directory / "adapter"}\n\nAsk it for more:\n    florilegium generate "The sea" -n 5')
+    print(NEXT)
+
+
+def run_generate(flags: argparse.Namespace) -> None:
+    from florilegium.generation import SamplingSettings
+    from florilegium.terminal import print_quote
+    from florilegium.tuned import load
+
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+    settings = SamplingSettings(**{n: getattr(flags, n) for n in names if getattr(flags, n) is not None})
+    if flags.interactive and (flags.prompts or flags.prompt):
+        raise UsageError("--interactive asks for prompts itself", "Leave PROMPT and --prompts out")
+    if flags.n < 1:
+        raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
+    prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
+    tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
+
+    def show(prompts: list[str]) -> None:
+        rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings)
+        beside = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, use_base=True) if flags.base else []
+        for i, row in enumerate(rows):
+            if flags.json:
+                extra = {"base": beside[i].as_row(tuned.template)} if beside else {}
+                print(json.dumps({**row.as_row(tuned.template), **extra}, ensure_ascii=False))
+            else:
+                print_quote(row, tuned.template, "tuned" if beside else "")
+                if beside:
+                    print_quote(beside[i], tuned.template, "base ")
+                print()
+
+    if not flags.interactive:
+        show(prompts)
+        return
+    print("Type how a quote begins, or a whole one with --tags; an empty line ends it.", file=sys.stderr)
+    while prompt := _ask():
+        show([prompt])
+
+
+def _ask() -> str:
+    print("> ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def _read_prompts(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            prompts = [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "--prompts takes a text file with a prompt a line") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
+    if not prompts:
+        raise UsageError(f"{path} holds no prompt", "Write one a line")
+    return prompts
+
+
+def run_inspect(flags: argparse.Namespace) -> None:
+    from florilegium.inspection import inspect
+
+    config = config_from_flags(flags)
+    names = ("template", "skip_bad_rows", "max_length", "loss_on", "held_out", "model", "revision", "seed")
+    report = inspect(config.data, **{name: getattr(config, name) for name in names})
+    if flags.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    from florilegium.report_text import print_inspection
+
+    print_inspection(report)
+
+
+def run_completion(flags: argparse.Namespace) -> None:
+    import shtab
+
+    print(shtab.complete(build_parser(), shell=flags.shell))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    # Tokenizers warn about forks, and telemetry would be something sent unasked.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser = build_parser()
+        flags = parser.parse_known(sys.argv[1:] if arguments is None else arguments)
+        if flags.version:
+            import importlib.metadata
+
+            print(importlib.metadata.version("florilegium"))
+            return 0
+        if flags.command is None:
+            parser.print_help()
+            return 0
+        {
+            "train": run_train,
+            "resume": run_resume,
+            "generate": run_generate,
+            "inspect": run_inspect,
+            "completion": run_completion,
+        }[flags.command](flags)
+        sys.stdout.flush()
+    except FlorilegiumError as error:
+        if debug:
+            raise
+        print(f"florilegium: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("florilegium: stopped by SIGINT", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `florilegium generate | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

@@ -1,0 +1,154 @@
+"""Every setting of a training run, once: its default, its type, the sentence that `--help` shows, the check that it must pass.
+
+`TrainConfig` is a frozen dataclass of plain values. The command line makes a flag of each field (`batch_rows` -> `--batch-rows`),
+`--config run.yaml` reads the same names, `--print-config` writes them back, and `runs/NAME/config.yaml` holds the resolved set: four
+views of one list, so they cannot drift. Flags win over the file, the file wins over the defaults; an unknown name is an error that
+names the nearest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from florilegium.errors import UsageError, nearest
+
+DEFAULT_TEMPLATE = "{quote} ->: {tags}"
+
+
+def setting(default: Any, help: str, *, group: str, choices: tuple[Any, ...] = (), minimum: float | None = None) -> Any:
+    """A field of the config: `choices` and `minimum` (inclusive) are checked by `check`, `help` is shown by `--help`."""
+    return field(default=default, metadata={"help": help, "group": group, "choices": choices, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    data: str = setting("sample", "JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data")
+    template: str = setting(DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data")
+    skip_bad_rows: bool = setting(False, "leave rows out that cannot be used, and say which", group="data")
+    held_out: float = setting(0.1, "share of the rows kept aside to measure on", group="data", minimum=0.0)
+    max_length: int = setting(1024, "tokens a row may have; the quote is cut, never tags or end-of-text", group="data", minimum=8)
+    loss_on: str = setting("all", "which tokens are learned", group="data", choices=("all", "tags"))
+
+    model: str = setting("seedling", "a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'", group="model")
+    revision: str | None = setting(None, "branch, tag or commit of the model on the Hub", group="model")
+    bits: int = setting(8, "how the frozen base is held: 8 and 4 by bitsandbytes, 16, 32", group="model", choices=(8, 4, 16, 32))
+    device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
+    compute: str = setting("auto", "precision of the arithmetic", group="model", choices=("auto", "bfloat16", "float32"))
+    fast: str = setting("auto", "fast paths: auto, off, or names such as attention,int8", group="model")
+    memory: str = setting("auto", "lean recomputes activations, fast keeps them", group="model", choices=("auto", "fast", "lean"))
+
+    rank: int = setting(16, "rank of the adapter", group="adapter", minimum=1)
+    alpha: float = setting(32.0, "the adapter is scaled by alpha / rank", group="adapter")
+    dropout: float = setting(0.05, "dropout on the adapter's input", group="adapter", minimum=0.0)
+    target_modules: str = setting("auto", "'auto', 'all-linear', or names separated by commas", group="adapter")
+    rslora: bool = setting(False, "scale by alpha / sqrt(rank)", group="adapter")
+    dora: bool = setting(False, "weight-decomposed LoRA (needs --bits 16 or 32)", group="adapter")
+    init_lora: str = setting(
+        "default", "how A and B start", group="adapter", choices=("default", "gaussian", "orthogonal", "olora", "pissa", "corda")
+    )
+
+    epochs: float = setting(3.0, "times over the rows", group="training", minimum=0.0)
+    max_steps: int | None = setting(None, "stop after this many steps, whatever --epochs says", group="training", minimum=1)
+    batch_rows: int = setting(16, "rows of an optimiser step", group="training", minimum=1)
+    batch_tokens: int = setting(0, "tokens held in memory at once; 0 asks the device", group="training", minimum=0)
+    learning_rate: float | None = setting(None, "default: 2e-4, and 2e-3 below 100M parameters", group="training", minimum=0.0)
+    schedule: str = setting("cosine", "how the rate falls", group="training", choices=("cosine", "linear", "constant"))
+    warmup: float = setting(0.05, "share of the steps over which the rate rises", group="training", minimum=0.0)
+    weight_decay: float = setting(0.0, "AdamW's weight decay", group="training", minimum=0.0)
+    clip: float = setting(1.0, "largest norm of the gradient; 0 leaves it alone", group="training", minimum=0.0)
+    optimizer: str = setting(
+        "adamw", "8-bit and paged ones are bitsandbytes'", group="training", choices=("adamw", "adamw-8bit", "paged-adamw-8bit")
+    )
+    lora_plus_ratio: float | None = setting(None, "LoRA+: B learns this many times faster than A", group="training", minimum=1.0)
+    neftune_alpha: float | None = setting(None, "NEFTune: noise on the embeddings while training", group="training", minimum=0.0)
+    seed: int = setting(0, "of the adapter, the order of rows, dropout and the samples", group="training", minimum=0)
+
+    evaluate_every: int | None = setting(None, "steps between looks at held-out rows; default: 4 times a run", group="run", minimum=1)
+    patience: int | None = setting(None, "stop after this many looks without a better loss", group="run", minimum=1)
+    save_every: int | None = setting(None, "steps between checkpoints; default: with each look", group="run", minimum=1)
+    keep_checkpoints: int = setting(2, "checkpoints kept", group="run", minimum=1)
+    log_every: int = setting(1, "steps between lines of metrics.jsonl", group="run", minimum=1)
+    output: str | None = setting(None, "the run's folder; default: runs/ and date and name", group="run")
+    force: bool = setting(False, "use --output even if a run is there (the old one is set aside)", group="run")
+    report_to: str = setting("none", "none, or of tensorboard, wandb, trackio, separated by commas", group="run")
+
+
+def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
+    """`values` over the defaults, checked. Raises UsageError that names `source`, the key and what it takes."""
+    known = {f.name: f for f in fields(TrainConfig)}
+    hints = get_type_hints(TrainConfig)
+    where = f"{source}: " if source else ""
+    clean: dict[str, Any] = {}
+    for name, value in values.items():
+        key = str(name).replace("-", "_")
+        if key not in known:
+            raise UsageError(f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them")
+        clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
+    return TrainConfig(**clean)
+
+
+def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> Any:
+    """`value` as the field's type, or UsageError. An int is taken for a float, nothing else is converted."""
+    accepted = getattr(hint, "__args__", (hint,))
+    if isinstance(value, int) and not isinstance(value, bool) and float in accepted and int not in accepted:
+        value = float(value)
+    # bool is a kind of int in Python, but `rank: true` is a mistake.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        names = " or ".join("nothing" if t is type(None) else t.__name__ for t in accepted)
+        raise UsageError(f"{where}{name} is {value!r}", f"It takes {names}")
+    if value is None:
+        return value
+    if meta["choices"] and value not in meta["choices"]:
+        listed = ", ".join(str(c) for c in meta["choices"])
+        raise UsageError(f"{where}{name} is {value!r}", f"It takes one of {listed}; {nearest(str(value), map(str, meta['choices']))}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise UsageError(f"{where}{name} is {value!r}", "It takes a finite number")
+        if meta["minimum"] is not None and value < meta["minimum"]:
+            raise UsageError(f"{where}{name} is {value!r}", f"It takes {meta['minimum']:g} or more")
+    if name in ("held_out", "dropout", "warmup") and value >= 1:
+        raise UsageError(f"{where}{name} is {value!r}", "It is a share: 0 or more and less than 1")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings written in a YAML file, not yet checked. Raises UsageError that names file and line."""
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "--print-config writes a file to start from") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UsageError(f"{place}: not YAML ({getattr(error, 'problem', None) or error})", "Write `name: value` lines") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds no settings", "Write `name: value` lines; --print-config shows them all")
+    return values
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The config as YAML that `--config` reads: groups as comments, help beside each value."""
+    import yaml
+
+    lines: list[str] = []
+    group = ""
+    for f in fields(TrainConfig):
+        if f.metadata["group"] != group:
+            group = f.metadata["group"]
+            lines.append(f"{chr(10) if lines else ''}# {group}")
+        value = yaml.safe_dump({f.name: getattr(config, f.name)}, allow_unicode=True, width=1000).strip()
+        lines.append(f"{value}  # {f.metadata['help']}" if "\n" not in value else value)
+    return "\n".join(lines) + "\n"
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """The config as plain values, for JSON."""
+    return asdict(config)

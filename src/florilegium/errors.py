@@ -1,0 +1,71 @@
+"""What can go wrong, and with which exit code the command line leaves.
+
+    FlorilegiumError            1    never raised itself
+    ├── UsageError              2    a flag, a key of the config file, a run that is already there
+    ├── DataError               3    the rows: not there, not readable, not what the template needs
+    ├── ModelError              4    the base model or the adapter: not there, not fitting, not trusted
+    ├── ResourceError           5    memory or disk ran out, or would
+    ├── DivergedError           6    the loss or a gradient stopped being a number
+    └── Interrupted       130, 143   a signal, raised after the work was saved
+
+Every expected failure is one of these, and says two things: the cause, and the fix (what to type next). The command line prints
+them on one line and leaves with `exit_code`; a traceback is for our own mistakes (or for `--debug`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FlorilegiumError(Exception):
+    """An expected failure. `cause` says what is wrong and where, `fix` what to do about it; both are one line."""
+
+    exit_code = 1
+
+    def __init__(self, cause: str, fix: str = "") -> None:
+        super().__init__(cause, fix)
+        self.cause = one_line(cause)
+        self.fix = one_line(fix)
+
+    def __str__(self) -> str:
+        return f"{self.cause}. {self.fix}" if self.fix else self.cause
+
+
+class UsageError(FlorilegiumError):
+    exit_code = 2
+
+
+class DataError(FlorilegiumError):
+    exit_code = 3
+
+
+class ModelError(FlorilegiumError):
+    exit_code = 4
+
+
+class ResourceError(FlorilegiumError):
+    exit_code = 5
+
+
+class DivergedError(FlorilegiumError):
+    exit_code = 6
+
+
+class Interrupted(FlorilegiumError):
+    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+
+    def __init__(self, cause: str, fix: str = "", *, signal_number: int = 2) -> None:
+        super().__init__(cause, fix)
+        self.exit_code = 128 + signal_number
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks or terminal control characters: data and paths end up in messages, and may hold either."""
+    return "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"did you mean 'quote'?"`, or an empty string when nothing known looks like `name`."""
+    match = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {match[0]!r}?" if match else ""

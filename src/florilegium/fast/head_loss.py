@@ -1,0 +1,91 @@
+"""Cross entropy under a frozen language-model head, without the logits of more than a chunk of rows.
+
+BLOOM has 250,880 tokens: the float32 logits of one step of 1,000 positions are 1 GB, and stock training holds about four such tensors.
+The head takes no gradient here, so all that the backward pass needs is dL/dhidden, [N, W] with W the model's width: it is made in the
+forward pass, chunk by chunk, while the chunk's logits are at hand, and the logits are forgotten.
+
+    losses_N = head_losses(hidden_NW, weight_VW, targets_N)     the negative log-likelihood of each target, float32
+
+Shapes: N rows that have a target (drop the others first), W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+CHUNK_BYTES = 64 * 2**20
+VOCABULARY_BLOCK = 32_768
+
+
+def plain_head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """The plain twin: all logits at once, in float32."""
+    return F.cross_entropy(hidden_NW.float() @ weight_VW.float().T, targets_N, reduction="none")
+
+
+def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> torch.Tensor:
+    """-log softmax(hidden W^T)[target] for each row, float32 [N]; differentiable in `hidden_NW` only.
+
+    At most about `chunk_bytes` of float32 logits exist at a time. Softmax and sums are in float32 whatever the inputs are.
+    """
+    apply: Any = FrozenHeadLosses.apply
+    losses: torch.Tensor = apply(hidden_NW, weight_VW.detach(), targets_N, chunk_bytes)
+    return losses
+
+
+class FrozenHeadLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int) -> torch.Tensor:
+        rows = max(16, chunk_bytes // (4 * weight_VW.shape[0]))
+        losses_N = hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32)
+        grad_NW = torch.empty_like(hidden_NW) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden_NW), rows):
+            here = slice(start, start + rows)
+            grad = None if grad_NW is None else grad_NW[here]
+            losses_N[here] = _chunk(hidden_NW[here], weight_VW, targets_N[here], grad)
+        ctx.save_for_backward(grad_NW)
+        return losses_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (grad_NW,) = ctx.saved_tensors
+        return grad_NW * grads[0][:, None].to(grad_NW.dtype), None, None, None
+
+
+def _chunk(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
+    """Losses of one chunk; writes dL/dhidden into `grad`. The [rows, V] buffer turns from logits into probabilities in place."""
+    scores = _logits(hidden, weight)
+    row = torch.arange(len(targets), device=targets.device)
+    top = scores.amax(-1, keepdim=True)
+    target_score = scores[row, targets] - top[:, 0]
+    probabilities = scores.sub_(top).exp_()
+    total = probabilities.sum(-1)
+    if grad is not None:
+        probabilities.div_(total[:, None])
+        probabilities[row, targets] -= 1
+        _times_weight(probabilities, weight, grad)
+    return total.log() - target_score
+
+
+def _blocks(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
+    """The vocabulary in one block, or in several where the weight must be cast: no copy of the whole head is ever made."""
+    size = len(weight) if weight.dtype == dtype else VOCABULARY_BLOCK
+    return [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    blocks = _blocks(weight, hidden.dtype)
+    if len(blocks) == 1:
+        return F.linear(hidden, weight.to(hidden.dtype)).float()
+    logits = hidden.new_empty(len(hidden), len(weight), dtype=torch.float32)
+    for block in blocks:
+        logits[:, block] = F.linear(hidden, weight[block].to(hidden.dtype))
+    return logits
+
+
+def _times_weight(probabilities: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> None:
+    grad.zero_()
+    for block in _blocks(weight, grad.dtype):
+        grad.addmm_(probabilities[:, block].to(grad.dtype), weight[block].to(grad.dtype))

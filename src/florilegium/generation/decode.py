@@ -1,0 +1,199 @@
+"""From prompts to tokens: read the prompts at once, then write a token a row at a time, with what was read kept.
+
+`BloomDecoder` walks BLOOM's modules as training does (`model/forward.py`) with a static cache of keys and values. Rows of different
+length lie in one batch without padding errors, since each has its own positions: row b's next token goes to its own place, and its
+attention ends there. `StockDecoder` gives any other family's own forward the same three methods.
+
+    scores_BV = decoder.read(prompts)        the scores of the first new token of each prompt
+    scores_BV = decoder.write(tokens_B)      and of the next
+    decoder.keep(rows)                       drops the rows that are done
+
+Shapes: B rows, S places in the cache, H heads, D head dimension, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from florilegium import fast
+from florilegium.generation.sampling import SamplingSettings, chances, next_tokens
+from florilegium.model.base import Base
+from florilegium.model.forward import block, embed, head_weight, norm, transformer
+
+HEAD_COPY_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Completion:
+    """New tokens of one prompt without end-of-text; `finished` says whether the model stopped by itself."""
+
+    token_ids: list[int]
+    finished: bool
+
+
+class Decoder(Protocol):
+    def read(self, prompts: Sequence[Sequence[int]], room: int) -> torch.Tensor: ...
+    def write(self, tokens_B: torch.Tensor) -> torch.Tensor: ...
+    def keep(self, rows: torch.Tensor) -> None: ...
+
+
+@torch.inference_mode()
+def complete(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    row_numbers: Sequence[int],
+    settings: SamplingSettings,
+    eos: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[Completion]:
+    """Writes on after each prompt (token ids, at least one) until end-of-text or `max_new_tokens`. `row_numbers` choose the rows'
+    chances. `cancelled` is asked before each token; when it says so, what is there is returned."""
+    scores_BV = decoder.read(prompts, settings.max_new_tokens)
+    device = scores_BV.device
+    seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
+    for b, prompt in enumerate(prompts):
+        seen_BV[b, torch.tensor(list(prompt), device=device)] = True
+    chance_BN = torch.stack([chances(settings, number) for number in row_numbers])
+    written: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    alive = list(range(len(prompts)))
+    for step in range(settings.max_new_tokens):
+        if cancelled():
+            break
+        tokens_B = next_tokens(scores_BV, seen_BV, chance_BN[alive, step + 1], settings)
+        stays = []
+        for place, (row, token) in enumerate(zip(alive, tokens_B.tolist(), strict=True)):
+            if token == eos:
+                finished[row] = True
+            else:
+                written[row].append(token)
+                stays.append(place)
+        if not stays or step + 1 == settings.max_new_tokens:
+            break
+        seen_BV.scatter_(1, tokens_B[:, None], True)
+        if len(stays) < len(alive):
+            kept = torch.tensor(stays, device=device)
+            decoder.keep(kept)
+            seen_BV, tokens_B = seen_BV[kept], tokens_B[kept]
+            alive = [alive[place] for place in stays]
+        scores_BV = decoder.write(tokens_B)
+    return [Completion(ids, done) for ids, done in zip(written, finished, strict=True)]
+
+
+class BloomDecoder:
+    """A static cache around BLOOM's own modules."""
+
+    def __init__(self, base: Base, model: Any) -> None:
+        self.bloom, self.dtype, self.device = transformer(model), base.compute_dtype, base.device
+        self.slopes_H = fast.attention.alibi_slopes(self.bloom.num_heads, base.device)
+        head = head_weight(model).detach()
+        # In float32 scores of a batch and of a single row agree to rounding; in bfloat16 thousands of tokens would tie.
+        small = head.numel() * 4 <= HEAD_COPY_BYTES
+        self.head_VW = head.float() if self.dtype == torch.float32 and small else head
+
+    def read(self, prompts: Sequence[Sequence[int]], room: int) -> torch.Tensor:
+        B, longest = len(prompts), max(len(p) for p in prompts)
+        self.length_B = torch.tensor([len(p) for p in prompts], device=self.device)
+        tokens_BT = torch.zeros(B, longest, dtype=torch.int64)
+        for b, prompt in enumerate(prompts):
+            tokens_BT[b, : len(prompt)] = torch.tensor(list(prompt))
+        index_T = torch.arange(longest, device=self.device)
+        document_BT = torch.where(index_T[None] < self.length_B[:, None], 0, -1)
+        attend = fast.attention.plain(document_BT, self.slopes_H, self.dtype)
+        shape = (2, len(self.bloom.h), B, self.bloom.num_heads, longest + room, self.bloom.embed_dim // self.bloom.num_heads)
+        self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+        def keeping(layer: int) -> fast.attention.Attend:
+            def attend_and_keep(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+                self.cache[0, layer, :, :, :longest] = key
+                self.cache[1, layer, :, :, :longest] = value
+                return attend(query, key, value)
+
+            return attend_and_keep
+
+        hidden_BTW = self._walk(tokens_BT.to(self.device), keeping)
+        last_BW = hidden_BTW[torch.arange(B, device=self.device), self.length_B - 1]
+        return self._scores(last_BW)
+
+    def write(self, tokens_B: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(len(tokens_B), device=self.device)
+        place_B = self.length_B
+        until = int(place_B.max()) + 1
+        distance_BS = torch.arange(until, device=self.device)[None] - place_B[:, None]
+        bias_BH1S = (self.slopes_H[:, None, None] * distance_BS[:, None, None]).masked_fill(distance_BS[:, None, None] > 0, -math.inf)
+        bias_BH1S = bias_BH1S.to(self.dtype)
+
+        def keeping(layer: int) -> fast.attention.Attend:
+            def attend_and_keep(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+                self.cache[0, layer, rows, :, place_B] = key[:, :, 0]
+                self.cache[1, layer, rows, :, place_B] = value[:, :, 0]
+                keys, values = self.cache[0, layer, :, :, :until], self.cache[1, layer, :, :, :until]
+                return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias_BH1S)
+
+            return attend_and_keep
+
+        hidden_B1W = self._walk(tokens_B[:, None], keeping)
+        self.length_B = place_B + 1
+        return self._scores(hidden_B1W[:, 0])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.cache, self.length_B = self.cache[:, :, rows], self.length_B[rows]
+
+    def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], fast.attention.Attend]) -> torch.Tensor:
+        hidden_BTW = embed(self.bloom, tokens_BT, self.dtype)
+        for number, layer in enumerate(self.bloom.h):
+            hidden_BTW = block(layer, hidden_BTW, attention(number))
+        return norm(self.bloom.ln_f, hidden_BTW)
+
+    def _scores(self, hidden_BW: torch.Tensor) -> torch.Tensor:
+        if self.head_VW.dtype == hidden_BW.dtype:
+            return F.linear(hidden_BW, self.head_VW).float()
+        starts = range(0, len(self.head_VW), 32_768)
+        parts = [F.linear(hidden_BW, self.head_VW[i : i + 32_768].to(hidden_BW.dtype)) for i in starts]
+        return torch.cat(parts, -1).float()
+
+
+class StockDecoder:
+    """Any causal LM of Transformers, left-padded, with its own growing cache."""
+
+    def __init__(self, base: Base, model: Any) -> None:
+        self.model, self.device = model, base.device
+
+    def read(self, prompts: Sequence[Sequence[int]], room: int) -> torch.Tensor:
+        longest = max(len(p) for p in prompts)
+        tokens_BT = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        self.mask_BT = torch.zeros_like(tokens_BT)
+        for b, prompt in enumerate(prompts):
+            tokens_BT[b, longest - len(prompt) :] = torch.tensor(list(prompt))
+            self.mask_BT[b, longest - len(prompt) :] = 1
+        self.mask_BT = self.mask_BT.to(self.device)
+        self.cache: Any = None
+        return self._forward(tokens_BT.to(self.device))
+
+    def write(self, tokens_B: torch.Tensor) -> torch.Tensor:
+        self.mask_BT = F.pad(self.mask_BT, (0, 1), value=1)
+        return self._forward(tokens_B[:, None])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.mask_BT = self.mask_BT[rows]
+        self.cache.batch_select_indices(rows)
+
+    def _forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        position_BT = (self.mask_BT.cumsum(-1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
+        out = self.model(
+            input_ids=tokens_BT,
+            attention_mask=self.mask_BT,
+            position_ids=position_BT,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = out.past_key_values
+        scores_BV: torch.Tensor = out.logits[:, -1].float()
+        return scores_BV

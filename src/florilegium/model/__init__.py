@@ -1,0 +1,36 @@
+"""The base model, the adapter on it, and the forward pass over packed rows."""
+
+from florilegium.model.adapter import (
+    ParameterCount,
+    adapter_state,
+    attach_adapter,
+    base_facts,
+    check_adapter_settings,
+    count_parameters,
+    load_adapter,
+    read_facts,
+    save_adapter,
+    set_adapter_state,
+)
+from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
+from florilegium.model.forward import Walk, hidden_states, token_losses
+
+__all__ = [
+    "Base",
+    "ParameterCount",
+    "Walk",
+    "adapter_state",
+    "attach_adapter",
+    "base_facts",
+    "check_adapter_settings",
+    "choose_compute_dtype",
+    "choose_device",
+    "count_parameters",
+    "hidden_states",
+    "load_adapter",
+    "load_base",
+    "read_facts",
+    "save_adapter",
+    "set_adapter_state",
+    "token_losses",
+]

@@ -1,0 +1,98 @@
+"""What a run leaves behind while it trains: lines of metrics and samples, checkpoints, and a word to whoever watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from florilegium.evaluation import NoveltyIndex
+from florilegium.generation import Generated, SamplingSettings
+from florilegium.run import append_line, read_lines, write_text
+from florilegium.training import Snapshot, save_checkpoint
+from florilegium.tuned import Tuned
+
+METRICS, SAMPLES, CHECKPOINTS = "metrics.jsonl", "samples.jsonl", "checkpoints"
+SAMPLE_TOKENS = 60
+
+
+class View(Protocol):
+    """Who watches a run: the terminal, or nobody."""
+
+    def say(self, line: str) -> None: ...
+    def step(self, metrics: dict[str, Any], num_steps: int) -> None: ...
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def sample(self, step: int, prompt: str, row: Generated) -> None: ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    def say(self, line: str) -> None: ...
+    def step(self, metrics: dict[str, Any], num_steps: int) -> None: ...
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def sample(self, step: int, prompt: str, row: Generated) -> None: ...
+
+
+@dataclass
+class Recorder:
+    """The loop's observer: it writes to the run's folder and tells the view."""
+
+    directory: Path
+    tuned: Tuned
+    view: View
+    num_steps: int
+    log_every: int
+    keep_checkpoints: int
+    sample_prompts: list[tuple[str, bool]]
+    seed: int
+    accelerator: Any = None
+    last_saved: int = -1
+    samples: list[Generated] = field(default_factory=list)
+
+    def step_done(self, metrics: dict[str, Any]) -> None:
+        if metrics["step"] % self.log_every == 0 or metrics["step"] == self.num_steps:
+            append_line(self.directory / METRICS, metrics)
+            self._track(metrics)
+        self.view.step(metrics, self.num_steps)
+
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
+        append_line(self.directory / METRICS, metrics)
+        if metrics["eval_loss"] is not None:
+            self._track(metrics)
+            self.view.looked(metrics, is_best)
+        self.samples = []
+        for prompt, wants_tags in self.sample_prompts:
+            settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
+            (row,) = self.tuned.generate(prompt, tags=wants_tags, settings=settings)
+            self.samples.append(row)
+            line = {"step": metrics["step"], "prompt": prompt, **row.as_row(self.tuned.template)}
+            append_line(self.directory / SAMPLES, line)
+            self.view.sample(metrics["step"], prompt, row)
+
+    def save(self, snapshot: Snapshot) -> None:
+        save_checkpoint(self.directory / CHECKPOINTS, snapshot, self.keep_checkpoints)
+        self.last_saved = snapshot.progress.step
+
+    def note(self, line: str) -> None:
+        self.view.say(line)
+
+    def _track(self, metrics: dict[str, Any]) -> None:
+        if self.accelerator is not None and self.accelerator.trackers:
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
+            self.accelerator.log(numbers, step=metrics["step"])
+
+
+def forget_after(directory: Path, step: int) -> None:
+    """Drops what was logged beyond `step`, before a run goes on from there."""
+    import json
+
+    for name in (METRICS, SAMPLES):
+        path = directory / name
+        if path.exists():
+            kept = [row for row in read_lines(path) if row.get("step", 0) <= step]
+            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+
+def novelty_index(rows: list[dict[str, Any]], column: str) -> NoveltyIndex:
+    return NoveltyIndex.from_texts(str(row[column]) for row in rows)

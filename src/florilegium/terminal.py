@@ -1,0 +1,121 @@
+"""What a person sees. Progress and words go to stderr, results to stdout; plain lines where stderr is no terminal.
+
+Text that a model wrote or a file held is shown without control characters: an escape sequence in a quote must not reach the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from florilegium.data import Template
+from florilegium.generation import Generated
+
+
+def printable(text: str) -> str:
+    """`text` with control characters (escape sequences among them) as spaces; line breaks stay."""
+    return "".join(c if c == "\n" or c.isprintable() else " " for c in text)
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+class TerminalView:
+    """Watches a run: lines first, then a bar with loss, tokens/s, memory and the time left."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.quiet = quiet
+        self.live: Live | None = None
+        self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            self.console.print(Text(printable(line)))
+
+    def step(self, metrics: dict[str, Any], num_steps: int) -> None:
+        if self.quiet:
+            return
+        self.tokens += metrics["tokens"]
+        self.seconds += metrics["tokens"] / metrics["tokens_per_second"]
+        speed, memory = f"{self.tokens / self.seconds:,.0f} tokens/s", gigabytes(metrics["peak_memory_bytes"])
+        if not self.console.is_terminal:
+            self._plain(metrics, num_steps, f"{speed}  {memory}")
+            return
+        if self.live is None:
+            self._start(num_steps, metrics["step"] - 1)
+        self.bar.update(self.task, completed=metrics["step"], loss=f"loss {metrics['loss']:.3f}", speed=speed, memory=memory)
+        if metrics["step"] >= num_steps:
+            self.stop()
+
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
+        mark = "  (best so far)" if is_best and metrics["step"] else ""
+        self.say(f"step {metrics['step']:>5}  held-out loss {metrics['eval_loss']:.4f}{mark}")
+
+    def sample(self, step: int, prompt: str, row: Generated) -> None:
+        if step and not prompt:  # of the three prompts that are kept in samples.jsonl, the freest one is shown
+            self.say(f"            {one_row(row.text, 96)}")
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _start(self, num_steps: int, done: int) -> None:
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[memory]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("training", total=num_steps, completed=done, loss="", speed="", memory="")
+        self.live = Live(self.bar, console=self.console, refresh_per_second=5, transient=True)
+        self.live.start()
+
+    def _plain(self, metrics: dict[str, Any], num_steps: int, rest: str) -> None:
+        """A line every few seconds, for logs."""
+        now = time.monotonic()
+        if now - self.last_line < 5 and metrics["step"] != num_steps:
+            return
+        self.last_line = now
+        left = self.seconds / max(1, metrics["step"]) * (num_steps - metrics["step"])
+        self.say(f"step {metrics['step']:>5}/{num_steps}  loss {metrics['loss']:.4f}  {rest}  {left:.0f} s left")
+
+
+def one_row(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def print_quote(row: Generated, template: Template, label: str = "") -> None:
+    """A generated quote for people, on stdout."""
+    console = Console(highlight=False, soft_wrap=False, file=sys.stdout)
+    text = Text()
+    if label:
+        text.append(f"{label}  ", style="dim")
+    if row.quote is None:
+        text.append(printable(row.text))
+        text.append("  [no tags found in it]", style="dim")
+    else:
+        for name, value in row.quote.items():
+            if isinstance(value, list):
+                text.append("\n    ")
+                text.append("  ".join(f"#{printable(item)}" for item in value) or "(no tags)", style="cyan")
+            else:
+                text.append(("" if name == template.columns[0] else "\n    ") + printable(value), style="bold")
+    notes = [] if row.finished else ["did not stop by itself"]
+    notes += ["a copy of training text"] if row.novel is False else []
+    if notes:
+        text.append(f"  [{', '.join(notes)}]", style="yellow")
+    console.print(text)

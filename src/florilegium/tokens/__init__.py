@@ -1,0 +1,20 @@
+"""Text to token ids (`encode`), and token ids to packed batches (`pack`)."""
+
+from florilegium.tokens.encode import Encoded, Example, encode, end_of_text, label_prompt, preflight, text_ids
+from florilegium.tokens.pack import NO_DOCUMENT, NO_TARGET, Batch, PackPlan, epoch_order, pack
+
+__all__ = [
+    "NO_DOCUMENT",
+    "NO_TARGET",
+    "Batch",
+    "Encoded",
+    "Example",
+    "PackPlan",
+    "encode",
+    "end_of_text",
+    "epoch_order",
+    "label_prompt",
+    "pack",
+    "preflight",
+    "text_ids",
+]

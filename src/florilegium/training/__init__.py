@@ -1,0 +1,28 @@
+"""Training: the step, the loop around it, checkpoints, and what happens when somebody wants it to stop."""
+
+from florilegium.training.checkpoint import Progress, Snapshot, load_checkpoint, newest_whole, save_checkpoint
+from florilegium.training.loop import Observer, Schedule, Trainer, held_out_loss, make_schedule_numbers, run_steps
+from florilegium.training.memory import peak_memory
+from florilegium.training.optimizer import choose_learning_rate, make_optimizer, make_schedule
+from florilegium.training.signals import StopRequest, interrupted, watch
+
+__all__ = [
+    "Observer",
+    "Progress",
+    "Schedule",
+    "Snapshot",
+    "StopRequest",
+    "Trainer",
+    "choose_learning_rate",
+    "held_out_loss",
+    "interrupted",
+    "load_checkpoint",
+    "make_optimizer",
+    "make_schedule",
+    "make_schedule_numbers",
+    "newest_whole",
+    "peak_memory",
+    "run_steps",
+    "save_checkpoint",
+    "watch",
+]

@@ -1,0 +1,231 @@
+"""The training loop, short enough to read: plan the steps, take them, look at held-out rows once in a while, keep the best.
+
+A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided once by their
+number, so 16 quotes in one batch and in sixteen give the same gradient. The order of rows is a function of seed and epoch, the rate of
+the step number: to go on from a checkpoint is to start the same loop at another step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from florilegium.config import TrainConfig
+from florilegium.errors import DivergedError, ResourceError
+from florilegium.model import Base, Walk, adapter_state, set_adapter_state, token_losses
+from florilegium.tokens import Batch, Example, PackPlan, epoch_order, pack
+from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
+from florilegium.training.memory import peak_memory
+from florilegium.training.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The run in numbers, known before the first step."""
+
+    num_steps: int
+    steps_per_epoch: int
+    evaluate_every: int
+    save_every: int
+
+
+class Observer(Protocol):
+    """Who wants to know. Every call comes between two steps."""
+
+    def step_done(self, metrics: dict[str, Any]) -> None: ...
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def save(self, snapshot: Snapshot) -> None: ...
+    def note(self, line: str) -> None: ...
+
+
+@dataclass
+class Trainer:
+    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's."""
+
+    base: Base
+    model: Any
+    config: TrainConfig
+    walk: Walk
+    plan: PackPlan
+    optimizer: Any
+    schedule: Any
+    accelerator: Any
+
+    def snapshot(self, progress: Progress, best: dict[str, torch.Tensor]) -> Snapshot:
+        return Snapshot(
+            replace(progress),
+            adapter_state(self.model),
+            best,
+            self.optimizer.state_dict(),
+            self.schedule.state_dict(),
+            random_states(self.base.device),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        set_adapter_state(self.model, snapshot.adapter)
+        self.optimizer.load_state_dict(snapshot.optimizer)
+        self.schedule.load_state_dict(snapshot.schedule)
+        set_random_states(snapshot.random, self.base.device)
+
+
+def make_schedule_numbers(num_rows: int, config: TrainConfig) -> Schedule:
+    """Steps of the run and when to look and to save: four looks a run unless the config says otherwise."""
+    per_epoch = math.ceil(num_rows / config.batch_rows)
+    steps = math.ceil(per_epoch * config.epochs)
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps) if config.epochs > 0 else config.max_steps
+    every = config.evaluate_every or max(1, math.ceil(steps / 4))
+    return Schedule(steps, per_epoch, every, config.save_every or every)
+
+
+def run_steps(
+    trainer: Trainer,
+    training: Sequence[Example],
+    held_out: Sequence[Example],
+    schedule: Schedule,
+    observer: Observer,
+    stop: StopRequest,
+    resume: Snapshot | None = None,
+) -> Snapshot:
+    """Trains to the end, to `--patience`, or to a signal (then `stop.number` is set), and returns where it stands.
+
+    Raises DivergedError when a loss or gradient stops being a number, ResourceError when one row alone does not fit in memory.
+    """
+    progress, best = Progress(), dict[str, torch.Tensor]()
+    if resume is not None:
+        trainer.restore(resume)
+        progress, best = replace(resume.progress), resume.best
+    else:
+        best = look(trainer, held_out, schedule, progress, best, observer)
+    began = time.monotonic() - progress.elapsed_seconds
+    while progress.step < schedule.num_steps and not stop.number:
+        if trainer.config.patience is not None and progress.looks_since_best >= trainer.config.patience:
+            observer.note(f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}")
+            break
+        metrics = training_step(trainer, step_examples(training, trainer.config, schedule, progress.step), observer)
+        progress.step += 1
+        progress.tokens += metrics["tokens"]
+        progress.elapsed_seconds = time.monotonic() - began
+        epoch = progress.step / schedule.steps_per_epoch
+        observer.step_done({"step": progress.step, "epoch": round(epoch, 4), **metrics, "elapsed_seconds": progress.elapsed_seconds})
+        last = progress.step == schedule.num_steps
+        # Once in a while: look at the held-out rows, and save.
+        if last or progress.step % schedule.evaluate_every == 0:
+            best = look(trainer, held_out, schedule, progress, best, observer)
+        if last or progress.step % schedule.save_every == 0:
+            observer.save(trainer.snapshot(progress, best))
+    return trainer.snapshot(progress, best)
+
+
+def step_examples(training: Sequence[Example], config: TrainConfig, schedule: Schedule, step: int) -> list[Example]:
+    """The rows of step number `step` (from 0)."""
+    epoch, place = divmod(step, schedule.steps_per_epoch)
+    return [training[i] for i in epoch_order(len(training), config.batch_rows, config.seed, epoch)[place]]
+
+
+def training_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> dict[str, Any]:
+    """One optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same gradient."""
+    while True:
+        random = random_states(trainer.base.device)
+        try:
+            return _take_step(trainer, pack(examples, trainer.plan))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            trainer.optimizer.zero_grad(set_to_none=True)
+            largest = max(batch.tokens_BT.numel() for batch in pack(examples, trainer.plan))
+            trainer.plan = replace(trainer.plan, batch_tokens=largest // 2, row_tokens=min(trainer.plan.row_tokens, largest // 2))
+            if max(batch.tokens_BT.numel() for batch in pack(examples, trainer.plan)) >= largest:
+                raise ResourceError("one row alone does not fit in memory", "Lower --max-length, or use --memory lean") from error
+            if trainer.base.device.type == "cuda":
+                torch.cuda.empty_cache()
+            set_random_states(random, trainer.base.device)
+            observer.note(f"out of memory with {largest} tokens at once: going on with {trainer.plan.batch_tokens} (same step, same order)")
+
+
+def _take_step(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, Any]:
+    began = time.monotonic()
+    trainer.model.train()
+    num_targets = sum(batch.num_targets for batch in batches)
+    rate = trainer.schedule.get_last_lr()[0]
+    loss = torch.zeros((), device=trainer.base.device)
+    for batch in batches:
+        losses_N = token_losses(trainer.base, trainer.model, batch.to(trainer.base.device), trainer.walk)
+        part = losses_N.sum() / num_targets
+        trainer.accelerator.backward(part)
+        loss += part.detach()
+    grad_norm = _clip(trainer)
+    loss_value, norm_value = float(loss), float(grad_norm)
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        trainer.optimizer.zero_grad(set_to_none=True)
+        raise DivergedError(
+            f"the loss is {loss_value} and the gradient's norm {norm_value}: this step was not taken",
+            "Lower --learning-rate; the last checkpoint is good",
+        )
+    trainer.optimizer.step()
+    trainer.schedule.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    tokens = sum(batch.num_tokens for batch in batches)
+    positions = sum(batch.tokens_BT.numel() for batch in batches)
+    return {
+        "loss": loss_value,
+        "learning_rate": rate,
+        "grad_norm": norm_value,
+        "tokens": tokens,
+        "tokens_per_second": tokens / (time.monotonic() - began),
+        "padding_share": round(sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions, 4),
+        "peak_memory_bytes": peak_memory(trainer.base.device),
+    }
+
+
+def _clip(trainer: Trainer) -> torch.Tensor:
+    """The gradient's norm, after which it is at most `--clip`."""
+    limit = trainer.config.clip if trainer.config.clip > 0 else math.inf
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    norm: torch.Tensor = trainer.accelerator.clip_grad_norm_(parameters, limit)
+    return norm
+
+
+def look(
+    trainer: Trainer,
+    held_out: Sequence[Example],
+    schedule: Schedule,
+    progress: Progress,
+    best: dict[str, torch.Tensor],
+    observer: Observer,
+) -> dict[str, torch.Tensor]:
+    """Measures the held-out loss, tells the observer, and returns the best adapter so far (the present one, if it is)."""
+    if not held_out:
+        observer.looked({"step": progress.step, "eval_loss": None}, False)
+        return best
+    began = time.monotonic()
+    loss = held_out_loss(trainer, held_out)
+    if not math.isfinite(loss):
+        raise DivergedError(f"the held-out loss is {loss} at step {progress.step}", "Lower --learning-rate; the last checkpoint is good")
+    is_best = progress.best_loss is None or loss < progress.best_loss
+    if is_best:
+        progress.best_loss, progress.best_step, progress.looks_since_best = loss, progress.step, 0
+        best = adapter_state(trainer.model)
+    else:
+        progress.looks_since_best += 1
+    progress.last_eval_loss = loss
+    if progress.first_eval_loss is None:
+        progress.first_eval_loss = loss
+    epoch = round(progress.step / schedule.steps_per_epoch, 4)
+    row = {"step": progress.step, "epoch": epoch, "eval_loss": loss, "eval_seconds": time.monotonic() - began}
+    observer.looked(row, is_best)
+    return best
+
+
+@torch.no_grad()
+def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
+    """Mean negative log-likelihood a learned token, in nats, dropout off."""
+    trainer.model.eval()
+    total, count = 0.0, 0
+    for batch in pack(examples, trainer.plan):
+        total += float(token_losses(trainer.base, trainer.model, batch.to(trainer.base.device), trainer.walk).sum())
+        count += batch.num_targets
+    return total / count

@@ -1,0 +1,115 @@
+"""A tuned model in your hands: load a run or an adapter folder, ask it for quotes.
+
+tuned = florilegium.load("latest")
+for row in tuned.generate("The sea", n=3):
+    print(row.quote)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florilegium import fast
+from florilegium.config import DEFAULT_TEMPLATE
+from florilegium.data import Template
+from florilegium.errors import UsageError
+from florilegium.evaluation.novelty import FILE as NGRAMS
+from florilegium.evaluation.novelty import NoveltyIndex
+from florilegium.generation import Generated, SamplingSettings, generate_texts
+from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
+from florilegium.run import adapter_folder, find_run
+
+
+@dataclass
+class Tuned:
+    """A base with an adapter on it, and the template it was trained with."""
+
+    base: Base
+    model: Any
+    template: Template
+    openings: dict[str, int]
+    novelty: NoveltyIndex | None = None
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] = "",
+        n: int = 1,
+        *,
+        tags: bool = False,
+        use_base: bool = False,
+        settings: SamplingSettings | None = None,
+        **sampling: Any,
+    ) -> list[Generated]:
+        """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole quote that wants
+        its tags. `use_base` switches the adapter off. `sampling` are fields of SamplingSettings (temperature, top_p, seed, ...).
+
+        Raises UsageError for settings out of range, DataError for a prompt that the template cannot hold.
+        """
+        settings = settings or SamplingSettings(**sampling)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if n < 1:
+            raise UsageError(f"-n is {n}", "It takes 1 or more")
+        texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
+        with self._adapter_off() if use_base else contextlib.nullcontext():
+            rows = generate_texts(self.base, self.model, self.template, texts, settings, openings=self.openings)
+        return [replace(row, novel=self._is_novel(row)) for row in rows]
+
+    def prompt_text(self, prompt: str, *, tags: bool = False) -> str:
+        """The text that is given to the model for `prompt`."""
+        prompt = prompt.strip()
+        columns = self.template.columns
+        if not tags:
+            return self.template.prompt({columns[0]: prompt}, open=True) if prompt else self.template.prompt({})
+        if not prompt or len(columns) != 2:
+            raise UsageError("--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."')
+        return self.template.prompt({columns[0]: prompt})
+
+    def _is_novel(self, row: Generated) -> bool | None:
+        if self.novelty is None or row.quote is None:
+            return None
+        return self.novelty.is_novel(str(row.quote[self.template.columns[0]]))
+
+    def _adapter_off(self) -> Any:
+        return self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()
+
+
+def load(
+    run: str | Path = "latest",
+    *,
+    model: str | None = None,
+    bits: int | None = None,
+    device: str = "auto",
+    fast_paths: str = "auto",
+) -> Tuned:
+    """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that has moved.
+
+    On the CPU it computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
+    Raises UsageError when there is no such run, ModelError when base and adapter do not fit.
+    """
+    folder = find_run(str(run))
+    adapter = adapter_folder(folder)
+    facts = read_facts(adapter)
+    name = model or facts.get("base", {}).get("name")
+    if not name:
+        raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
+    where = choose_device(device)
+    base = load_base(
+        name,
+        bits=bits or int(facts.get("bits", 8)),
+        device=where,
+        compute="float32" if where.type == "cpu" else "auto",
+        revision=facts.get("revision") if model is None else None,
+    )
+    tuned_model = load_adapter(base, adapter)
+    names, _ = fast.choose(fast_paths, where, base.bits)
+    fast.install(tuned_model, names)
+    template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
+    index = adapter.parent / NGRAMS
+    torch.manual_seed(0)
+    return Tuned(base, tuned_model, template, dict(facts.get("openings", {})), NoveltyIndex.load(index) if index.is_file() else None)

@@ -1,0 +1,101 @@
+"""The house's rules: imports point down the list of rooms, public names are sorted, `--help` is instant, the README's table is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import florilegium
+
+ROOT = Path(florilegium.__file__).parent
+PROJECT = Path(__file__).parent.parent
+# A room may import those before it. `fast` knows nothing of ours, so it stands first.
+ORDER = [
+    "errors", "seedling", "fast", "config", "run", "data", "tokens", "model", "training", "generation", "evaluation", "export",
+    "tuned", "recorder", "pipeline", "inspection", "flags", "terminal", "report_text", "cli", "__main__", "__init__",
+]  # fmt: skip
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Dotted names that a file imports, relative ones made absolute."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ["florilegium", *path.relative_to(ROOT).parts[:-1]]
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_point_down() -> None:
+    for path in modules():
+        here = room(path)
+        assert here in ORDER, f"{path}: give the room {here} a place in ORDER"
+        for name in imports(path):
+            if name.startswith("florilegium.") and here != "__init__":
+                there = name.split(".")[1]
+                if there in ORDER and there != here:
+                    assert ORDER.index(there) < ORDER.index(here), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_fast_knows_nothing_of_ours() -> None:
+    for path in (ROOT / "fast").glob("*.py"):
+        assert not {n for n in imports(path) if n.startswith("florilegium.") and not n.startswith("florilegium.fast")}, path
+
+
+@pytest.mark.parametrize("module", ["errors", "config", "run", "data", "flags", "cli"])
+def test_loads_without_torch(module: str) -> None:
+    code = f"import sys, florilegium.{module}; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    for path in modules():
+        if path.name == "__init__.py":
+            name = ".".join(["florilegium", *path.relative_to(ROOT).parts[:-1]])
+            module = __import__(name, fromlist=["x"])
+            names = getattr(module, "__all__", [])
+            key = lambda n: (not n.isupper(), not n[0].isupper(), n)  # noqa: E731  # constants, classes, functions, as ruff sorts them
+            assert list(names) == sorted(names, key=key), name
+            assert all(getattr(module, n) is not None for n in names), name
+
+
+def test_help_is_instant() -> None:
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "florilegium", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.3, seconds
+
+
+def test_readme_names_every_file() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    table = set(re.findall(r"^\| `([\w/.]+\.py)`", readme, re.M))
+    files = {p.relative_to(ROOT).as_posix() for p in modules() if p.name not in ("__init__.py", "__main__.py")}
+    assert table == files, f"missing {sorted(files - table)}, gone {sorted(table - files)}"
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    long = {p.name: n for p in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long
