@@ -37,7 +37,7 @@ class TrainConfig:
     bits: int = setting(8, "how the frozen base is held: 8 and 4 by bitsandbytes, 16, 32", group="model", choices=(8, 4, 16, 32))
     device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
     compute: str = setting("auto", "precision of the arithmetic", group="model", choices=("auto", "bfloat16", "float32"))
-    fast: str = setting("auto", "fast paths: auto, off, or names such as attention,int8", group="model")
+    fast: str = setting("auto", "fast paths: auto, off, or names such as attention,linear", group="model")
     memory: str = setting("auto", "lean recomputes activations, fast keeps them", group="model", choices=("auto", "fast", "lean"))
 
     rank: int = setting(16, "rank of the adapter", group="adapter", minimum=1)

@@ -65,12 +65,12 @@ def stock_float32(base, model):
 
 
 @pytest.mark.parametrize("bits", [32, 8])
-@pytest.mark.parametrize("fast", [(), ("int8", "loss")], ids=["plain", "fast"])
+@pytest.mark.parametrize("fast", [(), ("linear", "loss")], ids=["plain", "fast"])
 def test_packed_equals_stock_alone(folder: Path, bits: int, fast: tuple[str, ...]) -> None:
     import florilegium.fast
 
     base, model = adapted(folder, bits)
-    florilegium.fast.install(model, tuple(n for n in fast if n != "int8" or bits == 8))
+    florilegium.fast.install(model, tuple(n for n in fast if n != "linear" or bits == 8))
     # bitsandbytes' own int8 forward on the CPU dequantises only in training mode; dropout is 0, so nothing else changes.
     model.train()
     oracle = stock_float32(base, model)

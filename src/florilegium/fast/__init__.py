@@ -12,7 +12,7 @@ import torch
 from florilegium.fast import attention, frozen_linear
 from florilegium.fast.head_loss import head_losses, plain_head_losses
 
-NAMES = ("attention", "int8", "loss")
+NAMES = ("attention", "linear", "loss")
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -22,7 +22,7 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
     """
     obstacles = {
         "attention": attention.flex_obstacle(device, attention.FLEX_BLOCK),
-        "int8": "" if bits == 8 else f"the base is held in {bits} bits, not 8",
+        "linear": "" if bits in (4, 8) else f"the base is held in {bits} bits, and it is for 8 and 4",
         "loss": "",
     }
     if request == "off":
@@ -40,10 +40,9 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
 
 def install(model: Any, names: tuple[str, ...]) -> Any:
     """Swaps the named fast paths into `model` in place and returns it. Takes off what is not named."""
-    if "int8" in names:
+    frozen_linear.remove(model)
+    if "linear" in names:
         frozen_linear.install(model)
-    elif getattr(model, "is_loaded_in_8bit", False):
-        frozen_linear.remove(model)
     return model
 
 

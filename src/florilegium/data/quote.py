@@ -1,0 +1,107 @@
+"""A Quote is one row as it is trained and as it is generated: exactly the JSON object, with the template's columns and no others.
+
+    {"quote": "Be kind.", "tags": ["kindness", "life"]}
+
+This file holds what one value of a Quote may be, and how a value from a file becomes one. Text loses the white space at its
+ends and nothing else: no Unicode normalisation, inner line breaks stay. A list column is a list of items, or text split on
+commas; an item with a comma inside becomes two, since a list is trained as `"kindness, life"` and could not be told apart
+again. Empty and repeated items go, the order stays. What can be neither read nor repaired without guessing is refused, and the
+message names the column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..errors import DataError
+
+Value = str | list[str]
+Quote = dict[str, Value]
+
+SKIP = "or drop such rows with --skip-bad-rows"
+
+# A tokenizer written in Rust panics on a lone surrogate, and C strings end at NUL: neither may get past this room.
+_UNTRAINABLE = re.compile("[\x00\ud800-\udfff]")
+# What pandas writes into a CSV for a list column. Splitting it on commas would train tags such as `['life'`.
+_PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
+
+
+def clean_text(column: str, value: object) -> str:
+    """`value` without the white space at its ends.
+
+    Raises: DataError when it is not text, or holds a NUL or a lone surrogate.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"column {column!r} {_holds(value)} where text is due", f"Write text there, {SKIP}")
+    _refuse_untrainable(column, value)
+    return value.strip()
+
+
+def clean_list(column: str, value: object) -> list[str]:
+    """The items of a list, or of text split on commas: stripped, not empty, each once, in their order.
+
+    Raises: DataError when it is neither, when an item is not text, or when an item holds a NUL or a lone surrogate.
+    """
+    if isinstance(value, str):
+        return split_items(_list_text(column, value))
+    if not isinstance(value, list | tuple):
+        raise DataError(f"column {column!r} {_holds(value)} where a list of text is due", f"Write [] for none, {SKIP}")
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, str):
+            raise DataError(f"column {column!r}: item {number} {_is(item)}, not text", f"Put it in quotes, {SKIP}")
+        _refuse_untrainable(column, item)
+    return _unique(piece for item in value for piece in item.split(","))
+
+
+def split_items(text: str) -> list[str]:
+    """The items that `text` lists: split on commas, stripped, not empty, each once."""
+    return _unique(text.split(","))
+
+
+def join_items(value: Value) -> str:
+    """A value as it stands in the rendered text."""
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def first_doubled(names: Iterable[str]) -> str | None:
+    """The first name that stands there a second time."""
+    seen: set[str] = set()  # `list.count` would take hours on a hostile header of a mebibyte
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in a user's words."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _list_text(column: str, text: str) -> str:
+    if _PRINTED_LIST.fullmatch(text.strip()):
+        raise DataError(f"column {column!r} holds a printed list, {text.strip()[:30]}", "Write the items with commas: life, love")
+    _refuse_untrainable(column, text)
+    return text
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    stripped = (item.strip() for item in items)
+    return list(dict.fromkeys(item for item in stripped if item))
+
+
+def _refuse_untrainable(column: str, text: str) -> None:
+    found = _UNTRAINABLE.search(text)
+    if found:
+        what = "a NUL character" if found[0] == "\x00" else f"half of a surrogate pair, \\u{ord(found[0]):04x}"
+        raise DataError(f"column {column!r} holds {what}", f"Remove it, {SKIP}")
+
+
+def _holds(value: object) -> str:
+    return _is(value) if value is None else f"holds {kind_of(value)}"
+
+
+def _is(value: object) -> str:
+    return f"is {kind_of(value)}"

@@ -1,0 +1,163 @@
+"""The template: a Quote to the text that is trained, to the prompt that is continued, and from the text back to a Quote.
+
+    render({"quote": "Be kind.", "tags": ["life", "love"]})   ->  "Be kind. ->: life, love"
+    prompt({"quote": "Be kind."})                             ->  "Be kind. ->:"
+    parse("Be kind. ->: life, love")                          ->  {"quote": "Be kind.", "tags": ["life", "love"]}
+
+Training and generation hold the same object, so they cannot drift apart. Two promises, and a test for each:
+
+- `parse(render(quote)) == quote`. `render` makes sure of it by parsing what it is about to hand out. A value that holds a
+  separator, or whose end makes one together with the literal behind it, is refused there and never mis-read later.
+- A prompt has no white space at its end. `"Be kind. ->: "` would end in a token of its own where the training text goes on with
+  `" life"`; without it the prompt's token ids are a prefix of the ids that were trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import DataError, UsageError
+from .literals import Separator, split_template
+from .quote import SKIP, Quote, Value, clean_list, clean_text, join_items, split_items
+
+__all__ = ["DEFAULT_TEMPLATE", "Quote", "Template", "Value"]
+
+DEFAULT_TEMPLATE = "{quote} ->: {tags}"
+
+
+@dataclass(frozen=True)
+class Template:
+    """Columns in their order, and the literal text round them. Make one with `Template.from_text`."""
+
+    text: str
+    columns: tuple[str, ...]
+    list_columns: tuple[str, ...]
+
+    @classmethod
+    def from_text(cls, text: str = DEFAULT_TEMPLATE, list_columns: Iterable[str] = ("tags",)) -> Template:
+        """Read a template such as `"{quote} ->: {tags}"`; white space at its ends is dropped.
+
+        `list_columns` names the columns that hold lists; names that the template does not use are ignored. Raises: UsageError
+        for anything in braces but the name of a column, for no column or one twice, and for two columns with nothing but white
+        space between them.
+        """
+        columns, _ = split_template(text.strip())
+        return cls(text.strip(), columns, tuple(name for name in columns if name in set(list_columns)))
+
+    @cached_property
+    def main_column(self) -> str:
+        """The column that must not be empty: the first one of text, or simply the first where all are lists."""
+        return next((name for name in self.columns if name not in self.list_columns), self.columns[0])
+
+    @cached_property
+    def separators(self) -> tuple[Separator, ...]:
+        """What stands between the columns, one fewer than there are columns."""
+        return tuple(Separator(literal) for literal in self._literals[1:-1])
+
+    @cached_property
+    def _literals(self) -> tuple[str, ...]:
+        return split_template(self.text)[1]
+
+    def normalise(self, row: Mapping[str, object]) -> Quote:
+        """The template's columns of `row`, cleaned; other columns are left out. `normalise(normalise(row)) == normalise(row)`.
+
+        Raises: DataError (naming the column, not the place) for a column that is missing, that holds anything but text, or a
+        list of text in a list column, and for an empty main column.
+        """
+        quote = {name: self._clean(name, row) for name in self.columns}
+        if not quote[self.main_column]:
+            raise DataError(f"column {self.main_column!r} is empty", f"Write text there, {SKIP}")
+        return quote
+
+    def render(self, quote: Mapping[str, object]) -> str:
+        """The text that is trained, without white space at its end: an empty tag list gives `"Be kind. ->:"`.
+
+        Raises: DataError when the quote is not sound (see `normalise`), or would not parse back to itself.
+        """
+        sound = self.normalise(quote)
+        text = self._join(sound, self.columns)
+        parsed = self.parse(text)
+        if parsed != sound:
+            raise self._not_reversible(sound, parsed or {})
+        return text
+
+    def prompt(self, given: Mapping[str, object] | None = None, *, open: bool = False) -> str:
+        """The text up to the first column that is not given, for the model to go on from; no white space at its end.
+
+        `open=True` leaves the last given column unfinished: `prompt({"quote": "Be"}, open=True)` is `"Be"`, not `"Be ->:"`.
+        Raises: UsageError for a column that the template lacks, or that stands behind one that is not given; DataError for a
+        value that is not sound or that ends early because it holds a separator.
+        """
+        given = given or {}
+        known = self._given_columns(given)
+        if not open and known == self.columns:
+            return self.render(given)
+        clean = {name: self._clean(name, given) for name in known}
+        if not open and clean.get(self.main_column, True) in ("", []):
+            raise DataError(f"column {self.main_column!r} of the prompt is empty", "Give it some text, or prompt with nothing")
+        text = self._join(clean, known, closed=not open)
+        # An open prompt may bring its own separator ("Be kind. ->:" typed by hand); a closed one would then hold two.
+        if not open:
+            parsed = self._quote_of(self._cut(text, self.separators[: len(known)]) or [])
+            if any(parsed.get(name) != clean[name] for name in known):
+                raise self._not_reversible(clean, parsed)
+        return text
+
+    def parse(self, text: str) -> Quote | None:
+        """The Quote that a text holds; None where a separator is missing or the main column is empty."""
+        text, first, last = text.strip(), self._literals[0].rstrip(), self._literals[-1].strip()
+        end = len(text) - len(last)
+        if end < len(first) or not (text.startswith(first) and text.endswith(last)):
+            return None
+        texts = self._cut(text[:end].rstrip(), self.separators)
+        quote = self._quote_of(texts or [])
+        return quote if quote.get(self.main_column) else None
+
+    def _cut(self, text: str, separators: Iterable[Separator]) -> list[str] | None:
+        """What stands before, between and after the separators, each at its first place; None where one is missing."""
+        texts, start = [], len(self._literals[0].rstrip())
+        for separator in separators:
+            found = separator.find(text, start)
+            if found is None:
+                return None
+            texts.append(text[start : found[0]])
+            start = found[1]
+        return [*texts, text[start:]]
+
+    def _quote_of(self, texts: list[str]) -> Quote:
+        pairs = zip(self.columns, texts, strict=False)
+        return {name: split_items(text) if name in self.list_columns else text.strip() for name, text in pairs}
+
+    def _clean(self, name: str, row: Mapping[str, object]) -> Value:
+        if name not in row:
+            write = f'Write "{name}": [] for none' if name in self.list_columns else f"Give it a {name!r}"
+            raise DataError(f"no column {name!r} in this row", f"{write}, {SKIP}")
+        return clean_list(name, row[name]) if name in self.list_columns else clean_text(name, row[name])
+
+    def _join(self, quote: Quote, columns: tuple[str, ...], *, closed: bool = True) -> str:
+        """The literals and values up to the last of `columns`, and, closed, the literal behind it."""
+        literals = self._literals
+        pieces = [literals[i] + join_items(quote[name]) for i, name in enumerate(columns)]
+        return "".join([*pieces, literals[len(columns)] if closed or not columns else ""]).rstrip()
+
+    def _given_columns(self, given: Mapping[str, object]) -> tuple[str, ...]:
+        known = self.columns[: next((i for i, name in enumerate(self.columns) if name not in given), len(self.columns))]
+        for name in given:
+            if name not in self.columns:
+                raise UsageError(f"the template has no column {name!r}", f"It has: {', '.join(self.columns)}")
+            if name not in known:
+                missing = self.columns[len(known)]
+                raise UsageError(f"cannot prompt with {name!r} alone: it stands behind {missing!r}", f"Give {missing!r} too")
+        return known
+
+    def _not_reversible(self, quote: Quote, parsed: Mapping[str, Value]) -> DataError:
+        """The error for the first column that came back changed, and the separator behind it that cut it short."""
+        name = next((name for name in quote if parsed.get(name) != quote[name]), self.columns[-1])
+        index = self.columns.index(name)
+        if index == len(self.separators):
+            return DataError(f"column {name!r} would not be read back as it is from the template {self.text!r}", f"Change it, {SKIP}")
+        core = self.separators[index].core
+        holds = "holds" if core in join_items(quote[name]) else "ends so that it makes"
+        return DataError(f"column {name!r} {holds} the separator {core!r}", f"Change the text or the separator (--template), {SKIP}")
