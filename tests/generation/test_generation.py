@@ -1,0 +1,153 @@
+"""The decoder against stock `generate` in float32, batches against singles, and the chances against the probabilities they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from florilegium.data import Template
+from florilegium.errors import UsageError
+from florilegium.generation import BloomDecoder, SamplingSettings, StockDecoder, complete, generate_texts
+from florilegium.generation.sampling import chances, next_tokens, sorted_probabilities
+from florilegium.model import Base, load_base
+from tests.tiny import save_tiny
+
+GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0, repetition_penalty=1.0)
+EOS = 2
+
+
+@pytest.fixture(scope="module", params=[(4, 32), (5, 32), (4, 8)], ids=["4 heads", "5 heads", "int8"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    heads, bits = request.param
+    folder = save_tiny(tmp_path_factory.mktemp("bloom"), heads=heads)
+    return load_base(str(folder), bits=bits, device=torch.device("cpu"), compute="float32")
+
+
+def prompts(number: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(5)
+    sizes = torch.randint(1, 40, (number,), generator=generator).tolist()
+    return [torch.randint(4, 400, (size,), generator=generator).tolist() for size in sizes]
+
+
+def stock_greedy(model: torch.nn.Module, prompt: list[int]) -> list[int]:
+    out = model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=24, do_sample=False,
+        pad_token_id=3, eos_token_id=EOS,
+    )[0, len(prompt) :].tolist()  # fmt: skip
+    return out[:-1] if out and out[-1] == EOS else out
+
+
+def test_greedy_equals_stock_generate_at_every_batch_size(base: Base) -> None:
+    if base.bits == 8:
+        pytest.skip("stock int8 rounds its activations: another function")
+    wanted = [stock_greedy(base.model, p) for p in prompts(40)]
+    for size in (1, 7, 40):
+        got = []
+        for start in range(0, 40, size):
+            part = prompts(40)[start : start + size]
+            got += complete(BloomDecoder(base, base.model), part, range(len(part)), GREEDY, EOS)
+        assert [c.token_ids for c in got] == wanted
+        assert all(c.finished == (len(c.token_ids) < 24) for c in got)
+
+
+@pytest.mark.parametrize("decoder", [BloomDecoder, StockDecoder])
+def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
+    if base.bits == 8 and decoder is StockDecoder:
+        pytest.skip("stock int8 on the CPU is for training only")
+    import florilegium.fast as fast
+
+    fast.install(base.model, ("linear",) if base.bits == 8 else ())
+    for settings in (GREEDY, SamplingSettings(max_new_tokens=24, seed=3)):
+        together = complete(decoder(base, base.model), prompts(12), range(12), settings, EOS)
+        alone = [complete(decoder(base, base.model), [p], [i], settings, EOS)[0] for i, p in enumerate(prompts(12))]
+        assert together == alone
+
+
+def test_cancelling_stops_within_a_token(base: Base) -> None:
+    calls = []
+
+    def cancelled() -> bool:
+        calls.append(1)
+        return len(calls) > 3
+
+    (done,) = complete(BloomDecoder(base, base.model), [[5]], [0], GREEDY, EOS, cancelled)
+    assert len(done.token_ids) <= 3 and not done.finished
+
+
+def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None:
+    import florilegium.fast as fast
+
+    if base.bits != 8:
+        pytest.skip("for quantised bases")
+    fast.install(base.model, ("linear",))
+    plain = complete(BloomDecoder(base, base.model), prompts(5), range(5), GREEDY, EOS)
+    with fast.frozen_linear.dequantised_once(base.model, torch.float32):
+        once = complete(BloomDecoder(base, base.model), prompts(5), range(5), GREEDY, EOS)
+    assert plain == once
+    assert not any("dequantised_NK" in m.__dict__ for m in base.model.modules())
+
+
+def test_samples_follow_the_probabilities() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
+    settings = SamplingSettings(temperature=0.7, top_p=0.97)
+    probabilities, order = sorted_probabilities(scores.clone(), settings)
+    wanted = torch.zeros(5).scatter(0, order[0], probabilities[0] / probabilities.sum())
+    number = 20_000
+    chance = torch.rand(number, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = next_tokens(scores.expand(number, 5).clone(), torch.zeros(number, 5, dtype=torch.bool), chance, with_no_penalty(settings))
+    seen = torch.bincount(drawn, minlength=5) / number
+    assert (seen - wanted).abs().max() < 0.015
+    assert seen[wanted == 0].sum() == 0 and (wanted == 0).any()
+
+
+def with_no_penalty(settings: SamplingSettings) -> SamplingSettings:
+    return SamplingSettings(temperature=settings.temperature, top_p=settings.top_p, repetition_penalty=1.0)
+
+
+def test_top_k_top_p_and_penalty_equal_transformers() -> None:
+    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper
+    from transformers import TopPLogitsWarper
+
+    torch.manual_seed(0)
+    scores, ids = torch.randn(6, 50) * 3, torch.randint(0, 50, (6, 9))
+    settings = SamplingSettings(temperature=0.6, top_p=0.8, top_k=12, repetition_penalty=1.3)
+    stock = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(0.6), TopKLogitsWarper(12), TopPLogitsWarper(0.8)])
+    wanted = torch.softmax(stock(ids, scores.clone()), -1)
+    seen = torch.zeros(6, 50, dtype=torch.bool).scatter(1, ids, True)
+    penalised = torch.where(seen, torch.where(scores > 0, scores / 1.3, scores * 1.3), scores)
+    probabilities, order = sorted_probabilities(penalised, settings)
+    got = torch.zeros(6, 50).scatter(1, order, probabilities / probabilities.sum(-1, keepdim=True))
+    assert torch.allclose(got, wanted, atol=1e-6)
+
+
+def test_chances_depend_on_seed_and_row_alone() -> None:
+    a, b = SamplingSettings(max_new_tokens=10, seed=1), SamplingSettings(max_new_tokens=20, seed=1)
+    assert torch.equal(chances(a, 3), chances(b, 3)[:11])
+    assert not torch.equal(chances(a, 3), chances(a, 4))
+    assert not torch.equal(chances(a, 3), chances(SamplingSettings(max_new_tokens=10, seed=2), 3))
+
+
+def test_texts_keep_their_order_and_their_prompts(base: Base) -> None:
+    texts = ["Be kind to the sea.", "Time", "A door left open ->:", ""]
+    openings = {"10": 3, "50": 1}
+    rows = generate_texts(base, base.model, Template.from_text(), texts, SamplingSettings(max_new_tokens=5), openings=openings)
+    for text, row in zip(texts[:3], rows, strict=False):
+        assert row.text.startswith(text)
+    with pytest.raises(UsageError, match="no prompt"):
+        generate_texts(base, base.model, Template.from_text(), [""], SamplingSettings())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}, {"seed": -1}]
+)
+def test_settings_out_of_range_are_usage_errors(wrong: dict) -> None:
+    with pytest.raises(UsageError, match="It takes a number"):
+        SamplingSettings(**wrong)
+
+
+def test_an_unfinished_text_says_so(tiny: Path) -> None:
+    base = load_base(str(tiny), bits=32, device=torch.device("cpu"))
+    (row,) = generate_texts(base, base.model, Template.from_text(), ["Time"], SamplingSettings(max_new_tokens=1))
+    assert not row.finished and row.as_row(Template.from_text())["tags"] == []

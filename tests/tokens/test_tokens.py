@@ -1,0 +1,129 @@
+"""Encoding teaches end-of-text and cuts only the quote; packing loses nothing and mixes nothing."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from florilegium.data import Template, read_rows
+from florilegium.errors import DataError
+from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, epoch_order, pack, preflight, text_ids
+from tests.tiny import make_tokenizer
+
+TEMPLATE = Template.from_text()
+KIND = {"quote": "Be kind to the sea.", "tags": ["kindness", "sea"]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def test_end_of_text_is_appended_and_learned_whatever_the_padding_token(tokenizer) -> None:
+    for pad in ("<pad>", "</s>"):
+        tokenizer.pad_token = pad
+        for loss_on in ("all", "tags"):
+            (example,) = encode(tokenizer, TEMPLATE, [KIND], loss_on=loss_on).examples
+            assert example.token_ids[-1] == tokenizer.eos_token_id and example.loss_mask[-1]
+            (batch,) = pack([example], PackPlan())
+            assert batch.targets_BT[0].tolist().count(tokenizer.eos_token_id) == 1
+
+
+def test_loss_on_tags_begins_where_the_prompt_ends(tokenizer) -> None:
+    (example,) = encode(tokenizer, TEMPLATE, [KIND], loss_on="tags").examples
+    learned = [t for t, m in zip(example.token_ids, example.loss_mask, strict=True) if m]
+    assert tokenizer.decode(learned) == " kindness, sea</s>"
+
+
+@pytest.mark.parametrize("limit", [16, 24, 40])
+def test_too_long_cuts_the_quote_and_never_the_tags(tokenizer, limit: int) -> None:
+    long = {"quote": "Be kind to the sea. " * 30, "tags": ["kindness", "sea"]}
+    encoded = encode(tokenizer, TEMPLATE, [KIND, TEMPLATE.normalise(long)], max_length=limit)
+    assert encoded.num_cut == 1 + (len(text_ids(tokenizer, [TEMPLATE.render(KIND)])[0]) + 1 > limit)
+    for example in encoded.examples:
+        assert len(example.token_ids) <= limit
+        assert tokenizer.decode(example.token_ids).endswith("->: kindness, sea</s>")
+    with pytest.raises(DataError, match="does not fit in 4 tokens"):
+        encode(tokenizer, TEMPLATE, [long], max_length=4)
+
+
+def test_preflight_refuses_each_mistake(tokenizer) -> None:
+    (good,) = encode(tokenizer, TEMPLATE, [KIND]).examples
+    prompt = text_ids(tokenizer, [TEMPLATE.prompt({"quote": KIND["quote"]})])[0]
+    eos = tokenizer.eos_token_id
+    preflight([good], [prompt], eos)
+    without_end = Example(good.token_ids[:-1], good.loss_mask[:-1])
+    masked_end = Example(good.token_ids, [*good.loss_mask[:-1], False])
+    with_space = text_ids(tokenizer, [TEMPLATE.prompt({"quote": KIND["quote"]}) + " "])[0]
+    for example, given, cause in (
+        (without_end, prompt, "not end-of-text"),
+        (masked_end, prompt, "not end-of-text"),
+        (good, with_space, "prompt's tokens"),
+    ):
+        with pytest.raises(DataError, match=cause) as error:
+            preflight([example], [given], eos, ["q.jsonl:7"])
+        assert "q.jsonl:7" in error.value.cause and error.value.exit_code == 3
+
+
+def test_a_separator_that_melts_into_the_tags_is_refused(tokenizer) -> None:
+    """A template whose last mark can share a token with what follows would prompt with other ids than it trained."""
+    glued = Template.from_text("{quote} k{tags}", ())
+    with pytest.raises(DataError, match="prompt's tokens"):
+        encode(tokenizer, glued, [{"quote": "A door", "tags": "indness"}])
+
+
+def random_examples(number: int, seed: int) -> list[Example]:
+    rng = random.Random(seed)
+    rows = [[rng.randrange(4, 400) for _ in range(rng.randint(1, 60))] + [2] for _ in range(number)]
+    return [Example(r, [rng.random() < 0.8 for _ in r[:-1]] + [True]) for r in rows]
+
+
+@pytest.mark.parametrize("plan", [PackPlan(), PackPlan(20, 1, 64), PackPlan(64, 128, 128), PackPlan(separate=True, batch_tokens=200)])
+def test_packing_is_a_rearrangement(plan: PackPlan) -> None:
+    for seed in range(20):
+        examples = random_examples(37, seed)
+        seen = []
+        for batch in pack(examples, plan):
+            assert batch.tokens_BT.shape[1] % plan.multiple == 0
+            for b in range(len(batch.tokens_BT)):
+                for document in sorted(set(batch.document_BT[b].tolist()) - {-1}):
+                    here = batch.document_BT[b] == document
+                    tokens, targets = batch.tokens_BT[b][here].tolist(), batch.targets_BT[b][here].tolist()
+                    assert batch.position_BT[b][here].tolist() == list(range(len(tokens)))
+                    seen.append((tuple(tokens), tuple(targets)))
+            padding = batch.document_BT == -1
+            assert (batch.targets_BT[padding] == NO_TARGET).all()
+            assert batch.num_targets == int((batch.targets_BT != NO_TARGET).sum())
+        wanted = [
+            (tuple(e.token_ids[:-1]), tuple(t if m else NO_TARGET for t, m in zip(e.token_ids[1:], e.loss_mask[1:], strict=True)))
+            for e in examples
+        ]
+        assert sorted(seen) == sorted(wanted)
+
+
+def test_batches_hold_no_more_than_asked() -> None:
+    examples = random_examples(200, 0)
+    for plan in (PackPlan(64, 8, 256), PackPlan(separate=True, batch_tokens=256)):
+        batches = pack(examples, plan)
+        assert max(b.tokens_BT.numel() for b in batches) <= 256
+        assert sum(b.num_tokens for b in batches) == sum(len(e.token_ids) for e in examples)
+
+
+def test_epoch_order_is_a_shuffle_by_seed_and_epoch() -> None:
+    steps = epoch_order(50, 16, 0, 0)
+    assert [len(s) for s in steps] == [16, 16, 16, 2] and sorted(sum(steps, [])) == list(range(50))
+    assert steps == epoch_order(50, 16, 0, 0) != epoch_order(50, 16, 0, 1) != epoch_order(50, 16, 1, 0)
+
+
+def test_english_quotes_pack_with_little_padding(tokenizer, english_quotes: Path) -> None:
+    rows = read_rows(english_quotes)
+    examples = encode(tokenizer, rows.template, rows.quotes).examples
+    assert len(examples) == len(rows.quotes)
+    positions = tokens = 0
+    for step in epoch_order(len(examples), 16, 0, 0):
+        for batch in pack([examples[i] for i in step], PackPlan()):
+            positions += batch.tokens_BT.numel()
+            tokens += int((batch.document_BT >= 0).sum())
+    assert tokens / positions > 0.85
