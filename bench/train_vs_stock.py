@@ -136,9 +136,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     names, _ = fast.choose("auto", base.device, 8)
     fast.install(model, names)
     optimizer = make_optimizer(model, config, RATE)
-    trainer = Trainer(
-        base, model, config, Walk(names), PackPlan(), optimizer, make_schedule(optimizer, config, 100), Accelerator(cpu=True)
-    )
+    trainer = Trainer(base, model, config, Walk(names), PackPlan(), optimizer, make_schedule(optimizer, config, 100), Accelerator(cpu=True))
     return {**timed(lambda examples: training_step(trainer, examples, Silent())["loss"], steps), "compute": str(base.compute_dtype)}
 
 

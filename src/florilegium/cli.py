@@ -117,7 +117,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token (0.8)")
     generate.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest tokens that hold this share (0.95)")
     generate.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0: all (0)")
-    generate.add_argument("--repetition-penalty", type=float, metavar="X", help="1 is none (1.1)")
+    generate.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1, what was said is less likely again (1)")
     generate.add_argument("--max-new-tokens", type=int, metavar="N", help="stop there at the latest (100)")
     generate.add_argument("--seed", type=int, metavar="N", help="same seed, same texts (0)")
     generate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")

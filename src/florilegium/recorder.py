@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from florilegium.evaluation import NoveltyIndex
 from florilegium.generation import Generated, SamplingSettings
 from florilegium.run import append_line, read_lines, write_text
 from florilegium.training import Snapshot, save_checkpoint
@@ -85,14 +85,8 @@ class Recorder:
 
 def forget_after(directory: Path, step: int) -> None:
     """Drops what was logged beyond `step`, before a run goes on from there."""
-    import json
-
     for name in (METRICS, SAMPLES):
         path = directory / name
         if path.exists():
             kept = [row for row in read_lines(path) if row.get("step", 0) <= step]
             write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-
-
-def novelty_index(rows: list[dict[str, Any]], column: str) -> NoveltyIndex:
-    return NoveltyIndex.from_texts(str(row[column]) for row in rows)

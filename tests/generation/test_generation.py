@@ -107,13 +107,20 @@ def with_no_penalty(settings: SamplingSettings) -> SamplingSettings:
 
 
 def test_top_k_top_p_and_penalty_equal_transformers() -> None:
-    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper
-    from transformers import TopPLogitsWarper
+    from transformers import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
     torch.manual_seed(0)
     scores, ids = torch.randn(6, 50) * 3, torch.randint(0, 50, (6, 9))
     settings = SamplingSettings(temperature=0.6, top_p=0.8, top_k=12, repetition_penalty=1.3)
-    stock = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(0.6), TopKLogitsWarper(12), TopPLogitsWarper(0.8)])
+    stock = LogitsProcessorList(
+        [RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(0.6), TopKLogitsWarper(12), TopPLogitsWarper(0.8)]
+    )
     wanted = torch.softmax(stock(ids, scores.clone()), -1)
     seen = torch.zeros(6, 50, dtype=torch.bool).scatter(1, ids, True)
     penalised = torch.where(seen, torch.where(scores > 0, scores / 1.3, scores * 1.3), scores)

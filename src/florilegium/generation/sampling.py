@@ -22,7 +22,7 @@ class SamplingSettings:
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 0
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,78 @@
+"""What a run writes down about itself: manifest.json, the adapter's florilegium.json, and the first lines on the screen."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florilegium.model import ParameterCount, base_facts
+from florilegium.prepare import Prepared
+from florilegium.recorder import View
+from florilegium.tokens import Example
+from florilegium.training import Schedule
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
+
+
+def adapter_facts(prepared: Prepared) -> dict[str, Any]:
+    """What the adapter's folder remembers beside PEFT's own files."""
+    template = prepared.rows.template
+    return {
+        "format": 1,
+        "template": template.text,
+        "list_columns": list(template.list_columns),
+        "base": base_facts(prepared.base),
+        "revision": prepared.config.revision,
+        "bits": prepared.config.bits,
+        "openings": _openings(prepared.training.examples),
+    }
+
+
+def _openings(examples: Sequence[Example]) -> dict[str, int]:
+    """How training rows begin: the 500 most frequent first tokens and their counts."""
+    return {str(token): count for token, count in Counter(e.token_ids[0] for e in examples).most_common(500)}
+
+
+def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule) -> dict[str, Any]:
+    config, rows = prepared.config, prepared.rows
+    return {
+        "version": importlib.metadata.version("florilegium"),
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "device": torch.cuda.get_device_name() if prepared.base.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "compute": config.compute,
+        "fast": list(prepared.fast),
+        "seed": config.seed,
+        "base": base_facts(prepared.base),
+        "data": {"source": rows.source, "digest": rows.digest, "rows": len(rows.quotes), "duplicates": rows.duplicates},
+        "template": rows.template.text,
+        "training_rows": len(prepared.training.examples),
+        "held_out_rows": len(prepared.held_out.examples),
+        "cut_rows": prepared.training.num_cut + prepared.held_out.num_cut,
+        "skipped_rows": len(rows.skipped),
+        "trained_parameters": count.trained,
+        "total_parameters": count.total,
+        "planned_steps": schedule.num_steps,
+    }
+
+
+def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Schedule, directory: Path) -> None:
+    config, base = prepared.config, prepared.base
+    held = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}[config.bits]
+    where = torch.cuda.get_device_name() if base.device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
+    view.say(
+        f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {held}, computing in {config.compute} on {where}"
+    )
+    view.say(f"adapter  LoRA rank {config.rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)")
+    rows = "packed rows" if base.packs else "padded rows, one quote each"
+    view.say(f"path     {rows}; fast: {', '.join(prepared.fast) or 'off'}")
+    view.say(
+        f"plan     {schedule.num_steps:,} steps of {config.batch_rows} quotes, learning rate {config.learning_rate:g}, seed {config.seed}"
+    )
+    view.say(f"run      {directory}")

@@ -1,0 +1,123 @@
+"""The first half of the walk: everything that is known before the first byte is written.
+
+    read_rows -> split_rows -> load_base -> encode (with its pre-flight)
+
+A mistake in the settings, the rows or the model is found here, and leaves no folder behind.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from florilegium import fast
+from florilegium.config import TrainConfig
+from florilegium.data import Quote, Rows, read_rows, split_rows
+from florilegium.errors import ModelError, UsageError
+from florilegium.model import Base, check_adapter_settings, choose_device, count_parameters, load_base
+from florilegium.model.forward import head_obstacle
+from florilegium.recorder import View
+from florilegium.tokens import Encoded, PackPlan, encode
+from florilegium.training import choose_learning_rate
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+@dataclass
+class Prepared:
+    """Everything that is known before the first byte is written."""
+
+    config: TrainConfig
+    rows: Rows
+    training: Encoded
+    held_out: Encoded
+    training_quotes: list[Quote]
+    held_out_quotes: list[Quote]
+    base: Base
+    fast: tuple[str, ...]
+
+
+def prepare(config: TrainConfig, view: View) -> Prepared:
+    """Reads, checks and encodes the rows and loads the base. Writes nothing."""
+    check_adapter_settings(config)
+    _check_trackers(config.report_to)
+    device = choose_device(config.device)
+    names, obstacle = fast.choose(config.fast, device, config.bits)
+    if obstacle:
+        raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
+    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
+    for problem in rows.skipped:
+        view.say(f"skipped {problem.place}: {problem.cause}")
+    train_rows, held_rows = split_rows(rows.quotes, config.held_out, config.seed)
+    dropped = f", {rows.duplicates} exact duplicates dropped" if rows.duplicates else ""
+    dropped += f", {len(rows.skipped)} bad rows skipped" if rows.skipped else ""
+    view.say(f"data     {config.data}: {len(train_rows):,} rows to learn, {len(held_rows):,} held out{dropped}")
+    base = load_base(config.model, bits=config.bits, device=device, compute=config.compute, revision=config.revision)
+    if config.seed >= 2**63:
+        raise UsageError(f"--seed is {config.seed}", "It takes a number below 2^63")
+    obstacle = head_obstacle(base.model)
+    if obstacle:
+        raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
+
+    def encoded(numbers: Sequence[int]) -> Encoded:
+        quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
+        limit = _context(base, config.max_length)
+        return encode(base.tokenizer, rows.template, quotes, max_length=limit, loss_on=config.loss_on, places=places)
+
+    training, held_out = encoded(train_rows), encoded(held_rows)
+    if training.num_cut + held_out.num_cut:
+        view.say(f"         {training.num_cut + held_out.num_cut} quotes cut to {config.max_length} tokens (--max-length)")
+    return Prepared(
+        _resolved(config, base, names),
+        rows,
+        training,
+        held_out,
+        [rows.quotes[i] for i in train_rows],
+        [rows.quotes[i] for i in held_rows],
+        base,
+        names,
+    )
+
+
+def _context(base: Base, asked: int) -> int:
+    """The longest row: what was asked for, or what a model with learned positions can read."""
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    return min(asked, limit) if isinstance(limit, int) and limit > 0 else asked
+
+
+def _check_trackers(report_to: str) -> None:
+    for name in (n.strip() for n in report_to.split(",")):
+        if name not in ("none", "", *TRACKERS):
+            raise UsageError(f"--report-to {name}", f"It takes none, or of {', '.join(TRACKERS)}")
+        if name in TRACKERS and importlib.util.find_spec(name) is None:
+            raise UsageError(f"--report-to {name} needs the package {name}", f"Type: pip install {name}")
+
+
+def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainConfig:
+    """The config with what the defaults came to, as config.yaml keeps it."""
+    return replace(
+        config,
+        learning_rate=choose_learning_rate(config, count_parameters(base.model).total),
+        compute=str(base.compute_dtype).removeprefix("torch."),
+        device=base.device.type,
+        fast=",".join(names) or "off",
+    )
+
+
+def pack_plan(prepared: Prepared) -> PackPlan:
+    """How rows are packed here: on CUDA one long row that fast attention can take, on the CPU several short ones, whose attention
+    is cheaper; for families that cannot pack, a quote a row."""
+    config, base = prepared.config, prepared.base
+    if base.device.type == "cuda":
+        return PackPlan(8192, 256 if "attention" in prepared.fast else 8, config.batch_tokens or 8192, not base.packs)
+    return PackPlan(256, 8, config.batch_tokens or 4096, not base.packs)
+
+
+def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:
+    """Three prompts to watch the model by, and whether each wants tags: nothing, two words of a held-out quote, a whole one."""
+    first = prepared.rows.template.columns[0]
+    quotes = sorted((str(q[first]) for q in prepared.held_out_quotes or prepared.training_quotes), key=lambda t: (len(t) < 20, len(t)))
+    two = " ".join(quotes[0].split()[:2])
+    prompts = [("", False), (two, False)]
+    return [*prompts, (quotes[-1 if len(quotes) < 2 else 1], True)] if len(prepared.rows.template.columns) == 2 else prompts

@@ -1,0 +1,106 @@
+"""On a CUDA device: the fast twins against float64, the whole walk against stock in float32, a run, and generation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from florilegium import fast
+from florilegium.config import make_config
+from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
+from florilegium.tokens import Example, PackPlan, pack
+from tests.tiny import save_tiny
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+
+
+def documents(T: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(3, 120, (T,), generator=generator).tolist()
+    ids = [i for i, size in enumerate(sizes) for _ in range(size)][: T - 20] + [-1] * 20
+    return torch.tensor([ids], dtype=torch.int32, device=CUDA)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
+@pytest.mark.parametrize("heads", [4, 14])
+def test_flex_equals_plain(head_dim: int, heads: int) -> None:
+    torch.manual_seed(0)
+    T = 512
+    document_BT, slopes_H = documents(T), fast.attention.alibi_slopes(heads, CUDA)
+    inputs = [torch.randn(1, heads, T, head_dim, device=CUDA) for _ in range(3)]
+    grad = torch.randn(1, heads, T, head_dim, device=CUDA)
+    real = (document_BT[0] >= 0)[None, None, :, None]
+    results = {}
+    for name, make, dtype in (
+        ("exact", fast.attention.plain, torch.float64),
+        ("plain", fast.attention.plain, torch.bfloat16),
+        ("flex", fast.attention.flex, torch.bfloat16),
+    ):
+        q, k, v = (t.bfloat16().to(dtype).requires_grad_() for t in inputs)
+        out = make(document_BT, slopes_H, dtype)(q, k, v)
+        out.backward((grad.bfloat16() * real).to(dtype))
+        results[name] = [t.double() * real for t in (out, q.grad, k.grad, v.grad)]
+    for exact, plain, flexed in zip(results["exact"], results["plain"], results["flex"], strict=True):
+        ours, theirs = ((x - exact).norm() / exact.norm() for x in (flexed, plain))
+        assert ours < 1e-2 and ours < 1.5 * theirs, (float(ours), float(theirs))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_packed_walk_is_nearer_to_float32_than_stock_is(tmp_path: Path, bits: int) -> None:
+    """Losses and adapter gradients of packed bfloat16 rows against the same weights in float32 on the CPU."""
+    folder = save_tiny(tmp_path / "bloom", heads=4, head_dim=64)
+    results = {}
+    for name, device, compute, paths in (
+        ("exact", torch.device("cpu"), "float32", ("linear",)),
+        ("fast", CUDA, "bfloat16", ("attention", "linear", "loss")),
+        ("plain", CUDA, "bfloat16", ()),
+    ):
+        base = load_base(str(folder), bits=bits, device=device, compute=compute)
+        torch.manual_seed(3)
+        model = attach_adapter(base, make_config({"rank": 4, "dropout": 0.0, "bits": bits}))
+        generator = torch.Generator().manual_seed(1)
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_" in parameter_name:
+                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        fast.install(model, paths)
+        model.train()
+        rows = [torch.randint(4, 400, (n,), generator=generator).tolist() for n in (9, 60, 17, 5, 130, 11)]
+        (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(512, 128))
+        losses = token_losses(base, model, batch.to(device), Walk(paths))
+        losses.mean().backward()
+        gradient = torch.cat([p.grad.flatten().cpu().double() for p in model.parameters() if p.requires_grad])
+        results[name] = (losses.detach().cpu().double(), gradient)
+    errors = {n: [float((a - b).norm() / b.norm()) for a, b in zip(results[n], results["exact"], strict=True)] for n in ("fast", "plain")}
+    print(bits, errors)
+    assert errors["fast"][0] < 1e-2 and errors["fast"][1] < 5e-2
+    assert errors["fast"][1] < 1.2 * errors["plain"][1]
+
+
+def test_hidden_states_do_not_leak(tmp_path: Path) -> None:
+    base = load_base(str(save_tiny(tmp_path / "bloom", heads=4, head_dim=64)), bits=8, device=CUDA)
+    fast.install(base.model, ("linear",))
+    examples = [Example([*torch.randint(4, 400, (50,)).tolist(), 2], [True] * 51) for _ in range(5)]
+    (batch,) = pack(examples, PackPlan(512, 128))
+    batch = batch.to(CUDA)
+    with torch.no_grad():
+        before = hidden_states(base, base.model, batch, Walk(("attention",)))
+        batch.tokens_BT[batch.document_BT == 0] = 7
+        after = hidden_states(base, base.model, batch, Walk(("attention",)))
+    others = batch.document_BT > 0
+    assert torch.equal(before[others], after[others]) and not torch.equal(before, after)
+
+
+def test_a_run_and_its_quotes(tmp_path: Path) -> None:
+    import florilegium
+
+    trained = florilegium.train("sample", output=str(tmp_path / "run"), max_steps=60)
+    print(json.dumps({k: trained.figures[k] for k in ("device", "tokens_per_second", "eval_loss_before", "eval_loss", "fast")}))
+    assert trained.figures["eval_loss"] < trained.figures["eval_loss_before"]
+    tuned = florilegium.load(tmp_path / "run")
+    rows = tuned.generate(["The sea", "A friend"], n=4, temperature=0.0, max_new_tokens=30)
+    again = tuned.generate("A friend", n=1, temperature=0.0, max_new_tokens=30)
+    assert rows[4].text == again[0].text

@@ -1,0 +1,191 @@
+"""The commands as a person types them: real processes, their exit codes, what they print and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: str, cwd: Path, stdin: str | None = None, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "florilegium", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, input=stdin, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """A folder with rows, and a finished run of the tiny model in runs/."""
+    folder = tmp_path_factory.mktemp("work")
+    rows = [{"quote": f"Be kind to the {w} number {i}.", "tags": [w]} for i in range(12) for w in ("sea", "home", "river", "boat")]
+    (folder / "quotes.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = run("train", "quotes.jsonl", "--model", str(tiny), "--max_steps=6", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "result.json").write_text(done.stdout)
+    return folder
+
+
+def test_train_prints_where_the_adapter_lies(work: Path) -> None:
+    result = json.loads((work / "result.json").read_text())
+    assert (work / result["adapter"] / "adapter_model.safetensors").is_file()
+    assert result["steps"] == 6 and len(result["quotes"]) == 5
+    assert set(result["quotes"][0]) == {"quote", "tags", "text", "finished", "novel"}
+
+
+def test_generate_keeps_the_contract(work: Path) -> None:
+    done = run("generate", "Be kind", "--run", "latest", "-n", "3", "--max-new-tokens", "8", "--json", cwd=work)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["text"].startswith("Be kind") and isinstance(row["tags"], list) and isinstance(row["finished"], bool)
+        assert (row["quote"] is None) == (row["novel"] is None)
+    again = run("generate", "Be kind", "--run", "latest", "-n", "3", "--max-new-tokens", "8", "--json", cwd=work)
+    assert again.stdout == done.stdout
+
+
+def test_generate_from_nothing_from_a_file_for_tags_beside_the_base(work: Path) -> None:
+    assert run("generate", "-n", "2", "--max-new-tokens", "5", cwd=work).returncode == 0
+    (work / "prompts.txt").write_text("Be kind\n\nThe sea\n")
+    done = run("generate", "--prompts", "prompts.txt", "-n", "2", "--max-new-tokens", "5", "--json", "--base", cwd=work)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [r["text"][:7] for r in rows] == ["Be kind", "Be kind", "The sea", "The sea"]
+    assert all(r["base"]["text"].startswith(r["text"][:7]) for r in rows)
+    done = run("generate", "--tags", "Be kind to the sea.", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work)
+    assert json.loads(done.stdout)["text"].startswith("Be kind to the sea. ->:")
+    done = run("generate", "--interactive", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work, stdin="Time\n\n")
+    assert done.returncode == 0 and json.loads(done.stdout)["text"].startswith("Time")
+
+
+def test_inspect_shows_what_will_be_trained(work: Path, tiny: Path) -> None:
+    done = run("inspect", "quotes.jsonl", "--model", str(tiny), "--json", cwd=work)
+    report = json.loads(done.stdout)
+    assert report["num_rows"] == 48 and report["training_rows"] + report["held_out_rows"] == 48 and len(report["rows"]) == 3
+    row = report["rows"][0]
+    assert "".join(row["tokens"]) == row["text"] + "</s>" and row["learned"][0] is False and all(row["learned"][1:])
+    assert row["packed_to"] - row["packed_from"] == len(row["tokens"]) - 1
+    text = run("inspect", "quotes.jsonl", "--model", str(tiny), cwd=work)
+    assert text.returncode == 0 and "packed row" in text.stdout
+
+
+def test_print_config_can_be_run(work: Path, tiny: Path) -> None:
+    done = run("train", "quotes.jsonl", "--model", str(tiny), "--epochs", "1", "--print-config", cwd=work)
+    (work / "run.yaml").write_text(done.stdout)
+    again = run("train", "--config", "run.yaml", "--print-config", cwd=work)
+    assert again.stdout == done.stdout and "epochs: 1.0" in again.stdout
+    wins = run("train", "--config", "run.yaml", "--epochs", "2", "--print-config", cwd=work)
+    assert "epochs: 2.0" in wins.stdout
+
+
+MISTAKES = [
+    (["train", "nothing.jsonl"], 3, "nothing.jsonl"),
+    (["train", "quotez.jsonl"], 3, "quotes.jsonl"),
+    (["train", "quotes.jsonl", "--epoch", "3"], 2, "--epochs"),
+    (["train", "quotes.jsonl", "--lerning-rate", "3"], 2, "--learning-rate"),
+    (["train", "quotes.jsonl", "--bits", "5"], 2, "--bits"),
+    (["train", "quotes.jsonl", "--rank", "0"], 2, "rank"),
+    (["train", "quotes.jsonl", "--learning-rate", "nan"], 2, "finite"),
+    (["train", "quotes.jsonl", "--held-out", "1.5"], 2, "less than 1"),
+    (["train", "quotes.jsonl", "--template", "{quote} by {writer}"], 3, "writer"),
+    (["train", "quotes.jsonl", "--template", "{quote.__class__} ->: {tags}"], 2, "placeholder"),
+    (["train", "quotes.jsonl", "--model", "no/such/folder/here"], 4, "no model folder"),
+    (["train", "quotes.jsonl", "--model", "bigscience/bloom-560m"], 4, "Hub"),
+    (["train", "quotes.jsonl", "--dora"], 2, "8 bits"),
+    (["train", "quotes.jsonl", "--fast", "warp"], 2, "warp"),
+    (["train", "quotes.jsonl", "--fast", "attention", "--device", "cpu"], 2, "attention"),
+    (["train", "quotes.jsonl", "--report-to", "nowhere"], 2, "nowhere"),
+    (["train", "--config", "missing.yaml"], 2, "missing.yaml"),
+    (["train", "--config", "bad.yaml"], 2, "rnk"),
+    (["generate", "--run", "no-such-run"], 2, "no-such-run"),
+    (["generate", "-n", "0"], 2, "-n"),
+    (["generate", "--temperature", "-1"], 2, "temperature"),
+    (["generate", "--prompts", "missing.txt"], 2, "missing.txt"),
+    (["generat"], 2, "generate"),
+    (["resume", "no-such-run"], 2, "no-such-run"),
+    (["inspect", "empty.jsonl"], 3, "empty.jsonl"),
+    (["inspect", "utf16.jsonl"], 3, "UTF-16"),
+]
+
+
+@pytest.mark.parametrize("arguments,code,word", MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_a_mistake_gives_one_line_with_the_fix(work: Path, arguments: list[str], code: int, word: str) -> None:
+    (work / "empty.jsonl").write_text("")
+    (work / "utf16.jsonl").write_bytes('{"quote": "a", "tags": []}\n'.encode("utf-16"))
+    (work / "bad.yaml").write_text("rnk: 8\n")
+    before = sorted(p for p in work.rglob("*"))
+    done = run(*arguments, cwd=work)
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("florilegium: ") and word in last and "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(p for p in work.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_first_and_resume_goes_on(work: Path, tiny: Path, number: int, code: int) -> None:
+    name = f"stopped-{code}"
+    command = [
+        sys.executable,
+        "-m",
+        "florilegium",
+        "train",
+        "quotes.jsonl",
+        "--model",
+        str(tiny),
+        "--max-steps",
+        "100000",
+        "--output",
+        name,
+    ]
+    process = subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = work / name / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 5):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "is saved" in errors and f"florilegium resume {name}" in errors and "Traceback" not in errors
+    config = (work / name / "config.yaml").read_text().replace("max_steps: 100000", "max_steps: 100000")
+    assert "max_steps: 100000" in config
+    steps = sorted((work / name / "checkpoints").glob("step-*"))
+    assert steps
+
+
+def test_a_second_run_into_the_same_folder_is_refused_while_the_first_trains(work: Path, tiny: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "florilegium",
+        "train",
+        "quotes.jsonl",
+        "--model",
+        str(tiny),
+        "--max-steps",
+        "100000",
+        "--output",
+        "busy",
+    ]
+    process = subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (work / "busy" / "metrics.jsonl").is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        done = run("resume", "busy", cwd=work)
+        assert done.returncode == 2 and "another process" in done.stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_completion_scripts(work: Path) -> None:
+    for shell in ("bash", "zsh"):
+        done = run("completion", shell, cwd=work)
+        assert done.returncode == 0 and "--learning-rate" in done.stdout
