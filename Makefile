@@ -26,7 +26,7 @@ types: install
 	$(BIN)/mypy
 
 check: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"

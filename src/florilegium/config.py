@@ -51,10 +51,10 @@ class TrainConfig:
     )
 
     epochs: float = setting(3.0, "times over the rows", group="training", minimum=0.0)
-    max_steps: int | None = setting(None, "stop after this many steps, whatever --epochs says", group="training", minimum=1)
+    max_steps: int | None = setting(None, "take this many steps, whatever --epochs says", group="training", minimum=1)
     batch_rows: int = setting(16, "rows of an optimiser step", group="training", minimum=1)
     batch_tokens: int = setting(0, "tokens held in memory at once; 0 asks the device", group="training", minimum=0)
-    learning_rate: float | None = setting(None, "default: 2e-4, and 2e-3 below 100M parameters", group="training", minimum=0.0)
+    learning_rate: float | None = setting(None, "default: 2e-4, and 1e-3 below 100M parameters", group="training", minimum=0.0)
     schedule: str = setting("cosine", "how the rate falls", group="training", choices=("cosine", "linear", "constant"))
     warmup: float = setting(0.05, "share of the steps over which the rate rises", group="training", minimum=0.0)
     weight_decay: float = setting(0.0, "AdamW's weight decay", group="training", minimum=0.0)

@@ -14,9 +14,9 @@ import torch
 from florilegium.model import ParameterCount, base_facts
 from florilegium.prepare import Prepared
 from florilegium.recorder import View
-from florilegium.tokens import Example
 from florilegium.training import Schedule
 
+LONGEST_WORD = 20
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -30,13 +30,14 @@ def adapter_facts(prepared: Prepared) -> dict[str, Any]:
         "base": base_facts(prepared.base),
         "revision": prepared.config.revision,
         "bits": prepared.config.bits,
-        "openings": _openings(prepared.training.examples),
+        "openings": _openings([template.render(quote) for quote in prepared.training_quotes]),
     }
 
 
-def _openings(examples: Sequence[Example]) -> dict[str, int]:
-    """How training rows begin: the 500 most frequent first tokens and their counts."""
-    return {str(token): count for token, count in Counter(e.token_ids[0] for e in examples).most_common(500)}
+def _openings(texts: Sequence[str]) -> dict[str, int]:
+    """How training rows begin: the 500 most frequent first words and their counts. Where a script has no spaces, two letters."""
+    words = (text.split(maxsplit=1)[0] for text in texts)
+    return dict(Counter(word if len(word) <= LONGEST_WORD else word[:2] for word in words).most_common(500))
 
 
 def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule) -> dict[str, Any]:

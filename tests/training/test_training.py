@@ -256,7 +256,8 @@ def test_what_int8_cannot_take_is_refused_before_loading(quotes: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("more", [{"rslora": True}, {"lora_plus_ratio": 4.0}, {"neftune_alpha": 5.0}, {"bits": 4}, {"bits": 16}, {"memory": "lean"},
+@pytest.mark.parametrize("more", [{"rslora": True}, {"lora_plus_ratio": 4.0}, {"neftune_alpha": 5.0}, {"bits": 4}, {"bits": 16},
+                                  {"memory": "lean"},
                                   {"loss_on": "tags"}, {"schedule": "linear"}, {"target_modules": "dense"}, {"fast": "off"}])  # fmt: skip
 def test_every_knob_trains(tiny: Path, quotes: Path, tmp_path: Path, more: dict) -> None:
     trained = florilegium.train(quotes, **settings(tiny, tmp_path / "run", max_steps=6, **more))

@@ -84,4 +84,6 @@ def flex_obstacle(device: torch.device, num_tokens: int) -> str:
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    # A row length is a shape, and a shape a compilation; beyond its limit dynamo would fall back to an unfused form, silently.
+    torch._dynamo.config.recompile_limit = 128
     return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)

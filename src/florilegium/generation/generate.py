@@ -1,7 +1,7 @@
 """Text out of a tuned model, and back into quotes: the way in (`data`, `tokens`) walked in reverse.
 
 The template that rendered the training rows makes the prompts and parses what comes back, so the two cannot drift apart. A quote from
-nothing has no token to begin with, and BLOOM was taught none: its opening token is drawn from how the training rows begin, which the
+nothing has no token to begin with, and BLOOM was taught none: its first word is drawn from how the training rows begin, which the
 adapter's folder remembers.
 """
 
@@ -51,14 +51,15 @@ def generate_texts(
     openings: Mapping[str, int] | None = None,
     first_row: int = 0,
 ) -> list[Generated]:
-    """One text for each prompt, in order. An empty prompt begins with an opening drawn from `openings` (token id -> count).
+    """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count).
 
     Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without openings,
     ModelError when the scores are no numbers.
     """
     eos = end_of_text(base.tokenizer)
     numbers = [first_row + i for i in range(len(prompts))]
-    ids = [row or [_opening(openings, settings, number)] for row, number in zip(text_ids(base.tokenizer, prompts), numbers, strict=True)]
+    begun = [prompt or _opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
+    ids = text_ids(base.tokenizer, begun)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # rows of like length together
     completions: dict[int, Completion] = {}
     size = BATCH_ROWS[base.device.type]
@@ -85,16 +86,16 @@ def decoding(base: Base, model: Any) -> Iterator[Decoder]:
         model.train(was_training)
 
 
-def _opening(openings: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> int:
-    """The first token of a text from nothing, by how often training rows began with it."""
+def _opening(openings: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:
+    """The first word of a text from nothing, by how often training rows began with it."""
     if not openings:
         raise UsageError("there is no prompt, and the model has no record of how its training rows began", "Give a prompt")
     goal = float(chances(settings, number)[0]) * sum(openings.values())
-    for token, count in openings.items():
+    for word, count in openings.items():
         goal -= count
         if goal < 0:
-            return int(token)
-    return int(next(iter(openings)))
+            return word
+    return next(iter(openings))
 
 
 def _generated(base: Base, template: Template, prompt: Sequence[int], completion: Completion) -> Generated:

@@ -19,8 +19,8 @@ class SamplingSettings:
     """`temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 leave all tokens in."""
 
     max_new_tokens: int = 100
-    temperature: float = 0.8
-    top_p: float = 0.95
+    temperature: float = 0.7
+    top_p: float = 0.9
     top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int = 0

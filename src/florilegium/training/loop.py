@@ -76,9 +76,7 @@ class Trainer:
 def make_schedule_numbers(num_rows: int, config: TrainConfig) -> Schedule:
     """Steps of the run and when to look and to save: four looks a run unless the config says otherwise."""
     per_epoch = math.ceil(num_rows / config.batch_rows)
-    steps = math.ceil(per_epoch * config.epochs)
-    if config.max_steps is not None:
-        steps = min(steps, config.max_steps) if config.epochs > 0 else config.max_steps
+    steps = config.max_steps or math.ceil(per_epoch * config.epochs)
     every = config.evaluate_every or max(1, math.ceil(steps / 4))
     return Schedule(steps, per_epoch, every, config.save_every or every)
 

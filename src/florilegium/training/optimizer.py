@@ -13,11 +13,11 @@ SMALL_MODEL = 100_000_000
 
 
 def choose_learning_rate(config: TrainConfig, num_parameters: int) -> float:
-    """The rate asked for, or 2e-4 (the usual one for LoRA), or 2e-3 for a base below 100M parameters, whose few and small
-    layers need larger changes: on the seedling 2e-4 learns hardly any tags in the same number of steps."""
+    """The rate asked for, or 2e-4 (the usual one for LoRA), or 1e-3 for a base below 100M parameters, whose few and small
+    layers need larger changes: in 200 steps the seedling learns to tag with it, and not with 2e-4."""
     if config.learning_rate is not None:
         return config.learning_rate
-    return 2e-4 if num_parameters >= SMALL_MODEL else 2e-3
+    return 2e-4 if num_parameters >= SMALL_MODEL else 1e-3
 
 
 def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:

@@ -1,0 +1,40 @@
+"""What the README shows runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_library_example_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(code.strip().splitlines()) <= 10
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    before, after = (float(x) for x in lines[0].split(" -> "))
+    assert after < before and len(lines) == 4
+
+
+def test_the_shown_error_is_the_real_one(tmp_path: Path) -> None:
+    rows = ['{"quote": "Be kind.", "tags": ["a"]}'] * 16 + ['{"quote": "Be kind.", "tags": null}']
+    (tmp_path / "quotes.jsonl").write_text("\n".join(rows))
+    done = subprocess.run([sys.executable, "-m", "florilegium", "train", "quotes.jsonl"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.strip().splitlines()[-1] in README
+
+
+def test_every_command_shown_has_flags_that_exist() -> None:
+    from florilegium.cli import build_parser
+
+    parser = build_parser()
+    commands = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices
+    shown = re.findall(r"^\$ florilegium (\w+)(.*)$", README, re.M)
+    assert {name for name, _ in shown} <= set(commands) and len(shown) >= 5
+    for name, rest in shown:
+        for flag in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest.split("#")[0]):
+            assert flag in commands[name]._option_string_actions, (name, flag)
