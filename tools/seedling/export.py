@@ -71,7 +71,7 @@ held-out loss by {rounding:.6f}.
 It knows little and reasons not at all: its sentences are mostly grammatical and often mean nothing. It is English only.
 It invents facts, names and dates, and whatever the teacher believed may show through. Its texts are short (it has
 read rows of 512 tokens). It has seen its corpus several times: the loss on training text ended well below the
-held-out loss, which had stopped falling after about eight passes. It is no assistant: it continues texts.
+held-out loss. It is no assistant: it continues texts.
 
 ## Ten samples
 
