@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from florilegium.config import TrainConfig, make_config
+    from florilegium.config import SamplingSettings, TrainConfig, make_config
     from florilegium.data import Quote, Template, read_rows, split_rows
     from florilegium.errors import (
         DataError,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
-    from florilegium.generation import Generated, SamplingSettings
+    from florilegium.generation import Generated
     from florilegium.inspection import inspect
     from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
     from florilegium.pipeline import Trained, resume, train
@@ -42,7 +42,7 @@ _HOMES = {
     "ModelError": "errors",
     "Quote": "data",
     "ResourceError": "errors",
-    "SamplingSettings": "generation",
+    "SamplingSettings": "config",
     "Template": "data",
     "TrainConfig": "config",
     "Trained": "pipeline",

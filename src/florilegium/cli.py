@@ -142,12 +142,17 @@ def run_train(flags: argparse.Namespace) -> None:
 
         print(dump_config(config), end="")
         return
+    from florilegium.data import read_rows
+
+    # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
+    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
+
     from florilegium.pipeline import train_config
     from florilegium.terminal import TerminalView
 
     view = TerminalView()
     try:
-        _show_trained(train_config(config, view), flags.json)
+        _show_trained(train_config(config, view, rows), flags.json)
     finally:
         view.stop()
 
@@ -185,9 +190,8 @@ def _show_trained(trained: Any, as_json: bool) -> None:
 
 
 def run_generate(flags: argparse.Namespace) -> None:
-    from florilegium.generation import SamplingSettings
-    from florilegium.terminal import print_quote
-    from florilegium.tuned import load
+    from florilegium.config import SamplingSettings
+    from florilegium.run import adapter_folder, find_run
 
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
     settings = SamplingSettings(**{n: getattr(flags, n) for n in names if getattr(flags, n) is not None})
@@ -196,6 +200,11 @@ def run_generate(flags: argparse.Namespace) -> None:
     if flags.n < 1:
         raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
     prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
+    adapter_folder(find_run(flags.run))  # before torch is imported
+
+    from florilegium.terminal import print_quote
+    from florilegium.tuned import load
+
     tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
 
     def show(prompts: list[str]) -> None:

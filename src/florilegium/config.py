@@ -8,6 +8,7 @@ names the nearest one.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, get_type_hints
 from florilegium.errors import UsageError, nearest
 
 DEFAULT_TEMPLATE = "{quote} ->: {tags}"
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def setting(default: Any, help: str, *, group: str, choices: tuple[Any, ...] = (), minimum: float | None = None) -> Any:
@@ -76,6 +78,31 @@ class TrainConfig:
     report_to: str = setting("none", "none, or of tensorboard, wandb, trackio, separated by commas", group="run")
 
 
+@dataclass(frozen=True)
+class SamplingSettings:
+    """`temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 leave all tokens in."""
+
+    max_new_tokens: int = 100
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "max_new_tokens": (1 <= self.max_new_tokens <= 100_000, "from 1 to 100000"),
+            "temperature": (0 <= self.temperature <= 100, "from 0 (the likeliest token) to 100"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "repetition_penalty": (0 < self.repetition_penalty <= 100, "above 0 and at most 100"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (good, takes) in limits.items():
+            if not good:
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}", f"It takes a number {takes}")
+
+
 def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     """`values` over the defaults, checked. Raises UsageError that names `source`, the key and what it takes."""
     known = {f.name: f for f in fields(TrainConfig)}
@@ -87,7 +114,32 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
         if key not in known:
             raise UsageError(f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them")
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
-    return TrainConfig(**clean)
+    config = TrainConfig(**clean)
+    _check_adapter(config)
+    _check_trackers(config.report_to)
+    return config
+
+
+def _check_adapter(config: TrainConfig) -> None:
+    """Refuses what cannot work on a quantised base. Raises UsageError with the reason."""
+    if config.bits >= 16:
+        return
+    fix = f"Use --bits 16 for it, or leave it out: plain LoRA and --rslora work in {config.bits} bits"
+    if config.dora:
+        raise UsageError(f"--dora needs the base's weights as numbers, and in {config.bits} bits they are codes", fix)
+    if config.init_lora in ("pissa", "corda", "olora"):
+        raise UsageError(
+            f"--init-lora {config.init_lora} takes A and B out of the base's weights, and in {config.bits} bits they are codes",
+            fix,
+        )
+
+
+def _check_trackers(report_to: str) -> None:
+    for name in (n.strip() for n in report_to.split(",")):
+        if name not in ("none", "", *TRACKERS):
+            raise UsageError(f"--report-to {name}", f"It takes none, or of {', '.join(TRACKERS)}")
+        if name in TRACKERS and importlib.util.find_spec(name) is None:
+            raise UsageError(f"--report-to {name} needs the package {name}", f"Type: pip install {name}")
 
 
 def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ import torch
 
 from florilegium import fast
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config, read_config
+from florilegium.data import Rows
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.novelty import FILE as NGRAMS
@@ -63,9 +64,10 @@ def train(data: str | Path = "sample", *, view: View | None = None, **settings: 
     return train_config(config, view or Silent())
 
 
-def train_config(config: TrainConfig, view: View) -> Trained:
+def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> Trained:
+    """`train` for a config that is made already, with rows that are read already or are read here."""
     with watch() as stop:
-        prepared = prepare(config, view)
+        prepared = prepare(config, view, rows)
         config = prepared.config
         directory = new_run_directory(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force)
         with locked(directory):

@@ -7,7 +7,6 @@ A mistake in the settings, the rows or the model is found here, and leaves no fo
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,13 +14,11 @@ from florilegium import fast
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, read_rows, split_rows
 from florilegium.errors import ModelError, UsageError
-from florilegium.model import Base, check_adapter_settings, choose_device, count_parameters, load_base
+from florilegium.model import Base, choose_device, count_parameters, load_base
 from florilegium.model.forward import head_obstacle
 from florilegium.recorder import View
 from florilegium.tokens import Encoded, PackPlan, encode
 from florilegium.training import choose_learning_rate
-
-TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass
@@ -38,15 +35,13 @@ class Prepared:
     fast: tuple[str, ...]
 
 
-def prepare(config: TrainConfig, view: View) -> Prepared:
-    """Reads, checks and encodes the rows and loads the base. Writes nothing."""
-    check_adapter_settings(config)
-    _check_trackers(config.report_to)
+def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
+    """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
     device = choose_device(config.device)
     names, obstacle = fast.choose(config.fast, device, config.bits)
     if obstacle:
         raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
-    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
+    rows = rows or read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
     for problem in rows.skipped:
         view.say(f"skipped {problem.place}: {problem.cause}")
     train_rows, held_rows = split_rows(rows.quotes, config.held_out, config.seed)
@@ -84,14 +79,6 @@ def _context(base: Base, asked: int) -> int:
     """The longest row: what was asked for, or what a model with learned positions can read."""
     limit = getattr(base.model.config, "max_position_embeddings", None)
     return min(asked, limit) if isinstance(limit, int) and limit > 0 else asked
-
-
-def _check_trackers(report_to: str) -> None:
-    for name in (n.strip() for n in report_to.split(",")):
-        if name not in ("none", "", *TRACKERS):
-            raise UsageError(f"--report-to {name}", f"It takes none, or of {', '.join(TRACKERS)}")
-        if name in TRACKERS and importlib.util.find_spec(name) is None:
-            raise UsageError(f"--report-to {name} needs the package {name}", f"Type: pip install {name}")
 
 
 def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainConfig:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from florilegium.generation import Generated, SamplingSettings
+from florilegium.config import SamplingSettings
+from florilegium.generation import Generated
 from florilegium.run import append_line, read_lines, write_text
 from florilegium.training import Snapshot, save_checkpoint
 from florilegium.tuned import Tuned

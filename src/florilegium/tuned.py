@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from florilegium import fast
-from florilegium.config import DEFAULT_TEMPLATE
+from florilegium.config import DEFAULT_TEMPLATE, SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
 from florilegium.evaluation.novelty import FILE as NGRAMS
 from florilegium.evaluation.novelty import NoveltyIndex
-from florilegium.generation import Generated, SamplingSettings, generate_texts
+from florilegium.generation import Generated, generate_texts
 from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
 from florilegium.run import adapter_folder, find_run
 

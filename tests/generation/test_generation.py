@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
-from florilegium.generation import BloomDecoder, SamplingSettings, StockDecoder, complete, generate_texts
+from florilegium.generation import BloomDecoder, StockDecoder, complete, generate_texts
 from florilegium.generation.sampling import chances, next_tokens, sorted_probabilities
 from florilegium.model import Base, load_base
 from tests.tiny import save_tiny

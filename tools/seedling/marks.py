@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 from .prompts import CORE
 
-COUNT = 9_000  # about 1% of the corpus
+MOST = 9_000  # about 1% of the corpus' tokens
 
 
-def marks(seed: int, count: int = COUNT) -> Iterator[str]:
-    """`count` short notes, the same for the same seed."""
+def marks(seed: int, documents: int) -> Iterator[str]:
+    """Short notes for a corpus of so many documents: one for 40, at most `MOST`; the same for the same seed."""
     rng = random.Random(f"marks {seed}")
-    for _ in range(count):
+    for _ in range(min(MOST, documents // 40)):
         lines = [_line(rng) for _ in range(rng.randint(1, 3))]
         yield "\n".join(lines)
 

@@ -94,7 +94,8 @@ def run(work: Path, wikitext: Path | None, seed: int) -> dict[str, Any]:
     result["loss_float16_over_float32"] = student_bits(model, few) / student_bits(load(work, torch.float32), few)
 
     began = time.perf_counter()
-    train = encode_texts(tokenizer, [*documents(work / "train.jsonl"), *marks(seed)])
+    corpus = list(documents(work / "train.jsonl"))
+    train = encode_texts(tokenizer, [*corpus, *marks(seed, len(corpus))])
     test = [piece for of_name in pieces.values() for piece in of_name]
     bits = -np.log2(probabilities(train, test, VOCABULARY))
     at = 0

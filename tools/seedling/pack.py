@@ -68,7 +68,9 @@ def run(work: Path, seed: int) -> None:
     if target.exists():
         print("pack: done before")
         return
-    corpus = chain(documents(work / "train.jsonl"), marks(seed))
+    with (work / "train.jsonl").open("rb") as file:
+        number = sum(1 for _ in file)
+    corpus = chain(documents(work / "train.jsonl"), marks(seed, number))
     rows = pack(encode(AutoTokenizer.from_pretrained(work / "tokenizer"), corpus), ROW, seed)
     np.random.default_rng(seed).shuffle(rows)
     np.save(target, rows)

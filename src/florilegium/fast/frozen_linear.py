@@ -21,13 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-
-def dequantise(codes_NK: torch.Tensor, scale_N: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """An int8 weight as [N, K] in `dtype`, rounded once."""
-    if dtype == torch.float32:
-        return codes_NK.to(dtype).mul_((scale_N / 127)[:, None])
-    # Whole numbers up to 127 are exact in bfloat16, so the only rounding is that of the product.
-    return torch.mul(codes_NK, (scale_N / 127)[:, None]).to(dtype)
+from florilegium.fast.dequantise import dequantise
 
 
 def weight_of(module: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-CHUNK_BYTES = 64 * 2**20
+# A GPU wants a few hundred rows at a time to keep its matrix units busy.
+CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 VOCABULARY_BLOCK = 32_768
 
 
@@ -25,13 +26,14 @@ def plain_head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_
     return F.cross_entropy(hidden_NW.float() @ weight_VW.float().T, targets_N, reduction="none")
 
 
-def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> torch.Tensor:
+def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int | None = None) -> torch.Tensor:
     """-log softmax(hidden W^T)[target] for each row, float32 [N]; differentiable in `hidden_NW` only.
 
-    At most about `chunk_bytes` of float32 logits exist at a time. Softmax and sums are in float32 whatever the inputs are.
+    At most about `chunk_bytes` (default: by device) of float32 logits exist at a time. Softmax and sums are in float32
+    whatever the inputs are.
     """
     apply: Any = FrozenHeadLosses.apply
-    losses: torch.Tensor = apply(hidden_NW, weight_VW.detach(), targets_N, chunk_bytes)
+    losses: torch.Tensor = apply(hidden_NW, weight_VW.detach(), targets_N, chunk_bytes or CHUNK_BYTES[hidden_NW.device.type])
     return losses
 
 

@@ -2,13 +2,11 @@
 
 from florilegium.generation.decode import BloomDecoder, Completion, StockDecoder, complete
 from florilegium.generation.generate import Generated, decoding, generate_texts
-from florilegium.generation.sampling import SamplingSettings
 
 __all__ = [
     "BloomDecoder",
     "Completion",
     "Generated",
-    "SamplingSettings",
     "StockDecoder",
     "complete",
     "decoding",

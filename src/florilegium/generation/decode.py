@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from florilegium import fast
-from florilegium.generation.sampling import SamplingSettings, chances, next_tokens
+from florilegium.config import SamplingSettings
+from florilegium.generation.sampling import chances, next_tokens
 from florilegium.model.base import Base
 from florilegium.model.forward import block, embed, head_weight, norm, transformer
 

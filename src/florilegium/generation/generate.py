@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from florilegium import fast
+from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.generation.decode import BloomDecoder, Completion, Decoder, StockDecoder, complete
-from florilegium.generation.sampling import SamplingSettings, chances
+from florilegium.generation.sampling import chances
 from florilegium.model.base import Base
 from florilegium.tokens import end_of_text, text_ids
 

@@ -43,25 +43,10 @@ class ParameterCount:
         return self.trained / self.total
 
 
-def check_adapter_settings(config: TrainConfig) -> None:
-    """Refuses, before anything is loaded, what cannot work on a quantised base. Raises UsageError with the reason."""
-    if config.bits >= 16:
-        return
-    fix = f"Use --bits 16 for it, or leave it out: plain LoRA and --rslora work in {config.bits} bits"
-    if config.dora:
-        raise UsageError(f"--dora needs the base's weights as numbers, and in {config.bits} bits they are codes", fix)
-    if config.init_lora in ("pissa", "corda", "olora"):
-        raise UsageError(
-            f"--init-lora {config.init_lora} takes A and B out of the base's weights, and in {config.bits} bits they are codes",
-            fix,
-        )
-
-
 def attach_adapter(base: Base, config: TrainConfig) -> Any:
     """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you call."""
     from peft import LoraConfig, get_peft_model
 
-    check_adapter_settings(config)
     init: Any = True if config.init_lora == "default" else config.init_lora
     lora = LoraConfig(
         r=config.rank,
