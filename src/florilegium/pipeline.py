@@ -24,6 +24,7 @@ from florilegium.export import adapter_card
 from florilegium.generation import Generated
 from florilegium.manifest import adapter_facts, figures_before, say_plan
 from florilegium.model import Walk, attach_adapter, base_facts, count_parameters, save_adapter, set_adapter_state
+from florilegium.model.forward import add_neftune
 from florilegium.prepare import Prepared, pack_plan, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, Recorder, Silent, View, forget_after
 from florilegium.run import RUNS, find_run, locked, new_run_directory, write_json, write_text
@@ -207,7 +208,7 @@ def _trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Schedul
     if lean and not base.packs:
         base.model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.neftune_alpha and not base.packs:
-        raise UsageError(f"--neftune-alpha is for BLOOM here, and {config.model} is another family", "Leave it out")
+        add_neftune(base.model, config.neftune_alpha)
     walk = Walk(prepared.fast, lean, config.neftune_alpha)
     return Trainer(base, model, config, walk, pack_plan(prepared), accelerator.prepare(optimizer), rate, accelerator)
 

@@ -32,7 +32,7 @@ def adapter_card(config: TrainConfig, figures: Mapping[str, Any], samples: list[
 # Adapter for {_name(config.model)}
 
 LoRA (rank {config.rank}, alpha {config.alpha:g}) on {_name(config.model)}, its base frozen in {config.bits} bits, trained by
-[florilegium](https://pypi.org/project/florilegium/) {figures["version"]} on {figures["training_rows"]} rows rendered as
+florilegium {figures["version"]} on {figures["training_rows"]} rows rendered as
 `{config.template}`. {figures["trained_parameters"]:,} of {figures["total_parameters"]:,} parameters were trained
 ({100 * figures["trained_parameters"] / figures["total_parameters"]:.3f}%).
 

@@ -127,6 +127,18 @@ def _add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Te
     return hidden_BTW + (torch.empty_like(hidden_BTW).uniform_(-1, 1) * size).to(hidden_BTW.dtype)
 
 
+def add_neftune(model: Any, alpha: float) -> None:
+    """The same noise for a family with its own forward pass: while training, on what its embedding gives for padded rows."""
+
+    def noisy(module: Any, inputs: Any, hidden_BTW: torch.Tensor) -> torch.Tensor:
+        if not model.training:
+            return hidden_BTW
+        size = alpha / math.sqrt(hidden_BTW.shape[1] * hidden_BTW.shape[2])
+        return hidden_BTW + torch.empty_like(hidden_BTW).uniform_(-size, size)
+
+    model.get_input_embeddings().register_forward_hook(noisy)
+
+
 def _stock_hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     """Any other family: its own backbone on padded rows of one quote each."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
