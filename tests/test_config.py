@@ -33,6 +33,7 @@ def test_every_setting_is_a_flag_with_help() -> None:
     [
         ({"rnk": 8}, "did you mean 'rank'"),
         ({"rank": "8"}, "takes int"),
+        ({"dropout": "little"}, "takes float"),
         ({"rank": True}, "takes int"),
         ({"bits": 7}, "one of 8, 4, 16, 32"),
         ({"loss_on": "tag"}, "did you mean 'tags'"),
@@ -46,6 +47,11 @@ def test_mistakes_name_the_key_and_what_it_takes(values: dict, words: str) -> No
     with pytest.raises(UsageError) as error:
         make_config(values, source="run.yaml")
     assert words in str(error.value) and str(error.value).startswith("run.yaml: ")
+
+
+def test_a_number_that_yaml_reads_as_text(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("learning_rate: 2e-4\n")
+    assert make_config(read_config(tmp_path / "c.yaml")).learning_rate == 2e-4
 
 
 @pytest.mark.parametrize("text", ["{", "- 1\n- 2", "a: [", "\x00", "x: !!python/object:os.system 1"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -185,7 +186,8 @@ def _show_trained(trained: Any, as_json: bool) -> None:
     loss = f"held-out loss {before:.3f} -> {after:.3f}, " if after is not None else ""
     speed = f"{figures['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(figures['peak_memory_bytes'])}"
     print(f"\n{loss}{figures['steps']} steps in {figures['elapsed_seconds']:.0f} s, {speed}")
-    print(f'The adapter is in {trained.directory / "adapter"}\n\nAsk it for more:\n    florilegium generate "The sea" -n 5')
+    run = shlex.quote(str(trained.directory))
+    print(f"The adapter is in {trained.directory / 'adapter'}\n\nAsk it for more:\n    florilegium generate 'The sea' -n 5 --run {run}")
     print(NEXT)
 
 

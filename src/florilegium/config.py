@@ -120,6 +120,13 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     return config
 
 
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _check_adapter(config: TrainConfig) -> None:
     """Refuses what cannot work on a quantised base. Raises UsageError with the reason."""
     if config.bits >= 16:
@@ -147,6 +154,8 @@ def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, An
     accepted = getattr(hint, "__args__", (hint,))
     if isinstance(value, int) and not isinstance(value, bool) and float in accepted and int not in accepted:
         value = float(value)
+    if isinstance(value, str) and float in accepted and str not in accepted:
+        value = _number(value)  # YAML reads 2e-4, without a point, as text
     # bool is a kind of int in Python, but `rank: true` is a mistake.
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         names = " or ".join("nothing" if t is type(None) else t.__name__ for t in accepted)

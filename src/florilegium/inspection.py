@@ -66,9 +66,10 @@ def inspect(
 def _tokenizer(model: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    from florilegium.model.base import locate
+    from florilegium.model.base import locate, model_errors
 
-    return AutoTokenizer.from_pretrained(locate(model, revision), local_files_only=True)
+    with model_errors(model):
+        return AutoTokenizer.from_pretrained(locate(model, revision), local_files_only=True)
 
 
 def _places_in_pack(examples: list[Any]) -> list[tuple[int, int, int]]:

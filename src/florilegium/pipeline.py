@@ -214,7 +214,7 @@ def _trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Schedul
 
 
 def _novelty(prepared: Prepared, directory: Path) -> NoveltyIndex:
-    first = prepared.rows.template.columns[0]
+    first = prepared.rows.template.main_column
     index = NoveltyIndex.from_texts(str(quote[first]) for quote in prepared.training_quotes)
     index.save(directory / NGRAMS)
     return index

@@ -104,6 +104,8 @@ def pack_plan(prepared: Prepared) -> PackPlan:
 def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:
     """Three prompts to watch the model by, and whether each wants tags: nothing, two words of a held-out quote, a whole one."""
     first = prepared.rows.template.columns[0]
+    if first in prepared.rows.template.list_columns:
+        return [("", False)]
     quotes = sorted((str(q[first]) for q in prepared.held_out_quotes or prepared.training_quotes), key=lambda t: (len(t) < 20, len(t)))
     two = " ".join(quotes[0].split()[:2])
     prompts = [("", False), (two, False)]

@@ -118,6 +118,10 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror or error}", _disk_fix(error, path)) from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
+            raise ResourceError(f"cannot write {path}: {error}", "Make room there, then `florilegium resume`") from error
+        raise
 
 
 def _disk_fix(error: OSError, path: Path) -> str:
@@ -184,7 +188,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file that are whole."""
     rows = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
     return rows

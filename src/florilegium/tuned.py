@@ -73,7 +73,7 @@ class Tuned:
     def _is_novel(self, row: Generated) -> bool | None:
         if self.novelty is None or row.quote is None:
             return None
-        return self.novelty.is_novel(str(row.quote[self.template.columns[0]]))
+        return self.novelty.is_novel(str(row.quote[self.template.main_column]))
 
     def _adapter_off(self) -> Any:
         return self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()

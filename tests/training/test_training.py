@@ -262,3 +262,20 @@ def test_what_int8_cannot_take_is_refused_before_loading(quotes: Path, tmp_path:
 def test_every_knob_trains(tiny: Path, quotes: Path, tmp_path: Path, more: dict) -> None:
     trained = florilegium.train(quotes, **settings(tiny, tmp_path / "run", max_steps=6, **more))
     assert trained.figures["eval_loss"] < trained.figures["eval_loss_before"]
+
+
+def test_a_list_may_come_first(tiny: Path, quotes: Path, tmp_path: Path) -> None:
+    trained = florilegium.train(quotes, **settings(tiny, tmp_path / "run", max_steps=4, template="{tags} ->: {quote}"))
+    assert trained.tuned.generate("hope", n=1, max_new_tokens=3)[0].text.startswith("hope")
+
+
+def test_an_optimiser_state_with_a_dict_inside_goes_to_disk_and_back() -> None:
+    """bitsandbytes' 8-bit AdamW keeps its quantisation state so."""
+    from florilegium.training.checkpoint import _flatten, _unflatten
+
+    inner = {"absmax1": torch.ones(3), "qmap1": torch.zeros(4)}
+    state = {"state": {0: {"step": 7, "state1": torch.ones(2), "__quant__": inner}}, "param_groups": [{"lr": 1.0, "betas": (0.9, 0.99)}]}
+    tensors, rest = _flatten(state)
+    again = _unflatten(tensors, json.loads(json.dumps(rest)))
+    assert again["state"][0]["step"] == 7 and again["state"][0]["__quant__"].keys() == inner.keys()
+    assert again["param_groups"] == state["param_groups"]

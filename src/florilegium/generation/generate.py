@@ -17,7 +17,7 @@ import torch
 from florilegium import fast
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
-from florilegium.errors import ModelError, UsageError
+from florilegium.errors import ResourceError, UsageError
 from florilegium.generation.decode import BloomDecoder, Completion, Decoder, StockDecoder, complete
 from florilegium.generation.sampling import chances
 from florilegium.model.base import Base
@@ -55,7 +55,7 @@ def generate_texts(
     """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count).
 
     Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without openings,
-    ModelError when the scores are no numbers.
+    ResourceError when memory runs out.
     """
     eos = end_of_text(base.tokenizer)
     numbers = [first_row + i for i in range(len(prompts))]
@@ -82,7 +82,7 @@ def decoding(base: Base, model: Any) -> Iterator[Decoder]:
         with fast.frozen_linear.dequantised_once(model, dtype) if base.device.type == "cpu" else contextlib.nullcontext():
             yield BloomDecoder(base, model) if base.packs else StockDecoder(base, model)
     except torch.OutOfMemoryError as error:
-        raise ModelError("generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens") from error
+        raise ResourceError("generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens") from error
     finally:
         model.train(was_training)
 

@@ -34,8 +34,8 @@ def next_tokens(scores_BV: torch.Tensor, seen_BV: torch.Tensor, chance_B: torch.
 
 def sorted_probabilities(scores_BV: torch.Tensor, settings: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilities, largest first, of the tokens that top-k and top-p leave (0 for the others), and the tokens in that order."""
-    ordered_BV, order_BV = torch.sort(scores_BV / settings.temperature, descending=True, stable=True)
-    probabilities_BV = torch.softmax(ordered_BV, -1)
+    ordered_BV, order_BV = torch.sort(scores_BV - scores_BV.amax(-1, keepdim=True), descending=True, stable=True)
+    probabilities_BV = torch.softmax(ordered_BV / settings.temperature, -1)
     if settings.top_k:
         probabilities_BV[:, settings.top_k :] = 0
         probabilities_BV /= probabilities_BV.sum(-1, keepdim=True)

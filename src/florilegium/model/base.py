@@ -95,7 +95,7 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
     }
     if bits in (8, 4):
         options["quantization_config"] = _quantisation(bits, compute_dtype)
-    with _quietly(), _model_errors(name):
+    with _quietly(), model_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     model.eval().requires_grad_(False)
@@ -189,7 +189,7 @@ class _quietly:
         transformers.utils.logging.set_verbosity(self.level)
 
 
-class _model_errors:
+class model_errors:
     """Turns what a loader raises on a broken or unfitting model into ModelError, and a full memory into ResourceError."""
 
     def __init__(self, name: str) -> None:

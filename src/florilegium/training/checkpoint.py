@@ -18,14 +18,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from florilegium.errors import DivergedError, ModelError, ResourceError
+from florilegium.errors import DivergedError, ModelError
 from florilegium.run import disk_errors, sync_folder
 
 MANIFEST = "manifest.json"
@@ -83,10 +83,8 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
                 shutil.rmtree(final)
             temporary.rename(final)
             sync_folder(folder)
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
-                raise ResourceError(f"cannot write {final}: {error}", "Make room, then `florilegium resume`") from error
             raise
     for old in checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -165,7 +163,7 @@ def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[st
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
     for index, values in state["state"].items():
-        for name, value in values.items():
+        for name, value in _leaves(values):
             if isinstance(value, torch.Tensor):
                 tensors[f"{index}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
             else:
@@ -173,11 +171,24 @@ def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[st
     return tensors, {"numbers": numbers, "groups": state["param_groups"]}
 
 
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values; bitsandbytes keeps its quantisation state in a dict of its own, whose names get that dict's before a slash."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{inner}", leaf) for inner, leaf in value.items())
+        else:
+            yield name, value
+
+
 def _unflatten(tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *rest["numbers"].items()]:
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        home = state.setdefault(int(index), {})
+        if "/" in name:
+            outer, name = name.split("/", 1)
+            home = home.setdefault(outer, {})
+        home[name] = value
     groups = [{**g, "betas": tuple(g["betas"])} for g in rest["groups"]]
     return {"state": state, "param_groups": groups}
 

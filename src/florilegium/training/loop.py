@@ -134,14 +134,9 @@ def training_step(trainer: Trainer, examples: Sequence[Example], observer: Obser
             return _take_step(trainer, pack(examples, trainer.plan))
         except (torch.OutOfMemoryError, MemoryError) as error:
             trainer.optimizer.zero_grad(set_to_none=True)
-            largest = max(batch.tokens_BT.numel() for batch in pack(examples, trainer.plan))
-            trainer.plan = replace(trainer.plan, batch_tokens=largest // 2, row_tokens=min(trainer.plan.row_tokens, largest // 2))
-            if max(batch.tokens_BT.numel() for batch in pack(examples, trainer.plan)) >= largest:
-                raise ResourceError("one row alone does not fit in memory", "Lower --max-length, or use --memory lean") from error
-            if trainer.base.device.type == "cuda":
-                torch.cuda.empty_cache()
+            trainer.plan = smaller(trainer.plan, examples, error)
             set_random_states(random, trainer.base.device)
-            observer.note(f"out of memory with {largest} tokens at once: going on with {trainer.plan.batch_tokens} (same step, same order)")
+            observer.note(f"out of memory: going on with {trainer.plan.batch_tokens} tokens at once (same step, same order)")
 
 
 def _take_step(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, Any]:
@@ -222,8 +217,27 @@ def look(
 def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood a learned token, in nats, dropout off."""
     trainer.model.eval()
-    total, count = 0.0, 0
-    for batch in pack(examples, trainer.plan):
-        total += float(token_losses(trainer.base, trainer.model, batch.to(trainer.base.device), trainer.walk).sum())
-        count += batch.num_targets
+    plan, total, count = trainer.plan, 0.0, 0
+    waiting = list(examples)
+    while waiting:
+        # Some quotes at a time, so that when memory runs out only these are taken again, in smaller pieces.
+        part, rest = waiting[:64], waiting[64:]
+        try:
+            batches = pack(part, plan)
+            sums = [float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum()) for b in batches]
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            plan = smaller(plan, part, error)
+            continue
+        total, count, waiting = total + sum(sums), count + sum(b.num_targets for b in batches), rest
     return total / count
+
+
+def smaller(plan: PackPlan, examples: Sequence[Example], error: BaseException) -> PackPlan:
+    """A plan that holds half as much at once. Raises ResourceError when `examples` cannot be held in smaller pieces."""
+    largest = max(batch.tokens_BT.numel() for batch in pack(examples, plan))
+    half = replace(plan, batch_tokens=largest // 2, row_tokens=min(plan.row_tokens, largest // 2))
+    if max(batch.tokens_BT.numel() for batch in pack(examples, half)) >= largest:
+        raise ResourceError("one row alone does not fit in memory", "Lower --max-length, or use --memory lean") from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return half

@@ -28,7 +28,7 @@ def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> tor
         from peft.optimizers import create_loraplus_optimizer
 
         optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-            model, kind, lr=learning_rate, loraplus_lr_ratio=config.lora_plus_ratio, **options
+            model, kind, lr=learning_rate, loraplus_lr_ratio=config.lora_plus_ratio, loraplus_weight_decay=config.weight_decay, **options
         )
         return optimizer
     optimizer = kind([p for p in model.parameters() if p.requires_grad], lr=learning_rate, **options)
