@@ -49,35 +49,43 @@ def make_checkpoint(folder: Path, size: str, data: Path) -> None:
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from florilegium import fast
     from florilegium.config import make_config
     from florilegium.model import attach_adapter
-    from florilegium.pipeline import _accelerator, _trainer
+    from florilegium.pipeline import _accelerator
     from florilegium.prepare import prepare
     from florilegium.recorder import Silent
+    from florilegium.setting_up import make_trainer, set_up
     from florilegium.training import make_schedule_numbers
-    from florilegium.training.loop import step_examples, training_step
+    from florilegium.training.loop import start_step, step_examples, training_step
 
-    config = make_config({"data": str(arguments.data), "model": str(folder), "bits": arguments.bits, "memory": arguments.memory})
+    config = make_config(
+        {
+            "data": str(arguments.data),
+            "model": str(folder),
+            "bits": arguments.bits,
+            "memory": arguments.memory,
+            "memory_limit": arguments.memory_limit,
+            "fast": arguments.fast,
+        }
+    )
     began = time.perf_counter()
     prepared = prepare(config, Silent())
     loading = time.perf_counter() - began
     load_peak = torch.cuda.max_memory_allocated()
     model = attach_adapter(prepared.base, prepared.config)
-    fast.install(model, prepared.fast)
+    forecast = set_up(prepared, model)
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
-    trainer = _trainer(prepared, model, _accelerator(prepared.config, folder), schedule)
+    trainer = make_trainer(prepared, model, _accelerator(prepared.config, folder), schedule, forecast)
     examples = prepared.training.examples
     began = time.perf_counter()
-    for step in range(arguments.warm_up):
+    torch.cuda.reset_peak_memory_stats()  # recording is counted: what is replayed takes that memory
+    for step in range(arguments.steps):  # the same steps as will be timed, so that each length is compiled or recorded
         training_step(trainer, step_examples(examples, config, schedule, step), Silent())
     warm_up = time.perf_counter() - began
-    torch.cuda.reset_peak_memory_stats()
-    tokens = 0
     torch.cuda.synchronize()
     began = time.perf_counter()
-    for step in range(arguments.steps):
-        tokens += training_step(trainer, step_examples(examples, config, schedule, step), Silent())["tokens"]
+    started = [start_step(trainer, step_examples(examples, config, schedule, step), Silent()) for step in range(arguments.steps)]
+    tokens = sum(step.figures()["tokens"] for step in started)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     if arguments.profile:
@@ -89,6 +97,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": round(tokens / seconds, 1),
         "ms_per_step": round(1000 * seconds / arguments.steps, 1),
         "tokens_per_step": round(tokens / arguments.steps, 1),
+        "forecast_gib": round(forecast.peak / 2**30, 2) if forecast else None,
+        "plan": forecast and [forecast.full, forecast.middle, forecast.copies, forecast.tokens],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "load_peak_gib": round(load_peak / 2**30, 2),
         "prepare_seconds": round(loading, 1),
@@ -114,9 +124,10 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="560m")
     parser.add_argument("--data", type=Path, default=data)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warm-up", type=int, default=20)
     parser.add_argument("--bits", type=int, default=8)
     parser.add_argument("--memory", default="auto")
+    parser.add_argument("--memory-limit", type=float)
+    parser.add_argument("--fast", default="auto")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())

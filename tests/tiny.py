@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,18 +33,20 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def make_bloom(heads: int = 4, head_dim: int = 8, layers: int = 2, vocabulary: int = 400, seed: int = 0) -> BloomForCausalLM:
+def make_bloom(
+    heads: int = 4, head_dim: int = 8, layers: int = 2, vocabulary: int = 400, seed: int = 0, noise: float = 0.15
+) -> BloomForCausalLM:
     """A random BLOOM in float32 whose attention and norms are far from their start, so that mistakes show."""
     torch.manual_seed(seed)
     config = BloomConfig(vocab_size=vocabulary, hidden_size=heads * head_dim, n_head=heads, n_layer=layers)
     model = BloomForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.15)
+            parameter.add_(torch.randn_like(parameter) * noise)
     return model.eval()
 
 
-def save_tiny(folder: Path, **shape: int) -> Path:
+def save_tiny(folder: Path, **shape: Any) -> Path:
     """A model folder as Transformers saves it."""
     make_bloom(**shape).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)

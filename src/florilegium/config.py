@@ -40,7 +40,10 @@ class TrainConfig:
     device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
     compute: str = setting("auto", "precision of the arithmetic", group="model", choices=("auto", "bfloat16", "float32"))
     fast: str = setting("auto", "fast paths: auto, off, or names such as attention,linear", group="model")
-    memory: str = setting("auto", "lean recomputes activations, fast keeps them", group="model", choices=("auto", "fast", "lean"))
+    memory: str = setting(
+        "auto", "lean recomputes activations, fast keeps them, auto fills the card", group="model", choices=("auto", "fast", "lean")
+    )
+    memory_limit: float | None = setting(None, "GiB of the GPU that a run may take; default: what is free", group="model", minimum=0.0)
 
     rank: int = setting(16, "rank of the adapter", group="adapter", minimum=1)
     alpha: float = setting(32.0, "the adapter is scaled by alpha / rank", group="adapter")

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from florilegium.model import ParameterCount, base_facts
+from florilegium.model import Base, ParameterCount, base_facts
+from florilegium.model.forecast import Forecast
 from florilegium.prepare import Prepared
 from florilegium.recorder import View
 from florilegium.training import Schedule
@@ -63,7 +64,19 @@ def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule
     }
 
 
-def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Schedule, directory: Path) -> None:
+def count_layers(base: Base) -> int:
+    return int(base.model.config.get_text_config().num_hidden_layers)
+
+
+def describe_forecast(forecast: Forecast, layers: int) -> str:
+    """What the plan keeps, in words, and the peak that it expects."""
+    kept = "all activations kept" if forecast.full == layers else f"{forecast.full} of {layers} blocks keep their activations"
+    copies = f", {forecast.copies} of {layers} blocks with a bfloat16 copy of their weights" if forecast.copies else ""
+    total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
+    return f"{kept}{copies}, {forecast.tokens:,} tokens at once; forecast {forecast.peak / 2**30:.1f} GiB{total}"
+
+
+def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Schedule, directory: Path, forecast: Forecast | None) -> None:
     config, base = prepared.config, prepared.base
     held = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}[config.bits]
     where = torch.cuda.get_device_name() if base.device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
@@ -73,6 +86,8 @@ def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Sc
     view.say(f"adapter  LoRA rank {config.rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)")
     rows = "packed rows" if base.packs else "padded rows, one quote each"
     view.say(f"path     {rows}; fast: {', '.join(prepared.fast) or 'off'}")
+    if forecast is not None:
+        view.say(f"memory   {describe_forecast(forecast, count_layers(base))}")
     view.say(
         f"plan     {schedule.num_steps:,} steps of {config.batch_rows} quotes, learning rate {config.learning_rate:g}, seed {config.seed}"
     )

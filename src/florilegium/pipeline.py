@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from florilegium import fast
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config, read_config
 from florilegium.data import Rows
 from florilegium.errors import DataError, ModelError, UsageError
@@ -23,20 +22,16 @@ from florilegium.evaluation.novelty import FILE as NGRAMS
 from florilegium.export import adapter_card
 from florilegium.generation import Generated
 from florilegium.manifest import adapter_facts, figures_before, say_plan
-from florilegium.model import Walk, attach_adapter, base_facts, count_parameters, save_adapter, set_adapter_state
-from florilegium.model.forward import add_neftune
-from florilegium.prepare import Prepared, pack_plan, prepare, sample_prompts
+from florilegium.model import attach_adapter, base_facts, count_parameters, save_adapter, set_adapter_state
+from florilegium.prepare import Prepared, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, Recorder, Silent, View, forget_after
 from florilegium.run import RUNS, find_run, locked, new_run_directory, write_json, write_text
+from florilegium.setting_up import make_trainer, set_up
 from florilegium.training import (
-    Schedule,
     Snapshot,
     StopRequest,
-    Trainer,
     interrupted,
     load_checkpoint,
-    make_optimizer,
-    make_schedule,
     make_schedule_numbers,
     newest_whole,
     peak_memory,
@@ -125,15 +120,15 @@ def _run(prepared: Prepared, directory: Path, view: View, stop: StopRequest, sna
     accelerator = _accelerator(config, directory)
     torch.manual_seed(config.seed)  # before the adapter exists: same seed, same bits
     model = attach_adapter(base, config)
-    fast.install(model, prepared.fast)
+    forecast = set_up(prepared, model)
     count = count_parameters(model)
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     facts = adapter_facts(prepared)
     tuned = Tuned(base, model, prepared.rows.template, facts["openings"], _novelty(prepared, directory))
     figures = figures_before(prepared, count, schedule)
     write_json(directory / "manifest.json", figures)
-    say_plan(view, prepared, count, schedule, directory)
-    trainer = _trainer(prepared, model, accelerator, schedule)
+    say_plan(view, prepared, count, schedule, directory, forecast)
+    trainer = make_trainer(prepared, model, accelerator, schedule, forecast)
     recorder = Recorder(
         directory,
         tuned,
@@ -198,19 +193,6 @@ def _accelerator(config: TrainConfig, directory: Path) -> Any:
         plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}
         accelerator.init_trackers("florilegium", config=plain)
     return accelerator
-
-
-def _trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Schedule) -> Trainer:
-    config, base = prepared.config, prepared.base
-    optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
-    rate = make_schedule(optimizer, config, schedule.num_steps)
-    lean = config.memory == "lean"
-    if lean and not base.packs:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.neftune_alpha and not base.packs:
-        add_neftune(base.model, config.neftune_alpha)
-    walk = Walk(prepared.fast, lean, config.neftune_alpha)
-    return Trainer(base, model, config, walk, pack_plan(prepared), accelerator.prepare(optimizer), rate, accelerator)
 
 
 def _novelty(prepared: Prepared, directory: Path) -> NoveltyIndex:

@@ -17,7 +17,7 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.model import Base, choose_device, count_parameters, load_base
 from florilegium.model.forward import head_obstacle
 from florilegium.recorder import View
-from florilegium.tokens import Encoded, PackPlan, encode
+from florilegium.tokens import Encoded, encode
 from florilegium.training import choose_learning_rate
 
 
@@ -33,6 +33,7 @@ class Prepared:
     held_out_quotes: list[Quote]
     base: Base
     fast: tuple[str, ...]
+    asked_fast: str
 
 
 def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
@@ -72,6 +73,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
         [rows.quotes[i] for i in held_rows],
         base,
         names,
+        config.fast,
     )
 
 
@@ -90,15 +92,6 @@ def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainC
         device=base.device.type,
         fast=",".join(names) or "off",
     )
-
-
-def pack_plan(prepared: Prepared) -> PackPlan:
-    """How rows are packed here: on CUDA one long row that fast attention can take, on the CPU several short ones, whose attention
-    is cheaper; for families that cannot pack, a quote a row."""
-    config, base = prepared.config, prepared.base
-    if base.device.type == "cuda":
-        return PackPlan(8192, 256 if "attention" in prepared.fast else 8, config.batch_tokens or 8192, not base.packs)
-    return PackPlan(256, 8, config.batch_tokens or 4096, not base.packs)
 
 
 def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:

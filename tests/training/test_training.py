@@ -190,7 +190,8 @@ def bare_trainer(finished, quotes: Path):
 
 
 def test_out_of_memory_takes_the_same_step_in_smaller_pieces(finished, quotes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from florilegium.training import loop
+    from florilegium.training import step as loop
+    from florilegium.training.loop import training_step
 
     class Notes(Silent):
         def __init__(self) -> None:
@@ -210,14 +211,14 @@ def test_out_of_memory_takes_the_same_step_in_smaller_pieces(finished, quotes: P
             return true_losses(base, model, batch, walk)
 
         monkeypatch.setattr(loop, "token_losses", limited)
-        metrics = loop.training_step(trainer, examples, notes)
+        metrics = training_step(trainer, examples, notes)
         losses.append((metrics["loss"], metrics["grad_norm"]))
     assert notes.lines and "out of memory" in notes.lines[0]
     assert math.isclose(losses[0][0], losses[1][0], rel_tol=1e-6) and math.isclose(losses[0][1], losses[1][1], rel_tol=1e-5)
 
 
 def test_a_number_that_is_none_stops_the_run(tiny: Path, quotes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from florilegium.training import loop
+    from florilegium.training import step as loop
 
     true_losses, calls = loop.token_losses, []
 

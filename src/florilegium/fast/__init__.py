@@ -5,14 +5,16 @@ Nothing outside this folder is imported here, and all else works with the folder
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 
 from florilegium.fast import attention, frozen_linear
+from florilegium.fast.graph import Replay
 from florilegium.fast.head_loss import head_losses, plain_head_losses
 
-NAMES = ("attention", "linear", "loss")
+NAMES = ("block", "attention", "linear", "loss")
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -21,6 +23,7 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
     `auto` leaves out what cannot run; a name that cannot run comes back with its reason and is not silently dropped.
     """
     obstacles = {
+        "block": "its kernels are for CUDA" if device.type != "cuda" else "" if bits in (4, 8) else "it is for a base in 8 or 4 bits",
         "attention": attention.flex_obstacle(device, attention.FLEX_BLOCK),
         "linear": "" if bits in (4, 8) else f"the base is held in {bits} bits, and it is for 8 and 4",
         "loss": "",
@@ -46,4 +49,31 @@ def install(model: Any, names: tuple[str, ...]) -> Any:
     return model
 
 
-__all__ = ["NAMES", "attention", "choose", "frozen_linear", "head_losses", "install", "plain_head_losses"]
+def trunk_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+    """Why `block` cannot run on this model, or an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    from florilegium.fast.trunk import obstacle
+
+    return obstacle(bloom, device, compute)
+
+
+def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Gives a BloomModel the blocks by hand (`trunk.py`); the numbers are those of `trunk.Plan`."""
+    from florilegium.fast.trunk import Plan, Trunk
+
+    bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype)
+
+
+__all__ = [
+    "NAMES",
+    "Replay",
+    "attention",
+    "choose",
+    "frozen_linear",
+    "head_losses",
+    "install",
+    "install_trunk",
+    "plain_head_losses",
+    "trunk_obstacle",
+]

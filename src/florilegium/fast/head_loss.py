@@ -27,7 +27,8 @@ def plain_head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_
 
 
 def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int | None = None) -> torch.Tensor:
-    """-log softmax(hidden W^T)[target] for each row, float32 [N]; differentiable in `hidden_NW` only.
+    """-log softmax(hidden W^T)[target] for each row, float32 [N], 0 where a target is
+    negative; differentiable in `hidden_NW` only.
 
     At most about `chunk_bytes` (default: by device) of float32 logits exist at a time. Softmax and sums are in float32
     whatever the inputs are.
@@ -40,7 +41,9 @@ def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: tor
 class FrozenHeadLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int) -> torch.Tensor:
-        rows = max(16, chunk_bytes // (4 * weight_VW.shape[0]))
+        rows = max(16, chunk_bytes // ((2 if hidden_NW.is_cuda else 4) * weight_VW.shape[0]))
+        if rows > 128:
+            rows -= rows % 128  # whole tiles of the matrix units
         losses_N = hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32)
         grad_NW = torch.empty_like(hidden_NW) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden_NW), rows):
@@ -58,7 +61,10 @@ class FrozenHeadLosses(torch.autograd.Function):
 
 def _chunk(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
     """Losses of one chunk; writes dL/dhidden into `grad`. The [rows, V] buffer turns from logits into probabilities in place."""
+    if hidden.is_cuda and hidden.dtype == weight.dtype == torch.bfloat16:
+        return _chunk_by_kernel(hidden, weight, targets, grad)
     scores = _logits(hidden, weight)
+    none, targets = targets < 0, targets.clamp(min=0)
     row = torch.arange(len(targets), device=targets.device)
     top = scores.amax(-1, keepdim=True)
     target_score = scores[row, targets] - top[:, 0]
@@ -67,8 +73,21 @@ def _chunk(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, gr
     if grad is not None:
         probabilities.div_(total[:, None])
         probabilities[row, targets] -= 1
+        probabilities.masked_fill_(none[:, None], 0)
         _times_weight(probabilities, weight, grad)
-    return total.log() - target_score
+    return (total.log() - target_score).masked_fill(none, 0)
+
+
+def _chunk_by_kernel(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
+    """The same with logits in bfloat16, read twice and written once."""
+    from florilegium.fast.head_loss_kernel import softmax_losses
+
+    logits = torch.mm(hidden, weight.T)
+    losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+    softmax_losses(logits, hidden, weight, targets, losses, grad is not None)
+    if grad is not None:
+        torch.mm(logits, weight, out=grad)
+    return losses
 
 
 def _blocks(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:

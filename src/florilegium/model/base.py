@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
+from florilegium.model.stream import load_streamed
 from florilegium.seedling import FOLDER as SEEDLING
 
 if TYPE_CHECKING:
@@ -97,7 +98,11 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
         options["quantization_config"] = _quantisation(bits, compute_dtype)
     with _quietly(), model_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = None
+        if "quantization_config" in options and device.type == "cuda" and config.get("model_type") == "bloom":
+            model = load_streamed(folder, options["quantization_config"], device)
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
     model.eval().requires_grad_(False)
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True) + str(tokenizer.special_tokens_map)
     return Base(

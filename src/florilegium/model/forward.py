@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from florilegium import fast
 from florilegium.model.base import Base
-from florilegium.tokens import NO_TARGET, Batch
+from florilegium.tokens import Batch
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ PLAIN = Walk()
 def token_losses(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:
     """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in the adapter."""
     hidden_BTW = hidden_states(base, model, batch, walk)
-    learned_BT = batch.targets_BT != NO_TARGET
     losses = fast.head_losses if "loss" in walk.fast else fast.plain_head_losses
-    return losses(hidden_BTW[learned_BT], head_weight(model), batch.targets_BT[learned_BT])
+    hidden_NW = hidden_BTW.flatten(0, 1).index_select(0, batch.learned_N)
+    return losses(hidden_NW, head_weight(model), batch.targets_BT.flatten().index_select(0, batch.learned_N))
 
 
 def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:
@@ -51,9 +51,12 @@ def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> t
     if not base.packs:
         return _stock_hidden_states(model, batch)
     bloom = transformer(model)
-    hidden_BTW = embed(bloom, batch.tokens_BT, base.compute_dtype)
+    trunk = bloom.__dict__.get("trunk") if "block" in walk.fast else None
+    hidden_BTW = embed(bloom, batch.tokens_BT, torch.float32 if trunk else base.compute_dtype)
     if walk.neftune_alpha and model.training:
         hidden_BTW = _add_noise(hidden_BTW, batch, walk.neftune_alpha)
+    if trunk is not None:
+        return _through(trunk, hidden_BTW, batch, model.training)
     slopes_H = fast.attention.alibi_slopes(bloom.num_heads, hidden_BTW.device)
     use_flex = "attention" in walk.fast and not fast.attention.flex_obstacle(hidden_BTW.device, hidden_BTW.shape[1])
     attention = fast.attention.flex if use_flex else fast.attention.plain
@@ -64,6 +67,15 @@ def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> t
         else:
             hidden_BTW = block(layer, hidden_BTW, attend)
     return norm(bloom.ln_f, hidden_BTW)
+
+
+def _through(trunk: Any, embedded_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:
+    """The blocks by hand (`fast/trunk.py`), which reads all rows as one: documents do not cross them."""
+    index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=embedded_BTW.device)
+    start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
+    seed = batch.seed_1 if training else None
+    hidden_TW: torch.Tensor = trunk(embedded_BTW.flatten(0, 1), start_T, end_T, seed)
+    return hidden_TW.view(embedded_BTW.shape)
 
 
 def transformer(model: Any) -> Any:

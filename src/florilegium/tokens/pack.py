@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
 import torch
 
 from florilegium.tokens.encode import Example
@@ -32,27 +33,40 @@ class Batch:
     targets_BT: torch.Tensor  # int64, NO_TARGET where nothing is learned
     document_BT: torch.Tensor  # int32, NO_DOCUMENT where padded
     position_BT: torch.Tensor  # int32, counted from the start of each document
+    remaining_BT: torch.Tensor  # int32, tokens from here to the end of the document, this one included; 1 where padded
+    learned_N: torch.Tensor  # int64, places of the targets in the flattened rows (bucketed: then of a place without)
     num_tokens: int
     num_targets: int
+    seed_1: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))  # of this batch's dropout
 
     @property
     def padding_share(self) -> float:
         return 1.0 - float((self.document_BT >= 0).float().mean())
 
     def to(self, device: torch.device | str) -> Batch:
-        tokens, targets, document, position = (t.to(device) for t in (self.tokens_BT, self.targets_BT, self.document_BT, self.position_BT))
-        return Batch(tokens, targets, document, position, self.num_tokens, self.num_targets)
+        """The batch there. To a CUDA device it is copied from pinned memory, while the host goes on."""
+        pinned = torch.device(device).type == "cuda"
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), torch.Tensor)}
+        moved = {name: (t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for name, t in tensors.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class PackPlan:
     """How rows are made. `row_tokens`: length aimed at; `multiple`: a row's length is rounded up to it; `batch_tokens`: at most so
-    many positions are held at once (a step has more micro-batches then); `separate`: one quote a row, for models that cannot pack."""
+    many positions are held at once (a step has more micro-batches then); `separate`: one quote a row, for models that cannot pack;
+    `bucketed`: lengths, of rows and of `learned_N`, come from a short list, so that what was recorded for one serves many."""
 
     row_tokens: int = 256
     multiple: int = 8
     batch_tokens: int = 4096
     separate: bool = False
+    bucketed: bool = False
+
+    def round_up(self, size: int) -> int:
+        """`size` or a little more: under a sixteenth more where lengths are bucketed."""
+        multiple = max(self.multiple, 1 << max(0, size.bit_length() - 5)) if self.bucketed else self.multiple
+        return -(-size // multiple) * multiple
 
 
 def epoch_order(num_rows: int, batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
@@ -95,7 +109,7 @@ def _groups(rows: list[list[int]], examples: Sequence[Example], plan: PackPlan) 
     real = longest = 0
     for row in rows:
         size = sum(len(examples[i].token_ids) - 1 for i in row)
-        width = _round_up(max(longest, size), plan.multiple)
+        width = plan.round_up(max(longest, size))
         ragged = plan.separate and (real + size) < 0.75 * width * (len(group) + 1)
         if group and (width * (len(group) + 1) > plan.batch_tokens or ragged):
             yield group
@@ -106,27 +120,28 @@ def _groups(rows: list[list[int]], examples: Sequence[Example], plan: PackPlan) 
 
 
 def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
-    width = _round_up(max(sum(len(e.token_ids) - 1 for e in row) for row in rows), plan.multiple)
+    """Filled in numpy: a tensor operation for each example would cost the host more than the step costs a GPU."""
+    width = plan.round_up(max(sum(len(e.token_ids) - 1 for e in row) for row in rows))
     shape = (len(rows), width)
-    tokens = torch.zeros(shape, dtype=torch.int64)
-    targets = torch.full(shape, NO_TARGET, dtype=torch.int64)
-    documents = torch.full(shape, NO_DOCUMENT, dtype=torch.int32)
-    positions = torch.zeros(shape, dtype=torch.int32)
-    document = num_targets = 0
+    tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_TARGET, np.int64)
+    documents, positions, remaining = np.full(shape, NO_DOCUMENT, np.int32), np.zeros(shape, np.int32), np.ones(shape, np.int32)
+    document = 0
     for b, row in enumerate(rows):
         start = 0
         for example in row:
-            size = len(example.token_ids) - 1
+            ids, size = np.asarray(example.token_ids), len(example.token_ids) - 1
             here = slice(start, start + size)
-            tokens[b, here] = torch.tensor(example.token_ids[:-1])
-            learned = [t if m else NO_TARGET for t, m in zip(example.token_ids[1:], example.loss_mask[1:], strict=True)]
-            targets[b, here] = torch.tensor(learned)
+            tokens[b, here] = ids[:-1]
+            targets[b, here] = np.where(example.loss_mask[1:], ids[1:], NO_TARGET)
             documents[b, here] = document
-            positions[b, here] = torch.arange(size, dtype=torch.int32)
-            num_targets += sum(example.loss_mask[1:])
+            positions[b, here] = np.arange(size)
+            remaining[b, here] = np.arange(size, 0, -1)
             document, start = document + 1, start + size
-    return Batch(tokens, targets, documents, positions, sum(len(e.token_ids) for row in rows for e in row), num_targets)
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
+    flat = targets.ravel() != NO_TARGET
+    (learned,) = flat.nonzero()
+    num_targets = len(learned)
+    if plan.bucketed and not flat.all():
+        learned = np.concatenate([learned, np.full(max(0, plan.round_up(num_targets) - num_targets), flat.argmin())])
+    num_tokens = sum(len(e.token_ids) for row in rows for e in row)
+    tensors = (torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned))
+    return Batch(*tensors, num_tokens, num_targets)

@@ -1,19 +1,22 @@
 """Training: the step, the loop around it, checkpoints, and what happens when somebody wants it to stop."""
 
 from florilegium.training.checkpoint import Progress, Snapshot, load_checkpoint, newest_whole, save_checkpoint
-from florilegium.training.loop import Observer, Schedule, Trainer, held_out_loss, make_schedule_numbers, run_steps
+from florilegium.training.loop import Observer, Schedule, held_out_loss, make_schedule_numbers, run_steps
 from florilegium.training.memory import peak_memory
 from florilegium.training.optimizer import choose_learning_rate, make_optimizer, make_schedule
 from florilegium.training.signals import StopRequest, interrupted, watch
+from florilegium.training.step import Step, Trainer, gradients, take_step
 
 __all__ = [
     "Observer",
     "Progress",
     "Schedule",
     "Snapshot",
+    "Step",
     "StopRequest",
     "Trainer",
     "choose_learning_rate",
+    "gradients",
     "held_out_loss",
     "interrupted",
     "load_checkpoint",
@@ -24,5 +27,6 @@ __all__ = [
     "peak_memory",
     "run_steps",
     "save_checkpoint",
+    "take_step",
     "watch",
 ]

@@ -1,7 +1,6 @@
 """The training loop, short enough to read: plan the steps, take them, look at held-out rows once in a while, keep the best.
 
-A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided once by their
-number, so 16 quotes in one batch and in sixteen give the same gradient. The order of rows is a function of seed and epoch, the rate of
+The step itself is in `step.py`. The order of rows is a function of seed and epoch, the rate of
 the step number: to go on from a checkpoint is to start the same loop at another step.
 """
 
@@ -17,11 +16,11 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import DivergedError, ResourceError
-from florilegium.model import Base, Walk, adapter_state, set_adapter_state, token_losses
-from florilegium.tokens import Batch, Example, PackPlan, epoch_order, pack
+from florilegium.model import adapter_state, token_losses
+from florilegium.tokens import Example, PackPlan, epoch_order, pack
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
-from florilegium.training.memory import peak_memory
 from florilegium.training.signals import StopRequest
+from florilegium.training.step import Step, Trainer, take_step
 
 
 @dataclass(frozen=True)
@@ -41,36 +40,6 @@ class Observer(Protocol):
     def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
     def save(self, snapshot: Snapshot) -> None: ...
     def note(self, line: str) -> None: ...
-
-
-@dataclass
-class Trainer:
-    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's."""
-
-    base: Base
-    model: Any
-    config: TrainConfig
-    walk: Walk
-    plan: PackPlan
-    optimizer: Any
-    schedule: Any
-    accelerator: Any
-
-    def snapshot(self, progress: Progress, best: dict[str, torch.Tensor]) -> Snapshot:
-        return Snapshot(
-            replace(progress),
-            adapter_state(self.model),
-            best,
-            self.optimizer.state_dict(),
-            self.schedule.state_dict(),
-            random_states(self.base.device),
-        )
-
-    def restore(self, snapshot: Snapshot) -> None:
-        set_adapter_state(self.model, snapshot.adapter)
-        self.optimizer.load_state_dict(snapshot.optimizer)
-        self.schedule.load_state_dict(snapshot.schedule)
-        set_random_states(snapshot.random, self.base.device)
 
 
 def make_schedule_numbers(num_rows: int, config: TrainConfig) -> Schedule:
@@ -101,23 +70,56 @@ def run_steps(
     else:
         best = look(trainer, held_out, schedule, progress, best, observer)
     began = time.monotonic() - progress.elapsed_seconds
+    reporter = _Reporter(progress, schedule, observer, began)
     while progress.step < schedule.num_steps and not stop.number:
         if trainer.config.patience is not None and progress.looks_since_best >= trainer.config.patience:
             observer.note(f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}")
             break
-        metrics = training_step(trainer, step_examples(training, trainer.config, schedule, progress.step), observer)
+        step = start_step(trainer, step_examples(training, trainer.config, schedule, progress.step), observer)
         progress.step += 1
-        progress.tokens += metrics["tokens"]
-        progress.elapsed_seconds = time.monotonic() - began
-        epoch = progress.step / schedule.steps_per_epoch
-        observer.step_done({"step": progress.step, "epoch": round(epoch, 4), **metrics, "elapsed_seconds": progress.elapsed_seconds})
+        reporter.started(step)
         last = progress.step == schedule.num_steps
         # Once in a while: look at the held-out rows, and save.
         if last or progress.step % schedule.evaluate_every == 0:
+            reporter.finish()
             best = look(trainer, held_out, schedule, progress, best, observer)
         if last or progress.step % schedule.save_every == 0:
+            reporter.finish()
             observer.save(trainer.snapshot(progress, best))
+    reporter.finish()
     return trainer.snapshot(progress, best)
+
+
+class _Reporter:
+    """Tells the observer of each step, on a CUDA device while the next one runs: it waits for one step at a time, one behind."""
+
+    def __init__(self, progress: Progress, schedule: Schedule, observer: Observer, began: float) -> None:
+        self.progress, self.schedule, self.observer, self.began = progress, schedule, observer, began
+        self.waiting: Step | None = None
+        self.told = progress.step
+        self.last = time.monotonic()
+
+    def started(self, step: Step) -> None:
+        self.finish()
+        self.waiting = step
+        if step.done is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the step that was started, and tells."""
+        if self.waiting is None:
+            return
+        figures = self.waiting.figures()
+        began, now = max(self.last, self.waiting.began), time.monotonic()
+        self.waiting = None
+        self.told += 1
+        self.progress.tokens += figures["tokens"]
+        self.progress.elapsed_seconds = now - self.began
+        rate = figures["tokens"] / max(now - began, 1e-9)
+        epoch = round(self.told / self.schedule.steps_per_epoch, 4)
+        row = {"step": self.told, "epoch": epoch, **figures, "tokens_per_second": rate, "elapsed_seconds": now - self.began}
+        self.observer.step_done(row)
+        self.last = now
 
 
 def step_examples(training: Sequence[Example], config: TrainConfig, schedule: Schedule, step: int) -> list[Example]:
@@ -127,59 +129,25 @@ def step_examples(training: Sequence[Example], config: TrainConfig, schedule: Sc
 
 
 def training_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> dict[str, Any]:
-    """One optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same gradient."""
+    """One optimiser step on `examples`, waited for; what it measured."""
+    began = time.monotonic()
+    figures = start_step(trainer, examples, observer).figures()
+    return {**figures, "tokens_per_second": figures["tokens"] / (time.monotonic() - began)}
+
+
+def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> Step:
+    """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same gradient."""
     while True:
         random = random_states(trainer.base.device)
         try:
-            return _take_step(trainer, pack(examples, trainer.plan))
+            return take_step(trainer, pack(examples, trainer.plan))
         except (torch.OutOfMemoryError, MemoryError) as error:
-            trainer.optimizer.zero_grad(set_to_none=True)
+            if trainer.replay is not None:
+                trainer.replay.forget()
+            trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)
             trainer.plan = smaller(trainer.plan, examples, error)
             set_random_states(random, trainer.base.device)
             observer.note(f"out of memory: going on with {trainer.plan.batch_tokens} tokens at once (same step, same order)")
-
-
-def _take_step(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, Any]:
-    began = time.monotonic()
-    trainer.model.train()
-    num_targets = sum(batch.num_targets for batch in batches)
-    rate = trainer.schedule.get_last_lr()[0]
-    loss = torch.zeros((), device=trainer.base.device)
-    for batch in batches:
-        losses_N = token_losses(trainer.base, trainer.model, batch.to(trainer.base.device), trainer.walk)
-        part = losses_N.sum() / num_targets
-        trainer.accelerator.backward(part)
-        loss += part.detach()
-    grad_norm = _clip(trainer)
-    loss_value, norm_value = float(loss), float(grad_norm)
-    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-        trainer.optimizer.zero_grad(set_to_none=True)
-        raise DivergedError(
-            f"the loss is {loss_value} and the gradient's norm {norm_value}: this step was not taken",
-            "Lower --learning-rate; the last checkpoint is good",
-        )
-    trainer.optimizer.step()
-    trainer.schedule.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    tokens = sum(batch.num_tokens for batch in batches)
-    positions = sum(batch.tokens_BT.numel() for batch in batches)
-    return {
-        "loss": loss_value,
-        "learning_rate": rate,
-        "grad_norm": norm_value,
-        "tokens": tokens,
-        "tokens_per_second": tokens / (time.monotonic() - began),
-        "padding_share": round(sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions, 4),
-        "peak_memory_bytes": peak_memory(trainer.base.device),
-    }
-
-
-def _clip(trainer: Trainer) -> torch.Tensor:
-    """The gradient's norm, after which it is at most `--clip`."""
-    limit = trainer.config.clip if trainer.config.clip > 0 else math.inf
-    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
-    norm: torch.Tensor = trainer.accelerator.clip_grad_norm_(parameters, limit)
-    return norm
 
 
 def look(

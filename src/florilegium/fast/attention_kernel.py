@@ -1,0 +1,208 @@
+"""The Triton kernels of `attention.py`: causal ALiBi attention inside each document of a packed row, forward and backward.
+
+A document lies between `start` and `end`, so a block of queries reads keys from the start of its first document to its own last row, and a
+block of keys is read by queries up to the end of its last document: what lies between other documents is never touched, and no mask is
+stored. Documents of a quote's length fill about two blocks of 64.
+
+Query, key and value are raw products of a quantised projection, x = raw * scale + bias, and keys and values are used raw: with
+q' = q * scale_k the scores q' raw_k^T differ from q k^T by a number that is the same along a row, which softmax does not see, and the bias
+of the values, whose shares sum to 1, is added at the end. The forward pass leaves q' where the raw query was. The gradients
+that are written are those of the raw products. T must be a multiple of 64.
+
+The backward pass is that of FlashAttention-2 (Dao 2023, arXiv:2307.08691): probabilities are made again from the saved log-sum-exp (here
+to the base 2). Nothing is added atomically, so the same input gives the same bits. Shapes: T tokens, H heads, D head dimension.
+"""
+
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 64
+LOG2E = 1.4426950408889634
+
+
+@triton.jit
+def _rows(source, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[rows, D] of a strided [T, D]."""
+    place = source + row[:, None].to(tl.int64) * stride_t + column[None, :]
+    if BLOCK_D == D:
+        return tl.load(place)
+    return tl.load(place, mask=column[None, :] < D, other=0.0)
+
+
+@triton.jit
+def _vector(source, column, D: tl.constexpr):
+    return tl.load(source + column, mask=column < D, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _write(values, to, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    place = to + row[:, None].to(tl.int64) * stride_t + column[None, :]
+    if BLOCK_D == D:
+        tl.store(place, values.to(to.dtype.element_ty))
+    else:
+        tl.store(place, values.to(to.dtype.element_ty), mask=column[None, :] < D)
+
+
+@triton.jit
+def _scores(q, k, row, column, begin, slope, root):
+    """Scores to the base 2, [queries, keys]; -inf where a query may not look."""
+    distance = column[None, :] - row[:, None]
+    seen = (distance <= 0) & (column[None, :] >= begin[:, None])
+    return tl.where(seen, tl.dot(q, tl.trans(k)) * root + slope * distance.to(tl.float32), float("-inf"))
+
+
+@triton.jit
+def attend_forward(
+    q, k, v, qs, ks, vs, qb, vb, out, lse, starts, slopes, stride_t, stride_h, T, H, root,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK_D)
+    place = head * stride_h
+    slope = tl.load(slopes + head) * 1.4426950408889634
+    begin = tl.load(starts + row)
+    query = _rows(q + place, row, column, stride_t, D, BLOCK_D).to(tl.float32) * _vector(qs + place, column, D)[None, :]
+    query = (query + _vector(qb + place, column, D)[None, :]) * _vector(ks + place, column, D)[None, :]
+    _write(query, q + place, row, column, stride_t, D, BLOCK_D)
+    query = query.to(q.dtype.element_ty)
+    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    context = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    first = tl.load(starts + tl.program_id(0) * BLOCK) // BLOCK
+    for number in range(first, tl.program_id(0) + 1):
+        other = number * BLOCK + tl.arange(0, BLOCK)
+        key = _rows(k + place, other, column, stride_t, D, BLOCK_D)
+        value = _rows(v + place, other, column, stride_t, D, BLOCK_D)
+        score = _scores(query, key, row, other, begin, slope, root)
+        higher = tl.maximum(top, tl.max(score, 1))
+        safe = tl.where(higher == float("-inf"), 0.0, higher)  # a row that sees nothing in this block yet
+        share = tl.exp2(score - safe[:, None])
+        old = tl.exp2(top - safe)
+        total = total * old + tl.sum(share, 1)
+        context = context * old[:, None] + tl.dot(share.to(value.dtype), value)
+        top = higher
+    context = context / total[:, None] * _vector(vs + place, column, D)[None, :] + _vector(vb + place, column, D)[None, :]
+    _write(context, out + head * D, row, column, H * D, D, BLOCK_D)
+    tl.store(lse + head * T + row, top + tl.log2(total))
+
+
+@triton.jit
+def attend_prepare(out, grad, vs, vb, delta, stride_h, T, H, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr):
+    """grad = grad * scale_v, in place; delta = the sum over D of the gradient times (context - bias_v)."""
+    head = tl.program_id(1)
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK_D)
+    place = head * stride_h
+    above = _rows(grad + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32)
+    after = _rows(out + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32) - _vector(vb + place, column, D)[None, :]
+    tl.store(delta + head * T + row, tl.sum(above * after, 1))
+    _write(above * _vector(vs + place, column, D)[None, :], grad + head * D, row, column, H * D, D, BLOCK_D)
+
+
+@triton.jit
+def attend_backward(
+    q, k, v, qs, ks, grad, lse, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, T, H, root, sqrt,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    block = tl.program_id(0)
+    mine = block * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK_D)
+    place = head * stride_h
+    slope = tl.load(slopes + head) * 1.4426950408889634
+    lse += head * T
+    delta += head * T
+    grad += head * D
+    if tl.program_id(2) == 0:  # the gradients of a block of keys and values: the queries that see it
+        key = _rows(k + place, mine, column, stride_t, D, BLOCK_D)
+        value = _rows(v + place, mine, column, stride_t, D, BLOCK_D)
+        grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+        grad_value = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+        last = (tl.load(ends + block * BLOCK + BLOCK - 1) + BLOCK - 1) // BLOCK
+        for number in range(block, last):
+            row = number * BLOCK + tl.arange(0, BLOCK)
+            begin = tl.load(starts + row)
+            query = _rows(q + place, row, column, stride_t, D, BLOCK_D)
+            above = _rows(grad, row, column, H * D, D, BLOCK_D)
+            level = tl.load(lse + row)
+            share = tl.exp2(_scores(query, key, row, mine, begin, slope, root) - level[:, None])
+            grad_value += tl.dot(tl.trans(share.to(above.dtype)), above)
+            change = tl.dot(above, tl.trans(value)) - tl.load(delta + row)[:, None]
+            grad_key += tl.dot(tl.trans((share * change).to(query.dtype)), query)
+        _write(grad_key * sqrt, dk + place, mine, column, stride_t, D, BLOCK_D)
+        _write(grad_value, dv + place, mine, column, stride_t, D, BLOCK_D)
+    else:  # the gradient of a block of queries: the keys that it sees
+        begin = tl.load(starts + mine)
+        query = _rows(q + place, mine, column, stride_t, D, BLOCK_D)
+        above = _rows(grad, mine, column, H * D, D, BLOCK_D)
+        level = tl.load(lse + mine)
+        less = tl.load(delta + mine)
+        grad_query = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+        for number in range(tl.load(starts + block * BLOCK) // BLOCK, block + 1):
+            other = number * BLOCK + tl.arange(0, BLOCK)
+            key = _rows(k + place, other, column, stride_t, D, BLOCK_D)
+            value = _rows(v + place, other, column, stride_t, D, BLOCK_D)
+            share = tl.exp2(_scores(query, key, mine, other, begin, slope, root) - level[:, None])
+            change = tl.dot(above, tl.trans(value)) - less[:, None]
+            grad_query += tl.dot((share * change).to(key.dtype), key)
+        by = _vector(ks + place, column, D) * _vector(qs + place, column, D) * sqrt
+        _write(grad_query * by[None, :], dq + place, mine, column, stride_t, D, BLOCK_D)
+
+
+def _sizes(D: int, **options: int) -> dict[str, Any]:
+    return {"D": D, "BLOCK_D": max(16, triton.next_power_of_2(D)), "BLOCK": BLOCK, **options}
+
+
+Three = tuple[torch.Tensor, ...]
+
+
+def forward(qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Context [T, H, D] and log-sum-exp [H, T]. `qkv`: the raw products, three [T, H, D] of like strides, the last 1; `scale` and
+    `bias`: of each, three [H, D] with the strides of a row of `qkv`. The query is overwritten by q'."""
+    q, k, v = qkv
+    T, H, D = q.shape
+    out = torch.empty(T, H, D, dtype=q.dtype, device=q.device)
+    lse = torch.empty(H, T, dtype=torch.float32, device=q.device)
+    kernel: Any = attend_forward
+    kernel[(triton.cdiv(T, BLOCK), H)](
+        q, k, v, *scale, bias[0], bias[2], out, lse, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E / D**0.5,
+        **_sizes(D, num_warps=4, num_stages=2),
+    )  # fmt: skip
+    return out, lse
+
+
+def backward(
+    qkv: Three,
+    scale: Three,
+    bias: Three,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    grad: torch.Tensor,
+    grads: Three,
+    start_T: torch.Tensor,
+    end_T: torch.Tensor,
+    slopes_H: torch.Tensor,
+) -> None:
+    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `grad` [T, H, D] is used up."""
+    q, k, v = qkv
+    T, H, D = q.shape
+    delta = torch.empty_like(lse)
+    blocks = triton.cdiv(T, BLOCK)
+    first: Any = attend_prepare
+    first[(blocks, H)](out, grad, scale[2], bias[2], delta, q.stride(1), T, H, **_sizes(D, num_warps=4))
+    kernel: Any = attend_backward
+    kernel[(blocks, H, 2)](
+        q, k, v, scale[0], scale[1], grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
+        LOG2E / D**0.5, 1 / D**0.5, **_sizes(D, num_warps=BACKWARD_WARPS, num_stages=BACKWARD_STAGES),
+    )  # fmt: skip
+
+
+BACKWARD_WARPS, BACKWARD_STAGES = 4, 1

@@ -1,0 +1,206 @@
+"""The Triton kernels between the matrix products of a BLOOM block (`trunk.py`): residual and norm, GELU, and their backward passes.
+
+Each reads the raw product of a quantised linear and applies what is left of that linear on the way: raw * scale + bias. Each gradient that
+a product will read next is written times that linear's scale. So scales and biases cost no pass over memory of their own.
+
+The residual stream is float32 while it is in flight; what is saved of it is bfloat16, and the norm reads that rounded form, forward and
+backward alike. Dropout (on the adapter's input) is a function of a seed, the block's number and the element's
+place, made again in the backward pass. Statistics are float32. One program a row, or a block of elements.
+Shapes: T tokens, W width, F = 4W.
+"""
+
+# ruff: noqa: E741, N803
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _norm(x, inside, W, eps):
+    """(x - mean) / deviation, and 1 / deviation."""
+    mean = tl.sum(x, 0) / W
+    centred = tl.where(inside, x - mean, 0.0)
+    rstd = 1 / tl.sqrt(tl.sum(centred * centred, 0) / W + eps)
+    return centred * rstd, rstd
+
+
+@triton.jit(do_not_specialize=["number"])
+def add_norm_forward(
+    residual, raw, scale, bias, saved, gamma, beta, normed, dropped, normed_stride, W, eps, seed, number, drop,
+    ADD: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """residual += raw * scale + bias; saved = residual; normed = norm(saved); dropped = dropout(normed)."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < W
+    place = row * W + column
+    x = tl.load(residual + place, mask=inside, other=0.0)
+    if ADD:
+        s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        x += tl.load(raw + place, mask=inside, other=0.0).to(tl.float32) * s + b
+        tl.store(residual + place, x, mask=inside)
+    rounded = x.to(saved.dtype.element_ty)
+    tl.store(saved + place, rounded, mask=inside)
+    unit, _ = _norm(rounded.to(tl.float32), inside, W, eps)
+    g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
+    y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + row * normed_stride + column, y.to(normed.dtype.element_ty), mask=inside)
+    if DROP:
+        kept = tl.rand(tl.load(seed) + number * 7919, place.to(tl.int32)) >= drop
+        tl.store(dropped + place, tl.where(kept, y / (1 - drop), 0.0).to(dropped.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["number"])
+def norm_backward(
+    grad, above, thin, saved, gamma, beta, scale, scaled, dropped, above_stride, W, eps, seed, number, drop,
+    FIRST: tl.constexpr, THIN: tl.constexpr, DROP: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """grad += gradient of norm(saved) under `above` (+ dropout's of `thin`); scaled = grad * scale; dropped = dropout(norm(saved))."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < W
+    place = row * W + column
+    unit, rstd = _norm(tl.load(saved + place, mask=inside, other=0.0).to(tl.float32), inside, W, eps)
+    g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.load(above + row * above_stride + column, mask=inside, other=0.0).to(tl.float32)
+    if THIN:
+        more = tl.load(thin + place, mask=inside, other=0.0).to(tl.float32)
+        y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
+        if DROP:
+            kept = tl.rand(tl.load(seed) + number * 7919, place.to(tl.int32)) >= drop
+            more = tl.where(kept, more / (1 - drop), 0.0)
+            y = tl.where(kept, y / (1 - drop), 0.0)
+        dy += more
+        tl.store(dropped + place, y.to(dropped.dtype.element_ty), mask=inside)
+    if not LAST:
+        weighted = tl.where(inside, dy * g, 0.0)
+        dx = (weighted - unit * (tl.sum(weighted * unit, 0) / W) - tl.sum(weighted, 0) / W) * rstd
+        if not FIRST:
+            dx += tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        tl.store(grad + place, dx.to(grad.dtype.element_ty), mask=inside)
+        s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(scaled + place, (dx * s).to(scaled.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gelu(x):
+    """BLOOM's tanh form: x * sigmoid(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3); and the sigmoid."""
+    chance = tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
+    return x * chance, chance
+
+
+@triton.jit
+def gelu_forward(raw, scale, bias, out, F, size, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < size
+    column = place % F
+    x = tl.load(raw + place, mask=inside, other=0.0).to(tl.float32) * tl.load(scale + column).to(tl.float32)
+    y, _ = _gelu(x + tl.load(bias + column).to(tl.float32))
+    tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gelu_backward(raw, scale, bias, grad, F, size, BLOCK: tl.constexpr):
+    """grad = grad * gelu'(raw * scale + bias) * scale, in place."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < size
+    column = place % F
+    s = tl.load(scale + column).to(tl.float32)
+    x = tl.load(raw + place, mask=inside, other=0.0).to(tl.float32) * s + tl.load(bias + column).to(tl.float32)
+    _, chance = _gelu(x)
+    slope = chance + x * chance * (1 - chance) * 1.5957691216057308 * (1 + 3 * 0.044715 * x * x)
+    dy = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(grad + place, (dy * slope * s).to(grad.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def fold_rows(B, scale, factor, to, stride, N, rank, R: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK: tl.constexpr):
+    """The columns beyond the codes: B * factor / scale, so that the codes' own scale gives B * factor back; zero beyond the rank."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK_R)
+    inside = (row[:, None] < N) & (column[None, :] < R)
+    b = tl.load(B + row[:, None] * rank + column[None, :], mask=inside & (column[None, :] < rank), other=0.0).to(tl.float32)
+    s = tl.load(scale + row, mask=row < N, other=1.0)
+    tl.store(to + row[:, None].to(tl.int64) * stride + column[None, :], (b * (factor / s[:, None])).to(to.dtype.element_ty), mask=inside)
+
+
+def _row(W: int) -> dict[str, Any]:
+    block = triton.next_power_of_2(W)
+    return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
+
+
+def add_norm(
+    residual_TW: torch.Tensor,
+    pending: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    norm: Any,
+    saved_TW: torch.Tensor,
+    normed_TW: torch.Tensor,
+    dropped_TW: torch.Tensor | None = None,
+    seed: torch.Tensor | None = None,
+    number: int = 0,
+    drop: float = 0.0,
+) -> None:
+    """Adds the pending product (raw, scale, bias) to the residual stream, and norms it into `normed_TW` (whose rows may be wider)."""
+    T, W = residual_TW.shape
+    raw, scale, bias = pending or (residual_TW,) * 3
+    to = normed_TW if dropped_TW is None else dropped_TW
+    kernel: Any = add_norm_forward
+    kernel[(T,)](
+        residual_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, to, normed_TW.stride(0), W, norm.eps,
+        normed_TW if seed is None else seed, number, drop,
+        ADD=pending is not None, DROP=dropped_TW is not None, **_row(W),
+    )  # fmt: skip
+
+
+def add_norm_grad(
+    grad_TW: torch.Tensor,
+    above_TW: torch.Tensor,
+    saved_TW: torch.Tensor,
+    norm: Any,
+    scale_W: torch.Tensor,
+    scaled_TW: torch.Tensor,
+    *,
+    first: bool = False,
+    last: bool = False,
+    thin_TW: torch.Tensor | None = None,
+    dropped_TW: torch.Tensor | None = None,
+    seed: torch.Tensor | None = None,
+    number: int = 0,
+    drop: float = 0.0,
+) -> None:
+    """The backward pass of `add_norm`. `thin_TW` is the adapter's part of the gradient; then `dropped_TW` gets the adapter's input back."""
+    T, W = grad_TW.shape
+    kernel: Any = norm_backward
+    kernel[(T,)](
+        grad_TW, above_TW, above_TW if thin_TW is None else thin_TW, saved_TW, norm.weight, norm.bias, scale_W, scaled_TW,
+        above_TW if dropped_TW is None else dropped_TW, above_TW.stride(0), W, norm.eps, above_TW if seed is None else seed, number, drop,
+        FIRST=first, THIN=thin_TW is not None, DROP=drop > 0, LAST=last, **_row(W),
+    )  # fmt: skip
+
+
+def gelu(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(raw_TF)
+    kernel: Any = gelu_forward
+    kernel[(triton.cdiv(raw_TF.numel(), 4096),)](raw_TF, scale_F, bias_F, out, raw_TF.shape[1], raw_TF.numel(), BLOCK=4096, num_warps=8)
+    return out
+
+
+def gelu_grad(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor, grad_TF: torch.Tensor) -> None:
+    """Turns the gradient of gelu's output into that of the raw product, in place."""
+    kernel: Any = gelu_backward
+    kernel[(triton.cdiv(raw_TF.numel(), 4096),)](raw_TF, scale_F, bias_F, grad_TF, raw_TF.shape[1], raw_TF.numel(), BLOCK=4096, num_warps=8)
+
+
+def fold(B_NR: torch.Tensor, scale_N: torch.Tensor, factor: float, to: torch.Tensor) -> None:
+    """Writes the adapter's B beside the codes; `to` is a view [N, R] into the wider weight, R being the rank or more."""
+    N, rank = B_NR.shape
+    R = to.shape[1]
+    kernel: Any = fold_rows
+    kernel[(triton.cdiv(N, 128),)](B_NR, scale_N, factor, to, to.stride(0), N, rank, R=R, BLOCK_R=triton.next_power_of_2(R), BLOCK=128)

@@ -1,0 +1,87 @@
+"""A step without its launches: what a function asks of the GPU is recorded once a shape (a CUDA graph) and asked for again in one call.
+
+A step of bloom-7b1 on 16 quotes is 45 ms of work in 1,300 kernels, and Python needs 75 ms to launch them. Replayed, they follow one another
+within a microsecond. The function must ask the device nothing back, and read and write the same memory each time: `inputs` are copied into
+tensors that stay, and so must what it updates (the gradients). All shapes share one pool of memory, so record the largest first.
+
+    run = Replay(function)              function(inputs: dict of tensors) -> tensor
+    loss = run(inputs)                  copied from pinned memory, replayed; the result is overwritten by the next call
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Inputs = Mapping[str, torch.Tensor]
+
+
+@dataclass
+class _Recorded:
+    """The inputs are views of one piece of memory, so that one copy from pinned memory fills them all."""
+
+    graph: Any
+    memory: torch.Tensor
+    output: torch.Tensor
+
+    def fill(self, inputs: Inputs) -> None:
+        staged = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=True)
+        for name, view in _views(staged, inputs).items():
+            view.copy_(inputs[name])
+        self.memory.copy_(staged, non_blocking=True)
+
+
+def _views(memory: torch.Tensor, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Tensors like `inputs`, one after the other in `memory`, each at a multiple of 16 bytes."""
+    views, place = {}, 0
+    for name, tensor in inputs.items():
+        size = tensor.numel() * tensor.element_size()
+        views[name] = memory[place : place + size].view(tensor.dtype).view(tensor.shape)
+        place += -(-size // 16) * 16
+    return views
+
+
+def _size(inputs: Inputs) -> int:
+    return sum(-(-t.numel() * t.element_size() // 16) * 16 for t in inputs.values())
+
+
+class Replay:
+    def __init__(self, function: Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> None:
+        self.function = function
+        self.pool: Any = None
+        self.recorded: dict[tuple[Any, ...], _Recorded] = {}
+
+    def __call__(self, inputs: Inputs) -> torch.Tensor:
+        key = tuple((name, tuple(t.shape)) for name, t in inputs.items())
+        recorded = self.recorded.get(key)
+        if recorded is None:
+            recorded = self.recorded[key] = self._record(inputs)
+        recorded.fill(inputs)
+        recorded.graph.replay()
+        return recorded.output
+
+    def _record(self, inputs: Inputs) -> _Recorded:
+        """Raises OutOfMemoryError with nothing recorded when the shape does not fit."""
+        memory = torch.empty(_size(inputs), dtype=torch.uint8, device="cuda")
+        here = _views(memory, inputs)
+        for name, view in here.items():
+            view.copy_(inputs[name])
+        graph = torch.cuda.CUDAGraph()
+        if self.pool is None:
+            # Compilers and libraries prepare themselves on their first call, which cannot be recorded.
+            self.function(here)
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            self.pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self.pool):
+            output = self.function(here)
+        return _Recorded(graph, memory, output)
+
+    def forget(self) -> None:
+        """Gives the memory of all shapes back."""
+        self.recorded.clear()
+        self.pool = None
+        torch.cuda.empty_cache()

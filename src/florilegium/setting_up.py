@@ -1,0 +1,89 @@
+"""Between the adapter and the first step: which paths run, how rows are packed, what memory is used for, and a Trainer of all that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from florilegium import fast
+from florilegium.config import TrainConfig
+from florilegium.errors import UsageError
+from florilegium.model import Walk
+from florilegium.model.forecast import Forecast, choose, shape_of
+from florilegium.model.forward import add_neftune, transformer
+from florilegium.prepare import Prepared
+from florilegium.tokens import PackPlan, epoch_order
+from florilegium.training import Schedule, Trainer, gradients, make_optimizer, make_schedule
+
+ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
+
+
+def set_up(prepared: Prepared, model: Any) -> Forecast | None:
+    """Swaps the fast paths of `prepared.fast` into the model, and forecasts its memory where the trunk runs. A path of 'auto' that this
+    model cannot take is dropped from `prepared.fast`; one that was named is a UsageError."""
+    base = prepared.base
+    if "block" in prepared.fast:
+        obstacle = fast.trunk_obstacle(transformer(model), base.device, base.compute_dtype) if base.packs else "it is BLOOM's"
+        if obstacle and prepared.asked_fast != "auto":
+            raise UsageError(f"--fast: the fast path 'block' cannot run: {obstacle}", "Use --fast auto, or leave that name out")
+        if obstacle:
+            prepared.fast = tuple(name for name in prepared.fast if name != "block")
+    fast.install(model, prepared.fast)
+    if "block" not in prepared.fast:
+        return None
+    forecast = _forecast(prepared, model)
+    fast.install_trunk(transformer(model), forecast.full, forecast.middle, forecast.copies)
+    return forecast
+
+
+def _forecast(prepared: Prepared, model: Any) -> Forecast:
+    """Raises ResourceError when not even the leanest plan fits."""
+    config = prepared.config
+    free, total = torch.cuda.mem_get_info()
+    held = torch.cuda.memory_allocated()
+    # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
+    budget = int(config.memory_limit * 2**30) if config.memory_limit else int((free + held) * 0.92)
+    lengths = [len(e.token_ids) - 1 for e in prepared.training.examples]
+    orders = [step for epoch in range(3) for step in epoch_order(len(lengths), config.batch_rows, config.seed, epoch)]
+    plan = PackPlan(bucketed=True, multiple=64)
+    steps = [plan.round_up(sum(lengths[i] for i in step)) for step in orders]
+    longest = plan.round_up(max(lengths))
+    limit = config.batch_tokens or ROW_TOKENS
+    steps = [max(longest, min(tokens, limit)) for tokens in steps]
+    return choose(shape_of(model, held), steps, budget, config.memory)
+
+
+def pack_plan(prepared: Prepared, forecast: Forecast | None) -> PackPlan:
+    """How rows are packed here: on CUDA one long row that fast attention can take, on the CPU several short ones, whose attention
+    is cheaper; for families that cannot pack, a quote a row."""
+    config, base = prepared.config, prepared.base
+    if forecast is not None:
+        return PackPlan(forecast.tokens, 64, forecast.tokens, bucketed=True)
+    if base.device.type == "cuda":
+        return PackPlan(ROW_TOKENS, 256 if "attention" in prepared.fast else 8, config.batch_tokens or ROW_TOKENS, not base.packs)
+    return PackPlan(CPU_ROW_TOKENS, 8, config.batch_tokens or 4096, not base.packs)
+
+
+def make_trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Schedule, forecast: Forecast | None) -> Trainer:
+    config, base = prepared.config, prepared.base
+    optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
+    rate = make_schedule(optimizer, config, schedule.num_steps)
+    walk = Walk(prepared.fast, _is_lean(config, base.packs, model), config.neftune_alpha)
+    plan = pack_plan(prepared, forecast)
+    trainer = Trainer(base, model, config, walk, plan, accelerator.prepare(optimizer), rate, accelerator)
+    if forecast is not None:
+        for parameter in trainer.parameters:
+            parameter.grad = torch.zeros_like(parameter)  # where the recorded graph adds to
+        trainer.replay = fast.Replay(lambda inputs: gradients(trainer, inputs))
+    return trainer
+
+
+def _is_lean(config: TrainConfig, packs: bool, model: Any) -> bool:
+    """Whether the plain walk recomputes; another family is told so here."""
+    inner = model.get_base_model()
+    if config.neftune_alpha and not packs:
+        add_neftune(inner, config.neftune_alpha)
+    if config.memory == "lean" and not packs:
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+    return config.memory == "lean"

@@ -1,0 +1,182 @@
+"""The trunk's kernels and its walk by hand against autograd in float32, on small shapes. Without a CUDA device Triton interprets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from florilegium import fast
+from florilegium.config import make_config
+from florilegium.fast import attention, attention_kernel, block_kernel, expand_kernel, frozen_linear, head_loss_kernel
+from florilegium.fast.trunk import Plan
+from florilegium.model import Walk, attach_adapter, hidden_states, load_base
+from florilegium.model.forward import transformer
+from florilegium.tokens import Example, PackPlan, pack
+from tests.tiny import save_tiny
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Triton's interpreter multiplies bfloat16 wrongly, so on the CPU the same code runs, and is held to more, in float32.
+DTYPE, LAST_BIT = (torch.bfloat16, 3e-3) if torch.cuda.is_available() else (torch.float32, 2e-6)
+
+
+def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((ours.detach().double() - exact.detach().double()).norm() / exact.detach().double().norm())
+
+
+def documents(sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Document numbers [1, T], starts and ends [T]."""
+    document = torch.tensor([i for i, size in enumerate(sizes) for _ in range(size)], dtype=torch.int32)
+    first = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], dtype=torch.int32)
+    size = torch.tensor(sizes, dtype=torch.int32)
+    return document[None].to(DEVICE), first[document.long()].to(DEVICE), (first + size)[document.long()].to(DEVICE)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80])
+@pytest.mark.parametrize("sizes", [[1, 70, 3, 1, 64, 53], [1] * 64, [127, 1], [60, 68]], ids=str)
+def test_attention_equals_the_plain_twin(head_dim: int, sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    H, T = 3, sum(sizes)
+    document, start, end = documents(sizes)
+    slopes = attention.alibi_slopes(H, DEVICE)
+    fused = torch.randn(T, H, 3, head_dim, device=DEVICE).to(DTYPE)
+    scale, bias = (torch.rand(H, 3, head_dim, device=DEVICE) + 0.5 for _ in range(2))
+    grad = torch.randn(T, H, head_dim, device=DEVICE).to(DTYPE)
+    exact_fused = fused.double().requires_grad_()
+    q, k, v = (exact_fused * scale.double() + bias.double()).permute(2, 1, 0, 3)[:, None]
+    exact = attention.plain(document, slopes, torch.float64)(q, k, v)[0].transpose(0, 1)
+    exact.backward(grad.double())
+    parts, scales, biases = fused.unbind(-2), scale.unbind(-2), bias.unbind(-2)  # of a raw projection
+    out, lse = attention_kernel.forward(parts, scales, biases, start, slopes)
+    grads = torch.full_like(fused, float("nan"))
+    attention_kernel.backward(parts, scales, biases, out, lse, grad.clone(), grads.unbind(-2), start, end, slopes)
+    assert error(out, exact) < 2 * LAST_BIT
+    assert error(grads, exact_fused.grad) < 4 * LAST_BIT
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+def test_norm_and_its_gradient(drop: float) -> None:
+    torch.manual_seed(0)
+    T, W, wide = 5, 48, 56
+    norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    residual, raw = torch.randn(T, W, device=DEVICE), (torch.randn(T, W, device=DEVICE) * 9).to(DTYPE)
+    scale, bias = torch.rand(W, device=DEVICE), torch.randn(W, device=DEVICE)
+    seed = torch.tensor([11], device=DEVICE)
+    exact = residual + raw.float() * scale + bias
+    saved, normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (W, wide, W))
+    block_kernel.add_norm(residual, (raw, scale, bias), norm, saved, normed, dropped if drop else None, seed, 2, drop)
+    assert error(residual, exact) < 1e-6 and error(saved, exact) < LAST_BIT
+    x = saved.double().requires_grad_()
+    y = F.layer_norm(x, (W,), norm.weight.double(), norm.bias.double(), norm.eps)
+    assert error(normed[:, :W], y) < LAST_BIT and normed[:, W:].isnan().all()
+    kept = torch.ones_like(y)
+    if drop:
+        kept = (dropped != 0).double() / (1 - drop)
+        assert 0.5 < float((dropped != 0).float().mean()) < 0.9
+        assert error(dropped, y * kept) < LAST_BIT
+    grad, above, thin = (
+        torch.randn(T, W, device=DEVICE),
+        torch.randn(T, wide, device=DEVICE).to(DTYPE),
+        torch.randn(T, W, device=DEVICE).to(DTYPE),
+    )
+    (y * above[:, :W].double() + y * kept * thin.double()).sum().backward()
+    wanted = grad.double() + x.grad
+    scaled, again = torch.empty_like(saved), torch.empty_like(saved)
+    block_kernel.add_norm_grad(grad, above, saved, norm, scale, scaled, thin_TW=thin, dropped_TW=again, seed=seed, number=2, drop=drop)
+    assert error(grad, wanted) < 1e-5 and error(scaled, wanted * scale) < LAST_BIT
+    assert torch.equal(again, dropped if drop else normed[:, :W])
+
+
+def test_gelu_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    raw = (torch.randn(7, 96, device=DEVICE) * 3).to(DTYPE)
+    scale, bias = torch.rand(96, device=DEVICE), torch.randn(96, device=DEVICE)
+    exact_raw = raw.double().requires_grad_()
+    exact = F.gelu(exact_raw * scale + bias, approximate="tanh")
+    grad = torch.randn(7, 96, device=DEVICE).to(DTYPE)
+    exact.backward(grad.double())
+    assert error(block_kernel.gelu(raw, scale, bias), exact) < LAST_BIT
+    block_kernel.gelu_grad(raw, scale, bias, grad)
+    assert error(grad, exact_raw.grad) < LAST_BIT
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("shape", [(7, 64), (33, 192), (3, 4224)], ids=str)
+def test_nf4_equals_bitsandbytes(shape: tuple[int, int], nested: bool) -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    torch.manual_seed(0)
+    packed, state = quantize_4bit(torch.randn(shape, device=DEVICE), quant_type="nf4", blocksize=64, compress_statistics=nested)
+    wide = torch.full((shape[0], shape[1] + 8), float("nan"), device=DEVICE).to(DTYPE)
+    expand_kernel.widen_nf4(packed, state, wide[:, : shape[1]])
+    assert torch.equal(wide[:, : shape[1]], dequantize_4bit(packed, state).to(DTYPE)) and wide[:, shape[1] :].isnan().all()
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_int8_codes_are_exact(scaled: bool) -> None:
+    codes = torch.randint(-127, 128, (5, 4200), dtype=torch.int8, device=DEVICE)
+    scale = torch.rand(5, device=DEVICE) if scaled else None
+    wide = torch.full((5, 4208), float("nan"), device=DEVICE).to(DTYPE)
+    expand_kernel.widen(codes, scale, wide[:, :4200])
+    exact = codes.float() * (scale[:, None] / 127) if scaled else codes.float()
+    assert torch.equal(wide[:, :4200].float(), exact.to(DTYPE).float()) or error(wide[:, :4200], exact) < LAST_BIT * scaled
+    assert wide[:, 4200:].isnan().all()
+
+
+def test_losses_and_their_gradient() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 40, device=DEVICE).to(DTYPE), torch.randn(5001, 40, device=DEVICE).to(DTYPE)
+    targets = torch.randint(0, 5001, (6,), device=DEVICE)
+    logits = hidden @ weight.T
+    exact = (hidden.double() @ weight.double().T).requires_grad_()
+    wanted = F.cross_entropy(exact, targets, reduction="none")
+    wanted.sum().backward()
+    losses = torch.empty(6, device=DEVICE)
+    head_loss_kernel.softmax_losses(logits, hidden, weight, targets, losses, True)
+    assert error(losses, wanted) < LAST_BIT and error(logits, exact.grad) < 4 * LAST_BIT
+
+
+PLANS = {"fast": Plan(), "lean": Plan(full=0), "least": Plan(full=0, middle=0), "mixed": Plan(full=1, middle=2, copies=2)}
+
+
+def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan | None) -> list[torch.Tensor]:
+    """Hidden states of real tokens and gradients of A and B, by the plain walk or the trunk."""
+    base = load_base(str(folder), bits=bits, device=DEVICE, compute=compute)
+    torch.manual_seed(3)
+    model = attach_adapter(base, make_config({"rank": 4, "dropout": 0.0, "bits": bits}))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.1)
+        elif hasattr(parameter, "quant_state") and dtype == torch.float32:
+            parameter.quant_state.dtype = dtype  # bitsandbytes would round its NF4 weights to bfloat16
+    frozen_linear.install(model)
+    if plan is not None:
+        fast.install_trunk(transformer(model), plan.full, plan.middle, plan.copies, dtype)
+    model.train()
+    rows = [torch.randint(4, 400, (n,)).tolist() for n in (9, 2, 60, 5, 30, 11)]
+    (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(100, 64))
+    assert len(batch.tokens_BT) > 1
+    batch = batch.to(DEVICE)
+    hidden = hidden_states(base, model, batch, Walk(("block",) if plan is not None else ()))[batch.document_BT >= 0]
+    (hidden * torch.randn(hidden.shape, device=DEVICE)).sum().backward()
+    return [hidden.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_walk_by_hand_equals_autograd(tmp_path: Path, bits: int) -> None:
+    """Against the plain walk in float32 on the same weights. In bfloat16: no further from it than the plain walk in bfloat16."""
+    folder = save_tiny(tmp_path / "bloom", heads=5, head_dim=64, layers=3, noise=0.02)
+    exact = walked(folder, bits, "float32", torch.float32, None)
+    limits = [2e-5, 2e-4]
+    if torch.bfloat16 == DTYPE:
+        limits = [1.1 * error(a, b) for a, b in zip(walked(folder, bits, "bfloat16", DTYPE, None), exact, strict=True)]
+    for name, plan in PLANS.items():
+        errors = [error(a, b) for a, b in zip(walked(folder, bits, "float32", DTYPE, plan), exact, strict=True)]
+        print(bits, name, errors, limits)
+        assert all(ours < limit for ours, limit in zip(errors, limits, strict=True)), name
