@@ -21,6 +21,11 @@ and on a GPU with 24 GB:
     florilegium train Abirate/english_quotes --model bigscience/bloom-7b1"""
 
 
+INSPECT_SETTINGS = (
+    "data", "template", "skip_bad_rows", "repair", "held_out", "split_by", "max_length", "loss_on", "model", "revision", "seed",
+)  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError, and names the nearest flag or command for one that it does not know."""
 
@@ -131,9 +136,12 @@ def _add_inspect(commands: Any) -> None:
         "inspect",
         "show what DATA holds, what is wrong with it, and how it will be trained",
         "florilegium inspect quotes.jsonl",
-        "florilegium inspect quotes.csv --loss-on tags",
+        "florilegium inspect quotes.csv --repair --split-by author",
     )
-    add_config_flags(inspect, only=("data", "template", "skip_bad_rows", "max_length", "loss_on", "held_out", "model", "revision", "seed"))
+    add_config_flags(
+        inspect,
+        only=("data", "template", "skip_bad_rows", "repair", "split_by", "max_length", "loss_on", "held_out", "model", "revision", "seed"),
+    )
 
 
 def run_train(flags: argparse.Namespace) -> None:
@@ -146,7 +154,7 @@ def run_train(flags: argparse.Namespace) -> None:
     from florilegium.data import read_rows
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
+    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
 
     from florilegium.pipeline import train_config
     from florilegium.terminal import TerminalView
@@ -252,8 +260,7 @@ def run_inspect(flags: argparse.Namespace) -> None:
     from florilegium.inspection import inspect
 
     config = config_from_flags(flags)
-    names = ("template", "skip_bad_rows", "max_length", "loss_on", "held_out", "model", "revision", "seed")
-    report = inspect(config.data, **{name: getattr(config, name) for name in names})
+    report = inspect(config.data, **{name: getattr(config, name) for name in INSPECT_SETTINGS if name != "data"})
     if flags.json:
         print(json.dumps(report, ensure_ascii=False))
         return

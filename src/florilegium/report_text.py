@@ -14,8 +14,9 @@ def print_inspection(report: dict[str, Any]) -> None:
     """The report of `inspection.inspect` on stdout: numbers first, then three rows with the learned tokens marked."""
     console = Console(highlight=False, soft_wrap=True)
     for name, value in report.items():
-        if name != "rows":
+        if name not in ("rows", "findings"):
             console.print(Text(f"{name.replace('_', ' '):<22} {_short(value)}"))
+    _print_findings(console, report["findings"])
     for row in report["rows"]:
         console.print()
         console.print(Text(printable(f"{row['place']}, trained as")))
@@ -28,6 +29,47 @@ def print_inspection(report: dict[str, Any]) -> None:
         taken = f"packed row {row['packed_row']}, positions {row['packed_from']} to {row['packed_to'] - 1}"
         learned = sum(row["learned"])
         console.print(Text(f"  {len(row['tokens'])} tokens, {learned} learned (green), {taken}", style="dim"))
+
+
+def _print_findings(console: Console, findings: dict[str, Any]) -> None:
+    """What the doctor found, a line a finding; clusters of near-duplicates with their texts."""
+    console.print()
+    for line in finding_lines(findings):
+        console.print(Text(printable(line)))
+    for cluster in findings["near_duplicates"]["shown"][:3]:
+        for row in cluster:
+            console.print(Text(printable(f"  {row['place']}  {one_row(row['text'], 100)}"), style="dim"))
+        console.print()
+
+
+def finding_lines(findings: dict[str, Any]) -> list[str]:
+    """The findings that are not empty, as sentences of `name  what, places`."""
+    near, repair = findings["near_duplicates"], findings["repair"]
+    lines = [f"{'near duplicates':<22} {near['pairs']:,} pairs in {near['clusters']:,} clusters, {near['rows']:,} rows"]
+    if repair["mended"] or repair["can_be_mended"]:
+        example = repair["example"]
+        what = f"{repair['mended']:,} rows mended" if repair["mended"] else f"--repair would mend {repair['can_be_mended']:,} rows"
+        shown = f": {one_row(example['before'], 40)} -> {one_row(example['after'], 40)}" if example else ""
+        lines.append(f"{'broken encoding':<22} {what}, {repair['still_broken_then']:,} stay broken{shown}")
+    for group in ("suspicious_tags", "authors"):
+        for name, found in (findings[group] or {}).items():
+            count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
+            if count:
+                title = f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}"
+                examples = [x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))]
+                unit = "rows" if "rows" in found else "tags"
+                lines.append(f"{title:<22} {count:,} {unit}: {one_row(', '.join(examples[:4]), 90)}")
+    for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
+        found = findings[name]
+        if found and found["rows"]:
+            lines.append(f"{name.replace('_', ' '):<22} {found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}")
+    if findings["no_text"]["rows"]:
+        lines.append(f"{'no text':<22} {findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}")
+    return lines
+
+
+def _places(found: dict[str, Any]) -> str:
+    return one_row(", ".join(found["places"][:4]), 90)
 
 
 def _short(value: Any) -> str:
