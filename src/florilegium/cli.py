@@ -66,6 +66,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     _add_train(commands)
     _add_generate(commands)
+    _add_evaluate(commands)
     _add_inspect(commands)
     resume = _command(commands, "resume", "go on with a run that was stopped", "florilegium resume latest")
     resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
@@ -120,6 +121,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--tags", action="store_true", help="PROMPT is a whole quote: write its tags")
     generate.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line ends it")
     generate.add_argument("--base", action="store_true", help="beside each text, what the untuned model writes")
+    generate.add_argument("--novel-only", action="store_true", help="draw again what copies a training row; leave out what goes on copying")
     generate.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token (0.7)")
     generate.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest tokens that hold this share (0.9)")
     generate.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0: all (0)")
@@ -128,6 +130,26 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--seed", type=int, metavar="N", help="same seed, same texts (0)")
     generate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
     generate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "say in figures what a run learned, what it forgot and what it copies",
+        "florilegium evaluate --base",
+        "florilegium evaluate runs/NAME --base --general my_own_texts.txt",
+    )
+    evaluate.add_argument("run", nargs="?", default="latest", metavar="RUN", help="a run's folder or name, or 'latest'")
+    evaluate.add_argument("--base", action="store_true", help="the untuned model too, side by side")
+    evaluate.add_argument("--data", metavar="DATA", help="where the run's rows lie, if they have moved")
+    evaluate.add_argument("--model", metavar="MODEL", help="where the base model lies, if it has moved")
+    evaluate.add_argument("--general", metavar="FILE", help="general text to see by what was forgotten; default: a page of ours")
+    evaluate.add_argument("--generations", type=int, default=200, metavar="N", help="free texts to write (200)")
+    evaluate.add_argument("--rows", type=int, default=500, metavar="N", help="use at most about so many held-out rows (500)")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of the free texts (0)")
+    evaluate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
+    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
 def _add_inspect(commands: Any) -> None:
@@ -209,6 +231,8 @@ def run_generate(flags: argparse.Namespace) -> None:
         raise UsageError("--interactive asks for prompts itself", "Leave PROMPT and --prompts out")
     if flags.n < 1:
         raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
+    if flags.novel_only and (flags.base or flags.tags):
+        raise UsageError("--novel-only is for quotes that the tuned model writes", f"Leave {'--base' if flags.base else '--tags'} out")
     prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
     adapter_folder(find_run(flags.run))  # before torch is imported
 
@@ -218,7 +242,10 @@ def run_generate(flags: argparse.Namespace) -> None:
     tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
 
     def show(prompts: list[str]) -> None:
-        rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings)
+        rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
+        left_out = len(prompts) * flags.n - len(rows)
+        if left_out:
+            print(f"{left_out} left out: ten tries each gave copies of training rows, or no quote", file=sys.stderr)
         beside = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, use_base=True) if flags.base else []
         for i, row in enumerate(rows):
             if flags.json:
@@ -254,6 +281,24 @@ def _read_prompts(path: str) -> list[str]:
     if not prompts:
         raise UsageError(f"{path} holds no prompt", "Write one a line")
     return prompts
+
+
+def run_evaluate(flags: argparse.Namespace) -> None:
+    from florilegium.run import adapter_folder, find_run
+
+    adapter_folder(find_run(flags.run))  # before torch is imported
+
+    from florilegium.examination import evaluate
+    from florilegium.terminal import TerminalView
+
+    names = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device")
+    report = evaluate(flags.run, **{name: getattr(flags, name) for name in names}, view=TerminalView())
+    if flags.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    from florilegium.report_text import print_evaluation
+
+    print_evaluation(report)
 
 
 def run_inspect(flags: argparse.Namespace) -> None:
@@ -296,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "train": run_train,
             "resume": run_resume,
             "generate": run_generate,
+            "evaluate": run_evaluate,
             "inspect": run_inspect,
             "completion": run_completion,
         }[flags.command](flags)

@@ -1,12 +1,14 @@
-"""`florilegium inspect`, as text for people."""
+"""`florilegium inspect` and `florilegium evaluate`, as text for people."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from florilegium.evaluation.table import table
 from florilegium.terminal import one_row, printable
 
 
@@ -29,6 +31,31 @@ def print_inspection(report: dict[str, Any]) -> None:
         taken = f"packed row {row['packed_row']}, positions {row['packed_from']} to {row['packed_to'] - 1}"
         learned = sum(row["learned"])
         console.print(Text(f"  {len(row['tokens'])} tokens, {learned} learned (green), {taken}", style="dim"))
+
+
+def print_evaluation(report: dict[str, Any]) -> None:
+    """The figures of `examination.evaluate` on stdout: base beside tuned where both were asked, intervals in brackets."""
+    console = Console(highlight=False)
+    has_base = report["base"] is not None
+    grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    for name in ("", *(("base",) if has_base else ()), "tuned", "to compare"):
+        grid.add_column(name, overflow="fold")
+    for title, lines in table(report, short=console.width < 150).items():
+        grid.add_row(Text(title, style="bold"))
+        for cells in lines:
+            values = [cells.base] if has_base else []
+            note = cells.control if has_base or cells.line.path else f"{cells.control}, before {cells.base}"
+            grid.add_row(Text(f"  {cells.line.name}"), *values, cells.tuned, Text(note, style="dim"))
+    console.print(grid)
+    check = report["controls"]["copies_instrument"]
+    found = f"{_percent(check['planted_found'])} of {check['planted']} planted copies found"
+    console.print(Text(f"\nIntervals: {report['interval']}. Copies: {found}, {_percent(check['shuffled_found'])} of shuffled ones."))
+    leaks = f"{report['leaks']} near-duplicate pairs across the split (by {report['split_by']})"
+    console.print(Text(f"{report['held_out_rows']} held-out rows, {leaks}; {report['elapsed_seconds']:.0f} s"))
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.0f}%"
 
 
 def _print_findings(console: Console, findings: dict[str, Any]) -> None:
