@@ -68,6 +68,12 @@ def build_parser() -> Parser:
     _add_generate(commands)
     _add_evaluate(commands)
     _add_inspect(commands)
+    report = _command(
+        commands, "report", "write a run's page anew, or compare two runs", "florilegium report", "florilegium report runs/A runs/B"
+    )
+    report.add_argument("run", nargs="?", default="latest", metavar="RUN", help="a run's folder or name, or 'latest'")
+    report.add_argument("other", nargs="?", metavar="RUN_B", help="a second run, to compare")
+    report.add_argument("--output", metavar="FILE", help="where the comparison's page goes (comparison.html)")
     resume = _command(commands, "resume", "go on with a run that was stopped", "florilegium resume latest")
     resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
     completion = _command(commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc")
@@ -301,6 +307,32 @@ def run_evaluate(flags: argparse.Namespace) -> None:
     print_evaluation(report)
 
 
+def run_report(flags: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from florilegium.report import compare_runs, comparison_page, read_run, write_report
+    from florilegium.run import find_run, write_text
+
+    directory = find_run(flags.run)
+    if flags.other is None:
+        if flags.output:
+            raise UsageError("--output is for the comparison of two runs", "A run's own page is its report.html")
+        page = write_report(directory)
+        print(json.dumps({"report": str(page)}) if flags.json else page)
+        return
+    a, b = read_run(directory), read_run(find_run(flags.other))
+    page = Path(flags.output or "comparison.html")
+    write_text(page, comparison_page(a, b))
+    comparison = compare_runs(a, b)
+    if flags.json:
+        print(json.dumps({**comparison, "report": str(page)}, ensure_ascii=False))
+        return
+    from florilegium.report_text import print_comparison
+
+    print_comparison(comparison)
+    print(f"\n{page}")
+
+
 def run_inspect(flags: argparse.Namespace) -> None:
     from florilegium.inspection import inspect
 
@@ -343,6 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "generate": run_generate,
             "evaluate": run_evaluate,
             "inspect": run_inspect,
+            "report": run_report,
             "completion": run_completion,
         }[flags.command](flags)
         sys.stdout.flush()

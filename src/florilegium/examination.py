@@ -6,7 +6,8 @@
     relevance      do the tags that were written fit their quotes
 
 The rows are read again and split again as the run did it, and must be the same (the digest in manifest.json). The answer is one JSON
-object, `evaluation.json` in the run's folder; a figure is `{"value", "low", "high"}` with a 95% bootstrap interval.
+object, `evaluation.json` in the run's folder, and report.html there is written anew. A figure is `{"value", "low", "high"}`: a 95%
+bootstrap interval.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from florilegium.evaluation import (
     most_frequent_tags,
     read_general,
     row_parts,
+    share,
     tag_figures,
     tag_relevance,
     words,
 )
 from florilegium.generation import Generated, generate_texts
 from florilegium.recorder import Silent, View
+from florilegium.report import write_report
 from florilegium.run import adapter_folder, find_run, write_json
 from florilegium.tokens import label_prompt
 from florilegium.tuned import Tuned, load
@@ -104,13 +107,14 @@ def evaluate(
         "leaks": material.split.leaks,
         "generations": generations,
         "sampling": asdict(examiner.settings),
-        "interval": "95%, bootstrap over rows, 1,000 resamples",
+        "interval": "95%, bootstrap over rows, 1,000 resamples; Wilson for shares of texts",
         **examiner.compare(sides),
         "general": str(Path(general).name) if general else "bundled",
         "forgetting": examiner.forgetting(paragraphs),
         "elapsed_seconds": round(time.monotonic() - began, 1),
     }
     write_json(directory / FILE, report)
+    view.say(f"report {write_report(directory)}")
     return report
 
 
@@ -238,9 +242,9 @@ class Examiner:
         columns = self._template.list_columns
         good = [row.quote is not None and all(row.quote[name] for name in columns) for row in rows]
         return {
-            "format_rate": mean([float(yes) for yes in good]),
-            "stop_rate": mean([float(row.finished) for row in rows]),
-            "loop_rate": mean([float(loops(row.text)) for row in rows]),
+            "format_rate": share(good),
+            "stop_rate": share([row.finished for row in rows]),
+            "loop_rate": share([loops(row.text) for row in rows]),
             "words": mean([float(len(words(self._main_text(row)))) for row in rows]),
         }
 

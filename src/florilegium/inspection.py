@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.config import DEFAULT_TEMPLATE
-from florilegium.data import Rows, Split, describe, examine, make_split, read_rows
+from florilegium.data import make_split, read_rows, report_on
 from florilegium.tokens import PackPlan, encode, epoch_order, pack
 
 SHOWN = 3
@@ -57,23 +57,12 @@ def inspect(
         )
     lengths = sorted(len(e.token_ids) for e in encoded.examples)
     return {
-        **describe(rows),
-        "training_rows": len(training),
-        "held_out_rows": len(split.held_out),
-        "set_aside_rows": len(split.set_aside),
-        "split_by": split_by,
-        "leaks": {split_by: split.leaks, "random": _random_leaks(rows, split, held_out, seed)},
-        "findings": examine(rows, split.pairs),
+        **report_on(rows, split, held_out, seed, split_by),
         "cut_rows": encoded.num_cut,
         "tokens": {"total": sum(lengths), "median": lengths[len(lengths) // 2], "max": lengths[-1]},
         "template": rows.template.text,
         "rows": shown,
     }
-
-
-def _random_leaks(rows: Rows, split: Split, held_out: float, seed: int) -> int:
-    """Near-duplicate pairs across the sides if the same rows were split at random."""
-    return make_split(rows.quotes, held_out, seed, by="random", pairs=split.pairs).leaks
 
 
 def _tokenizer(model: str, revision: str | None) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from florilegium import fast
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config, read_config
-from florilegium.data import Rows
+from florilegium.data import Rows, report_on
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.novelty import FILE as NGRAMS
@@ -27,6 +27,7 @@ from florilegium.model import Walk, attach_adapter, base_facts, count_parameters
 from florilegium.model.forward import add_neftune
 from florilegium.prepare import Prepared, pack_plan, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, Recorder, Silent, View, forget_after
+from florilegium.report import write_report
 from florilegium.run import RUNS, find_run, locked, new_run_directory, write_json, write_text
 from florilegium.training import (
     Schedule,
@@ -186,6 +187,9 @@ def _finish(
     save_adapter(tuned.model, prepared.base, directory / "adapter", facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()
+    split_by = prepared.config.split_by
+    write_json(directory / "data.json", report_on(prepared.rows, prepared.split, prepared.config.held_out, prepared.config.seed, split_by))
+    view.say(f"report   {write_report(directory)}")
     return Trained(directory, tuned, figures, recorder.samples)
 
 

@@ -1,4 +1,4 @@
-"""`florilegium inspect` and `florilegium evaluate`, as text for people."""
+"""`florilegium inspect`, `evaluate` and `report`, as text for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from florilegium.data import finding_sentences
 from florilegium.evaluation.table import table
+from florilegium.report.compare import figure_rows
 from florilegium.terminal import one_row, printable
 
 
@@ -54,6 +56,22 @@ def print_evaluation(report: dict[str, Any]) -> None:
     console.print(Text(f"{report['held_out_rows']} held-out rows, {leaks}; {report['elapsed_seconds']:.0f} s"))
 
 
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Two runs side by side on stdout: what was set differently, then the figures."""
+    console = Console(highlight=False)
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", *comparison["runs"]):
+        grid.add_column(Text(printable(name)), overflow="fold")
+    for name, pair in comparison["settings"].items():
+        grid.add_row(Text(printable(name)), *(Text(printable(str(value))) for value in pair))
+    grid.add_row("")
+    for name, *values in figure_rows(comparison, short=True):
+        grid.add_row(Text(name), *(Text(value) for value in values))
+    console.print(grid)
+    if not comparison["same_rows"]:
+        console.print(Text("\nThey were trained on different rows: their losses and F1 are about different questions.", style="bold"))
+
+
 def _percent(share: float | None) -> str:
     return "none" if share is None else f"{100 * share:.0f}%"
 
@@ -61,42 +79,12 @@ def _percent(share: float | None) -> str:
 def _print_findings(console: Console, findings: dict[str, Any]) -> None:
     """What the doctor found, a line a finding; clusters of near-duplicates with their texts."""
     console.print()
-    for line in finding_lines(findings):
-        console.print(Text(printable(line)))
+    for name, sentence in finding_sentences(findings):
+        console.print(Text(printable(f"{name:<22} {sentence}")))
     for cluster in findings["near_duplicates"]["shown"][:3]:
         for row in cluster:
             console.print(Text(printable(f"  {row['place']}  {one_row(row['text'], 100)}"), style="dim"))
         console.print()
-
-
-def finding_lines(findings: dict[str, Any]) -> list[str]:
-    """The findings that are not empty, as sentences of `name  what, places`."""
-    near, repair = findings["near_duplicates"], findings["repair"]
-    lines = [f"{'near duplicates':<22} {near['pairs']:,} pairs in {near['clusters']:,} clusters, {near['rows']:,} rows"]
-    if repair["mended"] or repair["can_be_mended"]:
-        example = repair["example"]
-        what = f"{repair['mended']:,} rows mended" if repair["mended"] else f"--repair would mend {repair['can_be_mended']:,} rows"
-        shown = f": {one_row(example['before'], 40)} -> {one_row(example['after'], 40)}" if example else ""
-        lines.append(f"{'broken encoding':<22} {what}, {repair['still_broken_then']:,} stay broken{shown}")
-    for group in ("suspicious_tags", "authors"):
-        for name, found in (findings[group] or {}).items():
-            count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
-            if count:
-                title = f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}"
-                examples = [x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))]
-                unit = "rows" if "rows" in found else "tags"
-                lines.append(f"{title:<22} {count:,} {unit}: {one_row(', '.join(examples[:4]), 90)}")
-    for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
-        found = findings[name]
-        if found and found["rows"]:
-            lines.append(f"{name.replace('_', ' '):<22} {found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}")
-    if findings["no_text"]["rows"]:
-        lines.append(f"{'no text':<22} {findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}")
-    return lines
-
-
-def _places(found: dict[str, Any]) -> str:
-    return one_row(", ".join(found["places"][:4]), 90)
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from florilegium.evaluation import TrainingTexts, copy_figures, distinct_n, instrument_check, loops, most_frequent_tags, tag_f1, tag_figures
-from florilegium.evaluation.intervals import difference, mean, ratio
+from florilegium.evaluation.intervals import difference, mean, ratio, share
 
 PREDICTED = [["a", "b"], ["a", "a", "c"], [], ["x", "y", "z", "d"]]
 WANTED = [["a", "b"], ["a", "d"], ["b"], ["d"]]
@@ -51,8 +51,18 @@ def test_ratios_and_differences() -> None:
     assert ratio([], []) is None and ratio([1.0], [0]) is None
     found = difference([2.0, 5.0, 9.0], [1.0, 4.0, 8.0], [1, 1, 1])
     assert found == {"value": 1.0, "low": 1.0, "high": 1.0}, "paired: what each row lost is the same"
-    share = mean([1.0] * 5 + [0.0] * 5)
-    assert share is not None and share["low"] < 0.5 < share["high"]
+    half = mean([1.0] * 5 + [0.0] * 5)
+    assert half is not None and half["low"] < 0.5 < half["high"]
+
+
+def test_shares_have_wilsons_interval() -> None:
+    assert share([False] * 200) == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.01885, abs=1e-4)}
+    assert share([True] * 15 + [False] * 5) == {
+        "value": 0.75,
+        "low": pytest.approx(0.5313, abs=1e-3),
+        "high": pytest.approx(0.8881, abs=1e-3),
+    }
+    assert share([]) is None
 
 
 def test_distinct_n() -> None:

@@ -7,7 +7,7 @@ In reading order: `quote` (what a row is), `literals` and `template` (row to tex
 
 from __future__ import annotations
 
-from .doctor import examine
+from .doctor import examine, finding_sentences, report_on
 from .encoding import is_broken, is_broken_text, mend
 from .found import Problem
 from .lines import MAX_ROW_BYTES
@@ -35,6 +35,7 @@ __all__ = [
     "describe",
     "digest_of",
     "examine",
+    "finding_sentences",
     "fold",
     "is_broken",
     "is_broken_text",
@@ -43,5 +44,6 @@ __all__ = [
     "mend",
     "near_pairs",
     "read_rows",
+    "report_on",
     "split_rows",
 ]

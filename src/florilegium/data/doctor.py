@@ -20,8 +20,10 @@ from typing import Any
 
 from .encoding import is_broken, is_broken_text, mend_quote
 from .near import Pair, clusters, near_pairs
+from .overview import describe
 from .quote import join_items
 from .read import Rows
+from .split import Split, make_split
 
 SHOWN_PLACES, SHOWN_CLUSTERS, SHOWN_TEXT = 10, 8, 160
 LONGEST_TAG_WORDS = 5
@@ -56,6 +58,50 @@ def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
         "tag_outliers": _tag_outliers(rows),
         "no_text": _found(rows, [not any(map(str.isalpha, text)) for text in main]),
     }
+
+
+def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dict[str, Any]:
+    """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a random one, and
+    `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
+    at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs)
+    return {
+        **describe(rows),
+        "training_rows": len(split.training),
+        "held_out_rows": len(split.held_out),
+        "set_aside_rows": len(split.set_aside),
+        "split_by": by,
+        "leaks": {by: split.leaks, "random": at_random.leaks},
+        "findings": examine(rows, split.pairs),
+    }
+
+
+def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or places."""
+    near, repair = findings["near_duplicates"], findings["repair"]
+    lines = [("near duplicates", f"{near['pairs']:,} pairs in {near['clusters']:,} clusters, {near['rows']:,} rows")]
+    if repair["mended"] or repair["can_be_mended"]:
+        what = f"{repair['mended']:,} rows mended" if repair["mended"] else f"--repair would mend {repair['can_be_mended']:,} rows"
+        example = repair["example"]
+        shown = f": {_short(example['before'], 40)} -> {_short(example['after'], 40)}" if example else ""
+        lines.append(("broken encoding", f"{what}, {repair['still_broken_then']:,} stay broken{shown}"))
+    for group in ("suspicious_tags", "authors"):
+        for name, found in (findings[group] or {}).items():
+            count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
+            if count:
+                examples = [x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))]
+                sentence = f"{count:,} {'rows' if 'rows' in found else 'tags'}: {_short(', '.join(examples[:4]), 90)}"
+                lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
+    for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
+        found = findings[name]
+        if found and found["rows"]:
+            lines.append((name.replace("_", " "), f"{found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}"))
+    if findings["no_text"]["rows"]:
+        lines.append(("no text", f"{findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}"))
+    return lines
+
+
+def _places(found: dict[str, Any]) -> str:
+    return _short(", ".join(found["places"][:4]), 90)
 
 
 def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -133,6 +179,6 @@ def _found(rows: Rows, suspected: Sequence[bool]) -> dict[str, Any]:
     return {"rows": len(places), "places": places[:SHOWN_PLACES]}
 
 
-def _short(text: str) -> str:
+def _short(text: str, width: int = SHOWN_TEXT) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
+    return line if len(line) <= width else line[: width - 1] + "…"

@@ -7,7 +7,7 @@ quote), `table` (all of it for people).
 
 from florilegium.evaluation.copies import TrainingTexts, copy_figures, instrument_check
 from florilegium.evaluation.figures import distinct_n, loops, most_frequent_tags, tag_f1, tag_figures
-from florilegium.evaluation.intervals import mean
+from florilegium.evaluation.intervals import mean, share
 from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_figures, read_general, row_parts
 from florilegium.evaluation.novelty import NoveltyIndex, words
 from florilegium.evaluation.relevance import tag_relevance
@@ -26,9 +26,10 @@ __all__ = [
     "mean",
     "most_frequent_tags",
     "read_general",
-    "tag_relevance",
     "row_parts",
+    "share",
     "tag_f1",
     "tag_figures",
+    "tag_relevance",
     "words",
 ]

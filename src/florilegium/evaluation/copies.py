@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from florilegium.evaluation.intervals import mean
+from florilegium.evaluation.intervals import mean, share
 from florilegium.evaluation.novelty import RUN_WORDS, words
 
 PLANTED = 200
@@ -75,7 +75,7 @@ def copy_figures(index: TrainingTexts, texts: Sequence[str]) -> dict[str, Any] |
         return None
     closest = sorted(range(len(found)), key=lambda i: (-found[i].longest, -found[i].containment, i))[:3]
     return {
-        "copied": mean([float(o.copied) for o in found]),
+        "copied": share([o.copied for o in found]),
         "longest_run": mean([float(o.longest) for o in found]),
         "longest_run_max": max(o.longest for o in found),
         "containment": mean([o.containment for o in found]),
