@@ -6,12 +6,13 @@ runs side by side).
 
 from florilegium.report.compare import compare_runs, comparison_page
 from florilegium.report.facts import RunFacts, read_run
-from florilegium.report.page import write_report
+from florilegium.report.page import run_page, write_report
 
 __all__ = [
     "RunFacts",
     "compare_runs",
     "comparison_page",
     "read_run",
+    "run_page",
     "write_report",
 ]

@@ -37,8 +37,13 @@ def write_report(directory: Path) -> Path:
     """
     facts = read_run(directory)
     write_picture(facts)
-    write_text(directory / FILE, render("run.html.jinja", **_run_values(facts)))
+    write_text(directory / FILE, run_page(facts))
     return directory / FILE
+
+
+def run_page(facts: RunFacts) -> str:
+    """report.html as text."""
+    return render("run.html.jinja", **_run_values(facts))
 
 
 def render(template: str, **values: Any) -> str:

@@ -28,7 +28,8 @@ def write_picture(facts: RunFacts) -> None:
         axes.plot(*zip(*held_out, strict=True), color="#b4442c", linewidth=2, marker="o", label="held out")
     axes.set(xlabel="step", ylabel="loss, nats a token")
     # A dollar would start a formula; the name is somebody's text.
-    axes.set_title(facts.name.replace("$", r"\$")[:80])
+    title = "".join(c if c.isprintable() else " " for c in facts.name[:80])
+    axes.set_title(title.replace("$", r"\$"))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     for side in ("top", "right"):
