@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import florilegium
 from florilegium.data import read_rows
@@ -16,6 +20,9 @@ from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.table import LINES, lookup, table
 from florilegium.examination import evaluate, read_material
 from florilegium.report_text import print_evaluation
+from florilegium.seedling import FOLDER as SEEDLING
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +106,32 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     (moved / "config.yaml").write_text(config.replace("held_out: 0.1", "held_out: 0.0"))
     with pytest.raises(DataError, match="held no row out"):
         read_material(moved)
+
+
+def test_the_recipe_for_lm_eval_writes_the_held_out_rows(run: Path, tmp_path: Path) -> None:
+    """What docs/lm_eval.md relies on: its snippet, its task file, and an adapter that PEFT loads on the base's folder."""
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
+    done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "held_out.jsonl").read_text().splitlines()
+    assert len(lines) == 116 and all(" ->: " in json.loads(line)["text"] for line in lines)
+    task = yaml.safe_load((DOCS / "lm_eval" / "florilegium_held_out.yaml").read_text())
+    assert task["dataset_kwargs"]["data_files"][task["test_split"]] == "held_out.jsonl"
+    assert "--tasks " + task["task"] in (DOCS / "lm_eval.md").read_text()
+
+
+@pytest.mark.slow
+def test_lm_eval_itself(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm-eval[hf]'")
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
+    subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, check=True)
+    bits = []
+    for adapter in ("", f",peft={run}/adapter"):
+        command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={SEEDLING}{adapter},dtype=float32"]
+        command += ["--include_path", str(DOCS / "lm_eval"), "--tasks", "florilegium_held_out", "--device", "cpu"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        bits += [float(x) for x in re.findall(r"bits_per_byte\s*\|[^|]*\|\s*([\d.]+)", done.stdout)]
+    assert len(bits) == 2 and bits[1] < bits[0] - 0.2
 
 
 def test_novel_only_redraws_copies_and_leaves_out_what_goes_on_copying(run: Path) -> None:

@@ -224,6 +224,7 @@ def _show_trained(trained: Any, as_json: bool) -> None:
     print(f"\n{loss}{figures['steps']} steps in {figures['elapsed_seconds']:.0f} s, {speed}")
     run = shlex.quote(str(trained.directory))
     print(f"The adapter is in {trained.directory / 'adapter'}\n\nAsk it for more:\n    florilegium generate 'The sea' -n 5 --run {run}")
+    print(f"See what it learned, forgot and copies:\n    florilegium evaluate {run} --base")
     print(NEXT)
 
 
