@@ -18,8 +18,8 @@ PROJECT = Path(__file__).parent.parent
 # A room may import those before it. `fast` knows nothing of ours, so it stands first.
 ORDER = [
     "errors", "seedling", "fast", "config", "run", "data", "tokens", "model", "training", "generation", "evaluation", "export",
-    "tuned", "recorder", "prepare", "manifest", "setting_up", "pipeline",
-    "inspection", "flags", "terminal", "report_text", "cli", "__main__", "__init__",
+    "report", "tuned", "recorder", "prepare", "manifest", "setting_up", "pipeline", "inspection", "examination", "flags", "terminal",
+    "report_text", "cli", "__main__", "__init__",
 ]  # fmt: skip
 
 

@@ -74,6 +74,21 @@ def test_inspect_shows_what_will_be_trained(work: Path, tiny: Path) -> None:
     assert text.returncode == 0 and "packed row" in text.stdout
 
 
+def test_evaluate_and_report(work: Path) -> None:
+    done = run("evaluate", "--generations", "4", "--json", "--base", cwd=work)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["tuned"]) == set(found["base"]) and found["tuned"]["loss"]["value"] > 0
+    (folder,) = (p.parent for p in work.glob("runs/*/evaluation.json"))
+    assert "General text" in (folder / "report.html").read_text() and (folder / "loss.png").stat().st_size > 1000
+    done = run("report", "--json", cwd=work)
+    assert json.loads(done.stdout)["report"] == str(folder.relative_to(work) / "report.html")
+    done = run("report", str(folder), str(folder), "--output", "both.html", cwd=work)
+    assert done.returncode == 0 and "eval loss" in done.stdout and (work / "both.html").is_file()
+    done = run("report", str(folder), str(folder), "--json", cwd=work)
+    assert json.loads(done.stdout)["same_rows"] and (work / "comparison.html").is_file()
+
+
 def test_print_config_can_be_run(work: Path, tiny: Path) -> None:
     done = run("train", "quotes.jsonl", "--model", str(tiny), "--epochs", "1", "--print-config", cwd=work)
     (work / "run.yaml").write_text(done.stdout)
@@ -108,6 +123,16 @@ MISTAKES = [
     (["generate", "--prompts", "missing.txt"], 2, "missing.txt"),
     (["generat"], 2, "generate"),
     (["resume", "no-such-run"], 2, "no-such-run"),
+    (["generate", "--novel-only", "--base"], 2, "--base"),
+    (["generate", "--novel-only", "--temperature", "0"], 2, "temperature 0"),
+    (["evaluate", "no-such-run"], 2, "no-such-run"),
+    (["evaluate", "--generations", "0"], 2, "generations"),
+    (["evaluate", "--general", "missing.txt"], 3, "missing.txt"),
+    (["evaluate", "--data", "other.jsonl"], 3, "--data"),
+    (["report", "no-such-run"], 2, "no-such-run"),
+    (["report", "--output", "page.html"], 2, "--output"),
+    (["train", "quotes.jsonl", "--split-by", "autor"], 2, "split"),
+    (["train", "quotes.jsonl", "--split-by", "author"], 3, "author"),
     (["inspect", "empty.jsonl"], 3, "empty.jsonl"),
     (["inspect", "utf16.jsonl"], 3, "UTF-16"),
 ]
@@ -117,6 +142,7 @@ MISTAKES = [
 def test_a_mistake_gives_one_line_with_the_fix(work: Path, arguments: list[str], code: int, word: str) -> None:
     (work / "empty.jsonl").write_text("")
     (work / "utf16.jsonl").write_bytes('{"quote": "a", "tags": []}\n'.encode("utf-16"))
+    (work / "other.jsonl").write_text('{"quote": "a b", "tags": []}\n' * 3)
     (work / "bad.yaml").write_text("rnk: 8\n")
     before = sorted(p for p in work.rglob("*"))
     done = run(*arguments, cwd=work)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
+    from florilegium.examination import evaluate
     from florilegium.generation import Generated
     from florilegium.inspection import inspect
     from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
@@ -50,6 +51,7 @@ _HOMES = {
     "UsageError": "errors",
     "attach_adapter": "model",
     "encode": "tokens",
+    "evaluate": "examination",
     "hidden_states": "model",
     "inspect": "inspection",
     "load": "tuned",
@@ -80,6 +82,7 @@ __all__ = [
     "UsageError",
     "attach_adapter",
     "encode",
+    "evaluate",
     "hidden_states",
     "inspect",
     "load",

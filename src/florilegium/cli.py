@@ -21,6 +21,11 @@ and on a GPU with 24 GB:
     florilegium train Abirate/english_quotes --model bigscience/bloom-7b1"""
 
 
+INSPECT_SETTINGS = (
+    "data", "template", "skip_bad_rows", "repair", "held_out", "split_by", "max_length", "loss_on", "model", "revision", "seed",
+)  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError, and names the nearest flag or command for one that it does not know."""
 
@@ -61,7 +66,14 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     _add_train(commands)
     _add_generate(commands)
+    _add_evaluate(commands)
     _add_inspect(commands)
+    report = _command(
+        commands, "report", "write a run's page anew, or compare two runs", "florilegium report", "florilegium report runs/A runs/B"
+    )
+    report.add_argument("run", nargs="?", default="latest", metavar="RUN", help="a run's folder or name, or 'latest'")
+    report.add_argument("other", nargs="?", metavar="RUN_B", help="a second run, to compare")
+    report.add_argument("--output", metavar="FILE", help="where the comparison's page goes (comparison.html)")
     resume = _command(commands, "resume", "go on with a run that was stopped", "florilegium resume latest")
     resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
     completion = _command(commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc")
@@ -115,6 +127,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--tags", action="store_true", help="PROMPT is a whole quote: write its tags")
     generate.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line ends it")
     generate.add_argument("--base", action="store_true", help="beside each text, what the untuned model writes")
+    generate.add_argument("--novel-only", action="store_true", help="draw again what copies a training row; leave out what goes on copying")
     generate.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token (0.7)")
     generate.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest tokens that hold this share (0.9)")
     generate.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0: all (0)")
@@ -125,15 +138,38 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
+def _add_evaluate(commands: Any) -> None:
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "say in figures what a run learned, what it forgot and what it copies",
+        "florilegium evaluate --base",
+        "florilegium evaluate runs/NAME --base --general my_own_texts.txt",
+    )
+    evaluate.add_argument("run", nargs="?", default="latest", metavar="RUN", help="a run's folder or name, or 'latest'")
+    evaluate.add_argument("--base", action="store_true", help="the untuned model too, side by side")
+    evaluate.add_argument("--data", metavar="DATA", help="where the run's rows lie, if they have moved")
+    evaluate.add_argument("--model", metavar="MODEL", help="where the base model lies, if it has moved")
+    evaluate.add_argument("--general", metavar="FILE", help="general text to see by what was forgotten; default: a page of ours")
+    evaluate.add_argument("--generations", type=int, default=200, metavar="N", help="free texts to write (200)")
+    evaluate.add_argument("--rows", type=int, default=500, metavar="N", help="use at most about so many held-out rows (500)")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of the free texts (0)")
+    evaluate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
+    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
 def _add_inspect(commands: Any) -> None:
     inspect = _command(
         commands,
         "inspect",
         "show what DATA holds, what is wrong with it, and how it will be trained",
         "florilegium inspect quotes.jsonl",
-        "florilegium inspect quotes.csv --loss-on tags",
+        "florilegium inspect quotes.csv --repair --split-by author",
     )
-    add_config_flags(inspect, only=("data", "template", "skip_bad_rows", "max_length", "loss_on", "held_out", "model", "revision", "seed"))
+    add_config_flags(
+        inspect,
+        only=("data", "template", "skip_bad_rows", "repair", "split_by", "max_length", "loss_on", "held_out", "model", "revision", "seed"),
+    )
 
 
 def run_train(flags: argparse.Namespace) -> None:
@@ -146,7 +182,7 @@ def run_train(flags: argparse.Namespace) -> None:
     from florilegium.data import read_rows
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
+    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
 
     from florilegium.pipeline import train_config
     from florilegium.terminal import TerminalView
@@ -188,6 +224,7 @@ def _show_trained(trained: Any, as_json: bool) -> None:
     print(f"\n{loss}{figures['steps']} steps in {figures['elapsed_seconds']:.0f} s, {speed}")
     run = shlex.quote(str(trained.directory))
     print(f"The adapter is in {trained.directory / 'adapter'}\n\nAsk it for more:\n    florilegium generate 'The sea' -n 5 --run {run}")
+    print(f"See what it learned, forgot and copies:\n    florilegium evaluate {run} --base")
     print(NEXT)
 
 
@@ -201,6 +238,8 @@ def run_generate(flags: argparse.Namespace) -> None:
         raise UsageError("--interactive asks for prompts itself", "Leave PROMPT and --prompts out")
     if flags.n < 1:
         raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
+    if flags.novel_only and (flags.base or flags.tags):
+        raise UsageError("--novel-only is for quotes that the tuned model writes", f"Leave {'--base' if flags.base else '--tags'} out")
     prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
     adapter_folder(find_run(flags.run))  # before torch is imported
 
@@ -210,7 +249,10 @@ def run_generate(flags: argparse.Namespace) -> None:
     tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
 
     def show(prompts: list[str]) -> None:
-        rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings)
+        rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
+        left_out = len(prompts) * flags.n - len(rows)
+        if left_out:
+            print(f"{left_out} left out: ten tries each gave copies of training rows, or no quote", file=sys.stderr)
         beside = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, use_base=True) if flags.base else []
         for i, row in enumerate(rows):
             if flags.json:
@@ -248,12 +290,55 @@ def _read_prompts(path: str) -> list[str]:
     return prompts
 
 
+def run_evaluate(flags: argparse.Namespace) -> None:
+    from florilegium.run import adapter_folder, find_run
+
+    adapter_folder(find_run(flags.run))  # before torch is imported
+
+    from florilegium.examination import evaluate
+    from florilegium.terminal import TerminalView
+
+    names = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device")
+    report = evaluate(flags.run, **{name: getattr(flags, name) for name in names}, view=TerminalView())
+    if flags.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    from florilegium.report_text import print_evaluation
+
+    print_evaluation(report)
+
+
+def run_report(flags: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from florilegium.report import compare_runs, comparison_page, read_run, write_report
+    from florilegium.run import find_run, write_text
+
+    directory = find_run(flags.run)
+    if flags.other is None:
+        if flags.output:
+            raise UsageError("--output is for the comparison of two runs", "A run's own page is its report.html")
+        page = write_report(directory)
+        print(json.dumps({"report": str(page)}) if flags.json else page)
+        return
+    a, b = read_run(directory), read_run(find_run(flags.other))
+    page = Path(flags.output or "comparison.html")
+    write_text(page, comparison_page(a, b))
+    comparison = compare_runs(a, b)
+    if flags.json:
+        print(json.dumps({**comparison, "report": str(page)}, ensure_ascii=False))
+        return
+    from florilegium.report_text import print_comparison
+
+    print_comparison(comparison)
+    print(f"\n{page}")
+
+
 def run_inspect(flags: argparse.Namespace) -> None:
     from florilegium.inspection import inspect
 
     config = config_from_flags(flags)
-    names = ("template", "skip_bad_rows", "max_length", "loss_on", "held_out", "model", "revision", "seed")
-    report = inspect(config.data, **{name: getattr(config, name) for name in names})
+    report = inspect(config.data, **{name: getattr(config, name) for name in INSPECT_SETTINGS if name != "data"})
     if flags.json:
         print(json.dumps(report, ensure_ascii=False))
         return
@@ -289,7 +374,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "train": run_train,
             "resume": run_resume,
             "generate": run_generate,
+            "evaluate": run_evaluate,
             "inspect": run_inspect,
+            "report": run_report,
             "completion": run_completion,
         }[flags.command](flags)
         sys.stdout.flush()

@@ -30,7 +30,11 @@ class TrainConfig:
     data: str = setting("sample", "JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data")
     template: str = setting(DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data")
     skip_bad_rows: bool = setting(False, "leave rows out that cannot be used, and say which", group="data")
+    repair: bool = setting(False, "mend broken encoding (mojibake) before anything else", group="data")
     held_out: float = setting(0.1, "share of the rows kept aside to measure on", group="data", minimum=0.0)
+    split_by: str = setting(
+        "cluster", "what stays on one side: near-copies, an author, nothing", group="data", choices=("cluster", "author", "random")
+    )
     max_length: int = setting(1024, "tokens a row may have; the quote is cut, never tags or end-of-text", group="data", minimum=8)
     loss_on: str = setting("all", "which tokens are learned", group="data", choices=("all", "tags"))
 

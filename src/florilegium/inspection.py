@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.config import DEFAULT_TEMPLATE
-from florilegium.data import describe, read_rows, split_rows
+from florilegium.data import make_split, read_rows, report_on
 from florilegium.tokens import PackPlan, encode, epoch_order, pack
 
 SHOWN = 3
@@ -19,16 +19,20 @@ def inspect(
     model: str = "seedling",
     revision: str | None = None,
     skip_bad_rows: bool = False,
+    repair: bool = False,
+    split_by: str = "cluster",
     max_length: int = 1024,
     loss_on: str = "all",
     held_out: float = 0.1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Counts, lengths, tags and problems of the rows, and under `rows` the first three of the first training step: text, tokens, which
-    tokens carry loss, and where each lies in its packed row. Plain values. Raises what reading and encoding raise."""
-    rows = read_rows(data, template, skip_bad_rows=skip_bad_rows)
+    """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs across the split
+    and across a random one (`leaks`), and under `rows` the first three of the first training step: text, tokens, which tokens carry
+    loss, and where each lies in its packed row. Plain values. Raises what reading and encoding raise."""
+    rows = read_rows(data, template, skip_bad_rows=skip_bad_rows, repair=repair)
     tokenizer = _tokenizer(model, revision)
-    training, held = split_rows(rows.quotes, held_out, seed)
+    split = make_split(rows.quotes, held_out, seed, by=split_by, authors=rows.authors)
+    training = split.training
     quotes, places = [rows.quotes[i] for i in training], [rows.places[i] for i in training]
     encoded = encode(tokenizer, rows.template, quotes, max_length=max_length, loss_on=loss_on, places=places)
     step = epoch_order(len(quotes), 16, seed, 0)[0]
@@ -53,9 +57,7 @@ def inspect(
         )
     lengths = sorted(len(e.token_ids) for e in encoded.examples)
     return {
-        **describe(rows),
-        "training_rows": len(training),
-        "held_out_rows": len(held),
+        **report_on(rows, split, held_out, seed, split_by),
         "cut_rows": encoded.num_cut,
         "tokens": {"total": sum(lengths), "median": lengths[len(lengths) // 2], "max": lengths[-1]},
         "template": rows.template.text,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config, read_config
-from florilegium.data import Rows
+from florilegium.data import Rows, report_on
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.novelty import FILE as NGRAMS
@@ -25,6 +25,7 @@ from florilegium.manifest import adapter_facts, figures_before, say_plan
 from florilegium.model import attach_adapter, base_facts, count_parameters, save_adapter, set_adapter_state
 from florilegium.prepare import Prepared, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, Recorder, Silent, View, forget_after
+from florilegium.report import write_report
 from florilegium.run import RUNS, find_run, locked, new_run_directory, write_json, write_text
 from florilegium.setting_up import make_trainer, set_up
 from florilegium.training import (
@@ -181,6 +182,9 @@ def _finish(
     save_adapter(tuned.model, prepared.base, directory / "adapter", facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()
+    split_by = prepared.config.split_by
+    write_json(directory / "data.json", report_on(prepared.rows, prepared.split, prepared.config.held_out, prepared.config.seed, split_by))
+    view.say(f"report   {write_report(directory)}")
     return Trained(directory, tuned, figures, recorder.samples)
 
 

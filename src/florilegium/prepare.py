@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from florilegium import fast
 from florilegium.config import TrainConfig
-from florilegium.data import Quote, Rows, read_rows, split_rows
+from florilegium.data import Quote, Rows, Split, make_split, read_rows
 from florilegium.errors import ModelError, UsageError
 from florilegium.model import Base, choose_device, count_parameters, load_base
 from florilegium.model.forward import head_obstacle
@@ -34,6 +34,7 @@ class Prepared:
     base: Base
     fast: tuple[str, ...]
     asked_fast: str
+    split: Split
 
 
 def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
@@ -42,13 +43,18 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     names, obstacle = fast.choose(config.fast, device, config.bits)
     if obstacle:
         raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
-    rows = rows or read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows)
+    rows = rows or read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
     for problem in rows.skipped:
         view.say(f"skipped {problem.place}: {problem.cause}")
-    train_rows, held_rows = split_rows(rows.quotes, config.held_out, config.seed)
+    split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
+    train_rows, held_rows = split.training, split.held_out
     dropped = f", {rows.duplicates} exact duplicates dropped" if rows.duplicates else ""
     dropped += f", {len(rows.skipped)} bad rows skipped" if rows.skipped else ""
+    dropped += f", {rows.repaired} rows mended" if rows.repaired else ""
+    dropped += f", {len(split.set_aside)} set aside as near-copies of both sides" if split.set_aside else ""
     view.say(f"data     {config.data}: {len(train_rows):,} rows to learn, {len(held_rows):,} held out{dropped}")
+    if config.held_out and not held_rows and len(rows.quotes) > 1:
+        view.say("         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)")
     base = load_base(config.model, bits=config.bits, device=device, compute=config.compute, revision=config.revision)
     if config.seed >= 2**63:
         raise UsageError(f"--seed is {config.seed}", "It takes a number below 2^63")
@@ -74,6 +80,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
         base,
         names,
         config.fast,
+        split,
     )
 
 

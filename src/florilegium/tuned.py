@@ -25,6 +25,8 @@ from florilegium.generation import Generated, generate_texts
 from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
 from florilegium.run import adapter_folder, find_run
 
+NOVEL_TRIES = 10
+
 
 @dataclass
 class Tuned:
@@ -43,22 +45,35 @@ class Tuned:
         *,
         tags: bool = False,
         use_base: bool = False,
+        novel_only: bool = False,
         settings: SamplingSettings | None = None,
         **sampling: Any,
     ) -> list[Generated]:
         """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole quote that wants
-        its tags. `use_base` switches the adapter off. `sampling` are fields of SamplingSettings (temperature, top_p, seed, ...).
+        its tags. `use_base` switches the adapter off. With `novel_only` a text that copies a training row, or does not parse, is drawn
+        again, at most ten times; what is still a copy then is left out. `sampling` are fields of SamplingSettings (temperature, ...).
 
-        Raises UsageError for settings out of range, DataError for a prompt that the template cannot hold.
+        Raises UsageError for settings out of range, and with `novel_only` where there is no record of the training rows or chance has
+        no say (temperature 0); DataError for a prompt that the template cannot hold.
         """
         settings = settings or SamplingSettings(**sampling)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if n < 1:
             raise UsageError(f"-n is {n}", "It takes 1 or more")
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
-        with self._adapter_off() if use_base else contextlib.nullcontext():
-            rows = generate_texts(self.base, self.model, self.template, texts, settings, openings=self.openings)
-        return [replace(row, novel=self._is_novel(row)) for row in rows]
+        if novel_only:
+            self._check_novel_only(settings)
+        with self.adapter_off() if use_base else contextlib.nullcontext():
+            rows = self._write(texts, settings)
+            if not novel_only:
+                return rows
+            for again in range(1, NOVEL_TRIES):
+                waiting = [i for i, row in enumerate(rows) if not row.novel]
+                # Row numbers beyond those of the rounds before: other chances, and still the same for the same seed.
+                drawn = self._write([texts[i] for i in waiting], settings, first_row=again * len(texts)) if waiting else []
+                for i, row in zip(waiting, drawn, strict=True):
+                    rows[i] = row
+        return [row for row in rows if row.novel]
 
     def prompt_text(self, prompt: str, *, tags: bool = False) -> str:
         """The text that is given to the model for `prompt`."""
@@ -70,12 +85,23 @@ class Tuned:
             raise UsageError("--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."')
         return self.template.prompt({columns[0]: prompt})
 
+    def _write(self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0) -> list[Generated]:
+        written = generate_texts(self.base, self.model, self.template, texts, settings, openings=self.openings, first_row=first_row)
+        return [replace(row, novel=self._is_novel(row)) for row in written]
+
+    def _check_novel_only(self, settings: SamplingSettings) -> None:
+        if self.novelty is None:
+            raise UsageError("there is no record of the training rows, so none can be told from a copy", "Name a run, not its adapter")
+        if settings.temperature == 0:
+            raise UsageError("at temperature 0 a copy would be written again and again", "Leave --temperature or --novel-only out")
+
     def _is_novel(self, row: Generated) -> bool | None:
         if self.novelty is None or row.quote is None:
             return None
         return self.novelty.is_novel(str(row.quote[self.template.main_column]))
 
-    def _adapter_off(self) -> Any:
+    def adapter_off(self) -> Any:
+        """A context in which the model is its untuned base."""
         return self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()
 
 

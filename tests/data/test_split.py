@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from florilegium.data import Quote, read_rows, split_rows
-from florilegium.errors import UsageError
+from florilegium.data import Quote, make_split, read_rows, split_rows
+from florilegium.errors import DataError, UsageError
 
 
 def quotes(count: int, start: int = 0) -> list[Quote]:
@@ -56,9 +56,41 @@ def test_the_edges() -> None:
             split_rows(quotes(3), share)
 
 
-def test_english_quotes_leaks_no_quote(english_quotes: Path) -> None:
+def test_the_first_of_a_cluster_decides_and_later_rows_move_nothing(english_quotes: Path) -> None:
     rows = read_rows(english_quotes).quotes
-    train, out = split_rows(rows, 0.1)
-    assert (len(train), len(out)) == (2256, 252)
-    texts = [" ".join(str(row["quote"]).casefold().split()) for row in rows]
-    assert not {texts[index] for index in train} & {texts[index] for index in out}
+    whole = make_split(rows, 0.1)
+    for count in (2000, 1200, 300):
+        part = make_split(rows[:count], 0.1)
+        assert part.held_out == [i for i in whole.held_out if i < count] and part.training == [i for i in whole.training if i < count]
+
+
+def test_a_row_near_to_both_sides_is_set_aside() -> None:
+    one = "The sea keeps no letters, and the shore forgets the names we write on it"
+    two = "A lamp does not argue with the dark, it only stands where it was put"
+    both: Quote = {"quote": f"{one}. {two}.", "tags": []}
+    for seed in range(100):
+        split = make_split([{"quote": one, "tags": []}, {"quote": two, "tags": []}, *quotes(20), both], 0.5, seed)
+        apart = (0 in split.held_out) != (1 in split.held_out)
+        assert split.set_aside == ([22] if apart else []) and split.leaks == 0
+
+
+def test_by_author(english_quotes: Path) -> None:
+    rows = read_rows(english_quotes)
+    split = make_split(rows.quotes, 0.1, by="author", authors=rows.authors)
+    trained, out = ({rows.authors[i] for i in side} for side in (split.training, split.held_out))
+    assert not trained & out and 150 < len(split.held_out) < 350
+    assert split.leaks == 0 and len(split.set_aside) < 20
+    with pytest.raises(DataError, match="author"):
+        make_split(quotes(20), 0.1, by="author", authors=[""] * 20)
+    with pytest.raises(UsageError, match="split-by"):
+        make_split(quotes(20), 0.1, by="autor")
+
+
+def test_english_quotes_leaks_at_random_and_not_by_cluster(english_quotes: Path) -> None:
+    rows = read_rows(english_quotes).quotes
+    split, loose = make_split(rows, 0.1), make_split(rows, 0.1, by="random")
+    assert (len(split.training), len(split.held_out), len(split.set_aside)) == (2257, 251, 0)
+    assert (split.leaks, loose.leaks, len(loose.held_out)) == (0, 5, 252)
+    for side in (split, loose):
+        texts = [" ".join(str(row["quote"]).casefold().split()) for row in rows]
+        assert not {texts[i] for i in side.training} & {texts[i] for i in side.held_out}

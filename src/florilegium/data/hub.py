@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import DataError
 from .found import Stream, check_header
-from .tables import take_row
+from .tables import as_text, take_row
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 
@@ -23,8 +23,8 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def read_hub(name: str, split: str, columns: tuple[str, ...]) -> Stream:
-    """The rows of one split.
+def read_hub(name: str, split: str, columns: tuple[str, ...], also: tuple[str, ...] = ()) -> Stream:
+    """The rows of one split: the columns that the template names, and of `also` those that are there; the others as None.
 
     Raises: DataError when the data set, the revision or the split cannot be had, or when it lacks one of `columns`.
     """
@@ -33,10 +33,12 @@ def read_hub(name: str, split: str, columns: tuple[str, ...]) -> Stream:
     check_header(name, names, columns)
     if not len(data):
         raise DataError(f"{name}: the split {split!r} has no rows", "Choose another split")
-    others, needed = dict.fromkeys(names), data.select_columns(list(columns)).with_format("arrow")
+    extra = [column for column in also if column in names and column not in columns]
+    needed = data.select_columns([*columns, *extra]).with_format("arrow")
     for start in range(0, len(data), 256):
         table = needed[start : start + 256]
         for index in range(table.num_rows):
+            others = dict.fromkeys(names) | {column: as_text(table.column(column)[index]) for column in extra}
             cells = {column: table.column(column)[index] for column in columns}
             yield take_row(f"{name}: row {start + index + 1}", others, cells)
 

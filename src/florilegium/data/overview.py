@@ -1,42 +1,22 @@
 """What is in the rows, in numbers, before anybody trains on them.
 
-`describe` is what `florilegium inspect` prints and `--json` hands on. It counts; it changes nothing and drops nothing.
-
-Broken encoding ("mojibake") is UTF-8 that was once read as Windows-1252 and saved like that, or U+FFFD, where a byte was lost
-for good. A row is suspected when its text or a tag holds one of
-
-    U+FFFD                      a lost byte
-    `â€` or `ðŸ`                 how every curly quote and dash, and every emoji, begins
-    `Ã` or `Â`, one more        a Latin letter or sign: `Ã©` is é. "One more" is a character that Windows-1252 has at 0x80 to 0xBF
-    two such in a row           `Ø£Ø­` is Arabic, `Ð¿Ñ€` Russian, `æ—¥æœ¬` Chinese: any two- or three-byte characters
-
-One alone is not enough for other letters: `É”` and `Ñ»` are how a French or a Spanish quotation ends.
+`describe` is the first half of what `florilegium inspect` prints (`doctor.py` is the second). It counts; it changes nothing and drops
+nothing.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .quote import Quote, join_items
+from .encoding import is_broken
+from .quote import join_items
 from .read import Rows
 
 _MOST_FREQUENT = 10
 _PLACES_SHOWN = 10
 _FEWEST_LETTERS = 3
-
-
-def _windows_1252(first: int, last: int) -> str:
-    """A regular expression's set of what the bytes `first` to `last` become; five of them become nothing and stay."""
-    return "[" + re.escape("".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(first, last + 1))) + "]"
-
-
-_MORE = _windows_1252(0x80, 0xBF)
-_PAIR = _windows_1252(0xC2, 0xDF) + _MORE
-_TRIPLE = _windows_1252(0xE0, 0xEF) + _MORE + _MORE
-_BROKEN = re.compile(f"\ufffd|â€|ðŸ|[ÃÂ]{_MORE}|{_PAIR}{_PAIR}|{_TRIPLE}{_TRIPLE}")
 
 
 def describe(rows: Rows) -> dict[str, Any]:
@@ -63,11 +43,6 @@ def describe(rows: Rows) -> dict[str, Any]:
         "broken_encoding": _suspects(rows, [is_broken(quote) for quote in rows.quotes]),
         "very_short": _suspects(rows, [sum(map(str.isalpha, text)) < _FEWEST_LETTERS for text in main]),
     }
-
-
-def is_broken(quote: Quote) -> bool:
-    """Whether a column of the quote seems to have been through a wrong encoding."""
-    return any(_BROKEN.search(join_items(value)) for value in quote.values())
 
 
 def _lengths(lengths: Sequence[int]) -> dict[str, int]:

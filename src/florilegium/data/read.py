@@ -16,17 +16,22 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, one_line
+from .encoding import is_broken, mend, mend_quote
 from .found import Problem, Raw, no_such_column
 from .lines import MAX_ROW_BYTES, OVER_LIMIT
 from .quote import SKIP, Quote, kind_of
-from .sources import open_source
+from .sources import AUTHOR, open_source
 from .template import DEFAULT_TEMPLATE, Template
+
+LONGEST_AUTHOR = 1000
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Sound quotes and what was met on the way to them. `num_read == len(quotes) + duplicates + len(skipped)`."""
+    """Sound quotes and what was met on the way to them. `num_read == len(quotes) + duplicates + len(skipped)`.
+
+    `authors` has the text of each row's column `author`, empty where there is none; `repaired` counts rows whose encoding was mended."""
 
     quotes: list[Quote]
     places: list[str]
@@ -37,6 +42,8 @@ class Rows:
     duplicates: int
     skipped: list[Problem]
     num_read: int
+    authors: list[str]
+    repaired: int
 
 
 def read_rows(
@@ -44,16 +51,18 @@ def read_rows(
     template_text: str = DEFAULT_TEMPLATE,
     *,
     skip_bad_rows: bool = False,
+    repair: bool = False,
     split: str = "train",
 ) -> Rows:
-    """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id (`split` counts only there).
+    """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id (`split` counts only there). With `repair`,
+    text whose encoding is broken is mended before anything else looks at it.
 
     A column that holds a list in the first row that has one of text or list for it is a list column; `tags` always is one.
 
     Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is left);
     UsageError for a template that is none.
     """
-    reading = _Reading(Template.from_text(template_text), skip_bad_rows)
+    reading = _Reading(Template.from_text(template_text), skip_bad_rows, repair)
     for found in open_source(data, reading.template.columns, split):
         reading.num_read += 1
         problem = found if isinstance(found, Problem) else reading.take(found)
@@ -68,6 +77,7 @@ class _Reading:
 
     template: Template
     skip_bad_rows: bool
+    repair: bool = False
     quotes: list[Quote] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     columns: dict[str, None] = field(default_factory=dict)  # a dict as an ordered set
@@ -76,6 +86,8 @@ class _Reading:
     undecided: set[str] = field(default_factory=set)
     duplicates: int = 0
     num_read: int = 0
+    authors: list[str] = field(default_factory=list)
+    repaired: int = 0
 
     def __post_init__(self) -> None:
         self.undecided = set(self.template.columns) - {"tags"}
@@ -90,12 +102,14 @@ class _Reading:
             return no_such_column(raw.place, list(raw.row), self.template.columns)
         try:
             quote = self.template.normalise(raw.row)
-            text = self.template.render(quote)
+            mended = self.template.normalise(mend_quote(quote)) if self.repair and is_broken(quote) else quote
+            text = self.template.render(mended)
         except DataError as error:
             return Problem(raw.place, error.cause, error.fix)
         if len(text) * 4 > MAX_ROW_BYTES and len(text.encode()) > MAX_ROW_BYTES:
             return Problem(raw.place, OVER_LIMIT, f"Shorten it, {SKIP}")
-        self._keep(quote, raw)
+        if self._keep(mended, raw):
+            self.repaired += mended != quote
         return None
 
     def refuse(self, problem: Problem) -> None:
@@ -117,6 +131,8 @@ class _Reading:
             duplicates=self.duplicates,
             skipped=self.skipped,
             num_read=self.num_read,
+            authors=self.authors,
+            repaired=self.repaired,
         )
 
     def _learn_lists(self, row: dict[str, object]) -> None:
@@ -126,15 +142,21 @@ class _Reading:
             if isinstance(row[name], list):
                 self.template = Template.from_text(self.template.text, (*self.template.list_columns, name))
 
-    def _keep(self, quote: Quote, raw: Raw) -> None:
+    def _keep(self, quote: Quote, raw: Raw) -> bool:
+        """Whether the quote is new; a second one that is equal is counted and left out."""
         key = hashlib.sha256(_canonical(quote, self.template)).digest()[:16]
         if key in self.seen:
             self.duplicates += 1
-            return
+            return False
         self.seen.add(key)
         self.quotes.append(quote)
         self.places.append(raw.place)
-        self.columns.update(dict.fromkeys(raw.row if isinstance(raw.row, dict) else ()))
+        row = raw.row if isinstance(raw.row, dict) else {}
+        self.columns.update(dict.fromkeys(row))
+        author = row.get(AUTHOR)
+        text = one_line(author[:LONGEST_AUTHOR]) if isinstance(author, str) else ""
+        self.authors.append(mend(text) if self.repair else text)
+        return True
 
 
 def digest_of(quotes: list[Quote], template: Template) -> str:

@@ -21,6 +21,7 @@ from .json_rows import read_json, read_jsonl
 from .tables import read_csv, read_parquet
 
 SAMPLE = "sample"
+AUTHOR = "author"  # a column that is read where it is there, whether or not the template trains it: splits may go by author
 SAYINGS = Path(__file__).parent.parent / "seedling" / "sayings.jsonl"
 
 Reader = Callable[[Path, tuple[str, ...]], Stream]
@@ -28,7 +29,7 @@ READERS: dict[str, Reader] = {
     ".jsonl": lambda path, columns: read_jsonl(path),
     ".json": lambda path, columns: read_json(path),
     ".csv": read_csv,
-    ".parquet": read_parquet,
+    ".parquet": lambda path, columns: read_parquet(path, columns, also=(AUTHOR,)),
 }
 _KINDS = "a .jsonl, .json, .csv or .parquet file"
 
@@ -44,7 +45,7 @@ def open_source(data: str | Path, columns: tuple[str, ...], split: str) -> Strea
     if _exists(path):
         return _read_files(_files_in(path) if path.is_dir() else [_known_file(path)], columns)
     if isinstance(data, str) and not looks_like_path(data):
-        return read_hub(data, split, columns)
+        return read_hub(data, split, columns, also=(AUTHOR,))
     raise _no_such_file(path)
 
 

@@ -1,50 +1,124 @@
-"""Which rows are held out: decided by each row's own text, never by its position.
+"""Which rows are held out: decided by each row's own text, and near-copies stay on one side.
 
     held out  <=>  sha256(seed, folded text of the first column) < share    (the hash read as a number in [0, 1))
 
-So a row keeps its side when the file grows or is sorted anew, and a quote that stands in the file twice, with other tags, other
-spacing or another case, is never both trained and examined. Shuffling the row numbers would leak those.
+So a row keeps its side when the file grows, and a quote that stands there twice, with other tags or another case, is never both trained
+and examined. `by` says what else stays together:
+
+    cluster   a row that is nearly the same as earlier rows (`near.py`) takes their side
+    author    all rows of an author: the hash is of the column `author`
+    random    nothing else: what other tools do, and what leaks
+
+The first row of a cluster decides for it, and rows that are added behind never change what stands before them. A row that is near to
+earlier rows of *both* sides would leak wherever it went: it is set aside, and neither trained nor examined.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
+from .near import Pair, near_pairs
 from .quote import Quote, join_items
 
+SPLIT_BY = ("cluster", "author", "random")
 _FEW_ROWS = 10
 
 
-def split_rows(quotes: Sequence[Quote], held_out_share: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Indices for training and held out, each in ascending order. `held_out_share` is in [0, 1); 0 holds nothing out.
+@dataclass(frozen=True)
+class Split:
+    """Indices of the rows on each side and of those set aside, ascending; `pairs` are the near-duplicates among all rows."""
 
-    Two exceptions to the rule above, for small files: with 10 rows or more at least one row is held out (the one that the rule
+    training: list[int]
+    held_out: list[int]
+    set_aside: list[int]
+    pairs: list[Pair]
+
+    @property
+    def leaks(self) -> int:
+        """Near-duplicate pairs with one row on each side."""
+        return count_leaks(self.pairs, self.held_out, self.set_aside)
+
+
+def split_rows(
+    quotes: Sequence[Quote], held_out_share: float, seed: int = 0, *, by: str = "cluster", authors: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """The two sides of `make_split`: indices for training and held out."""
+    split = make_split(quotes, held_out_share, seed, by=by, authors=authors)
+    return split.training, split.held_out
+
+
+def make_split(
+    quotes: Sequence[Quote],
+    held_out_share: float,
+    seed: int = 0,
+    *,
+    by: str = "cluster",
+    authors: Sequence[str] = (),
+    pairs: list[Pair] | None = None,
+) -> Split:
+    """The sides of all rows. `held_out_share` is in [0, 1), 0 holds nothing out; `authors` has one for each quote, "" where unknown;
+    `pairs` are those of `near_pairs`, if they are known already.
+
+    Two exceptions to the rule of the hash, for small files: with 10 rows or more at least one row is held out (the one that the rule
     would have taken next), and training always keeps a row.
 
-    Raises: UsageError for a share that is not in [0, 1).
+    Raises: UsageError for a share that is not in [0, 1) or an unknown `by`; DataError for `by="author"` without authors.
     """
     if not 0 <= held_out_share < 1:
         raise UsageError(f"the held-out share is {held_out_share}", "Give a share from 0 up to, but not, 1, such as 0.1")
-    drawn = [_draw(quote, seed) for quote in quotes]
-    limit = _limit(drawn, held_out_share)
-    train = [index for index, number in enumerate(drawn) if number >= limit]
-    return train, [index for index, number in enumerate(drawn) if number < limit]
+    if by not in SPLIT_BY:
+        raise UsageError(f"--split-by {by}", f"It takes one of {', '.join(SPLIT_BY)}")
+    if by == "author" and not any(authors):
+        raise DataError("the rows have no column 'author' with text in it", "Use --split-by cluster, or name that column author")
+    texts = [join_items(next(iter(quote.values()))) for quote in quotes]
+    pairs = near_pairs(texts) if pairs is None else pairs
+    drawn = [_draw(text, seed) for text in texts]
+    if by == "author":
+        drawn = [_draw(f"author {author}", seed) if author.strip() else number for author, number in zip(authors, drawn, strict=True)]
+    sides = _sides(drawn, [] if by == "random" else pairs, held_out_share, follow=by == "cluster")
+    numbers = range(len(quotes))
+    training, held_out, aside = ([i for i in numbers if sides[i] is side] for side in (False, True, None))
+    return Split(training, held_out, aside, pairs)
 
 
-def _limit(drawn: list[float], share: float) -> float:
+def count_leaks(pairs: Iterable[Pair], held_out: Iterable[int], set_aside: Iterable[int] = ()) -> int:
+    """Pairs with one row held out and the other trained."""
+    out, aside = set(held_out), set(set_aside)
+    return sum((i in out) != (j in out) for i, j in pairs if not aside & {i, j})
+
+
+def _sides(drawn: Sequence[float], pairs: Iterable[Pair], share: float, *, follow: bool) -> list[bool | None]:
+    """For each row whether it is held out; None sets it aside. Each looks at its near rows that stand before it: with `follow` it takes
+    their side, else (its author has decided) it only must not contradict them."""
+    before: list[list[int]] = [[] for _ in drawn]
+    for i, j in pairs:
+        before[j].append(i)
+    deciding = [number for number, near in zip(drawn, before, strict=True) if not (follow and near)]
+    limit = _limit(deciding, share, at_least_one=len(drawn) >= _FEW_ROWS)
+    sides: list[bool | None] = []
+    for number, near in zip(drawn, before, strict=True):
+        found = {sides[i] for i in near} - {None}
+        if not (follow and found):
+            found.add(number < limit)
+        sides.append(found.pop() if len(found) == 1 else None)
+    return sides
+
+
+def _limit(drawn: list[float], share: float, *, at_least_one: bool) -> float:
     """The number under which a row is held out: the share, unless that would empty one of the sides."""
     distinct = sorted(set(drawn))
     if not share or len(distinct) < 2:
         return 0.0  # nothing to hold out, or a single quote: it is for training
-    if len(drawn) >= _FEW_ROWS:
+    if at_least_one:
         share = max(share, distinct[1])
     return min(share, distinct[-1])
 
 
-def _draw(quote: Quote, seed: int) -> float:
+def _draw(text: str, seed: int) -> float:
     """A number in [0, 1) that depends on the text and the seed only."""
-    text = " ".join(join_items(next(iter(quote.values()))).casefold().split())
-    number = int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:6], "big")
+    folded = " ".join(text.casefold().split())
+    number = int.from_bytes(hashlib.sha256(f"{seed}\n{folded}".encode()).digest()[:6], "big")
     return number / 2**48

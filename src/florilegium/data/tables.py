@@ -112,8 +112,8 @@ def _as_row(place: str, header: list[str], fields: list[str]) -> Found:
     return Raw(place, dict(zip(header, fields, strict=True)))
 
 
-def read_parquet(path: Path, columns: tuple[str, ...]) -> Stream:
-    """The rows of a Parquet file: the columns that the template names, the others as None.
+def read_parquet(path: Path, columns: tuple[str, ...], also: tuple[str, ...] = ()) -> Stream:
+    """The rows of a Parquet file: the columns that the template names, and of `also` those that are there; the others as None.
 
     Raises: DataError for a file that is no Parquet, is damaged, or lacks one of `columns`.
     """
@@ -126,19 +126,28 @@ def read_parquet(path: Path, columns: tuple[str, ...]) -> Stream:
         with source, pyarrow.parquet.ParquetFile(source) as file:
             names = list(file.schema_arrow.names)
             check_header(name_of(path), names, columns)
-            yield from _batches(path, file, names, columns)
+            yield from _batches(path, file, names, columns, [name for name in also if name in names and name not in columns])
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(f"{path.name}: not a Parquet file, or a damaged one ({cause})", "Write or download it again") from None
 
 
-def _batches(path: Path, file: Any, names: list[str], columns: tuple[str, ...]) -> Stream:
-    others = dict.fromkeys(names)
+def _batches(path: Path, file: Any, names: list[str], columns: tuple[str, ...], extra: list[str]) -> Stream:
     number = 0
-    for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=list(columns), use_threads=False):
+    for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[*columns, *extra], use_threads=False):
         for index in range(batch.num_rows):
             number += 1
+            others = dict.fromkeys(names) | {name: as_text(batch.column(name)[index]) for name in extra}
             yield take_row(f"{name_of(path)}: row {number}", others, {name: batch.column(name)[index] for name in columns})
+
+
+def as_text(cell: Any) -> str | None:
+    """A cell that is nice to have: its text, or None where it is none or cannot be read."""
+    try:
+        value = cell.as_py()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return None
+    return value if isinstance(value, str) else None
 
 
 def take_row(place: str, others: dict[str, Any], cells: dict[str, Any]) -> Found:

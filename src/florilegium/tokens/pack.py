@@ -143,5 +143,5 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
     if plan.bucketed and not flat.all():
         learned = np.concatenate([learned, np.full(max(0, plan.round_up(num_targets) - num_targets), flat.argmin())])
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
-    tensors = (torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned))
-    return Batch(*tensors, num_tokens, num_targets)
+    parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned)]
+    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], num_tokens, num_targets)

@@ -1,0 +1,114 @@
+"""The evaluation as a table: one row a figure, one column a side, for the terminal and the report alike.
+
+Each line says which way is better, so that a reader need not know the field: `lower`, `higher`, or nothing where neither is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SHARE = "share"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure: where it lies in a side's object, what it is called, which way is better, how it is written. `control` is where, in the
+    whole report, the object lies that has the figure to compare with, and what that is."""
+
+    path: str
+    name: str
+    better: str = ""
+    style: str = ".3f"
+    control: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A line with its values filled in, as text."""
+
+    line: Line
+    base: str
+    tuned: str
+    control: str
+
+
+_FREQUENT = ("controls.frequent_tags", "most frequent tags")
+_HELD_OUT = ("controls.held_out", "held-out rows")
+_OWN = ("controls.held_out", "the rows' own")
+
+LINES: Mapping[str, Sequence[Line]] = {
+    "Held-out rows": (
+        Line("loss", "loss, nats a token", "lower"),
+        Line("perplexity", "perplexity", "lower", ".2f"),
+        Line("bits_per_byte", "bits per byte", "lower"),
+        Line("quote.loss", "loss of the quote part", "lower"),
+        Line("quote.perplexity", "perplexity of the quote part", "lower", ".2f"),
+        Line("tags.loss", "loss of the tag part", "lower"),
+        Line("tags.perplexity", "perplexity of the tag part", "lower", ".2f"),
+    ),
+    "Tags for held-out quotes": (
+        Line("written_tags.micro_f1", "micro F1", "higher", control=_FREQUENT),
+        Line("written_tags.macro_f1", "macro F1", "higher", control=_FREQUENT),
+        Line("written_tags.precision_at_1", "precision@1", "higher", control=_FREQUENT),
+        Line("written_tags.precision_at_3", "precision@3", "higher", control=_FREQUENT),
+        Line("relevance.lift", "fit the quote: lift, nats", "higher", "+.3f", _OWN),
+        Line("relevance.wins", "likelier here than elsewhere", "higher", SHARE, _OWN),
+        Line("relevance.shuffled.wins", "the same, tags shuffled", "", SHARE, _OWN),
+    ),
+    "Texts it writes from nothing": (
+        Line("form.format_rate", "hold a quote and tags", "higher", SHARE),
+        Line("form.stop_rate", "stop by themselves", "higher", SHARE),
+        Line("form.loop_rate", "go in circles", "lower", SHARE),
+        Line("variety.distinct_1", "distinct-1", control=_HELD_OUT),
+        Line("variety.distinct_2", "distinct-2", control=_HELD_OUT),
+        Line("variety.distinct_3", "distinct-3", control=_HELD_OUT),
+        Line("copies.copied", "copies (8 words in a row)", "lower", SHARE, _HELD_OUT),
+        Line("copies.longest_run", "longest shared run, words", "", ".2f", _HELD_OUT),
+        Line("copies.containment", "held by the nearest row", "", SHARE, _HELD_OUT),
+    ),
+}
+
+
+def table(report: Mapping[str, Any], short: bool = False) -> dict[str, list[Cells]]:
+    """The lines of each group that have a value on either side; `short` writes intervals as `0.532 ±0.053`."""
+    groups: dict[str, list[Cells]] = {}
+    for title, lines in LINES.items():
+        cells = [_cells(report, line, short) for line in lines]
+        if any(c.tuned or c.base for c in cells):
+            groups[title] = [c for c in cells if c.tuned or c.base]
+    change = lookup(report, "forgetting")
+    if change:
+        before, after = (written(lookup(change, f"{side}.loss"), ".3f", short) for side in ("before", "after"))
+        what = f"{written(change['change'], '+.3f', short)} change"
+        groups["General text: what it forgot"] = [Cells(Line("", "loss, nats a token", "lower"), before, after, what)]
+    return groups
+
+
+def lookup(report: Any, path: str) -> Any:
+    """The value at `a.b.c`, or None where there is none."""
+    for key in path.split("."):
+        report = report.get(key) if isinstance(report, Mapping) else None
+    return report
+
+
+def written(figure: Any, style: str, short: bool = False) -> str:
+    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None."""
+    if isinstance(figure, Mapping) and "value" in figure:
+        value, low, high = (_number(figure[key], style) for key in ("value", "low", "high"))
+        half = _number((figure["high"] - figure["low"]) / 2, style.lstrip("+"))
+        return f"{value} ±{half}" if short else f"{value} ({low} to {high})"
+    return _number(figure, style) if isinstance(figure, (int, float)) else ""
+
+
+def _number(value: float, style: str) -> str:
+    return f"{100 * value:.1f}%" if style == SHARE else f"{value:{style}}"
+
+
+def _cells(report: Mapping[str, Any], line: Line, short: bool) -> Cells:
+    base, tuned = (written(lookup(report.get(side), line.path), line.style, short) for side in ("base", "tuned"))
+    where, what = line.control
+    path = line.path.removeprefix("written_tags.")  # the controls of written tags lie in an object of their own
+    control = written(lookup(report, f"{where}.{path}"), line.style, short) if where else ""
+    return Cells(line, base, tuned, f"{control} {what}" if control else "")

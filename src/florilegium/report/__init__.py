@@ -1,0 +1,18 @@
+"""The report of a run: one page that anybody can open, and a picture of the losses; both made from the files in the run's folder.
+
+In reading order: `facts` (the folder's files, read), `curves` (numbers to SVG), `page` (report.html), `picture` (loss.png), `compare` (two
+runs side by side).
+"""
+
+from florilegium.report.compare import compare_runs, comparison_page
+from florilegium.report.facts import RunFacts, read_run
+from florilegium.report.page import run_page, write_report
+
+__all__ = [
+    "RunFacts",
+    "compare_runs",
+    "comparison_page",
+    "read_run",
+    "run_page",
+    "write_report",
+]

@@ -1,0 +1,68 @@
+"""Two runs side by side: what was set differently, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from florilegium.evaluation.table import LINES, lookup, written
+from florilegium.report.facts import RunFacts
+from florilegium.report.page import charts, duration, gibibytes, number, render
+
+NOT_COMPARED = ("output", "force")
+
+
+def compare_runs(a: RunFacts, b: RunFacts) -> dict[str, Any]:
+    """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a figure as `evaluate` writes it, a number or
+    None; `same_rows`: whether both were trained on the same rows (else their losses cannot be compared)."""
+    keys = [key for key in {**a.config, **b.config} if key not in NOT_COMPARED and a.config.get(key) != b.config.get(key)]
+    figures: dict[str, list[Any]] = {
+        key: [run.manifest.get(key) for run in (a, b)]
+        for key in ("eval_loss_before", "eval_loss", "steps", "elapsed_seconds", "tokens_per_second", "peak_memory_bytes")
+    }
+    for line in (line for lines in LINES.values() for line in lines):
+        pair = [lookup(run.evaluation, f"tuned.{line.path}") for run in (a, b)]
+        if any(figure is not None for figure in pair):
+            figures[line.path] = pair
+    figures["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in (a, b)]
+    digests = [lookup(run.manifest, "data.digest") for run in (a, b)]
+    return {
+        "runs": [str(a.directory), str(b.directory)],
+        "same_rows": digests[0] is not None and digests[0] == digests[1],
+        "settings": {key: [a.config.get(key), b.config.get(key)] for key in keys},
+        "figures": {key: pair for key, pair in figures.items() if any(value is not None for value in pair)},
+    }
+
+
+def figure_rows(comparison: dict[str, Any], short: bool = False) -> list[tuple[str, str, str]]:
+    """(name, a's, b's) of each figure, as text."""
+    lines = {line.path: line for group in LINES.values() for line in group}
+    rows = []
+    for key, pair in comparison["figures"].items():
+        line = lines.get(key)
+        name, style = (line.name, line.style) if line else (key.replace("_", " "), "+.3f" if key == "forgetting" else ".3f")
+        rows.append((name, _value(key, pair[0], style, short), _value(key, pair[1], style, short)))
+    return rows
+
+
+def _value(key: str, value: Any, style: str, short: bool) -> str:
+    if key == "peak_memory_bytes":
+        return gibibytes(value)
+    if key == "elapsed_seconds":
+        return duration(value)
+    if key in ("steps", "tokens_per_second"):
+        return number(value, ",.0f")
+    return written(value, style, short)
+
+
+def comparison_page(a: RunFacts, b: RunFacts) -> str:
+    """The comparison as a page of the same kind as report.html."""
+    comparison = compare_runs(a, b)
+    labels = ("A", "B")
+    return render(
+        "compare.html.jinja",
+        runs=list(zip(labels, (a, b), strict=True)),
+        same_rows=comparison["same_rows"],
+        settings=comparison["settings"],
+        figures=figure_rows(comparison),
+        charts=charts(list(zip(labels, (a, b), strict=True))),
+    )

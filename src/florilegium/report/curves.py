@@ -1,0 +1,108 @@
+"""Curves as inline SVG: drawn here, since a page without scripts and without the network can hold no plotting library.
+
+A chart has no colours of its own; its classes (`line-0`, `grid`, ...) take them from the page, light or dark. A reader that cannot see it
+is told title and range. Everything in it is a number, or escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Points = Sequence[tuple[float, float]]
+
+WIDTH, HEIGHT = 640, 240
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 30
+MOST_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Curve:
+    """`dots` draws each point, for the few looks at held-out rows; a line of many points is thinned to means."""
+
+    name: str
+    points: Points
+    dots: bool = False
+
+
+def chart(title: str, curves: Sequence[Curve], unit: str = "", *, from_zero: bool = False) -> Markup:
+    """An SVG with the curves over the steps; an empty Markup where there is nothing to draw."""
+    shown = [Curve(c.name, c.points if c.dots else thinned(c.points), c.dots) for c in curves if c.points]
+    if not shown:
+        return Markup("")
+    xs, ys = ([p[k] for c in shown for p in c.points] for k in (0, 1))
+    low, high = (0.0 if from_zero else min(ys)), max(ys)
+    if low == high:
+        low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
+    y_ticks, x_ticks = ticks(low, high), ticks(min(xs), max(max(xs), min(xs) + 1), whole=True)
+    frame = _Frame(min(xs), max(max(xs), min(xs) + 1), min(low, y_ticks[0]), max(high, y_ticks[-1]))
+    parts = [frame.grid(x_ticks, y_ticks), *(frame.draw(c, number) for number, c in enumerate(shown))]
+    told = "; ".join(f"{c.name} from {c.points[0][1]:.4g} to {c.points[-1][1]:.4g}" for c in shown)
+    says = escape(f"{title}{f' ({unit})' if unit else ''} over {max(xs):.0f} steps: {told}")
+    legend = Markup("").join(
+        Markup('<span class="key line-{0}">{1}</span> ').format(number, c.name) for number, c in enumerate(shown) if len(shown) > 1
+    )
+    return Markup('<figure><figcaption>{}{} {}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg></figure>').format(
+        title, f", {unit}" if unit else "", legend, WIDTH, HEIGHT, says, Markup("").join(parts)
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where a step and a value lie on the paper."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, step: float) -> float:
+        return LEFT + (step - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
+
+    def grid(self, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Markup:
+        lines = [
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick end" x="{}" y="{}">{}</text>').format(
+                LEFT, WIDTH - RIGHT, LEFT - 8, f"{self.y(v) + 4:.1f}", label(v), y=f"{self.y(v):.1f}"
+            )
+            for v in y_ticks
+        ]
+        lines += [Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(self.x(v), HEIGHT - 8, label(v)) for v in x_ticks]
+        return Markup("").join(lines)
+
+    def draw(self, curve: Curve, number: int) -> Markup:
+        places = [(f"{self.x(a):.1f}", f"{self.y(b):.1f}") for a, b in curve.points]
+        line = Markup('<polyline class="line-{}" points="{}"/>').format(number, " ".join(",".join(place) for place in places))
+        dots = [Markup('<circle class="line-{}" cx="{}" cy="{}" r="4"/>').format(number, *place) for place in places] if curve.dots else []
+        return line + Markup("").join(dots)
+
+
+def ticks(low: float, high: float, *, whole: bool = False, about: int = 5) -> list[float]:
+    """Round numbers that span from `low` to `high`, about five steps: 1, 2 or 5 times a power of ten apart."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    step = max(1.0, round(step)) if whole else step
+    first, last = (math.ceil(low / step), math.floor(high / step)) if whole else (math.floor(low / step), math.ceil(high / step))
+    return [i * step for i in range(first, last + 1)]
+
+
+def label(value: float) -> str:
+    """A tick's number, short: 1,200, 3.5, 2e-04."""
+    if value and abs(value) < 0.001:
+        return f"{value:.0e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def thinned(points: Points) -> Points:
+    """At most MOST_POINTS points: means over runs of neighbours, so that no spike is lost without a trace."""
+    size = -(-len(points) // MOST_POINTS)
+    if size <= 1:
+        return points
+    groups = (points[i : i + size] for i in range(0, len(points), size))
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]

@@ -1,0 +1,242 @@
+"""report.html: what a run did, on one page that opens from a disk, on a phone, in the dark, in ten years.
+
+No script, no network, no other file: the page's own policy (CSP) forbids them, and names the one style sheet by its hash. Everything that
+comes from a run, its rows, its name or its path is text, and Jinja puts it there as text (autoescape); no value becomes markup but the
+curves, which `curves.py` makes of numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from florilegium.data import finding_sentences
+from florilegium.evaluation.table import lookup, table, written
+from florilegium.report.curves import Curve, chart
+from florilegium.report.facts import RunFacts, read_run
+from florilegium.report.picture import write_picture
+from florilegium.run import write_text
+
+FILE = "report.html"
+HERE = Path(__file__).parent
+MOST_SAMPLE_STEPS, MOST_CLUSTERS = 4, 3
+
+
+def write_report(directory: Path) -> Path:
+    """Writes report.html and loss.png of the run in `directory` anew, and returns the page's path.
+
+    Raises UsageError for a folder that is no run, ResourceError when the disk refuses.
+    """
+    facts = read_run(directory)
+    write_picture(facts)
+    write_text(directory / FILE, run_page(facts))
+    return directory / FILE
+
+
+def run_page(facts: RunFacts) -> str:
+    """report.html as text."""
+    return render("run.html.jinja", **_run_values(facts))
+
+
+def render(template: str, **values: Any) -> str:
+    """A page with our style sheet and the policy that allows nothing else."""
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return _environment().get_template(template).render(style=Markup(style), policy=policy, **values) + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["plain"] = plain
+    return environment
+
+
+def plain(value: object) -> str:
+    """Text without control characters; lone surrogates, which UTF-8 cannot hold, among them."""
+    return "".join(c if c == "\n" or c.isprintable() else " " for c in str(value))
+
+
+def _run_values(facts: RunFacts) -> dict[str, Any]:
+    evaluation = facts.evaluation
+    return {
+        "name": facts.name,
+        "facts": facts,
+        "finished": facts.is_finished,
+        "cards": _cards(facts),
+        "charts": charts([("", facts)]),
+        "tables": _safe_table(evaluation),
+        "interval": evaluation.get("interval", ""),
+        "instrument": _instrument(evaluation),
+        "closest": _closest(evaluation),
+        "evaluate_command": f"florilegium evaluate {shlex.quote(str(facts.directory))} --base",
+        "samples": _samples(facts),
+        "sides": _sides(facts.data),
+        "findings": _findings(facts.data),
+        "clusters": _clusters(facts.data),
+        "cost": _cost(facts),
+        "reproduce": _reproduce(facts),
+        "train_command": f"florilegium train --config {shlex.quote(str(facts.directory / 'config.yaml'))} --output runs/again",
+        "config": {key: value for key, value in facts.config.items() if value is not None},
+    }
+
+
+def charts(runs: list[tuple[str, RunFacts]]) -> list[Markup]:
+    """The four curves, of one run or of several in one frame; `runs` are (what to call it, its facts)."""
+
+    def named(what: str, name: str) -> str:
+        return f"{what} {name}".strip()
+
+    losses = [Curve(named("training", n), f.series("loss")) for n, f in runs]
+    looks = [Curve(named("held out", n), f.series("eval_loss", f.looks), dots=True) for n, f in runs]
+    gigabytes = [Curve(n, [(x, y / 2**30) for x, y in f.series("peak_memory_bytes")]) for n, f in runs]
+    drawn = [
+        chart("Loss", [*losses, *looks], "nats a token"),
+        chart("Learning rate", [Curve(n, f.series("learning_rate")) for n, f in runs], from_zero=True),
+        chart("Speed", [Curve(n, f.series("tokens_per_second")) for n, f in runs], "tokens/s", from_zero=True),
+        chart("Peak memory", gigabytes, "GiB", from_zero=True),
+    ]
+    return [svg for svg in drawn if svg]
+
+
+def _cards(facts: RunFacts) -> list[tuple[str, str, str]]:
+    """The handful of figures that one looks for first: (name, value, note)."""
+    m, e = facts.manifest, facts.evaluation
+    before, after = number(m.get("eval_loss_before"), ".3f"), number(m.get("eval_loss"), ".3f")
+    cards = [("held-out loss", after, f"{before} before" if before else "")]
+    cards += [
+        ("tag F1", written(lookup(e, "tuned.written_tags.micro_f1"), ".3f", short=True), _against(e, "written_tags.micro_f1")),
+        ("copies", written(lookup(e, "tuned.copies.copied"), "share", short=True), "8 words in a row from a training row"),
+        ("forgotten", written(lookup(e, "forgetting.change"), "+.3f", short=True), "change of the loss on general text; below 0, nothing"),
+        ("time", duration(m.get("elapsed_seconds")), f"{number(m.get('steps'), ',.0f')} steps"),
+        ("peak memory", gibibytes(m.get("peak_memory_bytes")), ""),
+    ]
+    return [card for card in cards if card[1]]
+
+
+def _against(evaluation: Mapping[str, Any], path: str) -> str:
+    frequent = lookup(evaluation, "controls.frequent_tags.micro_f1.value")
+    return f"{frequent:.3f} by always naming frequent tags" if isinstance(frequent, float) else ""
+
+
+def _safe_table(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation's table, or none of it where the file is not what `evaluate` writes."""
+    try:
+        return table(evaluation)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return {}
+
+
+def _instrument(evaluation: dict[str, Any]) -> str:
+    """How well the search for copies finds what was planted."""
+    found = [lookup(evaluation, f"controls.copies_instrument.{key}_found") for key in ("planted", "shuffled")]
+    if not all(isinstance(share, (int, float)) for share in found):
+        return ""
+    planted, shuffled = (f"{100 * share:.0f}%" for share in found)
+    return f"The search for copies found {planted} of planted training rows, and {shuffled} with their words shuffled."
+
+
+def _closest(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+    """(text, what it shares with which training row), the closest first."""
+    rows = lookup(evaluation, "tuned.copies.closest")
+    try:
+        return [(row["text"], f"{row['longest_run']} words in a row; nearest: {row['nearest'] or 'none'}") for row in rows or []]
+    except (TypeError, KeyError):
+        return []
+
+
+def _findings(data: dict[str, Any]) -> list[tuple[str, str]]:
+    try:
+        return finding_sentences(data["findings"]) if "findings" in data else []
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return []
+
+
+def _sides(data: dict[str, Any]) -> str:
+    """How many rows went where, and how many near-copies stand on both sides."""
+    names = {"training_rows": "learned", "held_out_rows": "held out", "set_aside_rows": "set aside as near-copies of both sides"}
+    counts = [f"{data[key]:,} {what}" for key, what in names.items() if isinstance(data.get(key), int) and data[key]]
+    leaks = data.get("leaks")
+    by_whom = leaks.items() if isinstance(leaks, dict) else ()
+    told = [f"split by {by}, {count} near-duplicate pairs stand on both sides" for by, count in by_whom]
+    return "; ".join([", ".join(counts), *told]) if counts else ""
+
+
+def _clusters(data: dict[str, Any]) -> list[list[tuple[str, str]]]:
+    shown = lookup(data, "findings.near_duplicates.shown")
+    try:
+        return [[(row["place"], row["text"]) for row in cluster] for cluster in (shown or [])[:MOST_CLUSTERS]]
+    except (TypeError, ValueError, KeyError):
+        return []
+
+
+def _samples(facts: RunFacts) -> dict[str, Any]:
+    """What was written for each prompt at up to four steps: `{"steps": [...], "rows": [(prompt, [text, ...]), ...]}`."""
+    steps = sorted({row["step"] for row in facts.samples if isinstance(row.get("step"), int)})
+    if len(steps) > MOST_SAMPLE_STEPS:
+        steps = [steps[round(i * (len(steps) - 1) / (MOST_SAMPLE_STEPS - 1))] for i in range(MOST_SAMPLE_STEPS)]
+    texts = {(row.get("prompt"), row.get("step")): row.get("text") for row in facts.samples}
+    prompts = list(dict.fromkeys(str(row.get("prompt", "")) for row in facts.samples))
+    return {"steps": steps, "rows": [(prompt, [texts.get((prompt, step)) or "" for step in steps]) for prompt in prompts]}
+
+
+def _cost(facts: RunFacts) -> list[tuple[str, str]]:
+    m = facts.manifest
+    forecast = m.get("forecast_bytes")
+    trained, total = m.get("trained_parameters"), m.get("total_parameters")
+    share = ""
+    if isinstance(trained, int) and isinstance(total, int) and total:
+        share = f"{trained:,} of {total:,} ({100 * trained / total:.3f}%)"
+    lines = [
+        ("time", duration(m.get("elapsed_seconds"))),
+        ("tokens", number(m.get("tokens"), ",.0f")),
+        ("tokens/s", number(m.get("tokens_per_second"), ",.0f")),
+        ("peak memory", gibibytes(m.get("peak_memory_bytes"))),
+        ("forecast of it", gibibytes(forecast) or "none was made"),
+        ("device", str(m.get("device", ""))),
+        ("parameters trained", share),
+    ]
+    return [line for line in lines if line[1]]
+
+
+def _reproduce(facts: RunFacts) -> list[tuple[str, str]]:
+    m = facts.manifest
+    libraries = m.get("libraries")
+    known = ", ".join(f"{name} {version}" for name, version in libraries.items()) if isinstance(libraries, dict) else ""
+    lines = [
+        ("florilegium", str(m.get("version", ""))),
+        ("python", str(m.get("python", ""))),
+        ("libraries", known),
+        ("seed", str(m.get("seed", ""))),
+        ("rows, sha256", str(lookup(m, "data.digest") or "")),
+        ("base, digest", str(lookup(m, "base.digest") or "")),
+        ("tokenizer, digest", str(lookup(m, "base.tokenizer_digest") or "")),
+    ]
+    return [line for line in lines if line[1]]
+
+
+def number(value: object, style: str) -> str:
+    return f"{value:{style}}" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+
+
+def gibibytes(value: object) -> str:
+    return f"{value / 2**30:.2f} GiB" if isinstance(value, (int, float)) else ""
+
+
+def duration(value: object) -> str:
+    if not isinstance(value, (int, float)):
+        return ""
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,38 @@
+"""loss.png: the losses as a picture, for a README or a mail. Drawn by matplotlib, without a screen and without its global state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from florilegium.report.curves import thinned
+from florilegium.report.facts import RunFacts
+from florilegium.run import atomic_write
+
+FILE = "loss.png"
+
+
+def write_picture(facts: RunFacts) -> None:
+    """Writes loss.png into the run's folder, whole or not at all; nothing where no loss was logged. Raises ResourceError."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    learned, held_out = facts.series("loss"), facts.series("eval_loss", facts.looks)
+    if not learned and not held_out:
+        return
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots()
+    if learned:
+        axes.plot(*zip(*thinned(learned), strict=True), color="#9aa7b8", linewidth=1.2, label="training")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color="#b4442c", linewidth=2, marker="o", label="held out")
+    axes.set(xlabel="step", ylabel="loss, nats a token")
+    # A dollar would start a formula; the name is somebody's text.
+    title = "".join(c if c.isprintable() else " " for c in facts.name[:80])
+    axes.set_title(title.replace("$", r"\$"))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    with atomic_write(facts.directory / FILE) as file:
+        figure.savefig(file, format="png", dpi=150)

@@ -1,0 +1,181 @@
+"""report.html: what it says, that it stands on its own, that text stays text, and how it looks to a browser."""
+
+from __future__ import annotations
+
+import html
+import re
+import threading
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from florilegium.errors import UsageError
+from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
+from florilegium.report.curves import Curve, chart, label, thinned, ticks
+from florilegium.report.page import plain as printable
+from tests.report.browser import open_page, screenshot
+from tests.report.made_up import write_run
+from tests.report.payloads import PAYLOADS
+
+
+class Outline(HTMLParser):
+    """The elements of a page with their attributes' names, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, tuple[str, ...]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, tuple(name for name, _ in attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def marks(document: str) -> list[str]:
+    """The payloads that ran."""
+    (opening,) = re.findall(r"<html[^>]*>", document)[:1]
+    return re.findall(r"data-p\d+", opening)
+
+
+def framed(payload: str) -> str:
+    """A payload as markup, in a frame of its own so that what it leaves open does not swallow the next."""
+    return f'<iframe srcdoc="{html.escape(payload)}"></iframe>'
+
+
+def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "a-run")).read_text()
+    for word in ("a-run", "3.600", "7.000 before", "micro F1", "0.500 (0.400 to 0.600)", "written 2", "near duplicates", "1 min 16 s"):
+        assert word in page, word
+    assert "0.88 GiB" in page and "none was made" in page and "143,360 of 11,396,800 (1.258%)" in page
+    assert page.count("<svg") == 4 and "training from 6.933 to 4.333; held out from 7 to 3.667" in page
+    assert "split by random, 5 near-duplicate pairs stand on both sides" in page
+    assert (tmp_path / "a-run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_stands_on_its_own(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    assert "default-src 'none'" in html.unescape(page) and "<script" not in page and len(page) < 200_000
+    assert not re.search(r"https?://", page)
+    outline = Outline(page)
+    names = [tag for tag, _ in outline.elements]
+    loading = {"src", "href", "srcset", "action", "style", "data"}
+    assert not [name for _, attributes in outline.elements for name in attributes if name in loading or name.startswith("on")]
+    assert names.count("h1") == names.count("main") == 1 and "caption" in names
+    assert all("scope" in attributes for tag, attributes in outline.elements if tag == "th")
+    assert all("aria-label" in attributes for tag, attributes in outline.elements if tag == "svg")
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "metrics.jsonl", "samples.jsonl", "data.json", "evaluation.json"])
+def test_a_run_that_was_stopped_or_edited_has_a_page_too(tmp_path: Path, missing: str) -> None:
+    run = write_run(tmp_path / "run")
+    for number, content in enumerate(
+        (None, "", "[1, 2]", '{"findings": 3, "leaks": 4, "tuned": 5, "base": [], "steps": "x", "data": 1}\n{"step": "a"')
+    ):
+        if content is None:
+            (run / missing).unlink()
+        else:
+            (run / missing).write_text(content)
+        assert "<h1>run</h1>" in run_page(read_run(run)), number
+    with pytest.raises(UsageError, match="not a run"):
+        write_report(tmp_path)
+
+
+def test_sixty_payloads_change_no_element(tmp_path: Path) -> None:
+    plain = Outline(run_page(read_run(write_run(tmp_path / "plain")))).elements
+    assert len(PAYLOADS) == len(set(PAYLOADS)) == 60
+    (tmp_path / "named").mkdir()
+    for number, payload in enumerate(PAYLOADS):
+        run = write_run(tmp_path / f"run-{number}", lambda what, payload=payload: payload + what)
+        assert Outline(run_page(read_run(run))).elements == plain, payload
+        named = run.rename(tmp_path / "named" / payload.replace("/", ""))  # the run's name and path, as far as a path can hold it
+        page = run_page(read_run(named))
+        assert Outline(page).elements == plain, payload
+        (title,) = re.findall(r"<h1>(.*)</h1>", page, re.S)
+        assert html.unescape(title) == printable(named.name)
+
+
+def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
+    turn = iter(range(10**6))
+    texts = write_run(tmp_path / PAYLOADS[14].replace("/", ""), lambda what: PAYLOADS[next(turn) % 60] + what, prompts=60)
+    page = write_report(texts)
+    source = page.read_text()
+    assert all(source.count(f"dataset.p{number}=1") >= 3 for number in range(60)), "each payload is on the page, in several places"
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        fetching = f'<img src="{address}/a"><link rel=stylesheet href="{address}/b"><meta http-equiv=refresh content="0;url={address}/c">'
+        other = write_run(tmp_path / "other", lambda what: fetching + what)
+        document = open_page(page, "--dump-dom")
+        asks = open_page(write_report(other), "--dump-dom")
+        compared = tmp_path / "compared.html"
+        compared.write_text(comparison_page(read_run(texts), read_run(other)))
+        both = open_page(compared, "--dump-dom")
+        # The same texts as markup: without the policy they run and fetch, so this test can fail; with it even then nothing does.
+        bare = tmp_path / "bare.html"
+        bare.write_text("<!DOCTYPE html><html><head></head><body>" + "".join(map(framed, [*PAYLOADS, fetching.split("<meta")[0]])))
+        ran = marks(open_page(bare, "--dump-dom"))
+        fetched = len(asked)
+        policy = re.findall(r'<meta http-equiv="Content-Security-Policy"[^>]*>', source)[0]
+        held = tmp_path / "held.html"
+        held.write_text(bare.read_text().replace("<head>", f"<head>{policy}"))
+        stopped = marks(open_page(held, "--dump-dom"))
+        server.shutdown()
+    assert "What it wrote" in document and "What it wrote" in asks and "Two runs" in both
+    assert marks(document) == marks(asks) == marks(both) == []
+    assert len(ran) >= 15 and fetched >= 1 and stopped == [] and len(asked) == fetched
+    assert not [path for path in asked if path == "/c"]
+
+
+def test_a_browser_draws_it_light_dark_and_on_a_phone(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    page = write_report(write_run(tmp_path / "run", lambda what: f"A rather long piece of text for {what}, " + "x" * 80))
+    brightness = {}
+    for name, width, dark in (("light", 1100, False), ("dark", 1100, True), ("phone", 500, False)):
+        screenshot(page, tmp_path / f"{name}.png", width, 1400, dark=dark)
+        picture = imread(tmp_path / f"{name}.png")[..., :3]
+        assert picture.shape == (1400, width, 3)
+        brightness[name] = float(picture.mean())
+        assert picture.std() > 0.02, "something is drawn"
+        assert (picture[:, -2:] == picture[0, -1]).all(), "nothing is cut off at the right edge"
+    assert brightness["light"] > 0.85 and brightness["phone"] > 0.8 and brightness["dark"] < 0.3
+
+
+def test_two_runs(tmp_path: Path) -> None:
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", loss=3.4)
+    text = (b / "config.yaml").read_text()
+    (b / "config.yaml").write_text(text.replace("rank: 16", "rank: 4"))
+    found = compare_runs(read_run(a), read_run(b))
+    assert found["settings"] == {"rank": [16, 4]} and found["same_rows"]
+    assert found["figures"]["eval_loss"] == [3.6, 3.4] and found["figures"]["written_tags.micro_f1"][0]["value"] == 0.5
+    page = comparison_page(read_run(a), read_run(b))
+    assert page.count("<svg") == 4 and "held out A" in page and "rank" in page and "different rows" not in page
+    other = write_run(tmp_path / "c", lambda what: f"other {what}")
+    assert not compare_runs(read_run(a), read_run(other))["same_rows"]
+    assert "different rows" in comparison_page(read_run(a), read_run(other))
+
+
+def test_charts() -> None:
+    assert chart("Nothing", [Curve("a", [])]) == ""
+    flat = chart("Flat <b>", [Curve("a & b", [(1, 2.0), (2, 2.0)]), Curve("c", [(1, 2.0)], dots=True)], "nats")
+    assert "<b>" not in flat and "a &amp; b" in flat and flat.count("<polyline") == 2 and flat.count("<circle") == 1 and "nan" not in flat
+    assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0]) and ticks(3.2, 7.1)[0] <= 3.2 and ticks(3.2, 7.1)[-1] >= 7.1
+    assert ticks(1, 7, whole=True) == [2, 4, 6]
+    assert (label(1200), label(0.0002), label(0.0), label(3.5)) == ("1,200", "2e-04", "0", "3.5")
+    many = [(float(i), float(i % 7)) for i in range(10_000)]
+    assert len(thinned(many)) <= 400 and thinned(many)[-1][0] == 9999 and thinned(many[:10]) == many[:10]
