@@ -4,15 +4,19 @@ exit code (`errors.py`). Each command imports what it needs when it runs, so tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
+from florilegium.config import TrainConfig
 from florilegium.errors import FlorilegiumError, UsageError, nearest
 from florilegium.flags import add_config_flags, config_from_flags
+from florilegium.signals import watch
 
 NEXT = """
 Next, the same on 2,500 real quotes and a real BLOOM (needs the Hugging Face Hub):
@@ -31,7 +35,8 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args([_kebab(a) for a in arguments])
         if unknown:
             flags = [flag for p in (self, *_subparsers(self, values)) for flag in p._option_string_actions]
-            raise UsageError(f"unknown argument {unknown[0]!r}", nearest(unknown[0].split("=")[0], flags) or f"See: {self.prog} --help")
+            name = unknown[0].split("=")[0]  # without its value: it may be a token
+            raise UsageError(f"unknown argument {name!r}", nearest(name, flags) or f"See: {self.prog} --help")
         return values
 
 
@@ -62,8 +67,7 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_generate(commands)
     _add_inspect(commands)
-    resume = _command(commands, "resume", "go on with a run that was stopped", "florilegium resume latest")
-    resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
+    _add_resume(commands)
     completion = _command(commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return parser
@@ -95,6 +99,18 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--config", metavar="FILE", help="settings in YAML; flags win over it")
     train.add_argument("--print-config", action="store_true", help="print the settings as a file that --config reads, and leave")
     add_config_flags(train)
+
+
+def _add_resume(commands: Any) -> None:
+    resume = _command(
+        commands,
+        "resume",
+        "go on with a run that was stopped",
+        "florilegium resume latest",
+        "florilegium resume runs/NAME --learning-rate 1e-4 --max-steps 500",
+    )
+    resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
+    add_config_flags(resume, only=[f.name for f in fields(TrainConfig) if f.name not in ("data", "output", "force")])
 
 
 def _add_generate(commands: Any) -> None:
@@ -162,9 +178,11 @@ def run_resume(flags: argparse.Namespace) -> None:
     from florilegium.pipeline import resume
     from florilegium.terminal import TerminalView
 
+    names = {f.name for f in fields(TrainConfig)}
+    given = {name: value for name, value in vars(flags).items() if name in names}
     view = TerminalView()
     try:
-        _show_trained(resume(flags.run, view=view), flags.json)
+        _show_trained(resume(flags.run, view=view, **given), flags.json)
     finally:
         view.stop()
 
@@ -268,6 +286,15 @@ def run_completion(flags: argparse.Namespace) -> None:
     print(shtab.complete(build_parser(), shell=flags.shell))
 
 
+COMMANDS = {
+    "train": run_train,
+    "resume": run_resume,
+    "generate": run_generate,
+    "inspect": run_inspect,
+    "completion": run_completion,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     # Tokenizers warn about forks, and telemetry would be something sent unasked.
@@ -285,13 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.command is None:
             parser.print_help()
             return 0
-        {
-            "train": run_train,
-            "resume": run_resume,
-            "generate": run_generate,
-            "inspect": run_inspect,
-            "completion": run_completion,
-        }[flags.command](flags)
+        with watch() if flags.command in ("train", "resume") else contextlib.nullcontext():
+            COMMANDS[flags.command](flags)
         sys.stdout.flush()
     except FlorilegiumError as error:
         if debug:

@@ -16,12 +16,14 @@ from typing import Any, Protocol
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import DivergedError, ResourceError
+from florilegium.errors import ResourceError
 from florilegium.model import Base, Walk, adapter_state, set_adapter_state, token_losses
+from florilegium.signals import StopRequest
 from florilegium.tokens import Batch, Example, PackPlan, epoch_order, pack
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
-from florilegium.training.memory import peak_memory
-from florilegium.training.signals import StopRequest
+from florilegium.training.guards import check_look, check_step
+from florilegium.training.memory import out_of_memory, peak_memory
+from florilegium.training.optimizer import restore_schedule
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,15 @@ class Trainer:
             self.optimizer.state_dict(),
             self.schedule.state_dict(),
             random_states(self.base.device),
+            {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens},
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         set_adapter_state(self.model, snapshot.adapter)
-        self.optimizer.load_state_dict(snapshot.optimizer)
-        self.schedule.load_state_dict(snapshot.schedule)
+        restore_schedule(self.optimizer, self.schedule, snapshot.optimizer, snapshot.schedule)
         set_random_states(snapshot.random, self.base.device)
+        held = {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens, **snapshot.pack}
+        self.plan = replace(self.plan, batch_tokens=held["batch_tokens"], row_tokens=held["row_tokens"])
 
 
 def make_schedule_numbers(num_rows: int, config: TrainConfig) -> Schedule:
@@ -132,7 +136,9 @@ def training_step(trainer: Trainer, examples: Sequence[Example], observer: Obser
         random = random_states(trainer.base.device)
         try:
             return _take_step(trainer, pack(examples, trainer.plan))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.plan = smaller(trainer.plan, examples, error)
             set_random_states(random, trainer.base.device)
@@ -152,12 +158,7 @@ def _take_step(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, Any]:
         loss += part.detach()
     grad_norm = _clip(trainer)
     loss_value, norm_value = float(loss), float(grad_norm)
-    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-        trainer.optimizer.zero_grad(set_to_none=True)
-        raise DivergedError(
-            f"the loss is {loss_value} and the gradient's norm {norm_value}: this step was not taken",
-            "Lower --learning-rate; the last checkpoint is good",
-        )
+    check_step(trainer.schedule.last_epoch + 1, loss_value, norm_value)
     trainer.optimizer.step()
     trainer.schedule.step()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -196,8 +197,7 @@ def look(
         return best
     began = time.monotonic()
     loss = held_out_loss(trainer, held_out)
-    if not math.isfinite(loss):
-        raise DivergedError(f"the held-out loss is {loss} at step {progress.step}", "Lower --learning-rate; the last checkpoint is good")
+    check_look(progress.step, loss)
     is_best = progress.best_loss is None or loss < progress.best_loss
     if is_best:
         progress.best_loss, progress.best_step, progress.looks_since_best = loss, progress.step, 0
@@ -225,7 +225,9 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
         try:
             batches = pack(part, plan)
             sums = [float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum()) for b in batches]
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             plan = smaller(plan, part, error)
             continue
         total, count, waiting = total + sum(sums), count + sum(b.num_targets for b in batches), rest

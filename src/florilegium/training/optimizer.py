@@ -52,3 +52,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_ste
 
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     return get_scheduler(name, optimizer, num_warmup_steps=round(config.warmup * num_steps), num_training_steps=num_steps)
+
+
+def restore_schedule(optimizer: Any, schedule: Any, optimizer_state: dict[str, Any], schedule_state: dict[str, Any]) -> None:
+    """Puts a checkpoint's optimiser back, at the checkpoint's step, with the rates that the config has now.
+
+    torch's own `load_state_dict` brings the rate and the decay of the checkpoint along, and whoever asked for others is never told that
+    nothing changed. With the same config this gives the same bits: the rate is base rate times a function of the step either way.
+    """
+    asked = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(optimizer_state)
+    bases = [group["initial_lr"] for group in asked]
+    schedule.load_state_dict({**schedule_state, "base_lrs": bases})
+    rates = [base * rule(schedule.last_epoch) for base, rule in zip(bases, schedule.lr_lambdas, strict=True)]
+    for group, values, rate in zip(optimizer.param_groups, asked, rates, strict=True):
+        group.update(values, lr=rate)
+    schedule._last_lr = rates
