@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from florilegium.config import TrainConfig
-from florilegium.errors import FlorilegiumError, UsageError, nearest
+from florilegium.errors import FlorilegiumError, UsageError, nearest, redact
 from florilegium.flags import add_config_flags, config_from_flags
 from florilegium.signals import watch
 
@@ -315,15 +315,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with watch() if flags.command in ("train", "resume") else contextlib.nullcontext():
             COMMANDS[flags.command](flags)
         sys.stdout.flush()
-    except FlorilegiumError as error:
-        if debug:
-            raise
-        print(f"florilegium: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("florilegium: stopped by SIGINT", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `florilegium generate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _tell(error, debug)
     return 0
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    """One line for an expected failure, the traceback for our own mistakes and with --debug, no secret in either. The exit code."""
+    if isinstance(error, FlorilegiumError) and not debug:
+        words = f"florilegium: {error}\n"
+    else:
+        import traceback
+
+        words = redact("".join(traceback.format_exception(error)))
+    with contextlib.suppress(OSError):  # the exit code must stand even where nothing can be written
+        sys.stderr.write(words)
+        sys.stderr.flush()
+    return error.exit_code if isinstance(error, FlorilegiumError) else 1

@@ -14,6 +14,8 @@ them on one line and leaves with `exit_code`; a traceback is for our own mistake
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -61,8 +63,22 @@ class Interrupted(FlorilegiumError):
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks or terminal control characters: data and paths end up in messages, and may hold either."""
-    return "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".")
+    """`text` without line breaks, terminal control characters or secrets: what people typed ends up in messages, and may hold any."""
+    return "".join(c if c.isprintable() else " " for c in redact(text)).strip().rstrip(".")
+
+
+_TOKEN = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")
+_SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+
+def redact(text: str) -> str:
+    """`text` with `***` for what looks like a Hugging Face token, for user and password in an address, and for the value of any
+    environment variable whose name says that it is secret."""
+    text = _TOKEN.sub("***", text)
+    for name, value in os.environ.items():
+        if name.upper().endswith(_SECRET_NAMES) and len(value) >= 8:
+            text = text.replace(value, "***")
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from florilegium.export import adapter_card
 from florilegium.generation import Generated
 from florilegium.going_on import REPACKS, compare, identity, with_changes
 from florilegium.manifest import adapter_facts, figures_before, say_plan
-from florilegium.model import Walk, attach_adapter, base_facts, count_parameters, save_adapter, set_adapter_state
+from florilegium.model import Walk, attach_adapter, base_facts, check_adapter, count_parameters, save_adapter, set_adapter_state
 from florilegium.model.forward import add_neftune
 from florilegium.prepare import Prepared, pack_plan, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, EVENTS, Recorder, Silent, View, forget_after
@@ -35,6 +35,7 @@ from florilegium.training import (
     Snapshot,
     StopRequest,
     Trainer,
+    check_optimizer,
     check_room,
     clear_way,
     interrupted,
@@ -74,10 +75,12 @@ def train(data: str | Path = "sample", *, view: View | None = None, **settings: 
 
 def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> Trained:
     """`train` for a config that is made already, with rows that are read already or are read here."""
-    config = replace(config, data=tilde(config.data), model=tilde(config.model))
+    config = replace(config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output))
     with watch() as stop:
         prepared = prepare(config, view, rows)
         config = prepared.config
+        check_adapter(prepared.base, config)
+        check_optimizer(config.optimizer, prepared.base.device)
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
             write_text(directory / CONFIG, dump_config(config))
             return _run(prepared, directory, view, stop, None)

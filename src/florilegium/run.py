@@ -23,8 +23,10 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -174,30 +176,41 @@ def refuse_links(directory: Path) -> None:
             raise UsageError(f"{path} is a symbolic link", "florilegium writes inside the run's folder only: put the real one there")
 
 
+@dataclass
+class Room:
+    """How many bytes are about to be written; for the message, should there be no room."""
+
+    needed: int
+
+
 @contextlib.contextmanager
-def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
+def disk_errors(path: Path, needed: int = 4096) -> Iterator[Room]:
     """Turns the operating system's refusals (full, read-only, no permission) into ResourceError that names `path`, and for a full
-    disk the bytes `needed` (when known) and free."""
+    disk the bytes `needed` (a block, when nothing is said) and free."""
+    room = Room(needed)
     try:
-        yield
+        yield room
     except FileExistsError:
         raise
     except OSError as error:
-        fix = no_room_fix(path, needed) if error.errno in NO_ROOM else "Choose a folder that can be written with --output"
+        fix = no_room_fix(path, room.needed) if error.errno in NO_ROOM else "Choose a folder that can be written with --output"
         raise ResourceError(f"cannot write {path}: {error.strerror or error}", fix) from error
     except Exception as error:
         if "os error 28" in str(error):  # how a library written in Rust reports a full disk
-            raise ResourceError(f"cannot write {path}: No space left on device", no_room_fix(path, needed)) from error
+            raise ResourceError(f"cannot write {path}: No space left on device", no_room_fix(path, room.needed)) from error
         raise
 
 
-def no_room_fix(path: Path, needed: int = 0) -> str:
-    want = f"{needed / 1e6:.2f} MB are needed and " if needed else ""
-    return f"{want}{free_bytes(path) / 1e6:.2f} MB are free there: make room, then `florilegium resume`"
+def no_room_fix(path: Path, needed: int) -> str:
+    """What to do where `needed` bytes found no room: how much that is, how much is free, and how large a file may be at all."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    largest = f", files of {limit / 1e6:.3f} MB at most (ulimit -f)" if limit != resource.RLIM_INFINITY else ""
+    what = f"{needed / 1e6:.3f} MB are needed and {free_bytes(path) / 1e6:.3f} MB are free there{largest}"
+    return f"{what}: make room, then `florilegium resume`"
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that may still be written where `path` is or would be: what the file system has, or less where a file's size is limited."""
+    """Bytes that may still be written where `path` is or would be."""
     existing = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
     return shutil.disk_usage(existing).free
 
@@ -207,9 +220,11 @@ class Output:
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
+        self.asked = 0  # bytes so far, those that found no room included
 
     def write(self, data: str | bytes | memoryview) -> None:
         view = memoryview(data.encode("utf-8") if isinstance(data, str) else data).cast("B")
+        self.asked += len(view)
         while view:
             view = view[os.write(self.handle, view) :]
 
@@ -229,11 +244,14 @@ def new_file(path: Path) -> Iterator[Output]:
 def atomic_write(path: Path) -> Iterator[Output]:
     """A file to write into that appears at `path` whole, on disk, with the umask's mode, or not at all. Raises ResourceError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
+    with disk_errors(path) as room:
         temporary.unlink(missing_ok=True)  # of a process that died with our number
         try:
             with new_file(temporary) as file:
-                yield file
+                try:
+                    yield file
+                finally:
+                    room.needed = max(room.needed, file.asked)
             os.rename(temporary, path)
             sync_folder(path.parent)
         except BaseException:

@@ -191,3 +191,184 @@ def no_look_at_the_room() -> None:
 
     pipeline.check_room = lambda *arguments: None  # type: ignore[assignment]
     commit.free_bytes = lambda path: 1 << 60  # type: ignore[assignment]
+
+
+def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
+    """In step number `step` a weight, the loss, a gradient or the input holds `value` ("nan" or "inf")."""
+    import florilegium.recorder as recorder
+    import florilegium.training.loop as loop
+
+    number, now = float(value), [1]
+    model: list[Any] = []
+    done, losses = recorder.Recorder.step_done, loop.token_losses
+
+    def step_done(self: Any, metrics: dict[str, Any]) -> None:
+        done(self, metrics)
+        now[0] = metrics["step"] + 1
+        if kind == "weight" and now[0] == step:
+            _adapter_weight(self.tuned.model).data.view(-1)[3] = number
+
+    def token_losses(base: Any, tuned: Any, batch: Any, walk: Any) -> Any:
+        if not model:
+            model.append(tuned)
+            _put_hooks(tuned, kind, number, lambda: now[0] == step and tuned.training)
+        plain = losses(base, tuned, batch, walk)
+        return plain * number if kind == "loss" and now[0] == step and tuned.training else plain
+
+    recorder.Recorder.step_done = step_done  # type: ignore[method-assign]
+    loop.token_losses = token_losses  # type: ignore[assignment]
+
+
+def _adapter_weight(model: Any) -> Any:
+    return next(p for p in model.parameters() if p.requires_grad)
+
+
+def _put_hooks(model: Any, kind: str, number: float, now: Callable[[], bool]) -> None:
+    if kind == "gradient":
+
+        def poisoned(gradient: Any) -> Any:
+            gradient = gradient.clone()
+            gradient.view(-1)[0] = number if now() else gradient.view(-1)[0]
+            return gradient
+
+        _adapter_weight(model).register_hook(poisoned)
+    if kind == "input":
+
+        def embedded(module: Any, inputs: Any, hidden: Any) -> Any:
+            hidden = hidden.clone()
+            hidden.view(-1)[0] = number if now() else hidden.view(-1)[0]
+            return hidden
+
+        model.get_input_embeddings().register_forward_hook(embedded)
+
+
+STAGES = ("data preparation", "step", "evaluation", "save")
+
+
+def mark_stages(marks: str, seconds: float) -> None:
+    """The first byte of the file `marks` says which of STAGES goes on (1 to 4); each lasts `seconds` longer than it would."""
+    import mmap
+
+    import florilegium.pipeline as pipeline
+    import florilegium.recorder as recorder
+    import florilegium.training.loop as loop
+
+    with open(marks, "r+b") as file:
+        shared = mmap.mmap(file.fileno(), 0)
+
+    def marked(stage: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            before, shared[0] = shared[0], stage
+            time.sleep(seconds / 2)
+            done = function(*arguments, **named)
+            time.sleep(seconds / 2)
+            shared[0] = before
+            return done
+
+        return call
+
+    pipeline.prepare = marked(1, pipeline.prepare)
+    loop.training_step = marked(2, loop.training_step)
+    loop.held_out_loss = marked(3, loop.held_out_loss)
+    recorder.save_checkpoint = marked(4, recorder.save_checkpoint)
+
+
+def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
+    """From step number `step` on, whatever holds more than `tokens` positions at once finds no memory."""
+    import torch
+
+    import florilegium.training.loop as loop
+
+    errors = {
+        "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        "cpu": RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+        "python": MemoryError(),
+    }
+    losses, take, now = loop.token_losses, loop.training_step, [0]
+
+    def training_step(*arguments: Any) -> Any:
+        now[0] += 1
+        return take(*arguments)
+
+    def token_losses(base: Any, model: Any, batch: Any, walk: Any) -> Any:
+        if now[0] >= step and batch.tokens_BT.numel() > tokens:
+            losses(base, model, batch, walk)  # dropout has drawn by the time that memory runs out
+            raise errors[kind]
+        return losses(base, model, batch, walk)
+
+    loop.training_step, loop.token_losses = training_step, token_losses
+
+
+def limit_memory(megabytes: int) -> None:
+    """Once the first look is over the process may take `megabytes` more than it has, and no more."""
+    import resource
+
+    import florilegium.recorder as recorder
+
+    looked = recorder.Recorder.looked
+
+    def limited(self: Any, metrics: dict[str, Any], is_best: bool) -> None:
+        looked(self, metrics, is_best)
+        if metrics["step"] == 0:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 2**20, resource.RLIM_INFINITY))
+
+    recorder.Recorder.looked = limited  # type: ignore[method-assign]
+
+
+def no_memory_to_save(number: int) -> None:
+    """Memory runs out in the middle of the `number`th save."""
+    import florilegium.training.checkpoint as checkpoint
+
+    pieces, calls = checkpoint.tensor_pieces, [0]
+
+    def interrupted(tensors: Any, *more: Any) -> Any:
+        calls[0] += 1
+        for place, piece in enumerate(pieces(tensors, *more)):
+            if place == 2 and calls[0] == 3 * number - 1:  # three files of tensors a save: in the optimiser's
+                raise MemoryError
+            yield piece
+
+    checkpoint.tensor_pieces = interrupted
+
+
+def watch_memory(log: str) -> None:
+    """A line each 20 steps: step, resident bytes, open file descriptors, threads."""
+    import gc
+    import resource
+
+    import florilegium.recorder as recorder
+
+    done = recorder.Recorder.step_done
+
+    def step_done(self: Any, metrics: dict[str, Any]) -> None:
+        done(self, metrics)
+        if metrics["step"] % 20 == 0:
+            gc.collect()
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            row = {"step": metrics["step"], "bytes": resident, "handles": len(os.listdir("/proc/self/fd"))}
+            row["threads"] = len(os.listdir("/proc/self/task"))
+            with open(log, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    recorder.Recorder.step_done = step_done  # type: ignore[method-assign]
+
+
+def report_peak(log: str) -> None:
+    """Writes how many bytes more than at its start the process held at most, when the command ends."""
+    import resource
+
+    import florilegium.cli as cli
+
+    main, start = cli.main, int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def reporting(*arguments: Any) -> Any:
+        try:
+            return main(*arguments)
+        finally:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            Path(log).write_text(str(max(0, peak - start)))
+
+    cli.main = reporting

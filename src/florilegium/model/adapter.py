@@ -32,6 +32,11 @@ FUSED = ("query_key_value", "qkv_proj", "Wqkv", "c_attn", "W_pack")
 SEPARATE = ("q_proj", "k_proj", "v_proj")
 FACTS = "florilegium.json"
 ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")  # a change here changes every weight's meaning
+# What the same weights are computed with: none of it shows in a tensor's size.
+SHAPE = (
+    "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function", "layer_norm_epsilon", "rms_norm_eps",
+    "rope_theta", "apply_residual_connection_post_layernorm", "tie_word_embeddings", "sliding_window",
+)  # fmt: skip
 FACT_KINDS: dict[str, Any] = {
     "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
     "template": str,
@@ -72,6 +77,15 @@ def attach_adapter(base: Base, config: TrainConfig) -> Any:
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(f"no adapter fits {base.name} ({error})", "Name its linear layers with --target-modules") from error
     return model
+
+
+def check_adapter(base: Base, config: TrainConfig) -> None:
+    """What can be known of the adapter before anything is written. Raises UsageError for modules that the base lacks, and for a rank
+    beyond its widest projection, which would take memory without end and could not say more than the projection itself."""
+    target_modules(base.model, config.target_modules)
+    widest = 4 * base.model.config.get_text_config().hidden_size
+    if config.rank > widest:
+        raise UsageError(f"--rank is {config.rank}, and the widest projection of {base.name} is {widest}", "16 is usual, 64 is much")
 
 
 def target_modules(model: Any, request: str) -> list[str] | str:
@@ -128,7 +142,7 @@ def save_adapter(model: Any, base: Base, folder: Path, facts: Mapping[str, Any],
     tensors = dict(state if state is not None else adapter_state(model))
     check_tensors(tensors, "the adapter")
     values = {**_plain(model.peft_config["default"].to_dict()), "base_model_name_or_path": base.name, "inference_mode": True}
-    with disk_errors(folder):
+    with disk_errors(folder, tensor_bytes(tensors) + (1 << 20)):
         small = {
             "adapter_config.json": (json.dumps(values, indent=2, sort_keys=True) + "\n").encode(),
             **_tokenizer_files(base, folder.parent),
@@ -225,15 +239,22 @@ def _check_all_used(model: Any, folder: Path, base: Base) -> None:
 def check_fit(base: Base, facts: Mapping[str, Any], folder: Path) -> None:
     """Compares what the adapter was made for with the base at hand. Raises ModelError that says which differs."""
     made_for = facts.get("base", {})
-    here = base_facts(base)
-    for key in ("model_type", "hidden_size", "num_layers", "vocab_size", "digest", "tokenizer_digest"):
-        if key in made_for and made_for[key] != here[key]:
-            what = {"digest": "weights", "tokenizer_digest": "tokenizer"}.get(key, key)
-            detail = "" if "digest" in key else f" ({made_for[key]}, here {here[key]})"
-            raise ModelError(
-                f"the adapter in {folder} was made for {made_for.get('name')}, and {base.name} has another {what}{detail}",
-                f"Use --model {made_for.get('name')}",
-            )
+    mine, theirs = _flat(base_facts(base)), _flat(made_for)
+    for key in [key for key in mine if key in theirs and mine[key] != theirs[key]]:
+        what = {"digest": "weights", "tokenizer_digest": "tokenizer"}.get(key, key)
+        detail = "" if "digest" in key else f" ({str(theirs[key])[:40]}, here {mine[key]})"
+        raise ModelError(
+            f"the adapter in {folder} was made for {made_for.get('name')}, and {base.name} has another {what}{detail}",
+            f"Use --model {made_for.get('name')}",
+        )
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """base_facts without the name, the shape's entries among the others, shapes before digests: they say more."""
+    shape = facts.get("shape")
+    values = {**facts, **(shape if isinstance(shape, dict) else {})}
+    order = sorted(values, key=lambda key: "digest" in key)
+    return {key: values[key] for key in order if key not in ("name", "shape")}
 
 
 def base_facts(base: Base) -> dict[str, Any]:
@@ -245,6 +266,7 @@ def base_facts(base: Base) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "num_layers": config.num_hidden_layers,
         "vocab_size": config.vocab_size,
+        "shape": {name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))},
         "digest": base.digest,
         "tokenizer_digest": base.tokenizer_digest,
     }

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt"]
+PROBE = "It's 3,14\u2014\u201c\u00catre\u201d \u00e9 e\u0301 ->: 数学, हिन्दी; don't\n\t  STOP... ﬁne"
 DIGEST_SLICES, DIGEST_SLICE_BYTES = 64, 65_536
 
 
@@ -103,7 +104,6 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     model.eval().requires_grad_(False)
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True) + str(tokenizer.special_tokens_map)
     return Base(
         model,
         tokenizer,
@@ -112,7 +112,7 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
         device,
         compute_dtype,
         weights_digest(folder),
-        hashlib.sha256(vocabulary.encode()).hexdigest(),
+        tokenizer_digest(tokenizer),
     )
 
 
@@ -206,6 +206,16 @@ class model_errors:
             raise ResourceError(f"{self.name} does not fit in memory", "Try --bits 4, or a smaller --model") from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelError(f"cannot load {self.name} ({first})", "Check that it is a causal LM that Transformers knows") from error
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over what decides a text's ids: vocabulary, special tokens, merges, and (for what comes before the merges, whose
+    description changes with the library's version) the ids of PROBE."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merges = json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    parts = [sorted(tokenizer.get_vocab().items()), str(tokenizer.special_tokens_map), pairs, tokenizer(PROBE)["input_ids"]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def weights_digest(folder: Path) -> str:

@@ -65,7 +65,9 @@ def read_header(path: Path, what: str) -> dict[str, Any]:
             size = path.stat().st_size
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            if length > size - 8 or length < 2:
+                raise ModelError(f"{what} is not whole: its header is said to have {length:,} bytes, the file has {size:,}", fix)
+            if length > MAX_HEADER_BYTES:
                 raise ModelError(f"{what}: its header of {length:,} bytes is out of bounds", fix)
             header = json.loads(file.read(length))
     except (OSError, ValueError, RecursionError):

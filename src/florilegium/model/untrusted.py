@@ -61,7 +61,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], name: str) -> None:
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key, limit in LIMITS.items():
             value = part.get(key)
-            if isinstance(value, (int, float)) and value > max(1, num_tensors if limit == "tensors" else largest):
+            if isinstance(value, (int, float)) and not 1 <= value <= max(1, num_tensors if limit == "tensors" else largest):
                 raise ModelError(
                     f"the config.json of {name} says {key} is {value:g}, and its weights hold no such thing", "Get the model again"
                 )

@@ -13,7 +13,7 @@ from florilegium.training.checkpoint import (
 )
 from florilegium.training.loop import Observer, Schedule, Trainer, held_out_loss, make_schedule_numbers, run_steps
 from florilegium.training.memory import peak_memory
-from florilegium.training.optimizer import choose_learning_rate, make_optimizer, make_schedule
+from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_optimizer, make_schedule
 
 __all__ = [
     "Observer",
@@ -22,6 +22,7 @@ __all__ = [
     "Snapshot",
     "StopRequest",
     "Trainer",
+    "check_optimizer",
     "check_room",
     "choose_learning_rate",
     "clear_way",

@@ -20,6 +20,12 @@ def choose_learning_rate(config: TrainConfig, num_parameters: int) -> float:
     return 2e-4 if num_parameters >= SMALL_MODEL else 1e-3
 
 
+def check_optimizer(name: str, device: torch.device) -> None:
+    """Raises UsageError for an optimiser that does not run on `device`."""
+    if name != "adamw" and device.type != "cuda":
+        raise UsageError(f"--optimizer {name} needs a CUDA device", "Use --optimizer adamw: on an adapter its state is small")
+
+
 def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is not here."""
     kind, extra = _optimizer_class(config.optimizer, next(p.device for p in model.parameters()))
@@ -39,8 +45,7 @@ def _optimizer_class(name: str, device: torch.device) -> tuple[Any, dict[str, An
     if name == "adamw":
         # One fused kernel a step on CUDA; on the CPU the plain loop, whose bits do not depend on the version.
         return torch.optim.AdamW, {"fused": True} if device.type == "cuda" else {}
-    if device.type != "cuda":
-        raise UsageError(f"--optimizer {name} needs a CUDA device", "Use --optimizer adamw: on an adapter its state is small")
+    check_optimizer(name, device)
     import bitsandbytes as bnb
 
     return (bnb.optim.AdamW8bit if name == "adamw-8bit" else bnb.optim.PagedAdamW8bit), {}
