@@ -6,7 +6,7 @@
     ├── ModelError              4    the base model or the adapter: not there, not fitting, not trusted
     ├── ResourceError           5    memory or disk ran out, or would
     ├── DivergedError           6    the loss or a gradient stopped being a number
-    └── Interrupted       130, 143   a signal, raised after the work was saved
+    └── Interrupted  130, 143, 129   a signal, raised after the work was saved
 
 Every expected failure is one of these, and says two things: the cause, and the fix (what to type next). The command line prints
 them on one line and leaves with `exit_code`; a traceback is for our own mistakes (or for `--debug`).
@@ -55,7 +55,7 @@ class DivergedError(FlorilegiumError):
 
 
 class Interrupted(FlorilegiumError):
-    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
 
     def __init__(self, cause: str, fix: str = "", *, signal_number: int = 2) -> None:
         super().__init__(cause, fix)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Generated
-from florilegium.run import append_line, read_lines, write_text
+from florilegium.run import append_line, read_lines, sync_file, write_text
 from florilegium.training import Snapshot, save_checkpoint
 from florilegium.tuned import Tuned
 
@@ -75,6 +75,8 @@ class Recorder:
             self.view.sample(metrics["step"], prompt, row)
 
     def save(self, snapshot: Snapshot) -> None:
+        for name in (METRICS, SAMPLES, EVENTS):  # what a checkpoint goes on from must not have lost its lines
+            sync_file(self.directory / name)
         save_checkpoint(self.directory / CHECKPOINTS, snapshot, self.keep_checkpoints, self.whose)
         self.last_saved = snapshot.progress.step
 

@@ -295,6 +295,17 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
             os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Makes the lines appended so far survive a power cut."""
+    if path.exists():
+        with disk_errors(path):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file that are whole: a torn or overwritten line is left out."""
     rows = []

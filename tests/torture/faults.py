@@ -48,15 +48,17 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def around_save(replacement: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> None:
-    """Each saving of a checkpoint becomes `replacement(save, arguments)`."""
+def around_save(replacement: Callable[[Callable[..., Any], tuple[Any, ...]], Any], what: str = "checkpoint") -> None:
+    """Each saving of a checkpoint (or of the adapter) becomes `replacement(save, arguments)`."""
+    import florilegium.pipeline as pipeline
     import florilegium.recorder as recorder
 
-    save = recorder.save_checkpoint
-    recorder.save_checkpoint = lambda *arguments: replacement(save, arguments)  # type: ignore[assignment]
+    home: Any = recorder if what == "checkpoint" else pipeline
+    save = getattr(home, f"save_{what}")
+    setattr(home, f"save_{what}", lambda *arguments: replacement(save, arguments))
 
 
-def die_at_every_operation(number: int, copies: str) -> None:
+def die_at_every_operation(number: int, copies: str, what: str = "checkpoint") -> None:
     """At the `number`th save the run's folder is put back and the save begun again and again, each time in a process of its own that
     dies at its Nth operation (a write: half done) for N = 1 to all. What each death leaves is copied to `copies`/N; then the run dies."""
     calls = [0]
@@ -65,14 +67,15 @@ def die_at_every_operation(number: int, copies: str) -> None:
         calls[0] += 1
         if calls[0] < number:
             return save(*arguments)
-        run, aside = arguments[0].parent, Path(copies) / "before"
+        run = next(a for a in arguments if isinstance(a, Path)).parent
+        aside = Path(copies) / "before"
         shutil.copytree(run, aside)
         at, finished = 0, False
         while not finished:
             at += 1
             pid = os.fork()
             if pid == 0:
-                os._exit(_save_and_die(save, arguments, at))
+                os._exit(_save_and_die(save, arguments, at, run / "checkpoints"))
             finished = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
             shutil.copytree(run, Path(copies) / str(at))
             shutil.rmtree(run)
@@ -80,10 +83,10 @@ def die_at_every_operation(number: int, copies: str) -> None:
         (Path(copies) / "operations").write_text(str(at - 1))
         die()
 
-    around_save(save_to_death)
+    around_save(save_to_death, what)
 
 
-def _save_and_die(save: Callable[..., Any], arguments: tuple[Any, ...], at: int) -> int:
+def _save_and_die(save: Callable[..., Any], arguments: tuple[Any, ...], at: int, checkpoints: Path) -> int:
     from florilegium.training import newest_whole
 
     left = [at]
@@ -96,8 +99,8 @@ def _save_and_die(save: Callable[..., Any], arguments: tuple[Any, ...], at: int)
             die()
         done = go()
         release()
-        if newest_whole(arguments[0])[0] is None:
-            Path(arguments[0], "none-is-good").write_text(name)
+        if newest_whole(checkpoints)[0] is None:
+            (checkpoints / "none-is-good").write_text(name)
         intercept(hook)
         return done
 

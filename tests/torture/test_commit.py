@@ -55,6 +55,26 @@ def test_death_at_every_operation_of_a_save(
     )
 
 
+def test_death_at_every_operation_of_the_adapter(
+    warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, amount: Amount
+) -> None:
+    """At the end of a run: the adapter is there and whole, or not there and made again."""
+    copies = tmp_path / "copies"
+    before = ("die_at_every_operation", {"number": 1, "copies": str(copies), "what": "adapter"})
+    child = warm.run(train_arguments(tiny, quotes, tmp_path / "run"), cwd=tmp_path, before=before, seconds=300)
+    assert child.code == -signal.SIGKILL, child.err
+    operations = int((copies / "operations").read_text())
+    there = [n for n in range(1, operations + 1) if (copies / str(n) / "adapter").exists()]
+    assert operations > 20 and 0 < len(there) < operations
+    for number in there:
+        assert different_bits(weights(copies / str(number)), weights(reference())) == 0
+    absent = [n for n in range(1, operations + 1) if n not in there]
+    for number in random.Random(1).sample(absent, min(len(absent), amount(3, 1000))):
+        resumed = warm.run(["resume", copies / str(number)], cwd=tmp_path)
+        assert resumed.code == 0 and different_bits(weights(copies / str(number)), weights(reference())) == 0, resumed.err
+        assert not [p for p in (copies / str(number)).rglob(".*") if p.name != ".lock"], number
+
+
 def test_power_cuts(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount: Amount, figure: Figure) -> None:
     """What was not flushed may be gone, half there, or zeros; names may be on disk before what they name. Every state is read."""
     log = tmp_path / "operations.json"
@@ -216,6 +236,8 @@ def test_kills_at_random_times(
             in_save, saved_now = marks.read_bytes()[0], int.from_bytes(marks.read_bytes()[1:5], "little")
             kills, inside, saved = kills + 1, inside + in_save, max(saved, saved_now)
             marks.write_bytes(b"\0" * 4096)
+            if (run / "adapter").is_dir():  # killed behind the end: it only printed quotes
+                break
             if (run / "config.yaml").exists():
                 arguments = ["resume", run]
             if attempt and child.err:
