@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 from florilegium.errors import UsageError, nearest
 
 DEFAULT_TEMPLATE = "{quote} ->: {tags}"
+MAX_CONFIG_BYTES = 1 << 20
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -180,8 +181,13 @@ def read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        with path.open(encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        if len(text) > MAX_CONFIG_BYTES:
+            raise UsageError(
+                f"{path} is over {MAX_CONFIG_BYTES:,} bytes: these are no settings", "--print-config writes a file to start from"
+            )
+        values = yaml.safe_load(text.decode("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "--print-config writes a file to start from") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from florilegium.going_on import REPACKS, compare, identity, with_changes
 from florilegium.manifest import adapter_facts, figures_before, say_plan
 from florilegium.model import Walk, attach_adapter, base_facts, check_adapter, count_parameters, save_adapter, set_adapter_state
 from florilegium.model.forward import add_neftune
+from florilegium.model.untrusted import read_json
 from florilegium.prepare import Prepared, pack_plan, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, EVENTS, Recorder, Silent, View, forget_after
 from florilegium.run import RUNS, append_line, find_run, locked, new_run, refuse_links, tilde, write_json, write_text
@@ -149,10 +149,10 @@ def read_manifest_of_run(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path, str(path))
         if isinstance(manifest["data"]["digest"], str) and isinstance(manifest["base"], dict) and "template" in manifest:
             return dict(manifest)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ModelError, KeyError, TypeError):
         pass
     fix = f"Remove {directory / 'checkpoints'} and it to begin anew, or train with --config {directory / CONFIG}"
     raise UsageError(f"{path} cannot be read: whether rows and base are the same is not known", fix)

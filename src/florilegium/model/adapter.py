@@ -21,6 +21,7 @@ import torch
 
 from florilegium.commit import Unvouched, commit_folder, read_vouched
 from florilegium.config import TrainConfig
+from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
 from florilegium.model.numbers import check_tensors
@@ -187,7 +188,21 @@ def read_facts(folder: Path) -> dict[str, Any]:
     name = facts.get("base", {}).get("name")
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
         raise ModelError(f"{what} cannot be read: its base's name is none", "Name the base with --model")
+    _check_words(facts, what)
     return facts
+
+
+def _check_words(facts: Mapping[str, Any], what: str) -> None:
+    """The template must be one, and the openings words with counts: both are used long after the file was read."""
+    openings, lists = facts.get("openings", {}), facts.get("list_columns", [])
+    counts = all(type(count) is int and 0 <= count < 1 << 53 for count in openings.values())
+    if not counts or not all(isinstance(name, str) for name in lists):
+        raise ModelError(f"{what} cannot be read: its openings or list columns are none", "Copy the adapter again, or train it again")
+    if "template" in facts:
+        try:
+            Template.from_text(facts["template"])
+        except UsageError as error:
+            raise ModelError(f"{what} cannot be used: {error.cause}", "Copy the adapter again, or train it again") from None
 
 
 def load_adapter(base: Base, folder: Path) -> Any:
