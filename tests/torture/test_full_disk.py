@@ -58,7 +58,7 @@ def test_no_room(
     figure: Callable[[str, str], None],
 ) -> None:  # fmt: skip
     largest = sum(p.stat().st_size + 4096 for p in reference().rglob("*")) // 1024
-    count = amount(6, 60)
+    count = amount(4, 60)
     resumed = tried = beforehand = 0
     for number in range(count):
         kilobytes = 8 + (largest - 8) * number // count
@@ -75,7 +75,7 @@ def test_no_room(
             remount(disk, "size=64m")
             resumed += goes_on(warm, arguments, disk / "run", reference())
     assert tried > count // 2 and resumed
-    limits = _file_size_limits(warm, tiny, quotes, reference(), tmp_path, amount(2, 20))
+    limits = _file_size_limits(warm, tiny, quotes, reference(), tmp_path, amount(1, 20))
     _read_only(warm, tiny, quotes, reference(), tmp_path)
     text = f"{tried} disks too small ({beforehand} told before the first step), {limits} file-size limits, read-only twice"
     figure("full disk", f"{text}: 0 corrupted, exit 5 each, needed and free said, all {tried + limits + 1} finished once there was room")

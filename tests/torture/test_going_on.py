@@ -143,7 +143,7 @@ def test_two_runs_into_one_directory(
     marks = tmp_path / "marks"
     marks.write_bytes(b"\0" * 4096)
     tries = refused = 0
-    for number in range(amount(2, 10)):
+    for number in range(amount(1, 10)):
         run = tmp_path / f"run-{number}"
         slow = ("mark_stages", {"marks": str(marks), "seconds": 0.2})
         first = warm.start(train_arguments(tiny, quotes, run), cwd=tmp_path, before=slow)
@@ -158,7 +158,7 @@ def test_two_runs_into_one_directory(
         assert not list(tmp_path.glob(f"run-{number}.old-*"))
         steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
         assert steps == list(range(1, 13))
-    both = _at_the_same_moment(warm, tiny, quotes, tmp_path, amount(2, 12))
+    both = _at_the_same_moment(warm, tiny, quotes, tmp_path, amount(1, 12))
     _stale(warm, tiny, quotes, tmp_path)
     text = f"{refused} of {tries} refused while the first trained, {both} of {both} pairs begun at one moment: one trains, one is refused"
     figure("two runs", f"{text} (exit 2); 0 mixed files; the lock of a killed process is none; --force does not move a run that trains")

@@ -27,7 +27,7 @@ def test_steps_down(
     assert warm.run(train_arguments(tiny, quotes, tmp_path / "right", *more), cwd=tmp_path).code == 0
     right, worst = losses(tmp_path / "right"), 0.0
     kinds = ("cuda", "cpu", "python")
-    steps = [1, 5, 9] if not amount(0, 1) else list(range(1, 12))
+    steps = [1, 5] if not amount(0, 1) else list(range(1, 12))
     for number, step in enumerate(steps):
         run = tmp_path / f"run-{step}"
         options = {"step": step, "tokens": 70, "kind": kinds[number % 3]}
