@@ -116,6 +116,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
             raise UsageError(f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them")
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
     config = TrainConfig(**clean)
+    _check_compute(config)
     _check_adapter(config)
     _check_trackers(config.report_to)
     return config
@@ -126,6 +127,14 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _check_compute(config: TrainConfig) -> None:
+    """Weights that are held as plain numbers are multiplied in the precision that they are held in. Raises UsageError."""
+    held = {16: "bfloat16", 32: "float32"}.get(config.bits)
+    if held and config.compute not in ("auto", held):
+        fix = f"Leave --compute out, or use --bits {48 - config.bits}"
+        raise UsageError(f"--bits {config.bits} computes in {held}, and --compute asks for {config.compute}", fix)
 
 
 def _check_adapter(config: TrainConfig) -> None:

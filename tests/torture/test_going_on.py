@@ -20,7 +20,7 @@ from tests.torture.warm import Warm
 
 APPLIED = {
     "learning_rate": 0.0001, "schedule": "linear", "warmup": 0.5, "weight_decay": 0.1, "clip": 0.01, "max_steps": 14, "dropout": 0.0,
-    "neftune_alpha": 5.0, "batch_tokens": 128, "memory": "lean", "fast": "off", "compute": "bfloat16", "patience": 1,
+    "neftune_alpha": 5.0, "batch_tokens": 128, "memory": "lean", "fast": "off", "patience": 1,
     "evaluate_every": 3, "save_every": 3, "keep_checkpoints": 1, "log_every": 4,
 }  # fmt: skip
 REFUSED = {
@@ -109,7 +109,7 @@ def _other_rows_and_base(warm: Warm, tiny: Path, quotes: Path, stopped: Callable
 
 def test_what_may_change_is_what_is_tested() -> None:
     untested = set(CHANGEABLE) - set(APPLIED)
-    assert untested == {"device", "report_to", "epochs"}
+    assert untested == {"device", "report_to", "epochs", "compute"}
 
 
 def test_resuming_at_the_end_changes_nothing(warm: Warm, reference: Callable[..., Path], tmp_path: Path) -> None:

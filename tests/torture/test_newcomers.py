@@ -125,6 +125,18 @@ def desk(tmp_path_factory: pytest.TempPathFactory, quotes: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("bits", [16, 32])
+def test_plain_widths_train_and_generate(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, bits: int) -> None:
+    """A base that is not quantised computes as it is held, in training and behind it; asking for another way is a usage error."""
+    settings = ["--model", str(tiny), "--bits", str(bits), "--max-steps", "2", "--output", "run"]
+    other = {16: "float32", 32: "bfloat16"}[bits]
+    refused = warm.run(["train", quotes, *settings, "--compute", other], cwd=tmp_path)
+    assert refused.code == 2 and "Leave --compute out" in refused.last_line and not (tmp_path / "run").exists()
+    assert warm.run(["train", quotes, *settings], cwd=tmp_path).code == 0
+    written = warm.run(["generate", "--run", "run", "-n", "1", "--max-new-tokens", "3"], cwd=tmp_path)
+    assert written.code == 0, written.err
+
+
 def test_sixty_mistakes(warm: Warm, desk: Path, tiny: Path, figure: Callable[[str, str], None]) -> None:
     good, bad = 0, []
     before = {p: p.stat().st_mtime_ns for p in desk.rglob("*")}
