@@ -45,6 +45,10 @@ def test_signals_at_every_stage(
         began = time.monotonic()
         child.send(sent)
         code = child.wait()
+        if code == 0:  # it came when nothing was left to stop: the adapter was being written
+            assert different_bits(weights(run), weights(reference())) == 0
+            hit["the end"] += 1
+            continue
         slowest = max(slowest, time.monotonic() - began)
         assert code == SIGNALS[sent] and f"stopped by {sent.name}" in child.last_line and "Traceback" not in child.err, child.err
         assert child.left_behind() == []
@@ -60,7 +64,7 @@ def test_signals_at_every_stage(
             late = max(late, max(logged) - int(saved[1]))
         resumed = warm.run(["resume", run], cwd=tmp_path)
         assert resumed.code == 0 and different_bits(weights(run), weights(reference())) == 0, resumed.err
-    assert late == 0 and len(hit) == 4
+    assert late == 0 and len(hit.keys() - {"the end"}) == 4 and hit["the end"] < count // 4 + 1
     where = ", ".join(f"{n} in {stage}" for stage, n in hit.items())
     text = f"{count} signals ({where}): all saved within the step, {slowest:.2f} s at most"
     figure("signals", f"{text}, 0 orphans, same bits; a second Ctrl-C ends at once")

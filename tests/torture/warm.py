@@ -179,6 +179,8 @@ def be_child(request: dict[str, Any]) -> None:
     code = 1
     try:
         os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nohup, round the tests, has them ignored
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         for fd, name, flags in ((0, "/dev/null", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
