@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train install test lint types check slow bench clean
+.PHONY: train install test lint types check slow torture bench clean
 
 train: install  ## tune the seedling on the bundled sayings: no GPU, no downloads, no account
 	$(BIN)/florilegium train
@@ -30,6 +30,11 @@ check: install
 
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
+
+torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md
+	rm -f .reliability.jsonl
+	FLORILEGIUM_TORTURE=1 $(BIN)/pytest -n 2 --dist worksteal --durations=20 tests/torture
+	$(BIN)/python -m tests.torture.figures
 
 bench: install  ## the stock recipe and ours, side by side, on this machine
 	$(BIN)/python bench/train_vs_stock.py

@@ -17,8 +17,9 @@ ROOT = Path(florilegium.__file__).parent
 PROJECT = Path(__file__).parent.parent
 # A room may import those before it. `fast` knows nothing of ours, so it stands first.
 ORDER = [
-    "errors", "seedling", "fast", "config", "run", "data", "tokens", "model", "training", "generation", "evaluation", "export",
-    "report", "tuned", "recorder", "prepare", "manifest", "setting_up", "pipeline", "inspection", "examination", "flags", "terminal",
+    "errors", "signals", "seedling", "fast", "config", "run", "commit", "data", "tokens", "model", "training", "generation",
+    "evaluation", "export", "report", "tuned", "recorder", "prepare", "going_on", "manifest", "setting_up", "pipeline", "inspection",
+    "examination", "flags", "terminal",
     "report_text", "cli", "__main__", "__init__",
 ]  # fmt: skip
 

@@ -4,15 +4,19 @@ exit code (`errors.py`). Each command imports what it needs when it runs, so tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
-from florilegium.errors import FlorilegiumError, UsageError, nearest
+from florilegium.config import TrainConfig
+from florilegium.errors import FlorilegiumError, UsageError, nearest, redact
 from florilegium.flags import add_config_flags, config_from_flags
+from florilegium.signals import watch
 
 NEXT = """
 Next, the same on 2,500 real quotes and a real BLOOM (needs the Hugging Face Hub):
@@ -36,7 +40,8 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args([_kebab(a) for a in arguments])
         if unknown:
             flags = [flag for p in (self, *_subparsers(self, values)) for flag in p._option_string_actions]
-            raise UsageError(f"unknown argument {unknown[0]!r}", nearest(unknown[0].split("=")[0], flags) or f"See: {self.prog} --help")
+            name = unknown[0].split("=")[0]  # without its value: it may be a token
+            raise UsageError(f"unknown argument {name!r}", nearest(name, flags) or f"See: {self.prog} --help")
         return values
 
 
@@ -74,8 +79,7 @@ def build_parser() -> Parser:
     report.add_argument("run", nargs="?", default="latest", metavar="RUN", help="a run's folder or name, or 'latest'")
     report.add_argument("other", nargs="?", metavar="RUN_B", help="a second run, to compare")
     report.add_argument("--output", metavar="FILE", help="where the comparison's page goes (comparison.html)")
-    resume = _command(commands, "resume", "go on with a run that was stopped", "florilegium resume latest")
-    resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
+    _add_resume(commands)
     completion = _command(commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return parser
@@ -107,6 +111,18 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--config", metavar="FILE", help="settings in YAML; flags win over it")
     train.add_argument("--print-config", action="store_true", help="print the settings as a file that --config reads, and leave")
     add_config_flags(train)
+
+
+def _add_resume(commands: Any) -> None:
+    resume = _command(
+        commands,
+        "resume",
+        "go on with a run that was stopped",
+        "florilegium resume latest",
+        "florilegium resume runs/NAME --learning-rate 1e-4 --max-steps 500",
+    )
+    resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
+    add_config_flags(resume, only=[f.name for f in fields(TrainConfig) if f.name not in ("data", "output", "force")])
 
 
 def _add_generate(commands: Any) -> None:
@@ -198,9 +214,11 @@ def run_resume(flags: argparse.Namespace) -> None:
     from florilegium.pipeline import resume
     from florilegium.terminal import TerminalView
 
+    names = {f.name for f in fields(TrainConfig)}
+    given = {name: value for name, value in vars(flags).items() if name in names}
     view = TerminalView()
     try:
-        _show_trained(resume(flags.run, view=view), flags.json)
+        _show_trained(resume(flags.run, view=view, **given), flags.json)
     finally:
         view.stop()
 
@@ -353,6 +371,17 @@ def run_completion(flags: argparse.Namespace) -> None:
     print(shtab.complete(build_parser(), shell=flags.shell))
 
 
+COMMANDS = {
+    "train": run_train,
+    "resume": run_resume,
+    "generate": run_generate,
+    "evaluate": run_evaluate,
+    "inspect": run_inspect,
+    "report": run_report,
+    "completion": run_completion,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     # Tokenizers warn about forks, and telemetry would be something sent unasked.
@@ -370,25 +399,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.command is None:
             parser.print_help()
             return 0
-        {
-            "train": run_train,
-            "resume": run_resume,
-            "generate": run_generate,
-            "evaluate": run_evaluate,
-            "inspect": run_inspect,
-            "report": run_report,
-            "completion": run_completion,
-        }[flags.command](flags)
+        with watch() if flags.command in ("train", "resume") else contextlib.nullcontext():
+            COMMANDS[flags.command](flags)
         sys.stdout.flush()
-    except FlorilegiumError as error:
-        if debug:
-            raise
-        print(f"florilegium: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("florilegium: stopped by SIGINT", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `florilegium generate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _tell(error, debug)
     return 0
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    """One line for an expected failure, the traceback for our own mistakes and with --debug, no secret in either. The exit code."""
+    if isinstance(error, FlorilegiumError) and not debug:
+        words = f"florilegium: {error}\n"
+    else:
+        import traceback
+
+        words = redact("".join(traceback.format_exception(error)))
+    with contextlib.suppress(OSError):  # the exit code must stand even where nothing can be written
+        sys.stderr.write(words)
+        sys.stderr.flush()
+    return error.exit_code if isinstance(error, FlorilegiumError) else 1

@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 from florilegium.errors import UsageError, nearest
 
 DEFAULT_TEMPLATE = "{quote} ->: {tags}"
+MAX_CONFIG_BYTES = 1 << 20
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -122,6 +123,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
             raise UsageError(f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them")
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
     config = TrainConfig(**clean)
+    _check_compute(config)
     _check_adapter(config)
     _check_trackers(config.report_to)
     return config
@@ -132,6 +134,14 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _check_compute(config: TrainConfig) -> None:
+    """Weights that are held as plain numbers are multiplied in the precision that they are held in. Raises UsageError."""
+    held = {16: "bfloat16", 32: "float32"}.get(config.bits)
+    if held and config.compute not in ("auto", held):
+        fix = f"Leave --compute out, or use --bits {48 - config.bits}"
+        raise UsageError(f"--bits {config.bits} computes in {held}, and --compute asks for {config.compute}", fix)
 
 
 def _check_adapter(config: TrainConfig) -> None:
@@ -187,8 +197,13 @@ def read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        with path.open(encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        if len(text) > MAX_CONFIG_BYTES:
+            raise UsageError(
+                f"{path} is over {MAX_CONFIG_BYTES:,} bytes: these are no settings", "--print-config writes a file to start from"
+            )
+        values = yaml.safe_load(text.decode("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "--print-config writes a file to start from") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -6,7 +6,7 @@
     ├── ModelError              4    the base model or the adapter: not there, not fitting, not trusted
     ├── ResourceError           5    memory or disk ran out, or would
     ├── DivergedError           6    the loss or a gradient stopped being a number
-    └── Interrupted       130, 143   a signal, raised after the work was saved
+    └── Interrupted  130, 143, 129   a signal, raised after the work was saved
 
 Every expected failure is one of these, and says two things: the cause, and the fix (what to type next). The command line prints
 them on one line and leaves with `exit_code`; a traceback is for our own mistakes (or for `--debug`).
@@ -14,6 +14,8 @@ them on one line and leaves with `exit_code`; a traceback is for our own mistake
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -53,7 +55,7 @@ class DivergedError(FlorilegiumError):
 
 
 class Interrupted(FlorilegiumError):
-    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
 
     def __init__(self, cause: str, fix: str = "", *, signal_number: int = 2) -> None:
         super().__init__(cause, fix)
@@ -61,8 +63,22 @@ class Interrupted(FlorilegiumError):
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks or terminal control characters: data and paths end up in messages, and may hold either."""
-    return "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".")
+    """`text` without line breaks, terminal control characters or secrets: what people typed ends up in messages, and may hold any."""
+    return "".join(c if c.isprintable() else " " for c in redact(text)).strip().rstrip(".")
+
+
+_TOKEN = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")
+_SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+
+def redact(text: str) -> str:
+    """`text` with `***` for what looks like a Hugging Face token, for user and password in an address, and for the value of any
+    environment variable whose name says that it is secret."""
+    text = _TOKEN.sub("***", text)
+    for name, value in os.environ.items():
+        if name.upper().endswith(_SECRET_NAMES) and len(value) >= 8:
+            text = text.replace(value, "***")
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from florilegium.model import Base, ParameterCount, base_facts
 from florilegium.model.forecast import Forecast
 from florilegium.prepare import Prepared
 from florilegium.recorder import View
+from florilegium.run import tilde
 from florilegium.training import Schedule
 
 LONGEST_WORD = 20
@@ -52,7 +53,7 @@ def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule
         "fast": list(prepared.fast),
         "seed": config.seed,
         "base": base_facts(prepared.base),
-        "data": {"source": rows.source, "digest": rows.digest, "rows": len(rows.quotes), "duplicates": rows.duplicates},
+        "data": {"source": tilde(rows.source), "digest": rows.digest, "rows": len(rows.quotes), "duplicates": rows.duplicates},
         "template": rows.template.text,
         "training_rows": len(prepared.training.examples),
         "held_out_rows": len(prepared.held_out.examples),

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Generated
-from florilegium.run import append_line, read_lines, write_text
+from florilegium.run import append_line, read_lines, sync_file, write_text
 from florilegium.training import Snapshot, save_checkpoint
 from florilegium.tuned import Tuned
 
-METRICS, SAMPLES, CHECKPOINTS = "metrics.jsonl", "samples.jsonl", "checkpoints"
+METRICS, SAMPLES, EVENTS, CHECKPOINTS = "metrics.jsonl", "samples.jsonl", "events.jsonl", "checkpoints"
 SAMPLE_TOKENS = 60
 
 
@@ -47,11 +47,14 @@ class Recorder:
     keep_checkpoints: int
     sample_prompts: list[tuple[str, bool]]
     seed: int
+    whose: dict[str, Any] = field(default_factory=dict)
     accelerator: Any = None
     last_saved: int = -1
     samples: list[Generated] = field(default_factory=list)
+    step: int = 0
 
     def step_done(self, metrics: dict[str, Any]) -> None:
+        self.step = metrics["step"]
         if metrics["step"] % self.log_every == 0 or metrics["step"] == self.num_steps:
             append_line(self.directory / METRICS, metrics)
             self._track(metrics)
@@ -75,11 +78,19 @@ class Recorder:
             self.view.sample(metrics["step"], prompt, row)
 
     def save(self, snapshot: Snapshot) -> None:
-        save_checkpoint(self.directory / CHECKPOINTS, snapshot, self.keep_checkpoints)
+        for name in (METRICS, SAMPLES, EVENTS):  # what a checkpoint goes on from must not have lost its lines
+            sync_file(self.directory / name)
+        save_checkpoint(self.directory / CHECKPOINTS, snapshot, self.keep_checkpoints, self.whose)
         self.last_saved = snapshot.progress.step
 
     def note(self, line: str) -> None:
+        append_line(self.directory / EVENTS, {"step": self.step, "event": line})
         self.view.say(line)
+
+    def last_samples(self) -> list[str]:
+        """The texts of the last look, from the disk: a run that was resumed at its end took none itself."""
+        rows = [row for row in read_lines(self.directory / SAMPLES) if isinstance(row.get("text"), str)]
+        return [row["text"] for row in rows if row.get("step") == rows[-1].get("step")]
 
     def _track(self, metrics: dict[str, Any]) -> None:
         if self.accelerator is not None and self.accelerator.trackers:
@@ -92,5 +103,6 @@ def forget_after(directory: Path, step: int) -> None:
     for name in (METRICS, SAMPLES):
         path = directory / name
         if path.exists():
-            kept = [row for row in read_lines(path) if row.get("step", 0) <= step]
+            rows = read_lines(path)
+            kept = [row for row in rows if isinstance(row.get("step"), (int, float)) and row["step"] <= step]
             write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))

@@ -5,6 +5,7 @@ Text that a model wrote or a file held is shown without control characters: an e
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -38,7 +39,8 @@ class TerminalView:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            self.console.print(Text(printable(line)))
+            with contextlib.suppress(OSError):  # a log on a full disk, a terminal that is gone: no reason to end a run
+                self.console.print(Text(printable(line)))
 
     def step(self, metrics: dict[str, Any], num_steps: int) -> None:
         if self.quiet:

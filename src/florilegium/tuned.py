@@ -115,7 +115,7 @@ def load(
 ) -> Tuned:
     """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that has moved.
 
-    On the CPU it computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
+    On the CPU a quantised base computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
     Raises UsageError when there is no such run, ModelError when base and adapter do not fit.
     """
     folder = find_run(str(run))
@@ -125,11 +125,12 @@ def load(
     if not name:
         raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
     where = choose_device(device)
+    held = bits or int(facts.get("bits", 8))
     base = load_base(
         name,
-        bits=bits or int(facts.get("bits", 8)),
+        bits=held,
         device=where,
-        compute="float32" if where.type == "cpu" else "auto",
+        compute="float32" if where.type == "cpu" and held in (8, 4) else "auto",
         revision=facts.get("revision") if model is None else None,
     )
     tuned_model = load_adapter(base, adapter)

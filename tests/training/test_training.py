@@ -130,7 +130,7 @@ def test_resume_falls_back_from_a_damaged_checkpoint(finished, tiny: Path, quote
     damaged = bytearray((newest / "optimizer.safetensors").read_bytes())
     damaged[-5] ^= 1
     (newest / "optimizer.safetensors").write_bytes(damaged)
-    assert fault(newest) == "optimizer.safetensors is damaged"
+    assert fault(newest).startswith("optimizer.safetensors is damaged")
     checkpoint, skipped = newest_whole(newest.parent)
     assert checkpoint is not None and checkpoint.name == "step-00000005" and "step-00000008 skipped" in skipped[0]
     florilegium.resume(tmp_path / "run")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from florilegium import fast
 from florilegium.config import SamplingSettings
+from florilegium.errors import DivergedError
 from florilegium.generation.sampling import chances, next_tokens
 from florilegium.model.base import Base
 from florilegium.model.forward import block, embed, head_weight, norm, transformer
@@ -56,6 +57,8 @@ def complete(
     """Writes on after each prompt (token ids, at least one) until end-of-text or `max_new_tokens`. `row_numbers` choose the rows'
     chances. `cancelled` is asked before each token; when it says so, what is there is returned."""
     scores_BV = decoder.read(prompts, settings.max_new_tokens)
+    if not bool(torch.isfinite(scores_BV.amax(-1)).all()):
+        raise DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
     device = scores_BV.device
     seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
     for b, prompt in enumerate(prompts):

@@ -51,5 +51,5 @@ def pick(probabilities_BV: torch.Tensor, order_BV: torch.Tensor, chance_B: torch
     running_BV = probabilities_BV.double().cumsum(-1)
     goal_B1 = chance_B.to(running_BV.device)[:, None] * running_BV[:, -1:]
     place_B1 = torch.searchsorted(running_BV, goal_B1, right=True)
-    last_B1 = (probabilities_BV > 0).sum(-1, keepdim=True) - 1
+    last_B1 = ((probabilities_BV > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     return order_BV.gather(-1, torch.minimum(place_B1, last_B1))[:, 0]

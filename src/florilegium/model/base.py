@@ -23,12 +23,15 @@ import torch
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
 from florilegium.model.stream import load_streamed
+from florilegium.model.untrusted import check_weights, read_json, refuse_code
+from florilegium.run import check_path
 from florilegium.seedling import FOLDER as SEEDLING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt"]
+PROBE = "It's 3,14\u2014\u201c\u00catre\u201d \u00e9 e\u0301 ->: 数学, हिन्दी; don't\n\t  STOP... ﬁne"
 DIGEST_SLICES, DIGEST_SLICE_BYTES = 64, 65_536
 
 
@@ -93,18 +96,19 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
         "device_map": {"": str(device)},
         "use_safetensors": True,
         "local_files_only": True,
+        "trust_remote_code": False,
     }
     if bits in (8, 4):
         options["quantization_config"] = _quantisation(bits, compute_dtype)
+    check_weights(folder, config, name)
     with _quietly(), model_errors(name):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = None
         if "quantization_config" in options and device.type == "cuda" and config.get("model_type") == "bloom":
             model = load_streamed(folder, options["quantization_config"], device)
         if model is None:
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
     model.eval().requires_grad_(False)
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True) + str(tokenizer.special_tokens_map)
     return Base(
         model,
         tokenizer,
@@ -113,23 +117,25 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
         device,
         compute_dtype,
         weights_digest(folder),
-        hashlib.sha256(vocabulary.encode()).hexdigest(),
+        tokenizer_digest(tokenizer),
     )
 
 
 def locate(name: str, revision: str | None = None) -> Path:
     """The local folder of the model `name`, downloaded if it is a Hub id that is not cached. Raises ModelError."""
-    if "\0" in name:
-        raise ModelError("the model's name holds a NUL character", "Name a folder or a Hub id")
-    if Path(name).is_dir():
-        return Path(name)
-    if name == "seedling":
+    if name == "seedling" and not Path(name).is_dir():
         return SEEDLING
-    if Path(name).exists():
+    path = check_path(name, "--model")
+    if path.is_dir():
+        refuse_code(path, name)
+        return path
+    if path.exists():
         raise ModelError(f"{name} is a file", "Name the folder that holds config.json and the safetensors weights")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"no model folder at {name}", "Name a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'")
-    return _download(name, revision)
+    folder = _download(name, revision)
+    refuse_code(folder, name)
+    return folder
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -149,15 +155,10 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    """config.json, refused where the folder would run code or holds no safetensors weights."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{name} has no config.json", "Name the folder that Transformers' save_pretrained made") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"the config.json of {name} cannot be read ({type(error).__name__})", "Get the model again") from None
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise ModelError(f"{name} wants to run code of its own", "florilegium never does: choose a model that Transformers knows")
+    """config.json, refused where there is none or the folder holds no safetensors weights."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name} has no config.json", "Name the folder that Transformers' save_pretrained made")
+    config = read_json(folder / "config.json", f"the config.json of {name}")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{name} has no safetensors weights", "Pickled weights are not read: convert them with safetensors first")
     return config
@@ -206,10 +207,20 @@ class model_errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, FlorilegiumError) or not isinstance(error, Exception):
             return
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise ResourceError(f"{self.name} does not fit in memory", "Try --bits 4, or a smaller --model") from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelError(f"cannot load {self.name} ({first})", "Check that it is a causal LM that Transformers knows") from error
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over what decides a text's ids: vocabulary, special tokens, merges, and (for what comes before the merges, whose
+    description changes with the library's version) the ids of PROBE."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merges = json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    parts = [sorted(tokenizer.get_vocab().items()), str(tokenizer.special_tokens_map), pairs, tokenizer(PROBE)["input_ids"]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def weights_digest(folder: Path) -> str:

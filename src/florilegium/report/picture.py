@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 from florilegium.report.curves import thinned
@@ -34,5 +35,7 @@ def write_picture(facts: RunFacts) -> None:
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
     with atomic_write(facts.directory / FILE) as file:
-        figure.savefig(file, format="png", dpi=150)
+        file.write(drawn.getvalue())

@@ -1,10 +1,19 @@
 """Training: the step, the loop around it, checkpoints, and what happens when somebody wants it to stop."""
 
-from florilegium.training.checkpoint import Progress, Snapshot, load_checkpoint, newest_whole, save_checkpoint
+from florilegium.signals import StopRequest, interrupted, watch
+from florilegium.training.checkpoint import (
+    Progress,
+    Snapshot,
+    check_room,
+    clear_way,
+    load_checkpoint,
+    newest_whole,
+    save_checkpoint,
+    settings_of,
+)
 from florilegium.training.loop import Observer, Schedule, held_out_loss, make_schedule_numbers, run_steps
 from florilegium.training.memory import peak_memory
-from florilegium.training.optimizer import choose_learning_rate, make_optimizer, make_schedule
-from florilegium.training.signals import StopRequest, interrupted, watch
+from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_optimizer, make_schedule
 from florilegium.training.step import Step, Trainer, gradients, take_step
 
 __all__ = [
@@ -15,7 +24,10 @@ __all__ = [
     "Step",
     "StopRequest",
     "Trainer",
+    "check_optimizer",
+    "check_room",
     "choose_learning_rate",
+    "clear_way",
     "gradients",
     "held_out_loss",
     "interrupted",
@@ -27,6 +39,7 @@ __all__ = [
     "peak_memory",
     "run_steps",
     "save_checkpoint",
+    "settings_of",
     "take_step",
     "watch",
 ]

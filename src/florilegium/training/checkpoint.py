@@ -5,19 +5,17 @@
         optimizer.safetensors    the optimiser's state, a tensor a parameter and name
         random.safetensors       torch's random states
         state.json               step, schedule, best loss, numbers of the optimiser that are not tensors
-        manifest.json            sha256 and size of each file above; written last
+        manifest.json            sha256 and size of each file above, the step, and whose it is: digests of base and rows, all settings
 
-A checkpoint is written in a folder with another name, each file flushed to disk, the manifest last, then renamed: what has the name of
-a checkpoint is whole. A reader checks every sum and takes the newest that is right, and says which it skipped and why. There is no
-pickle in it. The older ones go only after the newer is in place.
+How such a folder reaches the disk, and what a reader believes, is told in `commit.py`. A checkpoint is taken only under its own step's
+name and by the run that made it, the newest that is right, and what was skipped is said. There is no pickle in it. The older ones go
+only after the newer is in place.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +23,17 @@ from typing import Any
 
 import torch
 
-from florilegium.errors import DivergedError, ModelError
-from florilegium.run import disk_errors, sync_folder
+from florilegium.commit import Unvouched, commit_folder, read_manifest, read_vouched, remove_folder, sweep
+from florilegium.config import TrainConfig
+from florilegium.errors import ModelError, ResourceError
+from florilegium.model.tensor_file import tensor_bytes, tensor_pieces
+from florilegium.run import disk_errors, free_bytes, set_aside
+from florilegium.training.guards import check_snapshot
+from florilegium.training.memory import out_of_memory
 
-MANIFEST = "manifest.json"
+FORMAT = 2
+CHECKPOINT_REST = 1 << 14  # headers, random states, state and manifest
+FILES = ("adapter.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 
 
 @dataclass
@@ -55,107 +60,148 @@ class Snapshot:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     random: dict[str, torch.Tensor] = field(default_factory=dict)
+    pack: dict[str, int] = field(default_factory=dict)  # how much is held at once, where memory ran out: PackPlan's names
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
-    """Writes `folder/step-NNNNNNNN`, then removes all but the newest `keep`. Raises ResourceError, or DivergedError rather than
-    save a number that is none."""
-    from safetensors.torch import save_file
+def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[str, Any] | None = None) -> Path:
+    """Writes `folder/step-NNNNNNNN`, then removes all but the newest `keep` (this one always stays). `whose` goes into its manifest.
 
-    for name, tensor in snapshot.adapter.items():
-        if not torch.isfinite(tensor).all():
-            raise DivergedError(f"{name} holds a number that is none at step {snapshot.progress.step}", "Lower --learning-rate")
+    Raises ResourceError when disk or memory runs out, or DivergedError rather than save a number that is none; the older ones stay.
+    """
+    check_snapshot(snapshot.progress.step, snapshot.adapter, snapshot.best, snapshot.optimizer)
     final = folder / f"step-{snapshot.progress.step:08d}"
-    temporary = folder / f".{final.name}.{os.getpid()}"
-    with disk_errors(final):
-        folder.mkdir(exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            save_file(snapshot.adapter | {f"best.{k}": v for k, v in snapshot.best.items()}, temporary / "adapter.safetensors")
-            tensors, numbers = _flatten(snapshot.optimizer)
-            save_file(tensors, temporary / "optimizer.safetensors")
-            save_file(snapshot.random, temporary / "random.safetensors")
-            state = {"progress": vars(snapshot.progress), "schedule": snapshot.schedule, "optimizer": numbers}
-            (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            _seal(temporary)
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-            sync_folder(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _commit(final, snapshot, json.loads(json.dumps(whose or {})))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
-    for old in checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        raise ResourceError(f"memory ran out while saving {final}", "The one before it is whole: florilegium resume goes on") from error
+    _rotate(folder, final, keep)
     return final
 
 
-def _seal(folder: Path) -> None:
-    """Flushes every file to disk and writes the manifest."""
-    sums = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        sums[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(sums, file)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
+def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
+    adapter = snapshot.adapter | {f"best.{k}": v for k, v in snapshot.best.items()}
+    tensors, numbers = _flatten(snapshot.optimizer)
+    progress = vars(snapshot.progress)
+    state = json.dumps({"progress": progress, "schedule": snapshot.schedule, "pack": snapshot.pack, "optimizer": numbers}).encode()
+    with disk_errors(final):
+        final.parent.mkdir(exist_ok=True)
+        if final.exists():
+            if not fault(final, whose) and read_manifest(final)["run"] == whose:
+                return  # the same step of the same run with the same settings: the same bits
+            set_aside(final)
+    files = {
+        "adapter.safetensors": tensor_pieces(adapter),
+        "optimizer.safetensors": tensor_pieces(tensors),
+        "random.safetensors": tensor_pieces(snapshot.random),
+        "state.json": [state],
+    }
+    headers = 256 * (len(adapter) + len(tensors))
+    needed = sum(map(tensor_bytes, (adapter, tensors, snapshot.random))) + len(state) + headers
+    facts = {"format": FORMAT, "step": snapshot.progress.step, "run": whose}
+    commit_folder(final, files, facts, needed=needed)
+
+
+def check_room(folder: Path, num_trained: int, config: TrainConfig) -> None:
+    """Before the first step: a run whose checkpoints cannot fit would lose hours. Raises ResourceError that says what is needed.
+
+    A checkpoint holds the adapter and the best one so far (float32), and two moments a parameter; all that are kept, the one being
+    written, and the adapter at the end stand side by side.
+    """
+    moments = 8 if config.optimizer == "adamw" else 2
+    needed = (config.keep_checkpoints + 1) * (num_trained * (8 + moments) + CHECKPOINT_REST) + num_trained * 4
+    if needed > free_bytes(folder):
+        fix = f"{needed / 1e6:.2f} MB are needed and {free_bytes(folder) / 1e6:.2f} MB are free: make room, or lower --keep-checkpoints"
+        raise ResourceError(f"no room for checkpoints in {folder}", fix)
+
+
+def _rotate(folder: Path, newest: Path, keep: int) -> None:
+    """Removes the oldest ones. One that cannot be removed is left: the work is saved, and the next save tries again."""
+    older = [path for path in checkpoints(folder) if path.name < newest.name]
+    for path in older[keep - 1 :]:
+        with contextlib.suppress(OSError):
+            remove_folder(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first, whole or not."""
-    return sorted((p for p in folder.glob("step-*") if p.is_dir() and p.name[5:].isdigit()), reverse=True)
+    return sorted((p for p in folder.glob("step-*") if p.is_dir() and p.name[5:].isdecimal()), reverse=True)
 
 
-def fault(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, or an empty string when every file is there with its sum."""
+def fault(checkpoint: Path, whose: Mapping[str, Any] | None = None) -> str:
+    """What is wrong with a checkpoint, or an empty string when it is whole, of its name's step, and (if given) of the run `whose`."""
     try:
-        sums = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        for name, entry in sums.items():
-            path = checkpoint / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
-                return f"{name} is damaged"
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        if state["progress"]["step"] != int(checkpoint.name[5:]):
-            return "it is another step's"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "its manifest cannot be read"
+        _read(checkpoint, whose)
+    except Unvouched as error:
+        return str(error)
     return ""
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+def _read(checkpoint: Path, whose: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    facts = read_manifest(checkpoint)
+    if facts.get("format") != FORMAT:
+        raise Unvouched(f"its format is {facts.get('format')!r}, and this version reads {FORMAT}")
+    if facts.get("step") != int(checkpoint.name[5:]):
+        raise Unvouched(f"it is that of step {facts.get('step')}")
+    found = facts.get("run")
+    for name in IDENTITY if whose else ():
+        if not isinstance(found, dict) or found.get(name) != (whose or {}).get(name):
+            raise Unvouched(f"it is of another run: its {name.replace('_', ' ')} is another")
+    return read_vouched(checkpoint, FILES)
+
+
+IDENTITY = ("base_digest", "tokenizer_digest", "data_digest", "template")
+
+
+def newest_whole(folder: Path, whose: Mapping[str, Any] | None = None) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is right, and a line on each newer one that was skipped."""
     skipped: list[str] = []
     for checkpoint in checkpoints(folder):
-        what = fault(checkpoint)
+        what = fault(checkpoint, whose)
         if not what:
             return checkpoint, skipped
         skipped.append(f"{checkpoint.name} skipped: {what}")
     return None, skipped
 
 
+def clear_way(folder: Path, step: int) -> list[str]:
+    """Before a run goes on from `step`: what a crash left is removed, and checkpoints beyond it (all of them were skipped) are set
+    aside, where they neither stand in the way nor are lost. Returns a line on each."""
+    if not folder.is_dir():
+        return []
+    sweep(folder)
+    lines = []
+    for path in checkpoints(folder):
+        if int(path.name[5:]) > step:
+            lines.append(f"{path.name} is set aside as {set_aside(path).name}")
+    return lines
+
+
 def load_checkpoint(checkpoint: Path) -> Snapshot:
     """Reads a checkpoint that `fault` found right. Raises ModelError."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        tensors = load_file(checkpoint / "adapter.safetensors")
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        optimizer = _unflatten(load_file(checkpoint / "optimizer.safetensors"), state["optimizer"])
-        random = load_file(checkpoint / "random.safetensors")
+        _, data = _read(checkpoint, None)
+        tensors = load(data["adapter.safetensors"])
+        state = json.loads(data["state.json"])
+        optimizer = _unflatten(load(data["optimizer.safetensors"]), state["optimizer"])
+        random = load(data["random.safetensors"])
         progress = Progress(**state["progress"])
-    except Exception as error:
-        raise ModelError(f"{checkpoint} cannot be read ({error})", "Remove it: the one before it is taken then") from error
+        schedule, packing = state["schedule"], dict(state["pack"])
+    except Exception as error:  # a whole one that another version wrote, or that somebody made up
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(f"{checkpoint} cannot be read ({first})", "Remove it: the one before it is taken then") from error
     best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
     adapter = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}
-    return Snapshot(progress, adapter, best, optimizer, state["schedule"], random)
+    return Snapshot(progress, adapter, best, optimizer, schedule, random, packing)
+
+
+def settings_of(checkpoint: Path) -> dict[str, Any]:
+    """The settings that a whole checkpoint was made with."""
+    settings = read_manifest(checkpoint).get("run", {}).get("settings", {})
+    return settings if isinstance(settings, dict) else {}
 
 
 def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -165,7 +211,7 @@ def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[st
     for index, values in state["state"].items():
         for name, value in _leaves(values):
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+                tensors[f"{index}.{name}"] = value
             else:
                 numbers[f"{index}.{name}"] = value
     return tensors, {"numbers": numbers, "groups": state["param_groups"]}
@@ -205,8 +251,3 @@ def set_random_states(states: Mapping[str, torch.Tensor], device: torch.device) 
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

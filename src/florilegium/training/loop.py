@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import DivergedError, ResourceError
+from florilegium.errors import ResourceError
 from florilegium.model import adapter_state, token_losses
+from florilegium.signals import StopRequest
 from florilegium.tokens import Example, PackPlan, epoch_order, pack
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
-from florilegium.training.signals import StopRequest
+from florilegium.training.guards import check_look
+from florilegium.training.memory import out_of_memory
 from florilegium.training.step import Step, Trainer, take_step
 
 
@@ -141,7 +143,9 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
         random = random_states(trainer.base.device)
         try:
             return take_step(trainer, pack(examples, trainer.plan))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if trainer.replay is not None:
                 trainer.replay.forget()
             trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)
@@ -164,8 +168,7 @@ def look(
         return best
     began = time.monotonic()
     loss = held_out_loss(trainer, held_out)
-    if not math.isfinite(loss):
-        raise DivergedError(f"the held-out loss is {loss} at step {progress.step}", "Lower --learning-rate; the last checkpoint is good")
+    check_look(progress.step, loss)
     is_best = progress.best_loss is None or loss < progress.best_loss
     if is_best:
         progress.best_loss, progress.best_step, progress.looks_since_best = loss, progress.step, 0
@@ -193,7 +196,9 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
         try:
             batches = pack(part, plan)
             sums = [float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum()) for b in batches]
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             plan = smaller(plan, part, error)
             continue
         total, count, waiting = total + sum(sums), count + sum(b.num_targets for b in batches), rest

@@ -20,6 +20,12 @@ def choose_learning_rate(config: TrainConfig, num_parameters: int) -> float:
     return 2e-4 if num_parameters >= SMALL_MODEL else 1e-3
 
 
+def check_optimizer(name: str, device: torch.device) -> None:
+    """Raises UsageError for an optimiser that does not run on `device`."""
+    if name != "adamw" and device.type != "cuda":
+        raise UsageError(f"--optimizer {name} needs a CUDA device", "Use --optimizer adamw: on an adapter its state is small")
+
+
 def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is not here."""
     kind, extra = _optimizer_class(config.optimizer, next(p.device for p in model.parameters()))
@@ -39,8 +45,7 @@ def _optimizer_class(name: str, device: torch.device) -> tuple[Any, dict[str, An
     if name == "adamw":
         # One fused kernel a step on CUDA; on the CPU the plain loop, whose bits do not depend on the version.
         return torch.optim.AdamW, {"fused": True} if device.type == "cuda" else {}
-    if device.type != "cuda":
-        raise UsageError(f"--optimizer {name} needs a CUDA device", "Use --optimizer adamw: on an adapter its state is small")
+    check_optimizer(name, device)
     import bitsandbytes as bnb
 
     return (bnb.optim.AdamW8bit if name == "adamw-8bit" else bnb.optim.PagedAdamW8bit), {}
@@ -52,3 +57,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_ste
 
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     return get_scheduler(name, optimizer, num_warmup_steps=round(config.warmup * num_steps), num_training_steps=num_steps)
+
+
+def restore_schedule(optimizer: Any, schedule: Any, optimizer_state: dict[str, Any], schedule_state: dict[str, Any]) -> None:
+    """Puts a checkpoint's optimiser back, at the checkpoint's step, with the rates that the config has now.
+
+    torch's own `load_state_dict` brings the rate and the decay of the checkpoint along, and whoever asked for others is never told that
+    nothing changed. With the same config this gives the same bits: the rate is base rate times a function of the step either way.
+    """
+    asked = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(optimizer_state)
+    bases = [group["initial_lr"] for group in asked]
+    schedule.load_state_dict({**schedule_state, "base_lrs": bases})
+    rates = [base * rule(schedule.last_epoch) for base, rule in zip(bases, schedule.lr_lambdas, strict=True)]
+    for group, values, rate in zip(optimizer.param_groups, asked, rates, strict=True):
+        group.update(values, lr=rate)
+    schedule._last_lr = rates

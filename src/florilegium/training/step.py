@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import DivergedError
 from florilegium.model import Base, Walk, adapter_state, set_adapter_state, token_losses
 from florilegium.tokens import Batch, PackPlan
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
+from florilegium.training.guards import check_step
 from florilegium.training.memory import peak_memory
+from florilegium.training.optimizer import restore_schedule
 
 
 @dataclass
@@ -50,19 +51,22 @@ class Trainer:
             self.optimizer.state_dict(),
             self.schedule.state_dict(),
             random_states(self.base.device),
+            {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens},
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         set_adapter_state(self.model, snapshot.adapter)
-        self.optimizer.load_state_dict(snapshot.optimizer)
-        self.schedule.load_state_dict(snapshot.schedule)
+        restore_schedule(self.optimizer, self.schedule, snapshot.optimizer, snapshot.schedule)
         set_random_states(snapshot.random, self.base.device)
+        held = {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens, **snapshot.pack}
+        self.plan = replace(self.plan, batch_tokens=held["batch_tokens"], row_tokens=held["row_tokens"])
 
 
 class Step:
     """A step that was started. `figures` waits for it, and raises DivergedError if it was not taken."""
 
-    def __init__(self, known: dict[str, Any], loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device) -> None:
+    def __init__(self, number: int, known: dict[str, Any], loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device) -> None:
+        self.number = number  # from 1
         self.known, self.device, self.began = known, device, time.monotonic()
         both = torch.stack([loss, grad_norm.float()])
         self.done: Any = None
@@ -76,11 +80,7 @@ class Step:
         if self.done is not None:
             self.done.synchronize()
         loss, grad_norm = self.measured.tolist()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise DivergedError(
-                f"the loss is {loss} and the gradient's norm {grad_norm}: this step was not taken",
-                "Lower --learning-rate; the last checkpoint is good",
-            )
+        check_step(self.number, loss, grad_norm)
         return {"loss": loss, "grad_norm": grad_norm, **self.known, "peak_memory_bytes": peak_memory(self.device)}
 
 
@@ -88,7 +88,7 @@ def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     """Starts one optimiser step on `batches`: it may not be done yet on return."""
     trainer.model.train()
     num_targets = sum(batch.num_targets for batch in batches)
-    rate = trainer.schedule.get_last_lr()[0]
+    rate, number = trainer.schedule.get_last_lr()[0], trainer.schedule.last_epoch + 1
     if trainer.replay is None:
         loss = _gradients_as_written(trainer, batches, num_targets)
     else:
@@ -99,7 +99,7 @@ def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     positions = sum(batch.tokens_BT.numel() for batch in batches)
     padding = sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions
     known = {"learning_rate": rate, "tokens": tokens, "padding_share": round(padding, 4)}
-    return Step(known, loss, grad_norm, trainer.base.device)
+    return Step(number, known, loss, grad_norm, trainer.base.device)
 
 
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:

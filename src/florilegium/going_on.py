@@ -1,0 +1,59 @@
+"""Going on with a run: whose its checkpoints are, and which settings may be others than when it began.
+
+A setting that is changed and then ignored is the worst of three ways: nobody is told. Here each change is refused, or applied and said.
+What a step means must stay (the rows, their order and the batch they come in; the base; the shape of the adapter and of the optimiser's
+state). What may change is how fast it learns, how long, where it runs, and how often it looks, saves and tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from florilegium.config import TrainConfig, as_dict, make_config
+from florilegium.errors import UsageError
+
+CHANGEABLE = (
+    "learning_rate", "schedule", "warmup", "weight_decay", "clip", "epochs", "max_steps", "patience", "dropout", "neftune_alpha",
+    "device", "compute", "fast", "memory", "batch_tokens",
+    "evaluate_every", "save_every", "keep_checkpoints", "log_every", "report_to",
+)  # fmt: skip
+NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
+REPACKS = ("device", "memory", "batch_tokens")  # after these, how much memory holds is not what the checkpoint remembers
+
+
+def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to: the digests in the run's manifest.json, and all settings."""
+    settings = {name: value for name, value in as_dict(config).items() if name not in NOT_OF_THE_RUN}
+    base = manifest["base"]
+    return {
+        "base_digest": base.get("digest"),
+        "tokenizer_digest": base.get("tokenizer_digest"),
+        "data_digest": manifest["data"]["digest"],
+        "template": manifest["template"],
+        "settings": settings,
+    }
+
+
+def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: str) -> TrainConfig:
+    """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises UsageError."""
+    values = {str(key).replace("-", "_"): value for key, value in written.items()}
+    make_config(values, source=source)
+    fresh = {"fast": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
+    return make_config({**values, **fresh, **given})
+
+
+def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
+    """A line on each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the way."""
+    lines = []
+    for name, value in as_dict(now).items():
+        if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
+            continue
+        if name not in CHANGEABLE:
+            flag = "DATA" if name == "data" else "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} was {before[name]!r} when the run began, and is {value!r} now: it cannot change on the way",
+                "Leave it as it was, or train anew",
+            )
+        lines.append(f"changed {name} from {before[name]} to {value}")
+    return lines

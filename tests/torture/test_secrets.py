@@ -1,0 +1,81 @@
+"""A canary in the place of a token, and one in the place of a name: neither is found in anything that a run prints or leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from florilegium.errors import redact
+from tests.torture.warm import Child, Warm
+
+TOKEN = "hf_CanaryCanaryCanaryCanary12345"
+OTHER = "another-canary-0123456789"
+USER = "canary-of-a-user"
+
+
+def found(folder: Path, *canaries: str) -> list[str]:
+    """Files below `folder`, and names of files, that hold a canary."""
+    hits = []
+    for path in folder.rglob("*"):
+        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        hits += [f"{path}: {c}" for c in canaries if c.encode() in data or c in str(path.relative_to(folder))]
+    return hits
+
+
+def test_canaries(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, figure: Callable[[str, str], None]) -> None:
+    home = tmp_path / USER
+    shutil.copytree(tiny, home / "models" / "tiny")
+    shutil.copy(quotes, home / "quotes.jsonl")
+    work = home / "work"
+    work.mkdir()
+    env = {"HOME": str(home), "USER": USER, "LOGNAME": USER, "HF_TOKEN": TOKEN, "WANDB_API_KEY": OTHER, "MY_SECRET": OTHER}
+    said: list[Child] = []
+
+    def run(*arguments: str | Path, code: int) -> Child:
+        child = warm.run(arguments, cwd=work, env=env)
+        assert child.code == code, (arguments, child.code, child.err[-600:])
+        said.append(child)
+        return child
+
+    settings = ["--model", home / "models" / "tiny", "--max-steps", "4", "--save-every", "2", "--bits", "32", "--batch-rows", "8"]
+    run("train", home / "quotes.jsonl", *settings, "--output", "mine", code=0)
+    run("generate", "--run", "mine", "-n", "1", "--max-new-tokens", "3", "--json", code=0)
+    shutil.rmtree(work / "mine" / "adapter")
+    run("resume", "mine", code=0)
+    run("train", home / "quotes.jsonl", *settings, code=0)  # the folder's name is made of date, rows and model
+    left = found(work, TOKEN, OTHER, USER, str(home))
+    words = "".join(child.out + child.err for child in said)
+    left += [f"printed: {canary}" for canary in (TOKEN, OTHER, USER, str(home)) if canary in words]
+    said.clear()
+    # Mistakes with a token in them: the command line, the config file, an address; with and without the traceback.
+    (work / "bad.yaml").write_text(f"hf_token: {TOKEN}\n")
+    (work / "worse.yaml").write_text(f"report_to: {TOKEN}\nmodel: {OTHER}\n")
+    (work / "broken.yaml").write_text(f"model: [{TOKEN}\n")
+    address = f"https://{USER}:{OTHER}@huggingface.co/a/b"
+    for arguments, code in [
+        (["train", "--token", TOKEN], 2), (["train", f"--hf-token={TOKEN}"], 2), (["train", f"--hub_token={OTHER}"], 2),
+        (["train", "--config", "bad.yaml"], 2), (["train", "--config", "worse.yaml"], 2), (["train", "--config", "broken.yaml"], 2),
+        (["train", "--model", address], 4), (["train", address], 3), (["train", "--model", f"a/{TOKEN}"], 4), (["train", f"a/{TOKEN}"], 3),
+        (["train", "--bits", TOKEN], 2), (["train", "--report-to", OTHER], 2), (["train", "--template", f"{{{TOKEN}}}"], 3),
+        (["generate", "--run", TOKEN], 2), (["resume", OTHER], 2), (["generate", "--prompts", TOKEN], 2), ([TOKEN], 2),
+    ]:  # fmt: skip
+        run(*arguments, code=code)
+        if "train" in arguments:
+            child = warm.run([*arguments, "--debug"], cwd=work, env=env)
+            assert child.code == code and "Traceback" in child.err
+            said.append(child)
+    words = "".join(child.out + child.err for child in said)
+    left += [f"printed: {canary}" for canary in (TOKEN, OTHER) if canary in words]
+    left += [hit for hit in found(work, TOKEN, OTHER) if ".yaml" not in hit]
+    assert not left, left
+    cards = json.loads((work / "mine" / "adapter" / "adapter_config.json").read_text())
+    assert cards["base_model_name_or_path"] == "~/models/tiny"
+    figure("secrets", f"a token in 3 variables, {len(said)} command lines, 3 config files, tracebacks: found 0 times; home and user name 0")
+
+
+def test_redact() -> None:
+    assert redact(f"a {TOKEN}, b") == "a ***, b"
+    assert redact("https://me:word@host/x and https://host/x") == "https://***@host/x and https://host/x"
+    assert redact("hf_ and half_way are words") == "hf_ and half_way are words"
