@@ -34,7 +34,8 @@ def quotes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("more", [{"bits": 8}, {"bits": 32, "neftune_alpha": 5.0}, {"bits": 8, "memory": "lean"}])
 def test_it_trains_saves_and_writes(llama: Path, quotes: Path, tmp_path: Path, more: dict) -> None:
-    trained = florilegium.train(quotes, model=str(llama), output=str(tmp_path / "run"), max_steps=8, learning_rate=5e-3, split_by="random", **more)
+    more |= {"split_by": "random"}  # these rows are all near-copies of one another: by cluster none could be held out
+    trained = florilegium.train(quotes, model=str(llama), output=str(tmp_path / "run"), max_steps=8, learning_rate=5e-3, **more)
     assert trained.figures["eval_loss"] < trained.figures["eval_loss_before"]
     tuned = florilegium.load(tmp_path / "run")
     rows = tuned.generate(["Be kind", "The"], n=2, temperature=0.0, max_new_tokens=6)
