@@ -18,7 +18,7 @@ from florilegium.training import load_checkpoint, newest_whole
 from florilegium.training.checkpoint import FILES, checkpoints, fault
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.replay import crash_states
-from tests.torture.warm import Warm
+from tests.torture.warm import Child, Warm
 
 Amount = Callable[[int, int], int]
 Figure = Callable[[str, str], None]
@@ -208,6 +208,16 @@ def test_one_kept_checkpoint_is_never_the_damaged_one(
     assert different_bits(weights(tmp_path / "run"), weights(reference())) == 0
 
 
+def _wait(child: Child, marks: Path, seconds: float, in_save: float | None) -> None:
+    """Until the child ends or its time has come: `seconds` after its start, or `in_save` seconds into its next save."""
+    came = time.monotonic() + seconds
+    while child.poll() is None and time.monotonic() < came:
+        if in_save is not None and seconds < 1e9:
+            came = time.monotonic() + (in_save if marks.read_bytes()[0] else 1)
+            in_save = None if marks.read_bytes()[0] else in_save
+        time.sleep(0.001)
+
+
 def test_kills_at_random_times(
     warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, amount: Amount, figure: Figure
 ) -> None:
@@ -223,11 +233,8 @@ def test_kills_at_random_times(
         saved = 0
         for attempt in range(100):
             child = warm.start(arguments, cwd=tmp_path, before=("slow_saves", {"seconds": 0.003, "marks": str(marks)}))
-            # Killed somewhere in a run of about two seconds; the last attempts are let through.
-            kill_after = draw.uniform(0.2, 2.0) if attempt < 8 else 1e9
-            began = time.monotonic()
-            while child.poll() is None and time.monotonic() - began < kill_after:
-                time.sleep(0.001)
+            # Killed somewhere in a run of about two seconds, or somewhere in a save; later attempts are let through.
+            _wait(child, marks, draw.uniform(0.2, 2.0) if attempt < 9 else 1e9, draw.uniform(0, 0.15) if attempt % 2 == 0 else None)
             if child.poll() is not None:
                 assert child.code == 0, child.err
                 break
