@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parent.parent
 ORDER = [
     "errors", "signals", "seedling", "fast", "config", "run", "commit", "data", "tokens", "model", "training", "generation",
     "evaluation", "export", "report", "tuned", "recorder", "prepare", "going_on", "manifest", "setting_up", "pipeline", "inspection",
-    "examination", "flags", "terminal",
+    "examination", "flags", "arguments", "terminal",
     "report_text", "cli", "__main__", "__init__",
 ]  # fmt: skip
 
