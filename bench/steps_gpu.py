@@ -1,7 +1,8 @@
 """A training step at bloom-7b1's shape under different plans of memory, without a checkpoint or data: for tuning the fast room.
 
-    python bench/steps_gpu.py --size 7b1 --bits 8 --tokens 1008 2048 --plans copies fast lean [--profile PLAN]
+    python bench/steps_gpu.py --size 7b1 --bits 8 --tokens 1008 2048 --plans copies fast lean [--profile]
 
+A plan is a name, or three numbers (trunk.Plan): blocks that keep all, that keep the middle, that have copies, such as 0,21,0.
 Documents have the lengths of english_quotes (log-normal, median 42 tokens). A step is forward, loss, backward, clip and AdamW.
 Prints milliseconds (median of single steps, and the mean of a run of steps without a sync), tokens/s and the peak.
 """
@@ -114,7 +115,7 @@ def main() -> None:
             transformer(model).__dict__.pop("trunk", None)
             gc.collect()
             torch.cuda.empty_cache()
-            fast.install_trunk(transformer(model), *PLANS[plan])
+            fast.install_trunk(transformer(model), *(PLANS.get(plan) or tuple(map(int, plan.split(",")))))
         for tokens in arguments.tokens:
             step = stepper(base, model, batch_of(tokens), paths, arguments.graph and plan != "plain")
             figures = measure(step, arguments.repeats)

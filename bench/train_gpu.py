@@ -1,9 +1,11 @@
-"""Training speed on one GPU at BLOOM's sizes: random weights, int8, LoRA r=16, the notebook's 16 rows an optimiser step.
+"""Training on one GPU at BLOOM's sizes beside the stock recipe, on the same rows of english_quotes, in one run.
 
-    python bench/train_gpu.py --size 7b1 [--steps 20] [--bits 8] [--memory fast|lean] [--data english_quotes.jsonl] [--profile]
+    python bench/train_gpu.py --size 7b1 [--sides ours notebook] [--steps 40] [--bits 8] [--memory auto|fast|lean] [--memory-limit 22]
+    python bench/train_gpu.py --size 560m --sides float32 notebook ours --steps 50 --dropout 0        the losses of three ways
 
-Prints tokens/s that are not padding, milliseconds a step, peak GiB, and the seconds that loading took. The weights are random, made in
-the checkpoint folder first (speed and memory do not depend on what they say).
+Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an optimiser step. Each side runs in a process of its own.
+Prints tokens/s that are not padding, milliseconds a step, the peak, seconds of loading; and with `float32` among the sides how far each
+other side's loss is from it, at every step.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,8 +50,9 @@ def make_checkpoint(folder: Path, size: str, data: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
+    from stock_gpu import RATE, same_adapter
 
     from florilegium.config import make_config
     from florilegium.model import attach_adapter
@@ -56,65 +61,74 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from florilegium.recorder import Silent
     from florilegium.setting_up import make_trainer, set_up
     from florilegium.training import make_schedule_numbers
-    from florilegium.training.loop import start_step, step_examples, training_step
+    from florilegium.training.loop import start_step, step_examples
 
-    config = make_config(
-        {
-            "data": str(arguments.data),
-            "model": str(folder),
-            "bits": arguments.bits,
-            "memory": arguments.memory,
-            "memory_limit": arguments.memory_limit,
-            "fast": arguments.fast,
-        }
-    )
+    names = ("bits", "memory", "memory_limit", "fast", "dropout")
+    settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
+    config = make_config({"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}})
     began = time.perf_counter()
     prepared = prepare(config, Silent())
-    loading = time.perf_counter() - began
-    load_peak = torch.cuda.max_memory_allocated()
+    loading, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
     model = attach_adapter(prepared.base, prepared.config)
+    same_adapter(model)
     forecast = set_up(prepared, model)
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     trainer = make_trainer(prepared, model, _accelerator(prepared.config, folder), schedule, forecast)
     examples = prepared.training.examples
+    steps = [step_examples(examples, config, schedule, number) for number in range(arguments.steps)]
+    torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    torch.cuda.reset_peak_memory_stats()  # recording is counted: what is replayed takes that memory
-    for step in range(arguments.steps):  # the same steps as will be timed, so that each length is compiled or recorded
-        training_step(trainer, step_examples(examples, config, schedule, step), Silent())
-    warm_up = time.perf_counter() - began
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    started = [start_step(trainer, step_examples(examples, config, schedule, step), Silent()) for step in range(arguments.steps)]
-    tokens = sum(step.figures()["tokens"] for step in started)
-    torch.cuda.synchronize()
+    # Once over the same steps, so that each length is compiled or recorded; then timed, one step ahead as the loop is.
+    losses = [start_step(trainer, step, Silent()).figures()["loss"] for step in steps]
+    first = time.perf_counter() - began
+    began, waiting, tokens = time.perf_counter(), None, 0
+    for step in steps:
+        started = start_step(trainer, step, Silent())
+        tokens += waiting.figures()["tokens"] if waiting else 0
+        waiting = started
+    tokens += waiting.figures()["tokens"] if waiting else 0
     seconds = time.perf_counter() - began
-    if arguments.profile:
-        profile(lambda: training_step(trainer, step_examples(examples, config, schedule, 0), Silent()))
     return {
-        "size": arguments.size,
-        "bits": arguments.bits,
-        "memory": arguments.memory,
+        "side": "ours",
         "tokens_per_second": round(tokens / seconds, 1),
-        "ms_per_step": round(1000 * seconds / arguments.steps, 1),
-        "tokens_per_step": round(tokens / arguments.steps, 1),
+        "ms_per_step": round(1000 * seconds / len(steps), 1),
+        "tokens_per_step": round(tokens / len(steps), 1),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "forecast_gib": round(forecast.peak / 2**30, 2) if forecast else None,
         "plan": forecast and [forecast.full, forecast.middle, forecast.copies, forecast.tokens],
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "load_peak_gib": round(load_peak / 2**30, 2),
-        "prepare_seconds": round(loading, 1),
-        "warm_up_seconds": round(warm_up, 1),
+        "load_seconds": round(loading, 1),
+        "first_seconds": round(first, 1),
         "fast": prepared.fast,
-        "device": torch.cuda.get_device_name(),
+        "losses": [round(loss, 5) for loss in losses],
     }
 
 
-def profile(step: Any) -> None:
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as record
+def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    from stock_gpu import stock_side
+    from transformers import AutoTokenizer
 
-    with record(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as recorded:
-        step()
-    print(recorded.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
+    from florilegium.data import read_rows
+    from florilegium.tokens import encode, epoch_order
+
+    rows = read_rows(arguments.data)
+    examples = encode(AutoTokenizer.from_pretrained(folder), rows.template, rows.quotes).examples
+    steps = [[examples[i] for i in step] for step in epoch_order(len(examples), 16, 0, 0)[: arguments.steps]]
+    return stock_side(folder, steps, arguments.side, arguments.dropout)
+
+
+def compare(results: list[dict[str, Any]]) -> None:
+    """How far each side's loss is from float32's, and how often ours is no further than stock's."""
+    by = {r["side"]: r["losses"] for r in results}
+    exact = by.get("stock float32")
+    if exact is None:
+        return
+    far = {side: [abs(a - b) for a, b in zip(losses, exact, strict=True)] for side, losses in by.items() if losses is not exact}
+    for side, gaps in far.items():
+        print(f"{side:<16} from float32: mean {sum(gaps) / len(gaps):.5f}, largest {max(gaps):.5f}, last {gaps[-1]:.5f}")
+    if len(far) == 2:
+        nearer = sum(a <= b for a, b in zip(far["ours"], far["stock notebook"], strict=True))
+        print(f"ours is no further than the notebook's in {nearer} of {len(exact)} steps")
 
 
 def main() -> None:
@@ -122,20 +136,47 @@ def main() -> None:
     here = Path(__file__).resolve().parent.parent
     data = Path(os.environ.get("FLORILEGIUM_DATA", here.parent / "shared" / "data")) / "english_quotes.jsonl"
     parser.add_argument("--size", choices=SIZES, default="560m")
+    parser.add_argument("--sides", nargs="+", default=["ours"], choices=["ours", "notebook", "float32"])
     parser.add_argument("--data", type=Path, default=data)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--stock-steps", type=int, help="steps of the notebook's side, where it is timed alone")
+    parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--bits", type=int, default=8)
     parser.add_argument("--memory", default="auto")
     parser.add_argument("--memory-limit", type=float)
     parser.add_argument("--fast", default="auto")
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--folder", type=Path, help="a checkpoint that is there already")
+    parser.add_argument("--side", choices=["ours", "notebook", "float32"], help=argparse.SUPPRESS)
+    parser.add_argument("--losses", action="store_true", help="print every step's loss too")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
+    if arguments.side:
+        side = our_side if arguments.side == "ours" else stock
+        print(json.dumps(side(arguments.folder, arguments)))
+        return
+    folder = arguments.folder or Path(tempfile.mkdtemp())
     try:
-        make_checkpoint(folder, arguments.size, arguments.data)
-        print(json.dumps(measure(folder, arguments)), flush=True)
+        if arguments.folder is None:
+            make_checkpoint(folder, arguments.size, arguments.data)
+        results = [run_side(side, folder, arguments) for side in arguments.sides]
     finally:
-        shutil.rmtree(folder)
+        if arguments.folder is None:
+            shutil.rmtree(folder)
+    for result in results:
+        print(json.dumps({"size": arguments.size, **{k: v for k, v in result.items() if k != "losses" or arguments.losses}}), flush=True)
+    compare(results)
+
+
+def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    steps = arguments.stock_steps or arguments.steps if side != "ours" else arguments.steps
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--steps", str(steps), "--data", str(arguments.data)]
+    for name in ("bits", "memory", "memory_limit", "fast", "dropout"):
+        value = getattr(arguments, name)
+        command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from florilegium.commit import MANIFEST, sweep
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config, read_config
 from florilegium.data import Rows, report_on
-from florilegium.errors import DataError, ModelError, UsageError
+from florilegium.errors import DataError, ModelError, ResourceError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.novelty import FILE as NGRAMS
 from florilegium.export import adapter_card
@@ -28,7 +29,7 @@ from florilegium.model.untrusted import read_json
 from florilegium.prepare import Prepared, prepare, sample_prompts
 from florilegium.recorder import CHECKPOINTS, EVENTS, Recorder, Silent, View, forget_after
 from florilegium.report import write_report
-from florilegium.run import RUNS, append_line, find_run, locked, new_run, refuse_links, tilde, write_json, write_text
+from florilegium.run import RUNS, append_line, find_run, locked, new_run, refuse_links, tilde, without_home, write_json, write_text
 from florilegium.setting_up import make_trainer, set_up
 from florilegium.training import (
     Snapshot,
@@ -172,7 +173,7 @@ def _run(prepared: Prepared, directory: Path, view: View, stop: StopRequest, sna
     check_room(directory, count.trained, config)
     facts = adapter_facts(prepared)
     tuned = Tuned(base, model, prepared.rows.template, facts["openings"], _novelty(prepared, directory))
-    figures = figures_before(prepared, count, schedule)
+    figures = figures_before(prepared, count, schedule) | ({"forecast_bytes": forecast.peak} if forecast else {})
     write_json(directory / MANIFEST, figures)
     say_plan(view, prepared, count, schedule, directory, forecast)
     trainer = make_trainer(prepared, model, accelerator, schedule, forecast)
@@ -231,10 +232,21 @@ def _finish(
     save_adapter(tuned.model, prepared.base, directory / "adapter", facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()
-    split_by = prepared.config.split_by
-    write_json(directory / "data.json", report_on(prepared.rows, prepared.split, prepared.config.held_out, prepared.config.seed, split_by))
-    view.say(f"report   {write_report(directory)}")
+    _write_page(prepared, directory, view)
     return Trained(directory, tuned, figures, recorder.samples)
+
+
+def _write_page(prepared: Prepared, directory: Path, view: View) -> None:
+    """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
+    disk or in memory, takes nothing from it."""
+    config = prepared.config
+    found = json.dumps(report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False)
+    try:
+        # Places name files, and files lie in somebody's home folder.
+        write_text(directory / "data.json", without_home(found) + "\n")
+        view.say(f"report   {write_report(directory)}")
+    except (ResourceError, ImportError, MemoryError, RuntimeError) as error:
+        view.say(f"report   not written: {error}; later: florilegium report {directory}")
 
 
 def _accelerator(config: TrainConfig, directory: Path) -> Any:

@@ -124,6 +124,12 @@ def tilde(name: str) -> str:
     return "~" + name[len(home) :] if home and name.startswith(home + "/") else name
 
 
+def without_home(text: str) -> str:
+    """`tilde` for every path in a longer text."""
+    home = os.path.expanduser("~").rstrip("/")
+    return text.replace(home + "/", "~/") if home else text
+
+
 def find_run(name: str) -> Path:
     """The run or adapter folder that `name` means: `latest`, a path, or a name under runs/. Raises UsageError."""
     if name == "latest":

@@ -199,11 +199,11 @@ def no_look_at_the_room() -> None:
 def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
     """In step number `step` a weight, the loss, a gradient or the input holds `value` ("nan" or "inf")."""
     import florilegium.recorder as recorder
-    import florilegium.training.loop as loop
+    import florilegium.training.step as taking
 
     number, now = float(value), [1]
     model: list[Any] = []
-    done, losses = recorder.Recorder.step_done, loop.token_losses
+    done, losses = recorder.Recorder.step_done, taking.token_losses
 
     def step_done(self: Any, metrics: dict[str, Any]) -> None:
         done(self, metrics)
@@ -219,7 +219,7 @@ def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
         return plain * number if kind == "loss" and now[0] == step and tuned.training else plain
 
     recorder.Recorder.step_done = step_done  # type: ignore[method-assign]
-    loop.token_losses = token_losses  # type: ignore[assignment]
+    taking.token_losses = token_losses  # type: ignore[assignment]
 
 
 def _adapter_weight(model: Any) -> Any:
@@ -270,7 +270,7 @@ def mark_stages(marks: str, seconds: float) -> None:
         return call
 
     pipeline.prepare = marked(1, pipeline.prepare)
-    loop.training_step = marked(2, loop.training_step)
+    loop.start_step = marked(2, loop.start_step)
     loop.held_out_loss = marked(3, loop.held_out_loss)
     recorder.save_checkpoint = marked(4, recorder.save_checkpoint)
 
@@ -280,6 +280,7 @@ def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
     import torch
 
     import florilegium.training.loop as loop
+    import florilegium.training.step as taking
 
     errors = {
         "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -288,9 +289,9 @@ def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
         ),
         "python": MemoryError(),
     }
-    losses, take, now = loop.token_losses, loop.training_step, [0]
+    losses, take, now = loop.token_losses, loop.start_step, [0]
 
-    def training_step(*arguments: Any) -> Any:
+    def start_step(*arguments: Any) -> Any:
         now[0] += 1
         return take(*arguments)
 
@@ -300,7 +301,8 @@ def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
             raise errors[kind]
         return losses(base, model, batch, walk)
 
-    loop.training_step, loop.token_losses = training_step, token_losses
+    loop.start_step = start_step
+    loop.token_losses = taking.token_losses = token_losses  # type: ignore[assignment]
 
 
 def limit_memory(megabytes: int) -> None:

@@ -65,9 +65,11 @@ class Trainer:
 class Step:
     """A step that was started. `figures` waits for it, and raises DivergedError if it was not taken."""
 
-    def __init__(self, number: int, known: dict[str, Any], loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device) -> None:
+    def __init__(
+        self, number: int, began: float, known: dict[str, Any], loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device
+    ) -> None:
         self.number = number  # from 1
-        self.known, self.device, self.began = known, device, time.monotonic()
+        self.known, self.device, self.began = known, device, began
         both = torch.stack([loss, grad_norm.float()])
         self.done: Any = None
         self.measured = both
@@ -86,6 +88,7 @@ class Step:
 
 def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     """Starts one optimiser step on `batches`: it may not be done yet on return."""
+    began = time.monotonic()
     trainer.model.train()
     num_targets = sum(batch.num_targets for batch in batches)
     rate, number = trainer.schedule.get_last_lr()[0], trainer.schedule.last_epoch + 1
@@ -99,7 +102,7 @@ def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     positions = sum(batch.tokens_BT.numel() for batch in batches)
     padding = sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions
     known = {"learning_rate": rate, "tokens": tokens, "padding_share": round(padding, 4)}
-    return Step(number, known, loss, grad_norm, trainer.base.device)
+    return Step(number, began, known, loss, grad_norm, trainer.base.device)
 
 
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:

@@ -1,0 +1,90 @@
+"""The stock recipe on one GPU, as the notebook has it, and in float32: what `train_gpu.py` compares with.
+
+Transformers, PEFT and bitsandbytes int8, `prepare_model_for_kbit_training`, batches of 4 padded and accumulated to a step, float16
+autocast with a gradient scaler, checkpointed blocks. In float32 nothing is quantised: the oracle of the losses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RATE = 2e-4
+
+
+def same_adapter(model: Any) -> None:
+    """The same start for every side, B not zero so that the first steps already differ from the base."""
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def load(folder: Path, kind: str, dropout: float) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"device_map": {"": "cuda:0"}, "dtype": torch.float32}
+    if kind == "notebook":
+        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "dtype": torch.float16}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    if kind == "notebook":
+        model = prepare_model_for_kbit_training(model)
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM")
+    model = get_peft_model(model, lora)
+    same_adapter(model)
+    return model.train()
+
+
+def padded(group: list[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    longest = max(len(e.token_ids) for e in group)
+    ids = torch.full((len(group), longest), 3)
+    mask = torch.zeros_like(ids)
+    for b, example in enumerate(group):
+        ids[b, : len(example.token_ids)] = torch.tensor(example.token_ids)
+        mask[b, : len(example.token_ids)] = 1
+    return ids.cuda(), mask.cuda(), ids.masked_fill(mask == 0, -100).cuda()
+
+
+def stock_side(folder: Path, steps: list[list[Any]], kind: str, dropout: float) -> dict[str, Any]:
+    """Tokens/s over all steps but the first two, the peak, and the loss of every step."""
+    began = time.perf_counter()
+    model = load(folder, kind, dropout)
+    loading = time.perf_counter() - began
+    half = kind == "notebook"
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    scaler = torch.amp.GradScaler("cuda", enabled=half)
+    losses = []
+    for number, examples in enumerate(steps):
+        if number == 2:
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+        total = sum(len(e.token_ids) - 1 for e in examples)
+        loss_sum = torch.zeros((), device="cuda")
+        for start in range(0, len(examples), 4):
+            ids, mask, labels = padded(examples[start : start + 4])
+            with torch.autocast("cuda", torch.float16) if half else contextlib.nullcontext():
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels, num_items_in_batch=total).loss
+            scaler.scale(loss).backward()
+            loss_sum += loss.detach()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss_sum)
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    return {
+        "side": f"stock {kind}",
+        "tokens_per_second": round(sum(len(e.token_ids) for s in steps[2:] for e in s) / seconds, 1),
+        "ms_per_step": round(1000 * seconds / (len(steps) - 2), 1),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "load_seconds": round(loading, 1),
+        "losses": [round(float(loss), 5) for loss in losses],
+    }
