@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from florilegium.data import Template, read_rows
 from florilegium.errors import DataError
@@ -127,3 +128,28 @@ def test_english_quotes_pack_with_little_padding(tokenizer, english_quotes: Path
             positions += batch.tokens_BT.numel()
             tokens += int((batch.document_BT >= 0).sum())
     assert tokens / positions > 0.85
+
+
+def test_bucketed_lengths_are_few_and_near() -> None:
+    plan = PackPlan(multiple=64, bucketed=True)
+    for size in range(1, 9000, 7):
+        length = plan.round_up(size)
+        assert size <= length and length % 64 == 0 and (length - size < 64 or length < size * 17 / 16)
+    assert len({plan.round_up(size) for size in range(64, 8193)}) < 90
+
+
+def test_bucketed_places_of_targets_are_padded_with_a_place_without() -> None:
+    examples = [Example(list(range(4, 4 + n)), [i > 2 for i in range(n)]) for n in (40, 7, 9)]
+    (plain,), (batch,) = pack(examples, PackPlan(200)), pack(examples, PackPlan(200, 64, bucketed=True))
+    targets = batch.targets_BT.flatten()
+    assert len(batch.learned_N) == 64 and batch.num_targets == len(plain.learned_N) == int((targets >= 0).sum())
+    assert torch.equal(batch.learned_N[: batch.num_targets], (targets >= 0).nonzero()[:, 0])
+    assert (targets[batch.learned_N[batch.num_targets :]] < 0).all()
+
+
+def test_remaining_tokens_end_with_their_document() -> None:
+    (batch,) = pack([Example(list(range(4, 4 + n)), [True] * n) for n in (5, 3, 9)], PackPlan(40))
+    index = torch.arange(batch.tokens_BT.shape[1])
+    for t in range(len(index)):
+        same = index[batch.document_BT[0] == batch.document_BT[0, t]] if batch.document_BT[0, t] >= 0 else index[t : t + 1]
+        assert int(batch.remaining_BT[0, t]) == int(same.max()) - t + 1

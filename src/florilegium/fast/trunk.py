@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from florilegium.fast import attention_kernel, block_kernel
+from florilegium.fast.attention import alibi_slopes
 from florilegium.fast.expand import Feed, Frozen, frozen
 
 
@@ -327,9 +328,3 @@ class _Steps:
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a b in float32 out of bfloat16: the adapter's gradients are not rounded on their way to float32 parameters."""
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
-
-
-def alibi_slopes(num_heads: int, device: Any) -> torch.Tensor:
-    from florilegium.fast.attention import alibi_slopes as slopes
-
-    return slopes(num_heads, device)

@@ -1,0 +1,45 @@
+"""The forecast: a plan fits its budget, and more budget is put to use in the order of gain."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from florilegium.errors import ResourceError
+from florilegium.model.forecast import GIB, Shape, choose, peak
+
+BLOOM_7B1 = Shape(base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320)
+# (full, middle, copies), tokens, and the peak that an H100 showed (bench/steps_gpu.py, bench/train_gpu.py), in GiB.
+MEASURED = [((30, 30, 0), 1088, 10.95), ((30, 30, 29), 1088, 21.84), ((0, 21, 0), 2048, 9.17), ((30, 30, 30), 8192, 38.69)]
+
+
+def steps() -> list[int]:
+    generator = random.Random(0)
+    return [64 * round(min(1900, max(400, generator.gauss(900, 250))) / 64) for _ in range(157)]
+
+
+@pytest.mark.parametrize("plan,tokens,gib", MEASURED)
+def test_it_says_what_was_measured(plan: tuple[int, int, int], tokens: int, gib: float) -> None:
+    assert abs(peak(BLOOM_7B1, tokens, *plan) / GIB / gib - 1) < 0.03
+
+
+@pytest.mark.parametrize("memory", ["auto", "fast", "lean"])
+@pytest.mark.parametrize("gib", [8.8, 9.5, 11.5, 16, 22, 79])
+def test_a_plan_fits_its_budget(memory: str, gib: float) -> None:
+    plan = choose(BLOOM_7B1, steps(), int(gib * GIB), memory)
+    assert plan.peak <= gib * GIB and plan.peak == peak(BLOOM_7B1, plan.tokens, plan.full, plan.middle, plan.copies)
+    assert 0 <= plan.full <= plan.middle <= 30 and (plan.copies == 0 or plan.full == 30)
+    assert memory == "auto" or plan.copies == 0
+    assert memory != "lean" or plan.full == 0
+
+
+def test_more_room_is_used() -> None:
+    plans = [choose(BLOOM_7B1, steps(), int(gib * GIB), "auto") for gib in (9, 10, 13, 17, 22, 40)]
+    kept = [(plan.full, plan.copies) for plan in plans]
+    assert kept == sorted(kept) and plans[0].full < 30 and plans[-1].copies == 30
+
+
+def test_what_does_not_fit_is_said() -> None:
+    with pytest.raises(ResourceError, match=r"the leanest step needs .* GiB, and 7.0 GiB are there"):
+        choose(BLOOM_7B1, steps(), 7 * GIB, "auto")
