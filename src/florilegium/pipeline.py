@@ -168,6 +168,9 @@ def _run(prepared: Prepared, directory: Path, view: View, stop: StopRequest, sna
     torch.manual_seed(config.seed)  # before the adapter exists: same seed, same bits
     model = attach_adapter(base, config)
     forecast = set_up(prepared, model)
+    if prepared.config != config:  # a fast path of 'auto' that this model cannot take
+        config = prepared.config
+        write_text(directory / CONFIG, dump_config(config))
     count = count_parameters(model)
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     check_room(directory, count.trained, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
             raise UsageError(f"--fast: the fast path 'block' cannot run: {obstacle}", "Use --fast auto, or leave that name out")
         if obstacle:
             prepared.fast = tuple(name for name in prepared.fast if name != "block")
+            # config.yaml must not name what was dropped: a resumed run would be refused for it.
+            prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off")
     fast.install(model, prepared.fast)
     if "block" not in prepared.fast:
         return None
