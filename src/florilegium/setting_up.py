@@ -24,20 +24,26 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     """Swaps the fast paths of `prepared.fast` into the model, and forecasts its memory where the trunk runs. A path of 'auto' that this
     model cannot take is dropped from `prepared.fast`; one that was named is a UsageError."""
     base = prepared.base
-    if "block" in prepared.fast:
-        obstacle = fast.trunk_obstacle(transformer(model), base.device, base.compute_dtype) if base.packs else "it is BLOOM's"
-        if obstacle and prepared.asked_fast != "auto":
-            raise UsageError(f"--fast: the fast path 'block' cannot run: {obstacle}", "Use --fast auto, or leave that name out")
-        if obstacle:
-            prepared.fast = tuple(name for name in prepared.fast if name != "block")
-            # config.yaml must not name what was dropped: a resumed run would be refused for it.
-            prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off")
+    for name, obstacle_of in (("block", fast.trunk_obstacle), ("decode", fast.decode_obstacle)):
+        if name in prepared.fast:
+            _drop_or_refuse(
+                prepared, name, obstacle_of(transformer(model), base.device, base.compute_dtype) if base.packs else "it is BLOOM's"
+            )
     fast.install(model, prepared.fast)
     if "block" not in prepared.fast:
         return None
     forecast = _forecast(prepared, model)
     fast.install_trunk(transformer(model), forecast.full, forecast.middle, forecast.copies)
     return forecast
+
+
+def _drop_or_refuse(prepared: Prepared, name: str, obstacle: str) -> None:
+    if obstacle and prepared.asked_fast != "auto":
+        raise UsageError(f"--fast: the fast path {name!r} cannot run: {obstacle}", "Use --fast auto, or leave that name out")
+    if obstacle:
+        prepared.fast = tuple(other for other in prepared.fast if other != name)
+        # config.yaml must not name what was dropped: a resumed run would be refused for it.
+        prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off")
 
 
 def _forecast(prepared: Prepared, model: Any) -> Forecast:

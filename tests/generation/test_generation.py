@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch
 from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
-from florilegium.generation import BloomDecoder, StockDecoder, complete, generate_texts
-from florilegium.generation.sampling import chances, next_tokens, sorted_probabilities
+from florilegium.generation import BloomDecoder, Completion, Request, StockDecoder, collect, generate_texts, write_batch
+from florilegium.generation.sampling import chances, next_tokens, weights
 from florilegium.model import Base, load_base
 from tests.tiny import save_tiny
 
@@ -32,6 +33,10 @@ def prompts(number: int) -> list[list[int]]:
     return [torch.randint(4, 400, (size,), generator=generator).tolist() for size in sizes]
 
 
+def complete(decoder: Any, rows: list[list[int]], settings: SamplingSettings, first: int = 0) -> list[Completion]:
+    return collect(write_batch(decoder, [Request(row, first + i, settings) for i, row in enumerate(rows)], EOS), len(rows))
+
+
 def stock_greedy(model: torch.nn.Module, prompt: list[int]) -> list[int]:
     out = model.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=24, do_sample=False,
@@ -48,7 +53,7 @@ def test_greedy_equals_stock_generate_at_every_batch_size(base: Base) -> None:
         got = []
         for start in range(0, 40, size):
             part = prompts(40)[start : start + size]
-            got += complete(BloomDecoder(base, base.model), part, range(len(part)), GREEDY, EOS)
+            got += complete(BloomDecoder(base, base.model), part, GREEDY)
         assert [c.token_ids for c in got] == wanted
         assert all(c.finished == (len(c.token_ids) < 24) for c in got)
 
@@ -61,20 +66,21 @@ def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
 
     fast.install(base.model, ("linear",) if base.bits == 8 else ())
     for settings in (GREEDY, SamplingSettings(max_new_tokens=24, seed=3)):
-        together = complete(decoder(base, base.model), prompts(12), range(12), settings, EOS)
-        alone = [complete(decoder(base, base.model), [p], [i], settings, EOS)[0] for i, p in enumerate(prompts(12))]
+        together = complete(decoder(base, base.model), prompts(12), settings)
+        alone = [complete(decoder(base, base.model), [p], settings, i)[0] for i, p in enumerate(prompts(12))]
         assert together == alone
 
 
-def test_cancelling_stops_within_a_token(base: Base) -> None:
+def test_closing_the_iterator_stops_at_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = BloomDecoder(base, base.model)
     calls = []
-
-    def cancelled() -> bool:
-        calls.append(1)
-        return len(calls) > 3
-
-    (done,) = complete(BloomDecoder(base, base.model), [[5]], [0], GREEDY, EOS, cancelled)
-    assert len(done.token_ids) <= 3 and not done.finished
+    plain = decoder.write
+    monkeypatch.setattr(decoder, "write", lambda tokens: calls.append(1) or plain(tokens))
+    tokens = write_batch(decoder, [Request([5], 0, GREEDY)], EOS)
+    next(tokens)
+    next(tokens)
+    tokens.close()
+    assert len(calls) == 1
 
 
 def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None:
@@ -83,9 +89,9 @@ def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None
     if base.bits != 8:
         pytest.skip("for quantised bases")
     fast.install(base.model, ("linear",))
-    plain = complete(BloomDecoder(base, base.model), prompts(5), range(5), GREEDY, EOS)
+    plain = complete(BloomDecoder(base, base.model), prompts(5), GREEDY)
     with fast.frozen_linear.dequantised_once(base.model, torch.float32):
-        once = complete(BloomDecoder(base, base.model), prompts(5), range(5), GREEDY, EOS)
+        once = complete(BloomDecoder(base, base.model), prompts(5), GREEDY)
     assert plain == once
     assert not any("dequantised_NK" in m.__dict__ for m in base.model.modules())
 
@@ -93,8 +99,7 @@ def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None
 def test_samples_follow_the_probabilities() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
     settings = SamplingSettings(temperature=0.7, top_p=0.97)
-    probabilities, order = sorted_probabilities(scores.clone(), settings)
-    wanted = torch.zeros(5).scatter(0, order[0], probabilities[0] / probabilities.sum())
+    wanted = (weights(scores, settings) / weights(scores, settings).sum())[0]
     number = 20_000
     chance = torch.rand(number, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = next_tokens(scores.expand(number, 5).clone(), torch.zeros(number, 5, dtype=torch.bool), chance, with_no_penalty(settings))
@@ -125,8 +130,8 @@ def test_top_k_top_p_and_penalty_equal_transformers() -> None:
     wanted = torch.softmax(stock(ids, scores.clone()), -1)
     seen = torch.zeros(6, 50, dtype=torch.bool).scatter(1, ids, True)
     penalised = torch.where(seen, torch.where(scores > 0, scores / 1.3, scores * 1.3), scores)
-    probabilities, order = sorted_probabilities(penalised, settings)
-    got = torch.zeros(6, 50).scatter(1, order, probabilities / probabilities.sum(-1, keepdim=True))
+    got = weights(penalised, settings)
+    got /= got.sum(-1, keepdim=True)
     assert torch.allclose(got, wanted, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ Nothing outside this folder is imported here, and all else works with the folder
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from florilegium.fast import attention, frozen_linear
 from florilegium.fast.graph import Replay
 from florilegium.fast.head_loss import head_losses, plain_head_losses
 
-NAMES = ("block", "attention", "linear", "loss")
+NAMES = ("block", "attention", "linear", "loss", "decode")
+NEXT = -1  # `decode.NEXT`: the row's token is the one that its slot wrote last
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -24,6 +26,7 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
     """
     obstacles = {
         "block": "its kernels are for CUDA" if device.type != "cuda" else "" if bits in (4, 8) else "it is for a base in 8 or 4 bits",
+        "decode": "its kernels are for CUDA" if device.type != "cuda" else "it computes in bfloat16" if bits == 32 else "",
         "attention": attention.flex_obstacle(device, attention.FLEX_BLOCK),
         "linear": "" if bits in (4, 8) else f"the base is held in {bits} bits, and it is for 8 and 4",
         "loss": "",
@@ -44,6 +47,7 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
 def install(model: Any, names: tuple[str, ...]) -> Any:
     """Swaps the named fast paths into `model` in place and returns it. Takes off what is not named."""
     frozen_linear.remove(model)
+    model.__dict__["fast_decode"] = "decode" in names
     if "linear" in names:
         frozen_linear.install(model)
     return model
@@ -65,11 +69,41 @@ def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.
     bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How the next token of a text is chosen (`decode.py`): the fields of SamplingSettings that say so."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    penalty: float = 1.0
+
+
+def decode_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+    """Why `decode` cannot run on this model, or an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    from florilegium.fast.stored import obstacle
+
+    return obstacle(bloom, device, compute)
+
+
+def decoder(bloom: Any, head_VW: torch.Tensor, **sizes: Any) -> Any:
+    """A `decode.Decoder` for a model without `decode_obstacle`."""
+    from florilegium.fast.decode import Decoder
+
+    return Decoder(bloom, head_VW, **sizes)
+
+
 __all__ = [
     "NAMES",
+    "NEXT",
     "Replay",
+    "Rule",
     "attention",
     "choose",
+    "decode_obstacle",
+    "decoder",
     "frozen_linear",
     "head_losses",
     "install",

@@ -80,12 +80,12 @@ def frozen(layer: Any) -> Frozen:
         scale_N = codes_scale.float() / 127
         scale_N[scale_N == 0] = 1  # a row of zeros: its codes are zero at any scale, and the adapter's columns are divided by it
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
-    lora = _lora(layer)
+    lora = lora_of(layer)
     R = -(-lora.A_RK.shape[0] // 8) * 8 if lora else 0
     return Frozen(module, scale_N, bias_N, N, K, R, lora)
 
 
-def _lora(layer: Any) -> Lora | None:
+def lora_of(layer: Any) -> Lora | None:
     if not hasattr(layer, "base_layer") or layer.disable_adapters:
         return None
     (name,) = layer.active_adapters

@@ -1,14 +1,20 @@
-"""Generation: prompts to tokens (`decode`), chance (`sampling`), and quotes out of them (`generate`)."""
+"""Generation: prompts to tokens (`decode`, `slots`), chance (`sampling`), and quotes out of them (`generate`)."""
 
-from florilegium.generation.decode import BloomDecoder, Completion, StockDecoder, complete
-from florilegium.generation.generate import Generated, decoding, generate_texts
+from florilegium.generation.decode import BloomDecoder, StockDecoder, write_batch
+from florilegium.generation.generate import Generated, collect, generate_texts, write
+from florilegium.generation.request import Completion, Request, Written
+from florilegium.generation.slots import SlotWriter
 
 __all__ = [
     "BloomDecoder",
     "Completion",
     "Generated",
+    "Request",
+    "SlotWriter",
     "StockDecoder",
-    "complete",
-    "decoding",
+    "Written",
+    "collect",
     "generate_texts",
+    "write",
+    "write_batch",
 ]

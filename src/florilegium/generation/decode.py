@@ -1,8 +1,9 @@
-"""From prompts to tokens: read the prompts at once, then write a token a row at a time, with what was read kept.
+"""From prompts to tokens, a batch at a time: read the prompts at once, then write a token a row, with what was read kept.
 
 `BloomDecoder` walks BLOOM's modules as training does (`model/forward.py`) with a static cache of keys and values. Rows of different
 length lie in one batch without padding errors, since each has its own positions: row b's next token goes to its own place, and its
-attention ends there. `StockDecoder` gives any other family's own forward the same three methods.
+attention ends there. `StockDecoder` gives any other family's own forward the same three methods. On CUDA BLOOM has `fast/decode.py`, which
+`slots.py` drives.
 
     scores_BV = decoder.read(prompts)        the scores of the first new token of each prompt
     scores_BV = decoder.write(tokens_B)      and of the next
@@ -14,16 +15,15 @@ Shapes: B rows, S places in the cache, H heads, D head dimension, W width, V voc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from florilegium import fast
-from florilegium.config import SamplingSettings
 from florilegium.errors import DivergedError
+from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances, next_tokens
 from florilegium.model.base import Base
 from florilegium.model.forward import block, embed, head_weight, norm, transformer
@@ -31,31 +31,18 @@ from florilegium.model.forward import block, embed, head_weight, norm, transform
 HEAD_COPY_BYTES = 2 * 2**30
 
 
-@dataclass(frozen=True)
-class Completion:
-    """New tokens of one prompt without end-of-text; `finished` says whether the model stopped by itself."""
-
-    token_ids: list[int]
-    finished: bool
-
-
-class Decoder(Protocol):
+class BatchDecoder(Protocol):
     def read(self, prompts: Sequence[Sequence[int]], room: int) -> torch.Tensor: ...
     def write(self, tokens_B: torch.Tensor) -> torch.Tensor: ...
     def keep(self, rows: torch.Tensor) -> None: ...
 
 
 @torch.inference_mode()
-def complete(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    row_numbers: Sequence[int],
-    settings: SamplingSettings,
-    eos: int,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> list[Completion]:
-    """Writes on after each prompt (token ids, at least one) until end-of-text or `max_new_tokens`. `row_numbers` choose the rows'
-    chances. `cancelled` is asked before each token; when it says so, what is there is returned."""
+def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) -> Iterator[Written]:
+    """Writes on after each prompt until end-of-text or `max_new_tokens`. The requests share their settings but for the number. Nothing is
+    computed before it is asked for: closing the iterator stops at once. Raises DivergedError for scores that are no numbers."""
+    settings = requests[0].settings
+    prompts = [request.token_ids for request in requests]
     scores_BV = decoder.read(prompts, settings.max_new_tokens)
     if not bool(torch.isfinite(scores_BV.amax(-1)).all()):
         raise DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
@@ -63,23 +50,17 @@ def complete(
     seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
     for b, prompt in enumerate(prompts):
         seen_BV[b, torch.tensor(list(prompt), device=device)] = True
-    chance_BN = torch.stack([chances(settings, number) for number in row_numbers])
-    written: list[list[int]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
+    chance_BN = torch.stack([chances(settings, request.number) for request in requests])
     alive = list(range(len(prompts)))
     for step in range(settings.max_new_tokens):
-        if cancelled():
-            break
         tokens_B = next_tokens(scores_BV, seen_BV, chance_BN[alive, step + 1], settings)
-        stays = []
-        for place, (row, token) in enumerate(zip(alive, tokens_B.tolist(), strict=True)):
-            if token == eos:
-                finished[row] = True
-            else:
-                written[row].append(token)
-                stays.append(place)
-        if not stays or step + 1 == settings.max_new_tokens:
-            break
+        last = step + 1 == settings.max_new_tokens
+        tokens = tokens_B.tolist()
+        stays = [place for place, token in enumerate(tokens) if token != eos]
+        for row, token in zip(alive, tokens, strict=True):
+            yield Written(row, None if token == eos else token, last or token == eos)
+        if not stays or last:
+            return
         seen_BV.scatter_(1, tokens_B[:, None], True)
         if len(stays) < len(alive):
             kept = torch.tensor(stays, device=device)
@@ -87,7 +68,6 @@ def complete(
             seen_BV, tokens_B = seen_BV[kept], tokens_B[kept]
             alive = [alive[place] for place in stays]
         scores_BV = decoder.write(tokens_B)
-    return [Completion(ids, done) for ids, done in zip(written, finished, strict=True)]
 
 
 class BloomDecoder:

@@ -8,8 +8,8 @@ adapter's folder remembers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +18,16 @@ from florilegium import fast
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
-from florilegium.generation.decode import BloomDecoder, Completion, Decoder, StockDecoder, complete
+from florilegium.generation.decode import BloomDecoder, StockDecoder, write_batch
+from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.sampling import chances
+from florilegium.generation.slots import SlotWriter
 from florilegium.model.base import Base
+from florilegium.model.forward import head_weight, transformer
 from florilegium.tokens import end_of_text, text_ids
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}
+PLACES = 64  # the cache's length is a multiple of it
 
 
 @dataclass(frozen=True)
@@ -57,37 +61,89 @@ def generate_texts(
     Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without openings,
     ResourceError when memory runs out.
     """
-    eos = end_of_text(base.tokenizer)
     numbers = [first_row + i for i in range(len(prompts))]
-    begun = [prompt or _opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
+    begun = [prompt or opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
     ids = text_ids(base.tokenizer, begun)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # rows of like length together
-    completions: dict[int, Completion] = {}
-    size = BATCH_ROWS[base.device.type]
-    with decoding(base, model) as decoder:
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            done = complete(decoder, [ids[i] for i in rows], [numbers[i] for i in rows], settings, eos)
-            completions.update(zip(rows, done, strict=True))
+    requests = [Request(row, number, settings) for row, number in zip(ids, numbers, strict=True)]
+    completions = collect(write(base, model, requests), len(requests))
     return [_generated(base, template, ids[i], completions[i]) for i in range(len(ids))]
 
 
-@contextlib.contextmanager
-def decoding(base: Base, model: Any) -> Iterator[Decoder]:
-    """A decoder for the model, in evaluation mode; on the CPU, weights that fit are dequantised once instead of at every token."""
+def write(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
+    """The tokens of all requests as they come, those of many requests interleaved. Nothing is computed ahead but one token each on a GPU;
+    closing the iterator stops the work. Raises ResourceError when memory runs out."""
     was_training = model.training
     model.eval()
-    dtype = base.compute_dtype
     try:
-        with fast.frozen_linear.dequantised_once(model, dtype) if base.device.type == "cpu" else contextlib.nullcontext():
-            yield BloomDecoder(base, model) if base.packs else StockDecoder(base, model)
+        if base.packs and model.__dict__.get("fast_decode") and not decode_obstacle(base, model):
+            yield from _in_slots(base, model, requests)
+        else:
+            yield from _in_batches(base, model, requests)
     except torch.OutOfMemoryError as error:
         raise ResourceError("generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens") from error
     finally:
         model.train(was_training)
 
 
-def _opening(openings: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:
+def decode_obstacle(base: Base, model: Any) -> str:
+    return fast.decode_obstacle(transformer(model), base.device, base.compute_dtype)
+
+
+def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
+    """By the fast decoder, in as many slots as there is use or room for."""
+    places = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
+    most_rows = min(1024, max(len(requests), sum(len(r.token_ids) for r in requests)))
+    slots = _num_slots(transformer(model), len(requests), places)
+    eos = end_of_text(base.tokenizer)
+    decoder = fast.decoder(transformer(model), head_weight(model).detach(), slots=slots, places=places, eos=eos, most_rows=most_rows)
+    writer = SlotWriter(decoder, eos)
+    for request in requests:
+        writer.add(request)
+    while writer.busy:
+        yield from writer.step()
+
+
+def _num_slots(bloom: Any, wanted: int, places: int) -> int:
+    """A power of two of slots: as many as there are texts, at most 64, and such that keys and values take half of what is free."""
+    free, _ = torch.cuda.mem_get_info()
+    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    one = len(bloom.h) * 2 * places * bloom.embed_dim * 2
+    slots = min(BATCH_ROWS["cuda"], 1 << (wanted - 1).bit_length())
+    while slots > 1 and slots * one > free // 2:
+        slots //= 2
+    return slots
+
+
+def _in_batches(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
+    """A batch after the other, rows of like length together; on the CPU, weights that fit are dequantised once, not at every token."""
+    eos, size = end_of_text(base.tokenizer), BATCH_ROWS[base.device.type]
+    kinds = sorted({(r.adapter, r.settings) for r in requests}, key=repr)
+    once = fast.frozen_linear.dequantised_once(model, base.compute_dtype) if base.device.type == "cpu" else contextlib.nullcontext()
+    with once:
+        for adapter, settings in kinds:
+            rows = [i for i, r in enumerate(requests) if (r.adapter, r.settings) == (adapter, settings)]
+            rows.sort(key=lambda i: len(requests[i].token_ids))
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
+                decoder = BloomDecoder(base, model) if base.packs else StockDecoder(base, model)
+                with contextlib.nullcontext() if adapter else model.disable_adapter():
+                    for written in write_batch(decoder, [requests[i] for i in batch], eos):
+                        yield replace(written, request=batch[written.request])
+
+
+def collect(written: Iterable[Written], count: int) -> list[Completion]:
+    """All that was written for each of `count` requests."""
+    ids: list[list[int]] = [[] for _ in range(count)]
+    finished = [False] * count
+    for token in written:
+        if token.token_id is None:
+            finished[token.request] = True
+        else:
+            ids[token.request].append(token.token_id)
+    return [Completion(row, done) for row, done in zip(ids, finished, strict=True)]
+
+
+def opening(openings: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:
     """The first word of a text from nothing, by how often training rows began with it."""
     if not openings:
         raise UsageError("there is no prompt, and the model has no record of how its training rows began", "Give a prompt")

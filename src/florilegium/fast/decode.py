@@ -1,0 +1,259 @@
+"""Writing tokens at the speed of memory: a step of decoding over BLOOM's own modules, recorded once a shape and replayed.
+
+The cache has `slots`, each with room for one text of `places` tokens. A step works on M token rows, and what they are is the caller's: the
+next token of slots that are writing, tokens of prompts that are being read, both at once. So reading a prompt needs no pass of its own, and
+a slot whose text has ended takes the next prompt while its neighbours write on.
+
+    decoder = Decoder(bloom, head_VW, slots=64, places=256, eos=2)
+    decoder.admit(slot, chances, settings..., seen=prompt)      a new text in a slot
+    step = decoder.step(rows)                                   rows: (slot, token, place), or (slot, NEXT, NEXT) to write on
+    tokens = step.tokens()                                      waits; one for each row that asked for it
+
+Which token comes next is chosen on the GPU, where the next step reads it: a step can be asked for before the one before it is done, and
+`tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter is live (a slot may go without), and a
+text is the same bit by bit whatever was written beside it: no sum depends on another row.
+
+The twin is `generation/decode.py`'s BloomDecoder. Shapes: M rows, Q of them whose next token is chosen, W width, V vocabulary, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from florilegium.fast import decode_kernel, product_kernel, sample_kernel
+from florilegium.fast.attention import alibi_slopes
+from florilegium.fast.product_kernel import GELU, PARTIAL, QKV, SCORES
+from florilegium.fast.stored import Block, Weight, block_of, padded_rank, read_adapter
+
+NEXT = -1
+ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+SLOTS = (1, 2, 4, 8, 16, 32, 64)
+STAGES = 4  # steps whose inputs and outputs may be under way at once
+
+Row = tuple[int, int, int]
+
+
+@dataclass
+class Slots:
+    """What the GPU knows of each slot, [slots] each: the token to read next and its place, tokens written and allowed, whether it has
+    ended; `rule` [slots, 4], `chance` [slots, places + 1], `seen` [slots, V]."""
+
+    next_token: torch.Tensor
+    length: torch.Tensor
+    written: torch.Tensor
+    limit: torch.Tensor
+    done: torch.Tensor
+    adapter: torch.Tensor
+    rule: torch.Tensor
+    chance: torch.Tensor
+    seen: torch.Tensor
+    place: torch.Tensor
+
+
+@dataclass
+class Inputs:
+    """Token, place and slot of each row, and the rows whose next token is wanted; views of one piece of memory."""
+
+    memory: torch.Tensor
+    token: torch.Tensor
+    place: torch.Tensor
+    slot: torch.Tensor
+    wanted: torch.Tensor
+
+    @classmethod
+    def make(cls, M: int, Q: int, **where: Any) -> Inputs:
+        memory = torch.full((3 * M + Q,), -1, dtype=torch.int32, **where)
+        return cls(memory, memory[:M], memory[M : 2 * M], memory[2 * M : 3 * M], memory[3 * M :])
+
+
+@dataclass
+class Step:
+    """A step that was asked for: the rows whose tokens it chooses, and where they will be."""
+
+    slots: list[int]
+    _out: torch.Tensor
+    _event: Any
+
+    def tokens(self) -> list[int]:
+        """One for each of `slots`; INACTIVE for a slot that had ended. Waits for the GPU."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [int(t) for t in self._out[: len(self.slots)].tolist()]
+
+
+class Decoder:
+    def __init__(
+        self, bloom: Any, head_VW: torch.Tensor, *, slots: int, places: int, eos: int, most_rows: int = 1024, recorded: bool = True
+    ) -> None:
+        """`places` bounds a text, prompt and all; `most_rows` the rows of a step. `recorded`: replay CUDA graphs."""
+        self.bloom, self.eos, self.recorded = bloom, eos, recorded
+        device, dtype = head_VW.device, head_VW.dtype
+        self.num_slots, self.places = slots, places
+        self.rows = [m for m in ROWS if m <= max(most_rows, slots)]
+        self.blocks = [block_of(layer) for layer in bloom.h]
+        self.heads, W = bloom.num_heads, bloom.embed_dim
+        self.slopes_H = alibi_slopes(self.heads, device)
+        V = len(head_VW)
+        ones = torch.ones(1, device=device)
+        self.head = Weight(head_VW, ones, ones, V, W, 16, (ones,) * 5, 1)
+        self.cache = torch.zeros(len(self.blocks), 2, slots, self.heads, places, W // self.heads, dtype=dtype, device=device)
+        self.state = _slots(slots, places, V, self.rows[-1], device)
+        M, padded, most = self.rows[-1], -(-self.rows[-1] // 128) * 128, max(self.blocks[0].dense.split, self.blocks[0].down.split)
+        R = max((padded_rank(block.lora) for block in self.blocks), default=0)
+
+        def make(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        self.residual = [make(M, W, dtype=torch.float32) for _ in range(2)]
+        self.normed, self.context, self.active = make(padded, W), make(padded, W), make(padded, 4 * W)
+        self.query, self.thin = make(M, W), make(padded, max(R, 1))
+        self.partial = make(most * M * W, dtype=torch.float32)
+        self.scores = make(slots * V, dtype=torch.float32)
+        self.row_slot, self.row_place = (torch.zeros(slots, dtype=torch.int32, device=device) for _ in range(2))
+        self.out = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.work = sample_kernel.buffers(slots, device)
+        self.inputs: dict[tuple[int, int], Inputs] = {}
+        self.graphs: dict[tuple[Any, ...], Any] = {}
+        self.pool: Any = None
+        pinned = device.type == "cuda"
+        self.staged = [Inputs.make(M, slots, pin_memory=pinned) for _ in range(STAGES)]
+        self.outs = [torch.zeros(slots, dtype=torch.int32, pin_memory=pinned) for _ in range(STAGES)]
+        self.events: list[Any] = [None] * STAGES
+        self.turn = 0
+        self.rules: dict[int, Any] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the adapter anew: after a training step, or where it was switched on or off."""
+        for block in self.blocks:
+            read_adapter(block, self.normed.dtype)
+
+    @torch.inference_mode()
+    def admit(
+        self, slots: Sequence[int], limits: Sequence[int], chances: Sequence[torch.Tensor], rules: Sequence[Any],
+        adapter: Sequence[bool], prompts: Sequence[Sequence[int]],
+    ) -> None:  # fmt: skip
+        """New texts in these slots, which may write `limits` tokens. `chances` are uniform numbers, one for the opening and one for each
+        token; `rules` are `fast.Rule`s; `prompts` are for the penalty and are read by `step`."""
+        state, device = self.state, self.state.length.device
+        at = torch.tensor(list(slots), device=device)
+        state.done[at] = 0
+        state.written[at] = 0
+        state.limit[at] = torch.tensor(list(limits), dtype=torch.int32).to(device)
+        state.adapter[at] = torch.tensor(list(adapter), dtype=torch.float32).to(device)
+        state.rule[at] = torch.tensor([[r.temperature, r.top_p, float(r.top_k), r.penalty] for r in rules]).to(device)
+        rows = torch.zeros(len(at), state.chance.shape[1])
+        for row, chance in zip(rows, chances, strict=True):
+            row[: len(chance)] = chance
+        state.chance[at] = rows.to(device)
+        for slot, rule, prompt in zip(slots, rules, prompts, strict=True):
+            self.rules[slot] = rule
+            if rule.penalty != 1:
+                state.seen[slot] = 0
+                state.seen[slot, torch.tensor(list(prompt), device=device)] = 1
+
+    @torch.inference_mode()
+    def step(self, rows: Sequence[Row], wanted: Sequence[int]) -> Step:
+        """Works on `rows` and chooses the next token of rows number `wanted`, each the last of its slot's. At most `rows[-1]` of them."""
+        M = next(m for m in self.rows if m >= len(rows))
+        Q = min(self.num_slots, next(m for m in ROWS if m >= len(wanted)))
+        stage = self.turn = (self.turn + 1) % STAGES
+        if self.events[stage] is not None:
+            self.events[stage].synchronize()  # its inputs have been read, its tokens been fetched
+        self._fill(stage, M, Q, rows, wanted)
+        self._run(M, Q, self._needs())
+        self.outs[stage].copy_(self.out, non_blocking=True)
+        if self.recorded:
+            self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.events[stage].record()
+        return Step([rows[i][0] for i in wanted], self.outs[stage], self.events[stage])
+
+    def _needs(self) -> tuple[bool, bool, bool]:
+        rules = [rule for rule in self.rules.values() if rule.temperature > 0]
+        return any(r.top_k for r in rules), any(r.top_p < 1 for r in rules), any(r.penalty != 1 for r in self.rules.values())
+
+    def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], wanted: Sequence[int]) -> None:
+        staged = self.staged[stage].memory[: 3 * M + Q]
+        staged.fill_(-1)
+        table = torch.tensor(rows, dtype=torch.int32).T
+        staged[: len(rows)], staged[M : M + len(rows)], staged[2 * M : 2 * M + len(rows)] = table[1], table[2], table[0]
+        staged[3 * M : 3 * M + len(wanted)] = torch.tensor(list(wanted), dtype=torch.int32)
+        self._inputs(M, Q).memory.copy_(staged, non_blocking=True)
+
+    def _inputs(self, M: int, Q: int) -> Inputs:
+        if (M, Q) not in self.inputs:
+            self.inputs[M, Q] = Inputs.make(M, Q, device=self.out.device)
+        return self.inputs[M, Q]
+
+    def _run(self, M: int, Q: int, needs: tuple[bool, bool, bool]) -> None:
+        inputs = self._inputs(M, Q)
+        if not self.recorded:
+            self._walk(inputs, M, Q, needs)
+            return
+        graph = self.graphs.get((M, Q, needs))
+        if graph is None:
+            graph = self.graphs[M, Q, needs] = self._record(inputs, M, Q, needs)
+        graph.replay()
+
+    def _record(self, inputs: Inputs, M: int, Q: int, needs: tuple[bool, bool, bool]) -> Any:
+        """Rows of no slot change nothing: with those, kernels are compiled before the recording."""
+        empty = Inputs.make(M, Q, device=self.out.device)
+        self._walk(empty, M, Q, needs)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            self._walk(inputs, M, Q, needs)
+        self.pool = self.pool or graph.pool()
+        return graph
+
+    def _walk(self, inputs: Inputs, M: int, Q: int, needs: tuple[bool, bool, bool]) -> None:
+        state, pending, now = self.state, None, 0
+        decode_kernel.embed(state, inputs, self.bloom, self.residual[0], M)
+        for number, block in enumerate(self.blocks):
+            pending, now = self._block(number, block, inputs, pending, now, M)
+        decode_kernel.enter(
+            self.residual[now], pending, self.bloom.ln_f, self.residual[now], self.normed, M, self.head.form, rows=inputs.wanted, num_rows=Q
+        )
+        scores_QV = self.scores[: Q * self.head.N].view(Q, self.head.N)
+        product_kernel.launch(self.normed, self.head, scores_QV, Q, SCORES)
+        decode_kernel.rows_of(inputs, state, self.row_slot, self.row_place, Q)
+        top_k, top_p, penalty = needs
+        sample_kernel.choose(
+            scores_QV, self.row_slot, self.row_place, state, self.work, self.out, self.eos, top_k=top_k, top_p=top_p, penalty=penalty
+        )
+
+    def _block(self, number: int, block: Block, inputs: Inputs, pending: Any, now: int, M: int) -> tuple[Any, int]:
+        state, D = self.state, self.cache.shape[-1]
+        lora = (block.a_RW, state.adapter, inputs.slot, self.thin) if block.lora else None
+        decode_kernel.enter(self.residual[now], pending, block.norm1, self.residual[1 - now], self.normed, M, block.qkv.form, lora=lora)
+        keys, values = self.cache[number]
+        adapter = (block.b_NR, self.thin, block.lora.scaling) if block.lora else None
+        cache = (keys, values, inputs.slot, state.place, self.heads, self.places)
+        product_kernel.launch(self.normed, block.qkv, self.query, M, QKV, lora=adapter, cache=cache, D=D)
+        decode_kernel.attend(self.query, keys, values, inputs.slot, state.place, self.slopes_H, self.context, M, block.dense.form)
+        product_kernel.launch(self.context, block.dense, self.partial, M, PARTIAL, split=block.dense.split)
+        pending = (self.partial, block.dense, block.dense.split)
+        decode_kernel.enter(self.residual[1 - now], pending, block.norm2, self.residual[now], self.normed, M, block.up.form)
+        product_kernel.launch(self.normed, block.up, self.active, M, GELU)
+        product_kernel.launch(self.active, block.down, self.partial, M, PARTIAL, split=block.down.split)
+        return (self.partial, block.down, block.down.split), now
+
+
+def _slots(slots: int, places: int, V: int, M: int, device: torch.device) -> Slots:
+    next_token, length, written, limit, done = (torch.zeros(slots, dtype=torch.int32, device=device) for _ in range(5))
+    return Slots(
+        next_token,
+        length,
+        written,
+        limit,
+        done,
+        adapter=torch.ones(slots, device=device),
+        rule=torch.zeros(slots, 4, device=device),
+        chance=torch.zeros(slots, places + 1, device=device),
+        seen=torch.zeros(slots, V, dtype=torch.uint8, device=device),
+        place=torch.zeros(M, dtype=torch.int32, device=device),
+    )

@@ -1,0 +1,191 @@
+"""The Triton kernel of decoding: a few rows times a frozen weight that is read as it is stored, once, and made wide in registers.
+
+    out[m, n] = sum_k x[m, k] * weight[n, k]        weight: int8 codes, NF4 codes with their scales, or 16 bits
+
+Writing a token is bound by reading the weights, so nothing of them may be written back or read twice. What follows each product in a BLOOM
+block rides along (`KIND`): the sums alone (PARTIAL), scale, bias and GELU (GELU), scale, bias and the adapter's part, with query, keys and
+values going to their places (QKV), or scores (SCORES).
+
+A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the same, whatever the
+number of rows (tiles only grow in M, and the split of K is the weight's own). That is what makes a text the same in every batch.
+Shapes: M rows, N outputs, K inputs, R rank of the adapter (a power of two from 16), S places of the cache, D head dimension.
+"""
+
+# ruff: noqa: E741, N803
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
+
+
+@triton.jit
+def lane_order(column, FORM: tl.constexpr):
+    """Where a row of x keeps its column, for the product with int8 codes.
+
+    A thread reads 16 bytes of codes at once, but the matrix unit wants of it, in each of four steps, two pairs of columns 8 apart. The sum
+    does not mind in which order columns come, so they come as they are read: byte 16 j + 4 s + 2 p + h of 64 is column 16 s + 8 h + 2 j + p
+    of the unit's, and x is written in that order by the kernel that makes it."""
+    if FORM == 8:
+        j, s, p, h = (column // 16) % 4, (column // 4) % 4, (column // 2) % 2, column % 2
+        return column // 64 * 64 + 16 * s + 8 * h + 2 * j + p
+    return column
+
+
+@triton.jit
+def _four(word, LIKE: tl.constexpr, ASM: tl.constexpr):
+    """The four int8 codes of each word: bytes 0, 2, 1, 3.
+
+    A code c has seven low bits u and a sign bit s, and c = (128 + u) - (128 + 128 s). In bfloat16 both are one bit operation away, two
+    codes at a time (0x4300 is 128; its lowest exponent bit doubles it), and the difference is exact: 7 instructions for four codes."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 odd, low, sign, pair;
+            lop3.b32 low, $4, 0x007f007f, 0x43004300, 0xEA;
+            lop3.b32 sign, $4, 0x00800080, 0x43004300, 0xEA;
+            sub.rn.bf16x2 pair, low, sign;
+            mov.b32 {$0, $1}, pair;
+            shr.u32 odd, $4, 8;
+            lop3.b32 low, odd, 0x007f007f, 0x43004300, 0xEA;
+            lop3.b32 sign, odd, 0x00800080, 0x43004300, 0xEA;
+            sub.rn.bf16x2 pair, low, sign;
+            mov.b32 {$2, $3}, pair;
+            }""",
+            "=h,=h,=h,=h,r",
+            [word],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=1,
+        )
+    return ((word << 24) >> 24).to(LIKE), ((word << 8) >> 24).to(LIKE), ((word << 16) >> 24).to(LIKE), (word >> 24).to(LIKE)
+
+
+@triton.jit
+def _codes(weight, n, k, K, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """A tile of int8 codes [BN, BK], columns in lane order. `weight` is read four codes at a time."""
+    word = tl.load(weight + n[:, None] * (K // 4) + (k // 4 + tl.arange(0, BK // 4))[None, :], eviction_policy="evict_first")
+    b0, b2, b1, b3 = _four(word, LIKE, ASM)
+    both = tl.reshape(tl.join(tl.join(b0, b2), tl.join(b1, b3)), (BN, BK // 64, 4, 4, 2, 2))  # 64 columns, j, s, p, h
+    return tl.reshape(tl.permute(both, (0, 1, 3, 5, 2, 4)), (BN, BK))
+
+
+@triton.jit
+def _wide(weight, n, k, K, table, absmax, absmax_table, absmax2, offset, FORM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """A tile of NF4 as two: the even columns and the odd ones, [BN, BK / 2] each in float32. FORM is 4, or 5 with nested scales."""
+    half = k // 2 + tl.arange(0, BK // 2)
+    byte = tl.load(weight + n[:, None] * (K // 2) + half[None, :]).to(tl.int32)
+    group = n[:, None] * (K // 64) + k // 64 + tl.arange(0, BK // 64)[None, :]
+    if FORM == 5:
+        level = tl.load(absmax_table + tl.load(absmax + group).to(tl.int32))
+        level = level * tl.load(absmax2 + group // 256) + tl.load(offset)
+    else:
+        level = tl.load(absmax + group)
+    even = tl.reshape(tl.load(table + (byte >> 4)), (BN, BK // 64, 32)) * level[:, :, None]
+    odd = tl.reshape(tl.load(table + (byte & 15)), (BN, BK // 64, 32)) * level[:, :, None]
+    return tl.reshape(even, (BN, BK // 2)), tl.reshape(odd, (BN, BK // 2))
+
+
+@triton.jit(do_not_specialize=["M", "places"])
+def product_rows(
+    x, weight, scale, bias, out, table, absmax, absmax_table, absmax2, offset,
+    lora_b, thin, scaling, keys, values, slot, place, heads, places, M, N, K,
+    KIND: tl.constexpr, FORM: tl.constexpr, R: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(M, BM)
+    m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
+    n = ((tl.program_id(0) // tiles) * BN + tl.arange(0, BN)).to(tl.int64)
+    split = tl.program_id(1)
+    inside = n < N
+    read = n if WHOLE else tl.minimum(n, N - 1)  # rows beyond the last are read as the last, and not written
+    first = split * (K // SPLIT)
+    kk = tl.arange(0, BK)
+    acc = tl.zeros([BN, BM], tl.float32)
+    for k in range(first, first + K // SPLIT, BK):
+        if FORM == 4 or FORM == 5:
+            even, odd = _wide(weight, read, k, K, table, absmax, absmax_table, absmax2, offset, FORM, BN, BK)
+            two = k + 2 * tl.arange(0, BK // 2)
+            from_even = tl.load(x + m[None, :] * K + two[:, None])
+            from_odd = tl.load(x + m[None, :] * K + two[:, None] + 1)
+            acc = tl.dot(even.to(from_even.dtype), from_even, acc)
+            acc = tl.dot(odd.to(from_odd.dtype), from_odd, acc)
+        else:
+            rows = tl.load(x + m[None, :] * K + (k + kk)[:, None])
+            if FORM == 8:
+                wide = _codes(weight, read, k, K, x.dtype.element_ty, ASM, BN, BK)
+            else:
+                wide = tl.load(weight + read[:, None] * K + (k + kk)[None, :], eviction_policy="evict_first").to(rows.dtype)
+            acc = tl.dot(wide, rows, acc)
+    real = inside[:, None] & (m < M)[None, :]
+    if KIND == 0:
+        tl.store(out + (split * M + m[None, :]).to(tl.int64) * N + n[:, None], acc, mask=real)
+    elif KIND == 3:
+        tl.store(out + m[None, :].to(tl.int64) * N + n[:, None], acc, mask=real)
+    else:
+        y = acc * tl.load(scale + n, mask=inside, other=0.0)[:, None] + tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
+        if KIND == 1:
+            y = y * tl.sigmoid(1.5957691216057308 * y * (1 + 0.044715 * y * y))
+            to = m[None, :].to(tl.int64) * N + lane_order(n, FORM)[:, None]  # `down` reads it, and is stored as `up` is
+            tl.store(out + to, y.to(out.dtype.element_ty), mask=real)
+        else:
+            if R > 0:
+                r = tl.arange(0, R)
+                b = tl.load(lora_b + read[:, None] * R + r[None, :])
+                y += tl.dot(b, tl.load(thin + m[None, :] * R + r[:, None])) * scaling
+            # BLOOM's fused projection lies head by head: query, key, value.
+            head, part, d = n // (3 * D), (n // D) % 3, n % D
+            y = y.to(out.dtype.element_ty)
+            tl.store(out + m[None, :] * (heads * D) + (head * D + d)[:, None], y, mask=real & (part == 0)[:, None])
+            s = tl.load(slot + m, mask=m < M, other=-1)
+            p = tl.load(place + m, mask=m < M, other=-1)
+            to = ((s.to(tl.int64)[None, :] * heads + head[:, None]) * places + p[None, :]) * D + d[:, None]
+            real = real & (p >= 0)[None, :]
+            tl.store(keys + to, y, mask=real & (part == 1)[:, None])
+            tl.store(values + to, y, mask=real & (part == 2)[:, None])
+
+
+def split_of(N: int, K: int) -> int:
+    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's."""
+    split = 1
+    while N * split < 8192 and split < 8 and K % (split * 2 * 128) == 0:
+        split *= 2
+    return split
+
+
+def padded(M: int) -> tuple[int, int]:
+    """Rows of a tile for M rows, and M rounded up to whole tiles: what a buffer that the kernel reads must have."""
+    BM = 16 if M <= 16 else 32 if M <= 32 else 64 if M <= 64 else 128
+    return BM, -(-M // BM) * BM
+
+
+def tile(M: int, K: int, split: int) -> dict[str, Any]:
+    """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`)."""
+    BM = padded(M)[0]
+    BK = 128 if K % (split * 128) == 0 else 64
+    if BM == 128:
+        return {"BM": BM, "BN": 128, "BK": BK, "num_warps": 8, "num_stages": 3}
+    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": 4}
+
+
+def launch(
+    x: torch.Tensor, weight: Any, out: torch.Tensor, M: int, kind: int, *, lora: Any = None, cache: Any = None, split: int = 1, D: int = 1
+) -> None:
+    """`x` [M padded, K] (in `lane_order`) times `weight` (`stored.Weight`) into `out`. `lora` is (B [N, R], thin [M padded, R], scaling),
+    `cache` is (keys, values, slot, place, heads, places). K is a multiple of 64 * split."""
+    N, K = weight.N, weight.K
+    shape = tile(M, K, split)
+    b, thin, scaling = lora or (x, x, 1.0)
+    keys, values, slot, place, heads, places = cache or (x, x, x, x, 1, 1)
+    kernel: Any = product_rows
+    kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
+        x, weight.codes, weight.scale_N, weight.bias_N, out, *weight.nf4,
+        b, thin, scaling, keys, values, slot, place, heads, places, M, N, K,
+        KIND=kind, FORM=weight.form, R=b.shape[1] if lora else 0, D=D, SPLIT=split, WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and the adapter in 16 bits beside.
+
+8     int8 codes, a scale a row           weight[n, k] = codes[n, k] * scale[n]
+4, 5  NF4 codes, a scale for 64 of them (5: those scales are codes themselves, as bitsandbytes' double quantisation has it)
+16    plain numbers
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from florilegium.fast import product_kernel
+from florilegium.fast.expand import Lora, lora_of
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A frozen linear as it is stored. form: 8, 4, 5 (4 with nested scales) or 16; `nf4` is table, absmax and the nested ones."""
+
+    codes: torch.Tensor
+    scale_N: torch.Tensor
+    bias_N: torch.Tensor
+    N: int
+    K: int
+    form: int
+    nf4: tuple[torch.Tensor, ...]
+    split: int
+
+
+@dataclass
+class Block:
+    """One BloomBlock. `a_RW` and `b_NR` are the adapter in the decoder's dtype, R its rank rounded up to a power of two from 16."""
+
+    norm1: Any
+    qkv: Weight
+    dense: Weight
+    norm2: Any
+    up: Weight
+    down: Weight
+    lora: Lora | None
+    a_RW: Any = None
+    b_NR: Any = None
+
+
+def weight_of(module: Any) -> Weight | None:
+    """A linear of bitsandbytes or torch as `Weight`; None for one that the kernels do not read."""
+    weight = module.weight
+    N, K = module.out_features, module.in_features
+    ones = torch.ones(1, device=weight.device)
+    bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
+    split = product_kernel.split_of(N, K)
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        if state.quant_type != "nf4" or state.blocksize != 64 or K % 64 or (state.nested and state.state2.blocksize != 256):
+            return None
+        inner = (state.state2.code, state.state2.absmax, state.offset) if state.nested else (ones,) * 3
+        nf4 = (state.code, state.absmax, *inner)
+        return Weight(weight.data, torch.ones(N, device=weight.device), bias_N, N, K, 5 if state.nested else 4, nf4, split)
+    if weight.dtype == torch.int8:
+        scale = weight.SCB if weight.SCB is not None else module.state.SCB
+        codes = weight.CB if weight.CB is not None else weight.data
+        codes = codes.view(torch.int32)  # four at a time
+        return Weight(codes, scale.float() / 127, bias_N, N, K, 8, (ones,) * 5, split)
+    return Weight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, 16, (ones,) * 5, split)
+
+
+def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+    """Why the decoder cannot read this model, or an empty string."""
+    if device.type != "cuda":
+        return "its kernels are for CUDA"
+    if compute != torch.bfloat16:
+        return "it computes in bfloat16"
+    if bloom.embed_dim % 64:
+        return "its width is no multiple of 64"
+    for layer in bloom.h:
+        if layer.apply_residual_connection_post_layernorm:
+            return "this BLOOM has another residual"
+        others = (layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h)
+        if any(hasattr(module, "base_layer") for module in others):
+            return "it takes LoRA on query_key_value alone"
+        qkv = layer.self_attention.query_key_value
+        if any(weight_of(module) is None for module in (getattr(qkv, "base_layer", qkv), *others)):
+            return "its 4-bit weights are not NF4 in groups of 64"
+        if hasattr(qkv, "base_layer") and (len(qkv.active_adapters) != 1 or qkv.merged or getattr(qkv, "lora_variant", None)):
+            return "its adapter is no plain LoRA"
+    return ""
+
+
+def block_of(layer: Any) -> Block:
+    qkv = layer.self_attention.query_key_value
+    dense, up, down = layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
+    weights = [weight_of(module) for module in (getattr(qkv, "base_layer", qkv), dense, up, down)]
+    assert all(weight is not None for weight in weights), "obstacle() comes first"
+    first, second, third, fourth = (weight for weight in weights if weight is not None)
+    return Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora_of(qkv))
+
+
+def padded_rank(lora: Lora | None) -> int:
+    return max(16, 1 << (lora.A_RK.shape[0] - 1).bit_length()) if lora else 0
+
+
+def read_adapter(block: Block, dtype: torch.dtype) -> None:
+    """Copies the adapter's live float32 parameters."""
+    if block.lora is None:
+        return
+    R, (rank, W), N = padded_rank(block.lora), block.lora.A_RK.shape, block.lora.B_NR.shape[0]
+    block.a_RW = torch.zeros(R, W, dtype=dtype, device=block.lora.A_RK.device)
+    block.b_NR = torch.zeros(N, R, dtype=dtype, device=block.lora.A_RK.device)
+    block.a_RW[:rank].copy_(block.lora.A_RK.detach())
+    block.b_NR[:, :rank].copy_(block.lora.B_NR.detach())

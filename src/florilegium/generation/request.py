@@ -1,0 +1,37 @@
+"""What generation is asked for, and what it gives back token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from florilegium.config import SamplingSettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt (token ids, at least one) to write on from. `number` chooses its chances together with the settings' seed; `adapter` False
+    asks the untuned base."""
+
+    token_ids: Sequence[int]
+    number: int
+    settings: SamplingSettings
+    adapter: bool = True
+
+
+@dataclass(frozen=True)
+class Written:
+    """One token of the request with this index; None is end-of-text. `ended`: there will be no more, since the model stopped (None) or
+    `max_new_tokens` are there."""
+
+    request: int
+    token_id: int | None
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Completion:
+    """New tokens of one prompt without end-of-text; `finished` says whether the model stopped by itself."""
+
+    token_ids: list[int]
+    finished: bool

@@ -1,0 +1,132 @@
+"""A queue of requests over the slots of the fast decoder (`fast/decode.py`): a text that ends makes room for the next at once.
+
+Every step writes one token of each text under way and reads what fits of the prompts that wait, in one pass over the weights. The GPU is
+always one step ahead: a step is asked for, then the tokens of the one before it are looked at. So a text that has ended, or was cancelled,
+costs one row of one step more, and nothing waits for the host.
+
+    writer = SlotWriter(decoder, eos)
+    number = writer.add(request)          at any time; writer.cancel(number) as well
+    while writer.busy:
+        for written in writer.step(): ...
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from florilegium import fast
+from florilegium.errors import DivergedError
+from florilegium.generation.request import Request, Written
+from florilegium.generation.sampling import chances
+
+
+@dataclass
+class _Text:
+    """A request in a slot: prompt tokens read, tokens asked for and written; `ended` is known a step late."""
+
+    number: int
+    request: Request
+    slot: int
+    read: int = 0
+    asked: int = 0
+    written: int = 0
+    ended: bool = False
+
+
+class SlotWriter:
+    def __init__(self, decoder: Any, eos: int) -> None:
+        self.decoder, self.eos = decoder, eos
+        self.waiting: deque[tuple[int, Request]] = deque()
+        self.active: list[_Text] = []
+        self.free = list(range(decoder.num_slots))
+        self.under_way: deque[tuple[Any, list[_Text]]] = deque()
+        self.count = 0
+
+    def add(self, request: Request) -> int:
+        """Queues a request and returns its number, from 0 on. Prompt and limit must fit the decoder's places."""
+        self.waiting.append((self.count, request))
+        self.count += 1
+        return self.count - 1
+
+    def cancel(self, number: int) -> None:
+        """No further token of that request is written."""
+        self.waiting = deque(item for item in self.waiting if item[0] != number)
+        for text in [t for t in self.active if t.number == number]:
+            self._end(text)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.active or self.under_way)
+
+    def step(self) -> list[Written]:
+        """Asks for one more step, and returns what the step before it wrote. Raises DivergedError for scores that are no numbers."""
+        rows, wanted, texts = self._plan()
+        if rows:
+            self.under_way.append((self.decoder.step(rows, wanted), texts))
+        if self.under_way and (not rows or len(self.under_way) > 1):
+            return self._settle(*self.under_way.popleft())
+        return []
+
+    def _plan(self) -> tuple[list[tuple[int, int, int]], list[int], list[_Text]]:
+        """The rows of the next step: texts that write on, then prompts, as many of their tokens as fit."""
+        writing = [t for t in self.active if t.asked and t.asked < t.request.settings.max_new_tokens]
+        rows = [(t.slot, fast.NEXT, fast.NEXT) for t in writing]
+        wanted, texts = list(range(len(rows))), list(writing)
+        for text in writing:
+            text.asked += 1
+        self._admit()
+        for text in [t for t in self.active if not t.asked]:
+            prompt = text.request.token_ids
+            part = prompt[text.read : text.read + self.decoder.rows[-1] - len(rows)]
+            rows += [(text.slot, token, text.read + i) for i, token in enumerate(part)]
+            text.read += len(part)
+            if text.read < len(prompt):
+                break
+            text.asked = 1
+            wanted.append(len(rows) - 1)
+            texts.append(text)
+        return rows, wanted, texts
+
+    def _admit(self) -> None:
+        new: list[_Text] = []
+        while self.waiting and self.free:
+            number, request = self.waiting.popleft()
+            new.append(_Text(number, request, self.free.pop(0)))
+        if not new:
+            return
+        self.active += new
+        requests = [text.request for text in new]
+        self.decoder.admit(
+            [text.slot for text in new],
+            [r.settings.max_new_tokens for r in requests],
+            [chances(r.settings, r.number) for r in requests],
+            [_rule(r) for r in requests],
+            [r.adapter for r in requests],
+            [r.token_ids for r in requests],
+        )
+
+    def _settle(self, step: Any, texts: list[_Text]) -> list[Written]:
+        out = []
+        for text, token in zip(texts, step.tokens(), strict=True):
+            if text.ended:
+                continue
+            if token < 0:
+                raise DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
+            text.written += 1
+            stopped = token == self.eos
+            if stopped or text.written == text.request.settings.max_new_tokens:
+                self._end(text)
+            out.append(Written(text.number, None if stopped else token, text.ended))
+        return out
+
+    def _end(self, text: _Text) -> None:
+        text.ended = True
+        self.active.remove(text)
+        self.free.append(text.slot)
+
+
+def _rule(request: Request) -> Any:
+    s = request.settings
+    return fast.Rule(s.temperature, s.top_p, s.top_k, s.repetition_penalty)
