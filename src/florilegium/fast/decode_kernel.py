@@ -22,7 +22,8 @@ from florilegium.fast.product_kernel import lane_order
 
 @triton.jit
 def embed_rows(
-    given_token, given_place, slot, next_token, length, done, table, gamma, beta, residual, place, W, eps, BLOCK: tl.constexpr
+    given_token, given_place, slot, next_token, length, done, table, gamma, beta, residual, place, W, eps,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The row's token and place: given (a prompt's), or the slot's own next ones. residual = norm(embedding)."""
     m = tl.program_id(0)
@@ -53,35 +54,41 @@ def enter_rows(
 
     Programs (m, 0) write `after` and `normed`; programs (m, 1...) make the norm again and EACH columns of `thin`.
     GATHER: program m works on row rows[m] and writes `normed` alone. FORM: that of the weight which reads `normed`."""
-    m = tl.program_id(0)
-    row = (tl.maximum(tl.load(rows + m), 0) if GATHER else m).to(tl.int64)
+    m, part = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < W
+    # All that is frozen is on its way at once: read where it is needed, each would take a microsecond.
+    g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        factor = tl.load(scale + column, mask=inside, other=0.0)
+        b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    row = (tl.maximum(tl.load(rows + m), 0) if GATHER else m).to(tl.int64)
     x = tl.load(residual + row * W + column, mask=inside, other=0.0)
     if ADD:
         total = tl.load(partial + row * W + column, mask=inside, other=0.0)
         for s in tl.static_range(1, SPLIT):
             total += tl.load(partial + (s * M + row) * W + column, mask=inside, other=0.0)
-        b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-        x += total * tl.load(scale + column, mask=inside, other=0.0) + b
+        x += total * factor + b
     unit, _ = _norm(x, inside, W, eps)
-    g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
-    y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
-    y = y.to(normed.dtype.element_ty)
-    if tl.program_id(1) == 0:
+    y = (unit * g + shift).to(normed.dtype.element_ty)
+    if part == 0:
         if not GATHER:
             tl.store(after + row * W + column, x, mask=inside)
         tl.store(normed + m.to(tl.int64) * W + lane_order(column, FORM), y, mask=inside)
     elif R > 0:
         worn = tl.load(adapter + tl.maximum(tl.load(slot + m), 0)).to(tl.float32)
         for i in tl.static_range(EACH):
-            r = (tl.program_id(1) - 1) * EACH + i
+            r = (part - 1) * EACH + i
             a = tl.load(lora_a + r * W + column, mask=inside, other=0.0).to(tl.float32)
             tl.store(thin + row * R + r, (tl.sum(a * y.to(tl.float32), 0) * worn).to(thin.dtype.element_ty))
 
 
 @triton.jit
-def attend_rows(query, keys, values, slot, place, slopes, out, H, S, D, FORM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr):
+def attend_rows(
+    query, keys, values, slot, place, slopes, out, H, S, D,
+    FORM: tl.constexpr, STAGES: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """One row and head: softmax(q k / sqrt(D) + slope * (key - query)) v over the places 0 .. place.
 
     BLOCK_S lanes each run their own softmax over every BLOCK_S-th place and meet at the end: nothing is shared on the way."""
@@ -96,7 +103,7 @@ def attend_rows(query, keys, values, slot, place, slopes, out, H, S, D, FORM: tl
         top = tl.full([BLOCK_S], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_S], tl.float32)
         acc = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
-        for first in range(0, p + 1, BLOCK_S):
+        for first in tl.range(0, p + 1, BLOCK_S, num_stages=STAGES):
             s = first + tl.arange(0, BLOCK_S)
             real = (s <= p)[:, None] & there[None, :]
             at = start + s[:, None] * D + d[None, :]
@@ -167,7 +174,8 @@ def attend(
     _, H, S, D = keys.shape
     kernel: Any = attend_rows
     kernel[(M, H)](
-        query, keys, values, slot, place, slopes_H, out, H, S, D, FORM=form, BLOCK_S=32, BLOCK_D=triton.next_power_of_2(D), num_warps=4
+        query, keys, values, slot, place, slopes_H, out, H, S, D, FORM=form, STAGES=2, BLOCK_S=32, BLOCK_D=triton.next_power_of_2(D),
+        num_warps=4,
     )  # fmt: skip
 
 

@@ -165,13 +165,13 @@ def padded(M: int) -> tuple[int, int]:
     return BM, -(-M // BM) * BM
 
 
-def tile(M: int, K: int, split: int) -> dict[str, Any]:
-    """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`)."""
+def tile(M: int, K: int, split: int, form: int) -> dict[str, Any]:
+    """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`); what does not fit is left out."""
     BM = padded(M)[0]
-    BK = 128 if K % (split * 128) == 0 else 64
+    BK = next(b for b in (256 if form == 8 and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:
-        return {"BM": BM, "BN": 128, "BK": BK, "num_warps": 8, "num_stages": 3}
-    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": 4}
+        return {"BM": BM, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": 3}
+    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": 4 if BM <= 32 and form in (8, 16) else 3}
 
 
 def launch(
@@ -180,7 +180,7 @@ def launch(
     """`x` [M padded, K] (in `lane_order`) times `weight` (`stored.Weight`) into `out`. `lora` is (B [N, R], thin [M padded, R], scaling),
     `cache` is (keys, values, slot, place, heads, places). K is a multiple of 64 * split."""
     N, K = weight.N, weight.K
-    shape = tile(M, K, split)
+    shape = tile(M, K, split, weight.form)
     b, thin, scaling = lora or (x, x, 1.0)
     keys, values, slot, place, heads, places = cache or (x, x, x, x, 1, 1)
     kernel: Any = product_rows

@@ -1,0 +1,266 @@
+"""The fast decoder's kernels against float64, and the decoder against its plain twin. Without a CUDA device Triton interprets the kernels
+(`TRITON_INTERPRET=1 pytest tests/fast/test_decode.py`, minutes)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from florilegium import fast
+from florilegium.config import SamplingSettings, make_config
+from florilegium.fast import decode_kernel, product_kernel, sample_kernel
+from florilegium.fast.attention import alibi_slopes
+from florilegium.fast.decode import Decoder
+from florilegium.fast.stored import weight_of
+from florilegium.generation import BloomDecoder, Completion, Request, SlotWriter, collect, write_batch
+from florilegium.generation.sampling import weights
+from florilegium.model import attach_adapter, load_base
+from florilegium.model.forward import head_weight, transformer
+from tests.tiny import save_tiny
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+# Triton's interpreter multiplies bfloat16 wrongly, so on the CPU the same code runs, and is held to more, in float32.
+DTYPE, LAST_BIT = (torch.bfloat16, 4e-3) if CUDA else (torch.float32, 2e-6)
+EOS = 2
+GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0)
+on_a_card = pytest.mark.skipif(not CUDA, reason="minutes in the interpreter")
+pytestmark = pytest.mark.skipif(not CUDA and "TRITON_INTERPRET" not in __import__("os").environ, reason="no CUDA device")
+
+
+def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((ours.double() - exact.double()).norm() / exact.double().norm())
+
+
+def linear(form: int, N: int, K: int) -> tuple[Any, torch.Tensor]:
+    """A stored weight and the numbers that it stands for, float64 [N, K]."""
+    import bitsandbytes as bnb
+
+    torch.manual_seed(form)
+    dense = torch.nn.Linear(K, N, device=DEVICE, dtype=torch.bfloat16).requires_grad_(False)
+    bias = torch.randn(N, device=DEVICE).bfloat16()
+    if form == 16:
+        dense.bias.data.copy_(bias)
+        return weight_of(dense), dense.weight.double()
+    if form == 8:
+        module = bnb.nn.Linear8bitLt(K, N, has_fp16_weights=False)
+        module.weight = bnb.nn.Int8Params(dense.weight.data.half().cpu(), requires_grad=False, has_fp16_weights=False).to(DEVICE)
+        exact = module.weight.CB.double() * module.weight.SCB.double()[:, None] / 127
+    else:
+        module = bnb.nn.Linear4bit(K, N, quant_type="nf4", compress_statistics=form == 5, compute_dtype=DTYPE)
+        module.weight = bnb.nn.Params4bit(
+            dense.weight.data.float(), requires_grad=False, quant_type="nf4", compress_statistics=form == 5, blocksize=64
+        ).to(DEVICE)
+        exact = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).double()
+    module.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return weight_of(module), exact
+
+
+def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
+    """As a kernel that makes rows for that form writes them."""
+    if form != 8:
+        return x
+    column = torch.arange(x.shape[1], device=x.device)
+    j, s, p, h = column // 16 % 4, column // 4 % 4, column // 2 % 2, column % 2
+    out = torch.empty_like(x)
+    out[:, column // 64 * 64 + 16 * s + 8 * h + 2 * j + p] = x
+    return out
+
+
+@pytest.mark.parametrize("form", [8, 16, 4, 5])
+@pytest.mark.parametrize(("M", "N", "K", "split"), [(3, 200, 192, 1), (40, 128, 512, 4)])
+def test_product(form: int, M: int, N: int, K: int, split: int) -> None:
+    weight, exact_NK = linear(form, N, K)
+    assert weight is not None and weight.form == form
+    x = torch.zeros(product_kernel.padded(M)[1], K, dtype=DTYPE, device=DEVICE)
+    x[:M] = torch.randn(M, K, device=DEVICE).to(DTYPE)
+    raw = torch.full((split, M, N), float("nan"), device=DEVICE)
+    product_kernel.launch(in_lane_order(x, form), weight, raw, M, product_kernel.PARTIAL, split=split)
+    exact = x[:M].double() @ exact_NK.T
+    assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
+    active = torch.full((M, N), float("nan"), dtype=DTYPE, device=DEVICE)
+    product_kernel.launch(in_lane_order(x, form), weight, active, M, product_kernel.GELU)
+    wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
+    if N % 64 == 0:
+        assert error(active, in_lane_order(wanted, form)) < LAST_BIT
+
+
+def test_every_code_is_exact() -> None:
+    weight, _ = linear(8, 64, 64)
+    codes = torch.randint(-128, 128, (64, 64), dtype=torch.int8, device=DEVICE)
+    codes.view(-1)[:256] = torch.arange(-128, 128, dtype=torch.int8, device=DEVICE)
+    x = torch.eye(64, dtype=DTYPE, device=DEVICE)
+    out = torch.empty(1, 64, 64, device=DEVICE)
+    weight = replace(weight, codes=codes.view(torch.int32))
+    product_kernel.launch(in_lane_order(x, 8), weight, out, 64, product_kernel.PARTIAL)
+    assert torch.equal(out[0], codes.T.float())
+
+
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_attention_over_the_cache(head_dim: int) -> None:
+    torch.manual_seed(0)
+    H, S, places = 3, 128, [0, 70, -1, 31, 127]
+    query = torch.randn(5, H * head_dim, device=DEVICE).to(DTYPE)
+    keys, values = (torch.randn(4, H, S, head_dim, device=DEVICE).to(DTYPE) for _ in range(2))
+    slots, slopes = [1, 0, 2, 3, 1], alibi_slopes(H, DEVICE)
+    out = torch.full_like(query, 7.0)
+    as_int = {"dtype": torch.int32, "device": DEVICE}
+    slot, place = torch.tensor(slots, **as_int), torch.tensor(places, **as_int)
+    decode_kernel.attend(query, keys, values, slot, place, slopes, out, 5, 16)
+    for m, (s, p) in enumerate(zip(slots, places, strict=True)):
+        if p < 0:
+            assert (out[m] == 7).all()
+            continue
+        q = query[m].view(H, 1, head_dim).double()
+        distance = torch.arange(p + 1, device=DEVICE) - p
+        score = (q * keys[s, :, : p + 1].double()).sum(-1) / head_dim**0.5 + slopes[:, None].double() * distance
+        exact = (score.softmax(-1)[..., None] * values[s, :, : p + 1].double()).sum(1)
+        assert error(out[m].view(H, head_dim), exact) < LAST_BIT
+
+
+def sampler(scores: torch.Tensor, settings: SamplingSettings, chance: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """The next token of each row of `scores` [Q, V], by the kernels."""
+    Q, V = scores.shape
+    ints = {name: torch.zeros(Q, dtype=torch.int32, device=DEVICE) for name in ("next_token", "length", "written", "limit", "done")}
+    rule = torch.tensor([[settings.temperature, settings.top_p, float(settings.top_k), settings.repetition_penalty]], device=DEVICE)
+    chances = torch.zeros(Q, 2, device=DEVICE)
+    chances[:, 1] = chance
+    state = SimpleNamespace(**ints, rule=rule.repeat(Q, 1), chance=chances, seen=seen.to(torch.uint8))
+    out, slot = torch.zeros(Q, dtype=torch.int32, device=DEVICE), torch.arange(Q, dtype=torch.int32, device=DEVICE)
+    sample_kernel.choose(
+        scores, slot, slot, state, sample_kernel.buffers(Q, DEVICE), out, EOS,
+        top_k=settings.top_k > 0, top_p=settings.top_p < 1, penalty=settings.repetition_penalty != 1,
+    )  # fmt: skip
+    return out.long()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(temperature=0.7, top_p=0.9),
+        SamplingSettings(temperature=1.3, top_p=1.0),
+        SamplingSettings(temperature=0.8, top_p=0.6, top_k=5, repetition_penalty=1.5),
+        SamplingSettings(temperature=1.0, top_p=1.0, top_k=7),
+        SamplingSettings(temperature=0.0, repetition_penalty=2.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("sharpness", [0.1, 3.0])
+def test_tokens_are_drawn_as_the_plain_sampler_draws_them(settings: SamplingSettings, sharpness: float) -> None:
+    """The same scores and chances: the same tokens, but for chances within rounding of a border; and every share is as it should be."""
+    torch.manual_seed(1)
+    Q, V = (4096, 5000) if CUDA else (6, 300)
+    scores = (torch.randn(1, V, device=DEVICE) * sharpness).repeat(Q, 1)
+    seen = (torch.rand(1, V, device=DEVICE) < 0.3).repeat(Q, 1)
+    chance = (torch.arange(Q, device=DEVICE) + 0.5) / Q
+    drawn = sampler(scores, settings, chance, seen)
+    p = settings.repetition_penalty
+    penalised = torch.where(seen, torch.where(scores > 0, scores / p, scores * p), scores)[:1]
+    if settings.temperature == 0:
+        assert (drawn == penalised.argmax(-1)).all()
+        return
+    wanted = weights(penalised, settings)[0].double()
+    wanted /= wanted.sum()
+    running = wanted.cumsum(0)
+    expected = torch.searchsorted(running, chance.double(), right=True)
+    assert (drawn == expected).float().mean() > 0.995 if CUDA else (drawn == expected).all()
+    assert (wanted[drawn] > 0).all()
+    seen_share = torch.bincount(drawn, minlength=V).double() / Q
+    assert (seen_share.cumsum(0) - running).abs().max() < 2.5 / Q + 1e-4
+
+
+def test_scores_that_are_no_numbers_are_said() -> None:
+    scores = torch.randn(3, 300, device=DEVICE)
+    scores[1, 17] = float("nan")
+    scores[2, 5] = float("inf")
+    none = torch.zeros_like(scores, dtype=torch.bool)
+    drawn = sampler(scores, SamplingSettings(temperature=0.7), torch.full((3,), 0.5, device=DEVICE), none)
+    assert drawn[0] >= 0 and drawn[1] == drawn[2] == sample_kernel.BROKEN
+
+
+def tuned(folder: Path, bits: int, head_dim: int) -> tuple[Any, Any]:
+    base = load_base(str(save_tiny(folder / "m", heads=4, head_dim=head_dim, noise=0.08)), bits=bits, device=DEVICE)
+    model = attach_adapter(base, make_config({"rank": 4, "bits": bits}))
+    torch.manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.1)
+    fast.install(model, ("linear",) if bits < 16 else ())
+    return base, model.eval()
+
+
+def requests(number: int, settings: SamplingSettings, **more: Any) -> list[Request]:
+    generator = torch.Generator().manual_seed(5)
+    sizes = torch.randint(1, 60, (number,), generator=generator).tolist()
+    return [Request(torch.randint(4, 400, (n,), generator=generator).tolist(), i, settings, **more) for i, n in enumerate(sizes)]
+
+
+def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: Any) -> list[Completion]:
+    head = head_weight(model).detach()
+    writer = SlotWriter(Decoder(transformer(model), head, slots=slots, places=128, eos=EOS, **sizes), EOS)
+    for request in asked:
+        writer.add(request)
+
+    def all_steps() -> Any:
+        while writer.busy:
+            yield from writer.step()
+
+    return collect(all_steps(), len(asked))
+
+
+@on_a_card
+@pytest.mark.gpu
+@pytest.mark.parametrize(("bits", "head_dim"), [(8, 64), (8, 80), (4, 128), (16, 32)])
+def test_decoder_equals_the_plain_twin_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
+    base, model = tuned(tmp_path, bits, head_dim)
+    plain = collect(write_batch(BloomDecoder(base, model), requests(40, GREEDY), EOS), 40)
+    for settings in (GREEDY, SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=3)):
+        alone = by_slots(base, model, requests(40, settings), 1, most_rows=16)
+        for slots, sizes in ((8, {"most_rows": 64}), (32, {"most_rows": 256}), (64, {"most_rows": 1024, "recorded": False})):
+            assert by_slots(base, model, requests(40, settings), slots, **sizes) == alone
+        if settings is GREEDY:
+            same = sum(a == b for a, b in zip(alone, plain, strict=True))
+            print(f"{bits} bits: {same} of 40 greedy texts as the plain twin writes them in bfloat16")
+            assert same >= 36
+
+
+@on_a_card
+@pytest.mark.gpu
+def test_base_and_adapter_write_in_one_batch(tmp_path: Path) -> None:
+    base, model = tuned(tmp_path, 8, 64)
+    worn, bare = requests(10, GREEDY), requests(10, GREEDY, adapter=False)
+    both = by_slots(base, model, [*worn, *bare], 32)
+    assert both[:10] == by_slots(base, model, worn, 4)
+    with model.disable_adapter():
+        assert both[10:] == by_slots(base, model, worn, 4)
+    assert both[:10] != both[10:]
+
+
+@on_a_card
+@pytest.mark.gpu
+def test_cancelled_texts_write_no_more_and_leave_the_others_alone(tmp_path: Path) -> None:
+    base, model = tuned(tmp_path, 8, 64)
+    asked = requests(6, GREEDY)
+    wanted = by_slots(base, model, asked, 2)
+    decoder = Decoder(transformer(model), head_weight(model).detach(), slots=2, places=128, eos=EOS)
+    writer = SlotWriter(decoder, EOS)
+    for request in asked:
+        writer.add(request)
+    written: dict[int, list[int]] = {i: [] for i in range(6)}
+    while writer.busy:
+        for token in writer.step():
+            assert token.request not in (1, 4) or len(written[token.request]) < 3
+            if token.token_id is not None:
+                written[token.request].append(token.token_id)
+        if len(written[1]) == 3:
+            writer.cancel(1)
+        writer.cancel(4)
+    assert written[4] == [] and len(written[1]) == 3
+    assert all(written[i] == wanted[i].token_ids for i in (0, 2, 3, 5))
