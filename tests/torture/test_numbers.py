@@ -86,3 +86,20 @@ def test_guards(value: float) -> None:
     for adapter, best, optimizer in (({"a": bad}, {}, good), ({}, {"a": bad}, good), ({}, {}, {"state": {0: {"exp_avg": bad}}})):
         with pytest.raises(DivergedError, match="at step 3"):
             check_snapshot(3, adapter, best, optimizer)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_kind_of_tensor_hides_one(value: float) -> None:
+    """Scalars, empty ones, numbers whose squares overflow, whole numbers and several widths stand side by side in an optimiser's state."""
+    good = {
+        "empty": torch.zeros(0, 4), "scalar": torch.tensor(7.0), "step": torch.tensor(7), "bytes": torch.arange(9, dtype=torch.uint8),
+        "large": torch.full((300,), 3e38), "half": torch.full((9,), 3e4, dtype=torch.float16),
+        "bfloat": torch.ones(5, dtype=torch.bfloat16), "double": torch.full((5,), 1e300, dtype=torch.float64),
+    }  # fmt: skip
+    check_tensors(good, "all of them")
+    check_tensors({}, "none of them")
+    for name in ("scalar", "large", "half", "bfloat", "double"):
+        bad = good[name].clone()
+        bad.view(-1)[-1] = value
+        with pytest.raises(DivergedError, match=f"it: {name} holds"):
+            check_tensors({**good, name: bad, "later": bad.clone()}, "it")
