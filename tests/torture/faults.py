@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -376,3 +377,14 @@ def report_peak(log: str) -> None:
             Path(log).write_text(str(max(0, peak - start)))
 
     cli.main = reporting
+
+
+def install(name: str, folder: str) -> None:
+    """The package `name` that lies in `folder` can be imported, and Accelerate knows it, which looked when it was imported itself."""
+    import importlib
+
+    import accelerate.tracking
+
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    accelerate.tracking.get_available_trackers().append(accelerate.tracking.LoggerType(name))
