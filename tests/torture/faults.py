@@ -298,7 +298,9 @@ def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
 
     def token_losses(base: Any, model: Any, batch: Any, walk: Any) -> Any:
         if now[0] >= step and batch.tokens_BT.numel() > tokens:
-            losses(base, model, batch, walk)  # dropout has drawn by the time that memory runs out
+            found = losses(base, model, batch, walk)
+            if found.requires_grad:  # dropout has drawn, and gradients are there, by the time that memory runs out
+                found.sum().backward()
             raise errors[kind]
         return losses(base, model, batch, walk)
 
