@@ -31,7 +31,7 @@ check: install
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
 
-torture: install  ## kill it, fill its disk, feed it poison: all of it, forty minutes; writes RELIABILITY.md
+torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl
 	FLORILEGIUM_TORTURE=1 $(BIN)/pytest -n 2 --dist worksteal --durations=20 tests/torture
 	$(BIN)/python -m tests.torture.figures
