@@ -59,3 +59,11 @@ def test_a_broken_file_is_a_usage_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UsageError):
         make_config(read_config(tmp_path / "c.yaml"))
+
+
+def test_a_folder_is_no_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb leaves a folder `wandb` where it ran, and Python imports that: Accelerate would pass over the tracker without a word."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="needs the package wandb. Type: pip install wandb"):
+        make_config({"report_to": "wandb"})

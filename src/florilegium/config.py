@@ -8,6 +8,7 @@ names the nearest one.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -162,8 +163,17 @@ def _check_trackers(report_to: str) -> None:
     for name in (n.strip() for n in report_to.split(",")):
         if name not in ("none", "", *TRACKERS):
             raise UsageError(f"--report-to {name}", f"It takes none, or of {', '.join(TRACKERS)}")
-        if name in TRACKERS and importlib.util.find_spec(name) is None:
+        if name in TRACKERS and not _is_installed(name):
             raise UsageError(f"--report-to {name} needs the package {name}", f"Type: pip install {name}")
+
+
+def _is_installed(name: str) -> bool:
+    """As Accelerate asks, which passes over trackers that are not: a folder of that name can be imported too (wandb leaves one)."""
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return importlib.util.find_spec(name) is not None
 
 
 def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> Any:

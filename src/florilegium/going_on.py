@@ -56,4 +56,6 @@ def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
                 "Leave it as it was, or train anew",
             )
         lines.append(f"changed {name} from {before[name]} to {value}")
+        if name == "epochs" and now.max_steps is not None and before.get("max_steps") == now.max_steps:
+            raise UsageError(f"--epochs {value:g} would change nothing: the run takes --max-steps {now.max_steps}", "Change --max-steps")
     return lines

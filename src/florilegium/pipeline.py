@@ -257,6 +257,8 @@ def _accelerator(config: TrainConfig, directory: Path) -> Any:
 
     trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
     accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
+    if len(accelerator.log_with) < len(set(trackers)):  # it passes over those that it cannot use
+        raise UsageError(f"--report-to {config.report_to}: Accelerate cannot use all of them here", "Leave it out, or install them again")
     if trackers:
         plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}
         accelerator.init_trackers("florilegium", config=plain)

@@ -35,6 +35,7 @@ from florilegium.errors import ResourceError, UsageError
 
 RUNS = Path("runs")
 LOCK = ".lock"
+EARLY = 4 << 20  # bytes after which the disk is set to work, long before the flush
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -227,12 +228,18 @@ class Output:
     def __init__(self, handle: int) -> None:
         self.handle = handle
         self.asked = 0  # bytes so far, those that found no room included
+        self.on_the_way = 0  # bytes that the disk was set to work on
 
     def write(self, data: str | bytes | memoryview) -> None:
         view = memoryview(data.encode("utf-8") if isinstance(data, str) else data).cast("B")
         self.asked += len(view)
         while view:
             view = view[os.write(self.handle, view) :]
+        if self.asked - self.on_the_way >= EARLY:
+            # "Not needed any more" has the system write these bytes now, beside what we do next. The flush at the end, which alone
+            # promises anything and tells of errors, finds little left; and a checkpoint pushes nothing of others' out of the cache.
+            os.posix_fadvise(self.handle, self.on_the_way, self.asked - self.on_the_way, os.POSIX_FADV_DONTNEED)
+            self.on_the_way = self.asked
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from florilegium.data import MAX_ROW_BYTES, read_rows
+from florilegium.data.json_array import ArrayCutter
+from florilegium.data.lines import Piece
 from florilegium.data.sources import READERS
 from florilegium.errors import DataError, UsageError
 
@@ -148,6 +150,25 @@ def test_arrays_say_row_and_line(tmp_path: Path) -> None:
     assert len(read_rows(path, skip_bad_rows=True).quotes) == 1
     path.write_text('[{"quote": "a", "tags": []},,]')
     refuse(path, "nothing between two commas")
+    # A backslash before a line feed is no JSON, and the line ends all the same.
+    path.write_text('[{"quote": "a", "tags": []},\n{"quote": "a\\\nb", "tags": []},\n{"quote": "", "tags": []}]')
+    assert [problem.place for problem in read_rows(path, skip_bad_rows=True).skipped] == ["q.json:2 (row 2)", "q.json:4 (row 3)"]
+
+
+def test_an_array_is_cut_the_same_whatever_the_blocks() -> None:
+    """Byte by byte nothing can be passed over: that is the plain walk, and the fast one must cut and count as it does."""
+    draw = random.Random(3)
+    good = json.dumps([{"quote": "a “b” \\ c", "tags": ["d", "e"], "x": [[{}, "]"]]}] * 3, indent=1, ensure_ascii=False).encode()
+
+    def cut(data: bytes, size: int) -> tuple[list[Piece], Piece | None, int, bool]:
+        cutter = ArrayCutter(0)
+        pieces = [piece for start in range(0, len(data), size) for piece in cutter.feed(data[start : start + size])]
+        return pieces, cutter.trailing and Piece(b"", cutter.trailing.line, cutter.trailing.offset), cutter.line, cutter.closed
+
+    for _ in range(2_000):
+        data = mutate(good, draw)
+        if data.lstrip().startswith(b"["):
+            assert cut(data, 1) == cut(data, draw.randint(2, 40)) == cut(data, 1 << 16)
 
 
 def test_csv_rows(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -297,7 +298,9 @@ def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
 
     def token_losses(base: Any, model: Any, batch: Any, walk: Any) -> Any:
         if now[0] >= step and batch.tokens_BT.numel() > tokens:
-            losses(base, model, batch, walk)  # dropout has drawn by the time that memory runs out
+            found = losses(base, model, batch, walk)
+            if found.requires_grad:  # dropout has drawn, and gradients are there, by the time that memory runs out
+                found.sum().backward()
             raise errors[kind]
         return losses(base, model, batch, walk)
 
@@ -376,3 +379,14 @@ def report_peak(log: str) -> None:
             Path(log).write_text(str(max(0, peak - start)))
 
     cli.main = reporting
+
+
+def install(name: str, folder: str) -> None:
+    """The package `name` that lies in `folder` can be imported, and Accelerate knows it, which looked when it was imported itself."""
+    import importlib
+
+    import accelerate.tracking
+
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    accelerate.tracking.get_available_trackers().append(accelerate.tracking.LoggerType(name))

@@ -34,8 +34,8 @@ class Folder:
 Node = File | Folder
 
 
-def crash_states(operations: Sequence[Sequence[str]], before: Path, base: Path, state: Path, seeds: int) -> Iterator[Path]:
-    """Every state after each of the `operations` on the folder `base`, which began as the copy `before`; one at a time, at `state`.
+def crash_states(operations: Sequence[Sequence[str]], before: Path, base: Path, state: Path, seeds: int) -> Iterator[tuple[int, Path]]:
+    """How many of the `operations` on the folder `base`, which began as the copy `before`, were done, and a state after them, at `state`.
 
     `seeds` random choices of what got to the disk are made at each point, beside all, nothing, empty, half and zeros.
     """
@@ -48,7 +48,7 @@ def crash_states(operations: Sequence[Sequence[str]], before: Path, base: Path, 
             if state.exists():
                 shutil.rmtree(state)
             _write(root, state, kind, random.Random(kind))
-            yield state
+            yield number, state
 
 
 def _read(path: Path) -> Folder:

@@ -87,10 +87,14 @@ def test_power_cuts(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount
     after = Path(str(log) + ".after")
     right = {p.name: load_checkpoint(p).adapter for p in [*checkpoints(before), *checkpoints(after)]}
     assert set(right) == {"step-00000002", "step-00000004", "step-00000006"}
+    # From here on it is saved: its name was flushed, and the oldest may go.
+    saved = 1 + max(n for n, (name, what, *_) in enumerate(operations) if name == "fsync" and Path(what) == folder)
+    assert [name for name, *_ in operations[saved - 2 :]][:2] == ["rename", "fsync"] and "unlink" in [o[0] for o in operations[saved:]]
     states = seen = newer = 0
-    for state in crash_states(operations, before, folder, tmp_path / "state", seeds=amount(2, 60)):
+    for done, state in crash_states(operations, before, folder, tmp_path / "state", seeds=amount(2, 60)):
         checkpoint, _ = newest_whole(state)
         assert checkpoint is not None, "nothing can be read"
+        assert done < saved or checkpoint.name == "step-00000006", (done, "it was saved, and is gone")
         adapter = load_checkpoint(checkpoint).adapter
         assert different_bits(adapter, right[checkpoint.name]) == 0, "silently wrong"
         states, newer, seen = states + 1, newer + (checkpoint.name == "step-00000006"), seen + len(checkpoints(state))
@@ -108,7 +112,7 @@ def test_power_cuts_would_be_noticed(tmp_path: Path) -> None:
     operations += [["rename", f"{base}/.a.tmp", f"{base}/a"], ["fsync", str(base)]]
     found = {
         (s / "a" / "x").read_bytes()
-        for s in crash_states(operations, before, base, tmp_path / "state", seeds=4)
+        for _, s in crash_states(operations, before, base, tmp_path / "state", seeds=4)
         if (s / "a" / "x").exists()
     }
     assert b"data" in found and len(found) > 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -108,3 +110,23 @@ def _read_only(warm: Warm, tiny: Path, quotes: Path, right: Path, tmp_path: Path
             assert child.code == 5 and "Read-only file system" in child.last_line and "--output" in child.last_line, child.err
         remount(disk, "rw")
         goes_on(warm, [], disk / "run", right)
+
+
+def test_a_flush_that_fails(
+    warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, amount: Callable[[int, int], int]
+) -> None:
+    """A disk that is broken says so when it is flushed, and only there: the bytes were taken long before."""
+    refusals = 0
+    for at in sorted(random.Random(9).sample(range(1, 90), amount(3, 20))):
+        run = tmp_path / f"run-{at}"
+        arguments = train_arguments(tiny, quotes, run)
+        before = ("fail_operation", {"at": at, "error": errno.EIO, "kinds": ["fsync"]})
+        child = warm.run(arguments, cwd=tmp_path, before=before)
+        assert "Traceback" not in child.err, child.err
+        if (run / "adapter").exists():  # the flush behind its name failed, or one for the report
+            assert different_bits(weights(run), weights(reference())) == 0
+            continue
+        assert child.code == 5 and "cannot write" in child.last_line and "Input/output error" in child.last_line, child.err
+        refusals += 1
+        goes_on(warm, arguments, run, reference())
+    assert refusals

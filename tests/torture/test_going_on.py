@@ -1,16 +1,15 @@
-"""Going on with changed settings, and two processes that want one directory."""
+"""Going on with changed settings: each change is applied and said, or refused, and never ignored."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from florilegium.config import read_config
 from florilegium.going_on import CHANGEABLE
@@ -79,7 +78,8 @@ def test_every_change_is_applied_or_refused_and_said(
         ]
     _other_rows_and_base(warm, tiny, quotes, stopped, tmp_path)
     text = f"{len(applied)} settings applied and said, {len(refused)} refused, by flag and by hand"
-    figure("changed settings", f"{text}; other rows refused (exit 3), another base refused (exit 4); 0 ignored")
+    text += "; device, report_to, epochs, compute too; other rows refused (exit 3), another base refused (exit 4); 0 ignored"
+    figure("changed settings", text)
 
 
 def edit_config(run: Path, name: str, value: object) -> None:
@@ -107,9 +107,135 @@ def _other_rows_and_base(warm: Warm, tiny: Path, quotes: Path, stopped: Callable
     assert child.code == 4 and "another than when" in child.last_line
 
 
+def same_but_for_the_lock(run: Path) -> list[tuple[str, bytes]]:
+    return sorted((str(p), p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def on_another_machine(run: Path) -> None:
+    """As if the run had been begun on a GPU: its config and its checkpoints say so, and name paths that only run there."""
+    edit_config(run, "device", "cuda")
+    edit_config(run, "fast", "attention,block")
+    for manifest in run.glob("checkpoints/*/manifest.json"):
+        facts = json.loads(manifest.read_text())
+        facts["run"]["settings"] |= {"device": "cuda", "fast": "attention,block"}
+        manifest.write_text(json.dumps(facts))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")
+def test_device(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
+    for by_hand in (False, True):  # from the CPU to whatever is there, which is the CPU: the same bits
+        run = stopped()
+        if by_hand:
+            edit_config(run, "device", "auto")
+        child = warm.run(["resume", run, *([] if by_hand else flag("device", "auto"))], cwd=tmp_path)
+        assert child.code == 0 and "changed device from cpu to auto" in child.err, child.err
+        assert "changed device from cpu to auto" in (run / "events.jsonl").read_text()
+        assert read_config(run / "config.yaml")["device"] == "cpu"  # what it came to
+        assert different_bits(weights(run), weights(reference())) == 0
+    run = stopped()
+    before = same_but_for_the_lock(run)
+    child = warm.run(["resume", run, *flag("device", "cuda")], cwd=tmp_path)
+    assert child.code == 4 and "no CUDA device is there" in child.last_line and "--device cpu" in child.last_line, child.err
+    assert same_but_for_the_lock(run) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")
+def test_a_run_of_a_machine_with_a_gpu(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
+    for device in ("cpu", "auto"):
+        run = stopped()
+        on_another_machine(run)
+        before = same_but_for_the_lock(run)
+        child = warm.run(["resume", run], cwd=tmp_path)
+        assert child.code == 4 and "no CUDA device is there" in child.last_line, child.err
+        assert same_but_for_the_lock(run) == before
+        child = warm.run(["resume", run, *flag("device", device)], cwd=tmp_path)
+        assert child.code == 0 and f"changed device from cuda to {device}" in child.err, child.err
+        assert "changed fast from attention,block to auto" in child.err  # its paths do not run here: they are chosen anew
+        assert read_config(run / "config.yaml")["device"] == "cpu" and "block" not in read_config(run / "config.yaml")["fast"]
+        assert different_bits(weights(run), weights(reference())) == 0
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_report_to(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path, by_hand: bool) -> None:
+    run = stopped()
+    if by_hand:
+        edit_config(run, "report_to", "tensorboard")
+    before = same_but_for_the_lock(run)
+    child = warm.run(["resume", run, *([] if by_hand else flag("report_to", "tensorboard"))], cwd=tmp_path)
+    if importlib.util.find_spec("tensorboard"):
+        assert child.code == 0 and "changed report_to from none to tensorboard" in child.err, child.err
+        assert list(run.rglob("events.out.tfevents.*")) and different_bits(weights(run), weights(reference())) == 0
+    else:
+        assert child.code == 2 and "needs the package tensorboard" in child.last_line and "pip install" in child.last_line, child.err
+        assert same_but_for_the_lock(run) == before
+    run = stopped()
+    child = warm.run(["resume", run, *flag("report_to", "a-board")], cwd=tmp_path)
+    assert child.code == 2 and "It takes none, or of tensorboard" in child.last_line
+
+
+def test_a_tracker_that_is_there_is_told(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
+    """A package of that name that writes down what it is told: from the step on where the run goes on, and back to none."""
+    (tmp_path / "trackio.py").write_text(TRACKIO)
+    (tmp_path / "trackio-1.0.dist-info").mkdir()
+    (tmp_path / "trackio-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: trackio\nVersion: 1.0\n")
+    told, before = tmp_path / "told.jsonl", ("install", {"name": "trackio", "folder": str(tmp_path)})
+    run = stopped()
+    child = warm.run(["resume", run, *flag("report_to", "trackio")], cwd=tmp_path, before=before, env={"TOLD": str(told)})
+    assert child.code == 0 and "changed report_to from none to trackio" in child.err, child.err
+    rows = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [11, 12] and any("eval_loss" in row for row in rows)
+    assert different_bits(weights(run), weights(reference())) == 0
+    shutil.rmtree(run / "adapter")
+    told.unlink()
+    more = [*flag("report_to", "none"), *flag("max_steps", 14)]
+    child = warm.run(["resume", run, *more], cwd=tmp_path, before=before, env={"TOLD": str(told)})
+    assert child.code == 0 and "changed report_to from trackio to none" in child.err and not told.exists(), child.err
+
+
+TRACKIO = """
+import json, os
+def _tell(**row):
+    with open(os.environ["TOLD"], "a") as file:
+        file.write(json.dumps(row) + "\\n")
+class Run:
+    config = {}
+    def log(self, values, step=None, **more): _tell(step=step, **values)
+    def finish(self): pass
+config = {}
+def init(*arguments, **named): return Run()
+def log(values, step=None, **more): _tell(step=step, **values)
+def finish(): pass
+"""
+
+
+def test_epochs(warm: Warm, stopped: Callable[[], Path], tmp_path: Path) -> None:
+    """More of them are more steps; where --max-steps decides they would change nothing, and that is refused."""
+    run = stopped()
+    before = same_but_for_the_lock(run)
+    child = warm.run(["resume", run, *flag("epochs", 9)], cwd=tmp_path)
+    assert child.code == 2 and "--epochs" in child.last_line and "--max-steps" in child.last_line, child.err
+    assert same_but_for_the_lock(run) == before
+    edit_config(run, "max_steps", None)
+    child = warm.run(["resume", run, *flag("epochs", 3)], cwd=tmp_path)
+    assert child.code == 0 and "changed max_steps from 12 to None" in child.err, child.err
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) == json.loads((run / "manifest.json").read_text())["planned_steps"] > 12
+
+
+def test_compute(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
+    child = warm.run(["resume", stopped(), *flag("compute", "bfloat16")], cwd=tmp_path)
+    assert child.code == 2 and "computes in float32" in child.last_line, child.err  # weights of 32 bits
+    run = tmp_path / "eight"
+    shutil.copytree(reference(8), run)
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    child = warm.run(["resume", run, *flag("compute", "bfloat16")], cwd=tmp_path)
+    assert child.code == 0 and "changed compute from float32 to bfloat16" in child.err, child.err
+    assert different_bits(weights(run), weights(reference(8))) > 0
+
+
 def test_what_may_change_is_what_is_tested() -> None:
-    untested = set(CHANGEABLE) - set(APPLIED)
-    assert untested == {"device", "report_to", "epochs", "compute"}
+    assert set(CHANGEABLE) - set(APPLIED) == {"device", "report_to", "epochs", "compute"}  # by the tests above
 
 
 def test_resuming_at_the_end_changes_nothing(warm: Warm, reference: Callable[..., Path], tmp_path: Path) -> None:
@@ -135,67 +261,3 @@ def test_a_torn_log_is_mended(warm: Warm, stopped: Callable[[], Path], reference
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(1, 13))
-
-
-def test_two_runs_into_one_directory(
-    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount: Callable[[int, int], int], figure: Callable[[str, str], None]
-) -> None:
-    marks = tmp_path / "marks"
-    marks.write_bytes(b"\0" * 4096)
-    tries = refused = 0
-    for number in range(amount(1, 10)):
-        run = tmp_path / f"run-{number}"
-        slow = ("mark_stages", {"marks": str(marks), "seconds": 0.2})
-        first = warm.start(train_arguments(tiny, quotes, run), cwd=tmp_path, before=slow)
-        while not (run / "metrics.jsonl").exists():
-            assert first.poll() is None
-            time.sleep(0.01)
-        for arguments in (train_arguments(tiny, quotes, run), train_arguments(tiny, quotes, run, "--force"), ["resume", run]):
-            second = warm.run(arguments, cwd=tmp_path)
-            tries, refused = tries + 1, refused + (second.code == 2)
-            assert second.code == 2 and ("already there" in second.last_line or f"number {first.pid}" in second.last_line), second.err
-        assert first.wait() == 0, first.err
-        assert not list(tmp_path.glob(f"run-{number}.old-*"))
-        steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
-        assert steps == list(range(1, 13))
-    both = _at_the_same_moment(warm, tiny, quotes, tmp_path, amount(1, 12))
-    _stale(warm, tiny, quotes, tmp_path)
-    text = f"{refused} of {tries} refused while the first trained, {both} of {both} pairs begun at one moment: one trains, one is refused"
-    figure("two runs", f"{text} (exit 2); 0 mixed files; the lock of a killed process is none; --force does not move a run that trains")
-
-
-def _at_the_same_moment(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, count: int) -> int:
-    for number in range(count):
-        run = tmp_path / f"pair-{number}"
-        pair = [warm.start(train_arguments(tiny, quotes, run), cwd=tmp_path) for _ in range(2)]
-        codes = sorted(child.wait() for child in pair)
-        assert codes == [0, 2], [child.err for child in pair]
-        steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
-        assert steps == list(range(1, 13))
-    return count
-
-
-def _stale(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> None:
-    """A killed run's lock file stays, with its number in it; the system dropped the lock."""
-    run = tmp_path / "killed"
-    first = warm.start(train_arguments(tiny, quotes, run, steps=1000), cwd=tmp_path)
-    while not list(run.glob("checkpoints/step-*")):
-        assert first.poll() is None
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    assert (run / ".lock").read_text() == str(first.pid)
-    assert warm.run(["resume", run, "--max-steps", "12"], cwd=tmp_path).code == 0
-    # A folder that holds nothing but a lock is an empty one.
-    (tmp_path / "only-a-lock").mkdir()
-    (tmp_path / "only-a-lock" / ".lock").write_text("1")
-    assert warm.run(train_arguments(tiny, quotes, tmp_path / "only-a-lock"), cwd=tmp_path).code == 0
-
-
-def test_force_sets_the_old_run_aside(warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path) -> None:
-    shutil.copytree(reference(), tmp_path / "run")
-    before = {p.relative_to(tmp_path / "run"): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"}
-    assert warm.run(train_arguments(tiny, quotes, tmp_path / "run"), cwd=tmp_path).code == 2
-    assert warm.run(train_arguments(tiny, quotes, tmp_path / "run", "--force"), cwd=tmp_path).code == 0
-    aside = tmp_path / "run.old-1"
-    assert {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file() and p.name != ".lock"} == before

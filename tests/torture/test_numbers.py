@@ -23,10 +23,13 @@ def test_no_number_at_any_step(
     figure: Callable[[str, str], None],
 ) -> None:  # fmt: skip
     steps = amount(12, 50)
-    chosen = range(1, steps + 1) if steps == 50 else (1, 2, 7, 12)
+    # Each kind at even and odd steps: a weight that is none behind an even one is there when a checkpoint is due.
+    chosen = [(step, KINDS[(step + step // 4) % 4]) for step in range(1, steps + 1)]
+    if steps < 50:
+        chosen = [(1, "loss"), (2, "gradient"), (5, "weight"), (12, "input")]
     late = 0
-    for number, step in enumerate(chosen):
-        kind, value = KINDS[(number + 1) % 4], ("nan", "inf", "-inf")[number % 3]
+    for number, (step, kind) in enumerate(chosen):
+        value = ("nan", "inf", "-inf")[number % 3]
         run = tmp_path / f"run-{step}"
         more = ["--held-out", "0"] if number % 5 == 4 else []  # then no look would notice
         arguments = train_arguments(tiny, quotes, run, *more, steps=steps)
@@ -86,3 +89,20 @@ def test_guards(value: float) -> None:
     for adapter, best, optimizer in (({"a": bad}, {}, good), ({}, {"a": bad}, good), ({}, {}, {"state": {0: {"exp_avg": bad}}})):
         with pytest.raises(DivergedError, match="at step 3"):
             check_snapshot(3, adapter, best, optimizer)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_kind_of_tensor_hides_one(value: float) -> None:
+    """Scalars, empty ones, numbers whose squares overflow, whole numbers and several widths stand side by side in an optimiser's state."""
+    good = {
+        "empty": torch.zeros(0, 4), "scalar": torch.tensor(7.0), "step": torch.tensor(7), "bytes": torch.arange(9, dtype=torch.uint8),
+        "large": torch.full((300,), 3e38), "half": torch.full((9,), 3e4, dtype=torch.float16),
+        "bfloat": torch.ones(5, dtype=torch.bfloat16), "double": torch.full((5,), 1e300, dtype=torch.float64),
+    }  # fmt: skip
+    check_tensors(good, "all of them")
+    check_tensors({}, "none of them")
+    for name in ("scalar", "large", "half", "bfloat", "double"):
+        bad = good[name].clone()
+        bad.view(-1)[-1] = value
+        with pytest.raises(DivergedError, match=f"it: {name} holds"):
+            check_tensors({**good, name: bad, "later": bad.clone()}, "it")

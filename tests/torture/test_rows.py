@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from florilegium.data import Template, read_rows
+from florilegium.data import Problem, Template, read_rows
 from florilegium.errors import DataError, UsageError
-from tests.data.test_bad_input import GOOD, SECOND_ROWS, WHOLE_FILES, good_file, mutate
+from tests.data.test_bad_input import GOOD, SECOND_ROWS, WHOLE_FILES
+from tests.torture import mutations as judging
+from tests.torture.mutations import SHARES, Tally, good_files, mutants
 
 PLACE = re.compile(r":\d+|row \d+|byte \d+|no rows|Parquet file|the file|a gzip|a zip")
 
@@ -64,37 +66,70 @@ def test_bad_files_and_mutations(tmp_path: Path, amount: Callable[[int, int], in
         assert path.name in said and refused.value.fix and "\n" not in said, said
         located += PLACE.search(said) is not None
     assert located == len(paths)
-    total = amount(4_000, 1_000_000)
-    share = total // 8
-    with ProcessPoolExecutor(2) as pool:
-        parts = list(pool.map(mutations, [(number, share) for number in range(8)]))
-    tried, refusals, without = (sum(column) for column in zip(*parts, strict=True))
-    assert without == 0 and refusals > tried // 10
-    text = f"{len(paths)} bad files, all named with file and place; {tried:,} mutations ({refusals:,} refused)"
-    figure("bad data", f"{text}: 0 tracebacks, {100 * (refusals - without) / refusals:.0f}% name file and place, the others round-trip")
+    tally = mutations(tmp_path, amount(6_000, 1_000_000))
+    assert not tally.wrong, tally.wrong[:3]
+    assert tally.refused > tally.tried // 10 and tally.verified and tally.reread
+    text = f"{len(paths)} bad files, all named with file and place; {tally.tried:,} mutations ({tally.refused:,} refused): 0 tracebacks"
+    more = f"{tally.verified:,} named lines checked by themselves, {tally.reread:,} files of accepted rows read again to the same digest"
+    figure("bad data", f"{text}, 100% name file and place, the others round-trip; {more}")
 
 
-def mutations(work: tuple[int, int]) -> tuple[int, int, int]:
-    """How many were tried, how many refused, and how many refusals named no place; in memory, and in a process of its own."""
-    seed, count = work
-    draw = random.Random(seed)
-    suffix = (".jsonl", ".json", ".csv", ".jsonl")[seed % 4]
-    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(dir=shared, prefix="mutations-"))
-    refused = without = 0
-    try:
-        good, path = good_file(folder, suffix), folder / f"mutant{suffix}"
-        for _ in range(count):
-            path.write_bytes(mutate(good, draw))
-            try:
-                rows = read_rows(path, skip_bad_rows=draw.random() < 0.3)
-                assert all(rows.template.parse(rows.template.render(quote)) == quote for quote in rows.quotes)
-            except DataError as error:
-                refused += 1
-                without += path.name not in error.cause or PLACE.search(error.cause) is None or not error.fix
-    finally:
-        shutil.rmtree(folder)
-    return count, refused, without
+def mutations(spare: Path, total: int) -> Tally:
+    """`total` mutants, judged; in memory where the system has a place for that, and in this very process."""
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else spare
+    with tempfile.TemporaryDirectory(dir=shared, prefix="mutations-") as folder:
+        tally, draw = Tally(Path(folder)), random.Random(total)
+        for suffix, share in SHARES.items():
+            for data in mutants(suffix, round(total * share), draw):
+                tally.judge(suffix, data, draw)
+    return tally
+
+
+def test_the_judge_of_mutations_can_find_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each promise, a reader that breaks it."""
+    data = good_files()[".jsonl"][0]
+    rows = read_rows(_written(tmp_path / "q.jsonl", data))
+
+    def refuses(cause: str, fix: str = "do") -> Callable[..., Any]:
+        def reader(path: Path, **more: bool) -> Any:
+            raise DataError(cause, fix)
+
+        return reader
+
+    def fault(reader: Callable[..., Any], data: bytes = data) -> str:
+        monkeypatch.setattr(judging, "read_rows", reader)
+        tally = Tally(tmp_path)
+        draw = random.Random(6)
+        while not tally.wrong and tally.tried < 200:
+            tally.judge(".jsonl", data, draw)
+        return tally.wrong[0][1] if tally.wrong else ""
+
+    def stumbles(path: Path, **more: bool) -> Any:
+        raise KeyError("quote")
+
+    assert fault(read_rows) == ""
+    assert fault(stumbles) == "KeyError: 'quote'"
+    assert fault(refuses("mutant.jsonl: it is bad")).startswith("no place")
+    assert fault(refuses("mutant.jsonl:1: bad", "")).startswith("no file or no advice")
+    assert fault(refuses("row 1 is bad")).startswith("no file or no advice")
+    assert fault(refuses("mutant.jsonl:99: bad")).startswith("no such line")
+    assert "but the first 2 lines are good" in fault(_only_at_first(refuses("mutant.jsonl:2: bad")))
+    assert fault(lambda path, **more: replace(rows, num_read=9)) == "9 rows read, not all accounted for"
+    unlike = {"quote": " a", "tags": []}
+    assert fault(lambda path, **more: replace(rows, quotes=[unlike], num_read=1)).startswith("does not round-trip")
+    assert fault(_only_at_first(lambda path, **more: replace(rows, digest="0"))).endswith("have another digest")
+    lost = Problem("here", "bad", "mend it")
+    assert fault(lambda path, **more: replace(rows, skipped=[lost], num_read=4)).startswith("no file or no advice")
+
+
+def _only_at_first(reader: Callable[..., Any]) -> Callable[..., Any]:
+    """`reader` for the mutant itself, the true one for what it is compared with."""
+    return lambda path, **more: (reader if path.name.startswith("mutant") else read_rows)(path, **more)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 HOSTILE = [

@@ -14,7 +14,7 @@ import florilegium
 from florilegium.config import make_config
 from florilegium.recorder import Silent
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import Trainer, load_checkpoint, newest_whole
+from florilegium.training import Progress, Trainer, load_checkpoint, newest_whole
 from florilegium.training.checkpoint import fault
 
 QUOTES = [
@@ -232,6 +232,26 @@ def test_a_number_that_is_none_stops_the_run(tiny: Path, quotes: Path, tmp_path:
     assert error.value.exit_code == 6 and not (tmp_path / "run" / "adapter").exists()
     checkpoint, _ = newest_whole(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None and all(torch.isfinite(t).all() for t in load_checkpoint(checkpoint).adapter.values())
+
+
+def test_a_step_that_holds_none_moves_nothing(finished, quotes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither weights nor moments nor schedule: on CUDA the next step is on its way before anybody has looked at this one."""
+    from florilegium.training import step as taking
+
+    trainer, examples = bare_trainer(finished, quotes)
+    taking.take_step(trainer, pack(examples, trainer.plan)).figures()
+    before = trainer.snapshot(Progress(), {})
+    moments = [value.clone() for state in before.optimizer["state"].values() for value in state.values()]
+    true_losses = taking.token_losses
+    monkeypatch.setattr(taking, "token_losses", lambda *arguments: true_losses(*arguments) * math.nan)
+    step = taking.take_step(trainer, pack(examples, trainer.plan))
+    with pytest.raises(florilegium.DivergedError, match="this step was not taken"):
+        step.figures()
+    after = trainer.snapshot(Progress(), {})
+    assert same(before.adapter, after.adapter) and before.schedule == after.schedule
+    now = [value for state in after.optimizer["state"].values() for value in state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))
+    assert all(p.grad is None for p in trainer.parameters)
 
 
 def test_patience_stops_early_and_keeps_the_best(tiny: Path, quotes: Path, tmp_path: Path) -> None:

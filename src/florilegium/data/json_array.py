@@ -3,7 +3,8 @@
 `json.load` would need the whole file, three times over, and would tell of a bad row only that "line 1 column 8123977" is wrong.
 This walk looks at nothing but quotes, backslashes, brackets, commas and line feeds, all of them ASCII, so it can work on the
 bytes of a UTF-8 file block by block. Each element comes out as a `Piece`, with the line where it begins, and is parsed on its
-own: one bad row is one problem, and a row over a mebibyte is passed over without being kept.
+own: one bad row is one problem, and a row over a mebibyte is passed over without being kept. What can neither end an element nor
+a line (a string that closes on its line, all that is no sign) is passed over by one search, and not sign by sign.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from typing import BinaryIO
 
 from .lines import MAX_ROW_BYTES, Piece
 
-_OUTSIDE = re.compile(rb'["\[\]{},\n]')
+_OUTSIDE = re.compile(rb'[\[{]+|["\]},\n]')
 _IN_STRING = re.compile(rb'["\\\n]')
+# Possessive: a string that does not close on its line is tried once, and left to the walk.
+_STRING = rb'"(?:[^"\\\n]++|\\[^\n])*+"'
+_INERT_ROW = re.compile(rb'(?:[^"\[\]{},\n]++|' + _STRING + rb")++")  # directly in the array, where a comma ends an element
+_INERT = re.compile(rb'(?:[^"\[\]{}\n]++|' + _STRING + rb")++")
 _BLOCK = 1 << 16
 
 
@@ -41,9 +46,12 @@ class ArrayCutter:
                 return
             if self._escaped:
                 self._escaped = False
-                self._keep(block[position : position + 1])
+                self._keep_sign(block[position : position + 1])
                 position += 1
                 continue
+            if not self._in_string and (inert := (_INERT if self._depth > 1 else _INERT_ROW).match(block, position)):
+                self._keep(inert.group())
+                position = inert.end()
             found = (_IN_STRING if self._in_string else _OUTSIDE).search(block, position)
             self._keep(block[position : found.start() if found else len(block)])
             if found is None:
@@ -56,17 +64,20 @@ class ArrayCutter:
             self._in_string = not self._in_string
         elif self._in_string:
             self._escaped = sign == b"\\"
-        elif sign in b"[{":
-            self._depth += 1
-            if self._depth == 1:
-                self.offset += 1
-                return
+        elif sign[:1] in b"[{":  # one or more: a hostile file may nest by the hundred thousand
+            outermost = self._depth == 0
+            self._depth += len(sign)
+            if outermost:
+                self.offset, sign = self.offset + 1, sign[1:]
         elif self._depth == 1 and sign in b",]":
             yield from self._end_element(last=sign == b"]")
             return
         # A closing bracket of the wrong kind at depth 1 stays in its element, for the JSON parser to complain about.
         elif sign in b"]}" and self._depth > 1:
             self._depth -= 1
+        self._keep_sign(sign)
+
+    def _keep_sign(self, sign: bytes) -> None:
         self._keep(sign)
         if sign == b"\n":
             self.line, self._line_start = self.line + 1, self.offset

@@ -41,21 +41,22 @@ def read_json(path: Path) -> Stream:
 
 
 def _lines(path: Path, file: BinaryIO) -> Stream:
+    name = name_of(path)
     for piece in physical_lines(file):
         if piece.data is None or piece.data.strip():
-            yield parse_row(piece, f"{name_of(path)}:{piece.line}")
+            yield parse_row(piece, f"{name}:{piece.line}")
 
 
 def _array(path: Path, file: BinaryIO) -> Stream:
     cutter, pieces = cut_array(file)
-    number = 0
+    name, number = name_of(path), 0
     for number, piece in enumerate(pieces, 1):
-        yield parse_row(piece, f"{name_of(path)}:{piece.line} (row {number})")
+        yield parse_row(piece, f"{name}:{piece.line} (row {number})")
     if cutter.trailing:
-        where = f"{name_of(path)}:{cutter.trailing.line}: byte {cutter.trailing.offset}"
+        where = f"{name}:{cutter.trailing.line}: byte {cutter.trailing.offset}"
         raise DataError(f"{where}: something follows the end of the array", "Put all rows into one array, or one row on each line")
     if not cutter.closed:
-        place = f"{name_of(path)}:{cutter.line} (row {number + 1})"
+        place = f"{name}:{cutter.line} (row {number + 1})"
         yield Problem(place, f"the file ends at byte {cutter.offset}, before the array's closing ]", *_TRUNCATED)
 
 

@@ -133,12 +133,12 @@ def read_parquet(path: Path, columns: tuple[str, ...], also: tuple[str, ...] = (
 
 
 def _batches(path: Path, file: Any, names: list[str], columns: tuple[str, ...], extra: list[str]) -> Stream:
-    number = 0
+    name_here, number = name_of(path), 0
     for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[*columns, *extra], use_threads=False):
         for index in range(batch.num_rows):
             number += 1
             others = dict.fromkeys(names) | {name: as_text(batch.column(name)[index]) for name in extra}
-            yield take_row(f"{name_of(path)}: row {number}", others, {name: batch.column(name)[index] for name in columns})
+            yield take_row(f"{name_here}: row {number}", others, {name: batch.column(name)[index] for name in columns})
 
 
 def as_text(cell: Any) -> str | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -14,7 +13,17 @@ FIX = "Lower --learning-rate; the last checkpoint is good: florilegium resume RU
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     """Raises DivergedError that names the first tensor of `what` with a NaN or an infinity in it."""
-    for name, tensor in tensors.items():
-        # A sum of finite numbers may overflow, so it only tells where to look; most tensors are passed by one cheap kernel.
-        if tensor.is_floating_point() and not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-            raise DivergedError(f"{what}: {name} holds a number that is none, and was not saved", FIX)
+    numbers = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    # The norm of finite numbers may overflow, so it only tells where to look.
+    suspects = [name for name, tensor in _not_finite(numbers) if not bool(torch.isfinite(tensor).all())]
+    for name in (name for name in numbers if name in suspects):
+        raise DivergedError(f"{what}: {name} holds a number that is none, and was not saved", FIX)
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors whose norm is no number: all of a device in one call, which on CUDA is waited for once, and on the CPU takes one
+    thread. Several threads would wait for one another at each tensor: beside a busy core 300 sums of a 7b1 adapter took 2.9 s."""
+    for device in {tensor.device for tensor in tensors.values()}:
+        here = [(name, tensor) for name, tensor in tensors.items() if tensor.device == device]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm([tensor for _, tensor in here])])
+        yield from (pair for pair, finite in zip(here, torch.isfinite(norms).tolist(), strict=True) if not finite)

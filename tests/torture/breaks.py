@@ -1,0 +1,141 @@
+"""A test that cannot fail is none: each guard broken on purpose, and the torture test that must see it.
+
+    python -m tests.torture.breaks            # all of them: five minutes
+    python -m tests.torture.breaks signals    # those whose name begins so
+
+Each break is an edit of one place in a copy of the repository; the test runs there, in CI's share, and has to go red.
+`test_every_break_still_finds_its_place` (test_breaks.py) holds that the places are still in the code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Break:
+    name: str
+    file: str  # in src/florilegium
+    old: str
+    new: str
+    test: str  # in tests/torture
+
+
+# fmt: off
+BREAKS = [
+    Break("kill -9: the random states are not restored", "training/step.py", "set_random_states(snapshot.random, self.base.device)",
+          "pass", "test_commit.py::test_kills_at_random_times"),
+    Break("nth operation: the older ones go before the newer is there", "training/checkpoint.py",
+          "    try:\n        _commit(final, snapshot, json",
+          "    _rotate(folder, final, 1)\n    try:\n        _commit(final, snapshot, json",
+          "test_commit.py::test_death_at_every_operation_of_a_save"),
+    Break("nth operation: a folder is built under its final name", "commit.py", "os.rename(temporary, final)\n        except",
+          "os.rename(temporary, final); os.unlink(final / manifest)\n        except",
+          "test_commit.py::test_death_at_every_operation_of_a_save"),
+    Break("power cut: files are not flushed", "run.py", "        yield Output(handle)\n        os.fsync(handle)",
+          "        yield Output(handle)", "test_commit.py::test_power_cuts"),
+    Break("power cut: the parent is not flushed", "commit.py", "        sync_folder(final.parent)", "        pass",
+          "test_commit.py::test_power_cuts"),
+    Break("damage: sums are not compared", "commit.py", 'if hashlib.sha256(data).hexdigest() != entry["sha256"]:', "if False:",
+          "test_commit.py::test_damage_of_every_kind"),
+    Break("another run: its checkpoint is taken", "training/checkpoint.py", "for name in IDENTITY if whose else ():", "for name in ():",
+          "test_commit.py::test_a_checkpoint_of_another_run_is_not_taken"),
+    Break("full disk: needed and free are not said", "run.py", "fix = no_room_fix(path, room.needed) if error.errno in NO_ROOM else",
+          "fix =", "test_full_disk.py"),
+    Break("no number: a step's loss is not looked at", "training/step.py", "        check_step(self.number, loss, grad_norm)\n", "",
+          "test_numbers.py::test_no_number_at_any_step"),
+    Break("no number: a step that has none is taken", "training/step.py",
+          "        trainer.optimizer.zero_grad(set_to_none=not kept)\n        return", "        pass",
+          "../training/test_training.py::test_a_step_that_holds_none_moves_nothing"),
+    Break("no number: what is saved is not looked at", "training/checkpoint.py", "    check_snapshot(snapshot.progress.step,",
+          "    (lambda *a: None)(snapshot.progress.step,", "test_numbers.py::test_no_number_at_any_step"),
+    Break("signals: the work is not saved", "pipeline.py", "recorder.save(end)", "pass", "test_signals.py::test_signals_at_every_stage"),
+    Break("signals: the step is not finished", "signals.py", "if not self.deferring:", "if True:",
+          "test_signals.py::test_signals_at_every_stage"),
+    Break("signals: a second Ctrl-C waits", "signals.py", "signal.signal(signal.SIGINT, signal.SIG_DFL)", "pass",
+          "test_signals.py::test_a_second_ctrl_c_ends_at_once_and_what_is_on_disk_is_whole"),
+    Break("memory: what ran out is not known", "training/memory.py", "\"can't allocate memory\", ", "",
+          "test_memory.py::test_steps_down"),
+    Break("memory: gradients of the failed try stay", "training/loop.py",
+          "trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)", "pass", "test_memory.py::test_steps_down"),
+    Break("memory: a save without memory is a traceback", "training/checkpoint.py", "except (MemoryError, RuntimeError) as error:",
+          "except RuntimeError as error:", "test_memory.py::test_steps_down"),
+    Break("memory: the step down is forgotten", "training/step.py", '"row_tokens": self.plan.row_tokens, **snapshot.pack}',
+          '"row_tokens": self.plan.row_tokens}', "test_memory.py::test_going_on_after_a_step_down_holds_as_little"),
+    Break("long run: a file a step stays open", "recorder.py", '        self.step = metrics["step"]\n',
+          "        self.step = metrics[\"step\"]\n        self.__dict__.setdefault('open', []).append(open('/dev/null'))\n",
+          "test_memory.py::test_five_thousand_steps"),
+    Break("changed settings: nothing is compared", "going_on.py", "or before[name] == value:", "or True:",
+          "test_going_on.py::test_every_change_is_applied_or_refused_and_said"),
+    Break("device: not said", "going_on.py", "NOT_OF_THE_RUN = (", 'NOT_OF_THE_RUN = ("device", "report_to", ',
+          "test_going_on.py::test_device"),
+    Break("report_to: said and ignored", "pipeline.py", "log_with=trackers or None", "log_with=None", "test_going_on.py"),
+    Break("rows: others are taken", "pipeline.py", 'if manifest["data"]["digest"] != prepared.rows.digest:', "if False:",
+          "test_going_on.py::test_every_change_is_applied_or_refused_and_said"),
+    Break("two runs: no lock", "run.py", "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass",
+          "test_two_runs.py::test_two_runs_into_one_directory"),
+    Break("wrong base: weights are not compared", "model/adapter.py", '"digest": base.digest,', '"digest": "",', "test_wrong_bases.py"),
+    Break("bad data: no line", "data/json_rows.py", 'yield parse_row(piece, f"{name}:{piece.line}")', "yield parse_row(piece, name)",
+          "test_rows.py::test_bad_files_and_mutations"),
+    Break("bad data: a line too many", "data/lines.py", "        line += 1", "        line += 2",
+          "test_rows.py::test_bad_files_and_mutations"),
+    Break("templates: a separator in a value", "data/template.py", "        if parsed != sound:\n            raise",
+          "        if False:\n            raise", "test_rows.py::test_templates"),
+    Break("poison: announced sizes are believed", "model/untrusted.py", "if isinstance(value, (int, float)) and not 1 <=",
+          "if False and not 1 <=", "test_poison.py::test_no_code_runs"),
+    Break("poison: headers of any size are read", "model/tensor_file.py", "if length > MAX_HEADER_BYTES:", "if False:",
+          "test_poison.py::test_no_code_runs"),
+    Break("names: links in a run are followed", "run.py", "        if path.is_symlink():\n            raise",
+          "        if False:\n            raise", "test_poison.py::test_names_lead_nowhere"),
+    Break("secrets: said", "errors.py", '    text = _TOKEN.sub("***", text)\n', "    return text\n", "test_secrets.py"),
+    Break("newcomers: a traceback", "cli.py", "if isinstance(error, FlorilegiumError) and not debug:", "if False:", "test_newcomers.py"),
+    Break("cost: all tensors are copied", "model/tensor_file.py", "    for name in names:\n        plain = tensors[name].detach()",
+          "    tensors = {name: t.clone() for name, t in tensors.items()}\n    for name in names:\n        plain = tensors[name].detach()",
+          "test_cost.py"),
+]
+# fmt: on
+
+
+def seen(what: Break, copy: Path) -> bool:
+    """Whether the test goes red in `copy` with this break in it."""
+    path = copy / "src" / "florilegium" / what.file
+    whole = path.read_text()
+    path.write_text(whole.replace(what.old, what.new, 1))
+    try:
+        environment = {**os.environ, "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("FLORILEGIUM_TORTURE", None)
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/torture/{what.test}"]
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=600)
+        if done.returncode not in (0, 1):
+            raise RuntimeError(f"{what.name}: nothing was tested: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        return done.returncode == 1
+    finally:
+        path.write_text(whole)
+
+
+def main(arguments: Sequence[str]) -> int:
+    missed = 0
+    with tempfile.TemporaryDirectory(prefix="breaks-") as folder:
+        copy = Path(folder) / "florilegium"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "*.egg-info"))
+        for what in BREAKS:
+            if any(what.name.startswith(name) for name in arguments or [""]):
+                began = time.monotonic()
+                red = seen(what, copy)
+                missed += not red
+                print(f"{'red  ' if red else 'GREEN'} {time.monotonic() - began:4.0f} s  {what.name}  ({what.test})", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
