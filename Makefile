@@ -27,9 +27,11 @@ types: install
 
 check: install
 	$(BIN)/pytest -n auto --dist worksteal
+	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/test_decode.py
 
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
+	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
 
 torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl

@@ -150,7 +150,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     head, bloom = head_weight(model).detach(), transformer(model)
 
     def run(decoder: Any, rows: list[list[int]], settings: SamplingSettings) -> Any:
-        writer = SlotWriter(decoder, decoder.eos)
+        writer = SlotWriter(decoder)
         for i, row in enumerate(rows):
             writer.add(Request(row, i, settings))
 
@@ -179,9 +179,10 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     weights_bytes, greedy = torch.cuda.memory_allocated(), SamplingSettings(max_new_tokens=NEW, temperature=0.0)
     for batch in arguments.batch:
         rows = [[7 + b] * 16 for b in range(batch)]
-        make = lambda: Decoder(bloom, head, slots=batch, places=128, eos=-5, most_rows=max(64, batch))  # noqa: E731
+        make = lambda: Decoder(bloom, head, slots=batch, places=128, eos=-5, most_rows=16 * batch)  # noqa: E731
         first, decoder = time_of(make)
         first += time_of(lambda: run(decoder, rows, SamplingSettings(max_new_tokens=2, temperature=0.0)))[0]
+        run(decoder, rows, SamplingSettings(max_new_tokens=8, temperature=0.0))
         result[f"warm_up_seconds_{batch}"] = round(first, 1)
         seconds, _ = time_of(lambda: run(decoder, rows, greedy))
         result[f"batch {batch}"] = round(batch * NEW / seconds, 1)

@@ -99,17 +99,23 @@ def run_generate(flags: argparse.Namespace) -> None:
     prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
     adapter_folder(find_run(flags.run))  # before torch is imported
 
-    from florilegium.terminal import print_quote
+    from florilegium.terminal import print_quote, working
     from florilegium.tuned import load
 
-    tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
+    with working("loading the model"):
+        tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
 
     def show(prompts: list[str]) -> None:
-        rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
+        with working(f"writing {len(prompts) * flags.n}" + tuned.warm_up_note()):
+            if flags.base:
+                pairs = tuned.beside_base(prompts, flags.n, tags=flags.tags, settings=settings)
+                rows, beside = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            else:
+                rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
+                beside = []
         left_out = len(prompts) * flags.n - len(rows)
         if left_out:
             print(f"{left_out} left out: ten tries each gave copies of training rows, or no quote", file=sys.stderr)
-        beside = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, use_base=True) if flags.base else []
         for i, row in enumerate(rows):
             if flags.json:
                 extra = {"base": beside[i].as_row(tuned.template)} if beside else {}

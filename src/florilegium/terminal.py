@@ -95,6 +95,12 @@ class TerminalView:
         self.say(f"step {metrics['step']:>5}/{num_steps}  loss {metrics['loss']:.4f}  {rest}  {left:.0f} s left")
 
 
+def working(what: str) -> contextlib.AbstractContextManager[Any]:
+    """A line on stderr that moves while something takes its time; nothing where stderr is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    return console.status(Text(printable(what))) if console.is_terminal else contextlib.nullcontext()
+
+
 def one_row(text: str, width: int) -> str:
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"

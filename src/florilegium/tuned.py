@@ -8,7 +8,7 @@ for row in tuned.generate("The sea", n=3):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from florilegium.data import Template
 from florilegium.errors import UsageError
 from florilegium.evaluation.novelty import FILE as NGRAMS
 from florilegium.evaluation.novelty import NoveltyIndex
-from florilegium.generation import Generated, generate_texts
+from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
 from florilegium.run import adapter_folder, find_run
 
@@ -75,6 +75,27 @@ class Tuned:
                     rows[i] = row
         return [row for row in rows if row.novel]
 
+    def beside_base(
+        self, prompts: Sequence[str], n: int = 1, *, tags: bool = False, settings: SamplingSettings | None = None
+    ) -> list[tuple[Generated, Generated]]:
+        """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same chances."""
+        texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
+        rows = self._write(texts, settings or SamplingSettings(), with_base=True)
+        return list(zip(rows[: len(texts)], rows[len(texts) :], strict=True))
+
+    def stream(
+        self, prompt: str = "", *, tags: bool = False, use_base: bool = False, settings: SamplingSettings | None = None, **sampling: Any
+    ) -> Iterator[str]:
+        """One text in pieces as it is written; the pieces together are `generate(prompt)[0].text`. Closing the iterator stops the work."""
+        settings = settings or SamplingSettings(**sampling)
+        text = self.prompt_text(prompt, tags=tags)
+        return stream_text(self.base, self.model, text, settings, openings=self.openings, adapter=not use_base)
+
+    def warm_up_note(self) -> str:
+        """What a person who waits should know: on a GPU the first tokens of a process wait for kernels."""
+        waits = self.base.device.type == "cuda" and self.model.__dict__.get("fast_decode")
+        return "; kernels are prepared first, which takes some 15 s once and a second from then on" if waits else ""
+
     def prompt_text(self, prompt: str, *, tags: bool = False) -> str:
         """The text that is given to the model for `prompt`."""
         prompt = prompt.strip()
@@ -85,8 +106,10 @@ class Tuned:
             raise UsageError("--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."')
         return self.template.prompt({columns[0]: prompt})
 
-    def _write(self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0) -> list[Generated]:
-        written = generate_texts(self.base, self.model, self.template, texts, settings, openings=self.openings, first_row=first_row)
+    def _write(self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False) -> list[Generated]:
+        written = generate_texts(
+            self.base, self.model, self.template, texts, settings, openings=self.openings, first_row=first_row, with_base=with_base
+        )
         return [replace(row, novel=self._is_novel(row)) for row in written]
 
     def _check_novel_only(self, settings: SamplingSettings) -> None:

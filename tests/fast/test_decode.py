@@ -1,8 +1,9 @@
 """The fast decoder's kernels against float64, and the decoder against its plain twin. Without a CUDA device Triton interprets the kernels
-(`TRITON_INTERPRET=1 pytest tests/fast/test_decode.py`, minutes)."""
+(`TRITON_INTERPRET=1 pytest tests/fast/test_decode.py`; with `-m slow` minutes of it)."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ DTYPE, LAST_BIT = (torch.bfloat16, 4e-3) if CUDA else (torch.float32, 2e-6)
 EOS = 2
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0)
 on_a_card = pytest.mark.skipif(not CUDA, reason="minutes in the interpreter")
-pytestmark = pytest.mark.skipif(not CUDA and "TRITON_INTERPRET" not in __import__("os").environ, reason="no CUDA device")
+pytestmark = pytest.mark.skipif(not CUDA and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted")
 
 
 def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
@@ -85,10 +86,10 @@ def test_product(form: int, M: int, N: int, K: int, split: int) -> None:
     product_kernel.launch(in_lane_order(x, form), weight, raw, M, product_kernel.PARTIAL, split=split)
     exact = x[:M].double() @ exact_NK.T
     assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
-    active = torch.full((M, N), float("nan"), dtype=DTYPE, device=DEVICE)
-    product_kernel.launch(in_lane_order(x, form), weight, active, M, product_kernel.GELU)
-    wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
-    if N % 64 == 0:
+    if N % 64 == 0:  # as every product that another product follows
+        active = torch.full((M, N), float("nan"), dtype=DTYPE, device=DEVICE)
+        product_kernel.launch(in_lane_order(x, form), weight, active, M, product_kernel.GELU)
+        wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
         assert error(active, in_lane_order(wanted, form)) < LAST_BIT
 
 
@@ -125,22 +126,26 @@ def test_attention_over_the_cache(head_dim: int) -> None:
         assert error(out[m].view(H, head_dim), exact) < LAST_BIT
 
 
-def sampler(scores: torch.Tensor, settings: SamplingSettings, chance: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def sampler(
+    scores: torch.Tensor, settings: SamplingSettings | list[SamplingSettings], chance: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
     """The next token of each row of `scores` [Q, V], by the kernels."""
     Q, V = scores.shape
+    each = settings if isinstance(settings, list) else [settings] * Q
     ints = {name: torch.zeros(Q, dtype=torch.int32, device=DEVICE) for name in ("next_token", "length", "written", "limit", "done")}
-    rule = torch.tensor([[settings.temperature, settings.top_p, float(settings.top_k), settings.repetition_penalty]], device=DEVICE)
+    rule = torch.tensor([[s.temperature, s.top_p, float(s.top_k), s.repetition_penalty] for s in each], device=DEVICE)
     chances = torch.zeros(Q, 2, device=DEVICE)
     chances[:, 1] = chance
-    state = SimpleNamespace(**ints, rule=rule.repeat(Q, 1), chance=chances, seen=seen.to(torch.uint8))
+    state = SimpleNamespace(**ints, rule=rule, chance=chances, seen=seen.to(torch.uint8))
     out, slot = torch.zeros(Q, dtype=torch.int32, device=DEVICE), torch.arange(Q, dtype=torch.int32, device=DEVICE)
     sample_kernel.choose(
         scores, slot, slot, state, sample_kernel.buffers(Q, DEVICE), out, EOS,
-        top_k=settings.top_k > 0, top_p=settings.top_p < 1, penalty=settings.repetition_penalty != 1,
+        top_k=any(s.top_k for s in each), top_p=any(s.top_p < 1 for s in each), penalty=any(s.repetition_penalty != 1 for s in each),
     )  # fmt: skip
     return out.long()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -176,6 +181,21 @@ def test_tokens_are_drawn_as_the_plain_sampler_draws_them(settings: SamplingSett
     assert (seen_share.cumsum(0) - running).abs().max() < 2.5 / Q + 1e-4
 
 
+@pytest.mark.slow
+def test_a_token_does_not_depend_on_what_its_neighbours_ask_for() -> None:
+    """A row that is not cut, alone and in a step that searches for others' thresholds."""
+    torch.manual_seed(4)
+    Q, V = (2048, 5000) if CUDA else (4, 300)
+    scores = torch.randn(1, V, device=DEVICE).repeat(Q, 1) * 2
+    chance, none = (torch.arange(Q, device=DEVICE) + 0.5) / Q, torch.zeros(Q, V, dtype=torch.bool, device=DEVICE)
+    free, cut = SamplingSettings(temperature=1.0, top_p=1.0), SamplingSettings(temperature=1.0, top_p=0.5, top_k=9)
+    alone = sampler(scores, free, chance, none)
+    mixed = sampler(scores.repeat(2, 1), [free] * Q + [cut] * Q, chance.repeat(2), none.repeat(2, 1))
+    assert torch.equal(mixed[:Q], alone)
+    assert torch.equal(mixed[Q:], sampler(scores, cut, chance, none))
+
+
+@pytest.mark.slow
 def test_scores_that_are_no_numbers_are_said() -> None:
     scores = torch.randn(3, 300, device=DEVICE)
     scores[1, 17] = float("nan")
@@ -204,7 +224,7 @@ def requests(number: int, settings: SamplingSettings, **more: Any) -> list[Reque
 
 def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: Any) -> list[Completion]:
     head = head_weight(model).detach()
-    writer = SlotWriter(Decoder(transformer(model), head, slots=slots, places=128, eos=EOS, **sizes), EOS)
+    writer = SlotWriter(Decoder(transformer(model), head, slots=slots, places=128, eos=EOS, **sizes))
     for request in asked:
         writer.add(request)
 
@@ -250,7 +270,7 @@ def test_cancelled_texts_write_no_more_and_leave_the_others_alone(tmp_path: Path
     asked = requests(6, GREEDY)
     wanted = by_slots(base, model, asked, 2)
     decoder = Decoder(transformer(model), head_weight(model).detach(), slots=2, places=128, eos=EOS)
-    writer = SlotWriter(decoder, EOS)
+    writer = SlotWriter(decoder)
     for request in asked:
         writer.add(request)
     written: dict[int, list[int]] = {i: [] for i in range(6)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from florilegium.model import Walk, attach_adapter, hidden_states, load_base
 from florilegium.model.forward import transformer
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import save_tiny
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted"
+)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter multiplies bfloat16 wrongly, so on the CPU the same code runs, and is held to more, in float32.

@@ -11,7 +11,7 @@ import torch
 from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
-from florilegium.generation import BloomDecoder, Completion, Request, StockDecoder, collect, generate_texts, write_batch
+from florilegium.generation import BloomDecoder, Completion, Request, StockDecoder, collect, generate_texts, stream_text, write_batch
 from florilegium.generation.sampling import chances, next_tokens, weights
 from florilegium.model import Base, load_base
 from tests.tiny import save_tiny
@@ -151,6 +151,46 @@ def test_texts_keep_their_order_and_their_prompts(base: Base) -> None:
     assert rows[3].text.startswith(("Be", "Time"))
     with pytest.raises(UsageError, match="no prompt"):
         generate_texts(base, base.model, Template.from_text(), [""], SamplingSettings())
+
+
+def test_a_stream_is_the_text_in_pieces(base: Base) -> None:
+    settings = SamplingSettings(max_new_tokens=24, temperature=1.5, top_p=1.0)
+    (whole,) = generate_texts(base, base.model, Template.from_text(), ["Time"], settings)
+    pieces = list(stream_text(base, base.model, "Time", settings))
+    assert "".join(pieces) == whole.text and pieces[0] == "Time" and len(pieces) > 3
+    assert not any(piece.endswith("\ufffd") for piece in pieces[:-1])
+
+
+def test_closing_a_stream_leaves_the_model_as_it_was(base: Base) -> None:
+    base.model.train()
+    stream = stream_text(base, base.model, "Time", GREEDY)
+    next(stream)
+    next(stream)
+    assert not base.model.training
+    stream.close()
+    assert base.model.training
+    base.model.eval()
+
+
+def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
+    """Prompts of mixed length, batches of 1 to 64, in float32: token for token."""
+    base = load_base("seedling", bits=32, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(2)
+    rows = [torch.randint(4, 5000, (int(n),), generator=generator).tolist() for n in torch.randint(1, 50, (200,), generator=generator)]
+    settings = SamplingSettings(max_new_tokens=8, temperature=0.0)
+    longest = max(map(len, rows))
+    ids, mask = torch.full((200, longest), 3), torch.zeros(200, longest, dtype=torch.long)
+    for b, row in enumerate(rows):
+        ids[b, longest - len(row) :], mask[b, longest - len(row) :] = torch.tensor(row), 1
+    stock = base.model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=3)[:, longest:].tolist()
+    eos = base.tokenizer.eos_token_id
+    wanted = [row[: row.index(eos)] if eos in row else row for row in stock]
+    for size, number in ((1, 24), (7, 70), (64, 200)):
+        got = []
+        for start in range(0, number, size):
+            batch = [Request(row, i, settings) for i, row in enumerate(rows[start : min(start + size, number)])]
+            got += collect(write_batch(BloomDecoder(base, base.model), batch, eos), len(batch))
+        assert [c.token_ids for c in got] == wanted[:number]
 
 
 @pytest.mark.parametrize(

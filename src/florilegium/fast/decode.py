@@ -30,8 +30,7 @@ from florilegium.fast.product_kernel import GELU, PARTIAL, QKV, SCORES
 from florilegium.fast.stored import Block, Weight, block_of, padded_rank, read_adapter
 
 NEXT = -1
-ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-SLOTS = (1, 2, 4, 8, 16, 32, 64)
+ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms
 STAGES = 4  # steps whose inputs and outputs may be under way at once
 
 Row = tuple[int, int, int]
@@ -72,7 +71,7 @@ class Inputs:
 
 @dataclass
 class Step:
-    """A step that was asked for: the rows whose tokens it chooses, and where they will be."""
+    """A step that was asked for: the slots whose tokens it chooses, and where they will be until STAGES - 1 more are asked for."""
 
     slots: list[int]
     _out: torch.Tensor
@@ -93,8 +92,9 @@ class Decoder:
         self.bloom, self.eos, self.recorded = bloom, eos, recorded
         device, dtype = head_VW.device, head_VW.dtype
         self.num_slots, self.places = slots, places
-        self.rows = [m for m in ROWS if m <= max(most_rows, slots)]
-        self.blocks = [block_of(layer) for layer in bloom.h]
+        enough = next(m for m in ROWS if m >= min(max(most_rows, slots), ROWS[-1]))
+        self.rows = [m for m in ROWS if m <= enough]
+        self.blocks = [block_of(layer, dtype) for layer in bloom.h]
         self.heads, W = bloom.num_heads, bloom.embed_dim
         self.slopes_H = alibi_slopes(self.heads, device)
         V = len(head_VW)
@@ -125,12 +125,11 @@ class Decoder:
         self.events: list[Any] = [None] * STAGES
         self.turn = 0
         self.rules: dict[int, Any] = {}
-        self.refresh()
 
     def refresh(self) -> None:
-        """Reads the adapter anew: after a training step, or where it was switched on or off."""
+        """Reads the adapter's parameters anew, after they have changed."""
         for block in self.blocks:
-            read_adapter(block, self.normed.dtype)
+            read_adapter(block)
 
     @torch.inference_mode()
     def admit(
@@ -139,42 +138,45 @@ class Decoder:
     ) -> None:  # fmt: skip
         """New texts in these slots, which may write `limits` tokens. `chances` are uniform numbers, one for the opening and one for each
         token; `rules` are `fast.Rule`s; `prompts` are for the penalty and are read by `step`."""
-        state, device = self.state, self.state.length.device
-        at = torch.tensor(list(slots), device=device)
-        state.done[at] = 0
-        state.written[at] = 0
-        state.limit[at] = torch.tensor(list(limits), dtype=torch.int32).to(device)
-        state.adapter[at] = torch.tensor(list(adapter), dtype=torch.float32).to(device)
-        state.rule[at] = torch.tensor([[r.temperature, r.top_p, float(r.top_k), r.penalty] for r in rules]).to(device)
-        rows = torch.zeros(len(at), state.chance.shape[1])
-        for row, chance in zip(rows, chances, strict=True):
-            row[: len(chance)] = chance
-        state.chance[at] = rows.to(device)
-        for slot, rule, prompt in zip(slots, rules, prompts, strict=True):
+        state, places = self.state, self.places
+        table = torch.zeros(len(slots), 7 + places + 1)
+        for row, slot, limit, worn, rule, chance in zip(table, slots, limits, adapter, rules, chances, strict=True):
+            row[:7] = torch.tensor([slot, limit, worn, rule.temperature, rule.top_p, rule.top_k, rule.penalty])
+            row[7 : 7 + len(chance)] = chance
             self.rules[slot] = rule
+        # From pinned memory, or the copy would wait for the step under way.
+        table = (table.pin_memory() if state.rule.is_cuda else table).to(state.rule.device, non_blocking=True)
+        at = table[:, 0].long()
+        state.limit[at], state.adapter[at] = table[:, 1].int(), table[:, 2]
+        state.rule[at], state.chance[at] = table[:, 3:7], table[:, 7:]
+        state.done.index_fill_(0, at, 0)
+        state.written.index_fill_(0, at, 0)
+        for slot, rule, prompt in zip(slots, rules, prompts, strict=True):
             if rule.penalty != 1:
                 state.seen[slot] = 0
-                state.seen[slot, torch.tensor(list(prompt), device=device)] = 1
+                state.seen[slot, torch.tensor(list(prompt), device=state.seen.device)] = 1
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row], wanted: Sequence[int]) -> Step:
         """Works on `rows` and chooses the next token of rows number `wanted`, each the last of its slot's. At most `rows[-1]` of them."""
         M = next(m for m in self.rows if m >= len(rows))
-        Q = min(self.num_slots, next(m for m in ROWS if m >= len(wanted)))
+        Q = min(M, self.num_slots)
         stage = self.turn = (self.turn + 1) % STAGES
         if self.events[stage] is not None:
             self.events[stage].synchronize()  # its inputs have been read, its tokens been fetched
         self._fill(stage, M, Q, rows, wanted)
-        self._run(M, Q, self._needs())
+        self._run(M, Q, self._needs(rows))
         self.outs[stage].copy_(self.out, non_blocking=True)
-        if self.recorded:
+        if self.out.is_cuda:
             self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.events[stage].record()
         return Step([rows[i][0] for i in wanted], self.outs[stage], self.events[stage])
 
-    def _needs(self) -> tuple[bool, bool, bool]:
-        rules = [rule for rule in self.rules.values() if rule.temperature > 0]
-        return any(r.top_k for r in rules), any(r.top_p < 1 for r in rules), any(r.penalty != 1 for r in self.rules.values())
+    def _needs(self, rows: Sequence[Row]) -> tuple[bool, bool, bool]:
+        """Whether any text of this step is cut by top-k, by top-p, or penalised."""
+        rules = [self.rules[slot] for slot in {row[0] for row in rows}]
+        drawn = [rule for rule in rules if rule.temperature > 0]
+        return any(r.top_k for r in drawn), any(r.top_p < 1 for r in drawn), any(r.penalty != 1 for r in rules)
 
     def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], wanted: Sequence[int]) -> None:
         staged = self.staged[stage].memory[: 3 * M + Q]
@@ -205,7 +207,7 @@ class Decoder:
         self._walk(empty, M, Q, needs)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             self._walk(inputs, M, Q, needs)
         self.pool = self.pool or graph.pool()
         return graph

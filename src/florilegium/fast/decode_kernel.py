@@ -77,11 +77,12 @@ def enter_rows(
             tl.store(after + row * W + column, x, mask=inside)
         tl.store(normed + m.to(tl.int64) * W + lane_order(column, FORM), y, mask=inside)
     elif R > 0:
-        worn = tl.load(adapter + tl.maximum(tl.load(slot + m), 0)).to(tl.float32)
+        worn = tl.load(adapter + tl.maximum(tl.load(slot + m), 0)) != 0
         for i in tl.static_range(EACH):
             r = (part - 1) * EACH + i
             a = tl.load(lora_a + r * W + column, mask=inside, other=0.0).to(tl.float32)
-            tl.store(thin + row * R + r, (tl.sum(a * y.to(tl.float32), 0) * worn).to(thin.dtype.element_ty))
+            share = tl.where(worn, tl.sum(a * y.to(tl.float32), 0), 0.0)
+            tl.store(thin + row * R + r, share.to(thin.dtype.element_ty))
 
 
 @triton.jit

@@ -7,7 +7,8 @@ block rides along (`KIND`): the sums alone (PARTIAL), scale, bias and GELU (GELU
 values going to their places (QKV), or scores (SCORES).
 
 A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the same, whatever the
-number of rows (tiles only grow in M, and the split of K is the weight's own). That is what makes a text the same in every batch.
+number of rows. Tiles only grow in M, and the split of K is the weight's own; that the matrix unit's own order does not depend on the tile
+was seen on an H100. It makes a text the same in every batch.
 Shapes: M rows, N outputs, K inputs, R rank of the adapter (a power of two from 16), S places of the cache, D head dimension.
 """
 
@@ -47,15 +48,16 @@ def _four(word, LIKE: tl.constexpr, ASM: tl.constexpr):
     if ASM:
         return tl.inline_asm_elementwise(
             """{
-            .reg .b32 odd, low, sign, pair;
+            .reg .b32 odd, low, sign, pair, minus;
+            mov.b32 minus, 0xBF80BF80;
             lop3.b32 low, $4, 0x007f007f, 0x43004300, 0xEA;
             lop3.b32 sign, $4, 0x00800080, 0x43004300, 0xEA;
-            sub.rn.bf16x2 pair, low, sign;
+            fma.rn.bf16x2 pair, sign, minus, low;
             mov.b32 {$0, $1}, pair;
             shr.u32 odd, $4, 8;
             lop3.b32 low, odd, 0x007f007f, 0x43004300, 0xEA;
             lop3.b32 sign, odd, 0x00800080, 0x43004300, 0xEA;
-            sub.rn.bf16x2 pair, low, sign;
+            fma.rn.bf16x2 pair, sign, minus, low;
             mov.b32 {$2, $3}, pair;
             }""",
             "=h,=h,=h,=h,r",
@@ -96,8 +98,8 @@ def _wide(weight, n, k, K, table, absmax, absmax_table, absmax2, offset, FORM: t
 def product_rows(
     x, weight, scale, bias, out, table, absmax, absmax_table, absmax2, offset,
     lora_b, thin, scaling, keys, values, slot, place, heads, places, M, N, K,
-    KIND: tl.constexpr, FORM: tl.constexpr, R: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    KIND: tl.constexpr, FORM: tl.constexpr, R: tl.constexpr, PART: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr,
+    ASM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(M, BM)
     m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
@@ -136,9 +138,10 @@ def product_rows(
             tl.store(out + to, y.to(out.dtype.element_ty), mask=real)
         else:
             if R > 0:
-                r = tl.arange(0, R)
-                b = tl.load(lora_b + read[:, None] * R + r[None, :])
-                y += tl.dot(b, tl.load(thin + m[None, :] * R + r[:, None])) * scaling
+                for part_of_r in tl.static_range(0, R, PART):
+                    r = part_of_r + tl.arange(0, PART)
+                    b = tl.load(lora_b + read[:, None] * R + r[None, :])
+                    y += tl.dot(b, tl.load(thin + m[None, :] * R + r[:, None])) * scaling
             # BLOOM's fused projection lies head by head: query, key, value.
             head, part, d = n // (3 * D), (n // D) % 3, n % D
             y = y.to(out.dtype.element_ty)
@@ -187,5 +190,6 @@ def launch(
     kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
         x, weight.codes, weight.scale_N, weight.bias_N, out, *weight.nf4,
         b, thin, scaling, keys, values, slot, place, heads, places, M, N, K,
-        KIND=kind, FORM=weight.form, R=b.shape[1] if lora else 0, D=D, SPLIT=split, WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
+        KIND=kind, FORM=weight.form, R=b.shape[1] if lora else 0, PART=min(b.shape[1], 64) if lora else 1,
+        D=D, SPLIT=split, WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
     )  # fmt: skip

@@ -149,10 +149,13 @@ def pick_rows(
         sound = tl.sum(mass_C, 0) < float("inf")  # false for a score that is no number, too
         threshold = float("-inf")
         if SEARCH:
-            threshold, best, _ = _found(
+            found, best, _ = _found(
                 above + last * rows * C * J, low + last * rows, whole + last * rows, rule, q, s, width, False, False, C, J
             )
-            mass_C = tl.load(above + ((last * rows + q) * C + c) * J + best)
+            # Neighbours may need the search where this row does not: its token must not depend on that.
+            cut = (tl.load(rule + s * 4 + 1) < 1) | (tl.load(rule + s * 4 + 2) > 0)
+            threshold = tl.where(cut, found, threshold)
+            mass_C = tl.where(cut, tl.load(above + ((last * rows + q) * C + c) * J + best), mass_C)
         likeliest = tl.min(tl.where(tl.load(tops + q * C + c) == top, tl.load(args + q * C + c), 2147483647), 0)
         count = tl.load(written + s)
         running_C = tl.cumsum(mass_C, 0)

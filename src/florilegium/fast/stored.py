@@ -71,43 +71,55 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     """Why the decoder cannot read this model, or an empty string."""
     if device.type != "cuda":
         return "its kernels are for CUDA"
-    if compute != torch.bfloat16:
+    if compute != torch.bfloat16 or bloom.word_embeddings.weight.dtype != torch.bfloat16:
         return "it computes in bfloat16"
     if bloom.embed_dim % 64:
         return "its width is no multiple of 64"
-    for layer in bloom.h:
-        if layer.apply_residual_connection_post_layernorm:
-            return "this BLOOM has another residual"
-        others = (layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h)
-        if any(hasattr(module, "base_layer") for module in others):
-            return "it takes LoRA on query_key_value alone"
-        qkv = layer.self_attention.query_key_value
-        if any(weight_of(module) is None for module in (getattr(qkv, "base_layer", qkv), *others)):
-            return "its 4-bit weights are not NF4 in groups of 64"
-        if hasattr(qkv, "base_layer") and (len(qkv.active_adapters) != 1 or qkv.merged or getattr(qkv, "lora_variant", None)):
+    if any(hasattr(module, "modules_to_save") for module in bloom.modules()):
+        return "its adapter holds whole modules"
+    adapted = [name for name, module in bloom.named_modules() if hasattr(module, "base_layer")]
+    if not all(name.endswith("query_key_value") for name in adapted):
+        return "it takes LoRA on query_key_value alone"
+    return next((reason for reason in map(_layer_obstacle, bloom.h) if reason), "")
+
+
+def _layer_obstacle(layer: Any) -> str:
+    if layer.apply_residual_connection_post_layernorm:
+        return "this BLOOM has another residual"
+    qkv = layer.self_attention.query_key_value
+    linears = (getattr(qkv, "base_layer", qkv), layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h)
+    if any(weight_of(module) is None for module in linears):
+        return "its 4-bit weights are not NF4 in groups of 64"
+    if hasattr(qkv, "base_layer"):
+        plain = len(qkv.active_adapters) == 1 and not qkv.merged and not getattr(qkv, "lora_variant", None)
+        if not plain or qkv.lora_B[qkv.active_adapters[0]].bias is not None:
             return "its adapter is no plain LoRA"
     return ""
 
 
-def block_of(layer: Any) -> Block:
+def block_of(layer: Any, dtype: torch.dtype) -> Block:
+    """A BloomBlock without `obstacle`."""
     qkv = layer.self_attention.query_key_value
     dense, up, down = layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
-    weights = [weight_of(module) for module in (getattr(qkv, "base_layer", qkv), dense, up, down)]
-    assert all(weight is not None for weight in weights), "obstacle() comes first"
-    first, second, third, fourth = (weight for weight in weights if weight is not None)
-    return Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora_of(qkv))
+    first, second, third, fourth = (weight_of(module) for module in (getattr(qkv, "base_layer", qkv), dense, up, down))
+    assert first and second and third and fourth, "obstacle() comes first"
+    lora = lora_of(qkv)
+    block = Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora)
+    if lora is not None:
+        R = padded_rank(lora)
+        block.a_RW = torch.zeros(R, first.K, dtype=dtype, device=lora.A_RK.device)
+        block.b_NR = torch.zeros(first.N, R, dtype=dtype, device=lora.A_RK.device)
+        read_adapter(block)
+    return block
 
 
 def padded_rank(lora: Lora | None) -> int:
     return max(16, 1 << (lora.A_RK.shape[0] - 1).bit_length()) if lora else 0
 
 
-def read_adapter(block: Block, dtype: torch.dtype) -> None:
-    """Copies the adapter's live float32 parameters."""
-    if block.lora is None:
-        return
-    R, (rank, W), N = padded_rank(block.lora), block.lora.A_RK.shape, block.lora.B_NR.shape[0]
-    block.a_RW = torch.zeros(R, W, dtype=dtype, device=block.lora.A_RK.device)
-    block.b_NR = torch.zeros(N, R, dtype=dtype, device=block.lora.A_RK.device)
-    block.a_RW[:rank].copy_(block.lora.A_RK.detach())
-    block.b_NR[:, :rank].copy_(block.lora.B_NR.detach())
+def read_adapter(block: Block) -> None:
+    """Copies the adapter's live float32 parameters to where recorded steps read them."""
+    if block.lora is not None:
+        rank = len(block.lora.A_RK)
+        block.a_RW[:rank].copy_(block.lora.A_RK.detach())
+        block.b_NR[:, :rank].copy_(block.lora.B_NR.detach())

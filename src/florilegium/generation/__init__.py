@@ -1,7 +1,7 @@
 """Generation: prompts to tokens (`decode`, `slots`), chance (`sampling`), and quotes out of them (`generate`)."""
 
 from florilegium.generation.decode import BloomDecoder, StockDecoder, write_batch
-from florilegium.generation.generate import Generated, collect, generate_texts, write
+from florilegium.generation.generate import Generated, collect, generate_texts, stream_text, write
 from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.slots import SlotWriter
 
@@ -15,6 +15,7 @@ __all__ = [
     "Written",
     "collect",
     "generate_texts",
+    "stream_text",
     "write",
     "write_batch",
 ]

@@ -15,7 +15,7 @@ Shapes: B rows, S places in the cache, H heads, D head dimension, W width, V voc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -37,15 +37,19 @@ class BatchDecoder(Protocol):
     def keep(self, rows: torch.Tensor) -> None: ...
 
 
+def broken_scores() -> DivergedError:
+    return DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
+
+
 @torch.inference_mode()
-def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) -> Iterator[Written]:
+def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) -> Generator[Written]:
     """Writes on after each prompt until end-of-text or `max_new_tokens`. The requests share their settings but for the number. Nothing is
     computed before it is asked for: closing the iterator stops at once. Raises DivergedError for scores that are no numbers."""
     settings = requests[0].settings
     prompts = [request.token_ids for request in requests]
     scores_BV = decoder.read(prompts, settings.max_new_tokens)
     if not bool(torch.isfinite(scores_BV.amax(-1)).all()):
-        raise DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
+        raise broken_scores()
     device = scores_BV.device
     seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
     for b, prompt in enumerate(prompts):

@@ -8,7 +8,7 @@ adapter's folder remembers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from florilegium import fast
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
-from florilegium.generation.decode import BloomDecoder, StockDecoder, write_batch
+from florilegium.generation.decode import BloomDecoder, StockDecoder, broken_scores, write_batch
 from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.sampling import chances
 from florilegium.generation.slots import SlotWriter
@@ -55,8 +55,10 @@ def generate_texts(
     *,
     openings: Mapping[str, int] | None = None,
     first_row: int = 0,
+    with_base: bool = False,
 ) -> list[Generated]:
-    """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count).
+    """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count). With `with_base` as
+    many texts of the untuned base follow, from the same beginnings with the same chances.
 
     Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without openings,
     ResourceError when memory runs out.
@@ -65,13 +67,34 @@ def generate_texts(
     begun = [prompt or opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
     ids = text_ids(base.tokenizer, begun)
     requests = [Request(row, number, settings) for row, number in zip(ids, numbers, strict=True)]
+    requests += [replace(request, adapter=False) for request in requests] if with_base else []
     completions = collect(write(base, model, requests), len(requests))
-    return [_generated(base, template, ids[i], completions[i]) for i in range(len(ids))]
+    return [_generated(base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
 
 
-def write(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
+def stream_text(
+    base: Base, model: Any, prompt: str, settings: SamplingSettings, *, openings: Mapping[str, int] | None = None, adapter: bool = True
+) -> Iterator[str]:
+    """One text in pieces as it is written, what it begins with first. Closing the iterator stops the work. Raises as `generate_texts`."""
+    (ids,) = text_ids(base.tokenizer, [prompt or opening(openings, settings, 0)])
+    shown = _decoded(base, ids)
+    yield shown
+    so_far = list(ids)
+    with contextlib.closing(write(base, model, [Request(ids, 0, settings, adapter)])) as tokens:
+        for written in tokens:
+            so_far += [] if written.token_id is None else [written.token_id]
+            text = _decoded(base, so_far)
+            # A letter may be several tokens; it is shown when it is whole, or when no more will come.
+            if len(text) > len(shown) and (written.ended or not text.endswith("\ufffd")):
+                yield text[len(shown) :]
+                shown = text
+
+
+def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Written]:
     """The tokens of all requests as they come, those of many requests interleaved. Nothing is computed ahead but one token each on a GPU;
     closing the iterator stops the work. Raises ResourceError when memory runs out."""
+    if not requests:
+        return
     was_training = model.training
     model.eval()
     try:
@@ -91,27 +114,29 @@ def decode_obstacle(base: Base, model: Any) -> str:
 
 def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
     """By the fast decoder, in as many slots as there is use or room for."""
-    places = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
-    most_rows = min(1024, max(len(requests), sum(len(r.token_ids) for r in requests)))
-    slots = _num_slots(transformer(model), len(requests), places)
-    eos = end_of_text(base.tokenizer)
-    decoder = fast.decoder(transformer(model), head_weight(model).detach(), slots=slots, places=places, eos=eos, most_rows=most_rows)
-    writer = SlotWriter(decoder, eos)
+    writer = SlotWriter(_decoder(base, model, requests))
     for request in requests:
         writer.add(request)
     while writer.busy:
-        yield from writer.step()
+        for written in writer.step():
+            if written.broken:
+                raise broken_scores()
+            yield written
 
 
-def _num_slots(bloom: Any, wanted: int, places: int) -> int:
-    """A power of two of slots: as many as there are texts, at most 64, and such that keys and values take half of what is free."""
-    free, _ = torch.cuda.mem_get_info()
-    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    one = len(bloom.h) * 2 * places * bloom.embed_dim * 2
-    slots = min(BATCH_ROWS["cuda"], 1 << (wanted - 1).bit_length())
-    while slots > 1 and slots * one > free // 2:
-        slots //= 2
-    return slots
+def _decoder(base: Base, model: Any, requests: Sequence[Request]) -> Any:
+    """A power of two of slots: as many as there are texts, at most 64, and fewer where keys and values find no room."""
+    places = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
+    most_rows = max(len(requests), sum(len(r.token_ids) for r in requests))
+    slots = min(BATCH_ROWS["cuda"], 1 << (len(requests) - 1).bit_length())
+    sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(base.tokenizer)}
+    while True:
+        try:
+            return fast.decoder(transformer(model), head_weight(model).detach(), slots=slots, **sizes)
+        except torch.OutOfMemoryError:
+            if slots == 1:
+                raise
+            slots //= 2
 
 
 def _in_batches(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
@@ -156,5 +181,9 @@ def opening(openings: Mapping[str, int] | None, settings: SamplingSettings, numb
 
 
 def _generated(base: Base, template: Template, prompt: Sequence[int], completion: Completion) -> Generated:
-    text = str(base.tokenizer.decode([*prompt, *completion.token_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    text = _decoded(base, [*prompt, *completion.token_ids])
     return Generated(text, template.parse(text), completion.finished)
+
+
+def _decoded(base: Base, ids: Sequence[int]) -> str:
+    return str(base.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

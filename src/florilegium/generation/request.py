@@ -22,11 +22,12 @@ class Request:
 @dataclass(frozen=True)
 class Written:
     """One token of the request with this index; None is end-of-text. `ended`: there will be no more, since the model stopped (None) or
-    `max_new_tokens` are there."""
+    `max_new_tokens` are there. `broken`: the model's scores were no numbers, and there is no token."""
 
     request: int
     token_id: int | None
     ended: bool
+    broken: bool = False
 
 
 @dataclass(frozen=True)

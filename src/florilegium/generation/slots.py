@@ -4,7 +4,7 @@ Every step writes one token of each text under way and reads what fits of the pr
 always one step ahead: a step is asked for, then the tokens of the one before it are looked at. So a text that has ended, or was cancelled,
 costs one row of one step more, and nothing waits for the host.
 
-    writer = SlotWriter(decoder, eos)
+    writer = SlotWriter(decoder)
     number = writer.add(request)          at any time; writer.cancel(number) as well
     while writer.busy:
         for written in writer.step(): ...
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from florilegium import fast
-from florilegium.errors import DivergedError
+from florilegium.errors import UsageError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances
 
@@ -36,8 +36,8 @@ class _Text:
 
 
 class SlotWriter:
-    def __init__(self, decoder: Any, eos: int) -> None:
-        self.decoder, self.eos = decoder, eos
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
         self.waiting: deque[tuple[int, Request]] = deque()
         self.active: list[_Text] = []
         self.free = list(range(decoder.num_slots))
@@ -45,7 +45,10 @@ class SlotWriter:
         self.count = 0
 
     def add(self, request: Request) -> int:
-        """Queues a request and returns its number, from 0 on. Prompt and limit must fit the decoder's places."""
+        """Queues a request and returns its number, from 0 on. Raises UsageError when prompt and limit do not fit the decoder's places."""
+        most, has = request.settings.max_new_tokens, len(request.token_ids)
+        if not has or has + most > self.decoder.places:
+            raise UsageError(f"a prompt of {has} tokens and {most} new ones", f"There is room for 1 to {self.decoder.places} together")
         self.waiting.append((self.count, request))
         self.count += 1
         return self.count - 1
@@ -61,7 +64,7 @@ class SlotWriter:
         return bool(self.waiting or self.active or self.under_way)
 
     def step(self) -> list[Written]:
-        """Asks for one more step, and returns what the step before it wrote. Raises DivergedError for scores that are no numbers."""
+        """Asks for one more step, and returns what the step before it wrote."""
         rows, wanted, texts = self._plan()
         if rows:
             self.under_way.append((self.decoder.step(rows, wanted), texts))
@@ -113,9 +116,11 @@ class SlotWriter:
             if text.ended:
                 continue
             if token < 0:
-                raise DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
+                self._end(text)
+                out.append(Written(text.number, None, ended=True, broken=True))
+                continue
             text.written += 1
-            stopped = token == self.eos
+            stopped = token == self.decoder.eos
             if stopped or text.written == text.request.settings.max_new_tokens:
                 self._end(text)
             out.append(Written(text.number, None if stopped else token, text.ended))

@@ -1,0 +1,70 @@
+"""The decoder's kernels are compiled, without a GPU, for cards that people have: an RTX 3090 (8.6; an RTX 4090 has the same limits) and an
+H100 (9.0). An instruction that a card lacks, or more shared memory than it has, is found here and not at somebody's first quote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from florilegium.fast import decode_kernel, product_kernel, sample_kernel
+
+SHARED = {86: 101_376, 90: 232_448}
+POINTERS = {
+    "*fp32": "scale table absmax_table absmax2 offset residual partial after adapter slopes scores rule tops sums above low whole chance",
+    "*bf16": "x bias lora_b thin keys values query gamma beta normed lora_a",
+    "*i32": "slot place rows row_slot row_place args next_token length written limit done given_token given_place wanted",
+    "*u8": "absmax seen",
+    "fp32": "scaling eps width width_before lowest",
+}
+TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
+
+
+def compiled(kernel: Any, arch: int, fixed: dict[str, Any], options: dict[str, int], **types: str) -> Any:
+    names = kernel.arg_names
+    types = TYPES | types
+    signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*") or name in ("N", "K", "W")
+    }
+    constants = {(names.index(name),): value for name, value in fixed.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    assert made.metadata.shared <= SHARED[arch], (kernel.__name__, fixed)
+    return made
+
+
+@pytest.mark.parametrize("arch", SHARED)
+@pytest.mark.parametrize("form", [8, 16, 5])
+@pytest.mark.parametrize("M", [1, 64, 512])
+def test_products(arch: int, form: int, M: int) -> None:
+    K = 4096
+    tile = product_kernel.tile(M, K, 1, form)
+    options = {name: tile.pop(name) for name in ("num_warps", "num_stages")}
+    stored, out = {8: "*i32", 16: "*bf16", 5: "*u8"}[form], "*fp32" if form == 16 else "*bf16"
+    kind = product_kernel.SCORES if form == 16 else product_kernel.QKV
+    rank = {"R": 0, "PART": 1} if form == 16 else {"R": 256, "PART": 64}
+    fixed = {"KIND": kind, "FORM": form, **rank, "D": 128, "SPLIT": 1, "WHOLE": True, "ASM": True, **tile}
+    compiled(product_kernel.product_rows, arch, fixed, options, weight=stored, out=out)
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_what_lies_between_the_products(arch: int) -> None:
+    enter = {"ADD": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "FORM": 8, "BLOCK": 4096}
+    compiled(decode_kernel.enter_rows, arch, enter, {"num_warps": 8}, bias="*bf16")
+    attend = {"FORM": 8, "STAGES": 2, "BLOCK_S": 32, "BLOCK_D": 128}
+    compiled(decode_kernel.attend_rows, arch, attend, {"num_warps": 4}, out="*bf16")
+    compiled(decode_kernel.embed_rows, arch, {"BLOCK": 4096}, {"num_warps": 8}, table="*bf16")
+    common = {"PENALTY": True, "C": sample_kernel.CHUNKS, "BLOCK": 1024}
+    compiled(sample_kernel.stats_rows, arch, common, {"num_warps": 4})
+    search = {"COUNT": False, "COUNT_BEFORE": True, "FIRST_BEFORE": True, "FRESH": False, "J": sample_kernel.CANDIDATES}
+    compiled(sample_kernel.narrow_rows, arch, common | search, {"num_warps": 8}, rows="i32")
+    compiled(
+        sample_kernel.pick_rows, arch, common | {"SEARCH": True, "J": sample_kernel.CANDIDATES}, {"num_warps": 8}, rows="i32", out="*i32"
+    )
