@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from florilegium.fast import decode_kernel, product_kernel, sample_kernel
+from florilegium.fast import attention_kernel, block_kernel, decode_kernel, expand_kernel, head_loss_kernel, product_kernel, sample_kernel
 
 SHARED = {86: 101_376, 90: 232_448}
 POINTERS = {
@@ -68,3 +68,32 @@ def test_what_lies_between_the_products(arch: int) -> None:
     compiled(
         sample_kernel.pick_rows, arch, common | {"SEARCH": True, "J": sample_kernel.CANDIDATES}, {"num_warps": 8}, rows="i32", out="*i32"
     )
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_the_trunk(arch: int) -> None:
+    """Training's kernels at bloom-7b1's shape: attention with heads of 128, norms, GELU, int8 and NF4 made wide, the loss."""
+    heads = {"D": 128, "BLOCK_D": 128, "BLOCK": attention_kernel.BLOCK}
+    floats = {"lse": "*fp32", "delta": "*fp32", "slopes": "*fp32", "qs": "*fp32", "ks": "*fp32", "vs": "*fp32", "root": "fp32"}
+    halves = dict.fromkeys(("q", "k", "v", "qb", "vb", "out", "grad", "dq", "dk", "dv"), "*bf16")
+    attention = floats | halves | {"sqrt": "fp32", "starts": "*i32", "ends": "*i32"}
+    compiled(attention_kernel.attend_forward, arch, heads, {"num_warps": 4, "num_stages": 2}, **attention)
+    backward = {"num_warps": attention_kernel.BACKWARD_WARPS, "num_stages": attention_kernel.BACKWARD_STAGES}
+    compiled(attention_kernel.attend_backward, arch, heads, backward, **attention)
+    norm = dict.fromkeys(("raw", "saved", "normed", "dropped", "grad", "above", "thin", "scaled"), "*bf16")
+    norm |= {"seed": "*i64", "drop": "fp32"}
+    forward = {"ADD": True, "DROP": True, "BLOCK": 4096}
+    compiled(block_kernel.add_norm_forward, arch, forward, {"num_warps": 8}, **norm)
+    compiled(
+        block_kernel.norm_backward,
+        arch,
+        {"FIRST": False, "THIN": True, "DROP": True, "LAST": False, "BLOCK": 4096},
+        {"num_warps": 8},
+        **norm,
+    )
+    compiled(block_kernel.gelu_backward, arch, {"BLOCK": 4096}, {"num_warps": 8}, raw="*bf16", grad="*bf16")
+    compiled(expand_kernel.widen_rows, arch, {"SCALED": False, "BLOCK": 4096}, {"num_warps": 4}, codes="*i8", out="*bf16")
+    nf4 = {"NESTED": True, "GROUP": 64, "GROUP2": 256, "BLOCK": 4096}
+    compiled(expand_kernel.nf4_rows, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16")
+    loss = {"logits": "*bf16", "hidden": "*bf16", "weight": "*bf16", "targets": "*i64", "losses": "*fp32"}
+    compiled(head_loss_kernel.softmax_rows, arch, {"GRAD": True, "BLOCK": 4096, "BLOCK_W": 4096}, {"num_warps": 8}, **loss)
