@@ -41,7 +41,7 @@ def with_adapter(base: Any) -> Any:
 
 
 def step_time(base: Any, model: Any, batch: int, context: int, temperature: float, profile: bool) -> dict[str, Any]:
-    from florilegium.fast import NEXT, Rule
+    from florilegium.config import SamplingSettings
     from florilegium.fast.decode import Decoder
     from florilegium.model.forward import head_weight, transformer
 
@@ -53,7 +53,7 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
     decoder = Decoder(transformer(model), head, slots=batch, places=places, eos=-5, most_rows=max(64, batch))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(4, 250_000, (batch, context), generator=generator).tolist()
-    rule = Rule(temperature, 0.9 if temperature else 1.0)
+    rule = SamplingSettings(temperature=temperature, top_p=0.9 if temperature else 1.0)
     slots = list(range(batch))
     limits, chances = [places - context] * batch, [torch.rand(places - context) for _ in slots]
     decoder.admit(slots, limits, chances, [rule] * batch, [True] * batch, prompts)
@@ -62,7 +62,7 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
             part = prompt[start : start + decoder.rows[-1]]
             wanted = [len(part) - 1] if start + len(part) == context else []
             decoder.step([(b, token, start + i) for i, token in enumerate(part)], wanted)
-    rows = [(b, NEXT, NEXT) for b in slots]
+    rows = [(b, decoder.NEXT, decoder.NEXT) for b in slots]
     decoder.step(rows, slots).tokens()
     first = time.perf_counter() - began
     steps = 40

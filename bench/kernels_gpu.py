@@ -57,7 +57,7 @@ def widening() -> dict[str, float]:
 def attention(tokens: int) -> dict[str, float]:
     """Milliseconds of attention's kernels at 7b1's 32 heads of 128, forward and backward,"""
     from florilegium.fast import attention_kernel
-    from florilegium.fast.attention import alibi_slopes
+    from florilegium.plain import alibi_slopes
 
     torch.manual_seed(0)
     sizes = torch.empty(tokens // 8).log_normal_(3.74, 0.76).long().clamp(4, 800)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,9 +17,10 @@ import florilegium
 
 ROOT = Path(florilegium.__file__).parent
 PROJECT = Path(__file__).parent.parent
-# A room may import those before it. `fast` knows nothing of ours, so it stands first.
+# A room may import those before it.
 ORDER = [
-    "errors", "signals", "seedling", "fast", "config", "run", "commit", "data", "tokens", "model", "training", "generation",
+    "errors", "signals", "seedling", "plain", "fast", "paths",
+    "config", "run", "commit", "data", "tokens", "model", "training", "generation",
     "evaluation", "export", "report", "tuned", "recorder", "prepare", "going_on", "manifest", "setting_up", "pipeline", "inspection",
     "examination", "flags", "arguments", "terminal",
     "report_text", "cli", "__main__", "__init__",
@@ -60,9 +63,13 @@ def test_imports_point_down() -> None:
                     assert ORDER.index(there) < ORDER.index(here), f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_fast_knows_nothing_of_ours() -> None:
-    for path in (ROOT / "fast").glob("*.py"):
-        assert not {n for n in imports(path) if n.startswith("florilegium.") and not n.startswith("florilegium.fast")}, path
+def test_fast_knows_the_plain_twins_alone_and_paths_alone_knows_fast() -> None:
+    for path in modules():
+        ours = {n.split(".")[1] for n in imports(path) if n.startswith("florilegium.")}
+        if room(path) == "fast":
+            assert ours <= {"fast", "plain"}, path
+        elif room(path) != "paths":
+            assert "fast" not in ours, path
 
 
 @pytest.mark.parametrize("module", ["errors", "config", "run", "data", "flags", "cli"])
@@ -101,3 +108,23 @@ def test_readme_names_every_file() -> None:
 def test_no_file_is_too_long_to_read() -> None:
     long = {p.name: n for p in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
     assert not long
+
+
+def test_everything_works_with_the_fast_room_gone(tmp_path: Path) -> None:
+    """A copy of the package without `fast/`: trains, writes, and says why a fast path that is named cannot run."""
+    shutil.copytree(ROOT, tmp_path / "florilegium", ignore=shutil.ignore_patterns("fast", "__pycache__"))
+    code = """
+import florilegium, sys
+assert florilegium.__file__.startswith(sys.argv[1])
+trained = florilegium.train("sample", output=sys.argv[1] + "/run", max_steps=1, batch_rows=4, held_out=0.01, max_length=32)
+assert trained.figures["fast"] == [] and trained.figures["steps"] == 1
+assert trained.tuned.generate("Time", max_new_tokens=3)[0].text.startswith("Time")
+try:
+    florilegium.train("sample", output=sys.argv[1] + "/other", fast="linear")
+except florilegium.UsageError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "this installation has no fast paths" in done.stdout

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from florilegium import fast
+from florilegium import paths
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, make_split, read_rows
 from florilegium.errors import ModelError, UsageError
@@ -40,7 +40,7 @@ class Prepared:
 def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
     """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
     device = choose_device(config.device)
-    names, obstacle = fast.choose(config.fast, device, config.bits)
+    names, obstacle = paths.choose(config.fast, device, config.bits)
     if obstacle:
         raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
     rows = rows or read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)

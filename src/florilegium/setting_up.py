@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from florilegium import fast
+from florilegium import paths
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import Walk
@@ -24,16 +24,15 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     """Swaps the fast paths of `prepared.fast` into the model, and forecasts its memory where the trunk runs. A path of 'auto' that this
     model cannot take is dropped from `prepared.fast`; one that was named is a UsageError."""
     base = prepared.base
-    for name, obstacle_of in (("block", fast.trunk_obstacle), ("decode", fast.decode_obstacle)):
+    for name in ("block", "decode"):
         if name in prepared.fast:
-            _drop_or_refuse(
-                prepared, name, obstacle_of(transformer(model), base.device, base.compute_dtype) if base.packs else "it is BLOOM's"
-            )
-    fast.install(model, prepared.fast)
+            obstacle = paths.obstacle(name, transformer(model), base.device, base.compute_dtype) if base.packs else "it is BLOOM's"
+            _drop_or_refuse(prepared, name, obstacle)
+    paths.install(model, prepared.fast)
     if "block" not in prepared.fast:
         return None
     forecast = _forecast(prepared, model)
-    fast.install_trunk(transformer(model), forecast.full, forecast.middle, forecast.copies)
+    paths.install_trunk(transformer(model), forecast.full, forecast.middle, forecast.copies)
     return forecast
 
 
@@ -84,7 +83,7 @@ def make_trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Sch
     if forecast is not None:
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)  # where the recorded graph adds to
-        trainer.replay = fast.Replay(lambda inputs: gradients(trainer, inputs))
+        trainer.replay = paths.replay(lambda inputs: gradients(trainer, inputs))
     return trainer
 
 

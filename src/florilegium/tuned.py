@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from florilegium import fast
+from florilegium import paths
 from florilegium.config import DEFAULT_TEMPLATE, SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
@@ -23,6 +23,7 @@ from florilegium.evaluation.novelty import FILE as NGRAMS
 from florilegium.evaluation.novelty import NoveltyIndex
 from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
+from florilegium.model.forward import transformer
 from florilegium.run import adapter_folder, find_run
 
 NOVEL_TRIES = 10
@@ -157,8 +158,12 @@ def load(
         revision=facts.get("revision") if model is None else None,
     )
     tuned_model = load_adapter(base, adapter)
-    names, _ = fast.choose(fast_paths, where, base.bits)
-    fast.install(tuned_model, names)
+    names, obstacle = paths.choose(fast_paths, where, base.bits)
+    if not obstacle and "decode" in names and fast_paths != "auto":
+        obstacle = paths.obstacle("decode", transformer(tuned_model), where, base.compute_dtype) if base.packs else "it is BLOOM's"
+    if obstacle:
+        raise UsageError(f"fast_paths={fast_paths!r}: {obstacle}", "Use 'auto', or leave that name out")
+    paths.install(tuned_model, names)
     template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
     index = adapter.parent / NGRAMS
     torch.manual_seed(0)

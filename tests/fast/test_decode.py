@@ -17,13 +17,13 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from florilegium import fast
 from florilegium.config import SamplingSettings, make_config
 from florilegium.fast import decode_kernel, product_kernel, sample_kernel
-from florilegium.fast.attention import alibi_slopes
 from florilegium.fast.decode import Decoder
 from florilegium.fast.stored import weight_of
 from florilegium.generation import BloomDecoder, Completion, Request, SlotWriter, collect, write_batch
 from florilegium.generation.sampling import weights
 from florilegium.model import attach_adapter, load_base
 from florilegium.model.forward import head_weight, transformer
+from florilegium.plain import alibi_slopes
 from tests.tiny import save_tiny
 
 CUDA = torch.cuda.is_available()

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from florilegium import fast
+from florilegium import fast, plain
 from florilegium.config import make_config
-from florilegium.fast import attention, attention_kernel, block_kernel, expand_kernel, frozen_linear, head_loss_kernel
+from florilegium.fast import attention_kernel, block_kernel, expand_kernel, frozen_linear, head_loss_kernel
 from florilegium.fast.trunk import Plan
 from florilegium.model import Walk, attach_adapter, hidden_states, load_base
 from florilegium.model.forward import transformer
@@ -47,13 +47,13 @@ def test_attention_equals_the_plain_twin(head_dim: int, sizes: list[int]) -> Non
     torch.manual_seed(0)
     H, T = 3, sum(sizes)
     document, start, end = documents(sizes)
-    slopes = attention.alibi_slopes(H, DEVICE)
+    slopes = plain.alibi_slopes(H, DEVICE)
     fused = torch.randn(T, H, 3, head_dim, device=DEVICE).to(DTYPE)
     scale, bias = (torch.rand(H, 3, head_dim, device=DEVICE) + 0.5 for _ in range(2))
     grad = torch.randn(T, H, head_dim, device=DEVICE).to(DTYPE)
     exact_fused = fused.double().requires_grad_()
     q, k, v = (exact_fused * scale.double() + bias.double()).permute(2, 1, 0, 3)[:, None]
-    exact = attention.plain(document, slopes, torch.float64)(q, k, v)[0].transpose(0, 1)
+    exact = plain.plain(document, slopes, torch.float64)(q, k, v)[0].transpose(0, 1)
     exact.backward(grad.double())
     parts, scales, biases = fused.unbind(-2), scale.unbind(-2), bias.unbind(-2)  # of a raw projection
     out, lse = attention_kernel.forward(parts, scales, biases, start, slopes)

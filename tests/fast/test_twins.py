@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from florilegium.fast import attention, frozen_linear, head_losses, plain_head_losses
+from florilegium.fast import frozen_linear, head_losses
+from florilegium.plain import alibi_slopes, plain, plain_head_losses
 
 
 @pytest.mark.parametrize("rows,width,vocabulary", [(1, 8, 50), (37, 24, 1000), (200, 16, 40_000)])
@@ -75,19 +76,19 @@ def test_slopes_equal_stock_bloom(heads: int) -> None:
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     stock = build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), heads, torch.float32)[:, 0, 1]
-    assert torch.allclose(attention.alibi_slopes(heads), stock, rtol=1e-6)
+    assert torch.allclose(alibi_slopes(heads), stock, rtol=1e-6)
 
 
 def test_a_document_may_lie_anywhere_in_its_row() -> None:
     """The relative bias does not change with the place; stock BLOOM's absolute one does, in bfloat16."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 4, 16, 8) for _ in range(3))
-    slopes = attention.alibi_slopes(4)
-    alone = attention.plain(torch.zeros(1, 16, dtype=torch.int32), slopes, torch.float32)(q, k, v)
+    slopes = alibi_slopes(4)
+    alone = plain(torch.zeros(1, 16, dtype=torch.int32), slopes, torch.float32)(q, k, v)
     row = torch.full((1, 2000), -1, dtype=torch.int32)
     row[0, 1900:1916] = 3
     placed = [torch.zeros(1, 4, 2000, 8) for _ in range(3)]
     for whole, part in zip(placed, (q, k, v), strict=True):
         whole[:, :, 1900:1916] = part
-    far = attention.plain(row, slopes, torch.float32)(*placed)[:, :, 1900:1916]
+    far = plain(row, slopes, torch.float32)(*placed)[:, :, 1900:1916]
     assert torch.allclose(alone, far, atol=1e-6)

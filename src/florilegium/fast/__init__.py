@@ -1,22 +1,21 @@
-"""The room for speed: one file a kernel, each with its plain twin. `install` is the door; `README.md` has a line on each.
+"""The room for speed: one file a kernel, each with a plain twin. `README.md` has a line on each.
 
-Nothing outside this folder is imported here, and all else works with the folder's fast paths off (`--fast off`).
+Of ours only the plain twins are known here, and only `paths.py` knows this room: everything works without it, with its paths off
+(`--fast off`) and with the folder gone.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from florilegium.fast import attention, frozen_linear
 from florilegium.fast.graph import Replay
-from florilegium.fast.head_loss import head_losses, plain_head_losses
+from florilegium.fast.head_loss import head_losses
 
 NAMES = ("block", "attention", "linear", "loss", "decode")
-NEXT = -1  # `decode.NEXT`: the row's token is the one that its slot wrote last
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -69,16 +68,6 @@ def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.
     bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How the next token of a text is chosen (`decode.py`): the fields of SamplingSettings that say so."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    penalty: float = 1.0
-
-
 def decode_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     """Why `decode` cannot run on this model, or an empty string."""
     if importlib.util.find_spec("triton") is None:
@@ -97,9 +86,7 @@ def decoder(bloom: Any, head_VW: torch.Tensor, **sizes: Any) -> Any:
 
 __all__ = [
     "NAMES",
-    "NEXT",
     "Replay",
-    "Rule",
     "attention",
     "choose",
     "decode_obstacle",
@@ -108,6 +95,5 @@ __all__ = [
     "head_losses",
     "install",
     "install_trunk",
-    "plain_head_losses",
     "trunk_obstacle",
 ]

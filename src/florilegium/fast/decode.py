@@ -6,7 +6,7 @@ a slot whose text has ended takes the next prompt while its neighbours write on.
 
     decoder = Decoder(bloom, head_VW, slots=64, places=256, eos=2)
     decoder.admit(slot, chances, settings..., seen=prompt)      a new text in a slot
-    step = decoder.step(rows)                                   rows: (slot, token, place), or (slot, NEXT, NEXT) to write on
+    step = decoder.step(rows)                                   rows: (slot, token, place), or (slot, decoder.NEXT, decoder.NEXT)
     tokens = step.tokens()                                      waits; one for each row that asked for it
 
 Which token comes next is chosen on the GPU, where the next step reads it: a step can be asked for before the one before it is done, and
@@ -25,11 +25,10 @@ from typing import Any
 import torch
 
 from florilegium.fast import decode_kernel, product_kernel, sample_kernel
-from florilegium.fast.attention import alibi_slopes
 from florilegium.fast.product_kernel import GELU, PARTIAL, QKV, SCORES
 from florilegium.fast.stored import Block, Weight, block_of, padded_rank, read_adapter
+from florilegium.plain import alibi_slopes
 
-NEXT = -1
 ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms
 STAGES = 4  # steps whose inputs and outputs may be under way at once
 
@@ -85,6 +84,8 @@ class Step:
 
 
 class Decoder:
+    NEXT = -1  # as a row's token and place: those that its slot goes on with
+
     def __init__(
         self, bloom: Any, head_VW: torch.Tensor, *, slots: int, places: int, eos: int, most_rows: int = 1024, recorded: bool = True
     ) -> None:
@@ -137,11 +138,11 @@ class Decoder:
         adapter: Sequence[bool], prompts: Sequence[Sequence[int]],
     ) -> None:  # fmt: skip
         """New texts in these slots, which may write `limits` tokens. `chances` are uniform numbers, one for the opening and one for each
-        token; `rules` are `fast.Rule`s; `prompts` are for the penalty and are read by `step`."""
+        token; `rules` have the fields of SamplingSettings; `prompts` are for the penalty and are read by `step`."""
         state, places = self.state, self.places
         table = torch.zeros(len(slots), 7 + places + 1)
         for row, slot, limit, worn, rule, chance in zip(table, slots, limits, adapter, rules, chances, strict=True):
-            row[:7] = torch.tensor([slot, limit, worn, rule.temperature, rule.top_p, rule.top_k, rule.penalty])
+            row[:7] = torch.tensor([slot, limit, worn, rule.temperature, rule.top_p, rule.top_k, rule.repetition_penalty])
             row[7 : 7 + len(chance)] = chance
             self.rules[slot] = rule
         # From pinned memory, or the copy would wait for the step under way.
@@ -152,7 +153,7 @@ class Decoder:
         state.done.index_fill_(0, at, 0)
         state.written.index_fill_(0, at, 0)
         for slot, rule, prompt in zip(slots, rules, prompts, strict=True):
-            if rule.penalty != 1:
+            if rule.repetition_penalty != 1:
                 state.seen[slot] = 0
                 state.seen[slot, torch.tensor(list(prompt), device=state.seen.device)] = 1
 
@@ -176,7 +177,7 @@ class Decoder:
         """Whether any text of this step is cut by top-k, by top-p, or penalised."""
         rules = [self.rules[slot] for slot in {row[0] for row in rows}]
         drawn = [rule for rule in rules if rule.temperature > 0]
-        return any(r.top_k for r in drawn), any(r.top_p < 1 for r in drawn), any(r.penalty != 1 for r in rules)
+        return any(r.top_k for r in drawn), any(r.top_p < 1 for r in drawn), any(r.repetition_penalty != 1 for r in rules)
 
     def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], wanted: Sequence[int]) -> None:
         staged = self.staged[stage].memory[: 3 * M + Q]

@@ -21,11 +21,6 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 VOCABULARY_BLOCK = 32_768
 
 
-def plain_head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """The plain twin: all logits at once, in float32."""
-    return F.cross_entropy(hidden_NW.float() @ weight_VW.float().T, targets_N, reduction="none")
-
-
 def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int | None = None) -> torch.Tensor:
     """-log softmax(hidden W^T)[target] for each row, float32 [N], 0 where a target is
     negative; differentiable in `hidden_NW` only.

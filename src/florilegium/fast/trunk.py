@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 from florilegium.fast import attention_kernel, block_kernel
-from florilegium.fast.attention import alibi_slopes
 from florilegium.fast.expand import Feed, Frozen, frozen
+from florilegium.plain import alibi_slopes
 
 
 @dataclass(frozen=True)

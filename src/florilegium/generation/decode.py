@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from florilegium import fast
+from florilegium import plain
 from florilegium.errors import DivergedError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances, next_tokens
@@ -79,7 +79,7 @@ class BloomDecoder:
 
     def __init__(self, base: Base, model: Any) -> None:
         self.bloom, self.dtype, self.device = transformer(model), base.compute_dtype, base.device
-        self.slopes_H = fast.attention.alibi_slopes(self.bloom.num_heads, base.device)
+        self.slopes_H = plain.alibi_slopes(self.bloom.num_heads, base.device)
         head = head_weight(model).detach()
         # In float32 scores of a batch and of a single row agree to rounding; in bfloat16 thousands of tokens would tie.
         small = head.numel() * 4 <= HEAD_COPY_BYTES
@@ -93,11 +93,11 @@ class BloomDecoder:
             tokens_BT[b, : len(prompt)] = torch.tensor(list(prompt))
         index_T = torch.arange(longest, device=self.device)
         document_BT = torch.where(index_T[None] < self.length_B[:, None], 0, -1)
-        attend = fast.attention.plain(document_BT, self.slopes_H, self.dtype)
+        attend = plain.plain(document_BT, self.slopes_H, self.dtype)
         shape = (2, len(self.bloom.h), B, self.bloom.num_heads, longest + room, self.bloom.embed_dim // self.bloom.num_heads)
         self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
 
-        def keeping(layer: int) -> fast.attention.Attend:
+        def keeping(layer: int) -> plain.Attend:
             def attend_and_keep(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
                 self.cache[0, layer, :, :, :longest] = key
                 self.cache[1, layer, :, :, :longest] = value
@@ -117,7 +117,7 @@ class BloomDecoder:
         bias_BH1S = (self.slopes_H[:, None, None] * distance_BS[:, None, None]).masked_fill(distance_BS[:, None, None] > 0, -math.inf)
         bias_BH1S = bias_BH1S.to(self.dtype)
 
-        def keeping(layer: int) -> fast.attention.Attend:
+        def keeping(layer: int) -> plain.Attend:
             def attend_and_keep(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
                 self.cache[0, layer, rows, :, place_B] = key[:, :, 0]
                 self.cache[1, layer, rows, :, place_B] = value[:, :, 0]
@@ -133,7 +133,7 @@ class BloomDecoder:
     def keep(self, rows: torch.Tensor) -> None:
         self.cache, self.length_B = self.cache[:, :, rows], self.length_B[rows]
 
-    def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], fast.attention.Attend]) -> torch.Tensor:
+    def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], plain.Attend]) -> torch.Tensor:
         hidden_BTW = embed(self.bloom, tokens_BT, self.dtype)
         for number, layer in enumerate(self.bloom.h):
             hidden_BTW = block(layer, hidden_BTW, attention(number))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from florilegium import fast
+from florilegium import paths
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
@@ -109,7 +109,7 @@ def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Writ
 
 
 def decode_obstacle(base: Base, model: Any) -> str:
-    return fast.decode_obstacle(transformer(model), base.device, base.compute_dtype)
+    return paths.obstacle("decode", transformer(model), base.device, base.compute_dtype)
 
 
 def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
@@ -132,7 +132,7 @@ def _decoder(base: Base, model: Any, requests: Sequence[Request]) -> Any:
     sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(base.tokenizer)}
     while True:
         try:
-            return fast.decoder(transformer(model), head_weight(model).detach(), slots=slots, **sizes)
+            return paths.decoder(transformer(model), head_weight(model).detach(), slots=slots, **sizes)
         except torch.OutOfMemoryError:
             if slots == 1:
                 raise
@@ -143,7 +143,7 @@ def _in_batches(base: Base, model: Any, requests: Sequence[Request]) -> Iterator
     """A batch after the other, rows of like length together; on the CPU, weights that fit are dequantised once, not at every token."""
     eos, size = end_of_text(base.tokenizer), BATCH_ROWS[base.device.type]
     kinds = sorted({(r.adapter, r.settings) for r in requests}, key=repr)
-    once = fast.frozen_linear.dequantised_once(model, base.compute_dtype) if base.device.type == "cpu" else contextlib.nullcontext()
+    once = paths.dequantised_once(model, base.compute_dtype) if base.device.type == "cpu" else contextlib.nullcontext()
     with once:
         for adapter, settings in kinds:
             rows = [i for i, r in enumerate(requests) if (r.adapter, r.settings) == (adapter, settings)]

@@ -16,7 +16,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from florilegium import fast
 from florilegium.errors import UsageError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances
@@ -75,7 +74,7 @@ class SlotWriter:
     def _plan(self) -> tuple[list[tuple[int, int, int]], list[int], list[_Text]]:
         """The rows of the next step: texts that write on, then prompts, as many of their tokens as fit."""
         writing = [t for t in self.active if t.asked and t.asked < t.request.settings.max_new_tokens]
-        rows = [(t.slot, fast.NEXT, fast.NEXT) for t in writing]
+        rows = [(t.slot, self.decoder.NEXT, self.decoder.NEXT) for t in writing]
         wanted, texts = list(range(len(rows))), list(writing)
         for text in writing:
             text.asked += 1
@@ -105,7 +104,7 @@ class SlotWriter:
             [text.slot for text in new],
             [r.settings.max_new_tokens for r in requests],
             [chances(r.settings, r.number) for r in requests],
-            [_rule(r) for r in requests],
+            [r.settings for r in requests],
             [r.adapter for r in requests],
             [r.token_ids for r in requests],
         )
@@ -130,8 +129,3 @@ class SlotWriter:
         text.ended = True
         self.active.remove(text)
         self.free.append(text.slot)
-
-
-def _rule(request: Request) -> Any:
-    s = request.settings
-    return fast.Rule(s.temperature, s.top_p, s.top_k, s.repetition_penalty)

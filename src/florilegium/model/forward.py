@@ -2,7 +2,7 @@
 
 Stock BLOOM takes no `position_ids` and no document mask: given packed rows it lets every quote read the ones before it, and says nothing.
 So the walk calls BLOOM's modules itself (embedding, norms, the four linears of each block, whatever PEFT or bitsandbytes made of them)
-and only the attention is ours (`fast/attention.py`). Stock BLOOM in float32 on each quote alone is its oracle: same hidden states, same
+and only the attention is ours (`plain/attention.py`). Stock BLOOM in float32 on each quote alone is its oracle: same hidden states, same
 loss, same gradients. Other models go through their own forward pass, one quote a row, padded (`PackPlan.separate`).
 
     hidden_BTW = hidden_states(base, model, batch)          the last layer's output
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from florilegium import fast
+from florilegium import paths, plain
 from florilegium.model.base import Base
 from florilegium.tokens import Batch
 
@@ -41,7 +41,7 @@ PLAIN = Walk()
 def token_losses(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:
     """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in the adapter."""
     hidden_BTW = hidden_states(base, model, batch, walk)
-    losses = fast.head_losses if "loss" in walk.fast else fast.plain_head_losses
+    losses = paths.losses(walk.fast)
     hidden_NW = hidden_BTW.flatten(0, 1).index_select(0, batch.learned_N)
     return losses(hidden_NW, head_weight(model), batch.targets_BT.flatten().index_select(0, batch.learned_N))
 
@@ -57,10 +57,8 @@ def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> t
         hidden_BTW = _add_noise(hidden_BTW, batch, walk.neftune_alpha)
     if trunk is not None:
         return _through(trunk, hidden_BTW, batch, model.training)
-    slopes_H = fast.attention.alibi_slopes(bloom.num_heads, hidden_BTW.device)
-    use_flex = "attention" in walk.fast and not fast.attention.flex_obstacle(hidden_BTW.device, hidden_BTW.shape[1])
-    attention = fast.attention.flex if use_flex else fast.attention.plain
-    attend = attention(batch.document_BT, slopes_H, hidden_BTW.dtype)
+    slopes_H = plain.alibi_slopes(bloom.num_heads, hidden_BTW.device)
+    attend = paths.attention(walk.fast, batch.document_BT, slopes_H, hidden_BTW.dtype)
     for layer in bloom.h:
         if walk.lean and torch.is_grad_enabled():
             hidden_BTW = checkpoint(block, layer, hidden_BTW, attend, use_reentrant=False)
@@ -93,7 +91,7 @@ def embed(bloom: Any, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     return norm(bloom.word_embeddings_layernorm, bloom.word_embeddings(tokens_BT).to(dtype))
 
 
-def block(layer: Any, hidden_BTW: torch.Tensor, attend: fast.attention.Attend) -> torch.Tensor:
+def block(layer: Any, hidden_BTW: torch.Tensor, attend: plain.Attend) -> torch.Tensor:
     """One BloomBlock. `attend` holds the batch's mask; all else is the block's own modules."""
     normed_BTW = norm(layer.input_layernorm, hidden_BTW)
     residual_BTW = normed_BTW if layer.apply_residual_connection_post_layernorm else hidden_BTW

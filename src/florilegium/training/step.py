@@ -27,7 +27,7 @@ from florilegium.training.optimizer import restore_schedule
 
 @dataclass
 class Trainer:
-    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a `fast.Replay` of
+    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a `fast/graph.py` Replay of
     `gradients`, or None where the step is run as it is written."""
 
     base: Base
