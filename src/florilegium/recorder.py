@@ -66,12 +66,8 @@ class Recorder:
             self._track(metrics)
             self.view.looked(metrics, is_best)
         settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
-        written: dict[str, Generated] = {}
-        for wants_tags in (False, True):
-            prompts = [prompt for prompt, wants in self.sample_prompts if wants == wants_tags]
-            if prompts:
-                written |= zip(prompts, self.tuned.generate(prompts, tags=wants_tags, settings=settings), strict=True)
-        self.samples = [written[prompt] for prompt, _ in self.sample_prompts]
+        texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
+        self.samples = self.tuned.complete(texts, settings)
         for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
             line = {"step": metrics["step"], "prompt": prompt, **row.as_row(self.tuned.template)}
             append_line(self.directory / SAMPLES, line)

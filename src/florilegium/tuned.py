@@ -65,13 +65,13 @@ class Tuned:
         if novel_only:
             self._check_novel_only(settings)
         with self.adapter_off() if use_base else contextlib.nullcontext():
-            rows = self._write(texts, settings)
+            rows = self.complete(texts, settings)
             if not novel_only:
                 return rows
             for again in range(1, NOVEL_TRIES):
                 waiting = [i for i, row in enumerate(rows) if not row.novel]
                 # Row numbers beyond those of the rounds before: other chances, and still the same for the same seed.
-                drawn = self._write([texts[i] for i in waiting], settings, first_row=again * len(texts)) if waiting else []
+                drawn = self.complete([texts[i] for i in waiting], settings, first_row=again * len(texts)) if waiting else []
                 for i, row in zip(waiting, drawn, strict=True):
                     rows[i] = row
         return [row for row in rows if row.novel]
@@ -81,7 +81,7 @@ class Tuned:
     ) -> list[tuple[Generated, Generated]]:
         """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same chances."""
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
-        rows = self._write(texts, settings or SamplingSettings(), with_base=True)
+        rows = self.complete(texts, settings or SamplingSettings(), with_base=True)
         return list(zip(rows[: len(texts)], rows[len(texts) :], strict=True))
 
     def stream(
@@ -107,7 +107,8 @@ class Tuned:
             raise UsageError("--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."')
         return self.template.prompt({columns[0]: prompt})
 
-    def _write(self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False) -> list[Generated]:
+    def complete(self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False) -> list[Generated]:
+        """What the model writes on from `texts`, which are as it is given them (`prompt_text`); see `generation.generate_texts`."""
         written = generate_texts(
             self.base, self.model, self.template, texts, settings, openings=self.openings, first_row=first_row, with_base=with_base
         )
