@@ -14,6 +14,7 @@ import torch
 
 from florilegium.fast import product_kernel
 from florilegium.fast.expand import Lora, lora_of
+from florilegium.fast.obstacles import common_obstacle, linears
 
 
 @dataclass(frozen=True)
@@ -69,41 +70,23 @@ def weight_of(module: Any) -> Weight | None:
 
 def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     """Why the decoder cannot read this model, or an empty string."""
-    if device.type != "cuda":
-        return "its kernels are for CUDA"
-    if compute != torch.bfloat16 or bloom.word_embeddings.weight.dtype != torch.bfloat16:
+    found = common_obstacle(bloom, device, compute)
+    if found:
+        return found
+    if bloom.word_embeddings.weight.dtype != torch.bfloat16:
         return "it computes in bfloat16"
     if bloom.embed_dim % 64:
         return "its width is no multiple of 64"
-    if any(hasattr(module, "modules_to_save") for module in bloom.modules()):
-        return "its adapter holds whole modules"
-    adapted = [name for name, module in bloom.named_modules() if hasattr(module, "base_layer")]
-    if not all(name.endswith("query_key_value") for name in adapted):
-        return "it takes LoRA on query_key_value alone"
-    return next((reason for reason in map(_layer_obstacle, bloom.h) if reason), "")
-
-
-def _layer_obstacle(layer: Any) -> str:
-    if layer.apply_residual_connection_post_layernorm:
-        return "this BLOOM has another residual"
-    qkv = layer.self_attention.query_key_value
-    linears = (getattr(qkv, "base_layer", qkv), layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h)
-    if any(weight_of(module) is None for module in linears):
+    if any(weight_of(module) is None for layer in bloom.h for module in linears(layer)):
         return "its 4-bit weights are not NF4 in groups of 64"
-    if hasattr(qkv, "base_layer"):
-        plain = len(qkv.active_adapters) == 1 and not qkv.merged and not getattr(qkv, "lora_variant", None)
-        if not plain or qkv.lora_B[qkv.active_adapters[0]].bias is not None:
-            return "its adapter is no plain LoRA"
     return ""
 
 
 def block_of(layer: Any, dtype: torch.dtype) -> Block:
     """A BloomBlock without `obstacle`."""
-    qkv = layer.self_attention.query_key_value
-    dense, up, down = layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
-    first, second, third, fourth = (weight_of(module) for module in (getattr(qkv, "base_layer", qkv), dense, up, down))
+    first, second, third, fourth = (weight_of(module) for module in linears(layer))
     assert first and second and third and fourth, "obstacle() comes first"
-    lora = lora_of(qkv)
+    lora = lora_of(layer.self_attention.query_key_value)
     block = Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora)
     if lora is not None:
         R = padded_rank(lora)

@@ -1,0 +1,63 @@
+"""Models and adapters that the kernels of whole blocks would compute wrongly are refused, each with its reason. No GPU is needed to ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from peft import LoraConfig, get_peft_model
+
+from florilegium.fast import stored, trunk
+from florilegium.model import load_base
+from florilegium.model.forward import transformer
+from tests.tiny import save_tiny
+
+CUDA = torch.device("cuda")
+
+
+def model(folder: Path, bits: int = 8, head_dim: int = 16, **lora: Any) -> Any:
+    base = load_base(str(save_tiny(folder / "m", head_dim=head_dim)), bits=bits, device=torch.device("cpu"))
+    settings = {"r": 4, "target_modules": ["query_key_value"], "task_type": "CAUSAL_LM", **lora}
+    return get_peft_model(base.model, LoraConfig(**settings))
+
+
+def reasons(tuned: Any) -> set[str]:
+    return {room.obstacle(transformer(tuned), CUDA, torch.bfloat16) for room in (trunk, stored)}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_plain_lora_is_taken(tmp_path: Path, bits: int) -> None:
+    assert reasons(model(tmp_path, bits)) == {""}
+
+
+@pytest.mark.parametrize(
+    ("lora", "reason"),
+    [
+        ({"target_modules": ["query_key_value", "word_embeddings"]}, "query_key_value alone"),
+        ({"target_modules": ["query_key_value", "dense_h_to_4h"]}, "query_key_value alone"),
+        ({"modules_to_save": ["ln_f"]}, "whole modules"),
+        ({"lora_bias": True}, "no plain LoRA"),
+    ],
+    ids=str,
+)
+def test_what_would_be_passed_over_is_refused(tmp_path: Path, lora: dict[str, Any], reason: str) -> None:
+    found = reasons(model(tmp_path, **lora))
+    assert len(found) == 1 and reason in found.pop()
+
+
+def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
+    merged = model(tmp_path / "a", bits=16)
+    merged.merge_adapter()
+    assert "no plain LoRA" in stored.obstacle(transformer(merged), CUDA, torch.bfloat16)
+    plain = model(tmp_path / "b", bits=16)
+    assert stored.obstacle(transformer(plain), CUDA, torch.bfloat16) == ""
+    assert "8 or 4 bits" in trunk.obstacle(transformer(plain), CUDA, torch.bfloat16)
+    assert "multiple of 64" in stored.obstacle(transformer(model(tmp_path / "c", head_dim=8)), CUDA, torch.bfloat16)
+    for room in (trunk, stored):
+        assert "CUDA" in room.obstacle(transformer(plain), torch.device("cpu"), torch.bfloat16)
+        assert "bfloat16" in room.obstacle(transformer(plain), CUDA, torch.float32)
