@@ -156,7 +156,7 @@ class Steps:
 
     def _again(self, number: int, block: Block, kept: Saved, feed: Feed) -> None:
         """Makes what was not saved again, as the forward pass did."""
-        residual_TW = kept.input.float()
+        residual_TW = kept.input.to(torch.float32, copy=True)  # the kernel adds to it
         again = torch.empty_like(kept.input)
         normed, kept.thin = self._enter(number, block, residual_TW, None, again)
         kept.qkv = torch.mm(normed, feed.take().T)
