@@ -179,8 +179,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     weights_bytes, greedy = torch.cuda.memory_allocated(), SamplingSettings(max_new_tokens=NEW, temperature=0.0)
     for batch in arguments.batch:
         rows = [[7 + b] * 16 for b in range(batch)]
-        make = lambda: Decoder(bloom, head, slots=batch, places=128, eos=-5, most_rows=16 * batch)  # noqa: E731
-        first, decoder = time_of(make)
+        first, decoder = time_of(lambda: Decoder(bloom, head, slots=batch, places=128, eos=-5, most_rows=16 * batch))
         first += time_of(lambda: run(decoder, rows, SamplingSettings(max_new_tokens=2, temperature=0.0)))[0]
         run(decoder, rows, SamplingSettings(max_new_tokens=8, temperature=0.0))
         result[f"warm_up_seconds_{batch}"] = round(first, 1)

@@ -60,7 +60,7 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
     def step() -> torch.Tensor:
         loss = run(inputs if graph else {name: t.pin_memory().to("cuda", non_blocking=True) for name, t in inputs.items()})
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if guards:
+        if guards:  # torch's fused AdamW reads these two where they are, and takes no step if the first is 1
             optimizer.found_inf = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()  # type: ignore[attr-defined]
             optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.step()

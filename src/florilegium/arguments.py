@@ -136,8 +136,12 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1, what was said is less likely again (1)")
     generate.add_argument("--max-new-tokens", type=int, metavar="N", help="stop there at the latest (100)")
     generate.add_argument("--seed", type=int, metavar="N", help="same seed, same texts (0)")
-    generate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
-    generate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    _add_where_it_runs(generate)
+
+
+def _add_where_it_runs(command: Any) -> None:
+    command.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -156,8 +160,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--generations", type=int, default=200, metavar="N", help="free texts to write (200)")
     evaluate.add_argument("--rows", type=int, default=500, metavar="N", help="use at most about so many held-out rows (500)")
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of the free texts (0)")
-    evaluate.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
-    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    _add_where_it_runs(evaluate)
 
 
 def _add_inspect(commands: Any) -> None:

@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from florilegium import fast
 from florilegium.config import SamplingSettings, make_config
+from florilegium.errors import UsageError
 from florilegium.fast import decode_kernel, product_kernel, sample_kernel
 from florilegium.fast.decode import Decoder
 from florilegium.fast.stored import weight_of
@@ -186,8 +187,10 @@ def test_a_token_does_not_depend_on_what_its_neighbours_ask_for() -> None:
     """A row that is not cut, alone and in a step that searches for others' thresholds."""
     torch.manual_seed(4)
     Q, V = (2048, 5000) if CUDA else (4, 300)
-    scores = torch.randn(1, V, device=DEVICE).repeat(Q, 1) * 2
-    chance, none = (torch.arange(Q, device=DEVICE) + 0.5) / Q, torch.zeros(Q, V, dtype=torch.bool, device=DEVICE)
+    scores = torch.randn(1, V, device=DEVICE) * 2
+    # Each chance lies on the border of two tokens, where sums that are made in another order would choose the other one.
+    chance, none = scores[0].double().softmax(0).cumsum(0)[:Q].float(), torch.zeros(Q, V, dtype=torch.bool, device=DEVICE)
+    scores = scores.repeat(Q, 1)
     free, cut = SamplingSettings(temperature=1.0, top_p=1.0), SamplingSettings(temperature=1.0, top_p=0.5, top_k=9)
     alone = sampler(scores, free, chance, none)
     mixed = sampler(scores.repeat(2, 1), [free] * Q + [cut] * Q, chance.repeat(2), none.repeat(2, 1))
@@ -233,6 +236,37 @@ def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: A
             yield from writer.step()
 
     return collect(all_steps(), len(asked))
+
+
+@pytest.mark.skipif(CUDA, reason="the tests below say more")
+def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
+    """Prompts longer than a step, more texts than slots, a wide adapter worn by some, one text cancelled: the plain twin's tokens."""
+    base = load_base(str(save_tiny(tmp_path / "m", heads=2, head_dim=32)), bits=8, device=DEVICE, compute="float32")
+    model = attach_adapter(base, make_config({"rank": 24}))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.2)
+    fast.install(model.eval(), ("linear",))
+    settings = SamplingSettings(max_new_tokens=3, temperature=0.0)
+    rows = [[7, 9, 11], [12, 40, 7, 99, 3, 56, 21, 8, 77], [8], [30, 40]]
+    asked = [Request(row, i, settings, adapter=i != 2) for i, row in enumerate(rows)]
+    wanted = [collect(write_batch(BloomDecoder(base, model), [request], EOS), 1)[0] for request in asked]
+    with model.disable_adapter():
+        wanted[2] = collect(write_batch(BloomDecoder(base, model), [asked[2]], EOS), 1)[0]
+    decoder = Decoder(transformer(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False)
+    writer = SlotWriter(decoder)
+    for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
+        with pytest.raises(UsageError, match="There is room for 1 to 64"):
+            writer.add(too_much)
+    for request in asked:
+        writer.add(request)
+    written: list[Any] = []
+    while writer.busy:
+        written += writer.step()
+        if any(token.request == 3 for token in written):
+            writer.cancel(3)
+    got = collect(written, 4)
+    assert got[:3] == wanted[:3] and got[3].token_ids == wanted[3].token_ids[:1]
 
 
 @on_a_card

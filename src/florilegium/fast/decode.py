@@ -5,9 +5,9 @@ next token of slots that are writing, tokens of prompts that are being read, bot
 a slot whose text has ended takes the next prompt while its neighbours write on.
 
     decoder = Decoder(bloom, head_VW, slots=64, places=256, eos=2)
-    decoder.admit(slot, chances, settings..., seen=prompt)      a new text in a slot
-    step = decoder.step(rows)                                   rows: (slot, token, place), or (slot, decoder.NEXT, decoder.NEXT)
-    tokens = step.tokens()                                      waits; one for each row that asked for it
+    decoder.admit(slots, limits, chances, ...)      new texts in those slots
+    step = decoder.step(rows, wanted)               rows: (slot, token, place), or (slot, decoder.NEXT, decoder.NEXT) to write on
+    tokens = step.tokens()                          waits; the next token of each row whose number is in `wanted`
 
 Which token comes next is chosen on the GPU, where the next step reads it: a step can be asked for before the one before it is done, and
 `tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter is live (a slot may go without), and a
@@ -26,7 +26,7 @@ import torch
 
 from florilegium.fast import decode_kernel, product_kernel, sample_kernel
 from florilegium.fast.product_kernel import GELU, PARTIAL, QKV, SCORES
-from florilegium.fast.stored import Block, Weight, block_of, padded_rank, read_adapter
+from florilegium.fast.stored import Block, Weight, block_of, padded_rank
 from florilegium.plain import alibi_slopes
 
 ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms
@@ -38,7 +38,8 @@ Row = tuple[int, int, int]
 @dataclass
 class Slots:
     """What the GPU knows of each slot, [slots] each: the token to read next and its place, tokens written and allowed, whether it has
-    ended; `rule` [slots, 4], `chance` [slots, places + 1], `seen` [slots, V]."""
+    ended, whether it wears the adapter; `rule` [slots, 4], `chance` [slots, places + 1], `seen` [slots, V]. And of each row of the
+    step under way its `place`."""
 
     next_token: torch.Tensor
     length: torch.Tensor
@@ -127,11 +128,6 @@ class Decoder:
         self.turn = 0
         self.rules: dict[int, Any] = {}
 
-    def refresh(self) -> None:
-        """Reads the adapter's parameters anew, after they have changed."""
-        for block in self.blocks:
-            read_adapter(block)
-
     @torch.inference_mode()
     def admit(
         self, slots: Sequence[int], limits: Sequence[int], chances: Sequence[torch.Tensor], rules: Sequence[Any],
@@ -169,7 +165,7 @@ class Decoder:
         self._run(M, Q, self._needs(rows))
         self.outs[stage].copy_(self.out, non_blocking=True)
         if self.out.is_cuda:
-            self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not annotate it
             self.events[stage].record()
         return Step([rows[i][0] for i in wanted], self.outs[stage], self.events[stage])
 

@@ -1,4 +1,5 @@
-"""BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and the adapter in 16 bits beside.
+"""BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and beside them the adapter in 16 bits, as it is
+when the decoder is made.
 
 8     int8 codes, a scale a row           weight[n, k] = codes[n, k] * scale[n]
 4, 5  NF4 codes, a scale for 64 of them (5: those scales are codes themselves, as bitsandbytes' double quantisation has it)
@@ -89,20 +90,13 @@ def block_of(layer: Any, dtype: torch.dtype) -> Block:
     lora = lora_of(layer.self_attention.query_key_value)
     block = Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora)
     if lora is not None:
-        R = padded_rank(lora)
+        R, rank = padded_rank(lora), len(lora.A_RK)
         block.a_RW = torch.zeros(R, first.K, dtype=dtype, device=lora.A_RK.device)
         block.b_NR = torch.zeros(first.N, R, dtype=dtype, device=lora.A_RK.device)
-        read_adapter(block)
+        block.a_RW[:rank].copy_(lora.A_RK.detach())
+        block.b_NR[:, :rank].copy_(lora.B_NR.detach())
     return block
 
 
 def padded_rank(lora: Lora | None) -> int:
     return max(16, 1 << (lora.A_RK.shape[0] - 1).bit_length()) if lora else 0
-
-
-def read_adapter(block: Block) -> None:
-    """Copies the adapter's live float32 parameters to where recorded steps read them."""
-    if block.lora is not None:
-        rank = len(block.lora.A_RK)
-        block.a_RW[:rank].copy_(block.lora.A_RK.detach())
-        block.b_NR[:, :rank].copy_(block.lora.B_NR.detach())

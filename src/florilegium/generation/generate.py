@@ -98,7 +98,7 @@ def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Writ
     was_training = model.training
     model.eval()
     try:
-        if base.packs and model.__dict__.get("fast_decode") and not decode_obstacle(base, model):
+        if _has_fast_decoder(base, model):
             yield from _in_slots(base, model, requests)
         else:
             yield from _in_batches(base, model, requests)
@@ -108,8 +108,11 @@ def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Writ
         model.train(was_training)
 
 
-def decode_obstacle(base: Base, model: Any) -> str:
-    return paths.obstacle("decode", transformer(model), base.device, base.compute_dtype)
+def _has_fast_decoder(base: Base, model: Any) -> bool:
+    """Whether `decode` is installed and can read the model as it is now (an adapter may have been merged or changed since)."""
+    if not base.packs or not model.__dict__.get("fast_decode"):
+        return False
+    return not paths.obstacle("decode", transformer(model), base.device, base.compute_dtype)
 
 
 def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
