@@ -46,7 +46,8 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad is None:  # another step's recording may add to it where it is
+            parameter.grad = torch.zeros_like(parameter)
 
     def gradients(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         losses = token_losses(base, model, replace(batch, **inputs), Walk(paths))

@@ -60,8 +60,8 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from florilegium.prepare import prepare
     from florilegium.recorder import Silent
     from florilegium.setting_up import make_trainer, set_up
-    from florilegium.training import make_schedule_numbers
-    from florilegium.training.loop import start_step, step_examples
+    from florilegium.training import make_schedule_numbers, order_of
+    from florilegium.training.loop import start_step
 
     names = ("bits", "memory", "memory_limit", "fast", "dropout")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
@@ -75,7 +75,8 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     trainer = make_trainer(prepared, model, _accelerator(prepared.config, folder), schedule, forecast)
     examples = prepared.training.examples
-    steps = [step_examples(examples, config, schedule, number) for number in range(arguments.steps)]
+    order = order_of(examples, prepared.config)
+    steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     # Once over the same steps, so that each length is compiled or recorded; then timed, one step ahead as the loop is.
@@ -109,11 +110,12 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from florilegium.data import read_rows
-    from florilegium.tokens import encode, epoch_order
+    from florilegium.tokens import Order, encode
 
     rows = read_rows(arguments.data)
     examples = encode(AutoTokenizer.from_pretrained(folder), rows.template, rows.quotes).examples
-    steps = [[examples[i] for i in step] for step in epoch_order(len(examples), 16, 0, 0)[: arguments.steps]]
+    order = Order([len(e.token_ids) - 1 for e in examples], 16, 0, filled=True)  # as ours has it
+    steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
     return stock_side(folder, steps, arguments.side, arguments.dropout)
 
 

@@ -64,6 +64,12 @@ class TrainConfig:
     epochs: float = setting(3.0, "times over the rows", group="training", minimum=0.0)
     max_steps: int | None = setting(None, "take this many steps, whatever --epochs says", group="training", minimum=1)
     batch_rows: int = setting(16, "rows of an optimiser step", group="training", minimum=1)
+    order: str = setting(
+        "auto",
+        "of rows: a shuffle, or one arranged so that steps fill a GPU's tiles",
+        group="training",
+        choices=("auto", "shuffled", "filled"),
+    )
     batch_tokens: int = setting(0, "tokens held in memory at once; 0 asks the device", group="training", minimum=0)
     learning_rate: float | None = setting(None, "default: 2e-4, and 1e-3 below 100M parameters", group="training", minimum=0.0)
     schedule: str = setting("cosine", "how the rate falls", group="training", choices=("cosine", "linear", "constant"))

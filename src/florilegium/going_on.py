@@ -38,6 +38,7 @@ def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]
 def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: str) -> TrainConfig:
     """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises UsageError."""
     values = {str(key).replace("-", "_"): value for key, value in written.items()}
+    values.setdefault("order", "shuffled")  # as it was before one could choose
     make_config(values, source=source)
     fresh = {"fast": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
     return make_config({**values, **fresh, **given})

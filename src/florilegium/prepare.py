@@ -98,6 +98,7 @@ def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainC
         compute=str(base.compute_dtype).removeprefix("torch."),
         device=base.device.type,
         fast=",".join(names) or "off",
+        order=config.order if config.order != "auto" else "filled" if "block" in names else "shuffled",
     )
 
 

@@ -14,10 +14,11 @@ from florilegium.model import Walk
 from florilegium.model.forecast import Forecast, choose, shape_of
 from florilegium.model.forward import add_neftune, transformer
 from florilegium.prepare import Prepared
-from florilegium.tokens import PackPlan, epoch_order
-from florilegium.training import Schedule, Trainer, gradients, make_optimizer, make_schedule
+from florilegium.tokens import PackPlan
+from florilegium.training import Schedule, Trainer, gradients, make_optimizer, make_schedule, order_of
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
+MOST_STEPS = 2048  # looked at for a forecast; a longer step that comes later is taken in two pieces
 
 
 def set_up(prepared: Prepared, model: Any) -> Forecast | None:
@@ -52,11 +53,10 @@ def _forecast(prepared: Prepared, model: Any) -> Forecast:
     held = torch.cuda.memory_allocated()
     # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
     budget = int(config.memory_limit * 2**30) if config.memory_limit else int((free + held) * 0.92)
-    lengths = [len(e.token_ids) - 1 for e in prepared.training.examples]
-    orders = [step for epoch in range(3) for step in epoch_order(len(lengths), config.batch_rows, config.seed, epoch)]
+    order = order_of(prepared.training.examples, config)
     plan = PackPlan(bucketed=True, multiple=64)
-    steps = [plan.round_up(sum(lengths[i] for i in step)) for step in orders]
-    longest = plan.round_up(max(lengths))
+    steps = [plan.round_up(order.tokens(number)) for number in range(min(3 * order.steps_per_epoch, MOST_STEPS))]
+    longest = plan.round_up(int(order.lengths.max()))
     limit = config.batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in steps]
     return choose(shape_of(model, held), steps, budget, config.memory)

@@ -42,15 +42,15 @@ def compiled(kernel: Any, arch: int, fixed: dict[str, Any], options: dict[str, i
 
 @pytest.mark.parametrize("arch", SHARED)
 @pytest.mark.parametrize("form", [8, 16, 5])
-@pytest.mark.parametrize("M", [1, 64, 512])
-def test_products(arch: int, form: int, M: int) -> None:
+@pytest.mark.parametrize(("M", "rank"), [(1, 16), (1, 256), (64, 16), (64, 256), (512, 256)])
+def test_products(arch: int, form: int, M: int, rank: int) -> None:
     K = 4096
-    tile = product_kernel.tile(M, K, 1, form)
+    tile = product_kernel.tile(M, K, 1, form, arch >= 90)
     options = {name: tile.pop(name) for name in ("num_warps", "num_stages")}
     stored, out = {8: "*i32", 16: "*bf16", 5: "*u8"}[form], "*fp32" if form == 16 else "*bf16"
     kind = product_kernel.SCORES if form == 16 else product_kernel.QKV
-    rank = {"R": 0, "PART": 1} if form == 16 else {"R": 256, "PART": 64}
-    fixed = {"KIND": kind, "FORM": form, **rank, "D": 128, "SPLIT": 1, "WHOLE": True, "ASM": True, **tile}
+    adapter = {"R": 0, "PART": 1} if form == 16 else {"R": rank, "PART": min(rank, 64)}
+    fixed = {"KIND": kind, "FORM": form, **adapter, "D": 128, "SPLIT": 1, "WHOLE": True, "ASM": True, **tile}
     compiled(product_kernel.product_rows, arch, fixed, options, weight=stored, out=out)
 
 
@@ -58,8 +58,8 @@ def test_products(arch: int, form: int, M: int) -> None:
 def test_what_lies_between_the_products(arch: int) -> None:
     enter = {"ADD": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "FORM": 8, "BLOCK": 4096}
     compiled(decode_kernel.enter_rows, arch, enter, {"num_warps": 8}, bias="*bf16")
-    attend = {"FORM": 8, "STAGES": 2, "BLOCK_S": 32, "BLOCK_D": 128}
-    compiled(decode_kernel.attend_rows, arch, attend, {"num_warps": 4}, out="*bf16")
+    attend = {"FORM": 8, "BLOCK_D": 128, **decode_kernel.ATTEND}
+    compiled(decode_kernel.attend_rows, arch, attend, {"num_warps": attend.pop("num_warps")}, out="*bf16")
     compiled(decode_kernel.embed_rows, arch, {"BLOCK": 4096}, {"num_warps": 8}, table="*bf16")
     common = {"PENALTY": True, "C": sample_kernel.CHUNKS, "BLOCK": 1024}
     compiled(sample_kernel.stats_rows, arch, common, {"num_warps": 4})

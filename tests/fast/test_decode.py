@@ -108,14 +108,21 @@ def test_every_code_is_exact() -> None:
 @pytest.mark.parametrize("head_dim", [64, 80])
 def test_attention_over_the_cache(head_dim: int) -> None:
     torch.manual_seed(0)
-    H, S, places = 3, 128, [0, 70, -1, 31, 127]
-    query = torch.randn(5, H * head_dim, device=DEVICE).to(DTYPE)
-    keys, values = (torch.randn(4, H, S, head_dim, device=DEVICE).to(DTYPE) for _ in range(2))
-    slots, slopes = [1, 0, 2, 3, 1], alibi_slopes(H, DEVICE)
+    # Texts that write on, one that has ended, and forty rows of a prompt that is read from place 20 on.
+    H, S, places = 3, 128, [0, 70, -1, 127, *range(20, 60)]
+    M = len(places)
+    query = torch.randn(M, H * head_dim, device=DEVICE).to(DTYPE)
+    keys, values = (torch.randn(5, H, S, head_dim, device=DEVICE).to(DTYPE) for _ in range(2))
+    slots, slopes = [1, 0, 2, 4, *[3] * 40], alibi_slopes(H, DEVICE)
     out = torch.full_like(query, 7.0)
     as_int = {"dtype": torch.int32, "device": DEVICE}
     slot, place = torch.tensor(slots, **as_int), torch.tensor(places, **as_int)
-    decode_kernel.attend(query, keys, values, slot, place, slopes, out, 5, 16)
+    decode_kernel.attend(query, keys, values, slot, place, slopes, out, M, 16)
+    for m in range(1, M, 7):
+        alone = torch.full_like(query[:1], 7.0)
+        decode_kernel.attend(query[m : m + 1], keys, values, slot[m : m + 1], place[m : m + 1], slopes, alone, 1, 16)
+        # NumPy, which interprets on the CPU, sums a row by its place in the tile.
+        assert torch.equal(alone[0], out[m]) if CUDA else error(alone[0], out[m]) < 1e-6, m
     for m, (s, p) in enumerate(zip(slots, places, strict=True)):
         if p < 0:
             assert (out[m] == 7).all()
@@ -192,6 +199,7 @@ def test_a_token_does_not_depend_on_what_its_neighbours_ask_for() -> None:
     chance, none = scores[0].double().softmax(0).cumsum(0)[:Q].float(), torch.zeros(Q, V, dtype=torch.bool, device=DEVICE)
     scores = scores.repeat(Q, 1)
     free, cut = SamplingSettings(temperature=1.0, top_p=1.0), SamplingSettings(temperature=1.0, top_p=0.5, top_k=9)
+    chance[::2] = torch.rand(len(chance[::2]), device=DEVICE)
     alone = sampler(scores, free, chance, none)
     mixed = sampler(scores.repeat(2, 1), [free] * Q + [cut] * Q, chance.repeat(2), none.repeat(2, 1))
     assert torch.equal(mixed[:Q], alone)
@@ -269,6 +277,15 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     assert got[:3] == wanted[:3] and got[3].token_ids == wanted[3].token_ids[:1]
 
 
+def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion, theirs: Completion) -> float:
+    """How far apart the scores in float32 are of the first two tokens that differ, in standard deviations of the row's scores."""
+    a, b = ([*text.token_ids, *[EOS] * text.finished] for text in (ours, theirs))
+    same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    with torch.inference_mode():
+        (scores,) = BloomDecoder(replace(base, compute_dtype=torch.float32), model).read([[*asked.token_ids, *a[:same]]], 1)
+    return round(float((scores[a[same]] - scores[b[same]]).abs() / scores.std()), 4)
+
+
 @on_a_card
 @pytest.mark.gpu
 @pytest.mark.parametrize(("bits", "head_dim"), [(8, 64), (8, 80), (4, 128), (16, 32)])
@@ -280,9 +297,10 @@ def test_decoder_equals_the_plain_twin_and_itself_in_every_batch(tmp_path: Path,
         for slots, sizes in ((8, {"most_rows": 64}), (32, {"most_rows": 256}), (64, {"most_rows": 1024, "recorded": False})):
             assert by_slots(base, model, requests(40, settings), slots, **sizes) == alone
         if settings is GREEDY:
-            same = sum(a == b for a, b in zip(alone, plain, strict=True))
-            print(f"{bits} bits: {same} of 40 greedy texts as the plain twin writes them in bfloat16")
-            assert same >= 36
+            pairs = [(asked, a, b) for asked, a, b in zip(requests(40, settings), alone, plain, strict=True) if a != b]
+            gaps = [gap_where_they_part(base, model, *pair) for pair in pairs]
+            print(f"{bits} bits: {40 - len(gaps)} of 40 greedy texts as the plain twin writes them in bfloat16; ties of {gaps}")
+            assert len(gaps) <= 10 and max(gaps, default=0.0) < 0.1
 
 
 @on_a_card

@@ -1,7 +1,7 @@
 """The Triton kernels of decoding between the products (`product_kernel.py`): embedding, residual and norm, attention over the cache.
 
 A step works on M token rows. Row m belongs to `slot[m]` of the cache (-1: none) and stands at `place[m]` of its text (-1: it is not to be
-worked on); all else follows from these two. Each program does one row, so no row sees another.
+worked on); all else follows from these two. No row's result depends on another's.
 Shapes: M rows, W width, R rank of the adapter, S places, H heads, D head dimension.
 """
 
@@ -85,41 +85,53 @@ def enter_rows(
             tl.store(thin + row * R + r, share.to(thin.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def attend_rows(
-    query, keys, values, slot, place, slopes, out, H, S, D,
-    FORM: tl.constexpr, STAGES: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    query, keys, values, slot, place, slopes, out, M, H, S, D,
+    FORM: tl.constexpr, STAGES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One row and head: softmax(q k / sqrt(D) + slope * (key - query)) v over the places 0 .. place.
+    """softmax(q k / sqrt(D) + slope * (key - query)) v over the places 0 .. place of a row's slot, for one head.
 
-    BLOCK_S lanes each run their own softmax over every BLOCK_S-th place and meet at the end: nothing is shared on the way."""
+    Rows of one slot that lie in the same BLOCK_M read its keys together: the first of them works for all, the others' programs end at
+    once. Every row sums its blocks of places in the same order whoever reads them with it, and what lies beyond its own place adds zeros:
+    so a prompt's rows get the bits that they would get alone."""
     m, h = tl.program_id(0), tl.program_id(1)
-    p = tl.load(place + m)
-    if p >= 0:
+    mine = tl.load(slot + m)
+    group = m // BLOCK_M * BLOCK_M
+    follows = (m > group) & (tl.load(slot + tl.maximum(m - 1, 0)) == mine)
+    if (mine >= 0) & (tl.load(place + m) >= 0) & (follows == 0):
+        row = m + tl.arange(0, BLOCK_M)
+        same = tl.load(slot + row, mask=row < tl.minimum(group + BLOCK_M, M), other=-1) == mine
+        p = tl.load(place + row, mask=same, other=-1)
+        last = tl.max(p, 0)
         d = tl.arange(0, BLOCK_D)
         there = d < D
-        q = tl.load(query + (m * H + h) * D + d, mask=there, other=0.0).to(tl.float32) * (1.4426950408889634 / tl.sqrt(D.to(tl.float32)))
+        own = same[:, None] & there[None, :]
+        at_query = row[:, None] * (H * D) + (h * D + d)[None, :]
+        q = tl.load(query + at_query, mask=own, other=0.0)
+        root = 1.4426950408889634 / tl.sqrt(D.to(tl.float32))
         slope = tl.load(slopes + h) * 1.4426950408889634
-        start = (tl.load(slot + m).to(tl.int64) * H + h) * S * D
-        top = tl.full([BLOCK_S], float("-inf"), tl.float32)
-        total = tl.zeros([BLOCK_S], tl.float32)
-        acc = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
-        for first in tl.range(0, p + 1, BLOCK_S, num_stages=STAGES):
+        start = (mine.to(tl.int64) * H + h) * S * D
+        top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+        for first in tl.range(0, last + 1, BLOCK_S, num_stages=STAGES):
             s = first + tl.arange(0, BLOCK_S)
-            real = (s <= p)[:, None] & there[None, :]
+            real = (s <= last)[:, None] & there[None, :]
             at = start + s[:, None] * D + d[None, :]
-            k = tl.load(keys + at, mask=real, other=0.0).to(tl.float32)
-            v = tl.load(values + at, mask=real, other=0.0).to(tl.float32)
-            score = tl.where(s <= p, tl.sum(k * q[None, :], 1) + slope * (s - p), float("-inf"))
-            higher = tl.maximum(top, score)
+            k = tl.load(keys + at, mask=real, other=0.0)
+            v = tl.load(values + at, mask=real, other=0.0)
+            score = tl.dot(q, tl.trans(k), input_precision="ieee") * root + slope * (s[None, :] - p[:, None])
+            score = tl.where(s[None, :] <= p[:, None], score, float("-inf"))
+            higher = tl.maximum(top, tl.max(score, 1))
             safe = tl.where(higher == float("-inf"), 0.0, higher)
-            share, shrink = tl.exp2(score - safe), tl.exp2(top - safe)
-            total = total * shrink + share
-            acc = acc * shrink[:, None] + share[:, None] * v
+            share, shrink = tl.exp2(score - safe[:, None]), tl.exp2(top - safe)
+            total = total * shrink + tl.sum(share, 1)
+            acc = tl.dot(share.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
             top = higher
-        weight = tl.exp2(top - tl.max(top, 0))
-        out_D = tl.sum(acc * weight[:, None], 0) / tl.sum(total * weight, 0)
-        tl.store(out + m * H * D + lane_order(h * D + d, FORM), out_D.to(out.dtype.element_ty), mask=there)
+        y = acc / tl.where(same, total, 1.0)[:, None]
+        to = row[:, None] * (H * D) + lane_order(h * D + d, FORM)[None, :]
+        tl.store(out + to, y.to(out.dtype.element_ty), mask=own)
 
 
 def _row(W: int) -> dict[str, Any]:
@@ -175,9 +187,11 @@ def attend(
     _, H, S, D = keys.shape
     kernel: Any = attend_rows
     kernel[(M, H)](
-        query, keys, values, slot, place, slopes_H, out, H, S, D, FORM=form, STAGES=2, BLOCK_S=32, BLOCK_D=triton.next_power_of_2(D),
-        num_warps=4,
+        query, keys, values, slot, place, slopes_H, out, M, H, S, D, FORM=form, BLOCK_D=max(16, triton.next_power_of_2(D)), **ATTEND,
     )  # fmt: skip
+
+
+ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}
 
 
 @triton.jit

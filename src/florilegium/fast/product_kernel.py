@@ -17,6 +17,7 @@ Shapes: M rows, N outputs, K inputs, R rank of the adapter (a power of two from 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -168,13 +169,24 @@ def padded(M: int) -> tuple[int, int]:
     return BM, -(-M // BM) * BM
 
 
-def tile(M: int, K: int, split: int, form: int) -> dict[str, Any]:
-    """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`); what does not fit is left out."""
+def tile(M: int, K: int, split: int, form: int, roomy: bool) -> dict[str, Any]:
+    """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`). `roomy`: the multiprocessor has the shared memory
+    of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
     BM = padded(M)[0]
     BK = next(b for b in (256 if form == 8 and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:
-        return {"BM": BM, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": 3}
-    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": 4 if BM <= 32 and form in (8, 16) else 3}
+        wider = roomy and split > 1 and M % 256 == 0
+        return {"BM": 256 if wider else BM, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": 4 if roomy else 3}
+    stages = (4 if BM <= 32 and form in (8, 16) else 3) - (not roomy)
+    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": stages}
+
+
+@functools.cache
+def _roomy(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    driver: Any = triton.runtime.driver.active
+    return bool(driver.utils.get_device_properties(device.index or 0)["max_shared_mem"] > 128 * 1024)
 
 
 def launch(
@@ -183,7 +195,7 @@ def launch(
     """`x` [M padded, K] (in `lane_order`) times `weight` (`stored.Weight`) into `out`. `lora` is (B [N, R], thin [M padded, R], scaling),
     `cache` is (keys, values, slot, place, heads, places). K is a multiple of 64 * split."""
     N, K = weight.N, weight.K
-    shape = tile(M, K, split, weight.form)
+    shape = tile(M, K, split, weight.form, _roomy(x.device))
     b, thin, scaling = lora or (x, x, 1.0)
     keys, values, slot, place, heads, places = cache or (x, x, x, x, 1, 1)
     kernel: Any = product_rows

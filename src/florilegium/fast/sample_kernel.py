@@ -206,7 +206,8 @@ def choose(
     Q, V = scores_QV.shape
     block = min(1024, triton.next_power_of_2(triton.cdiv(V, CHUNKS)))
     chunk = triton.cdiv(triton.cdiv(V, CHUNKS), block) * block
-    fixed: dict[str, Any] = {"PENALTY": penalty, "C": CHUNKS, "BLOCK": block}
+    # Without fusing products into sums: what is fused differs from one variant of a kernel to the next, and with it the last bit.
+    fixed: dict[str, Any] = {"PENALTY": penalty, "C": CHUNKS, "BLOCK": block, "enable_fp_fusion": False}
     source = (scores_QV, state.seen, state.rule, row_slot)
     stats: Any = stats_rows
     stats[(Q, CHUNKS)](*source, work["tops"], work["sums"], work["args"], V, chunk, **fixed, num_warps=4)

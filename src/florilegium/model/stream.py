@@ -1,5 +1,5 @@
 """BLOOM onto a CUDA device, a tensor at a time: each linear is quantised as it arrives, so the device never holds more than the quantised
-model and one layer in 16 bits. Transformers' loader does the same work in about twice the time; what it makes is what is made here, which
+model and one layer in 16 bits. Transformers' loader does the same work in several times as long; what it makes is what is made here, which
 a test holds: the same codes, the same scales, the same modules.
 
 The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigscience's do) or from the BloomForCausalLM
@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from florilegium.model.reading import TensorReader
+
 
 def load_streamed(folder: Path, quantisation: Any, device: torch.device) -> Any:
     """A BloomForCausalLM with bitsandbytes linears on `device`, or None where the folder is not one that this loader knows (then
     Transformers' own loader takes it, or says what is wrong)."""
-    from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
@@ -30,11 +31,11 @@ def load_streamed(folder: Path, quantisation: Any, device: torch.device) -> Any:
     quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
     wanted = {name for name, _ in model.transformer.named_parameters(prefix="transformer")}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            for key in file.keys():  # noqa: SIM118  # a safetensors file is no dict
+        with TensorReader(path, device) as reader:
+            for key in reader.names:
                 name = key if key.startswith("transformer.") else f"transformer.{key}"
                 if name in wanted:
-                    _place(model, name, file.get_tensor(key))
+                    _place(model, name, reader.read(key))
                     wanted.discard(name)
                 elif key != "lm_head.weight":
                     return None

@@ -12,7 +12,6 @@ End-of-text is a target only: as an input it would predict nothing, so it takes 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -67,14 +66,6 @@ class PackPlan:
         """`size` or a little more: under a sixteenth more where lengths are bucketed."""
         multiple = max(self.multiple, 1 << max(0, size.bit_length() - 5)) if self.bucketed else self.multiple
         return -(-size // multiple) * multiple
-
-
-def epoch_order(num_rows: int, batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
-    """The optimiser steps of one epoch as lists of row numbers: a shuffle that depends on `seed` and `epoch` alone, cut every
-    `batch_rows` (the last step may be shorter)."""
-    order = list(range(num_rows))
-    random.Random(f"florilegium {seed} {epoch}").shuffle(order)
-    return [order[i : i + batch_rows] for i in range(0, num_rows, batch_rows)]
 
 
 def pack(examples: Sequence[Example], plan: PackPlan) -> list[Batch]:

@@ -18,7 +18,7 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError
 from florilegium.model import adapter_state, token_losses
 from florilegium.signals import StopRequest
-from florilegium.tokens import Example, PackPlan, epoch_order, pack
+from florilegium.tokens import Example, Order, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
 from florilegium.training.guards import check_look
 from florilegium.training.memory import out_of_memory
@@ -71,13 +71,14 @@ def run_steps(
         progress, best = replace(resume.progress), resume.best
     else:
         best = look(trainer, held_out, schedule, progress, best, observer)
+    order = order_of(training, trainer.config)
     began = time.monotonic() - progress.elapsed_seconds
     reporter = _Reporter(progress, schedule, observer, began)
     while progress.step < schedule.num_steps and not stop.number:
         if trainer.config.patience is not None and progress.looks_since_best >= trainer.config.patience:
             observer.note(f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}")
             break
-        step = start_step(trainer, step_examples(training, trainer.config, schedule, progress.step), observer)
+        step = start_step(trainer, [training[i] for i in order.step(progress.step)], observer)
         progress.step += 1
         reporter.started(step)
         last = progress.step == schedule.num_steps
@@ -124,10 +125,9 @@ class _Reporter:
         self.last = now
 
 
-def step_examples(training: Sequence[Example], config: TrainConfig, schedule: Schedule, step: int) -> list[Example]:
-    """The rows of step number `step` (from 0)."""
-    epoch, place = divmod(step, schedule.steps_per_epoch)
-    return [training[i] for i in epoch_order(len(training), config.batch_rows, config.seed, epoch)[place]]
+def order_of(training: Sequence[Example], config: TrainConfig) -> Order:
+    """The rows of each step, for a config whose `order` has been chosen."""
+    return Order([len(e.token_ids) - 1 for e in training], config.batch_rows, config.seed, filled=config.order == "filled")
 
 
 def training_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""Which rows make an optimiser step: a shuffle cut every `batch_rows`, or that shuffle arranged so that its steps fill a GPU's tiles.
+
+Sixteen rows of english_quotes are 500 to 2,300 tokens, and a matrix unit works in whole tiles: the products of bloom-7b1 take an H100
+25.8 ms for 768 tokens, 32.8 ms for 832 and 34.1 ms for 1,024. So in an order that is `filled`, rows change places between steps near one
+another in the shuffle until a step holds a multiple of TILE tokens, or a few less. Every row still comes once an epoch, in a step of as
+many rows; long rows no longer meet in one step, so its peak of memory is lower too. The order depends on the lengths, the seed and the
+number of the epoch alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+TILE = 256
+WINDOW = 64  # steps among which rows change places: a shuffle of a million rows is arranged as it is reached
+
+
+def epoch_order(num_rows: int, batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """The optimiser steps of one epoch as lists of row numbers: a shuffle that depends on `seed` and `epoch` alone, cut every
+    `batch_rows` (the last step may be shorter)."""
+    order = list(range(num_rows))
+    random.Random(f"florilegium {seed} {epoch}").shuffle(order)
+    return [order[i : i + batch_rows] for i in range(0, num_rows, batch_rows)]
+
+
+class Order:
+    """The rows of every step of a run. `lengths` are tokens a row takes in a batch; `filled` says which of the two orders it is."""
+
+    def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int, *, filled: bool) -> None:
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.batch_rows, self.seed, self.filled = batch_rows, seed, filled
+        self.steps_per_epoch = -(-len(lengths) // batch_rows)
+        self._epoch = lru_cache(2)(lambda epoch: epoch_order(len(self.lengths), batch_rows, seed, epoch))
+        self._window = lru_cache(2)(self._arranged)
+
+    def step(self, number: int) -> list[int]:
+        """The rows of step `number`, from 0 on through all epochs."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        if not self.filled:
+            return self._epoch(epoch)[place]
+        return self._window(epoch, place // WINDOW)[place % WINDOW]
+
+    def tokens(self, number: int) -> int:
+        return int(self.lengths[self.step(number)].sum())
+
+    def _arranged(self, epoch: int, window: int) -> list[list[int]]:
+        steps = self._epoch(epoch)[window * WINDOW : (window + 1) * WINDOW]
+        whole = [step for step in steps if len(step) == self.batch_rows]
+        return [*fill(whole, self.lengths), *steps[len(whole) :]] if len(whole) > 1 else steps
+
+
+def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
+    """The same rows in steps of as many, their tokens as near below multiples of TILE as exchanging pairs of rows brings them."""
+    rows = np.array(steps)
+    sums = lengths[rows].sum(1)
+    low = max(TILE, int(sums.sum()) // len(rows) // TILE * TILE)
+    larger = max(0, -(-(int(sums.sum()) - low * len(rows)) // TILE))
+    capacity = np.full(len(rows), low)
+    capacity[np.argsort(-sums, kind="stable")[:larger]] += TILE  # those that are long already: fewer rows need to move
+    over = sums - capacity
+    stuck = np.zeros(len(rows), dtype=bool)
+    while (over[~stuck] > 0).any():
+        a = int(np.where(stuck, -1, over).argmax())
+        b, i, j, moved = _exchange(a, rows, lengths, over)
+        if not moved:
+            stuck[a] = True
+            continue
+        rows[a, i], rows[b, j] = rows[b, j], rows[a, i]
+        over[a], over[b] = over[a] - moved, over[b] + moved
+    return [[int(i) for i in row] for row in rows]
+
+
+def _exchange(a: int, rows: np.ndarray, lengths: np.ndarray, over: np.ndarray) -> tuple[int, int, int, int]:
+    """The exchange that takes most off step `a` without overfilling another: that step, the two places, and tokens moved (0: none)."""
+    best = (a, 0, 0, 0)
+    for b in np.argsort(over, kind="stable")[:8]:
+        most = int(min(over[a], -over[b]))
+        if most <= best[3]:
+            break
+        change = lengths[rows[a]][:, None] - lengths[rows[b]][None, :]
+        change[change > most] = 0
+        i, j = np.unravel_index(int(change.argmax()), change.shape)
+        if change[i, j] > best[3]:
+            best = (int(b), int(i), int(j), int(change[i, j]))
+    return best
