@@ -1,6 +1,6 @@
 """Training on one GPU at BLOOM's sizes beside the stock recipe, on the same rows of english_quotes, in one run.
 
-    python bench/train_gpu.py --size 7b1 [--sides ours notebook] [--steps 40] [--bits 8] [--memory auto|fast|lean] [--memory-limit 22]
+    python bench/train_gpu.py --size 7b1 [--sides ours notebook tuned] [--steps 40] [--bits 8] [--memory auto|fast|lean] [--memory-limit 22]
     python bench/train_gpu.py --size 560m --sides float32 notebook ours --steps 50 --dropout 0        the losses of three ways
 
 Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an optimiser step. Each side runs in a process of its own.
@@ -24,6 +24,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+SIDES = ("ours", "notebook", "tuned", "float32")
 SIZES = {"560m": (1024, 16, 24), "1b1": (1536, 16, 24), "1b7": (2048, 16, 24), "3b": (2560, 32, 30), "7b1": (4096, 32, 30)}
 
 
@@ -106,7 +107,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    from stock_gpu import stock_side
+    from stock_gpu import stock_side, tuned_side
     from transformers import AutoTokenizer
 
     from florilegium.data import read_rows
@@ -116,6 +117,8 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     examples = encode(AutoTokenizer.from_pretrained(folder), rows.template, rows.quotes).examples
     order = Order([len(e.token_ids) - 1 for e in examples], 16, 0, filled=True)  # as ours has it
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
+    if arguments.side == "tuned":
+        return tuned_side(folder, steps, arguments.dropout)
     return stock_side(folder, steps, arguments.side, arguments.dropout)
 
 
@@ -125,7 +128,8 @@ def compare(results: list[dict[str, Any]]) -> None:
     exact = by.get("stock float32")
     if exact is None:
         return
-    far = {side: [abs(a - b) for a, b in zip(losses, exact, strict=True)] for side, losses in by.items() if losses is not exact}
+    others = {side: losses for side, losses in by.items() if losses and losses is not exact}
+    far = {side: [abs(a - b) for a, b in zip(losses, exact, strict=True)] for side, losses in others.items()}
     for side, gaps in far.items():
         print(f"{side:<16} from float32: mean {sum(gaps) / len(gaps):.5f}, largest {max(gaps):.5f}, last {gaps[-1]:.5f}")
     if len(far) == 2:
@@ -138,7 +142,7 @@ def main() -> None:
     here = Path(__file__).resolve().parent.parent
     data = Path(os.environ.get("FLORILEGIUM_DATA", here.parent / "shared" / "data")) / "english_quotes.jsonl"
     parser.add_argument("--size", choices=SIZES, default="560m")
-    parser.add_argument("--sides", nargs="+", default=["ours"], choices=["ours", "notebook", "float32"])
+    parser.add_argument("--sides", nargs="+", default=["ours"], choices=SIDES)
     parser.add_argument("--data", type=Path, default=data)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--stock-steps", type=int, help="steps of the notebook's side, where it is timed alone")
@@ -148,7 +152,7 @@ def main() -> None:
     parser.add_argument("--memory-limit", type=float)
     parser.add_argument("--fast", default="auto")
     parser.add_argument("--folder", type=Path, help="a checkpoint that is there already")
-    parser.add_argument("--side", choices=["ours", "notebook", "float32"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--losses", action="store_true", help="print every step's loss too")
     arguments = parser.parse_args()
     if arguments.side:

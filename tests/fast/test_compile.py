@@ -77,9 +77,8 @@ def test_the_trunk(arch: int) -> None:
     floats = {"lse": "*fp32", "delta": "*fp32", "slopes": "*fp32", "qs": "*fp32", "ks": "*fp32", "vs": "*fp32", "root": "fp32"}
     halves = dict.fromkeys(("q", "k", "v", "qb", "vb", "out", "grad", "dq", "dk", "dv"), "*bf16")
     attention = floats | halves | {"sqrt": "fp32", "starts": "*i32", "ends": "*i32"}
-    compiled(attention_kernel.attend_forward, arch, heads, {"num_warps": 4, "num_stages": 2}, **attention)
-    backward = {"num_warps": attention_kernel.BACKWARD_WARPS, "num_stages": attention_kernel.BACKWARD_STAGES}
-    compiled(attention_kernel.attend_backward, arch, heads, backward, **attention)
+    compiled(attention_kernel.attend_forward, arch, heads, attention_kernel.FORWARD, **attention)
+    compiled(attention_kernel.attend_backward, arch, heads, attention_kernel.BACKWARD, **attention)
     norm = dict.fromkeys(("raw", "saved", "normed", "dropped", "grad", "above", "thin", "scaled"), "*bf16")
     norm |= {"seed": "*i64", "drop": "fp32"}
     forward = {"ADD": True, "DROP": True, "BLOCK": 4096}

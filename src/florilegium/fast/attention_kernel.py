@@ -25,6 +25,8 @@ import triton.language as tl
 
 BLOCK = 64
 LOG2E = 1.4426950408889634
+FORWARD = {"num_warps": 4, "num_stages": 2}
+BACKWARD = {"num_warps": 4, "num_stages": 1}
 
 
 @triton.jit
@@ -174,7 +176,7 @@ def forward(qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes
     kernel: Any = attend_forward
     kernel[(triton.cdiv(T, BLOCK), H)](
         q, k, v, *scale, bias[0], bias[2], out, lse, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E / D**0.5,
-        **_sizes(D, num_warps=4, num_stages=2),
+        **_sizes(D, **FORWARD),
     )  # fmt: skip
     return out, lse
 
@@ -201,8 +203,5 @@ def backward(
     kernel: Any = attend_backward
     kernel[(blocks, H, 2)](
         q, k, v, scale[0], scale[1], grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
-        LOG2E / D**0.5, 1 / D**0.5, **_sizes(D, num_warps=BACKWARD_WARPS, num_stages=BACKWARD_STAGES),
+        LOG2E / D**0.5, 1 / D**0.5, **_sizes(D, **BACKWARD),
     )  # fmt: skip
-
-
-BACKWARD_WARPS, BACKWARD_STAGES = 4, 1

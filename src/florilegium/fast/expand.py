@@ -96,11 +96,13 @@ def lora_of(layer: Any) -> Lora | None:
 class Feed:
     """Hands out the wide weights of `order`, one a call of `take`, each valid until the next call."""
 
-    def __init__(self, order: Sequence[Frozen], buffer: torch.Tensor) -> None:
-        self.order, self.buffer = iter(order), buffer
+    def __init__(self, order: Sequence[Frozen], buffer: torch.Tensor, *, folded: bool = False) -> None:
+        """`folded`: the copies hold the adapter's B already, as they do on the road home."""
+        self.order, self.buffer, self.folded = iter(order), buffer, folded
 
     def take(self) -> torch.Tensor:
         linear = next(self.order)
         wide = linear.copy if linear.copy is not None else linear.expand(self.buffer)
-        linear.fold(wide)
+        if linear.copy is None or not self.folded:
+            linear.fold(wide)
         return wide

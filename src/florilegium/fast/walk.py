@@ -142,7 +142,8 @@ class Steps:
         scaled_TW = torch.empty_like(last_TW)
         last_scale = trunk.blocks[-1].down.scale_N
         block_kernel.add_norm_grad(grad_TW, above_TW.contiguous(), last_TW, trunk.bloom.ln_f, last_scale, scaled_TW, first=True)
-        feed = Feed([linear for number in reversed(range(len(saved))) for linear in self._order(number, saved[number])], trunk.buffer)
+        order = [linear for number in reversed(range(len(saved))) for linear in self._order(number, saved[number])]
+        feed = Feed(order, trunk.buffer, folded=True)
         gradients: list[torch.Tensor] = []
         for number in reversed(range(len(saved))):
             gradients[:0] = self._block_grad(number, saved.pop(), grad_TW, scaled_TW, feed)
