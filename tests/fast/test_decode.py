@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,23 @@ def test_product(form: int, M: int, N: int, K: int, split: int) -> None:
         product_kernel.launch(in_lane_order(x, form), weight, active, M, product_kernel.GELU)
         wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
         assert error(active, in_lane_order(wanted, form)) < LAST_BIT
+
+
+@on_a_card
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", [8, 16, 4, 5])
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_row_is_the_same_whatever_the_number_of_rows(form: int, split: int) -> None:
+    """To the bit: M chooses the tile, and no tile may sum in another order."""
+    weight, _ = linear(form, 320, 1024)
+    x = torch.randn(1024, 1024, device=DEVICE).to(DTYPE)
+    all_rows: list[torch.Tensor] = []
+    for M in (1, 16, 32, 64, 128, 256, 384, 1024):
+        out = torch.full((split, M, 320), float("nan"), device=DEVICE)
+        product_kernel.launch(x, weight, out, M, product_kernel.PARTIAL, split=split)
+        all_rows.append(out)
+    for fewer, more in itertools.pairwise(all_rows):
+        assert torch.equal(fewer, more[:, : fewer.shape[1]]), more.shape
 
 
 def test_every_code_is_exact() -> None:

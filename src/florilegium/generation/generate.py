@@ -130,7 +130,9 @@ def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[W
 def _decoder(base: Base, model: Any, requests: Sequence[Request]) -> Any:
     """A power of two of slots: as many as there are texts, at most 64, and fewer where keys and values find no room."""
     places = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
-    most_rows = max(len(requests), sum(len(r.token_ids) for r in requests))
+    read = sum(len(r.token_ids) for r in requests)
+    # A few short prompts are read 16 rows at a time: kernels for more rows would have to be compiled for one step.
+    most_rows = max(len(requests), read if read > 64 else 16)
     slots = min(BATCH_ROWS["cuda"], 1 << (len(requests) - 1).bit_length())
     sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(base.tokenizer)}
     while True:

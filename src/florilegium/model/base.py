@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
+from florilegium.model.importing import import_bitsandbytes
 from florilegium.model.stream import load_streamed
 from florilegium.model.untrusted import check_weights, read_json, refuse_code
 from florilegium.run import check_path
@@ -83,6 +84,7 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
 
     Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it does not fit.
     """
+    import_bitsandbytes()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = device or choose_device("auto")

@@ -7,10 +7,10 @@ from florilegium.tokens.pack import NO_DOCUMENT, NO_TARGET, Batch, PackPlan, pac
 __all__ = [
     "NO_DOCUMENT",
     "NO_TARGET",
-    "Order",
     "Batch",
     "Encoded",
     "Example",
+    "Order",
     "PackPlan",
     "encode",
     "end_of_text",
