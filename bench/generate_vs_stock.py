@@ -84,7 +84,9 @@ def stock_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[s
     options: dict[str, Any] = {"device_map": {"": "cuda:0"}, "dtype": torch.float32 if side == "float32" else torch.bfloat16}
     if side == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    model = with_an_end(with_adapter(AutoModelForCausalLM.from_pretrained(folder, **options)))
+    model = with_adapter(AutoModelForCausalLM.from_pretrained(folder, **options))
+    if not arguments.agreement:  # which compares tokens where nothing ends
+        with_an_end(model)
     static = {"cache_implementation": "static"} if side == "compiled" else {}
     if side == "compiled":
         model = model.merge_and_unload()
@@ -127,7 +129,7 @@ def agreement_of_stock(model: Any, write: Any, folder: Path, arguments: argparse
     rows = prompts_of(folder, arguments.data, 200)
     with torch.inference_mode():
         scores = torch.cat([model(torch.tensor([row], device="cuda")).logits[0, -1:].float().cpu() for row in rows])
-    tokens = [write([row], 32, False, False)[0].tolist() for row in rows[:64]]
+    tokens = write(rows[:64], 32, False, False).tolist()
     torch.save({"scores": scores, "tokens": tokens}, folder / f"agreement-{arguments.side}.pt")
     return {"side": arguments.side}
 
@@ -144,8 +146,10 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     from florilegium.model.forward import head_weight, transformer
 
     base = load_base(str(folder), bits=arguments.bits)
-    base.model = with_an_end(with_adapter(base.model))
-    model: Any = base.model
+    model: Any = with_adapter(base.model)
+    if not arguments.agreement:
+        with_an_end(model)
+    base.model = model
     fast.install(model, ("linear", "decode"))
     head, bloom = head_weight(model).detach(), transformer(model)
 

@@ -1,11 +1,12 @@
 """Training on one GPU at BLOOM's sizes beside the stock recipe, on the same rows of english_quotes, in one run.
 
-    python bench/train_gpu.py --size 7b1 [--sides ours notebook tuned] [--steps 40] [--bits 8] [--memory auto|fast|lean] [--memory-limit 22]
+    python bench/train_gpu.py --size 7b1 [--sides ours notebook tuned floor] [--json]
+        [--steps 40] [--bits 8] [--memory auto|fast|lean] [--memory-limit 22]
     python bench/train_gpu.py --size 560m --sides float32 notebook ours --steps 50 --dropout 0        the losses of three ways
 
 Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an optimiser step. Each side runs in a process of its own.
-Prints tokens/s that are not padding, milliseconds a step, the peak, seconds of loading; and with `float32` among the sides how far each
-other side's loss is from it, at every step.
+Prints tokens/s that are not padding, milliseconds a step, the peak, seconds of loading, ours over each other side; and with `float32` among
+the sides how far each other side's loss is from it, at every step. `floor`: what this card's matrix products alone would allow.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-SIDES = ("ours", "notebook", "tuned", "float32")
+SIDES = ("ours", "notebook", "tuned", "float32", "floor")
 SIZES = {"560m": (1024, 16, 24), "1b1": (1536, 16, 24), "1b7": (2048, 16, 24), "3b": (2560, 32, 30), "7b1": (4096, 32, 30)}
 
 
@@ -122,6 +123,34 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return stock_side(folder, steps, arguments.side, arguments.dropout)
 
 
+def floor_side(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Tokens/s if a step were its matrix products alone, forward and backward, at the rate this card reaches on them at 1,024 tokens."""
+    import torch
+    from triton.testing import do_bench
+
+    width, _, layers = SIZES[arguments.size]
+    tokens, milliseconds, work = 1024, 0.0, 0.0
+    shapes = [(3 * width, width, layers), (width, width, layers), (4 * width, width, layers), (width, 4 * width, layers)]
+    for outputs, inputs, times in [*shapes, (250_880, width, 1)]:
+        weight = torch.randn(outputs, inputs, device="cuda", dtype=torch.bfloat16)
+        x, y = (torch.randn(tokens, n, device="cuda", dtype=torch.bfloat16) for n in (inputs, outputs))
+        for product in (lambda: torch.mm(x, weight.T), lambda: torch.mm(y, weight)):  # noqa: B023  # called at once
+            milliseconds += times * float(do_bench(product, warmup=20, rep=100, return_mode="median"))
+        work += times * 4 * tokens * outputs * inputs
+    return {
+        "side": "floor", "device": torch.cuda.get_device_name(), "tokens_per_second": round(tokens / milliseconds * 1000, 1),
+        "tflop_per_second": round(work / milliseconds / 1e9), "losses": [],
+    }  # fmt: skip
+
+
+def ratios(results: list[dict[str, Any]]) -> None:
+    """Ours over each other side."""
+    rates = {r["side"]: r["tokens_per_second"] for r in results}
+    for side, rate in rates.items():
+        if "ours" in rates and side != "ours":
+            print(f"ours / {side:<16} {rates['ours'] / rate:.2f}")
+
+
 def compare(results: list[dict[str, Any]]) -> None:
     """How far each side's loss is from float32's, and how often ours is no further than stock's."""
     by = {r["side"]: r["losses"] for r in results}
@@ -153,9 +182,13 @@ def main() -> None:
     parser.add_argument("--fast", default="auto")
     parser.add_argument("--folder", type=Path, help="a checkpoint that is there already")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="nothing but one JSON object a side")
     parser.add_argument("--losses", action="store_true", help="print every step's loss too")
     arguments = parser.parse_args()
     if arguments.side:
+        if arguments.side == "floor":
+            print(json.dumps(floor_side(arguments)))
+            return
         side = our_side if arguments.side == "ours" else stock
         print(json.dumps(side(arguments.folder, arguments)))
         return
@@ -163,18 +196,34 @@ def main() -> None:
     try:
         if arguments.folder is None:
             make_checkpoint(folder, arguments.size, arguments.data)
-        results = [run_side(side, folder, arguments) for side in arguments.sides]
+        results = []
+        for side in arguments.sides:
+            results.append(run_side(side, folder, arguments))
+            shown = {k: v for k, v in results[-1].items() if k != "losses" or arguments.losses}
+            print(json.dumps({"size": arguments.size, **shown}), flush=True)
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder)
-    for result in results:
-        print(json.dumps({"size": arguments.size, **{k: v for k, v in result.items() if k != "losses" or arguments.losses}}), flush=True)
-    compare(results)
+    if not arguments.json:
+        ratios(results)
+        compare(results)
 
 
 def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     steps = arguments.stock_steps or arguments.steps if side != "ours" else arguments.steps
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--steps", str(steps), "--data", str(arguments.data)]
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--side",
+        side,
+        "--folder",
+        str(folder),
+        "--steps",
+        str(steps),
+        "--data",
+        str(arguments.data),
+    ]
+    command += ["--size", arguments.size]
     for name in ("bits", "memory", "memory_limit", "fast", "dropout"):
         value = getattr(arguments, name)
         command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []

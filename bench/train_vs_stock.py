@@ -1,6 +1,7 @@
 """The stock recipe and florilegium on the same rows of english_quotes, the same model, one run: tokens/s, memory, loss.
 
     python bench/train_vs_stock.py [--data FILE] [--steps 3] [--json]
+    python bench/train_vs_stock.py --size 7b1 ...        on a GPU, at a BLOOM's own size: `train_gpu.py`, with its options
 
 Stock is what the PEFT notebook does: bitsandbytes int8, prepare_model_for_kbit_training, padded batches of 4 accumulated 4 times,
 BLOOM's own forward and loss. The model has bloom-560m's width and vocabulary and 4 layers, random. Each side runs in a process of its
@@ -170,6 +171,11 @@ def run_side(side: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    if "--size" in sys.argv:
+        import train_gpu
+
+        train_gpu.main()
+        return
     global DATA
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent.parent
