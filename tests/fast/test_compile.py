@@ -55,6 +55,23 @@ def test_products(arch: int, form: int, M: int, rank: int) -> None:
 
 
 @pytest.mark.parametrize("arch", SHARED)
+@pytest.mark.parametrize("form", [8, 5, pytest.param(4, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [1024, *(pytest.param(w, marks=pytest.mark.slow) for w in (512, 1536, 2048, 2560, 4096))])
+def test_every_product_of_a_blooms_block(arch: int, form: int, width: int) -> None:
+    """With the split that each weight has: how its loads are staged depends on it."""
+    products = ((3 * width, width, product_kernel.QKV), (width, width, 0), (4 * width, width, product_kernel.GELU), (width, 4 * width, 0))
+    for N, K, kind in products:
+        split = 1 if kind else product_kernel.split_of(N, K)
+        for M in (16, 32, 64, 128, 256):
+            tile = product_kernel.tile(M, K, split, form, arch >= 90)
+            options = {name: tile.pop(name) for name in ("num_warps", "num_stages")}
+            adapter = {"R": 16, "PART": 16} if kind == product_kernel.QKV else {"R": 0, "PART": 1}
+            fixed = {"KIND": kind, "FORM": form, **adapter, "D": 64, "SPLIT": split, "WHOLE": N % tile["BN"] == 0, "ASM": True, **tile}
+            types = {"weight": {8: "*i32", 16: "*bf16"}.get(form, "*u8"), "absmax": "*u8" if form == 5 else "*fp32"}
+            compiled(product_kernel.product_rows, arch, fixed, options, out="*bf16" if kind else "*fp32", **types)
+
+
+@pytest.mark.parametrize("arch", SHARED)
 def test_what_lies_between_the_products(arch: int) -> None:
     enter = {"ADD": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "FORM": 8, "BLOCK": 4096}
     compiled(decode_kernel.enter_rows, arch, enter, {"num_warps": 8}, bias="*bf16")

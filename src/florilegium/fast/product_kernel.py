@@ -175,10 +175,10 @@ def tile(M: int, K: int, split: int, form: int, roomy: bool) -> dict[str, Any]:
     BM = padded(M)[0]
     BK = next(b for b in (256 if form == 8 and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:
+        if form in (4, 5):  # NF4 sums the even columns of BK and then the odd ones: its BK is the same for any M
+            return {"BM": BM, "BN": 128, "BK": BK, "num_warps": 8, "num_stages": 2}
         wider = roomy and split > 1 and M % 256 == 0
-        if form not in (4, 5):  # NF4 sums the even columns of BK and then the odd ones: its BK is the same for any M
-            BK = 64
-        return {"BM": 256 if wider else BM, "BN": 128, "BK": BK, "num_warps": 8, "num_stages": 4 if roomy else 3 if BK == 64 else 2}
+        return {"BM": 256 if wider else BM, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": 4 if roomy else 3}
     stages = (4 if BM <= 32 and form in (8, 16) else 3) - (not roomy)
     return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": stages}
 
