@@ -55,7 +55,7 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
         torch._foreach_add_([p.grad for p in parameters], torch.autograd.grad(loss, parameters))
         return loss.detach()
 
-    run = Replay(gradients) if graph else gradients
+    run = Replay(gradients, [p.grad for p in parameters if p.grad is not None]) if graph else gradients
     inputs = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)}
 
     def step() -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,8 +60,8 @@ def install_trunk(bloom: Any, full: int, middle: int, copies: int) -> None:
     fast.install_trunk(bloom, full, middle, copies)
 
 
-def replay(function: Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> Any:
-    return fast.Replay(function)
+def replay(function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]) -> Any:
+    return fast.Replay(function, updates)
 
 
 def decoder(bloom: Any, head_VW: torch.Tensor, **sizes: Any) -> Any:

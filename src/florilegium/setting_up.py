@@ -81,9 +81,10 @@ def make_trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Sch
     plan = pack_plan(prepared, forecast)
     trainer = Trainer(base, model, config, walk, plan, accelerator.prepare(optimizer), rate, accelerator)
     if forecast is not None:
-        for parameter in trainer.parameters:
-            parameter.grad = torch.zeros_like(parameter)  # where the recorded graph adds to
-        trainer.replay = paths.replay(lambda inputs: gradients(trainer, inputs))
+        kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to
+        for parameter, gradient in zip(trainer.parameters, kept, strict=True):
+            parameter.grad = gradient
+        trainer.replay = paths.replay(lambda inputs: gradients(trainer, inputs), kept)
     return trainer
 
 

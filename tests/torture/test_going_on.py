@@ -23,7 +23,8 @@ APPLIED = {
     "evaluate_every": 3, "save_every": 3, "keep_checkpoints": 1, "log_every": 4,
 }  # fmt: skip
 REFUSED = {
-    "rank": 8, "alpha": 8.0, "bits": 8, "seed": 3, "batch_rows": 4, "template": "{quote} :: {tags}", "loss_on": "tags", "rslora": True,
+    "rank": 8, "order": "filled",
+    "alpha": 8.0, "bits": 8, "seed": 3, "batch_rows": 4, "template": "{quote} :: {tags}", "loss_on": "tags", "rslora": True,
     "max_length": 64, "held_out": 0.3, "lora_plus_ratio": 4.0, "optimizer": "adamw-8bit", "target_modules": "dense",
     "init_lora": "gaussian",
     "skip_bad_rows": True,

@@ -4,13 +4,13 @@ A step of bloom-7b1 on 16 quotes is 45 ms of work in 1,300 kernels, and Python n
 within a microsecond. The function must ask the device nothing back, and read and write the same memory each time: `inputs` are copied into
 tensors that stay, and so must what it updates (the gradients). All shapes share one pool of memory, so record the largest first.
 
-    run = Replay(function)              function(inputs: dict of tensors) -> tensor
+    run = Replay(function, updates)     function(inputs: dict of tensors) -> tensor; `updates` are the tensors that it adds to
     loss = run(inputs)                  copied from pinned memory, replayed; the result is overwritten by the next call
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,8 @@ def _size(inputs: Inputs) -> int:
 
 
 class Replay:
-    def __init__(self, function: Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]) -> None:
+        self.function, self.updates = function, list(updates)
         self.pool: Any = None
         self.recorded: dict[tuple[Any, ...], _Recorded] = {}
 
@@ -71,8 +71,13 @@ class Replay:
             view.copy_(inputs[name])
         graph = torch.cuda.CUDAGraph()
         if self.pool is None:
-            # Compilers and libraries prepare themselves on their first call, which cannot be recorded.
+            # Compilers and libraries prepare themselves on their first call, which cannot be recorded and must leave no trace: what it
+            # added would be added again by the replay.
+            before = [tensor.clone() for tensor in self.updates]
             self.function(here)
+            for tensor, value in zip(self.updates, before, strict=True):
+                tensor.copy_(value)
+            del before
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             self.pool = torch.cuda.graph_pool_handle()
