@@ -20,9 +20,9 @@ PROJECT = Path(__file__).parent.parent
 # A room may import those before it.
 ORDER = [
     "errors", "signals", "seedling", "plain", "fast", "paths",
-    "config", "run", "commit", "data", "tokens", "model", "training", "generation",
-    "evaluation", "export", "report", "tuned", "recorder", "prepare", "going_on", "manifest", "setting_up", "pipeline", "inspection",
-    "examination", "flags", "arguments", "terminal",
+    "config", "disk", "run", "commit", "data", "tokens", "model", "training", "generation",
+    "evaluation", "export", "report", "tuned", "recorder", "prepare", "going_on", "manifest", "setting_up", "pipeline",
+    "resuming", "inspection", "examination", "flags", "arguments", "terminal",
     "report_text", "cli", "__main__", "__init__",
 ]  # fmt: skip
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from florilegium.generation import Generated
     from florilegium.inspection import inspect
     from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
-    from florilegium.pipeline import Trained, resume, train
+    from florilegium.pipeline import Trained, train
+    from florilegium.resuming import resume
     from florilegium.tokens import encode, pack
     from florilegium.tuned import Tuned, load
 
@@ -59,7 +60,7 @@ _HOMES = {
     "make_config": "config",
     "pack": "tokens",
     "read_rows": "data",
-    "resume": "pipeline",
+    "resume": "resuming",
     "split_rows": "data",
     "token_losses": "model",
     "train": "pipeline",

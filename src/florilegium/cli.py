@@ -49,7 +49,7 @@ def run_train(flags: argparse.Namespace) -> None:
 
 
 def run_resume(flags: argparse.Namespace) -> None:
-    from florilegium.pipeline import resume
+    from florilegium.resuming import resume
     from florilegium.terminal import TerminalView
 
     names = {f.name for f in fields(TrainConfig)}
@@ -173,8 +173,9 @@ def run_evaluate(flags: argparse.Namespace) -> None:
 def run_report(flags: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from florilegium.disk import write_text
     from florilegium.report import compare_runs, comparison_page, read_run, write_report
-    from florilegium.run import find_run, write_text
+    from florilegium.run import find_run
 
     directory = find_run(flags.run)
     if flags.other is None:

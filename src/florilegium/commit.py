@@ -23,8 +23,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from florilegium.disk import disk_errors, free_bytes, new_file, no_room_fix, sync_folder
 from florilegium.errors import ResourceError
-from florilegium.run import disk_errors, free_bytes, new_file, no_room_fix, sync_folder
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20

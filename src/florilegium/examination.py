@@ -23,6 +23,7 @@ from typing import Any
 
 from florilegium.config import SamplingSettings, TrainConfig, make_config, read_config
 from florilegium.data import Quote, Rows, Split, Template, make_split, read_rows
+from florilegium.disk import write_json
 from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import (
     GENERAL,
@@ -46,7 +47,7 @@ from florilegium.evaluation import (
 from florilegium.generation import Generated, generate_texts
 from florilegium.recorder import Silent, View
 from florilegium.report import write_report
-from florilegium.run import adapter_folder, find_run, write_json
+from florilegium.run import adapter_folder, find_run
 from florilegium.tokens import label_prompt
 from florilegium.tuned import Tuned, load
 

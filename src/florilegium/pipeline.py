@@ -2,7 +2,7 @@
 
     prepare -> (the folder of the run) -> attach_adapter -> fast.install -> run_steps -> adapter/
 
-`prepare` writes nothing; from the folder on, a stop of any kind leaves something to go on from.
+`prepare` writes nothing; from the folder on, a stop of any kind leaves something to go on from (`resuming.py`).
 """
 
 from __future__ import annotations
@@ -14,36 +14,32 @@ from typing import Any
 
 import torch
 
-from florilegium.commit import MANIFEST, sweep
-from florilegium.config import TrainConfig, as_dict, dump_config, make_config, read_config
+from florilegium.commit import MANIFEST
+from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows, report_on
-from florilegium.errors import DataError, ModelError, ResourceError, UsageError
+from florilegium.disk import write_json, write_text
+from florilegium.errors import ResourceError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.novelty import FILE as NGRAMS
 from florilegium.export import adapter_card
 from florilegium.generation import Generated
-from florilegium.going_on import REPACKS, compare, identity, with_changes
+from florilegium.going_on import identity
 from florilegium.manifest import adapter_facts, figures_before, say_plan
-from florilegium.model import attach_adapter, base_facts, check_adapter, count_parameters, save_adapter, set_adapter_state
-from florilegium.model.untrusted import read_json
+from florilegium.model import attach_adapter, check_adapter, count_parameters, save_adapter, set_adapter_state
 from florilegium.prepare import Prepared, prepare, sample_prompts
-from florilegium.recorder import CHECKPOINTS, EVENTS, Recorder, Silent, View, forget_after
+from florilegium.recorder import Recorder, Silent, View
 from florilegium.report import write_report
-from florilegium.run import RUNS, append_line, find_run, locked, new_run, refuse_links, tilde, without_home, write_json, write_text
+from florilegium.run import new_run, tilde, without_home
 from florilegium.setting_up import make_trainer, set_up
 from florilegium.training import (
     Snapshot,
     StopRequest,
     check_optimizer,
     check_room,
-    clear_way,
     interrupted,
-    load_checkpoint,
     make_schedule_numbers,
-    newest_whole,
     peak_memory,
     run_steps,
-    settings_of,
     watch,
 )
 from florilegium.tuned import Tuned
@@ -80,89 +76,10 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
         check_optimizer(config.optimizer, prepared.base.device)
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
             write_text(directory / CONFIG, dump_config(config))
-            return _run(prepared, directory, view, stop, None)
+            return run_prepared(prepared, directory, view, stop, None)
 
 
-def resume(run: str | Path = "latest", *, view: View | None = None, **settings: Any) -> Trained:
-    """Goes on with a run that was stopped, from its newest whole checkpoint, to the same bits as if it had not been.
-
-    `settings` change what may change on the way (`going_on.py`: the learning rate, the number of steps, the device, ...); each change is
-    said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a setting cannot change, DataError or
-    ModelError when rows or base are others than before.
-    """
-    view = view or Silent()
-    directory = _unfinished(str(run))
-    with watch() as stop, locked(directory):
-        refuse_links(directory)
-        if (directory / "adapter" / "adapter_config.json").is_file():
-            raise UsageError(f"{directory} is finished", f"Use it: florilegium generate --run {directory}")
-        written = read_config(directory / CONFIG)
-        config = with_changes(written, settings, str(directory / CONFIG))
-        manifest = read_manifest_of_run(directory)
-        found = newest_whole(directory / CHECKPOINTS, identity(manifest, config)) if manifest else (None, [])
-        before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
-        changes = compare(before, config)
-        prepared = prepare(config, view)
-        if manifest:
-            _check_same(manifest, prepared, directory)
-        snapshot = _take_up(directory, view, *found, changes)
-        write_text(directory / CONFIG, dump_config(prepared.config))
-        return _run(prepared, directory, view, stop, snapshot)
-
-
-def _take_up(directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[str]) -> Snapshot | None:
-    """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
-    snapshot = load_checkpoint(checkpoint) if checkpoint else None
-    step = snapshot.progress.step if snapshot else 0
-    aside = clear_way(directory / CHECKPOINTS, step if snapshot else -1)
-    sweep(directory)
-    forget_after(directory, step if snapshot else -1)
-    going_on = f"going on from step {step}" if checkpoint else "no whole checkpoint: starting at step 0"
-    for line in [*skipped, *aside, going_on, *changes]:
-        view.say(line)
-        append_line(directory / EVENTS, {"step": step, "event": line})
-    if snapshot and any(line.split()[1] in REPACKS for line in changes):
-        snapshot.pack = {}
-    return snapshot
-
-
-def _unfinished(run: str) -> Path:
-    """The run to go on with; `latest` is the newest that has no adapter yet."""
-    if run == "latest":
-        waiting = [p.parent for p in RUNS.glob(f"*/{CONFIG}") if not (p.parent / "adapter").is_dir()]
-        if not waiting:
-            raise UsageError("no run in runs/ is waiting to go on", "Name one: florilegium resume runs/NAME")
-        return max(waiting, key=lambda p: (p / CONFIG).stat().st_mtime)
-    directory = find_run(run)
-    if not (directory / CONFIG).is_file():
-        raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")
-    return directory
-
-
-def read_manifest_of_run(directory: Path) -> dict[str, Any]:
-    """manifest.json of a run, whose digests tell whether rows and base are still the same; empty when the run was stopped before it
-    was written. Raises UsageError when it cannot be read."""
-    path = directory / MANIFEST
-    if not path.exists():
-        return {}
-    try:
-        manifest = read_json(path, str(path))
-        if isinstance(manifest["data"]["digest"], str) and isinstance(manifest["base"], dict) and "template" in manifest:
-            return dict(manifest)
-    except (ModelError, KeyError, TypeError):
-        pass
-    fix = f"Remove {directory / 'checkpoints'} and it to begin anew, or train with --config {directory / CONFIG}"
-    raise UsageError(f"{path} cannot be read: whether rows and base are the same is not known", fix)
-
-
-def _check_same(manifest: dict[str, Any], prepared: Prepared, directory: Path) -> None:
-    if manifest["data"]["digest"] != prepared.rows.digest:
-        raise DataError(f"the rows of {prepared.config.data} are others than when {directory} began", "Bring them back, or train anew")
-    if manifest["base"] != base_facts(prepared.base):
-        raise ModelError(f"the base {prepared.config.model} is another than when {directory} began", "Bring it back, or train anew")
-
-
-def _run(prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
+def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
     config, base = prepared.config, prepared.base
     accelerator = _accelerator(config, directory)
     torch.manual_seed(config.seed)  # before the adapter exists: same seed, same bits

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from florilegium.config import SamplingSettings
+from florilegium.disk import append_line, read_lines, sync_file, write_text
 from florilegium.generation import Generated
-from florilegium.run import append_line, read_lines, sync_file, write_text
 from florilegium.training import Snapshot, save_checkpoint
 from florilegium.tuned import Tuned
 

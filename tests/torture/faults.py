@@ -1,6 +1,6 @@
 """Faults to put in a command's way. Each function here is called in a child of `warm.py` before its command runs.
 
-Every byte of ours goes through a handful of calls of `os` (see `run.py`), so replacing those in the process is enough to count its file
+Every byte of ours goes through a handful of calls of `os` (see `disk.py`), so replacing those in the process is enough to count its file
 operations, slow them down, fail one of them, or die at one of them.
 """
 

@@ -168,7 +168,7 @@ def import_everything() -> None:
     import transformers.models.bloom.modeling_bloom  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler  # noqa: F401
 
-    import florilegium.pipeline  # noqa: F401
+    import florilegium.resuming  # noqa: F401
     import florilegium.terminal  # noqa: F401
 
     torch.set_num_threads(1)

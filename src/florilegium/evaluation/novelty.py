@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from florilegium.disk import atomic_write
 from florilegium.errors import ModelError
-from florilegium.run import atomic_write
 
 RUN_WORDS = 8
 FILE = "training_ngrams.safetensors"

@@ -4,16 +4,14 @@ from florilegium.model.adapter import (
     ParameterCount,
     adapter_state,
     attach_adapter,
-    base_facts,
     check_adapter,
     count_parameters,
-    load_adapter,
-    read_facts,
     save_adapter,
     set_adapter_state,
 )
 from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
 from florilegium.model.forward import Walk, hidden_states, token_losses
+from florilegium.model.loading import base_facts, load_adapter, read_facts
 
 __all__ = [
     "Base",

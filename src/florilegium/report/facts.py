@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.config import read_config
+from florilegium.disk import read_lines
 from florilegium.errors import UsageError
-from florilegium.run import read_lines
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from florilegium.disk import atomic_write
 from florilegium.report.curves import thinned
 from florilegium.report.facts import RunFacts
-from florilegium.run import atomic_write
 
 FILE = "loss.png"
 

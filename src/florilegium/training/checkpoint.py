@@ -25,9 +25,10 @@ import torch
 
 from florilegium.commit import Unvouched, commit_folder, read_manifest, read_vouched, remove_folder, sweep
 from florilegium.config import TrainConfig
+from florilegium.disk import disk_errors, free_bytes
 from florilegium.errors import ModelError, ResourceError
 from florilegium.model.tensor_file import tensor_bytes, tensor_pieces
-from florilegium.run import disk_errors, free_bytes, set_aside
+from florilegium.run import set_aside
 from florilegium.training.guards import check_snapshot
 from florilegium.training.memory import out_of_memory
 
