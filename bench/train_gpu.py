@@ -67,6 +67,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     names = ("bits", "memory", "memory_limit", "fast", "dropout")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
+    settings["order"] = "filled"  # as the other sides have it
     config = make_config({"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}})
     began = time.perf_counter()
     prepared = prepare(config, Silent())
@@ -116,7 +117,7 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     rows = read_rows(arguments.data)
     examples = encode(AutoTokenizer.from_pretrained(folder), rows.template, rows.quotes).examples
-    order = Order([len(e.token_ids) - 1 for e in examples], 16, 0, filled=True)  # as ours has it
+    order = Order([len(e.token_ids) - 1 for e in examples], 16, 0, filled=True)
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
     if arguments.side == "tuned":
         return tuned_side(folder, steps, arguments.dropout)

@@ -171,7 +171,7 @@ def run_side(side: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    if "--size" in sys.argv:
+    if any(argument.split("=")[0] == "--size" for argument in sys.argv):
         import train_gpu
 
         train_gpu.main()

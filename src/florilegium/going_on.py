@@ -18,6 +18,7 @@ CHANGEABLE = (
     "device", "compute", "fast", "memory", "batch_tokens",
     "evaluate_every", "save_every", "keep_checkpoints", "log_every", "report_to",
 )  # fmt: skip
+BEFORE_ORDERS = "shuffled"  # the order of a run that was begun when there was no choice
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 REPACKS = ("device", "memory", "batch_tokens")  # after these, how much memory holds is not what the checkpoint remembers
 
@@ -38,7 +39,7 @@ def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]
 def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: str) -> TrainConfig:
     """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises UsageError."""
     values = {str(key).replace("-", "_"): value for key, value in written.items()}
-    values.setdefault("order", "shuffled")  # as it was before one could choose
+    values.setdefault("order", BEFORE_ORDERS)
     make_config(values, source=source)
     fresh = {"fast": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
     return make_config({**values, **fresh, **given})
@@ -47,6 +48,7 @@ def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: s
 def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
     """A line on each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the way."""
     lines = []
+    before = {"order": BEFORE_ORDERS, **before}
     for name, value in as_dict(now).items():
         if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
             continue

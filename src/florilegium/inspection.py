@@ -27,8 +27,8 @@ def inspect(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs across the split
-    and across a random one (`leaks`), and under `rows` the first three of the first training step: text, tokens, which tokens carry
-    loss, and where each lies in its packed row. Plain values. Raises what reading and encoding raise."""
+    and across a random one (`leaks`), and under `rows` the first three of a first step of 16 shuffled rows: text, tokens, which tokens
+    carry loss, and where each lies in its packed row. Plain values. Raises what reading and encoding raise."""
     rows = read_rows(data, template, skip_bad_rows=skip_bad_rows, repair=repair)
     tokenizer = _tokenizer(model, revision)
     split = make_split(rows.quotes, held_out, seed, by=split_by, authors=rows.authors)

@@ -13,7 +13,7 @@ from florilegium.errors import UsageError
 from florilegium.model import Walk
 from florilegium.model.forecast import Forecast, choose, shape_of
 from florilegium.model.forward import add_neftune, transformer
-from florilegium.prepare import Prepared
+from florilegium.prepare import Prepared, choose_order
 from florilegium.tokens import PackPlan
 from florilegium.training import Schedule, Trainer, gradients, make_optimizer, make_schedule, order_of
 
@@ -43,7 +43,8 @@ def _drop_or_refuse(prepared: Prepared, name: str, obstacle: str) -> None:
     if obstacle:
         prepared.fast = tuple(other for other in prepared.fast if other != name)
         # config.yaml must not name what was dropped: a resumed run would be refused for it.
-        prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off")
+        order = choose_order(prepared.asked_order, prepared.fast)
+        prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off", order=order)
 
 
 def _forecast(prepared: Prepared, model: Any) -> Forecast:

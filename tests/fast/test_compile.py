@@ -15,6 +15,7 @@ from triton.compiler import ASTSource
 
 from florilegium.fast import attention_kernel, block_kernel, decode_kernel, expand_kernel, head_loss_kernel, product_kernel, sample_kernel
 
+WHOLE = ("N", "K", "W", "D", "S", "H", "V")  # multiples of 16, as Triton finds them to be when it is called
 SHARED = {86: 101_376, 90: 232_448}
 POINTERS = {
     "*fp32": "scale table absmax_table absmax2 offset residual partial after adapter slopes scores rule tops sums above low whole chance",
@@ -30,9 +31,8 @@ def compiled(kernel: Any, arch: int, fixed: dict[str, Any], options: dict[str, i
     names = kernel.arg_names
     types = TYPES | types
     signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*") or name in ("N", "K", "W")
-    }
+    whole = [name for name in names if name not in fixed and (signature[name].startswith("*") or name in WHOLE)]
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in whole}
     constants = {(names.index(name),): value for name, value in fixed.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,25 @@ def test_a_shape_that_does_not_fit_its_bytes_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"[301,77]", b"[302,77]"))
     with TensorReader(path, CPU) as reader, pytest.raises(ModelError, match="does not fit its shape"):
         reader.read("large")
+
+
+def test_a_type_that_is_not_known_is_left_to_others(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.safetensors")
+    with TensorReader(path, CPU) as reader:
+        assert reader.can_read_all
+    path.write_bytes(path.read_bytes().replace(b'"dtype":"I8"', b'"dtype":"Q8"'))
+    with TensorReader(path, CPU) as reader:
+        assert not reader.can_read_all
+
+
+def test_nothing_stays_open_where_there_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "m.safetensors")
+
+    def refused() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(reading, "_Lane", refused)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(RuntimeError):
+        TensorReader(path, CPU)
+    assert len(os.listdir("/proc/self/fd")) == before

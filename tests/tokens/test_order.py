@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from florilegium.data import read_rows
 from florilegium.seedling import FOLDER
 from florilegium.tokens import Order, encode, epoch_order
-from florilegium.tokens.order import TILE, WINDOW, fill
+from florilegium.tokens.order import MOST_ROWS, TILE, WINDOW, fill
 
 
 def lengths_of(kind: str, number: int = 2500) -> list[int]:
@@ -67,3 +67,8 @@ def test_filled_steps_waste_little_on_english_quotes(english_quotes: Path) -> No
 def test_filling_ends_where_nothing_fits() -> None:
     assert fill([[0], [1]], np.array([300, 700])) == [[0], [1]]
     assert sorted(sum(fill([[0, 1], [2, 3]], np.array([5000, 1, 1, 1])), [])) == [0, 1, 2, 3]
+
+
+def test_steps_of_many_rows_are_left_alone() -> None:
+    order = Order(lengths_of("quotes"), MOST_ROWS + 1, 0, filled=True)
+    assert epoch(order, 0) == epoch_order(2500, MOST_ROWS + 1, 0, 0)

@@ -23,11 +23,10 @@ APPLIED = {
     "evaluate_every": 3, "save_every": 3, "keep_checkpoints": 1, "log_every": 4,
 }  # fmt: skip
 REFUSED = {
-    "rank": 8, "order": "filled",
-    "alpha": 8.0, "bits": 8, "seed": 3, "batch_rows": 4, "template": "{quote} :: {tags}", "loss_on": "tags", "rslora": True,
+    "rank": 8, "alpha": 8.0, "bits": 8, "seed": 3, "batch_rows": 4, "template": "{quote} :: {tags}", "loss_on": "tags", "rslora": True,
     "max_length": 64, "held_out": 0.3, "lora_plus_ratio": 4.0, "optimizer": "adamw-8bit", "target_modules": "dense",
     "init_lora": "gaussian",
-    "skip_bad_rows": True,
+    "skip_bad_rows": True, "order": "filled",
 }  # fmt: skip
 SAME_BITS = {"memory", "fast", "evaluate_every", "save_every", "keep_checkpoints", "log_every", "batch_tokens", "patience"}
 
@@ -233,6 +232,24 @@ def test_compute(warm: Warm, stopped: Callable[[], Path], reference: Callable[..
     child = warm.run(["resume", run, *flag("compute", "bfloat16")], cwd=tmp_path)
     assert child.code == 0 and "changed compute from float32 to bfloat16" in child.err, child.err
     assert different_bits(weights(run), weights(reference(8))) > 0
+
+
+def test_a_run_from_before_there_were_orders(
+    warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Neither its config nor its checkpoints name one: it goes on as it began, and another is refused."""
+    run = stopped()
+    config = run / "config.yaml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("order:")))
+    for manifest in run.glob("checkpoints/*/manifest.json"):
+        held = json.loads(manifest.read_text())
+        assert held["run"]["settings"].pop("order") == "shuffled"
+        manifest.write_text(json.dumps(held))
+    child = warm.run(["resume", run, *flag("order", "filled")], cwd=tmp_path)
+    assert child.code == 2 and "--order was 'shuffled' when the run began" in child.last_line, child.err
+    child = warm.run(["resume", run], cwd=tmp_path)
+    assert child.code == 0 and "order: shuffled" in config.read_text(), child.err
+    assert different_bits(weights(run), weights(reference())) == 0
 
 
 def test_what_may_change_is_what_is_tested() -> None:

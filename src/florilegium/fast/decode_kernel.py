@@ -92,9 +92,9 @@ def attend_rows(
 ):  # fmt: skip
     """softmax(q k / sqrt(D) + slope * (key - query)) v over the places 0 .. place of a row's slot, for one head.
 
-    Rows of one slot that lie in the same BLOCK_M read its keys together: the first of them works for all, the others' programs end at
-    once. Every row sums its blocks of places in the same order whoever reads them with it, and what lies beyond its own place adds zeros:
-    so a prompt's rows get the bits that they would get alone."""
+    Rows of one slot lie side by side, all with a place or none. Those in the same BLOCK_M read its keys together: the first of them works
+    for all, the others' programs end at once. Every row sums its blocks of places in the same order whoever reads them with it, and what
+    lies beyond its own place adds zeros: so a prompt's rows get the bits that they would get alone."""
     m, h = tl.program_id(0), tl.program_id(1)
     mine = tl.load(slot + m)
     group = m // BLOCK_M * BLOCK_M

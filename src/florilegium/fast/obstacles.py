@@ -24,6 +24,8 @@ def common_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> s
         return "it computes in bfloat16"
     if any(layer.apply_residual_connection_post_layernorm for layer in bloom.h):
         return "this BLOOM has another residual"
+    if bloom.embed_dim // bloom.num_heads > 128:
+        return "its heads are wider than 128"
     for name, module in bloom.named_modules():
         if hasattr(module, "modules_to_save"):
             return "its adapter holds whole modules"

@@ -10,6 +10,7 @@ PEFT's prepare_model_for_kbit_training does, makes bloom-560m in int8 larger tha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt"]
 PROBE = "It's 3,14\u2014\u201c\u00catre\u201d \u00e9 e\u0301 ->: 数学, हिन्दी; don't\n\t  STOP... ﬁne"
+NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 DIGEST_SLICES, DIGEST_SLICE_BYTES = 64, 65_536
 
 
@@ -84,7 +86,8 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
 
     Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it does not fit.
     """
-    import_bitsandbytes()
+    with model_errors(name) if bits in (8, 4) else contextlib.suppress(Exception):  # PEFT imports it too, where it can
+        import_bitsandbytes()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = device or choose_device("auto")
@@ -209,8 +212,11 @@ class model_errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, FlorilegiumError) or not isinstance(error, Exception):
             return
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(said in str(error) for said in NO_MEMORY):
             raise ResourceError(f"{self.name} does not fit in memory", "Try --bits 4, or a smaller --model") from error
+        if isinstance(error, OSError) and error.errno:
+            cause = f"{self.name} cannot be read ({error.strerror or error})"
+            raise ModelError(cause, "Look at the disk and the files' permissions, or get it again") from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelError(f"cannot load {self.name} ({first})", "Check that it is a causal LM that Transformers knows") from error
 

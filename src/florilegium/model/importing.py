@@ -1,41 +1,53 @@
 """bitsandbytes without the compiler that it does not use here.
 
-As it is imported, bitsandbytes puts `torch.compile` around four functions, and that loads the whole of Inductor: 1.6 of the 8 seconds that
-torch, Transformers, PEFT and bitsandbytes take to import together. No run of ours calls one of the four. `import_bitsandbytes` lets each
-be compiled when it is first called.
+As it is imported, bitsandbytes puts `torch.compile` around four functions of its own, and that loads the whole of Inductor: 1.6 of the 8
+seconds that torch, Transformers, PEFT and bitsandbytes take to import together. No run of ours calls one of the four. After
+`import_bitsandbytes` each is compiled when it is first called; what others compile meanwhile is compiled as ever.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+NAME = "bitsandbytes"
+_one_at_a_time = threading.Lock()
+
 
 def import_bitsandbytes() -> Any:
-    """The module. Other code may import it by name before or after."""
-    library: Any = torch
-    compile_now, library.compile = library.compile, _when_called
-    try:
-        return importlib.import_module("bitsandbytes")
-    finally:
-        library.compile = compile_now
+    """The module, as `import bitsandbytes` gives it; raises what that raises."""
+    with _one_at_a_time:
+        if NAME in sys.modules:
+            return sys.modules[NAME]
+        library: Any = torch
+        compile_now = library.compile
+
+        def compile_later(model: Any = None, **options: Any) -> Any:
+            theirs = getattr(model, "__module__", None) or ""
+            return when_called(compile_now, model, options) if theirs.startswith(f"{NAME}.") else compile_now(model, **options)
+
+        library.compile = compile_later
+        try:
+            return importlib.import_module(NAME)
+        finally:
+            library.compile = compile_now
 
 
-def _when_called(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`torch.compile`, put off to the first call of what it was given."""
-    if function is None:
-        return functools.partial(_when_called, **options)
-    given = function
+def when_called(compile_now: Callable[..., Any], function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """`compile_now(function, **options)`, put off to the first call."""
 
     @functools.cache
     def compiled() -> Callable[..., Any]:
-        return torch.compile(given, **options)
+        made: Callable[..., Any] = compile_now(function, **options)
+        return made
 
-    @functools.wraps(given)
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         return compiled()(*args, **kwargs)
 

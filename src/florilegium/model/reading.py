@@ -10,6 +10,7 @@ eight threads that each read a piece into pinned memory of their own and copy it
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,11 +43,11 @@ class TensorReader:
         self.names = sorted(self.header, key=lambda name: self.header[name]["data_offsets"][0])
         with path.open("rb") as file:
             self.begin = 8 + int.from_bytes(file.read(8), "little")
-        self.file = os.open(path, os.O_RDONLY)
-        self.pool = ThreadPoolExecutor(THREADS)
         self.lanes: SimpleQueue[_Lane] = SimpleQueue()
         for _ in range(THREADS):
             self.lanes.put(_pinned_lane() if device.type == "cuda" else _Lane())
+        self.pool = ThreadPoolExecutor(THREADS)
+        self.file = os.open(path, os.O_RDONLY)
 
     def __enter__(self) -> TensorReader:
         return self
@@ -55,16 +56,19 @@ class TensorReader:
         self.pool.shutdown()
         os.close(self.file)
 
+    @property
+    def can_read_all(self) -> bool:
+        """Whether every tensor is of a type that is known here."""
+        return all(entry["dtype"] in DTYPE_OF for entry in self.header.values())
+
     def read(self, name: str) -> torch.Tensor:
-        """The tensor, whole, on the device. Raises ModelError where the file ends early or holds a type that torch has not."""
+        """The tensor, whole, on the device. Raises ModelError where the file ends early, OSError where the disk fails."""
         entry = self.header[name]
-        if entry["dtype"] not in DTYPE_OF:
-            raise ModelError(f"{self.path.name}: {name} is of type {entry['dtype']}", "Save it in bfloat16, float16 or float32")
-        tensor = torch.empty(entry["shape"], dtype=DTYPE_OF[entry["dtype"]], device=self.device)
-        flat = tensor.view(-1).view(torch.uint8)
-        start, end = entry["data_offsets"]
-        if len(flat) != end - start:
+        dtype, (start, end) = DTYPE_OF[entry["dtype"]], entry["data_offsets"]
+        if math.prod(entry["shape"]) * dtype.itemsize != end - start:
             raise ModelError(f"{self.path.name}: the size of {name} does not fit its shape", "Get it again from where it came")
+        tensor = torch.empty(entry["shape"], dtype=dtype, device=self.device)
+        flat = tensor.view(-1).view(torch.uint8)
         # Whoever had this memory before may still be reading it on the device.
         ready = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
         places = range(0, len(flat), PIECE_BYTES)

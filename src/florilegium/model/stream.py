@@ -32,6 +32,8 @@ def load_streamed(folder: Path, quantisation: Any, device: torch.device) -> Any:
     wanted = {name for name, _ in model.transformer.named_parameters(prefix="transformer")}
     for path in sorted(folder.glob("*.safetensors")):
         with TensorReader(path, device) as reader:
+            if not reader.can_read_all:
+                return None
             for key in reader.names:
                 name = key if key.startswith("transformer.") else f"transformer.{key}"
                 if name in wanted:

@@ -3,8 +3,8 @@
 Sixteen rows of english_quotes are 500 to 2,300 tokens, and a matrix unit works in whole tiles: the products of bloom-7b1 take an H100
 25.8 ms for 768 tokens, 32.8 ms for 832 and 34.1 ms for 1,024. So in an order that is `filled`, rows change places between steps near one
 another in the shuffle until a step holds a multiple of TILE tokens, or a few less. Every row still comes once an epoch, in a step of as
-many rows; long rows no longer meet in one step, so its peak of memory is lower too. The order depends on the lengths, the seed and the
-number of the epoch alone.
+many rows; long rows no longer meet in one step, so its peak of memory is lower too. The order depends on the lengths, the rows
+of a step, the seed and the number of the epoch alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 TILE = 256
+MOST_ROWS = 128  # of a step that is filled: larger ones hold many tiles, of which part of one is little
 WINDOW = 64  # steps among which rows change places: a shuffle of a million rows is arranged as it is reached
 
 
@@ -32,7 +33,7 @@ class Order:
 
     def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int, *, filled: bool) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
-        self.batch_rows, self.seed, self.filled = batch_rows, seed, filled
+        self.batch_rows, self.seed, self.filled = batch_rows, seed, filled and batch_rows <= MOST_ROWS
         self.steps_per_epoch = -(-len(lengths) // batch_rows)
         self._epoch = lru_cache(2)(lambda epoch: epoch_order(len(self.lengths), batch_rows, seed, epoch))
         self._window = lru_cache(2)(self._arranged)

@@ -1,7 +1,7 @@
 """The training loop, short enough to read: plan the steps, take them, look at held-out rows once in a while, keep the best.
 
-The step itself is in `step.py`. The order of rows is a function of seed and epoch, the rate of the step number: to go on from a checkpoint
-is to start the same loop at another step.
+The step itself is in `step.py`. The order of rows is a function of seed, epoch and lengths, the rate of the step number: to go on from a
+checkpoint is to start the same loop at another step.
 """
 
 from __future__ import annotations
