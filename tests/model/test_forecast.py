@@ -11,7 +11,10 @@ from florilegium.model.forecast import GIB, Shape, choose, peak
 
 BLOOM_7B1 = Shape(base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320)
 # (full, middle, copies), tokens, and the peak that an H100 showed (bench/steps_gpu.py, bench/train_gpu.py), in GiB.
-MEASURED = [((30, 30, 0), 1088, 10.95), ((30, 30, 29), 1088, 21.84), ((0, 21, 0), 2048, 9.17), ((30, 30, 30), 8192, 38.69)]
+MEASURED = [
+    ((30, 30, 0), 1088, 10.95), ((30, 30, 29), 1088, 21.84), ((0, 21, 0), 2048, 9.17), ((30, 30, 30), 8192, 38.69),
+    ((30, 30, 28), 1152, 21.59), ((30, 30, 29), 1152, 21.97), ((30, 30, 30), 1600, 23.39),
+]  # fmt: skip
 
 
 def steps() -> list[int]:
@@ -21,7 +24,8 @@ def steps() -> list[int]:
 
 @pytest.mark.parametrize("plan,tokens,gib", MEASURED)
 def test_it_says_what_was_measured(plan: tuple[int, int, int], tokens: int, gib: float) -> None:
-    assert abs(peak(BLOOM_7B1, tokens, *plan) / GIB / gib - 1) < 0.03
+    forecast = peak(BLOOM_7B1, tokens, *plan) / GIB
+    assert gib - 0.02 < forecast < 1.02 * gib  # a limit that was asked for must hold
 
 
 @pytest.mark.parametrize("memory", ["auto", "fast", "lean"])

@@ -73,11 +73,10 @@ class Replay:
         if self.pool is None:
             # Compilers and libraries prepare themselves on their first call, which cannot be recorded and must leave no trace: what it
             # added would be added again by the replay.
-            before = [tensor.clone() for tensor in self.updates]
+            before = [tensor.cpu() for tensor in self.updates]  # not on the device: its memory may be all but full
             self.function(here)
             for tensor, value in zip(self.updates, before, strict=True):
                 tensor.copy_(value)
-            del before
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             self.pool = torch.cuda.graph_pool_handle()

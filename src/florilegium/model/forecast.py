@@ -15,6 +15,7 @@ from typing import Any
 from florilegium.errors import ResourceError
 
 HEAD_CHUNK = 512 * 2**20
+WORKSPACE = 80 * 2**20  # cuBLAS' own, 32 MiB for each of two streams on a Hopper card, and what is too small to count
 GIB = 2**30
 
 
@@ -64,7 +65,8 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     saved = tokens * (full * shape.token_full + min(rest, max(0, middle - full)) * 4 * W + max(0, shape.layers - max(full, middle)) * 2 * W)
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
-    fixed = shape.base + 18 * shape.adapter_parameters + 2 * 4 * W * W
+    # Of each of the adapter's numbers: itself, its gradient as added up and as found, AdamW's two, and it in 2 bytes, beside wide weights too.
+    fixed = shape.base + 24 * shape.adapter_parameters + 2 * 4 * W * W + WORKSPACE
     return fixed + saved + max(at_work, logits) + copies * shape.copy
 
 
