@@ -65,7 +65,7 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     saved = tokens * (full * shape.token_full + min(rest, max(0, middle - full)) * 4 * W + max(0, shape.layers - max(full, middle)) * 2 * W)
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
-    # Of each of the adapter's numbers: itself, its gradient as added up and as found, AdamW's two, and it in 2 bytes, beside wide weights too.
+    # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice in 2 bytes.
     fixed = shape.base + 24 * shape.adapter_parameters + 2 * 4 * W * W + WORKSPACE
     return fixed + saved + max(at_work, logits) + copies * shape.copy
 
