@@ -77,6 +77,8 @@ BREAKS = [
           "test_memory.py::test_five_thousand_steps"),
     Break("changed settings: nothing is compared", "going_on.py", "or before[name] == value:", "or True:",
           "test_going_on.py::test_every_change_is_applied_or_refused_and_said"),
+    Break("order: an older run takes another", "going_on.py", 'before = {"order": BEFORE_ORDERS, **before}', "before = dict(before)",
+          "test_going_on.py::test_a_run_from_before_there_were_orders"),
     Break("device: not said", "going_on.py", "NOT_OF_THE_RUN = (", 'NOT_OF_THE_RUN = ("device", "report_to", ',
           "test_going_on.py::test_device"),
     Break("report_to: said and ignored", "pipeline.py", "log_with=trackers or None", "log_with=None", "test_going_on.py"),
