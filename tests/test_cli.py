@@ -211,6 +211,31 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_trains(wor
         process.wait()
 
 
+def closed_pipe() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def test_a_run_goes_on_when_nobody_reads_its_lines(work: Path, tiny: Path) -> None:
+    """`florilegium train 2>&1 >/dev/null | head -3`: the lines are lost, the run is not."""
+    command = [sys.executable, "-m", "florilegium", "train", "quotes.jsonl", "--model", str(tiny), "--max-steps", "3", "--output", "unread"]
+    pipe = closed_pipe()
+    done = subprocess.run(command, cwd=work, stdout=subprocess.DEVNULL, stderr=pipe, timeout=180)
+    os.close(pipe)
+    assert done.returncode == 0 and (work / "unread" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_quotes_that_nobody_reads_are_no_failure(work: Path) -> None:
+    """`florilegium generate -n 3 | head -1`."""
+    pipe = closed_pipe()
+    command = [sys.executable, "-m", "florilegium", "generate", "The sea", "-n", "3", "--run", "latest", "--max-new-tokens", "5"]
+    done = subprocess.run(command, cwd=work, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=180)
+    os.close(pipe)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
 def test_completion_scripts(work: Path) -> None:
     for shell in ("bash", "zsh"):
         done = run("completion", shell, cwd=work)

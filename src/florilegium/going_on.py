@@ -41,6 +41,7 @@ def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: s
     values = {str(key).replace("-", "_"): value for key, value in written.items()}
     values.setdefault("order", BEFORE_ORDERS)
     make_config(values, source=source)
+    given = {name: value for name, value in given.items() if (name, value) != ("order", "auto")}  # which is what it was
     fresh = {"fast": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
     return make_config({**values, **fresh, **given})
 

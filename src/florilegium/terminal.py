@@ -28,11 +28,25 @@ def gigabytes(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
+class _Progress(Console):
+    """stderr. When nobody reads it any more (`2>&1 | head`) the lines are dropped: Rich would end the process, and a run with it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class _Results(Console):
+    """stdout. When nobody reads it any more, the command has done what it was asked for (`cli.main`)."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class TerminalView:
     """Watches a run: lines first, then a bar with loss, tokens/s, memory and the time left."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _Progress(stderr=True, highlight=False, soft_wrap=True)
         self.quiet = quiet
         self.live: Live | None = None
         self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
@@ -97,7 +111,7 @@ class TerminalView:
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:
     """A line on stderr that moves while something takes its time; nothing where stderr is no terminal."""
-    console = Console(stderr=True, highlight=False)
+    console = _Progress(stderr=True, highlight=False)
     return console.status(Text(printable(what))) if console.is_terminal else contextlib.nullcontext()
 
 
@@ -108,7 +122,7 @@ def one_row(text: str, width: int) -> str:
 
 def print_quote(row: Generated, template: Template, label: str = "") -> None:
     """A generated quote for people, on stdout."""
-    console = Console(highlight=False, soft_wrap=False, file=sys.stdout)
+    console = _Results(highlight=False, soft_wrap=False, file=sys.stdout)
     text = Text()
     if label:
         text.append(f"{label}  ", style="dim")

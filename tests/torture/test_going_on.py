@@ -247,7 +247,7 @@ def test_a_run_from_before_there_were_orders(
         manifest.write_text(json.dumps(held))
     child = warm.run(["resume", run, *flag("order", "filled")], cwd=tmp_path)
     assert child.code == 2 and "--order was 'shuffled' when the run began" in child.last_line, child.err
-    child = warm.run(["resume", run], cwd=tmp_path)
+    child = warm.run(["resume", run, *flag("order", "auto")], cwd=tmp_path)
     assert child.code == 0 and "order: shuffled" in config.read_text(), child.err
     assert different_bits(weights(run), weights(reference())) == 0
 
