@@ -43,7 +43,7 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
     from florilegium.model import Walk, token_losses
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    optimizer: Any = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     for parameter in parameters:
         if parameter.grad is None:  # another step's recording may add to it where it is
@@ -62,8 +62,8 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
         loss = run(inputs if graph else {name: t.pin_memory().to("cuda", non_blocking=True) for name, t in inputs.items()})
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         if guards:  # torch's fused AdamW reads these two where they are, and takes no step if the first is 1
-            optimizer.found_inf = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()  # type: ignore[attr-defined]
-            optimizer.grad_scale = None  # type: ignore[attr-defined]
+            optimizer.found_inf = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+            optimizer.grad_scale = None
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
         return loss

@@ -108,7 +108,7 @@ def tuned_side(folder: Path, steps: list[list[Any]], dropout: float) -> dict[str
     counts: list[int] = []
     times: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):  # type: ignore[misc]  # Transformers is not typed
         def on_step_end(self, *_: Any, **__: Any) -> None:
             torch.cuda.synchronize()
             times.append(time.perf_counter())

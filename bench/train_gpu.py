@@ -212,19 +212,8 @@ def main() -> None:
 
 def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     steps = arguments.stock_steps or arguments.steps if side != "ours" else arguments.steps
-    command = [
-        sys.executable,
-        str(Path(__file__).resolve()),
-        "--side",
-        side,
-        "--folder",
-        str(folder),
-        "--steps",
-        str(steps),
-        "--data",
-        str(arguments.data),
-    ]
-    command += ["--size", arguments.size]
+    command = [sys.executable, str(Path(__file__).resolve()), "--side", side, "--size", arguments.size]
+    command += ["--folder", str(folder), "--steps", str(steps), "--data", str(arguments.data)]
     for name in ("bits", "memory", "memory_limit", "fast", "dropout"):
         value = getattr(arguments, name)
         command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []

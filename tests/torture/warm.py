@@ -161,6 +161,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def import_everything() -> None:
+    """What every child would import, once, for all of them: nothing is used here."""
     import accelerate  # noqa: F401
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401

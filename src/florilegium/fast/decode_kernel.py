@@ -19,6 +19,8 @@ import triton.language as tl
 from florilegium.fast.block_kernel import _norm
 from florilegium.fast.product_kernel import lane_order
 
+ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}  # the fastest of 36 on an H100, for one text, 64, and a prompt
+
 
 @triton.jit
 def embed_rows(
@@ -189,9 +191,6 @@ def attend(
     kernel[(M, H)](
         query, keys, values, slot, place, slopes_H, out, M, H, S, D, FORM=form, BLOCK_D=max(16, triton.next_power_of_2(D)), **ATTEND,
     )  # fmt: skip
-
-
-ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}
 
 
 @triton.jit
