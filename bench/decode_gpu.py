@@ -123,15 +123,15 @@ def tiles(Ms: list[int], part: str) -> None:
             sweep = itertools.product((BM,), (64, 128), (128, 256), (4, 8), (3, 4, 6), splits)
             if M >= 128:
                 sweep = itertools.product(
-                    (128, 256), (64, 128), (64, 128), (4, 8), (3, 4), (product_kernel.split_of(N, K) if kind == 0 else 1,)
+                    (128, 256), (64, 128), (64, 128), (4, 8), (3, 4), (product_kernel.split_of(N, K, form) if kind == 0 else 1,)
                 )
             for BM, BN, BK, warps, stages, split in sweep:
                 number += 1
                 if K % (split * BK) or (part and number % int(part.split("/")[1]) != int(part.split("/")[0])):
                     continue
-                tile = {"BM": BM, "BN": BN, "BK": BK, "num_warps": warps, "num_stages": stages}
+                tile = {"BM": BM, "BN": BN, "BK": BK, "num_warps": warps, "STAGES": stages}
                 product_kernel.tile = lambda *_, tile=tile: tile
-                rest = (torch.rand(N, device="cuda"), torch.zeros(N, device="cuda"), N, K, form, (ones,) * 5, split)
+                rest = (torch.rand(N, device="cuda"), torch.zeros(N, device="cuda"), N, K, form, (ones,) * 2, split)
                 turn = itertools.cycle([Weight(c, *rest) for c in codes])
 
                 def once() -> None:

@@ -148,7 +148,7 @@ def ratios(results: list[dict[str, Any]]) -> None:
     """Ours over each other side."""
     rates = {r["side"]: r["tokens_per_second"] for r in results}
     for side, rate in rates.items():
-        if "ours" in rates and side != "ours":
+        if "ours" in rates and side != "ours" and rate:
             print(f"ours / {side:<16} {rates['ours'] / rate:.2f}")
 
 

@@ -68,10 +68,12 @@ def linear(form: int, N: int, K: int) -> tuple[Any, torch.Tensor]:
 
 def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
     """As a kernel that makes rows for that form writes them."""
-    if form != 8:
+    if form == 16:
         return x
     column = torch.arange(x.shape[1], device=x.device)
     j, s, p, h = column // 16 % 4, column // 4 % 4, column // 2 % 2, column % 2
+    if form != 8:
+        p, h = h, p
     out = torch.empty_like(x)
     out[:, column // 64 * 64 + 16 * s + 8 * h + 2 * j + p] = x
     return out
@@ -81,7 +83,7 @@ def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
 @pytest.mark.parametrize(("M", "N", "K", "split"), [(3, 200, 192, 1), (40, 128, 512, 4)])
 def test_product(form: int, M: int, N: int, K: int, split: int) -> None:
     weight, exact_NK = linear(form, N, K)
-    assert weight is not None and weight.form == form
+    assert weight.form == (4 if form == 5 else form)
     x = torch.zeros(product_kernel.padded(M)[1], K, dtype=DTYPE, device=DEVICE)
     x[:M] = torch.randn(M, K, device=DEVICE).to(DTYPE)
     raw = torch.full((split, M, N), float("nan"), device=DEVICE)

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from florilegium import fast, plain
 from florilegium.config import make_config
-from florilegium.fast import attention_kernel, block_kernel, expand_kernel, frozen_linear, head_loss_kernel
+from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, expand_kernel, frozen_linear, head_loss_kernel
 from florilegium.fast.trunk import Plan
 from florilegium.model import Walk, attach_adapter, hidden_states, load_base
 from florilegium.model.forward import transformer
@@ -96,6 +96,22 @@ def test_norm_and_its_gradient(drop: float) -> None:
     block_kernel.add_norm_grad(grad, above, saved, norm, scale, scaled, thin_TW=thin, dropped_TW=again, seed=seed, number=2, drop=drop)
     assert error(grad, wanted) < 1e-5 and error(scaled, wanted * scale) < LAST_BIT
     assert torch.equal(again, dropped if drop else normed[:, :W])
+
+
+@pytest.mark.parametrize(("rank", "W"), [(4, 320), (24, 512)])
+def test_the_adapters_thin_products(rank: int, W: int) -> None:
+    torch.manual_seed(0)
+    T, R, N = 128, -(-rank // 8) * 8, 200
+    normed, a = torch.randn(T, W + R, device=DEVICE).to(DTYPE), torch.randn(rank, W, device=DEVICE).to(DTYPE)
+    normed[:, W:] = float("nan")
+    thin = adapter_kernel.thin(normed[:, :W], a, normed[:, W:])
+    assert error(thin, normed[:, :W].double() @ a.double().T) < LAST_BIT
+    assert torch.equal(normed[:, W : W + rank], thin) and (normed[:, W + rank :] == 0).all()
+    qkv_grad, above = torch.randn(T, N, device=DEVICE).to(DTYPE), torch.randn(T, W + R, device=DEVICE).to(DTYPE)
+    dropped, thin_grad, unfolding = torch.randn(T, W, device=DEVICE).to(DTYPE), above[:, W : W + rank], torch.rand(N, device=DEVICE)
+    grad_a, grad_b = adapter_kernel.gradients(dropped, thin_grad, qkv_grad, thin, unfolding)
+    assert error(grad_a, thin_grad.double().T @ dropped.double()) < 1e-5
+    assert error(grad_b, qkv_grad.double().T @ thin.double() * unfolding[:, None].double()) < 1e-5
 
 
 def test_gelu_and_its_gradient() -> None:

@@ -130,9 +130,11 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
         run = florilegium.train("sample", output=str(tmp_path / name), max_steps=12, dropout=0.0, fast=name, order="shuffled").directory
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [row["loss"] for row in rows if "loss" in row]
-    gaps = [abs(a - b) for a, b in zip(*losses.values(), strict=True)]
+    gaps = [a - b for a, b in zip(*losses.values(), strict=True)]
     print("recorded against written:", [round(gap, 5) for gap in gaps])
-    assert len(gaps) == 12 and max(gaps) < 5e-3
+    # bfloat16 puts the losses up to 0.01 apart, now above, now below. A first gradient that counted twice would put the last six 0.0036
+    # above, every one of them.
+    assert len(gaps) == 12 and max(map(abs, gaps)) < 2e-2 and abs(sum(gaps[6:])) / 6 < 2e-3
 
 
 def test_a_run_and_its_quotes(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ import triton.language as tl
 
 BLOCK = 64
 LOG2E = 1.4426950408889634
-FORWARD = {"num_warps": 4, "num_stages": 2}
-BACKWARD = {"num_warps": 4, "num_stages": 1}
+FORWARD = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
+BACKWARD = {"num_warps": 4, "num_stages": 2}
 
 
 @triton.jit
@@ -123,7 +123,7 @@ def attend_backward(
     lse += head * T
     delta += head * T
     grad += head * D
-    if tl.program_id(2) == 0:  # the gradients of a block of keys and values: the queries that see it
+    if tl.program_id(2) == 0:  # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
         key = _rows(k + place, mine, column, stride_t, D, BLOCK_D)
         value = _rows(v + place, mine, column, stride_t, D, BLOCK_D)
         grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -131,14 +131,15 @@ def attend_backward(
         last = (tl.load(ends + block * BLOCK + BLOCK - 1) + BLOCK - 1) // BLOCK
         for number in range(block, last):
             row = number * BLOCK + tl.arange(0, BLOCK)
-            begin = tl.load(starts + row)
             query = _rows(q + place, row, column, stride_t, D, BLOCK_D)
             above = _rows(grad, row, column, H * D, D, BLOCK_D)
-            level = tl.load(lse + row)
-            share = tl.exp2(_scores(query, key, row, mine, begin, slope, root) - level[:, None])
-            grad_value += tl.dot(tl.trans(share.to(above.dtype)), above)
-            change = tl.dot(above, tl.trans(value)) - tl.load(delta + row)[:, None]
-            grad_key += tl.dot(tl.trans((share * change).to(query.dtype)), query)
+            distance = mine[:, None] - row[None, :]
+            seen = (distance <= 0) & (mine[:, None] >= tl.load(starts + row)[None, :])
+            score = tl.dot(key, tl.trans(query)) * root + slope * distance.to(tl.float32)
+            share = tl.exp2(tl.where(seen, score, float("-inf")) - tl.load(lse + row)[None, :])
+            grad_value += tl.dot(share.to(above.dtype), above)
+            change = share * (tl.dot(value, tl.trans(above)) - tl.load(delta + row)[None, :])
+            grad_key += tl.dot(change.to(query.dtype), query)
         _write(grad_key * sqrt, dk + place, mine, column, stride_t, D, BLOCK_D)
         _write(grad_value, dv + place, mine, column, stride_t, D, BLOCK_D)
     else:  # the gradient of a block of queries: the keys that it sees

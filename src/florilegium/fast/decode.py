@@ -101,7 +101,7 @@ class Decoder:
         self.slopes_H = alibi_slopes(self.heads, device)
         V = len(head_VW)
         ones = torch.ones(1, device=device)
-        self.head = Weight(head_VW, ones, ones, V, W, 16, (ones,) * 5, 1)
+        self.head = Weight(head_VW, ones, ones, V, W, 16, (ones,) * 2, 1)
         self.cache = torch.zeros(len(self.blocks), 2, slots, self.heads, places, W // self.heads, dtype=dtype, device=device)
         self.state = _slots(slots, places, V, self.rows[-1], device)
         M, padded, most = self.rows[-1], -(-self.rows[-1] // 128) * 128, max(self.blocks[0].dense.split, self.blocks[0].down.split)

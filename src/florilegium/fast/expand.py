@@ -46,7 +46,7 @@ class Frozen:
 
     def __post_init__(self) -> None:
         scaling = self.lora.scaling if self.lora else 1.0
-        self.unfolding_N1 = (scaling / self.scale_N)[:, None]  # what `fold` multiplied B by
+        self.unfolding_N = scaling / self.scale_N  # what `fold` multiplied B by
 
     @property
     def elements(self) -> int:

@@ -26,6 +26,8 @@ def common_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> s
         return "this BLOOM has another residual"
     if bloom.embed_dim // bloom.num_heads > 128:
         return "its heads are wider than 128"
+    if bloom.embed_dim % 64:
+        return "its width is no multiple of 64"
     for name, module in bloom.named_modules():
         if hasattr(module, "modules_to_save"):
             return "its adapter holds whole modules"

@@ -1,6 +1,6 @@
 """The Triton kernel of decoding: a few rows times a frozen weight that is read as it is stored, once, and made wide in registers.
 
-    out[m, n] = sum_k x[m, k] * weight[n, k]        weight: int8 codes, NF4 codes with their scales, or 16 bits
+    out[m, n] = sum_k x[m, k] * weight[n, k]        weight: int8 codes, NF4 codes with a level for 64 of them, or 16 bits
 
 Writing a token is bound by reading the weights, so nothing of them may be written back or read twice. What follows each product in a BLOOM
 block rides along (`KIND`): the sums alone (PARTIAL), scale, bias and GELU (GELU), scale, bias and the adapter's part, with query, keys and
@@ -25,18 +25,51 @@ import triton
 import triton.language as tl
 
 PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
+# What NF4's 16 codes stand for: the quantiles of a normal distribution that QLoRA (arXiv:2305.14314, appendix E) chose.
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495,
+    0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+def _nf4_lookup() -> str:
+    """PTX for the eight codes of a word ($8) as bfloat16 ($0 to $7, in the order of their columns).
+
+    `prmt` picks four of eight bytes by four indices of three bits: a table of 16 numbers of two bytes is looked up for four codes by four
+    of them, and the codes' fourth bits, spread to masks by a fifth, choose between its halves: 21 instructions for eight codes."""
+    codes = torch.tensor(NF4).bfloat16().view(torch.int16).tolist()
+    low, high = (bytes((code >> shift) & 255 for code in codes) for shift in (0, 8))
+    tables = {f"{name}{i}": whole[4 * i : 4 * i + 4][::-1].hex() for name, whole in (("low", low), ("high", high)) for i in range(4)}
+    lines = [f".reg .b32 index, up, mask, a, b, low, high, pair, {', '.join(tables)};"]
+    lines += [f"mov.b32 {name}, 0x{value};" for name, value in tables.items()]
+    lines += ["and.b32 index, $8, 0x77777777;", "shl.b32 up, $8, 4;"]
+    for half, signs in enumerate(("0xD9C8", "0xFBEA")):
+        lines += ["shr.u32 index, index, 16;"] * half + [f"prmt.b32 mask, up, $8, {signs};"]
+        for name in ("low", "high"):
+            lines += [f"prmt.b32 a, {name}0, {name}1, index;", f"prmt.b32 b, {name}2, {name}3, index;"]
+            lines += [f"lop3.b32 {name}, mask, b, a, 0xCA;"]
+        for pair, picked in enumerate(("0x4051", "0x6273")):  # of a byte's two codes the upper one is the earlier column
+            first = 4 * half + 2 * pair
+            lines += [f"prmt.b32 pair, low, high, {picked};", f"mov.b32 {{${first}, ${first + 1}}}, pair;"]
+    return "{" + " ".join(lines) + "}"
+
+
+_NF4_LOOKUP = tl.constexpr(_nf4_lookup())
 
 
 @triton.jit
 def lane_order(column, FORM: tl.constexpr):
-    """Where a row of x keeps its column, for the product with int8 codes.
+    """Where a row of x keeps its column, for the product with codes.
 
-    A thread reads 16 bytes of codes at once, but the matrix unit wants of it, in each of four steps, two pairs of columns 8 apart. The sum
-    does not mind in which order columns come, so they come as they are read: byte 16 j + 4 s + 2 p + h of 64 is column 16 s + 8 h + 2 j + p
-    of the unit's, and x is written in that order by the kernel that makes it."""
+    A thread reads codes of 16 columns at once, but the matrix unit wants of it, in each of four steps, two pairs of columns 8 apart. The
+    sum does not mind in which order columns come, so they come as they are read: of 64 stored columns, number 16 j + 4 s + 2 p + h (int8)
+    or 16 j + 4 s + 2 h + p (NF4) is column 16 s + 8 h + 2 j + p of the unit's, and x is written so by the kernel that makes it."""
+    j, s = (column // 16) % 4, (column // 4) % 4
     if FORM == 8:
-        j, s, p, h = (column // 16) % 4, (column // 4) % 4, (column // 2) % 2, column % 2
-        return column // 64 * 64 + 16 * s + 8 * h + 2 * j + p
+        return column // 64 * 64 + 16 * s + 8 * (column % 2) + 2 * j + (column // 2) % 2
+    if FORM == 4:
+        return column // 64 * 64 + 16 * s + 8 * ((column // 2) % 2) + 2 * j + column % 2
     return column
 
 
@@ -80,27 +113,41 @@ def _codes(weight, n, k, K, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.conste
 
 
 @triton.jit
-def _wide(weight, n, k, K, table, absmax, absmax_table, absmax2, offset, FORM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """A tile of NF4 as two: the even columns and the odd ones, [BN, BK / 2] each in float32. FORM is 4, or 5 with nested scales."""
-    half = k // 2 + tl.arange(0, BK // 2)
-    byte = tl.load(weight + n[:, None] * (K // 2) + half[None, :]).to(tl.int32)
-    group = n[:, None] * (K // 64) + k // 64 + tl.arange(0, BK // 64)[None, :]
-    if FORM == 5:
-        level = tl.load(absmax_table + tl.load(absmax + group).to(tl.int32))
-        level = level * tl.load(absmax2 + group // 256) + tl.load(offset)
-    else:
-        level = tl.load(absmax + group)
-    even = tl.reshape(tl.load(table + (byte >> 4)), (BN, BK // 64, 32)) * level[:, :, None]
-    odd = tl.reshape(tl.load(table + (byte & 15)), (BN, BK // 64, 32)) * level[:, :, None]
-    return tl.reshape(even, (BN, BK // 2)), tl.reshape(odd, (BN, BK // 2))
+def _eight(word, table, LIKE: tl.constexpr, ASM: tl.constexpr):
+    """The eight NF4 codes of each word as numbers, in the order of their columns: the upper half of a byte comes before the lower."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            _NF4_LOOKUP,
+            "=h,=h,=h,=h,=h,=h,=h,=h,r",
+            [word],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=1,
+        )
+    c0, c1 = tl.load(table + ((word >> 4) & 15)).to(LIKE), tl.load(table + (word & 15)).to(LIKE)
+    c2, c3 = tl.load(table + ((word >> 12) & 15)).to(LIKE), tl.load(table + ((word >> 8) & 15)).to(LIKE)
+    c4, c5 = tl.load(table + ((word >> 20) & 15)).to(LIKE), tl.load(table + ((word >> 16) & 15)).to(LIKE)
+    c6, c7 = tl.load(table + ((word >> 28) & 15)).to(LIKE), tl.load(table + ((word >> 24) & 15)).to(LIKE)
+    return c0, c1, c2, c3, c4, c5, c6, c7
+
+
+@triton.jit
+def _nf4(weight, n, k, K, table, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr):
+    """A tile of 64 NF4 codes a row, without their level: [BN, 64], columns in lane order. `weight` is read eight codes at a time."""
+    word = tl.load(weight + n[:, None] * (K // 8) + (k // 8 + tl.arange(0, 8))[None, :], eviction_policy="evict_first")
+    c0, c1, c2, c3, c4, c5, c6, c7 = _eight(word, table, LIKE, ASM)
+    even = tl.join(tl.join(c0, c4), tl.join(c2, c6))  # [s % 2, h]
+    odd = tl.join(tl.join(c1, c5), tl.join(c3, c7))
+    both = tl.reshape(tl.join(even, odd), (BN, 4, 2, 2, 2, 2))  # j, s // 2, s % 2, h, p
+    return tl.reshape(tl.permute(both, (0, 2, 3, 4, 1, 5)), (BN, 64))
 
 
 @triton.jit(do_not_specialize=["M", "places"])
 def product_rows(
-    x, weight, scale, bias, out, table, absmax, absmax_table, absmax2, offset,
+    x, weight, scale, bias, out, table, levels,
     lora_b, thin, scaling, keys, values, slot, place, heads, places, M, N, K,
     KIND: tl.constexpr, FORM: tl.constexpr, R: tl.constexpr, PART: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr,
-    ASM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    ASM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(M, BM)
     m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
@@ -111,14 +158,13 @@ def product_rows(
     first = split * (K // SPLIT)
     kk = tl.arange(0, BK)
     acc = tl.zeros([BN, BM], tl.float32)
-    for k in range(first, first + K // SPLIT, BK):
-        if FORM == 4 or FORM == 5:
-            even, odd = _wide(weight, read, k, K, table, absmax, absmax_table, absmax2, offset, FORM, BN, BK)
-            two = k + 2 * tl.arange(0, BK // 2)
-            from_even = tl.load(x + m[None, :] * K + two[:, None])
-            from_odd = tl.load(x + m[None, :] * K + two[:, None] + 1)
-            acc = tl.dot(even.to(from_even.dtype), from_even, acc)
-            acc = tl.dot(odd.to(from_odd.dtype), from_odd, acc)
+    for k in tl.range(first, first + K // SPLIT, BK, num_stages=STAGES):
+        if FORM == 4:
+            for group in tl.static_range(0, BK, 64):
+                rows = tl.load(x + m[None, :] * K + (k + group + tl.arange(0, 64))[:, None])
+                level = tl.load(levels + (k + group) // 64 * N + read)
+                codes = _nf4(weight, read, k + group, K, table, x.dtype.element_ty, ASM, BN)
+                acc += tl.dot(codes, rows) * level[:, None]
         else:
             rows = tl.load(x + m[None, :] * K + (k + kk)[:, None])
             if FORM == 8:
@@ -155,10 +201,11 @@ def product_rows(
             tl.store(values + to, y, mask=real & (part == 2)[:, None])
 
 
-def split_of(N: int, K: int) -> int:
-    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's."""
+def split_of(N: int, K: int, form: int) -> int:
+    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's. NF4 is bound by its
+    arithmetic and wants more warps at a time."""
     split = 1
-    while N * split < 8192 and split < 8 and K % (split * 2 * 128) == 0:
+    while N * split < (16384 if form == 4 else 8192) and split < 8 and K % (split * 2 * 128) == 0:
         split *= 2
     return split
 
@@ -173,14 +220,14 @@ def tile(M: int, K: int, split: int, form: int, roomy: bool) -> dict[str, Any]:
     """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`). `roomy`: the multiprocessor has the shared memory
     of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
     BM = padded(M)[0]
-    BK = next(b for b in (256 if form == 8 and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
+    BK = next(b for b in (256 if form in (4, 8) and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:
-        if form in (4, 5):  # NF4 sums the even columns of BK and then the odd ones: its BK is the same for any M
-            return {"BM": BM, "BN": 128, "BK": BK, "num_warps": 8, "num_stages": 2}
+        if form == 4:
+            return {"BM": BM, "BN": 128, "BK": 64, "num_warps": 8, "STAGES": 3}
         wider = roomy and split > 1 and M % 256 == 0
-        return {"BM": 256 if wider else BM, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": 4 if roomy else 3}
+        return {"BM": 256 if wider else BM, "BN": 128, "BK": 64, "num_warps": 8, "STAGES": 4 if roomy else 3}
     stages = (4 if BM <= 32 and form in (8, 16) else 3) - (not roomy)
-    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "num_stages": stages}
+    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "STAGES": stages}
 
 
 @functools.cache

@@ -1,9 +1,12 @@
 """BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and beside them the adapter in 16 bits, as it is
 when the decoder is made.
 
-8     int8 codes, a scale a row           weight[n, k] = codes[n, k] * scale[n]
-4, 5  NF4 codes, a scale for 64 of them (5: those scales are codes themselves, as bitsandbytes' double quantisation has it)
+8     int8 codes, a scale a row             weight[n, k] = codes[n, k] * scale[n]
+4     NF4 codes, a level for 64 of them     weight[n, k] = table[codes[n, k]] * levels[k // 64, n]
 16    plain numbers
+
+bitsandbytes may store the levels as codes too (double quantisation): they are made wide here, 4 bytes for 64 weights, and turned so that
+the rows of a tile lie side by side.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from florilegium.fast.obstacles import common_obstacle, linears
 
 @dataclass(frozen=True)
 class Weight:
-    """A frozen linear as it is stored. form: 8, 4, 5 (4 with nested scales) or 16; `nf4` is table, absmax and the nested ones."""
+    """A frozen linear as it is stored. form: 8, 4 or 16; `nf4` is the table [16] and the levels [K / 64, N], float32."""
 
     codes: torch.Tensor
     scale_N: torch.Tensor
@@ -47,26 +50,41 @@ class Block:
     b_NR: Any = None
 
 
-def weight_of(module: Any) -> Weight | None:
-    """A linear of bitsandbytes or torch as `Weight`; None for one that the kernels do not read."""
+def _readable(module: Any) -> bool:
+    """Whether the kernels read this linear of bitsandbytes or torch: all but 4-bit weights that are not NF4 in groups of 64."""
+    state = getattr(module.weight, "quant_state", None)
+    return state is None or (state.quant_type == "nf4" and state.blocksize == 64 and module.in_features % 64 == 0)
+
+
+def _levels(state: Any, N: int, K: int) -> torch.Tensor:
+    """[K / 64, N]"""
+    levels: torch.Tensor = state.absmax
+    if state.nested:
+        from bitsandbytes.functional import dequantize_blockwise
+
+        levels = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    return levels.float().view(N, K // 64).T.contiguous()
+
+
+def weight_of(module: Any) -> Weight:
+    """A linear that is `_readable`."""
     weight = module.weight
     N, K = module.out_features, module.in_features
     ones = torch.ones(1, device=weight.device)
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
-    split = product_kernel.split_of(N, K)
     state = getattr(weight, "quant_state", None)
+    form = 4 if state is not None else 8 if weight.dtype == torch.int8 else 16
+    split = product_kernel.split_of(N, K, form)
     if state is not None:
-        if state.quant_type != "nf4" or state.blocksize != 64 or K % 64 or (state.nested and state.state2.blocksize != 256):
-            return None
-        inner = (state.state2.code, state.state2.absmax, state.offset) if state.nested else (ones,) * 3
-        nf4 = (state.code, state.absmax, *inner)
-        return Weight(weight.data, torch.ones(N, device=weight.device), bias_N, N, K, 5 if state.nested else 4, nf4, split)
-    if weight.dtype == torch.int8:
+        codes = weight.data.view(-1).view(torch.int32)  # eight at a time
+        nf4 = (state.code, _levels(state, N, K))
+        return Weight(codes, torch.ones(N, device=weight.device), bias_N, N, K, form, nf4, split)
+    if form == 8:
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
         codes = weight.CB if weight.CB is not None else weight.data
         codes = codes.view(torch.int32)  # four at a time
-        return Weight(codes, scale.float() / 127, bias_N, N, K, 8, (ones,) * 5, split)
-    return Weight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, 16, (ones,) * 5, split)
+        return Weight(codes, scale.float() / 127, bias_N, N, K, form, (ones,) * 2, split)
+    return Weight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, form, (ones,) * 2, split)
 
 
 def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
@@ -76,9 +94,7 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
         return found
     if bloom.word_embeddings.weight.dtype != torch.bfloat16:
         return "it computes in bfloat16"
-    if bloom.embed_dim % 64:
-        return "its width is no multiple of 64"
-    if any(weight_of(module) is None for layer in bloom.h for module in linears(layer)):
+    if not all(_readable(module) for layer in bloom.h for module in linears(layer)):
         return "its 4-bit weights are not NF4 in groups of 64"
     return ""
 
@@ -86,7 +102,6 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
 def block_of(layer: Any, dtype: torch.dtype) -> Block:
     """A BloomBlock without `obstacle`."""
     first, second, third, fourth = (weight_of(module) for module in linears(layer))
-    assert first and second and third and fourth, "obstacle() comes first"
     lora = lora_of(layer.self_attention.query_key_value)
     block = Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora)
     if lora is not None:

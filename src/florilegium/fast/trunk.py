@@ -80,7 +80,7 @@ class Trunk:
         first = self.blocks[0].qkv.scale_N
         self.slopes_H = alibi_slopes(self.heads, first.device)
         size = max(linear.elements for block in self.blocks for linear in block.linears)
-        self.buffer = first.new_empty(size, dtype=dtype)
+        self.buffer = first.new_empty(size if plan.copies < len(self.blocks) else 0, dtype=dtype)
         for block in self.blocks[: plan.copies]:
             for linear in block.linears:
                 linear.copy = linear.expand(first.new_empty(linear.elements, dtype=dtype))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from florilegium.fast import attention_kernel, block_kernel
+from florilegium.fast import adapter_kernel, attention_kernel, block_kernel
 from florilegium.fast.expand import Feed, Frozen
 
 
@@ -114,10 +114,8 @@ class Steps:
         block_kernel.add_norm(residual_TW, pending, block.norm1, saved_TW, normed, dropped, self.seed, number, self.drop)
         if qkv.lora is None:
             return normed, None
-        thin = torch.mm(normed[:, :W] if dropped is None else dropped, self.A16[number].T)
-        normed[:, W : W + thin.shape[1]] = thin
-        normed[:, W + thin.shape[1] :] = 0
-        return normed, thin
+        source = normed[:, :W] if dropped is None else dropped
+        return normed, adapter_kernel.thin(source, self.A16[number], normed[:, W:])
 
     def _heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return fused.view(*fused.shape[:-1], self.trunk.heads, 3, -1).unbind(-2)
@@ -231,11 +229,4 @@ class Steps:
             grad_TW, above if not last else more, kept.input, norm, next_scale, scaled_TW,
             last=last, thin_TW=more, dropped_TW=dropped, seed=self.seed, number=number, drop=self.drop,
         )  # fmt: skip
-        grad_A = product(thin_grad.T, dropped)
-        grad_B = product(qkv_grad.T, kept.thin).mul_(qkv.unfolding_N1)
-        return [grad_A, grad_B]
-
-
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a b in float32 out of bfloat16: the adapter's gradients are not rounded on their way to float32 parameters."""
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+        return list(adapter_kernel.gradients(dropped, thin_grad, qkv_grad, kept.thin, qkv.unfolding_N))

@@ -17,6 +17,7 @@ from florilegium.errors import ResourceError
 HEAD_CHUNK = 512 * 2**20
 WORKSPACE = 80 * 2**20  # cuBLAS' own, 32 MiB for each of two streams on a Hopper card, and what is too small to count
 GIB = 2**30
+TILE = 256  # most steps hold a multiple of it (`tokens/order.py`), and memory for a few longer ones is better spent on copies
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
     # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice in 2 bytes.
-    fixed = shape.base + 24 * shape.adapter_parameters + 2 * 4 * W * W + WORKSPACE
-    return fixed + saved + max(at_work, logits) + copies * shape.copy
+    wide = copies * shape.copy + (2 * 4 * W * W if copies < shape.layers else 0)  # without a copy, one weight at a time is made wide
+    fixed = shape.base + 24 * shape.adapter_parameters + WORKSPACE
+    return fixed + saved + max(at_work, logits) + wide
 
 
 def choose(shape: Shape, steps: Sequence[int], budget: int, memory: str) -> Forecast:
@@ -75,7 +77,8 @@ def choose(shape: Shape, steps: Sequence[int], budget: int, memory: str) -> Fore
 
     Raises ResourceError when not even the leanest plan fits.
     """
-    found = [f for share in (1.0, 0.75, 0.5, 0.25, 0.125) if (f := _fill(shape, _rounded(max(steps) * share), budget, memory))]
+    sizes = {_rounded(max(steps) * share) for share in (1.0, 0.75, 0.5, 0.25, 0.125)} | set(range(TILE, max(steps), TILE))
+    found = [f for tokens in sorted(sizes, reverse=True) if (f := _fill(shape, tokens, budget, memory))]
     if not found:
         need = peak(shape, _rounded(max(steps) / 8), 0, 0, 0) / GIB
         fix = "Use --bits 4, a smaller --model, or a shorter --max-length"
