@@ -121,7 +121,7 @@ def test_the_trunk(arch: int) -> None:
     compiled(attention_kernel.attend_backward, arch, heads, attention_kernel.BACKWARD, **attention)
     adapter = dict.fromkeys(("a", "thin", "beside", "dropped", "thin_grad", "qkv_grad"), "*bf16")
     adapter |= dict.fromkeys(("grad_a", "grad_b", "unfolding"), "*fp32")
-    for BR, BK, stages in ((16, 128, 3), (256, 16, 2)):
+    for BR, BK, stages in ((16, 128, 4), (256, 16, 2)):
         sizes = {"BR": BR, "STAGES": stages}
         compiled(adapter_kernel.thin_rows, arch, {"SHARES": 4, "BM": 16, "BK": BK, **sizes}, {"num_warps": 4}, **adapter)
         compiled(adapter_kernel.grad_columns, arch, {"BT": 64, "BC": 64, **sizes}, {"num_warps": 4}, **adapter)
@@ -132,7 +132,7 @@ def test_the_trunk(arch: int) -> None:
     compiled(
         block_kernel.norm_backward,
         arch,
-        {"FIRST": False, "THIN": True, "DROP": True, "LAST": False, "BLOCK": 4096},
+        {"FIRST": False, "THIN": True, "DROP": True, "BLOCK": 4096},
         {"num_warps": 8},
         **norm,
     )

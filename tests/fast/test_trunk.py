@@ -98,10 +98,10 @@ def test_norm_and_its_gradient(drop: float) -> None:
     assert torch.equal(again, dropped if drop else normed[:, :W])
 
 
-@pytest.mark.parametrize(("rank", "W"), [(4, 320), (24, 512)])
-def test_the_adapters_thin_products(rank: int, W: int) -> None:
+@pytest.mark.parametrize(("rank", "W", "T"), [(4, 320, 128), (16, 128, 192), (24, 512, 64)])
+def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
     torch.manual_seed(0)
-    T, R, N = 128, -(-rank // 8) * 8, 200
+    R, N = -(-rank // 8) * 8, 200
     normed, a = torch.randn(T, W + R, device=DEVICE).to(DTYPE), torch.randn(rank, W, device=DEVICE).to(DTYPE)
     normed[:, W:] = float("nan")
     thin = adapter_kernel.thin(normed[:, :W], a, normed[:, W:])

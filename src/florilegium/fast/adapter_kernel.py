@@ -106,6 +106,6 @@ def gradients(
     kernel: Any = grad_columns
     kernel[(triton.cdiv(W, 64) + triton.cdiv(N, 64),)](
         dropped_TW, thin_grad_TR, grad_a, qkv_grad_TN, thin_TR, unfolding_N, grad_b, thin_grad_TR.stride(0), T, W, N, rank,
-        BT=128 if BR <= 64 else 64, BC=64, BR=BR, STAGES=3 if BR <= 64 else 2, num_warps=4,
+        BT=64, BC=64, BR=BR, STAGES=4 if BR <= 64 else 2, num_warps=4,
     )  # fmt: skip
     return grad_a, grad_b

@@ -60,7 +60,7 @@ def add_norm_forward(
 @triton.jit(do_not_specialize=["number"])
 def norm_backward(
     grad, above, thin, saved, gamma, beta, scale, scaled, dropped, above_stride, W, eps, seed, number, drop,
-    FIRST: tl.constexpr, THIN: tl.constexpr, DROP: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
+    FIRST: tl.constexpr, THIN: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """grad += gradient of norm(saved) under `above` (+ dropout's of `thin`); scaled = grad * scale; dropped = dropout(norm(saved))."""
     row = tl.program_id(0).to(tl.int64)
@@ -79,14 +79,13 @@ def norm_backward(
             y = tl.where(kept, y / (1 - drop), 0.0)
         dy += more
         tl.store(dropped + place, y.to(dropped.dtype.element_ty), mask=inside)
-    if not LAST:
-        weighted = tl.where(inside, dy * g, 0.0)
-        dx = (weighted - unit * (tl.sum(weighted * unit, 0) / W) - tl.sum(weighted, 0) / W) * rstd
-        if not FIRST:
-            dx += tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(grad + place, dx.to(grad.dtype.element_ty), mask=inside)
-        s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(scaled + place, (dx * s).to(scaled.dtype.element_ty), mask=inside)
+    weighted = tl.where(inside, dy * g, 0.0)
+    dx = (weighted - unit * (tl.sum(weighted * unit, 0) / W) - tl.sum(weighted, 0) / W) * rstd
+    if not FIRST:
+        dx += tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(grad + place, dx.to(grad.dtype.element_ty), mask=inside)
+    s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(scaled + place, (dx * s).to(scaled.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -168,7 +167,6 @@ def add_norm_grad(
     scaled_TW: torch.Tensor,
     *,
     first: bool = False,
-    last: bool = False,
     thin_TW: torch.Tensor | None = None,
     dropped_TW: torch.Tensor | None = None,
     seed: torch.Tensor | None = None,
@@ -181,7 +179,7 @@ def add_norm_grad(
     kernel[(T,)](
         grad_TW, above_TW, above_TW if thin_TW is None else thin_TW, saved_TW, norm.weight, norm.bias, scale_W, scaled_TW,
         above_TW if dropped_TW is None else dropped_TW, above_TW.stride(0), W, norm.eps, above_TW if seed is None else seed, number, drop,
-        FIRST=first, THIN=thin_TW is not None, DROP=drop > 0, LAST=last, **_row(W),
+        FIRST=first, THIN=thin_TW is not None, DROP=drop > 0, **_row(W),
     )  # fmt: skip
 
 

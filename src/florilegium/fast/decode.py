@@ -65,8 +65,15 @@ class Inputs:
 
     @classmethod
     def make(cls, M: int, Q: int, **where: Any) -> Inputs:
-        memory = torch.full((3 * M + Q,), -1, dtype=torch.int32, **where)
-        return cls(memory, memory[:M], memory[M : 2 * M], memory[2 * M : 3 * M], memory[3 * M :])
+        place, slot, wanted = inputs_places(M)
+        memory = torch.full((wanted + Q,), -1, dtype=torch.int32, **where)
+        return cls(memory, memory[:M], memory[place : place + M], memory[slot : slot + M], memory[wanted:])
+
+
+def inputs_places(M: int) -> tuple[int, int, int]:
+    """Where in that memory places, slots and wanted rows begin: at multiples of 16 bytes, or Triton would compile for each M anew."""
+    each = -(-M // 4) * 4
+    return each, 2 * each, 3 * each
 
 
 @dataclass
@@ -176,11 +183,12 @@ class Decoder:
         return any(r.top_k for r in drawn), any(r.top_p < 1 for r in drawn), any(r.repetition_penalty != 1 for r in rules)
 
     def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], wanted: Sequence[int]) -> None:
-        staged = self.staged[stage].memory[: 3 * M + Q]
+        place, slot, asked = inputs_places(M)
+        staged = self.staged[stage].memory[: asked + Q]
         staged.fill_(-1)
         table = torch.tensor(rows, dtype=torch.int32).T
-        staged[: len(rows)], staged[M : M + len(rows)], staged[2 * M : 2 * M + len(rows)] = table[1], table[2], table[0]
-        staged[3 * M : 3 * M + len(wanted)] = torch.tensor(list(wanted), dtype=torch.int32)
+        staged[: len(rows)], staged[place : place + len(rows)], staged[slot : slot + len(rows)] = table[1], table[2], table[0]
+        staged[asked : asked + len(wanted)] = torch.tensor(list(wanted), dtype=torch.int32)
         self._inputs(M, Q).memory.copy_(staged, non_blocking=True)
 
     def _inputs(self, M: int, Q: int) -> Inputs:

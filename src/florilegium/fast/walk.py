@@ -225,8 +225,9 @@ class Steps:
             return []
         dropped = torch.empty_like(scaled_TW)
         more = torch.mm(thin_grad, self.A16[number])
+        # The last call is for `dropped`; what else it writes is read no more, and a kernel without that would be one more to compile.
         block_kernel.add_norm_grad(
             grad_TW, above if not last else more, kept.input, norm, next_scale, scaled_TW,
-            last=last, thin_TW=more, dropped_TW=dropped, seed=self.seed, number=number, drop=self.drop,
+            thin_TW=more, dropped_TW=dropped, seed=self.seed, number=number, drop=self.drop,
         )  # fmt: skip
         return list(adapter_kernel.gradients(dropped, thin_grad, qkv_grad, kept.thin, qkv.unfolding_N))

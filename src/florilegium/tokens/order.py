@@ -76,15 +76,15 @@ def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
 
 
 def _exchange(a: int, rows: np.ndarray, lengths: np.ndarray, over: np.ndarray) -> tuple[int, int, int, int]:
-    """The exchange that takes most off step `a` without overfilling another: that step, the two places, and tokens moved (0: none)."""
-    best = (a, 0, 0, 0)
-    for b in np.argsort(over, kind="stable")[:8]:
-        most = int(min(over[a], -over[b]))
-        if most <= best[3]:
-            break
-        change = lengths[rows[a]][:, None] - lengths[rows[b]][None, :]
-        change[change > most] = 0
-        i, j = np.unravel_index(int(change.argmax()), change.shape)
-        if change[i, j] > best[3]:
-            best = (int(b), int(i), int(j), int(change[i, j]))
-    return best
+    """The exchange that takes most off step `a` without overfilling another, or else one after which the two are less over than `a` was:
+    that step, the two places, and tokens moved (0: none)."""
+    for others, most in (
+        (np.argsort(over, kind="stable")[:8], np.minimum(over[a], -over)),
+        (np.arange(len(rows)), np.minimum(over[a], over[a] - over - 1)),
+    ):
+        change = lengths[rows[a]][None, :, None] - lengths[rows[others]][:, None, :]  # [others, rows of a, rows of the other]
+        change[change > most[others][:, None, None]] = 0
+        number, i, j = np.unravel_index(int(change.argmax()), change.shape)
+        if change[number, i, j] > 0:
+            return int(others[number]), int(i), int(j), int(change[number, i, j])
+    return a, 0, 0, 0
