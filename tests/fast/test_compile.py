@@ -117,8 +117,10 @@ def test_the_trunk(arch: int) -> None:
     floats = {"lse": "*fp32", "delta": "*fp32", "slopes": "*fp32", "qs": "*fp32", "ks": "*fp32", "vs": "*fp32", "root": "fp32"}
     halves = dict.fromkeys(("q", "k", "v", "qb", "vb", "out", "grad", "dq", "dk", "dv"), "*bf16")
     attention = floats | halves | {"sqrt": "fp32", "starts": "*i32", "ends": "*i32"}
-    compiled(attention_kernel.attend_forward, arch, heads, attention_kernel.FORWARD, **attention)
-    compiled(attention_kernel.attend_backward, arch, heads, attention_kernel.BACKWARD, **attention)
+    options = dict(attention_kernel.TILE)
+    heads["OTHER"] = options.pop("OTHER")
+    compiled(attention_kernel.attend_forward, arch, heads, options, **attention)
+    compiled(attention_kernel.attend_backward, arch, heads, options, **attention)
     adapter = dict.fromkeys(("a", "thin", "beside", "dropped", "thin_grad", "qkv_grad"), "*bf16")
     adapter |= dict.fromkeys(("grad_a", "grad_b", "unfolding"), "*fp32")
     for BR, BK, stages in ((16, 128, 4), (256, 16, 2)):

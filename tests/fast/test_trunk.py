@@ -98,6 +98,30 @@ def test_norm_and_its_gradient(drop: float) -> None:
     assert torch.equal(again, dropped if drop else normed[:, :W])
 
 
+def test_dropout_draws_each_number_by_itself() -> None:
+    """The right share, and no row, column or block that follows another."""
+    T, W, drop = 64, 320, 0.3
+    norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
+    torch.nn.init.ones_(norm.bias)
+
+    def kept(seed: int, number: int) -> torch.Tensor:
+        residual, seeds = torch.zeros(T, W, device=DEVICE), torch.tensor([seed], device=DEVICE)
+        saved, normed, dropped = (torch.empty(T, W, dtype=DTYPE, device=DEVICE) for _ in range(3))
+        block_kernel.add_norm(residual, None, norm, saved, normed, dropped, seeds, number, drop)
+        return (dropped != 0).float()
+
+    first = kept(11, 2)
+    others = {
+        "row": first.roll(1, 0), "row 4": first.roll(4, 0), "column": first.roll(1, 1), "columns 4": first.roll(4, 1), "block": kept(11, 3),
+        "step": kept(12, 2),
+    }  # fmt: skip
+    sigma = (1 / (T * W)) ** 0.5
+    assert abs(float(first.mean()) - 0.7) < 4 * sigma * (drop * 0.7) ** 0.5
+    for name, other in others.items():
+        assert abs(float(torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1])) < 4 * sigma, name
+    assert torch.equal(first, kept(11, 2))
+
+
 @pytest.mark.parametrize(("rank", "W", "T"), [(4, 320, 128), (16, 128, 192), (24, 512, 64)])
 def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
     torch.manual_seed(0)
