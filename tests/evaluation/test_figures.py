@@ -9,6 +9,7 @@ import pytest
 
 from florilegium.evaluation import TrainingTexts, copy_figures, distinct_n, instrument_check, loops, most_frequent_tags, tag_f1, tag_figures
 from florilegium.evaluation.intervals import difference, mean, ratio, share
+from florilegium.evaluation.table import written
 
 PREDICTED = [["a", "b"], ["a", "a", "c"], [], ["x", "y", "z", "d"]]
 WANTED = [["a", "b"], ["a", "d"], ["b"], ["d"]]
@@ -129,3 +130,10 @@ def test_planted_copies_are_found_and_shuffled_words_are_not() -> None:
     assert found is not None and found["copied"]["value"] == 1.0 and found["containment"]["value"] > 0.5
     assert found["closest"][0]["longest_run"] == found["longest_run_max"] == 39
     assert copy_figures(TrainingTexts(rows), []) is None
+
+
+def test_a_figure_of_one_row_shows_no_interval() -> None:
+    one, many = {"value": 3.25, "low": 3.25, "high": 3.25}, {"value": 3.25, "low": 3.0, "high": 3.5}
+    assert [written(one, ".3f", short) for short in (True, False)] == ["3.250", "3.250"]
+    assert [written(many, ".3f", short) for short in (True, False)] == ["3.250 ±0.250", "3.250 (3.000 to 3.500)"]
+    assert written(None, ".3f") == ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -17,6 +18,7 @@ from florilegium.fast import (
     adapter_kernel,
     attention_kernel,
     block_kernel,
+    codes_kernel,
     decode_kernel,
     expand_kernel,
     head_loss_kernel,
@@ -61,6 +63,12 @@ def compiled(kernel: Any, arch: int, fixed: dict[str, Any], options: dict[str, i
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     assert made.metadata.shared <= SHARED[arch], (kernel.__name__, fixed)
     return made
+
+
+def test_the_table_of_nf4_is_that_of_bitsandbytes() -> None:
+    from bitsandbytes.functional import get_4bit_type
+
+    assert torch.equal(torch.tensor(codes_kernel.NF4), get_4bit_type("nf4", device="cpu"))
 
 
 @pytest.mark.parametrize("arch", SHARED)

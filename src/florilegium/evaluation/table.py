@@ -94,7 +94,10 @@ def lookup(report: Any, path: str) -> Any:
 
 
 def written(figure: Any, style: str, short: bool = False) -> str:
-    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None."""
+    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None. A single row has
+    none: that nothing differed is not that nothing could."""
+    if isinstance(figure, Mapping) and "value" in figure and figure["low"] == figure["high"]:
+        figure = figure["value"]
     if isinstance(figure, Mapping) and "value" in figure:
         value, low, high = (_number(figure[key], style) for key in ("value", "low", "high"))
         half = _number((figure["high"] - figure["low"]) / 2, style.lstrip("+"))

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from florilegium.fast.block_kernel import _norm
-from florilegium.fast.product_kernel import lane_order
+from florilegium.fast.codes_kernel import lane_order
 
 ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}  # the fastest of 36 on an H100, for one text, 64, and a prompt
 

@@ -24,122 +24,9 @@ import torch
 import triton
 import triton.language as tl
 
+from florilegium.fast.codes_kernel import int8_tile, lane_order, nf4_tile
+
 PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
-# What NF4's 16 codes stand for: the quantiles of a normal distribution that QLoRA (arXiv:2305.14314, appendix E) chose.
-NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495,
-    0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
-    0.7229568362236023, 1.0,
-)  # fmt: skip
-
-
-def _nf4_lookup() -> str:
-    """PTX for the eight codes of a word ($8) as bfloat16 ($0 to $7, in the order of their columns).
-
-    `prmt` picks four of eight bytes by four indices of three bits: a table of 16 numbers of two bytes is looked up for four codes by four
-    of them, and the codes' fourth bits, spread to masks by a fifth, choose between its halves: 21 instructions for eight codes."""
-    codes = torch.tensor(NF4).bfloat16().view(torch.int16).tolist()
-    low, high = (bytes((code >> shift) & 255 for code in codes) for shift in (0, 8))
-    tables = {f"{name}{i}": whole[4 * i : 4 * i + 4][::-1].hex() for name, whole in (("low", low), ("high", high)) for i in range(4)}
-    lines = [f".reg .b32 index, up, mask, a, b, low, high, pair, {', '.join(tables)};"]
-    lines += [f"mov.b32 {name}, 0x{value};" for name, value in tables.items()]
-    lines += ["and.b32 index, $8, 0x77777777;", "shl.b32 up, $8, 4;"]
-    for half, signs in enumerate(("0xD9C8", "0xFBEA")):
-        lines += ["shr.u32 index, index, 16;"] * half + [f"prmt.b32 mask, up, $8, {signs};"]
-        for name in ("low", "high"):
-            lines += [f"prmt.b32 a, {name}0, {name}1, index;", f"prmt.b32 b, {name}2, {name}3, index;"]
-            lines += [f"lop3.b32 {name}, mask, b, a, 0xCA;"]
-        for pair, picked in enumerate(("0x4051", "0x6273")):  # of a byte's two codes the upper one is the earlier column
-            first = 4 * half + 2 * pair
-            lines += [f"prmt.b32 pair, low, high, {picked};", f"mov.b32 {{${first}, ${first + 1}}}, pair;"]
-    return "{" + " ".join(lines) + "}"
-
-
-_NF4_LOOKUP = tl.constexpr(_nf4_lookup())
-
-
-@triton.jit
-def lane_order(column, FORM: tl.constexpr):
-    """Where a row of x keeps its column, for the product with codes.
-
-    A thread reads codes of 16 columns at once, but the matrix unit wants of it, in each of four steps, two pairs of columns 8 apart. The
-    sum does not mind in which order columns come, so they come as they are read: of 64 stored columns, number 16 j + 4 s + 2 p + h (int8)
-    or 16 j + 4 s + 2 h + p (NF4) is column 16 s + 8 h + 2 j + p of the unit's, and x is written so by the kernel that makes it."""
-    j, s = (column // 16) % 4, (column // 4) % 4
-    if FORM == 8:
-        return column // 64 * 64 + 16 * s + 8 * (column % 2) + 2 * j + (column // 2) % 2
-    if FORM == 4:
-        return column // 64 * 64 + 16 * s + 8 * ((column // 2) % 2) + 2 * j + column % 2
-    return column
-
-
-@triton.jit
-def _four(word, LIKE: tl.constexpr, ASM: tl.constexpr):
-    """The four int8 codes of each word: bytes 0, 2, 1, 3.
-
-    A code c has seven low bits u and a sign bit s, and c = (128 + u) - (128 + 128 s). In bfloat16 both are one bit operation away, two
-    codes at a time (0x4300 is 128; its lowest exponent bit doubles it), and the difference is exact: 7 instructions for four codes."""
-    if ASM:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 odd, low, sign, pair, minus;
-            mov.b32 minus, 0xBF80BF80;
-            lop3.b32 low, $4, 0x007f007f, 0x43004300, 0xEA;
-            lop3.b32 sign, $4, 0x00800080, 0x43004300, 0xEA;
-            fma.rn.bf16x2 pair, sign, minus, low;
-            mov.b32 {$0, $1}, pair;
-            shr.u32 odd, $4, 8;
-            lop3.b32 low, odd, 0x007f007f, 0x43004300, 0xEA;
-            lop3.b32 sign, odd, 0x00800080, 0x43004300, 0xEA;
-            fma.rn.bf16x2 pair, sign, minus, low;
-            mov.b32 {$2, $3}, pair;
-            }""",
-            "=h,=h,=h,=h,r",
-            [word],
-            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=1,
-        )
-    return ((word << 24) >> 24).to(LIKE), ((word << 8) >> 24).to(LIKE), ((word << 16) >> 24).to(LIKE), (word >> 24).to(LIKE)
-
-
-@triton.jit
-def _codes(weight, n, k, K, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """A tile of int8 codes [BN, BK], columns in lane order. `weight` is read four codes at a time."""
-    word = tl.load(weight + n[:, None] * (K // 4) + (k // 4 + tl.arange(0, BK // 4))[None, :], eviction_policy="evict_first")
-    b0, b2, b1, b3 = _four(word, LIKE, ASM)
-    both = tl.reshape(tl.join(tl.join(b0, b2), tl.join(b1, b3)), (BN, BK // 64, 4, 4, 2, 2))  # 64 columns, j, s, p, h
-    return tl.reshape(tl.permute(both, (0, 1, 3, 5, 2, 4)), (BN, BK))
-
-
-@triton.jit
-def _eight(word, table, LIKE: tl.constexpr, ASM: tl.constexpr):
-    """The eight NF4 codes of each word as numbers, in the order of their columns: the upper half of a byte comes before the lower."""
-    if ASM:
-        return tl.inline_asm_elementwise(
-            _NF4_LOOKUP,
-            "=h,=h,=h,=h,=h,=h,=h,=h,r",
-            [word],
-            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=1,
-        )
-    c0, c1 = tl.load(table + ((word >> 4) & 15)).to(LIKE), tl.load(table + (word & 15)).to(LIKE)
-    c2, c3 = tl.load(table + ((word >> 12) & 15)).to(LIKE), tl.load(table + ((word >> 8) & 15)).to(LIKE)
-    c4, c5 = tl.load(table + ((word >> 20) & 15)).to(LIKE), tl.load(table + ((word >> 16) & 15)).to(LIKE)
-    c6, c7 = tl.load(table + ((word >> 28) & 15)).to(LIKE), tl.load(table + ((word >> 24) & 15)).to(LIKE)
-    return c0, c1, c2, c3, c4, c5, c6, c7
-
-
-@triton.jit
-def _nf4(weight, n, k, K, table, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr):
-    """A tile of 64 NF4 codes a row, without their level: [BN, 64], columns in lane order. `weight` is read eight codes at a time."""
-    word = tl.load(weight + n[:, None] * (K // 8) + (k // 8 + tl.arange(0, 8))[None, :], eviction_policy="evict_first")
-    c0, c1, c2, c3, c4, c5, c6, c7 = _eight(word, table, LIKE, ASM)
-    even = tl.join(tl.join(c0, c4), tl.join(c2, c6))  # [s % 2, h]
-    odd = tl.join(tl.join(c1, c5), tl.join(c3, c7))
-    both = tl.reshape(tl.join(even, odd), (BN, 4, 2, 2, 2, 2))  # j, s // 2, s % 2, h, p
-    return tl.reshape(tl.permute(both, (0, 2, 3, 4, 1, 5)), (BN, 64))
 
 
 @triton.jit(do_not_specialize=["M", "places"])
@@ -163,12 +50,12 @@ def product_rows(
             for group in tl.static_range(0, BK, 64):
                 rows = tl.load(x + m[None, :] * K + (k + group + tl.arange(0, 64))[:, None])
                 level = tl.load(levels + (k + group) // 64 * N + read)
-                codes = _nf4(weight, read, k + group, K, table, x.dtype.element_ty, ASM, BN)
+                codes = nf4_tile(weight, read, k + group, K, table, x.dtype.element_ty, ASM, BN)
                 acc += tl.dot(codes, rows) * level[:, None]
         else:
             rows = tl.load(x + m[None, :] * K + (k + kk)[:, None])
             if FORM == 8:
-                wide = _codes(weight, read, k, K, x.dtype.element_ty, ASM, BN, BK)
+                wide = int8_tile(weight, read, k, K, x.dtype.element_ty, ASM, BN, BK)
             else:
                 wide = tl.load(weight + read[:, None] * K + (k + kk)[None, :], eviction_policy="evict_first").to(rows.dtype)
             acc = tl.dot(wide, rows, acc)
