@@ -96,7 +96,7 @@ def stock_side(folder: Path, steps: list[list[Any]], kind: str, dropout: float) 
 
 def tuned_side(folder: Path, steps: list[list[Any]], dropout: float) -> dict[str, Any]:
     """As many of the 16 rows at a time as the card holds: the longest come together, and first."""
-    for rows_at_a_time in (16, 8, 4):
+    for rows_at_a_time in (16, 8, 4, 2, 1):
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -131,10 +131,9 @@ def test_the_trunk(arch: int) -> None:
     compiled(attention_kernel.attend_backward, arch, heads, options, **attention)
     adapter = dict.fromkeys(("a", "thin", "beside", "dropped", "thin_grad", "qkv_grad"), "*bf16")
     adapter |= dict.fromkeys(("grad_a", "grad_b", "unfolding"), "*fp32")
-    for BR, BK, stages in ((16, 128, 4), (256, 16, 2)):
-        sizes = {"BR": BR, "STAGES": stages}
-        compiled(adapter_kernel.thin_rows, arch, {"SHARES": 4, "BM": 16, "BK": BK, **sizes}, {"num_warps": 4}, **adapter)
-        compiled(adapter_kernel.grad_columns, arch, {"BT": 64, "BC": 64, **sizes}, {"num_warps": 4}, **adapter)
+    for rank in (16, 64, 256):
+        compiled(adapter_kernel.thin_rows, arch, adapter_kernel.thin_tile(4096, rank), {"num_warps": 4}, **adapter)
+        compiled(adapter_kernel.grad_columns, arch, adapter_kernel.grad_tile(rank), {"num_warps": 4}, **adapter)
     norm = dict.fromkeys(("raw", "saved", "normed", "dropped", "grad", "above", "thin", "scaled"), "*bf16")
     norm |= {"seed": "*i64", "drop": "fp32"}
     forward = {"ADD": True, "DROP": True, "BLOCK": 4096}

@@ -61,3 +61,6 @@ def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
     for room in (trunk, stored):
         assert "CUDA" in room.obstacle(transformer(plain), torch.device("cpu"), torch.bfloat16)
         assert "bfloat16" in room.obstacle(transformer(plain), CUDA, torch.float32)
+    mixed, other = (transformer(model(tmp_path / name, bits=bits)) for name, bits in (("d", 8), ("e", 4)))
+    mixed.h[1].mlp.dense_4h_to_h = other.h[1].mlp.dense_4h_to_h
+    assert "different forms" in stored.obstacle(mixed, CUDA, torch.bfloat16)

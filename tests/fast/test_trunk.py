@@ -122,7 +122,7 @@ def test_dropout_draws_each_number_by_itself() -> None:
     assert torch.equal(first, kept(11, 2))
 
 
-@pytest.mark.parametrize(("rank", "W", "T"), [(4, 320, 128), (16, 128, 192), (24, 512, 64)])
+@pytest.mark.parametrize(("rank", "W", "T"), [(4, 320, 128), (16, 128, 192), (24, 512, 64), (257, 64, 64)])
 def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
     torch.manual_seed(0)
     R, N = -(-rank // 8) * 8, 200
@@ -187,7 +187,13 @@ def test_losses_and_their_gradient() -> None:
     assert error(losses, wanted) < LAST_BIT and error(logits, exact.grad) < 4 * LAST_BIT
 
 
-PLANS = {"fast": Plan(), "lean": Plan(full=0), "least": Plan(full=0, middle=0), "mixed": Plan(full=1, middle=2, copies=2)}
+PLANS = {
+    "fast": Plan(),
+    "lean": Plan(full=0),
+    "least": Plan(full=0, middle=0),
+    "mixed": Plan(full=1, middle=2, copies=2),
+    "copies": Plan(copies=3),
+}
 
 
 def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan | None) -> list[torch.Tensor]:

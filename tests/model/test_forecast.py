@@ -8,6 +8,7 @@ import pytest
 
 from florilegium.errors import ResourceError
 from florilegium.model.forecast import GIB, Shape, choose, peak
+from florilegium.tokens import PackPlan
 
 BLOOM_7B1 = Shape(base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320)
 # (full, middle, copies), tokens, and the peak that an H100 showed (bench/steps_gpu.py, bench/train_gpu.py), in GiB.
@@ -45,5 +46,19 @@ def test_more_room_is_used() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(ResourceError, match=r"the leanest step needs .* GiB, and 7.0 GiB are there"):
-        choose(BLOOM_7B1, steps(), 7 * GIB, "auto")
+    with pytest.raises(ResourceError, match=r"the leanest step needs 8.1 GiB, and 7.0 GiB are there"):
+        choose(BLOOM_7B1, [8192] * 9, 7 * GIB, "auto")
+    assert choose(BLOOM_7B1, [8192] * 9, int(8.15 * GIB), "auto").peak < 8.15 * GIB
+
+
+@pytest.mark.parametrize("longest", [960, 2048, 8448])
+@pytest.mark.parametrize("gib", [8.4, 9.5, 22])
+def test_a_row_is_never_cut_and_the_plan_knows(longest: int, gib: float) -> None:
+    """What is packed is as the plan says, with a row as long as any."""
+    try:
+        plan = choose(BLOOM_7B1, [longest, 2304, 700], int(gib * GIB), "auto", longest)
+    except ResourceError:
+        assert peak(BLOOM_7B1, longest, 0, 0, 0) > 0.98 * gib * GIB
+        return
+    assert PackPlan(plan.tokens, 64, plan.tokens, bucketed=True).round_up(longest) <= plan.tokens
+    assert PackPlan(plan.tokens, 64, plan.tokens, bucketed=True).round_up(plan.tokens) == plan.tokens

@@ -94,8 +94,8 @@ def lookup(report: Any, path: str) -> Any:
 
 
 def written(figure: Any, style: str, short: bool = False) -> str:
-    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None. A single row has
-    none: that nothing differed is not that nothing could."""
+    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None. Where every resample
+    gave the same, as with a single row, there is none to show: that nothing differed is not that nothing could."""
     if isinstance(figure, Mapping) and "value" in figure and figure["low"] == figure["high"]:
         figure = figure["value"]
     if isinstance(figure, Mapping) and "value" in figure:

@@ -71,23 +71,29 @@ def grad_columns(
         tl.store(grad_b + c[:, None] * rank + r[None, :], acc * by[:, None], mask=real)
 
 
-def _rank(rank: int) -> int:
-    return max(16, triton.next_power_of_2(rank))
+def thin_tile(W: int, rank: int) -> dict[str, int]:
+    """The tile of `thin_rows`: less of W at a time where the rank is wider, for shared memory."""
+    BR = max(16, triton.next_power_of_2(rank))
+    BK = next(k for k in (128, 64, 32, 16) if W % (SHARES * k) == 0 and k * BR <= max(2048, 16 * BR))
+    return {"SHARES": SHARES, "BM": 16, "BK": BK, "BR": BR, "STAGES": 3 if BR <= 64 else 2}
+
+
+def grad_tile(rank: int) -> dict[str, int]:
+    """The tile of `grad_columns`."""
+    BR = max(16, triton.next_power_of_2(rank))
+    return {"BT": 64, "BC": 64, "BR": BR, "STAGES": 4 if BR <= 64 else 2}
 
 
 def thin(x_TW: torch.Tensor, a_RW: torch.Tensor, beside_TR: torch.Tensor) -> torch.Tensor:
     """x A^T [T, rank]; `beside_TR` gets it too, and zeros beyond the rank. It and x may be views whose rows lie further apart."""
-    T, W = x_TW.shape
-    rank, BR = len(a_RW), _rank(len(a_RW))
-    if BR > WIDEST:
+    (T, W), rank = x_TW.shape, len(a_RW)
+    if rank > WIDEST:
         beside_TR[:, :rank], beside_TR[:, rank:] = torch.mm(x_TW, a_RW.T), 0
         return beside_TR[:, :rank].contiguous()
     out = x_TW.new_empty(T, rank)
-    BK = next(k for k in (128, 64, 32, 16) if W % (SHARES * k) == 0 and k * BR <= max(2048, 16 * BR))
     kernel: Any = thin_rows
     kernel[(T // 16,)](
-        x_TW, a_RW, out, beside_TR, x_TW.stride(0), beside_TR.stride(0), W, rank, beside_TR.shape[1],
-        SHARES=SHARES, BM=16, BK=BK, BR=BR, STAGES=3 if BR <= 64 else 2, num_warps=4,
+        x_TW, a_RW, out, beside_TR, x_TW.stride(0), beside_TR.stride(0), W, rank, beside_TR.shape[1], **thin_tile(W, rank), num_warps=4
     )  # fmt: skip
     return out
 
@@ -97,15 +103,17 @@ def gradients(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of A [rank, W] and B [N, rank], float32: they are not rounded on their way to float32 parameters. `thin_grad_TR` may be a view."""
     (T, W), N, rank = dropped_TW.shape, qkv_grad_TN.shape[1], thin_TR.shape[1]
+    if rank > WIDEST:
+        return _product(thin_grad_TR.T, dropped_TW), _product(qkv_grad_TN.T, thin_TR).mul_(unfolding_N[:, None])
     grad_a, grad_b = (dropped_TW.new_empty(shape, dtype=torch.float32) for shape in ((rank, W), (N, rank)))
-    BR = _rank(rank)
-    if BR > WIDEST:
-        torch.mm(thin_grad_TR.T, dropped_TW, out_dtype=torch.float32, out=grad_a)
-        torch.mm(qkv_grad_TN.T, thin_TR, out_dtype=torch.float32, out=grad_b)
-        return grad_a, grad_b.mul_(unfolding_N[:, None])
+    tile = grad_tile(rank)
     kernel: Any = grad_columns
-    kernel[(triton.cdiv(W, 64) + triton.cdiv(N, 64),)](
+    kernel[(triton.cdiv(W, tile["BC"]) + triton.cdiv(N, tile["BC"]),)](
         dropped_TW, thin_grad_TR, grad_a, qkv_grad_TN, thin_TR, unfolding_N, grad_b, thin_grad_TR.stride(0), T, W, N, rank,
-        BT=64, BC=64, BR=BR, STAGES=4 if BR <= 64 else 2, num_warps=4,
+        **tile, num_warps=4,
     )  # fmt: skip
     return grad_a, grad_b
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()

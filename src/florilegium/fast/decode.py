@@ -55,7 +55,8 @@ class Decoder:
         self.head = Weight(head_VW, ones, ones, V, W, 16, (ones,) * 2, 1)
         self.cache = torch.zeros(len(self.blocks), 2, slots, self.heads, places, W // self.heads, dtype=dtype, device=device)
         self.state = make_slots(slots, places, V, self.rows[-1], device)
-        M, padded, most = self.rows[-1], -(-self.rows[-1] // 128) * 128, max(self.blocks[0].dense.split, self.blocks[0].down.split)
+        M, padded = self.rows[-1], -(-self.rows[-1] // 128) * 128
+        most = max(weight.split for block in self.blocks for weight in (block.dense, block.down))
         R = max((padded_rank(block.lora) for block in self.blocks), default=0)
 
         def make(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:

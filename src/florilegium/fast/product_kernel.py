@@ -104,8 +104,8 @@ def padded(M: int) -> tuple[int, int]:
 
 
 def tile(M: int, K: int, split: int, form: int, roomy: bool) -> dict[str, Any]:
-    """The tile for M rows. What is fastest was measured (`bench/decode_gpu.py --tiles`). `roomy`: the multiprocessor has the shared memory
-    of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
+    """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/decode_gpu.py --tiles`). `roomy`: the multiprocessor
+    has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
     BM = padded(M)[0]
     BK = next(b for b in (256 if form in (4, 8) and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:

@@ -56,6 +56,11 @@ def _readable(module: Any) -> bool:
     return state is None or (state.quant_type == "nf4" and state.blocksize == 64 and module.in_features % 64 == 0)
 
 
+def _form(module: Any) -> int:
+    weight = module.weight
+    return 4 if getattr(weight, "quant_state", None) is not None else 8 if weight.dtype == torch.int8 else 16
+
+
 def _levels(state: Any, N: int, K: int) -> torch.Tensor:
     """[K / 64, N]"""
     levels: torch.Tensor = state.absmax
@@ -72,12 +77,11 @@ def weight_of(module: Any) -> Weight:
     N, K = module.out_features, module.in_features
     ones = torch.ones(1, device=weight.device)
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
-    state = getattr(weight, "quant_state", None)
-    form = 4 if state is not None else 8 if weight.dtype == torch.int8 else 16
+    form = _form(module)
     split = product_kernel.split_of(N, K, form)
-    if state is not None:
+    if form == 4:
         codes = weight.data.view(-1).view(torch.int32)  # eight at a time
-        nf4 = (state.code, _levels(state, N, K))
+        nf4 = (weight.quant_state.code, _levels(weight.quant_state, N, K))
         return Weight(codes, torch.ones(N, device=weight.device), bias_N, N, K, form, nf4, split)
     if form == 8:
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
@@ -96,6 +100,8 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
         return "it computes in bfloat16"
     if not all(_readable(module) for layer in bloom.h for module in linears(layer)):
         return "its 4-bit weights are not NF4 in groups of 64"
+    if any(_form(layer.mlp.dense_h_to_4h) != _form(layer.mlp.dense_4h_to_h) for layer in bloom.h):
+        return "a block's two large weights are stored in different forms"  # the one writes its rows in the order of the other's codes
     return ""
 
 

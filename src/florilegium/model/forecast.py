@@ -72,22 +72,26 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     return fixed + saved + max(at_work, logits) + wide
 
 
-def choose(shape: Shape, steps: Sequence[int], budget: int, memory: str) -> Forecast:
-    """The plan for steps of these token counts within `budget`; `memory` is auto, fast (all kept, no copies) or lean (little kept).
+def choose(shape: Shape, steps: Sequence[int], budget: int, memory: str, longest: int = 64) -> Forecast:
+    """The plan for steps of these token counts within `budget`; `memory` is auto, fast (all kept, no copies) or lean (little kept). A row
+    is never cut, so no piece is planned smaller than the `longest`.
 
     Raises ResourceError when not even the leanest plan fits.
     """
-    sizes = {_rounded(max(steps) * share) for share in (1.0, 0.75, 0.5, 0.25, 0.125)} | set(range(TILE, max(steps), TILE))
-    found = [f for tokens in sorted(sizes, reverse=True) if (f := _fill(shape, tokens, budget, memory))]
+    wanted = [max(steps) * share for share in (1.0, 0.75, 0.5, 0.25, 0.125)] + list(range(TILE, max(steps), TILE))
+    sizes = sorted({_rounded(max(tokens, longest)) for tokens in wanted}, reverse=True)
+    found = [f for tokens in sizes if (f := _fill(shape, tokens, budget, memory))]
     if not found:
-        need = peak(shape, _rounded(max(steps) / 8), 0, 0, 0) / GIB
+        need = peak(shape, sizes[-1], 0, 0, 0) / GIB
         fix = "Use --bits 4, a smaller --model, or a shorter --max-length"
         raise ResourceError(f"the leanest step needs {need:.1f} GiB, and {budget / GIB:.1f} GiB are there", fix)
     return min(found, key=lambda f: _cost(shape, steps, f))
 
 
 def _rounded(tokens: float) -> int:
-    return max(64, -(-int(tokens) // 64) * 64)
+    """As pieces are rounded up where their lengths are few (`tokens/pack.py`)."""
+    multiple = max(64, 1 << max(0, int(tokens).bit_length() - 5))
+    return max(64, -(-int(tokens) // multiple) * multiple)
 
 
 def _fill(shape: Shape, tokens: int, budget: int, memory: str) -> Forecast | None:

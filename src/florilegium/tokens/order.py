@@ -17,6 +17,7 @@ import numpy as np
 
 TILE = 256
 MOST_ROWS = 128  # of a step that is filled: larger ones hold many tiles, of which part of one is little
+FEW_ROWS = 32
 WINDOW = 64  # steps among which rows change places: a shuffle of a million rows is arranged as it is reached
 
 
@@ -76,12 +77,13 @@ def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
 
 
 def _exchange(a: int, rows: np.ndarray, lengths: np.ndarray, over: np.ndarray) -> tuple[int, int, int, int]:
-    """The exchange that takes most off step `a` without overfilling another, or else one after which the two are less over than `a` was:
-    that step, the two places, and tokens moved (0: none)."""
-    for others, most in (
-        (np.argsort(over, kind="stable")[:8], np.minimum(over[a], -over)),
-        (np.arange(len(rows)), np.minimum(over[a], over[a] - over - 1)),
-    ):
+    """The exchange that takes most off step `a` without overfilling another: that step, the two places, and tokens moved (0: none).
+    Where there is none, and steps are of so few rows that one long row makes one, an exchange after which the other is less over than `a`
+    was."""
+    tries = [(np.argsort(over, kind="stable")[:8], np.minimum(over[a], -over))]
+    if rows.shape[1] <= FEW_ROWS:
+        tries.append((np.arange(len(rows)), np.minimum(over[a], over[a] - over - 1)))
+    for others, most in tries:
         change = lengths[rows[a]][None, :, None] - lengths[rows[others]][:, None, :]  # [others, rows of a, rows of the other]
         change[change > most[others][:, None, None]] = 0
         number, i, j = np.unravel_index(int(change.argmax()), change.shape)
