@@ -1,9 +1,9 @@
 """The stock recipe on one GPU, as the notebook has it, as a tuner would have it, and in float32: what `train_gpu.py` compares with.
 
 `notebook`: Transformers, PEFT and bitsandbytes int8, `prepare_model_for_kbit_training`, batches of 4 padded and accumulated to a step,
-float16 autocast with a gradient scaler, checkpointed blocks. `tuned`: TRL's SFTTrainer on the same int8 base in bfloat16, 16 rows of like
-length a batch, nothing checkpointed: the fastest of its settings for these rows. In `float32` nothing is quantised: the oracle of the
-losses.
+float16 autocast with a gradient scaler, checkpointed blocks. `tuned`: TRL's SFTTrainer on the same int8 base in bfloat16, rows of like
+length together, of the 16 as many at a time as the card holds, nothing checkpointed: the fastest of its settings for these rows. In
+`float32` nothing is quantised: the oracle of the losses.
 """
 
 from __future__ import annotations

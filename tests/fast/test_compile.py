@@ -27,20 +27,8 @@ from florilegium.fast import (
 )
 
 STRIDES = ("stride", "stride_t", "stride_h", "x_stride", "thin_grad_stride", "above_stride", "normed_stride")
-WHOLE = (
-    "N",
-    "K",
-    "W",
-    "D",
-    "S",
-    "H",
-    "V",
-    "T",
-    "F",
-    "R",
-    "rank",
-    *STRIDES,
-)  # multiples of 16, as Triton finds them to be when it is called
+# Multiples of 16, as Triton finds them to be when it is called.
+WHOLE = ("N", "K", "W", "D", "S", "H", "V", "T", "F", "R", "rank", *STRIDES)
 SHARED = {86: 101_376, 90: 232_448}
 POINTERS = {
     "*fp32": "scale table levels residual partial after adapter slopes scores rule tops sums above low whole chance",

@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from peft import LoraConfig, get_peft_model
 
 from florilegium.fast import stored, trunk
+from florilegium.fast.decode_state import Inputs
 from florilegium.model import load_base
 from florilegium.model.forward import transformer
 from tests.tiny import save_tiny
@@ -64,3 +65,11 @@ def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
     mixed, other = (transformer(model(tmp_path / name, bits=bits)) for name, bits in (("d", 8), ("e", 4)))
     mixed.h[1].mlp.dense_4h_to_h = other.h[1].mlp.dense_4h_to_h
     assert "different forms" in stored.obstacle(mixed, CUDA, torch.bfloat16)
+
+
+def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> None:
+    """At multiples of 16 bytes: Triton compiles anew for a pointer that is not."""
+    for M in (1, 4, 16, 30):
+        inputs = Inputs.make(M, min(M, 8))
+        places = [view.data_ptr() - inputs.memory.data_ptr() for view in (inputs.token, inputs.place, inputs.slot, inputs.wanted)]
+        assert all(place % 16 == 0 for place in places) and all(b - a >= 4 * M for a, b in zip(places, places[1:], strict=False))

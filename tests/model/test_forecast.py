@@ -62,3 +62,9 @@ def test_a_row_is_never_cut_and_the_plan_knows(longest: int, gib: float) -> None
         return
     assert PackPlan(plan.tokens, 64, plan.tokens, bucketed=True).round_up(longest) <= plan.tokens
     assert PackPlan(plan.tokens, 64, plan.tokens, bucketed=True).round_up(plan.tokens) == plan.tokens
+
+
+def test_a_few_long_steps_do_not_cost_the_others_their_copies() -> None:
+    """english_quotes by 16 rows, within a 24 GB card: memory for 1,024 tokens at once, and a copy for every block."""
+    plan = choose(BLOOM_7B1, [768] * 106 + [1024] * 46 + [1088] * 2 + [1152] * 2, 22 * GIB, "auto", 896)
+    assert (plan.full, plan.copies, plan.tokens) == (30, 30, 1024) and plan.peak < 22 * GIB

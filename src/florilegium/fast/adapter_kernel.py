@@ -71,16 +71,20 @@ def grad_columns(
         tl.store(grad_b + c[:, None] * rank + r[None, :], acc * by[:, None], mask=real)
 
 
+def _columns(rank: int) -> int:
+    return max(16, triton.next_power_of_2(rank))
+
+
 def thin_tile(W: int, rank: int) -> dict[str, int]:
     """The tile of `thin_rows`: less of W at a time where the rank is wider, for shared memory."""
-    BR = max(16, triton.next_power_of_2(rank))
+    BR = _columns(rank)
     BK = next(k for k in (128, 64, 32, 16) if W % (SHARES * k) == 0 and k * BR <= max(2048, 16 * BR))
     return {"SHARES": SHARES, "BM": 16, "BK": BK, "BR": BR, "STAGES": 3 if BR <= 64 else 2}
 
 
 def grad_tile(rank: int) -> dict[str, int]:
     """The tile of `grad_columns`."""
-    BR = max(16, triton.next_power_of_2(rank))
+    BR = _columns(rank)
     return {"BT": 64, "BC": 64, "BR": BR, "STAGES": 4 if BR <= 64 else 2}
 
 

@@ -1,4 +1,4 @@
-"""A frozen quantised linear as the trunk reads it: bitsandbytes' codes, made wide once for a product, the next one while this one runs.
+"""A frozen quantised linear as the trunk reads it: bitsandbytes' codes, made wide for one product and forgotten.
 
     codes  int8 [N, K], exact in bfloat16            y = (x codes^T) * scale + bias
     NF4    4 bits a weight, a scale for each 64      y = (x weight^T) + bias           (scale is 1)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from florilegium.errors import ResourceError
+from florilegium.tokens import PackPlan
+from florilegium.tokens.order import TILE
 
 HEAD_CHUNK = 512 * 2**20
 WORKSPACE = 80 * 2**20  # cuBLAS' own, 32 MiB for each of two streams on a Hopper card, and what is too small to count
 GIB = 2**30
-TILE = 256  # most steps hold a multiple of it (`tokens/order.py`), and memory for a few longer ones is better spent on copies
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,16 @@ def choose(shape: Shape, steps: Sequence[int], budget: int, memory: str, longest
 
     Raises ResourceError when not even the leanest plan fits.
     """
-    wanted = [max(steps) * share for share in (1.0, 0.75, 0.5, 0.25, 0.125)] + list(range(TILE, max(steps), TILE))
-    sizes = sorted({_rounded(max(tokens, longest)) for tokens in wanted}, reverse=True)
+    # Most steps hold a multiple of TILE, and memory for a few longer ones is better spent on copies.
+    wanted = [int(max(steps) * share) for share in (1.0, 0.75, 0.5, 0.25, 0.125)] + list(range(TILE, max(steps), TILE))
+    round_up = PackPlan(bucketed=True, multiple=64).round_up
+    sizes = sorted({round_up(max(tokens, longest)) for tokens in wanted}, reverse=True)
     found = [f for tokens in sizes if (f := _fill(shape, tokens, budget, memory))]
     if not found:
         need = peak(shape, sizes[-1], 0, 0, 0) / GIB
         fix = "Use --bits 4, a smaller --model, or a shorter --max-length"
         raise ResourceError(f"the leanest step needs {need:.1f} GiB, and {budget / GIB:.1f} GiB are there", fix)
     return min(found, key=lambda f: _cost(shape, steps, f))
-
-
-def _rounded(tokens: float) -> int:
-    """As pieces are rounded up where their lengths are few (`tokens/pack.py`)."""
-    multiple = max(64, 1 << max(0, int(tokens).bit_length() - 5))
-    return max(64, -(-int(tokens) // multiple) * multiple)
 
 
 def _fill(shape: Shape, tokens: int, budget: int, memory: str) -> Forecast | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 TILE = 256
 MOST_ROWS = 128  # of a step that is filled: larger ones hold many tiles, of which part of one is little
-FEW_ROWS = 32
+FEW_ROWS = 32  # of a step that one long row can overfill: it may pass tokens on to any other (in larger ones that is slow, and rare)
 WINDOW = 64  # steps among which rows change places: a shuffle of a million rows is arranged as it is reached
 
 
