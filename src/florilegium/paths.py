@@ -55,6 +55,11 @@ def attention(names: tuple[str, ...], document_BT: torch.Tensor, slopes_H: torch
     return plain.plain(document_BT, slopes_H, dtype)
 
 
+def reads_codes(bloom: Any) -> bool:
+    """Whether `block` multiplies by this BloomModel's weights as they are stored, and needs no room for a wide one."""
+    return fast.reads_codes(bloom)
+
+
 def install_trunk(bloom: Any, full: int, middle: int, copies: int) -> None:
     """Gives a BloomModel the blocks by hand; the numbers are those of `fast/trunk.py`'s Plan."""
     fast.install_trunk(bloom, full, middle, copies)

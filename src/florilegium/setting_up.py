@@ -60,7 +60,8 @@ def _forecast(prepared: Prepared, model: Any) -> Forecast:
     longest = plan.round_up(int(order.lengths.max()))
     limit = config.batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in steps]
-    return choose(shape_of(model, held), steps, budget, config.memory, longest)
+    shape = shape_of(model, held, reads_codes=paths.reads_codes(transformer(model)))
+    return choose(shape, steps, budget, config.memory, longest)
 
 
 def pack_plan(prepared: Prepared, forecast: Forecast | None) -> PackPlan:

@@ -13,6 +13,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from florilegium.fast import (
     adapter_kernel,
@@ -24,6 +26,8 @@ from florilegium.fast import (
     head_loss_kernel,
     product_kernel,
     sample_kernel,
+    wgmma,
+    wgmma_kernel,
 )
 
 STRIDES = ("stride", "stride_t", "stride_h", "x_stride", "thin_grad_stride", "above_stride", "normed_stride")
@@ -115,7 +119,8 @@ def test_the_trunk(arch: int) -> None:
     attention = floats | halves | {"sqrt": "fp32", "starts": "*i32", "ends": "*i32"}
     options = dict(attention_kernel.TILE)
     heads["OTHER"] = options.pop("OTHER")
-    compiled(attention_kernel.attend_forward, arch, heads, options, **attention)
+    for form in (16, 4):
+        compiled(attention_kernel.attend_forward, arch, heads | {"FORM": form}, options, **attention)
     compiled(attention_kernel.attend_backward, arch, heads, options, **attention)
     adapter = dict.fromkeys(("a", "thin", "beside", "dropped", "thin_grad", "qkv_grad"), "*bf16")
     adapter |= dict.fromkeys(("grad_a", "grad_b", "unfolding"), "*fp32")
@@ -124,8 +129,9 @@ def test_the_trunk(arch: int) -> None:
         compiled(adapter_kernel.grad_columns, arch, adapter_kernel.grad_tile(rank), {"num_warps": 4}, **adapter)
     norm = dict.fromkeys(("raw", "saved", "normed", "dropped", "grad", "above", "thin", "scaled"), "*bf16")
     norm |= {"seed": "*i64", "drop": "fp32"}
-    forward = {"ADD": True, "DROP": True, "BLOCK": 4096}
-    compiled(block_kernel.add_norm_forward, arch, forward, {"num_warps": 8}, **norm)
+    for form in (16, 4):
+        forward = {"ADD": True, "TWICE": True, "DROP": True, "FORM": form, "BLOCK": 4096}
+        compiled(block_kernel.add_norm_forward, arch, forward, {"num_warps": 8}, **norm)
     compiled(
         block_kernel.norm_backward,
         arch,
@@ -140,3 +146,31 @@ def test_the_trunk(arch: int) -> None:
     compiled(expand_kernel.nf4_rows, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16", **levels)
     loss = {"logits": "*bf16", "hidden": "*bf16", "weight": "*bf16", "targets": "*i64", "losses": "*fp32"}
     compiled(head_loss_kernel.softmax_rows, arch, {"GRAD": True, "BLOCK": 4096, "BLOCK_W": 4096}, {"num_warps": 8}, **loss)
+
+
+KINDS = {"bf16": gl.bfloat16, "i16": gl.int16, "i32": gl.int32}
+COMMON = ((False, 0, 16, 256), (True, 0, 0, 256), (False, 1, 0, 256), (True, 2, 0, 256))
+RARE = ((False, 0, 0, 128), (False, 0, 72, 256), (True, 0, 0, 64), (False, 1, 0, 64))
+
+
+def boxes(of: str, *box: int) -> str:
+    """The type of a tensor that the copy engine copies in boxes."""
+    return f"tensordesc<{of}{list(box)},{gl.NVMMASharedLayout.get_default_for(list(box), KINDS[of])!r}>"
+
+
+@pytest.mark.parametrize(("back", "kind", "rank", "tokens"), [*COMMON, *(pytest.param(*case, marks=pytest.mark.slow) for case in RARE)])
+def test_products_with_stored_codes(back: bool, kind: int, rank: int, tokens: int) -> None:
+    """For a Hopper GPU alone. Its matrix unit must be given the next product before it is done with one."""
+    kernel: Any = wgmma_kernel.wgmma_tiles
+    fixed = {"BACK": back, "KIND": kind, "FORM": 4, "R": rank, "TOKENS": tokens, "STAGES": wgmma.STAGES}
+    result = boxes("bf16", tokens, 128)
+    codes = boxes("i16", 64, 64) if back else boxes("i32", 128, 16)
+    types = {"x": boxes("bf16", tokens, 64), "codes": codes, "out": result, "beside": result, "adapter": "*bf16", "scale": "*fp32"}
+    types |= {"bias": "*bf16", "parts": "*fp32", "flags": "*i32"}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in names}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind.startswith("*")}
+    source = GluonASTSource(kernel, signature, {(names.index(name),): value for name, value in fixed.items()}, aligned)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert made.metadata.shared <= SHARED[90]
+    assert "wgmma.wait_group.sync.aligned 1;" in made.asm["ptx"] and made.asm["ptx"].count("wgmma.wait_group.sync.aligned 0;") == 1

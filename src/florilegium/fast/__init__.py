@@ -61,6 +61,13 @@ def trunk_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> st
     return obstacle(bloom, device, compute)
 
 
+def reads_codes(bloom: Any) -> bool:
+    """Whether `block` reads this model's weights as they are stored, and needs no room for a wide one."""
+    from florilegium.fast.trunk import block_of, reads_codes
+
+    return all(reads_codes(block_of(layer)) for layer in bloom.h)
+
+
 def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16) -> None:
     """Gives a BloomModel the blocks by hand (`trunk.py`); the numbers are those of `trunk.Plan`."""
     from florilegium.fast.trunk import Plan, Trunk
@@ -95,5 +102,6 @@ __all__ = [
     "head_losses",
     "install",
     "install_trunk",
+    "reads_codes",
     "trunk_obstacle",
 ]

@@ -1,7 +1,8 @@
 """The Triton kernels of the adapter's thin products in training (`walk.py`): x A^T, and the gradients of A and B.
 
 A product with 16 columns is bound by its launches, and cuBLAS splits it in two or three: here one launch makes x A^T and writes it to both
-places that want it, and one makes the gradients of A and B, scale and all. Sums are float32, in one order.
+places that want it, one its gradient where no wide product has it beside, one the gradients of A and B, scale and all. Sums are float32, in
+one order.
 Shapes: T tokens (a multiple of 64), W width, N = 3W, R the adapter's columns beside the codes, BR the rank rounded up to a power of two.
 """
 
@@ -22,10 +23,10 @@ WIDEST = 256  # a rank beyond is no thin product, and cuBLAS has it
 
 @triton.jit
 def thin_rows(
-    x, a, thin, beside, x_stride, stride, W, rank, R,
+    x, a, thin, beside, x_stride, stride, a_row, a_column, W, rank, R,
     SHARES: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """thin = x A^T, and the same in the R columns `beside`, which are zero beyond the rank."""
+    """thin = x A^T, and the same in the R columns `beside`, which are zero beyond the rank. One of A's two strides is 1."""
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.arange(0, BR)
     share = (tl.arange(0, SHARES) * (W // SHARES))[:, None, None]
@@ -33,7 +34,9 @@ def thin_rows(
     acc = tl.zeros([SHARES, BM, BR], tl.float32)
     for k in tl.range(0, W // SHARES, BK, num_stages=STAGES):
         rows = tl.load(x + m[None, :, None].to(tl.int64) * x_stride + share + k + part[None, None, :])
-        weight = tl.load(a + r[None, None, :] * W + share + k + part[None, :, None], mask=r[None, None, :] < rank, other=0.0)
+        weight = tl.load(
+            a + r[None, None, :] * a_row + (share + k + part[None, :, None]) * a_column, mask=r[None, None, :] < rank, other=0.0
+        )
         acc = tl.dot(rows, weight, acc)
     y = tl.sum(acc, 0).to(thin.dtype.element_ty)
     tl.store(thin + m[:, None] * rank + r[None, :], y, mask=r[None, :] < rank)
@@ -97,8 +100,20 @@ def thin(x_TW: torch.Tensor, a_RW: torch.Tensor, beside_TR: torch.Tensor) -> tor
     out = x_TW.new_empty(T, rank)
     kernel: Any = thin_rows
     kernel[(T // 16,)](
-        x_TW, a_RW, out, beside_TR, x_TW.stride(0), beside_TR.stride(0), W, rank, beside_TR.shape[1], **thin_tile(W, rank), num_warps=4
+        x_TW, a_RW, out, beside_TR, x_TW.stride(0), beside_TR.stride(0), W, 1, W, rank, beside_TR.shape[1], **thin_tile(W, rank),
+        num_warps=4,
     )  # fmt: skip
+    return out
+
+
+def thin_grad(y_TN: torch.Tensor, b_NR: torch.Tensor, rank: int) -> torch.Tensor:
+    """y B [T, rank], of B's R columns the first."""
+    (T, N), R = y_TN.shape, b_NR.shape[1]
+    if rank > WIDEST:
+        return torch.mm(y_TN, b_NR)[:, :rank]
+    out = y_TN.new_empty(T, rank)
+    kernel: Any = thin_rows
+    kernel[(T // 16,)](y_TN, b_NR, out, out, N, rank, 1, R, N, rank, rank, **thin_tile(N, rank), num_warps=4)
     return out
 
 

@@ -7,7 +7,8 @@ stored. Documents of a quote's length fill about two blocks of 64.
 Query, key and value are raw products of a quantised projection, x = raw * scale + bias, and keys and values are used raw: with
 q' = q * scale_k the scores q' raw_k^T differ from q k^T by a number that is the same along a row, which softmax does not see, and the bias
 of the values, whose shares sum to 1, is added at the end. The forward pass leaves q' where the raw query was. The gradients
-that are written are those of the raw products. T must be a multiple of 64.
+that are written are those of the raw products. The context's columns lie in the lane order of FORM (`codes_kernel.py`). T must be a
+multiple of 64.
 
 The backward pass is that of FlashAttention-2 (Dao 2023, arXiv:2307.08691): probabilities are made again from the saved log-sum-exp (here
 to the base 2). Nothing is added atomically, so the same input gives the same bits. Shapes: T tokens, H heads, D head dimension.
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+
+from florilegium.fast.codes_kernel import in_lane_order, lane_order
 
 BLOCK = 64  # rows of a program; it meets the others OTHER at a time
 LOG2E = 1.4426950408889634
@@ -63,7 +66,7 @@ def _scores(q, k, row, column, begin, slope, root):
 @triton.jit
 def attend_forward(
     q, k, v, qs, ks, vs, qb, vb, out, lse, starts, slopes, stride_t, stride_h, T, H, root,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr,
+    FORM: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -92,20 +95,33 @@ def attend_forward(
         context = context * old[:, None] + tl.dot(share.to(value.dtype), value)
         top = higher
     context = context / total[:, None] * _vector(vs + place, column, D)[None, :] + _vector(vb + place, column, D)[None, :]
-    _write(context, out + head * D, row, column, H * D, D, BLOCK_D)
+    context = context.to(out.dtype.element_ty)
+    if D % 64 == 0:
+        _write(in_lane_order(context, FORM, BLOCK, D), out + head * D, row, column, H * D, D, BLOCK_D)
+    else:  # a head begins inside 64 columns
+        to = out + row[:, None].to(tl.int64) * (H * D) + lane_order(head * D + column, FORM)[None, :]
+        tl.store(to, context, mask=(column < D)[None, :])
     tl.store(lse + head * T + row, top + tl.log2(total))
 
 
 @triton.jit
-def attend_prepare(out, grad, vs, vb, delta, stride_h, T, H, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr):
+def attend_prepare(
+    out, grad, vs, vb, delta, stride_h, T, H, FORM: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr
+):
     """grad = grad * scale_v, in place; delta = the sum over D of the gradient times (context - bias_v)."""
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
     place = head * stride_h
     above = _rows(grad + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32)
-    after = _rows(out + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32) - _vector(vb + place, column, D)[None, :]
-    tl.store(delta + head * T + row, tl.sum(above * after, 1))
+    bias = _vector(vb + place, column, D)[None, :]
+    if D % 64 == 0:  # a sum minds no order, so the gradient is brought into the context's
+        after = _rows(out + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32) - in_lane_order(bias, FORM, 1, D)
+        less = tl.sum(in_lane_order(above, FORM, BLOCK, D) * after, 1)
+    else:
+        context = out + row[:, None].to(tl.int64) * (H * D) + lane_order(head * D + column, FORM)[None, :]
+        less = tl.sum(above * (tl.load(context, mask=(column < D)[None, :], other=0.0).to(tl.float32) - bias), 1)
+    tl.store(delta + head * T + row, less)
     _write(above * _vector(vs + place, column, D)[None, :], grad + head * D, row, column, H * D, D, BLOCK_D)
 
 
@@ -167,9 +183,12 @@ def _sizes(D: int, **options: int) -> dict[str, Any]:
 Three = tuple[torch.Tensor, ...]
 
 
-def forward(qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context [T, H, D] and log-sum-exp [H, T]. `qkv`: the raw products, three [T, H, D] of like strides, the last 1; `scale` and
-    `bias`: of each, three [H, D] with the strides of a row of `qkv`. The query is overwritten by q'."""
+def forward(
+    qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor, form: int = 16
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Context [T, H, D], in the order of columns that `form` wants, and log-sum-exp [H, T]. `qkv`: the raw products, three [T, H, D] of
+    like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the strides of a row of `qkv`. The query is overwritten by
+    q'."""
     q, k, v = qkv
     T, H, D = q.shape
     out = torch.empty(T, H, D, dtype=q.dtype, device=q.device)
@@ -177,7 +196,7 @@ def forward(qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes
     kernel: Any = attend_forward
     kernel[(triton.cdiv(T, BLOCK), H)](
         q, k, v, *scale, bias[0], bias[2], out, lse, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E / D**0.5,
-        **_sizes(D, **TILE),
+        FORM=form, **_sizes(D, **TILE),
     )  # fmt: skip
     return out, lse
 
@@ -193,14 +212,16 @@ def backward(
     start_T: torch.Tensor,
     end_T: torch.Tensor,
     slopes_H: torch.Tensor,
+    form: int = 16,
 ) -> None:
-    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `grad` [T, H, D] is used up."""
+    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `grad` [T, H, D] is used up; `out` is that of
+    `forward`."""
     q, k, v = qkv
     T, H, D = q.shape
     delta = torch.empty_like(lse)
     blocks = triton.cdiv(T, BLOCK)
     first: Any = attend_prepare
-    first[(blocks, H)](out, grad, scale[2], bias[2], delta, q.stride(1), T, H, **_sizes(D, num_warps=4))
+    first[(blocks, H)](out, grad, scale[2], bias[2], delta, q.stride(1), T, H, FORM=form, **_sizes(D, num_warps=4))
     kernel: Any = attend_backward
     kernel[(blocks, H, 2)](
         q, k, v, scale[0], scale[1], grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,

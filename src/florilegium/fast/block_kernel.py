@@ -20,6 +20,8 @@ import torch
 import triton
 import triton.language as tl
 
+from florilegium.fast.codes_kernel import in_lane_order
+
 
 @triton.jit
 def _norm(x, inside, W, eps):
@@ -42,9 +44,10 @@ def _kept(seed, number, row, W, drop, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["number"])
 def add_norm_forward(
     residual, raw, scale, bias, saved, gamma, beta, normed, dropped, normed_stride, W, eps, seed, number, drop,
-    ADD: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, TWICE: tl.constexpr, DROP: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """residual += raw * scale + bias; saved = residual; normed = norm(saved); dropped = dropout(normed)."""
+    """residual += raw * scale + bias; saved = residual; normed = norm(saved), its columns in the lane order of FORM; TWICE: dropped =
+    dropout(normed), as the columns are."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
@@ -60,10 +63,13 @@ def add_norm_forward(
     unit, _ = _norm(rounded.to(tl.float32), inside, W, eps)
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row * normed_stride + column, y.to(normed.dtype.element_ty), mask=inside)
+    ordered = tl.reshape(in_lane_order(tl.reshape(y.to(normed.dtype.element_ty), (1, BLOCK)), FORM, 1, BLOCK), (BLOCK,))
+    tl.store(normed + row * normed_stride + column, ordered, mask=inside)
     if DROP:
         kept = _kept(seed, number, row, W, drop, BLOCK)
-        tl.store(dropped + place, tl.where(kept, y / (1 - drop), 0.0).to(dropped.dtype.element_ty), mask=inside)
+        y = tl.where(kept, y / (1 - drop), 0.0)
+    if TWICE:
+        tl.store(dropped + place, y.to(dropped.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["number"])
@@ -154,8 +160,10 @@ def add_norm(
     seed: torch.Tensor | None = None,
     number: int = 0,
     drop: float = 0.0,
+    form: int = 16,
 ) -> None:
-    """Adds the pending product (raw, scale, bias) to the residual stream, and norms it into `normed_TW` (whose rows may be wider)."""
+    """Adds the pending product (raw, scale, bias) to the residual stream, and norms it into `normed_TW` (whose rows may be wider), in the
+    order of columns that `form` wants; and with dropout, but in the columns' own order, into `dropped_TW`."""
     T, W = residual_TW.shape
     raw, scale, bias = pending or (residual_TW,) * 3
     to = normed_TW if dropped_TW is None else dropped_TW
@@ -163,7 +171,7 @@ def add_norm(
     kernel[(T,)](
         residual_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, to, normed_TW.stride(0), W, norm.eps,
         normed_TW if seed is None else seed, number, drop,
-        ADD=pending is not None, DROP=dropped_TW is not None, **_row(W),
+        ADD=pending is not None, TWICE=dropped_TW is not None, DROP=dropped_TW is not None and drop > 0, FORM=form, **_row(W),
     )  # fmt: skip
 
 
@@ -195,7 +203,8 @@ def add_norm_grad(
 def gelu(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor) -> torch.Tensor:
     out = torch.empty_like(raw_TF)
     kernel: Any = gelu_forward
-    kernel[(triton.cdiv(raw_TF.numel(), 4096),)](raw_TF, scale_F, bias_F, out, raw_TF.shape[1], raw_TF.numel(), BLOCK=4096, num_warps=8)
+    F, size = raw_TF.shape[1], raw_TF.numel()
+    kernel[(triton.cdiv(size, 4096),)](raw_TF, scale_F, bias_F, out, F, size, BLOCK=4096, num_warps=8)
     return out
 
 

@@ -62,6 +62,15 @@ def lane_order(column, FORM: tl.constexpr):
 
 
 @triton.jit
+def in_lane_order(x, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Columns [ROWS, COLUMNS] (from a multiple of 64 on) as they are kept, so that they can be written side by side."""
+    if FORM == 4:
+        parts = tl.reshape(x, (ROWS, COLUMNS // 64, 4, 4, 2, 2))  # j, s, h, p
+        return tl.reshape(tl.permute(parts, (0, 1, 3, 4, 2, 5)), (ROWS, COLUMNS))
+    return x
+
+
+@triton.jit
 def _four(word, LIKE: tl.constexpr, ASM: tl.constexpr):
     """The four int8 codes of each word: bytes 0, 2, 1, 3.
 

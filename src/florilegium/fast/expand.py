@@ -1,24 +1,25 @@
-"""A frozen quantised linear as the trunk reads it: bitsandbytes' codes, made wide for one product and forgotten.
+"""A frozen quantised linear as the trunk reads it: bitsandbytes' codes, and the products with them.
 
     codes  int8 [N, K], exact in bfloat16            y = (x codes^T) * scale + bias
     NF4    4 bits a weight, a scale for each 64      y = (x weight^T) + bias           (scale is 1)
 
-The product reads bfloat16, so codes must be made wide: 6 ms a pass over bloom-7b1 if memory does nothing else. A weight that has a `copy`
-(where the card has room: `trunk.Plan`) is made wide once for the whole run; it is a cache, the base stays quantised.
+There are three ways to a product. A Hopper GPU reads int8 codes as they are stored (`wgmma.py`). Elsewhere the product reads
+bfloat16, so codes are made wide for one product and forgotten: 6 ms a pass over bloom-7b1 if memory does nothing else. A weight that has a
+`copy` (where the card has room: `trunk.Plan`) is made wide once for the whole run; it is a cache, the base stays quantised.
 
 A linear with LoRA is R columns wider: beside the codes lie those of B * scaling / scale, beside its input x A^T, so that the adapter costs
-no product of its own. Shapes: N outputs, K inputs, R the adapter's rank rounded up to 8.
+no product of its own. Shapes: T tokens, N outputs, K inputs, R the adapter's rank rounded up to 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from florilegium.fast import block_kernel, expand_kernel
+from florilegium.fast import adapter_kernel, block_kernel, expand_kernel
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,17 @@ class Frozen:
     R: int = 0
     lora: Lora | None = None
     copy: torch.Tensor | None = None
+    stored_forward: bool = False  # whether the product reads the codes as they are stored
+    stored_backward: bool = False
 
     def __post_init__(self) -> None:
         scaling = self.lora.scaling if self.lora else 1.0
         self.unfolding_N = scaling / self.scale_N  # what `fold` multiplied B by
+
+    @property
+    def form(self) -> int:
+        """The order of columns in which the product wants its input: `codes_kernel.lane_order`."""
+        return 4 if self.stored_forward else 16
 
     @property
     def elements(self) -> int:
@@ -62,10 +70,10 @@ class Frozen:
             expand_kernel.widen_nf4(self.module.weight.data, state, wide[:, : self.K])
         return wide
 
-    def fold(self, wide: torch.Tensor) -> None:
-        """Writes the adapter's B as it is now beside the codes."""
+    def fold(self, to: torch.Tensor) -> None:
+        """Writes the adapter's B as it is now, so that the codes' scale gives it back, to a view [N, R]."""
         if self.lora is not None:
-            block_kernel.fold(self.lora.B_NR, self.scale_N, self.lora.scaling, wide[:, self.K :])
+            block_kernel.fold(self.lora.B_NR, self.scale_N, self.lora.scaling, to)
 
 
 def frozen(layer: Any) -> Frozen:
@@ -85,6 +93,25 @@ def frozen(layer: Any) -> Frozen:
     return Frozen(module, scale_N, bias_N, N, K, R, lora)
 
 
+SMALLEST = 2048**2  # of a weight with fewer numbers (bloom-560m's) too few tiles are made at a time, and making it wide is faster
+
+
+def stored_obstacle(linear: Frozen) -> str:
+    """Why products do not read the linear's weight as it is stored, or an empty string."""
+    weight = linear.module.weight
+    if getattr(weight, "quant_state", None) is not None:
+        return "it is no int8"
+    if linear.N % 128 or linear.K % 128:
+        return "its sides are no multiples of 128"
+    if linear.N * linear.K < SMALLEST:
+        return "it is small"
+    if importlib.util.find_spec("triton.experimental.gluon") is None:
+        return "this Triton has no Gluon"
+    from florilegium.fast import wgmma
+
+    return wgmma.obstacle(weight.device)
+
+
 def lora_of(layer: Any) -> Lora | None:
     if not hasattr(layer, "base_layer") or layer.disable_adapters:
         return None
@@ -93,16 +120,67 @@ def lora_of(layer: Any) -> Lora | None:
     return Lora(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), drop)
 
 
-class Feed:
-    """Hands out the wide weights of `order`, one a call of `take`, each valid until the next call."""
+class Products:
+    """The products of one walk. `buffer` takes one weight at a time, made wide."""
 
-    def __init__(self, order: Sequence[Frozen], buffer: torch.Tensor, *, folded: bool = False) -> None:
-        """`folded`: the copies hold the adapter's B already, as they do on the road home."""
-        self.order, self.buffer, self.folded = iter(order), buffer, folded
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self.buffer = buffer
+        self.adapters: dict[int, torch.Tensor] = {}  # by a linear that is read as it is stored: B as it is in this walk, [N, R]
+        self.home = False  # on the road home the copies hold the adapter's B already
 
-    def take(self) -> torch.Tensor:
-        linear = next(self.order)
+    def forward(self, linear: Frozen, x: torch.Tensor) -> torch.Tensor:
+        """x [T, K + R], in the order of `linear.form`, to [T, N] without scale and bias."""
+        if linear.stored_forward:
+            from florilegium.fast import wgmma
+
+            return wgmma.forward(x, linear.module.weight.data, self._adapter(linear, x) if linear.lora else None)
+        return torch.mm(x, self._wide(linear).T)
+
+    def forward_gelu(self, up: Frozen, down: Frozen, x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw product with `up`, and its GELU in the order that `down` wants."""
+        if up.stored_forward:
+            from florilegium.fast import wgmma
+
+            return wgmma.forward_gelu(x_TK, up.module.weight.data, up.scale_N, up.bias_N, down.form)
+        raw = self.forward(up, x_TK)
+        return raw, block_kernel.gelu(raw, up.scale_N, up.bias_N)
+
+    def backward_gelu(self, up: Frozen, down: Frozen, y_TW: torch.Tensor, raw_TF: torch.Tensor) -> torch.Tensor:
+        """The gradient of the raw product with `up`, from that of `down`'s."""
+        if down.stored_backward:
+            from florilegium.fast import wgmma
+
+            return wgmma.backward_gelu(y_TW, down.module.weight.data, raw_TF, up.scale_N, up.bias_N)
+        above, _ = self.backward(down, y_TW)
+        block_kernel.gelu_grad(raw_TF, up.scale_N, up.bias_N, above)
+        return above
+
+    def backward(self, linear: Frozen, y_TN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The gradient of x, [T, K] (its rows may lie further apart), and of the adapter's x A^T [T, rank]."""
+        if linear.stored_backward:
+            from florilegium.fast import wgmma
+
+            return wgmma.backward(y_TN, linear.module.weight.data), self.thin_grad(linear, y_TN)
+        above = torch.mm(y_TN, self._wide(linear))
+        return above[:, : linear.K], above[:, linear.K : linear.K + len(linear.lora.A_RK)] if linear.lora else None
+
+    def thin_grad(self, linear: Frozen, y_TN: torch.Tensor) -> torch.Tensor | None:
+        """The gradient of the adapter's x A^T alone."""
+        if linear.lora is None:
+            return None
+        rank = len(linear.lora.A_RK)
+        if linear.stored_backward:
+            return adapter_kernel.thin_grad(y_TN, self._adapter(linear, y_TN), rank)
+        return torch.mm(y_TN, self._wide(linear)[:, linear.K :])[:, :rank]
+
+    def _wide(self, linear: Frozen) -> torch.Tensor:
         wide = linear.copy if linear.copy is not None else linear.expand(self.buffer)
-        if linear.copy is None or not self.folded:
-            linear.fold(wide)
+        if linear.copy is None or not self.home:
+            linear.fold(wide[:, linear.K :])
         return wide
+
+    def _adapter(self, linear: Frozen, like: torch.Tensor) -> torch.Tensor:
+        if id(linear) not in self.adapters:
+            self.adapters[id(linear)] = like.new_empty(linear.N, linear.R)
+            linear.fold(self.adapters[id(linear)])
+        return self.adapters[id(linear)]

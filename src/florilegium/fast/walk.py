@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from florilegium.fast import adapter_kernel, attention_kernel, block_kernel
-from florilegium.fast.expand import Feed, Frozen
+from florilegium.fast.expand import Frozen, Products
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Steps:
 
     def __init__(self, trunk: Any, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None) -> None:
         self.trunk, self.start_T, self.end_T, self.seed = trunk, start_T, end_T, seed
+        self.products = Products(trunk.buffer)
         loras = [block.qkv.lora for block in trunk.blocks]
         self.drop = 0.0 if seed is None or loras[0] is None else loras[0].drop
         # The adapter's A, in one launch: float32 to bfloat16.
@@ -79,10 +80,9 @@ class Steps:
         """The normed end, what each block saved, and the residual stream before the last norm."""
         trunk = self.trunk
         residual_TW = embedded_TW.to(torch.float32, copy=True)
-        feed = Feed([linear for block in trunk.blocks for linear in block.linears], trunk.buffer)
         saved, pending = [], None
         for number, block in enumerate(trunk.blocks):
-            kept, pending = self._block(number, block, residual_TW, pending, feed)
+            kept, pending = self._block(number, block, residual_TW, pending)
             if keeps:
                 saved.append(self._thinned(number, kept))
         last_TW = residual_TW.new_empty(residual_TW.shape, dtype=trunk.dtype)
@@ -90,18 +90,18 @@ class Steps:
         block_kernel.add_norm(residual_TW, pending, trunk.bloom.ln_f, last_TW, out_TW)
         return out_TW, saved, last_TW
 
-    def _block(self, number: int, block: Block, residual_TW: torch.Tensor, pending: Any, feed: Feed) -> tuple[Saved, Any]:
+    def _block(self, number: int, block: Block, residual_TW: torch.Tensor, pending: Any) -> tuple[Saved, Any]:
         kept = Saved(torch.empty_like(residual_TW, dtype=self.trunk.dtype))
         normed, kept.thin = self._enter(number, block, residual_TW, pending, kept.input)
-        kept.qkv = torch.mm(normed, feed.take().T)
+        kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)
-        attended = torch.mm(kept.context, feed.take().T)
+        attended = self.products.forward(block.dense, kept.context)
         kept.middle = torch.empty_like(kept.input)
         normed2 = torch.empty_like(kept.input)
-        block_kernel.add_norm(residual_TW, (attended, block.dense.scale_N, block.dense.bias_N), block.norm2, kept.middle, normed2)
-        kept.raw = torch.mm(normed2, feed.take().T)
-        active = block_kernel.gelu(kept.raw, block.up.scale_N, block.up.bias_N)
-        return kept, (torch.mm(active, feed.take().T), block.down.scale_N, block.down.bias_N)
+        pending = attended, block.dense.scale_N, block.dense.bias_N
+        block_kernel.add_norm(residual_TW, pending, block.norm2, kept.middle, normed2, form=block.up.form)
+        kept.raw, active = self.products.forward_gelu(block.up, block.down, normed2)
+        return kept, (self.products.forward(block.down, active), block.down.scale_N, block.down.bias_N)
 
     def _enter(
         self, number: int, block: Block, residual_TW: torch.Tensor, pending: Any, saved_TW: torch.Tensor
@@ -110,8 +110,9 @@ class Steps:
         T, W = residual_TW.shape
         qkv = block.qkv
         normed = saved_TW.new_empty(T, W + qkv.R)
-        dropped = torch.empty_like(saved_TW) if self.drop and qkv.lora else None
-        block_kernel.add_norm(residual_TW, pending, block.norm1, saved_TW, normed, dropped, self.seed, number, self.drop)
+        # The adapter reads the norm's output with dropout, or where that lies in another order, a copy.
+        dropped = torch.empty_like(saved_TW) if qkv.lora and (self.drop or qkv.stored_forward) else None
+        block_kernel.add_norm(residual_TW, pending, block.norm1, saved_TW, normed, dropped, self.seed, number, self.drop, qkv.form)
         if qkv.lora is None:
             return normed, None
         source = normed[:, :W] if dropped is None else dropped
@@ -122,7 +123,7 @@ class Steps:
 
     def _attend(self, block: Block, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale, bias = self._heads(block.qkv.scale_N), self._heads(block.qkv.bias_N)
-        context, lse = attention_kernel.forward(self._heads(qkv), scale, bias, self.start_T, self.trunk.slopes_H)
+        context, lse = attention_kernel.forward(self._heads(qkv), scale, bias, self.start_T, self.trunk.slopes_H, block.dense.form)
         return context.view(len(qkv), -1), lse
 
     def _thinned(self, number: int, kept: Saved) -> Saved:
@@ -140,48 +141,40 @@ class Steps:
         scaled_TW = torch.empty_like(last_TW)
         last_scale = trunk.blocks[-1].down.scale_N
         block_kernel.add_norm_grad(grad_TW, above_TW.contiguous(), last_TW, trunk.bloom.ln_f, last_scale, scaled_TW, first=True)
-        order = [linear for number in reversed(range(len(saved))) for linear in self._order(number, saved[number])]
-        feed = Feed(order, trunk.buffer, folded=True)
+        self.products.home = True
         gradients: list[torch.Tensor] = []
         for number in reversed(range(len(saved))):
-            gradients[:0] = self._block_grad(number, saved.pop(), grad_TW, scaled_TW, feed)
+            gradients[:0] = self._block_grad(number, saved.pop(), grad_TW, scaled_TW)
         return gradients
 
-    def _order(self, number: int, kept: Saved) -> list[Frozen]:
-        """The linears whose weights a block's backward pass reads, in order."""
-        block = self.trunk.blocks[number]
-        again = [] if kept.qkv is not None else [block.qkv, *([] if kept.middle is not None else [block.dense]), block.up]
-        return [*again, block.down, block.up, block.dense, block.qkv]
-
-    def _again(self, number: int, block: Block, kept: Saved, feed: Feed) -> None:
+    def _again(self, number: int, block: Block, kept: Saved) -> None:
         """Makes what was not saved again, as the forward pass did."""
         residual_TW = kept.input.to(torch.float32, copy=True)  # the kernel adds to it
         again = torch.empty_like(kept.input)
         normed, kept.thin = self._enter(number, block, residual_TW, None, again)
-        kept.qkv = torch.mm(normed, feed.take().T)
+        kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)
         normed2 = torch.empty_like(kept.input)
         if kept.middle is None:
-            pending: Any = (torch.mm(kept.context, feed.take().T), block.dense.scale_N, block.dense.bias_N)
+            pending: Any = (self.products.forward(block.dense, kept.context), block.dense.scale_N, block.dense.bias_N)
             kept.middle = torch.empty_like(kept.input)
         else:
             pending, residual_TW = None, kept.middle.float()
-        block_kernel.add_norm(residual_TW, pending, block.norm2, kept.middle, normed2)
-        kept.raw = torch.mm(normed2, feed.take().T)
+        block_kernel.add_norm(residual_TW, pending, block.norm2, kept.middle, normed2, form=block.up.form)
+        kept.raw = self.products.forward(block.up, normed2)
 
-    def _block_grad(self, number: int, kept: Saved, grad_TW: torch.Tensor, scaled_TW: torch.Tensor, feed: Feed) -> list[torch.Tensor]:
+    def _block_grad(self, number: int, kept: Saved, grad_TW: torch.Tensor, scaled_TW: torch.Tensor) -> list[torch.Tensor]:
         block = self.trunk.blocks[number]
         if kept.qkv is None:
-            self._again(number, block, kept, feed)
-        above = torch.mm(scaled_TW, feed.take())
-        block_kernel.gelu_grad(kept.raw, block.up.scale_N, block.up.bias_N, above)
+            self._again(number, block, kept)
+        above = self.products.backward_gelu(block.up, block.down, scaled_TW, kept.raw)
         kept.raw = None
-        above = torch.mm(above, feed.take())
+        above, _ = self.products.backward(block.up, above)
         block_kernel.add_norm_grad(grad_TW, above, kept.middle, block.norm2, block.dense.scale_N, scaled_TW)
-        above = torch.mm(scaled_TW, feed.take())
+        above, _ = self.products.backward(block.dense, scaled_TW)
         qkv_grad = self._attend_grad(block, kept, above)
         kept.qkv = kept.context = None
-        return self._enter_grad(number, block, kept, qkv_grad, grad_TW, scaled_TW, feed.take())
+        return self._enter_grad(number, block, kept, qkv_grad, grad_TW, scaled_TW)
 
     def _attend_grad(self, block: Block, kept: Saved, above: torch.Tensor) -> torch.Tensor:
         qkv_grad = torch.empty_like(kept.qkv)
@@ -198,36 +191,30 @@ class Steps:
             self.start_T,
             self.end_T,
             self.trunk.slopes_H,
+            block.dense.form,
         )
         return qkv_grad
 
     def _enter_grad(
-        self,
-        number: int,
-        block: Block,
-        kept: Saved,
-        qkv_grad: torch.Tensor,
-        grad_TW: torch.Tensor,
-        scaled_TW: torch.Tensor,
-        wide: torch.Tensor,
+        self, number: int, block: Block, kept: Saved, qkv_grad: torch.Tensor, grad_TW: torch.Tensor, scaled_TW: torch.Tensor
     ) -> list[torch.Tensor]:
         """Gradients of the block's A and B; the residual stream's gradient goes on, but not below the first block."""
-        qkv, W = block.qkv, grad_TW.shape[1]
-        last = number == 0
-        # Below the first block nothing learns: of the product only the adapter's columns are wanted.
-        above = torch.mm(qkv_grad, wide[:, W:] if last else wide)
-        thin_grad = above[:, above.shape[1] - qkv.R :][:, : len(qkv.lora.A_RK)] if qkv.lora else None
+        qkv, norm = block.qkv, block.norm1
+        above: torch.Tensor | None = None
+        if number:
+            above, thin_grad = self.products.backward(qkv, qkv_grad)
+        else:  # nothing learns below
+            thin_grad = self.products.thin_grad(qkv, qkv_grad)
         next_scale = self.trunk.blocks[number - 1].down.scale_N
-        norm = block.norm1
-        if thin_grad is None or qkv.lora is None:
-            if not last:
+        if thin_grad is None:
+            if above is not None:
                 block_kernel.add_norm_grad(grad_TW, above, kept.input, norm, next_scale, scaled_TW)
             return []
         dropped = torch.empty_like(scaled_TW)
         more = torch.mm(thin_grad, self.A16[number])
         # The last call is for `dropped`; what else it writes is read no more, and a kernel without that would be one more to compile.
         block_kernel.add_norm_grad(
-            grad_TW, above if not last else more, kept.input, norm, next_scale, scaled_TW,
+            grad_TW, more if above is None else above, kept.input, norm, next_scale, scaled_TW,
             thin_TW=more, dropped_TW=dropped, seed=self.seed, number=number, drop=self.drop,
         )  # fmt: skip
         return list(adapter_kernel.gradients(dropped, thin_grad, qkv_grad, kept.thin, qkv.unfolding_N))

@@ -31,6 +31,7 @@ class Shape:
     heads: int
     vocabulary: int
     adapter_parameters: int
+    reads_codes: bool = False  # whether products read the base as it is stored, and wide weights win little
 
     @property
     def token_full(self) -> int:
@@ -55,10 +56,10 @@ class Forecast:
     peak: int
 
 
-def shape_of(model: Any, base_bytes: int) -> Shape:
+def shape_of(model: Any, base_bytes: int, *, reads_codes: bool) -> Shape:
     config = model.config
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Shape(base_bytes, config.n_layer, config.hidden_size, config.n_head, config.vocab_size, trained)
+    return Shape(base_bytes, config.n_layer, config.hidden_size, config.n_head, config.vocab_size, trained, reads_codes)
 
 
 def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
@@ -68,7 +69,8 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
     # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice in 2 bytes.
-    wide = copies * shape.copy + (2 * 4 * W * W if copies < shape.layers else 0)  # without a copy, one weight at a time is made wide
+    one = 0 if shape.reads_codes else 2 * 4 * W * W  # without a copy, one weight at a time is made wide
+    wide = copies * shape.copy + (one if copies < shape.layers else 0)
     fixed = shape.base + 24 * shape.adapter_parameters + WORKSPACE
     return fixed + saved + max(at_work, logits) + wide
 
@@ -107,8 +109,9 @@ def _fill(shape: Shape, tokens: int, budget: int, memory: str) -> Forecast | Non
 
 def _cost(shape: Shape, steps: Sequence[int], plan: Forecast) -> float:
     """Work of the steps, in tokens' passes through the products (measured on an H100 at 7b1): a token costs 2, and 0.6 more where its
-    block is made again; making all weights wide costs a pass of 340 tokens; a piece costs 150 tokens more than its length."""
+    block is made again; making all weights wide costs a pass of 340 tokens, reading all as they are stored 40; a piece costs 150 tokens
+    more than its length."""
     passes = 2 + 0.6 * (shape.layers - plan.full) / shape.layers
-    wide = (shape.layers - plan.copies) / shape.layers
+    codes = (40 if shape.reads_codes else 340) * (shape.layers - plan.copies) / shape.layers
     pieces = sum(-(-tokens // plan.tokens) for tokens in steps)
-    return passes * (sum(steps) + pieces * (150 + 340 * wide))
+    return passes * (sum(steps) + pieces * (150 + codes))

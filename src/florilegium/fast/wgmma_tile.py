@@ -1,0 +1,166 @@
+"""What the threads of `wgmma_kernel.py` do with a tile of 128 outputs: codes become the matrix unit's operand, sums become results.
+
+A thread holds the codes that the unit wants of it without a word to its neighbours: for the way there because x lies in `lane_order`
+(`codes_kernel.py`), for the way home because it reads pairs of codes along K. Gluon is Triton's lower floor, where who holds what is
+written down. Shapes: tiles [128 outputs, TOKENS], TOKENS being 64, 128 or 256; T tokens, R the adapter's columns.
+"""
+
+# ruff: noqa: E741, N803, N806
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return,arg-type,attr-defined"
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+
+# Newer Tritons have other names for these two: a barrier of all warps, and the copy engine's copy of a box to memory.
+meet = getattr(gl, "barrier", None) or gl.thread_barrier
+put = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+
+# Who holds what. A warp has 16 rows of the unit's 64 x 16 operand, of which r and r + 8 lie with the lanes 4 r + j (j from 0 to 3). Both
+# tables give them neighbouring outputs, 2 r and 2 r + 1, so that a thread's results are pairs in memory.
+# [128 outputs, 16 words of four codes]: a thread reads 16 codes of two rows.
+WORDS = gl.constexpr(
+    gl.DistributedLinearLayout(
+        [[0, 1], [0, 2], [1, 0]], [[0, 4], [0, 8], [2, 0], [4, 0], [8, 0]], [[16, 0], [32, 0], [64, 0]], [], [128, 16]
+    )
+)
+# [64 of the summed rows, 64 pairs of codes]: a thread reads a pair of each of 16 rows, two neighbours at a time.
+PAIRS = gl.constexpr(
+    gl.DistributedLinearLayout(
+        [[1, 0], [8, 0], [16, 0], [32, 0]], [[2, 0], [4, 0], [0, 1], [0, 2], [0, 4]], [[0, 8], [0, 16], [0, 32]], [], [64, 64]
+    )
+)
+# Four codes of a word as bfloat16: `codes_kernel._four` tells how. The first form gives bytes 0 to 3 one by one; the second takes a word of
+# two rows' pairs and gives bytes 0 and 2, and 1 and 3, side by side.
+FOUR = """{
+    .reg .b32 word, odd, low, sign, pair, minus;
+    mov.b32 minus, 0xBF80BF80;
+    prmt.b32 word, $4, 0, 0x3120;
+    lop3.b32 low, word, 0x007f007f, 0x43004300, 0xEA;
+    lop3.b32 sign, word, 0x00800080, 0x43004300, 0xEA;
+    fma.rn.bf16x2 pair, sign, minus, low;
+    mov.b32 {$0, $1}, pair;
+    shr.u32 odd, word, 8;
+    lop3.b32 low, odd, 0x007f007f, 0x43004300, 0xEA;
+    lop3.b32 sign, odd, 0x00800080, 0x43004300, 0xEA;
+    fma.rn.bf16x2 pair, sign, minus, low;
+    mov.b32 {$2, $3}, pair;
+}"""
+TWO = """{
+    .reg .b32 odd, low, sign, minus;
+    mov.b32 minus, 0xBF80BF80;
+    lop3.b32 low, $2, 0x007f007f, 0x43004300, 0xEA;
+    lop3.b32 sign, $2, 0x00800080, 0x43004300, 0xEA;
+    fma.rn.bf16x2 $0, sign, minus, low;
+    shr.u32 odd, $2, 8;
+    lop3.b32 low, odd, 0x007f007f, 0x43004300, 0xEA;
+    lop3.b32 sign, odd, 0x00800080, 0x43004300, 0xEA;
+    fma.rn.bf16x2 $1, sign, minus, low;
+}"""
+FOUR, TWO = gl.constexpr(FOUR), gl.constexpr(TWO)
+
+
+@gluon.jit
+def operand(stage, BACK: gl.constexpr, OPERAND: gl.constexpr):
+    """A stage's codes as the unit's first operand [128 outputs, 64], in registers."""
+    if BACK:
+        even, odd = gl.inline_asm_elementwise(TWO, "=r,=r,r", [stage.load(PAIRS)], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=2)
+        wide = gl.join(even, odd).reshape([64, 8, 8, 2]).permute([1, 3, 2, 0])  # warp, which of two, r
+    else:
+        b0, b1, b2, b3 = gl.inline_asm_elementwise(
+            FOUR, "=h,=h,=h,=h,r", [stage.load(WORDS)],
+            dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
+        )  # fmt: skip
+        both = gl.join(gl.join(b0, b2), gl.join(b1, b3)).reshape([8, 8, 2, 4, 4, 2, 2])  # warp, r, which of two; j, s, h, p of lane_order
+        wide = both.permute([0, 2, 1, 4, 5, 3, 6])
+    return gl.convert_layout(wide.reshape([128, 64]), OPERAND)
+
+
+@gluon.jit
+def adapter_operand(adapter, o, r, R: gl.constexpr, OPERAND: gl.constexpr):
+    """64 of the adapter's columns as the first operand."""
+    row = gl.arange(0, 128, layout=gl.SliceLayout(1, OPERAND))
+    row = o + row // 16 * 16 + row % 8 * 2 + row // 8 % 2
+    column = r + gl.arange(0, 64, layout=gl.SliceLayout(0, OPERAND))
+    return gl.load(adapter + row[:, None] * R + column[None, :], mask=(column < R)[None, :], other=0.0)
+
+
+@gluon.jit
+def _chance(x):
+    """sigmoid(2u): gelu(x) is x times that (`block_kernel._gelu`)."""
+    return 1 / (1 + gl.exp2(x * -2.302208198144325 * (1 + 0.044715 * x * x)))
+
+
+@gluon.jit
+def _send(y, staged, to, t, o):
+    """A tile [outputs, tokens] to memory; the copy engine is left to it."""
+    staged.permute((1, 0)).store(y)
+    fence_async_shared()
+    meet()
+    put(to, [t, o], staged)
+
+
+@gluon.jit
+def finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND: gl.constexpr, FORM: gl.constexpr, TOKENS: gl.constexpr):
+    """What becomes of a tile's sums. KIND 0: they are written. 1: so they are, and `beside` gets gelu(sum * scale + bias), in the lane
+    order of FORM. 2: they are multiplied by gelu'(raw * scale + bias) * scale, raw being a tile of `beside` that has been asked for."""
+    EIGHT: gl.constexpr = [[0, 8], [0, 16], [0, 32], [0, 64], [0, 128]]  # tokens of a thread, 8 apart
+    EIGHTS: gl.constexpr = EIGHT[:3] if TOKENS == 64 else (EIGHT[:4] if TOKENS == 128 else EIGHT)
+    LANES: gl.constexpr = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]]
+    TILE: gl.constexpr = gl.DistributedLinearLayout([[1, 0], [0, 1]] + EIGHTS, LANES, [[16, 0], [32, 0], [64, 0]], [], [128, TOKENS])
+    y = gl.convert_layout(acc.reshape([8, 2, 8, TOKENS]).permute([0, 2, 1, 3]).reshape([128, TOKENS]), TILE)
+    if KIND != 0:
+        n = o + gl.arange(0, 128, layout=gl.SliceLayout(1, TILE))
+        by = gl.load(scale + n)[:, None]
+        plus = gl.load(bias + n).to(gl.float32)[:, None]
+    if KIND == 2:
+        mbarrier.wait(arrived, phase)
+        raw = staged.permute((1, 0)).load(TILE).to(gl.float32) * by + plus
+        chance = _chance(raw)
+        y = y * (chance + raw * chance * (1 - chance) * 1.5957691216057308 * (1 + 3 * 0.044715 * raw * raw)) * by
+    else:
+        tma.store_wait(0)
+        meet()
+    y = y.to(gl.bfloat16)
+    _send(y, staged, out, t, o)
+    if KIND == 1:
+        raw = y.to(gl.float32) * by + plus
+        active = (raw * _chance(raw)).to(gl.bfloat16)
+        if FORM == 4:  # j, s, h, p of lane_order
+            active = active.reshape([2, 4, 4, 2, 2, TOKENS]).permute([0, 2, 3, 1, 4, 5]).reshape([128, TOKENS])
+        tma.store_wait(0)
+        meet()
+        _send(active, staged, beside, t, o)
+
+
+@gluon.jit
+def _parts(parts, of, SUMS: gl.constexpr, TOKENS: gl.constexpr):
+    """Where program `of` leaves a part of a tile's sums [128, TOKENS] for another: neighbouring lanes side by side."""
+    row = gl.arange(0, 128, layout=gl.SliceLayout(1, SUMS))
+    column = gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMS))
+    place = (row % 8 * 8 + row // 16 * 64 + row // 8 % 2 * 512)[:, None] + (column % 8 + column // 8 * 1024)[None, :]
+    return parts + of * (128 * TOKENS) + place
+
+
+@gluon.jit
+def leave(acc, parts, flags, SUMS: gl.constexpr, TOKENS: gl.constexpr):
+    me = gl.program_id(0)
+    gl.store(_parts(parts, me, SUMS, TOKENS), acc)
+    meet()
+    gl.atomic_xchg(flags + me, 1, sem="release", scope="gpu")
+
+
+@gluon.jit
+def gather(acc, tile, parts, flags, shared, units, SUMS: gl.constexpr, TOKENS: gl.constexpr):
+    """Adds what the programs before this one made of the tile, in their order."""
+    me, programs = gl.program_id(0), gl.num_programs(0)
+    first = ((tile * units + 1) * programs - 1) // (shared * units)  # whose share holds the tile's first unit
+    for of in range(first, me):
+        while gl.atomic_add(flags + of, 0, sem="acquire", scope="gpu") == 0:
+            pass
+        acc += gl.load(_parts(parts, of, SUMS, TOKENS), cache_modifier=".cg")
+        meet()
+        gl.atomic_xchg(flags + of, 0, sem="relaxed", scope="gpu")
+    return acc
