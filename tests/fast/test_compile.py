@@ -145,7 +145,7 @@ def test_the_trunk(arch: int) -> None:
     nf4 = {"NESTED": True, "GROUP": 64, "GROUP2": 256, "BLOCK": 4096}
     compiled(expand_kernel.nf4_rows, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16", **levels)
     loss = {"logits": "*bf16", "hidden": "*bf16", "weight": "*bf16", "targets": "*i64", "losses": "*fp32"}
-    compiled(head_loss_kernel.softmax_rows, arch, {"GRAD": True, "BLOCK": 4096, "BLOCK_W": 4096}, {"num_warps": 8}, **loss)
+    compiled(head_loss_kernel.softmax_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss)
 
 
 KINDS = {"bf16": gl.bfloat16, "i16": gl.int16, "i32": gl.int32}

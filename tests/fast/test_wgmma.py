@@ -11,8 +11,9 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon", reason="this Triton has no Gluon")
 
-from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, expand, wgmma
+from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, expand, trunk, wgmma
 from florilegium.fast.codes_kernel import lane_order
+from florilegium.fast.graph import Replay
 from florilegium.fast.trunk import Plan
 from florilegium.plain import alibi_slopes
 from tests.fast.test_trunk import DEVICE, DTYPE, LAST_BIT, documents, error, walked
@@ -93,6 +94,23 @@ SHARES = ((128, 32, 128, 0), (96, 32, 132, 96), (288, 32, 132, 156), (384, 32, 1
 @pytest.mark.parametrize(("tiles", "units", "programs", "shared"), SHARES)
 def test_a_last_round_with_few_tiles_is_shared(tiles: int, units: int, programs: int, shared: int) -> None:
     assert wgmma.shares(tiles, units, 132) == (programs, shared)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_a_length_that_is_new_to_the_kernels_can_be_recorded() -> None:
+    """A step is recorded once a length, and a shorter one may need kernels that nothing has called yet."""
+    codes = torch.randint(-127, 128, (640, 384), dtype=torch.int8, device=DEVICE)
+    scale, bias = torch.full((640,), 1e-3, device=DEVICE), torch.zeros(640, device=DEVICE).to(DTYPE)
+
+    def function(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return wgmma.forward_gelu(inputs["x"], codes, scale, bias, 16)[1]
+
+    run = Replay(function, [])
+    for T in (512, 128, 64):
+        x = torch.randn(T, 384).to(DTYPE)
+        wanted = block_kernel.gelu((x.to(DEVICE)[:, stored_places(384)].float() @ codes.float().T).to(DTYPE), scale, bias)
+        assert error(run({"x": x}), wanted.float()) < LAST_BIT
 
 
 @pytest.mark.gpu
@@ -184,15 +202,17 @@ def test_the_walk_with_stored_codes_equals_autograd(tmp_path: Path, monkeypatch:
         limits = [2.5 * error(a, b) for a, b in zip(walked(folder, 8, "bfloat16", DTYPE, None), exact, strict=True)]
     read = []
     monkeypatch.setattr(expand, "SMALLEST", 0)
+    monkeypatch.setattr(trunk, "RIDES", 0)
     if HOPPER:
-        monkeypatch.setattr(wgmma, "_launch", lambda *given, _as=wgmma._launch, **more: read.append(1) or _as(*given, **more))
+        products = {name: getattr(wgmma, name) for name in TWINS}
     else:
+        products = TWINS
         monkeypatch.setattr(expand, "stored_obstacle", lambda linear: "")
-        monkeypatch.setattr("florilegium.fast.trunk.stored_obstacle", lambda linear: "")
-        for name, twin in TWINS.items():
-            monkeypatch.setattr(wgmma, name, lambda *given, _twin=twin: read.append(1) or _twin(*given))
-    for plan, products in ((Plan(), 23), (Plan(full=0), 29), (Plan(full=1, middle=2, copies=2), 16)):
+        monkeypatch.setattr(trunk, "stored_obstacle", lambda linear: "")
+    for name, product in products.items():
+        monkeypatch.setattr(wgmma, name, lambda *given, _product=product: read.append(1) or _product(*given))
+    for plan, number in ((Plan(), 23), (Plan(full=0), 29), (Plan(full=1, middle=2, copies=2), 16)):
         read.clear()
         errors = [error(a, b) for a, b in zip(walked(folder, 8, "float32", DTYPE, plan), exact, strict=True)]
         assert all(ours < limit for ours, limit in zip(errors, limits, strict=True)), (plan, errors, limits)
-        assert len(read) == products, plan
+        assert len(read) == number, plan

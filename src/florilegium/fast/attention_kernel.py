@@ -105,10 +105,8 @@ def attend_forward(
 
 
 @triton.jit
-def attend_prepare(
-    out, grad, vs, vb, delta, stride_h, T, H, FORM: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr
-):
-    """grad = grad * scale_v, in place; delta = the sum over D of the gradient times (context - bias_v)."""
+def attend_prepare(out, grad, vb, delta, stride_h, T, H, FORM: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr):
+    """delta = the sum over D of the gradient times (context - bias_v)."""
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
@@ -122,12 +120,11 @@ def attend_prepare(
         context = out + row[:, None].to(tl.int64) * (H * D) + lane_order(head * D + column, FORM)[None, :]
         less = tl.sum(above * (tl.load(context, mask=(column < D)[None, :], other=0.0).to(tl.float32) - bias), 1)
     tl.store(delta + head * T + row, less)
-    _write(above * _vector(vs + place, column, D)[None, :], grad + head * D, row, column, H * D, D, BLOCK_D)
 
 
 @triton.jit
 def attend_backward(
-    q, k, v, qs, ks, grad, lse, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, T, H, root, sqrt,
+    q, k, v, qs, ks, vs, grad, lse, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, T, H, root, sqrt,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
@@ -139,9 +136,10 @@ def attend_backward(
     lse += head * T
     delta += head * T
     grad += head * D
+    by = _vector(vs + place, column, D)[None, :]  # the gradient of a raw value is its share of the gradient times this
     if tl.program_id(2) == 0:  # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
         key = _rows(k + place, mine, column, stride_t, D, BLOCK_D)
-        value = _rows(v + place, mine, column, stride_t, D, BLOCK_D)
+        value = (_rows(v + place, mine, column, stride_t, D, BLOCK_D) * by).to(v.dtype.element_ty)
         grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
         grad_value = tl.zeros([BLOCK, BLOCK_D], tl.float32)
         last = (tl.load(ends + block * BLOCK + BLOCK - 1) + OTHER - 1) // OTHER
@@ -157,11 +155,11 @@ def attend_backward(
             change = share * (tl.dot(value, tl.trans(above)) - tl.load(delta + row)[None, :])
             grad_key += tl.dot(change.to(query.dtype), query)
         _write(grad_key * sqrt, dk + place, mine, column, stride_t, D, BLOCK_D)
-        _write(grad_value, dv + place, mine, column, stride_t, D, BLOCK_D)
+        _write(grad_value * by, dv + place, mine, column, stride_t, D, BLOCK_D)
     else:  # the gradient of a block of queries: the keys that it sees
         begin = tl.load(starts + mine)
         query = _rows(q + place, mine, column, stride_t, D, BLOCK_D)
-        above = _rows(grad, mine, column, H * D, D, BLOCK_D)
+        above = (_rows(grad, mine, column, H * D, D, BLOCK_D) * by).to(grad.dtype.element_ty)
         level = tl.load(lse + mine)
         less = tl.load(delta + mine)
         grad_query = tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -172,8 +170,8 @@ def attend_backward(
             share = tl.exp2(_scores(query, key, mine, other, begin, slope, root) - level[:, None])
             change = tl.dot(above, tl.trans(value)) - less[:, None]
             grad_query += tl.dot((share * change).to(key.dtype), key)
-        by = _vector(ks + place, column, D) * _vector(qs + place, column, D) * sqrt
-        _write(grad_query * by[None, :], dq + place, mine, column, stride_t, D, BLOCK_D)
+        both = _vector(ks + place, column, D) * _vector(qs + place, column, D) * sqrt
+        _write(grad_query * both[None, :], dq + place, mine, column, stride_t, D, BLOCK_D)
 
 
 def _sizes(D: int, **options: int) -> dict[str, Any]:
@@ -214,16 +212,15 @@ def backward(
     slopes_H: torch.Tensor,
     form: int = 16,
 ) -> None:
-    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `grad` [T, H, D] is used up; `out` is that of
-    `forward`."""
+    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `out` is that of `forward`."""
     q, k, v = qkv
     T, H, D = q.shape
     delta = torch.empty_like(lse)
     blocks = triton.cdiv(T, BLOCK)
     first: Any = attend_prepare
-    first[(blocks, H)](out, grad, scale[2], bias[2], delta, q.stride(1), T, H, FORM=form, **_sizes(D, num_warps=4))
+    first[(blocks, H)](out, grad, bias[2], delta, q.stride(1), T, H, FORM=form, **_sizes(D, num_warps=4))
     kernel: Any = attend_backward
     kernel[(blocks, H, 2)](
-        q, k, v, scale[0], scale[1], grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
+        q, k, v, *scale, grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
         LOG2E / D**0.5, 1 / D**0.5, **_sizes(D, **TILE),
     )  # fmt: skip

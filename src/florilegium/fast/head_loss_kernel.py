@@ -22,18 +22,16 @@ def softmax_rows(logits, hidden, weight, targets, losses, V, W, GRAD: tl.constex
     wide = tl.arange(0, BLOCK_W)
     h = tl.load(hidden + row * W + wide, mask=wide < W, other=0.0).to(tl.float32)
     exact = tl.sum(h * tl.load(weight + target * W + wide, mask=wide < W, other=0.0).to(tl.float32), 0)
-    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    top = exact
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
         column = start + tl.arange(0, BLOCK)
         score = tl.load(logits + row * V + column, mask=column < V, other=float("-inf")).to(tl.float32)
         score = tl.where(column == target, exact, score)
-        higher = tl.maximum(top, score)
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - safe) + tl.exp(score - safe)
+        higher = tl.maximum(top, tl.max(score, 0))
+        total = total * tl.exp(top - higher) + tl.exp(score - higher)
         top = higher
-    highest = tl.max(top, 0)
-    level = highest + tl.log(tl.sum(total * tl.exp(top - highest), 0))
+    level = top + tl.log(tl.sum(total, 0))
     tl.store(losses + row, tl.where(none, 0.0, level - exact))
     if GRAD:
         for start in range(0, V, BLOCK):
@@ -52,5 +50,5 @@ def softmax_losses(
     W = hidden_NW.shape[1]
     kernel: Any = softmax_rows
     kernel[(N,)](
-        logits_NV, hidden_NW, weight_VW, targets_N, losses_N, V, W, GRAD=grad, BLOCK=4096, BLOCK_W=triton.next_power_of_2(W), num_warps=8
+        logits_NV, hidden_NW, weight_VW, targets_N, losses_N, V, W, GRAD=grad, BLOCK=8192, BLOCK_W=triton.next_power_of_2(W), num_warps=32
     )  # fmt: skip

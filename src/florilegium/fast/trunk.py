@@ -60,6 +60,9 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     return ""
 
 
+RIDES = 4096  # a width from which on it does: at 2,560 a copy, cuBLAS and a kernel for GELU take as long or less
+
+
 def reads_codes(block: Block) -> bool:
     """Whether a block's products can do without wide weights."""
     return not any(stored_obstacle(linear) for linear in block.linears)
@@ -91,9 +94,10 @@ class Trunk:
             stored = reads_codes(block)
             copied = number < plan.copies
             for linear in block.linears:
-                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along with.
-                linear.stored_forward = stored and (not copied or linear is block.up)
-                linear.stored_backward = stored and (not copied or linear is block.down)
+                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along with, if wide.
+                rides = block.up.K >= RIDES
+                linear.stored_forward = stored and (not copied or (rides and linear is block.up))
+                linear.stored_backward = stored and (not copied or (rides and linear is block.down))
                 if copied:
                     linear.copy = linear.expand(first.new_empty(linear.elements, dtype=dtype))
                 elif not stored:
