@@ -37,18 +37,22 @@ def test_it_says_what_was_measured(reads_codes: bool, plan: tuple[int, int, int]
     assert gib - 0.02 < forecast < 1.02 * gib  # a limit that was asked for must hold
 
 
+@pytest.mark.parametrize("reads_codes", [False, True])
 @pytest.mark.parametrize("memory", ["auto", "fast", "lean"])
 @pytest.mark.parametrize("gib", [8.8, 9.5, 11.5, 16, 22, 79])
-def test_a_plan_fits_its_budget(memory: str, gib: float) -> None:
-    plan = choose(BLOOM_7B1, steps(), int(gib * GIB), memory)
-    assert plan.peak <= gib * GIB and plan.peak == peak(BLOOM_7B1, plan.tokens, plan.full, plan.middle, plan.copies)
+def test_a_plan_fits_its_budget(memory: str, gib: float, reads_codes: bool) -> None:
+    shape = replace(BLOOM_7B1, reads_codes=reads_codes)
+    plan = choose(shape, steps(), int(gib * GIB), memory)
+    assert plan.peak <= gib * GIB and plan.peak == peak(shape, plan.tokens, plan.full, plan.middle, plan.copies)
     assert 0 <= plan.full <= plan.middle <= 30 and (plan.copies == 0 or plan.full == 30)
     assert memory == "auto" or plan.copies == 0
     assert memory != "lean" or plan.full == 0
 
 
-def test_more_room_is_used() -> None:
-    plans = [choose(BLOOM_7B1, steps(), int(gib * GIB), "auto") for gib in (9, 10, 13, 17, 22, 40)]
+@pytest.mark.parametrize("reads_codes", [False, True])
+def test_more_room_is_used(reads_codes: bool) -> None:
+    shape = replace(BLOOM_7B1, reads_codes=reads_codes)
+    plans = [choose(shape, steps(), int(gib * GIB), "auto") for gib in (9, 10, 13, 17, 22, 40)]
     kept = [(plan.full, plan.copies) for plan in plans]
     assert kept == sorted(kept) and plans[0].full < 30 and plans[-1].copies == 30
 

@@ -113,7 +113,7 @@ def thin_grad(y_TN: torch.Tensor, b_NR: torch.Tensor, rank: int) -> torch.Tensor
         return torch.mm(y_TN, b_NR)[:, :rank]
     out = y_TN.new_empty(T, rank)
     kernel: Any = thin_rows
-    kernel[(T // 16,)](y_TN, b_NR, out, out, N, rank, 1, R, N, rank, rank, **thin_tile(N, rank), num_warps=4)
+    kernel[(T // 16,)](y_TN, b_NR, out, out, N, rank, 1, R, N, rank, 0, **thin_tile(N, rank), num_warps=4)
     return out
 
 

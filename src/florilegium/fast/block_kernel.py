@@ -136,7 +136,7 @@ def gelu_backward(raw, scale, bias, grad, F, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def fold_rows(B, scale, factor, to, stride, N, rank, R: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK: tl.constexpr):
-    """The columns beyond the codes: B * factor / scale, so that the codes' own scale gives B * factor back; zero beyond the rank."""
+    """B * factor / scale, so that the codes' own scale gives B * factor back; zero beyond the rank."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_R)
     inside = (row[:, None] < N) & (column[None, :] < R)
@@ -215,7 +215,7 @@ def gelu_grad(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor,
 
 
 def fold(B_NR: torch.Tensor, scale_N: torch.Tensor, factor: float, to: torch.Tensor) -> None:
-    """Writes the adapter's B beside the codes; `to` is a view [N, R] into the wider weight, R being the rank or more."""
+    """Writes the adapter's B to a view [N, R], R being the rank or more, so that the scale of the codes gives it back."""
     N, rank = B_NR.shape
     R = to.shape[1]
     kernel: Any = fold_rows

@@ -1,4 +1,5 @@
 """Stored codes become numbers in registers, many at a time, where the matrix unit wants them: what `product_kernel.py` reads a weight by.
+The order of columns that this asks for is `wgmma_tile.py`'s too.
 
 int8 takes 7 instructions for four codes, NF4 21 for eight. Both give exactly what the codes stand for in bfloat16 (int8 without its scale,
 NF4 without its level; a number of NF4's table is rounded once). Shapes: tiles [BN outputs, inputs] from row n and column k of [N, K].
@@ -52,7 +53,8 @@ def lane_order(column, FORM: tl.constexpr):
 
     A thread reads codes of 16 columns at once, but the matrix unit wants of it, in each of four steps, two pairs of columns 8 apart. The
     sum does not mind in which order columns come, so they come as they are read: of 64 stored columns, number 16 j + 4 s + 2 p + h (int8)
-    or 16 j + 4 s + 2 h + p (NF4) is column 16 s + 8 h + 2 j + p of the unit's, and x is written so by the kernel that makes it."""
+    or 16 j + 4 s + 2 h + p (NF4) is column 16 s + 8 h + 2 j + p of the unit's, and x is written so by the kernel that makes it. The second
+    leaves neighbours side by side: training's products with int8 codes take that one, for one instruction more."""
     j, s = (column // 16) % 4, (column // 4) % 4
     if FORM == 8:
         return column // 64 * 64 + 16 * s + 8 * (column % 2) + 2 * j + (column // 2) % 2
@@ -63,7 +65,8 @@ def lane_order(column, FORM: tl.constexpr):
 
 @triton.jit
 def in_lane_order(x, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Columns [ROWS, COLUMNS] (from a multiple of 64 on) as they are kept, so that they can be written side by side."""
+    """Columns [ROWS, COLUMNS] (from a multiple of 64 on) as they are kept, so that they can be written side by side. FORM is 4 or 16."""
+    tl.static_assert(FORM != 8)
     if FORM == 4:
         parts = tl.reshape(x, (ROWS, COLUMNS // 64, 4, 4, 2, 2))  # j, s, h, p
         return tl.reshape(tl.permute(parts, (0, 1, 3, 4, 2, 5)), (ROWS, COLUMNS))

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from florilegium.fast import decode_kernel, product_kernel, sample_kernel
+from florilegium.fast.compiling import together
 from florilegium.fast.decode_state import Inputs, Step, inputs_places, make_slots
 from florilegium.fast.product_kernel import GELU, PARTIAL, QKV, SCORES
 from florilegium.fast.stored import Block, Weight, block_of, padded_rank
@@ -154,6 +155,8 @@ class Decoder:
     def _record(self, inputs: Inputs, M: int, Q: int, needs: tuple[bool, bool, bool]) -> Any:
         """Rows of no slot change nothing: with those, kernels are compiled before the recording."""
         empty = Inputs.make(M, Q, device=self.out.device)
+        with together():
+            self._walk(empty, M, Q, needs)
         self._walk(empty, M, Q, needs)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()

@@ -8,12 +8,14 @@ bfloat16, so codes are made wide for one product and forgotten: 6 ms a pass over
 `copy` (where the card has room: `trunk.Plan`) is made wide once for the whole run; it is a cache, the base stays quantised.
 
 A linear with LoRA is R columns wider: beside the codes lie those of B * scaling / scale, beside its input x A^T, so that the adapter costs
-no product of its own. Shapes: T tokens, N outputs, K inputs, R the adapter's rank rounded up to 8.
+no product of its own (but for its gradient where codes are read as they are stored). Shapes: T tokens, N outputs, K inputs, R the adapter's
+rank rounded up to 8.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +55,7 @@ class Frozen:
 
     @property
     def form(self) -> int:
-        """The order of columns in which the product wants its input: `codes_kernel.lane_order`."""
+        """The order of columns in which the product wants its input (`codes_kernel.lane_order`; that of 4, which int8 takes here too)."""
         return 4 if self.stored_forward else 16
 
     @property
@@ -93,7 +95,7 @@ def frozen(layer: Any) -> Frozen:
     return Frozen(module, scale_N, bias_N, N, K, R, lora)
 
 
-SMALLEST = 2048**2  # of a weight with fewer numbers (bloom-560m's) too few tiles are made at a time, and making it wide is faster
+SMALLEST = 2048**2  # a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and making it wide is faster
 
 
 def stored_obstacle(linear: Frozen) -> str:
@@ -105,11 +107,23 @@ def stored_obstacle(linear: Frozen) -> str:
         return "its sides are no multiples of 128"
     if linear.N * linear.K < SMALLEST:
         return "it is small"
-    if importlib.util.find_spec("triton.experimental.gluon") is None:
-        return "this Triton has no Gluon"
-    from florilegium.fast import wgmma
+    if not is_hopper(weight.device):
+        return "this takes the matrix unit of a Hopper GPU"
+    return "" if _has_gluon() else "this Triton's Gluon is another"
 
-    return wgmma.obstacle(weight.device)
+
+def is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
+
+
+@functools.cache
+def _has_gluon() -> bool:
+    """Gluon is experimental, and what it offers goes by other names in other Tritons."""
+    try:
+        importlib.import_module("florilegium.fast.wgmma")
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def lora_of(layer: Any) -> Lora | None:
@@ -125,7 +139,7 @@ class Products:
 
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer
-        self.adapters: dict[int, torch.Tensor] = {}  # by a linear that is read as it is stored: B as it is in this walk, [N, R]
+        self.adapters: dict[int, torch.Tensor] = {}  # B as it is in this walk, [N, R], by a linear's id: where no wide weight holds it
         self.home = False  # on the road home the copies hold the adapter's B already
 
     def forward(self, linear: Frozen, x: torch.Tensor) -> torch.Tensor:
@@ -168,10 +182,7 @@ class Products:
         """The gradient of the adapter's x A^T alone."""
         if linear.lora is None:
             return None
-        rank = len(linear.lora.A_RK)
-        if linear.stored_backward:
-            return adapter_kernel.thin_grad(y_TN, self._adapter(linear, y_TN), rank)
-        return torch.mm(y_TN, self._wide(linear)[:, linear.K :])[:, :rank]
+        return adapter_kernel.thin_grad(y_TN, self._adapter(linear, y_TN), len(linear.lora.A_RK))
 
     def _wide(self, linear: Frozen) -> torch.Tensor:
         wide = linear.copy if linear.copy is not None else linear.expand(self.buffer)

@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
+from florilegium.fast.compiling import together
 from florilegium.fast.expand import frozen, stored_obstacle
 from florilegium.fast.obstacles import common_obstacle, linears
-from florilegium.fast.walk import Block, Walk
+from florilegium.fast.walk import Block, Steps, Walk
 from florilegium.plain import alibi_slopes
 
 
@@ -60,7 +61,9 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     return ""
 
 
-RIDES = 4096  # a width from which on it does: at 2,560 a copy, cuBLAS and a kernel for GELU take as long or less
+# From this width on GELU and its gradient ride along with stored codes even where there are copies: at 2,560 cuBLAS with a copy, and a
+# kernel for GELU, take no longer.
+RIDES = 4096
 
 
 def reads_codes(block: Block) -> bool:
@@ -91,11 +94,9 @@ class Trunk:
         self.slopes_H = alibi_slopes(self.heads, first.device)
         widest = 0  # of the weights that are made wide one at a time
         for number, block in enumerate(self.blocks):
-            stored = reads_codes(block)
-            copied = number < plan.copies
+            stored, copied, rides = reads_codes(block), number < plan.copies, block.up.K >= RIDES
             for linear in block.linears:
-                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along with, if wide.
-                rides = block.up.K >= RIDES
+                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along with.
                 linear.stored_forward = stored and (not copied or (rides and linear is block.up))
                 linear.stored_backward = stored and (not copied or (rides and linear is block.down))
                 if copied:
@@ -103,6 +104,20 @@ class Trunk:
                 elif not stored:
                     widest = max(widest, linear.elements)
         self.buffer = first.new_empty(widest, dtype=dtype)
+        if first.is_cuda:
+            self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Has the kernels of a step and of an evaluation compiled at once."""
+        T, device = 64, self.slopes_H.device
+        embedded_TW = torch.zeros(T, self.bloom.embed_dim, dtype=self.dtype, device=device)
+        start_T, end_T = (torch.full((T,), place, dtype=torch.int32, device=device) for place in (0, T))
+        seed = torch.zeros(1, dtype=torch.int64, device=device)
+        with together(), torch.no_grad():
+            Steps(self, start_T, end_T, None).forward(embedded_TW, keeps=False)
+            walk = Steps(self, start_T, end_T, seed)
+            out_TW, saved, last_TW = walk.forward(embedded_TW, keeps=True)
+            walk.backward(out_TW, saved, last_TW)
 
     @property
     def parameters(self) -> list[torch.Tensor]:

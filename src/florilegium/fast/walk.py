@@ -33,7 +33,7 @@ class Block:
 @dataclass
 class Saved:
     """What a block's backward pass needs, or None where it is made again: [T, W] each, qkv [T, 3W], raw (the input of GELU) [T, F],
-    lse [H, T], thin (the adapter's x A^T) [T, rank]."""
+    lse [H, T], thin (the adapter's x A^T) [T, rank]. The context's columns lie as `dense` wants them (`Frozen.form`)."""
 
     input: torch.Tensor
     middle: Any = None

@@ -20,13 +20,6 @@ from florilegium.fast.wgmma_kernel import wgmma_tiles
 STAGES = 4  # of 40 kB, beside 64 kB for a tile's results: an H100's multiprocessor has 227
 
 
-def obstacle(device: torch.device) -> str:
-    """Why these kernels cannot run there, or an empty string."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
-        return "their matrix unit is that of a Hopper GPU"
-    return ""
-
-
 @functools.cache
 def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
@@ -66,16 +59,15 @@ def _launch(
     kind = 0 if gelu is None else 1 if raw is None else 2
     beside = out if kind == 0 else torch.empty_like(out) if kind == 1 else raw
     scale, bias = gelu or (out, out)
-    tokens = 64 if T <= 64 else 128 if T <= 128 else 256
-    tiles_t = triton.cdiv(T, tokens)
+    tiles_t = triton.cdiv(T, 256)
     tiles, units = tiles_t * (O // 128), C // 128
     programs, shared = shares(tiles, units, _processors(x.device)) if kind == 0 else (min(tiles, _processors(x.device)), 0)
     words = codes_NK.view(torch.int16 if back else torch.int32)
     kernel: Any = wgmma_tiles
     kernel[(programs,)](
-        _boxes(x, [tokens, 64]), _boxes(words, [64, 64] if back else [128, 16]), out if adapter is None else adapter,
-        _boxes(out, [tokens, 128]), _boxes(beside, [tokens, 128]), scale, bias, *_parts_of(x.device), units, shared, tiles_t, tiles,
-        BACK=back, KIND=kind, FORM=form, R=0 if adapter is None else adapter.shape[1], TOKENS=tokens, STAGES=STAGES, num_warps=8,
+        _boxes(x, [256, 64]), _boxes(words, [64, 64] if back else [128, 16]), out if adapter is None else adapter,
+        _boxes(out, [256, 128]), _boxes(beside, [256, 128]), scale, bias, *_parts_of(x.device), units, shared, tiles_t, tiles,
+        BACK=back, KIND=kind, FORM=form, R=0 if adapter is None else adapter.shape[1], STAGES=STAGES, num_warps=8,
     )  # fmt: skip
     return out, beside
 
@@ -87,8 +79,10 @@ def shares(tiles: int, units: int, processors: int) -> tuple[int, int]:
     if rest == 0 or rest > 0.9 * processors:
         return min(tiles, processors), 0
     shared = rest + (processors if rounds else 0)
+    if rounds:
+        return processors, shared
     programs = min(processors, shared * units // 8)
-    return (programs, shared) if programs > tiles or rounds else (min(tiles, processors), 0)
+    return (programs, shared) if programs > tiles else (tiles, 0)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ out^T = codes x^T. The unit always has the next 64 rows of the sum waiting (two 
 codes and activations ahead, over the border of tiles too. 1,024 tokens of bloom-7b1 take what cuBLAS takes for a weight that is wide
 already.
 
-A program makes tiles of 128 outputs for up to 256 tokens, one after the other; what it does with one is in `wgmma_tile.py`. Shapes: T
+A program makes tiles of 128 outputs for 256 tokens, one after the other; what it does with one is in `wgmma_tile.py`. Shapes: T
 tokens, O outputs, C = 128 * units rows of the sum, R the adapter's columns.
 """
 
@@ -22,17 +22,17 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from florilegium.fast.wgmma_tile import adapter_operand, finish, gather, leave, meet, operand
+from florilegium.fast.wgmma_tile import FIRST, SUMS, TOKENS, adapter_operand, finish, gather, leave, meet, operand
 
 copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # the copy engine's, of a box; newer Tritons call it the first
 
 
 @gluon.jit
-def _place(tile, tiles_t, tiles_o, TOKENS: gl.constexpr):
+def _place(tile, tiles_t, tiles_o):
     """The first token and output of a tile. Tiles that are at work together share 8 tiles of tokens, so that those stay in the L2 cache."""
     group = tile // (8 * tiles_o) * 8
     inside = tile % (8 * tiles_o)
-    size = gl.minimum(tiles_t - group, 8)
+    size = gl.maximum(gl.minimum(tiles_t - group, 8), 1)  # there may be no such tile
     return (group + inside % size) * TOKENS, inside // size * 128
 
 
@@ -57,11 +57,11 @@ def _piece(number, shared, units, tiles):
 
 
 @gluon.jit
-def _begin(piece, work, R: gl.constexpr, TOKENS: gl.constexpr):
+def _begin(piece, work, R: gl.constexpr):
     """A piece's tile, its first token and output, and where its sum begins and ends. The adapter's columns follow the last of C."""
     units, shared, tiles_t, tiles = work
     tile, begin, end = _piece(piece, shared, units, tiles)
-    t, o = _place(tile, tiles_t, tiles // tiles_t, TOKENS)
+    t, o = _place(tile, tiles_t, tiles // tiles_t)
     more: gl.constexpr = (R + 63) // 64 * 64
     return piece, tile, t, o, begin * 128, end * 128 + (more if end == units else 0)
 
@@ -72,7 +72,6 @@ def _fetch(memory, ahead, number, work, BACK: gl.constexpr, R: gl.constexpr):
     what is to be asked for then: `ahead` is what `_begin` gives, its sum begun at the fifth."""
     x, codes, xs, stages, full = memory
     piece, tile, t, o, k, end = ahead
-    TOKENS: gl.constexpr = xs.shape[1]
     slot = number % xs.shape[0]
     bar = full.index(slot)
     there = tile < work[3]
@@ -84,7 +83,7 @@ def _fetch(memory, ahead, number, work, BACK: gl.constexpr, R: gl.constexpr):
         copy(codes, [o, k // 4], bar, stages.index(slot), pred=there)
     k += 64
     if k == end:
-        piece, tile, t, o, k, end = _begin(piece + 1, work, R, TOKENS)
+        piece, tile, t, o, k, end = _begin(piece + 1, work, R)
     return piece, tile, t, o, k, end
 
 
@@ -107,14 +106,12 @@ def _multiply(acc, before, first, memory, ahead, number, work, BACK: gl.constexp
     return acc, _fetch(memory, ahead, number + depth - 1, work, BACK, R)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["units", "shared", "tiles_t", "tiles"])  # one kernel for all lengths
 def wgmma_tiles(
     x, codes, adapter, out, beside, scale, bias, parts, flags, units, shared, tiles_t, tiles,
-    BACK: gl.constexpr, KIND: gl.constexpr, FORM: gl.constexpr, R: gl.constexpr, TOKENS: gl.constexpr, STAGES: gl.constexpr,
+    BACK: gl.constexpr, KIND: gl.constexpr, FORM: gl.constexpr, R: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """out [T, O] = x [T, C] times codes. See `_piece` for the order of work, `finish` for KIND."""
-    SUMS: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[8, 1], instr_shape=[16, TOKENS, 16])
-    FIRST: gl.constexpr = gl.DotOperandLayout(0, SUMS, 2)
     xs = gl.allocate_shared_memory(gl.bfloat16, [STAGES, TOKENS, 64], x.layout)
     stages = gl.allocate_shared_memory(codes.dtype, [STAGES, 64 if BACK else 128, 64 if BACK else 16], codes.layout)
     staged = gl.allocate_shared_memory(gl.bfloat16, [TOKENS, 128], out.layout)
@@ -126,13 +123,13 @@ def wgmma_tiles(
     meet()
     memory = (x, codes, xs, stages, full)
     work = (units, shared, tiles_t, tiles)
-    ahead = _begin(0, work, R, TOKENS)
+    ahead = _begin(0, work, R)
     for stage in gl.static_range(STAGES - 1):
         ahead = _fetch(memory, ahead, stage, work, BACK, R)
     number, piece, phase = 0, 0, 0
     tile, begin, end = _piece(0, shared, units, tiles)
     while tile < tiles:
-        t, o = _place(tile, tiles_t, tiles // tiles_t, TOKENS)
+        t, o = _place(tile, tiles_t, tiles // tiles_t)
         if KIND == 2:
             tma.store_wait(0)
             meet()
@@ -141,29 +138,29 @@ def wgmma_tiles(
         acc = gl.zeros([128, TOKENS], gl.float32, SUMS)
         odd = gl.zeros([128, 64], gl.bfloat16, FIRST)
         for unit in range(begin, end):  # noqa: B007
-            even = operand(stages.index(_wait(memory, number)), BACK, FIRST)
+            even = operand(stages.index(_wait(memory, number)), BACK)
             acc, ahead = _multiply(acc, odd, even, memory, ahead, number, work, BACK, R)
-            odd = operand(stages.index(_wait(memory, number + 1)), BACK, FIRST)
+            odd = operand(stages.index(_wait(memory, number + 1)), BACK)
             acc, ahead = _multiply(acc, even, odd, memory, ahead, number + 1, work, BACK, R)
             number += 2
         if R > 0:  # noqa: SIM102  # known when it is compiled
             if end == units:
                 for r in gl.static_range(0, R, 64):
                     _wait(memory, number)
-                    even = adapter_operand(adapter, o, r, R, FIRST)
+                    even = adapter_operand(adapter, o, r, R)
                     acc, ahead = _multiply(acc, odd, even, memory, ahead, number, work, BACK, R)
                     odd = even
                     number += 1
         acc, odd = warpgroup_mma_wait(0, deps=[acc, odd])
         if KIND == 0:  # the other kinds have no registers left for parts of tiles
             if end < units:
-                leave(acc, parts, flags, SUMS, TOKENS)
+                leave(acc, parts, flags)
             else:
                 if begin > 0:
-                    acc = gather(acc, tile, parts, flags, shared, units, SUMS, TOKENS)
-                finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND, FORM, TOKENS)
+                    acc = gather(acc, tile, parts, flags, shared, units)
+                finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND, FORM)
         else:
-            finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND, FORM, TOKENS)
+            finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND, FORM)
         phase ^= 1
         piece += 1
         tile, begin, end = _piece(piece, shared, units, tiles)

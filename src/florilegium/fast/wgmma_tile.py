@@ -2,7 +2,7 @@
 
 A thread holds the codes that the unit wants of it without a word to its neighbours: for the way there because x lies in `lane_order`
 (`codes_kernel.py`), for the way home because it reads pairs of codes along K. Gluon is Triton's lower floor, where who holds what is
-written down. Shapes: tiles [128 outputs, TOKENS], TOKENS being 64, 128 or 256; T tokens, R the adapter's columns.
+written down. Shapes: tiles [128 outputs, 256 tokens]; T tokens, R the adapter's columns.
 """
 
 # ruff: noqa: E741, N803, N806
@@ -32,6 +32,17 @@ PAIRS = gl.constexpr(
         [[1, 0], [8, 0], [16, 0], [32, 0]], [[2, 0], [4, 0], [0, 1], [0, 2], [0, 4]], [[0, 8], [0, 16], [0, 32]], [], [64, 64]
     )
 )
+# The unit's own layouts, of a tile's sums and of its first operand: each of eight warps has 16 outputs.
+SUMS = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[8, 1], instr_shape=[16, 256, 16]))
+FIRST = gl.constexpr(gl.DotOperandLayout(0, SUMS.value, 2))
+# A tile's results [128 outputs, 256 tokens]: a thread has two neighbouring outputs of two neighbouring tokens, and of those 8, 16, ... on.
+TOKENS = gl.constexpr(256)
+TILE = gl.constexpr(
+    gl.DistributedLinearLayout(
+        [[1, 0], [0, 1], [0, 8], [0, 16], [0, 32], [0, 64], [0, 128]], [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]],
+        [[16, 0], [32, 0], [64, 0]], [], [128, 256],
+    )
+)  # fmt: skip
 # Four codes of a word as bfloat16: `codes_kernel._four` tells how. The first form gives bytes 0 to 3 one by one; the second takes a word of
 # two rows' pairs and gives bytes 0 and 2, and 1 and 3, side by side.
 FOUR = """{
@@ -63,7 +74,7 @@ FOUR, TWO = gl.constexpr(FOUR), gl.constexpr(TWO)
 
 
 @gluon.jit
-def operand(stage, BACK: gl.constexpr, OPERAND: gl.constexpr):
+def operand(stage, BACK: gl.constexpr):
     """A stage's codes as the unit's first operand [128 outputs, 64], in registers."""
     if BACK:
         even, odd = gl.inline_asm_elementwise(TWO, "=r,=r,r", [stage.load(PAIRS)], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=2)
@@ -75,15 +86,15 @@ def operand(stage, BACK: gl.constexpr, OPERAND: gl.constexpr):
         )  # fmt: skip
         both = gl.join(gl.join(b0, b2), gl.join(b1, b3)).reshape([8, 8, 2, 4, 4, 2, 2])  # warp, r, which of two; j, s, h, p of lane_order
         wide = both.permute([0, 2, 1, 4, 5, 3, 6])
-    return gl.convert_layout(wide.reshape([128, 64]), OPERAND)
+    return gl.convert_layout(wide.reshape([128, 64]), FIRST)
 
 
 @gluon.jit
-def adapter_operand(adapter, o, r, R: gl.constexpr, OPERAND: gl.constexpr):
+def adapter_operand(adapter, o, r, R: gl.constexpr):
     """64 of the adapter's columns as the first operand."""
-    row = gl.arange(0, 128, layout=gl.SliceLayout(1, OPERAND))
+    row = gl.arange(0, 128, layout=gl.SliceLayout(1, FIRST))
     row = o + row // 16 * 16 + row % 8 * 2 + row // 8 % 2
-    column = r + gl.arange(0, 64, layout=gl.SliceLayout(0, OPERAND))
+    column = r + gl.arange(0, 64, layout=gl.SliceLayout(0, FIRST))
     return gl.load(adapter + row[:, None] * R + column[None, :], mask=(column < R)[None, :], other=0.0)
 
 
@@ -103,13 +114,9 @@ def _send(y, staged, to, t, o):
 
 
 @gluon.jit
-def finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND: gl.constexpr, FORM: gl.constexpr, TOKENS: gl.constexpr):
+def finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND: gl.constexpr, FORM: gl.constexpr):
     """What becomes of a tile's sums. KIND 0: they are written. 1: so they are, and `beside` gets gelu(sum * scale + bias), in the lane
     order of FORM. 2: they are multiplied by gelu'(raw * scale + bias) * scale, raw being a tile of `beside` that has been asked for."""
-    EIGHT: gl.constexpr = [[0, 8], [0, 16], [0, 32], [0, 64], [0, 128]]  # tokens of a thread, 8 apart
-    EIGHTS: gl.constexpr = EIGHT[:3] if TOKENS == 64 else (EIGHT[:4] if TOKENS == 128 else EIGHT)
-    LANES: gl.constexpr = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]]
-    TILE: gl.constexpr = gl.DistributedLinearLayout([[1, 0], [0, 1]] + EIGHTS, LANES, [[16, 0], [32, 0], [64, 0]], [], [128, TOKENS])
     y = gl.convert_layout(acc.reshape([8, 2, 8, TOKENS]).permute([0, 2, 1, 3]).reshape([128, TOKENS]), TILE)
     if KIND != 0:
         n = o + gl.arange(0, 128, layout=gl.SliceLayout(1, TILE))
@@ -136,7 +143,7 @@ def finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND: gl
 
 
 @gluon.jit
-def _parts(parts, of, SUMS: gl.constexpr, TOKENS: gl.constexpr):
+def _parts(parts, of):
     """Where program `of` leaves a part of a tile's sums [128, TOKENS] for another: neighbouring lanes side by side."""
     row = gl.arange(0, 128, layout=gl.SliceLayout(1, SUMS))
     column = gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMS))
@@ -145,22 +152,22 @@ def _parts(parts, of, SUMS: gl.constexpr, TOKENS: gl.constexpr):
 
 
 @gluon.jit
-def leave(acc, parts, flags, SUMS: gl.constexpr, TOKENS: gl.constexpr):
+def leave(acc, parts, flags):
     me = gl.program_id(0)
-    gl.store(_parts(parts, me, SUMS, TOKENS), acc)
+    gl.store(_parts(parts, me), acc)
     meet()
     gl.atomic_xchg(flags + me, 1, sem="release", scope="gpu")
 
 
 @gluon.jit
-def gather(acc, tile, parts, flags, shared, units, SUMS: gl.constexpr, TOKENS: gl.constexpr):
+def gather(acc, tile, parts, flags, shared, units):
     """Adds what the programs before this one made of the tile, in their order."""
     me, programs = gl.program_id(0), gl.num_programs(0)
     first = ((tile * units + 1) * programs - 1) // (shared * units)  # whose share holds the tile's first unit
     for of in range(first, me):
         while gl.atomic_add(flags + of, 0, sem="acquire", scope="gpu") == 0:
             pass
-        acc += gl.load(_parts(parts, of, SUMS, TOKENS), cache_modifier=".cg")
+        acc += gl.load(_parts(parts, of), cache_modifier=".cg")
         meet()
         gl.atomic_xchg(flags + of, 0, sem="relaxed", scope="gpu")
     return acc

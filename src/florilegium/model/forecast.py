@@ -1,9 +1,10 @@
 """How much memory a run will take, before it takes it, and what to keep in it: the trunk's plan (`fast/trunk.py`).
 
-What a step needs above the base is known from shapes alone: the adapter with its optimiser, one wide weight, what each block saves of each
-token, the tensors of the block at work, one chunk of logits. `choose` fills a budget in the order of gain: all activations kept; then wide
-copies of as many blocks' weights as fit; where the first does not fit, as many blocks as do, the others made again in the backward pass.
-A step may be cut into pieces of fewer tokens with the same gradient, so the plan is for the largest piece. Sizes are in bytes.
+What a step needs above the base is known from shapes alone: the adapter with its optimiser, one wide weight (where products do not read
+the base as it is stored), what each block saves of each token, the tensors of the block at work, one chunk of logits. `choose` fills a
+budget in the order of gain: all activations kept; then wide copies of as many blocks' weights as fit; where the first does not fit, as many
+blocks as do, the others made again in the backward pass. A step may be cut into pieces of fewer tokens with the same gradient, so the plan
+is for the largest piece. Sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from florilegium.tokens.order import TILE
 
 HEAD_CHUNK = 512 * 2**20
 WORKSPACE = 80 * 2**20  # cuBLAS' own, 32 MiB for each of two streams on a Hopper card, and what is too small to count
+PARTS = 17 * 2**20  # what an H100's multiprocessors leave of tiles for one another (`fast/wgmma.py`)
 GIB = 2**30
 
 
@@ -69,7 +71,7 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
     # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice in 2 bytes.
-    one = 0 if shape.reads_codes else 2 * 4 * W * W  # without a copy, one weight at a time is made wide
+    one = PARTS if shape.reads_codes else 2 * 4 * W * W  # without a copy, one weight at a time is made wide
     wide = copies * shape.copy + (one if copies < shape.layers else 0)
     fixed = shape.base + 24 * shape.adapter_parameters + WORKSPACE
     return fixed + saved + max(at_work, logits) + wide

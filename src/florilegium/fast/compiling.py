@@ -1,0 +1,40 @@
+"""Triton's kernels, compiled many at a time.
+
+A kernel is compiled when it is first called, and the next one is called after it: 38 kernels of half a second each are 20 s of a first run
+in which one core works. So what is about to run for the first time is rehearsed: called once with every kernel compiled and none run.
+
+    with together():
+        step(rows like the real ones)       what its kernels would have written holds anything; torch's own calls do run
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import triton
+from triton.runtime.jit import JITFunction
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside, calls of Triton's kernels compile them side by side and do not run them; at its end all are compiled. Not for several
+    threads at a time. A Triton without such a mode compiles them one by one."""
+    mode: Any = getattr(triton, "AsyncCompileMode", None)
+    run = JITFunction.run
+
+    def only_compile(kernel: Any, *given: Any, grid: Any, warmup: bool, **more: Any) -> Any:
+        return run(kernel, *given, grid=grid, warmup=True, **more)
+
+    JITFunction.run = only_compile
+    try:
+        if mode is None:
+            yield
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool):
+            yield
+    finally:
+        JITFunction.run = run

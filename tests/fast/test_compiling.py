@@ -1,0 +1,49 @@
+"""Kernels that are rehearsed are compiled, all of them, and not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton
+import triton.language as tl
+from triton.runtime.jit import JITFunction
+
+from florilegium.fast.compiling import together
+
+
+@triton.jit
+def add_number(x, number, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = tl.arange(0, BLOCK)
+    tl.store(x + place, tl.load(x + place) + number)
+
+
+def test_what_triton_was_is_there_again() -> None:
+    run = JITFunction.run
+    with pytest.raises(KeyError), together():
+        assert JITFunction.run is not run
+        raise KeyError
+    assert JITFunction.run is run
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_kernels_are_compiled_and_not_run() -> None:
+    x = torch.zeros(64, device="cuda")
+    kernel: Any = add_number
+    compiled: list[int] = []
+    triton.knobs.runtime.jit_post_compile_hook = lambda **told: compiled.append(1)
+    try:
+        with together():
+            for block in (16, 32, 64, 16):
+                kernel[(1,)](x, 2.5, BLOCK=block)
+        assert len(compiled) == 3 and (x == 0).all()
+        for block in (16, 32, 64):
+            kernel[(1,)](x, 2.5, BLOCK=block)
+        assert len(compiled) == 3 and (x[:16] == 7.5).all() and (x[32:] == 2.5).all()
+    finally:
+        triton.knobs.runtime.jit_post_compile_hook = None
