@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -28,6 +29,17 @@ def test_what_triton_was_is_there_again() -> None:
         assert JITFunction.run is not run
         raise KeyError
     assert JITFunction.run is run
+
+
+def test_other_threads_run_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(JITFunction, "run", lambda kernel, *given, grid, warmup: called.append(warmup))
+    with together():
+        JITFunction.run(add_number, grid=(1,), warmup=False)
+        other = threading.Thread(target=lambda: JITFunction.run(add_number, grid=(1,), warmup=False))
+        other.start()
+        other.join()
+    assert called == [True, False]
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ in which one core works. So what is about to run for the first time is rehearsed
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,23 +19,27 @@ from typing import Any
 import triton
 from triton.runtime.jit import JITFunction
 
+ONE_AT_A_TIME = threading.Lock()
+
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Inside, calls of Triton's kernels compile them side by side and do not run them; at its end all are compiled. Not for several
-    threads at a time. A Triton without such a mode compiles them one by one."""
+    """Inside, this thread's calls of Triton's kernels compile them side by side and do not run them; at its end all are compiled. Other
+    threads' calls are as ever. A Triton without such a mode compiles them one by one."""
     mode: Any = getattr(triton, "AsyncCompileMode", None)
-    run = JITFunction.run
+    me = threading.get_ident()
+    with ONE_AT_A_TIME:
+        run = JITFunction.run
 
-    def only_compile(kernel: Any, *given: Any, grid: Any, warmup: bool, **more: Any) -> Any:
-        return run(kernel, *given, grid=grid, warmup=True, **more)
+        def only_compile(kernel: Any, *given: Any, grid: Any, warmup: bool, **more: Any) -> Any:
+            return run(kernel, *given, grid=grid, warmup=warmup or threading.get_ident() == me, **more)
 
-    JITFunction.run = only_compile
-    try:
-        if mode is None:
-            yield
-            return
-        with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool):
-            yield
-    finally:
-        JITFunction.run = run
+        JITFunction.run = only_compile
+        try:
+            if mode is None:
+                yield
+                return
+            with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool):
+                yield
+        finally:
+            JITFunction.run = run

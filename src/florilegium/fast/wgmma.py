@@ -26,8 +26,8 @@ def _processors(device: torch.device) -> int:
 
 
 def forward(x_TC: torch.Tensor, codes_NK: torch.Tensor, adapter_NR: torch.Tensor | None = None) -> torch.Tensor:
-    """x codes^T [T, N] without the codes' scale. The first K columns of x are in `lane_order`; with `adapter_NR` (bfloat16) R more follow,
-    in their own."""
+    """x codes^T [T, N] without the codes' scale. The first K columns of x are in the `lane_order` of form 4; with `adapter_NR` (bfloat16)
+    R more follow, in their own."""
     return _launch(x_TC, codes_NK, adapter_NR, back=False)[0]
 
 
