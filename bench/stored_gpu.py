@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from gpu_model import SIZES
 
 WEIGHTS = 4
-WIDTHS = {"560m": 1024, "1b7": 2048, "3b": 2560, "7b1": 4096}
 Call = Callable[[], Any]
 
 
@@ -83,9 +83,9 @@ def ways(name: str, back: bool, T: int, N: int, K: int) -> list[list[Call]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[768, 1024, 2048, 8192])
-    parser.add_argument("--size", choices=WIDTHS, default="7b1")
+    parser.add_argument("--size", choices=SIZES, default="7b1")
     arguments = parser.parse_args()
-    W = WIDTHS[arguments.size]
+    W = SIZES[arguments.size][0]
     print(torch.cuda.get_device_name(), arguments.size)
     for T in arguments.tokens:
         sums = [0.0, 0.0, 0.0]

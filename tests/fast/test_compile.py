@@ -13,8 +13,6 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon._runtime import GluonASTSource
 
 from florilegium.fast import (
     adapter_kernel,
@@ -26,8 +24,6 @@ from florilegium.fast import (
     head_loss_kernel,
     product_kernel,
     sample_kernel,
-    wgmma,
-    wgmma_kernel,
 )
 
 STRIDES = ("stride", "stride_t", "stride_h", "x_stride", "thin_grad_stride", "above_stride", "normed_stride", "a_row", "a_column")
@@ -149,19 +145,23 @@ def test_the_trunk(arch: int) -> None:
     compiled(head_loss_kernel.softmax_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss)
 
 
-KINDS = {"bf16": gl.bfloat16, "i16": gl.int16, "i32": gl.int32}
 COMMON = ((False, 0, 16), (True, 0, 0), (False, 1, 0), (True, 2, 0))
 RARE = ((False, 0, 0), (False, 0, 72))  # kinds without GELU, which other ranks give
-
-
-def boxes(of: str, *box: int) -> str:
-    """The type of a tensor that the copy engine copies in boxes."""
-    return f"tensordesc<{of}{list(box)},{gl.NVMMASharedLayout.get_default_for(list(box), KINDS[of])!r}>"
 
 
 @pytest.mark.parametrize(("back", "kind", "rank"), [*COMMON, *(pytest.param(*case, marks=pytest.mark.slow) for case in RARE)])
 def test_products_with_stored_codes(back: bool, kind: int, rank: int) -> None:
     """For a Hopper GPU alone. Its matrix unit must be given the next product before it is done with one."""
+    gl = pytest.importorskip("triton.experimental.gluon.language", reason="this Triton has no Gluon")
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    from florilegium.fast import wgmma, wgmma_kernel
+
+    def boxes(of: str, *box: int) -> str:
+        """The type of a tensor that the copy engine copies in boxes."""
+        kinds = {"bf16": gl.bfloat16, "i16": gl.int16, "i32": gl.int32}
+        return f"tensordesc<{of}{list(box)},{gl.NVMMASharedLayout.get_default_for(list(box), kinds[of])!r}>"
+
     kernel: Any = wgmma_kernel.wgmma_tiles
     fixed = {"BACK": back, "KIND": kind, "FORM": 4, "R": rank, "STAGES": wgmma.STAGES}
     result = boxes("bf16", 256, 128)

@@ -18,7 +18,7 @@ from florilegium.fast.compiling import together
 
 
 @triton.jit
-def add_number(x, number, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def add_number(x, number, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton gives its arguments their types
     place = tl.arange(0, BLOCK)
     tl.store(x + place, tl.load(x + place) + number)
 

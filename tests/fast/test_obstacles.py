@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from peft import LoraConfig, get_peft_model
 
-from florilegium.fast import expand, stored, trunk
+from florilegium.fast import obstacles, stored, trunk
 from florilegium.fast.decode_state import Inputs
 from florilegium.model import load_base
 from florilegium.model.forward import transformer
@@ -78,17 +78,17 @@ def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> Non
 
 def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large int8 weights, on a Hopper GPU, by a Triton whose Gluon is the one that is known."""
-    ours = expand.frozen(transformer(model(tmp_path / "a", head_dim=64)).h[0].mlp.dense_h_to_4h)
-    assert ours.N == 4 * ours.K == 1024 and expand.stored_obstacle(ours) == "it is small"
-    monkeypatch.setattr(expand, "SMALLEST", 1024 * 256)
-    assert "Hopper" in expand.stored_obstacle(ours)
-    monkeypatch.setattr(expand, "is_hopper", lambda device: True)
-    expand._has_gluon.cache_clear()
+    ours = transformer(model(tmp_path / "a", head_dim=64)).h[0].mlp.dense_h_to_4h
+    assert ours.out_features == 4 * ours.in_features == 1024 and obstacles.stored_obstacle(ours) == "it is small"
+    monkeypatch.setattr(obstacles, "SMALLEST", 1024 * 256)
+    assert "Hopper" in obstacles.stored_obstacle(ours)
+    monkeypatch.setattr(obstacles, "is_hopper", lambda device: True)
+    obstacles._has_gluon.cache_clear()
     monkeypatch.setitem(sys.modules, "florilegium.fast.wgmma", None)
-    assert "Gluon is another" in expand.stored_obstacle(ours)
-    expand._has_gluon.cache_clear()
+    assert "Gluon is another" in obstacles.stored_obstacle(ours)
+    obstacles._has_gluon.cache_clear()
     monkeypatch.undo()
-    narrow = expand.frozen(transformer(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h)
-    assert "multiples of 128" in expand.stored_obstacle(narrow)
-    nf4 = expand.frozen(transformer(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h)
-    assert "no int8" in expand.stored_obstacle(nf4)
+    narrow = transformer(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h
+    assert "multiples of 128" in obstacles.stored_obstacle(narrow)
+    nf4 = transformer(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h
+    assert "no int8" in obstacles.stored_obstacle(nf4)

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon", reason="this Triton has no Gluon")
 
-from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, expand, trunk, wgmma, wgmma_kernel
+from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, obstacles, trunk, wgmma, wgmma_kernel
 from florilegium.fast.codes_kernel import lane_order
 from florilegium.fast.graph import Replay
 from florilegium.fast.trunk import Plan
@@ -20,7 +20,7 @@ from florilegium.plain import alibi_slopes
 from tests.fast.test_trunk import DEVICE, DTYPE, LAST_BIT, documents, error, walked
 from tests.tiny import save_tiny
 
-HOPPER = expand.is_hopper(DEVICE)
+HOPPER = obstacles.is_hopper(DEVICE)
 on_hopper = pytest.mark.skipif(not HOPPER, reason="no Hopper GPU")
 runs_kernels = pytest.mark.skipif(not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device")
 
@@ -251,15 +251,14 @@ def test_the_walk_with_stored_codes_equals_autograd(tmp_path: Path, monkeypatch:
     if torch.bfloat16 == DTYPE:
         limits = [2.5 * error(a, b) for a, b in zip(walked(folder, 8, "bfloat16", DTYPE, None), exact, strict=True)]
     read = []
-    monkeypatch.setattr(expand, "SMALLEST", 0)
+    monkeypatch.setattr(obstacles, "SMALLEST", 0)
     monkeypatch.setattr(trunk, "RIDES", 0)
     monkeypatch.setattr(trunk.Trunk, "_rehearse", lambda self: None)  # it would be counted
     if HOPPER:
         products = {name: getattr(wgmma, name) for name in TWINS}
     else:
         products = TWINS
-        monkeypatch.setattr(expand, "stored_obstacle", lambda linear: "")
-        monkeypatch.setattr(trunk, "stored_obstacle", lambda linear: "")
+        monkeypatch.setattr(obstacles, "stored_obstacle", lambda module: "")
     for name, product in products.items():
         monkeypatch.setattr(wgmma, name, lambda *given, _product=product: read.append(1) or _product(*given))
     for plan, number in ((Plan(), 23), (Plan(full=0), 29), (Plan(full=1, middle=2, copies=2), 16)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from florilegium.fast import attention, frozen_linear
+from florilegium.fast import attention, frozen_linear, obstacles
 from florilegium.fast.graph import Replay
 from florilegium.fast.head_loss import head_losses
 
@@ -63,9 +63,7 @@ def trunk_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> st
 
 def reads_codes(bloom: Any) -> bool:
     """Whether `block` reads this model's weights as they are stored, and needs no room for a wide one."""
-    from florilegium.fast.trunk import block_of, reads_codes
-
-    return all(reads_codes(block_of(layer)) for layer in bloom.h)
+    return all(obstacles.reads_codes(layer) for layer in bloom.h)
 
 
 def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -14,8 +14,6 @@ rank rounded up to 8.
 
 from __future__ import annotations
 
-import functools
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,37 +93,6 @@ def frozen(layer: Any) -> Frozen:
     return Frozen(module, scale_N, bias_N, N, K, R, lora)
 
 
-SMALLEST = 2048**2  # a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and making it wide is faster
-
-
-def stored_obstacle(linear: Frozen) -> str:
-    """Why products do not read the linear's weight as it is stored, or an empty string."""
-    weight = linear.module.weight
-    if getattr(weight, "quant_state", None) is not None:
-        return "it is no int8"
-    if linear.N % 128 or linear.K % 128:
-        return "its sides are no multiples of 128"
-    if linear.N * linear.K < SMALLEST:
-        return "it is small"
-    if not is_hopper(weight.device):
-        return "this takes the matrix unit of a Hopper GPU"
-    return "" if _has_gluon() else "this Triton's Gluon is another"
-
-
-def is_hopper(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
-
-
-@functools.cache
-def _has_gluon() -> bool:
-    """Gluon is experimental, and what it offers goes by other names in other Tritons."""
-    try:
-        importlib.import_module("florilegium.fast.wgmma")
-    except (ImportError, AttributeError):
-        return False
-    return True
-
-
 def lora_of(layer: Any) -> Lora | None:
     if not hasattr(layer, "base_layer") or layer.disable_adapters:
         return None
@@ -135,7 +102,8 @@ def lora_of(layer: Any) -> Lora | None:
 
 
 class Products:
-    """The products of one walk. `buffer` takes one weight at a time, made wide."""
+    """The products of one walk. `buffer` takes one weight at a time, made wide. `wgmma.py` is imported where it is used: not every Triton
+    has its Gluon."""
 
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer

@@ -1,10 +1,13 @@
 """What keeps a BloomModel from the kernels that walk its blocks themselves, training (`trunk.py`) or writing (`stored.py`).
 
 They know LoRA on `query_key_value` and nothing else that an adapter may do: the rest they would pass over in silence, so it is refused.
+Here too: what keeps training's products from reading int8 weights as they are stored (`wgmma.py`), which is slower without and no refusal.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 from typing import Any
 
 import torch
@@ -41,3 +44,39 @@ def common_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> s
 def _plain_lora(qkv: Any) -> bool:
     one = len(qkv.active_adapters) == 1 and not qkv.merged and not getattr(qkv, "lora_variant", None)
     return one and qkv.lora_B[qkv.active_adapters[0]].bias is None
+
+
+SMALLEST = 2048**2  # a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and making it wide is faster
+
+
+def reads_codes(layer: Any) -> bool:
+    """Whether a BloomBlock's products read its weights as they are stored."""
+    return not any(stored_obstacle(module) for module in linears(layer))
+
+
+def stored_obstacle(module: Any) -> str:
+    """Why products do not read the weight of one of bitsandbytes' linears as it is stored, or an empty string."""
+    N, K = module.out_features, module.in_features
+    if getattr(module.weight, "quant_state", None) is not None:
+        return "it is no int8"
+    if N % 128 or K % 128:
+        return "its sides are no multiples of 128"
+    if N * K < SMALLEST:
+        return "it is small"
+    if not is_hopper(module.weight.device):
+        return "this takes the matrix unit of a Hopper GPU"
+    return "" if _has_gluon() else "this Triton's Gluon is another"
+
+
+def is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
+
+
+@functools.cache
+def _has_gluon() -> bool:
+    """Gluon is experimental, and what it offers goes by other names in other Tritons."""
+    try:
+        importlib.import_module("florilegium.fast.wgmma")
+    except (ImportError, AttributeError):
+        return False
+    return True

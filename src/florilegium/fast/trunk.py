@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 from florilegium.fast.compiling import together
-from florilegium.fast.expand import frozen, stored_obstacle
-from florilegium.fast.obstacles import common_obstacle, linears
+from florilegium.fast.expand import frozen
+from florilegium.fast.obstacles import common_obstacle, linears, reads_codes
 from florilegium.fast.walk import Block, Steps, Walk
 from florilegium.plain import alibi_slopes
 
@@ -66,35 +66,28 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
 RIDES = 4096
 
 
-def reads_codes(block: Block) -> bool:
-    """Whether a block's products can do without wide weights."""
-    return not any(stored_obstacle(linear) for linear in block.linears)
-
-
-def block_of(layer: Any) -> Block:
-    """A BloomBlock's parts."""
-    return Block(
-        layer.input_layernorm,
-        frozen(layer.self_attention.query_key_value),
-        frozen(layer.self_attention.dense),
-        layer.post_attention_layernorm,
-        frozen(layer.mlp.dense_h_to_4h),
-        frozen(layer.mlp.dense_4h_to_h),
-    )
-
-
 class Trunk:
     """The blocks of a BloomModel, ready to walk. Buffers and copies live as long as it does."""
 
     def __init__(self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16) -> None:
         self.bloom, self.plan, self.dtype = bloom, plan, dtype
-        self.blocks = [block_of(layer) for layer in bloom.h]
+        self.blocks = [
+            Block(
+                layer.input_layernorm,
+                frozen(layer.self_attention.query_key_value),
+                frozen(layer.self_attention.dense),
+                layer.post_attention_layernorm,
+                frozen(layer.mlp.dense_h_to_4h),
+                frozen(layer.mlp.dense_4h_to_h),
+            )
+            for layer in bloom.h
+        ]
         self.heads = bloom.num_heads
         first = self.blocks[0].qkv.scale_N
         self.slopes_H = alibi_slopes(self.heads, first.device)
         widest = 0  # of the weights that are made wide one at a time
-        for number, block in enumerate(self.blocks):
-            stored, copied, rides = reads_codes(block), number < plan.copies, block.up.K >= RIDES
+        for number, (block, layer) in enumerate(zip(self.blocks, bloom.h, strict=True)):
+            stored, copied, rides = reads_codes(layer), number < plan.copies, block.up.K >= RIDES
             for linear in block.linears:
                 # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along with.
                 linear.stored_forward = stored and (not copied or (rides and linear is block.up))

@@ -137,7 +137,7 @@ def wgmma_tiles(
             copy(beside, [t, o], arrived, staged)
         acc = gl.zeros([128, TOKENS], gl.float32, SUMS)
         odd = gl.zeros([128, 64], gl.bfloat16, FIRST)
-        for unit in range(begin, end):  # noqa: B007
+        for _ in range(begin, end):
             even = operand(stages.index(_wait(memory, number)), BACK)
             acc, ahead = _multiply(acc, odd, even, memory, ahead, number, work, BACK, R)
             odd = operand(stages.index(_wait(memory, number + 1)), BACK)
