@@ -4,7 +4,8 @@
 
 A plan is a name, or three numbers (trunk.Plan): blocks that keep all, that keep the middle, that have copies, such as 0,21,0.
 Documents have the lengths of english_quotes (log-normal, median 42 tokens). A step is forward, loss, backward, clip and AdamW.
-Prints milliseconds (median of single steps, and the mean of a run of steps without a sync), tokens/s and the peak.
+--tokens counts positions; a document's end-of-text is a target and takes none (`tokens/pack.py`), so a step is on some 2% more tokens, and
+tokens/s counts those, as a training run does. Prints milliseconds (the mean of a run of steps without a sync), tokens/s and the peak.
 """
 
 from __future__ import annotations
@@ -123,10 +124,13 @@ def main() -> None:
             torch.cuda.empty_cache()
             fast.install_trunk(transformer(model), *(PLANS.get(plan) or tuple(map(int, plan.split(",")))))
         for tokens in arguments.tokens:
-            step = stepper(base, model, batch_of(tokens), paths, arguments.graph and plan != "plain")
+            batch = batch_of(tokens)
+            step = stepper(base, model, batch, paths, arguments.graph and plan != "plain")
             figures = measure(step, arguments.repeats)
-            rate = round(1000 * tokens / figures["ms"])
-            print(json.dumps({"plan": plan, "bits": arguments.bits, "tokens": tokens, "tokens_per_second": rate, **figures}), flush=True)
+            rates = {
+                f"{name}_per_second": round(1000 * n / figures["ms"]) for name, n in (("tokens", batch.num_tokens), ("positions", tokens))
+            }
+            print(json.dumps({"plan": plan, "bits": arguments.bits, "positions": tokens, **rates, **figures}), flush=True)
             if arguments.guards:
                 guarded = stepper(base, model, batch_of(tokens), paths, arguments.graph and plan != "plain", guards=True)
                 pairs = [(measure(step, 20)["ms"], measure(guarded, 20)["ms"]) for _ in range(5)]

@@ -124,10 +124,10 @@ def test_the_trunk(arch: int) -> None:
         for K, strides in ((4096, {"a_column": 1}), (12288, {"a_row": 1})):
             compiled(adapter_kernel.thin_rows, arch, adapter_kernel.thin_tile(K, rank) | strides, {"num_warps": 4}, **adapter)
         compiled(adapter_kernel.grad_columns, arch, adapter_kernel.grad_tile(rank), {"num_warps": 4}, **adapter)
-    norm = dict.fromkeys(("raw", "saved", "normed", "dropped", "grad", "above", "thin", "scaled"), "*bf16")
+    norm = dict.fromkeys(("before", "low", "raw", "saved", "normed", "dropped", "grad", "above", "thin", "scaled"), "*bf16")
     norm |= {"seed": "*i64", "drop": "fp32"}
     for form in (16, 4):
-        forward = {"ADD": True, "TWICE": True, "DROP": True, "FORM": form, "BLOCK": 4096}
+        forward = {"ADD": True, "LOW": True, "TWICE": True, "DROP": True, "FORM": form, "BLOCK": 4096}
         compiled(block_kernel.add_norm_forward, arch, forward, {"num_warps": 8}, **norm)
     compiled(
         block_kernel.norm_backward,
@@ -141,8 +141,9 @@ def test_the_trunk(arch: int) -> None:
     levels = {"absmax": "*u8", "absmax_table": "*fp32", "absmax2": "*fp32", "offset": "*fp32"}
     nf4 = {"NESTED": True, "GROUP": 64, "GROUP2": 256, "BLOCK": 4096}
     compiled(expand_kernel.nf4_rows, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16", **levels)
-    loss = {"logits": "*bf16", "hidden": "*bf16", "weight": "*bf16", "targets": "*i64", "losses": "*fp32"}
-    compiled(head_loss_kernel.softmax_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss)
+    loss = {"logits": "*bf16", "hidden": "*bf16", "weight": "*bf16", "targets": "*i64", "losses": "*fp32", "rests": "*fp32"}
+    compiled(head_loss_kernel.settle_rows, arch, {"BLOCK_W": 4096}, {"num_warps": 4}, sums="*fp32", grad="*bf16", **loss)
+    compiled(head_loss_kernel.share_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss)
 
 
 COMMON = ((False, 0, 16), (True, 0, 0), (False, 1, 0), (True, 2, 0))

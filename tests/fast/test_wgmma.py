@@ -166,12 +166,9 @@ def test_what_a_product_reads_is_written_in_lane_order() -> None:
     norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
     written = []
     for form in (16, 4):
-        residual, saved, normed, twice = (
-            torch.randn(T, W, device=DEVICE),
-            *(torch.empty(T, W, device=DEVICE, dtype=DTYPE) for _ in range(3)),
-        )
-        residual.copy_(torch.linspace(-3, 3, T * W, device=DEVICE).sin().view(T, W) * 9)
-        block_kernel.add_norm(residual, None, norm, saved, normed, twice, form=form)
+        before = (torch.linspace(-3, 3, T * W, device=DEVICE).sin().view(T, W) * 9).to(DTYPE)
+        normed, twice = torch.empty_like(before), torch.empty_like(before)
+        block_kernel.add_norm(before, None, None, norm, normed, twice, form=form)
         written.append((normed, twice))
     (normed, twice), (ordered, again) = written
     assert torch.equal(ordered, in_lane_order(normed, W))
@@ -184,9 +181,9 @@ def test_dropout_leaves_the_same_in_either_order() -> None:
     norm, seed = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False), torch.tensor([5], device=DEVICE)
     written = []
     for form in (16, 4):
-        residual = torch.linspace(-9, 9, T * W, device=DEVICE).sin().view(T, W)
-        saved, normed, dropped = (torch.empty(T, W, device=DEVICE, dtype=DTYPE) for _ in range(3))
-        block_kernel.add_norm(residual, None, norm, saved, normed, dropped, seed, 3, 0.3, form)
+        before = torch.linspace(-9, 9, T * W, device=DEVICE).sin().view(T, W).to(DTYPE)
+        normed, dropped = torch.empty_like(before), torch.empty_like(before)
+        block_kernel.add_norm(before, None, None, norm, normed, dropped, seed, 3, 0.3, form)
         written.append((normed, dropped))
     assert torch.equal(written[1][0], in_lane_order(written[0][0], W)) and torch.equal(written[1][1], written[0][1])
 

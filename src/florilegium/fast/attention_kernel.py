@@ -127,8 +127,8 @@ def attend_backward(
     q, k, v, qs, ks, vs, grad, lse, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, T, H, root, sqrt,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1)
-    block = tl.program_id(0)
+    head = tl.program_id(2)
+    block = tl.program_id(1)
     mine = block * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
     place = head * stride_h
@@ -137,7 +137,7 @@ def attend_backward(
     delta += head * T
     grad += head * D
     by = _vector(vs + place, column, D)[None, :]  # the gradient of a raw value is its share of the gradient times this
-    if tl.program_id(2) == 0:  # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
+    if tl.program_id(0) == 0:  # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
         key = _rows(k + place, mine, column, stride_t, D, BLOCK_D)
         value = (_rows(v + place, mine, column, stride_t, D, BLOCK_D) * by).to(v.dtype.element_ty)
         grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -220,7 +220,7 @@ def backward(
     first: Any = attend_prepare
     first[(blocks, H)](out, grad, bias[2], delta, q.stride(1), T, H, FORM=form, **_sizes(D, num_warps=4))
     kernel: Any = attend_backward
-    kernel[(blocks, H, 2)](
+    kernel[(2, blocks, H)](  # both halves of a block side by side, while what they read lies in the L2 cache
         q, k, v, *scale, grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
         LOG2E / D**0.5, 1 / D**0.5, **_sizes(D, **TILE),
     )  # fmt: skip

@@ -3,9 +3,10 @@
 Each reads the raw product of a quantised linear and applies what is left of that linear on the way: raw * scale + bias. Each gradient that
 a product will read next is written times that linear's scale. So scales and biases cost no pass over memory of their own.
 
-The residual stream is float32 while it is in flight; what is saved of it is bfloat16, and the norm reads that rounded form, forward and
-backward alike. Dropout (on the adapter's input) is a function of a seed, the block's number and the element's
-place, made again in the backward pass. Statistics are float32. One program a row, or a block of elements.
+The residual stream in flight is two bfloat16 numbers, 16 bits together: what a block saves of it anyway, and what that rounding left, in a
+buffer that all blocks share (beside what is saved, a float32 stream would be a third more to write). The norm reads the saved form, forward
+and backward alike. Dropout (on the adapter's input) is a function of a seed, the block's number and the element's place, made again in the
+backward pass. Statistics are float32. One program a row, or a block of elements.
 Shapes: T tokens, W width, F = 4W.
 """
 
@@ -43,23 +44,26 @@ def _kept(seed, number, row, W, drop, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["number"])
 def add_norm_forward(
-    residual, raw, scale, bias, saved, gamma, beta, normed, dropped, normed_stride, W, eps, seed, number, drop,
-    ADD: tl.constexpr, TWICE: tl.constexpr, DROP: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
+    before, low, raw, scale, bias, saved, gamma, beta, normed, dropped, normed_stride, W, eps, seed, number, drop,
+    ADD: tl.constexpr, LOW: tl.constexpr, TWICE: tl.constexpr, DROP: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """residual += raw * scale + bias; saved = residual; normed = norm(saved), its columns in the lane order of FORM; TWICE: dropped =
-    dropout(normed), as the columns are."""
+    """ADD: saved + low = before + low + raw * scale + bias; else saved is before. normed = norm(saved), its columns in the lane order of
+    FORM; TWICE: dropped = dropout(normed), as the columns are. LOW: there is a low part before; it is written with every sum."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
     place = row * W + column
-    x = tl.load(residual + place, mask=inside, other=0.0)
+    rounded = tl.load(before + place, mask=inside, other=0.0)
     if ADD:
+        x = rounded.to(tl.float32)
+        if LOW:
+            x += tl.load(low + place, mask=inside, other=0.0).to(tl.float32)
         s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
         x += tl.load(raw + place, mask=inside, other=0.0).to(tl.float32) * s + b
-        tl.store(residual + place, x, mask=inside)
-    rounded = x.to(saved.dtype.element_ty)
-    tl.store(saved + place, rounded, mask=inside)
+        rounded = x.to(saved.dtype.element_ty)
+        tl.store(saved + place, rounded, mask=inside)
+        tl.store(low + place, (x - rounded.to(tl.float32)).to(low.dtype.element_ty), mask=inside)
     unit, _ = _norm(rounded.to(tl.float32), inside, W, eps)
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
@@ -151,28 +155,35 @@ def _row(W: int) -> dict[str, Any]:
 
 
 def add_norm(
-    residual_TW: torch.Tensor,
+    before_TW: torch.Tensor,
+    low_TW: torch.Tensor | None,
     pending: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
     norm: Any,
-    saved_TW: torch.Tensor,
     normed_TW: torch.Tensor,
     dropped_TW: torch.Tensor | None = None,
     seed: torch.Tensor | None = None,
     number: int = 0,
     drop: float = 0.0,
     form: int = 16,
-) -> None:
-    """Adds the pending product (raw, scale, bias) to the residual stream, and norms it into `normed_TW` (whose rows may be wider), in the
-    order of columns that `form` wants; and with dropout, but in the columns' own order, into `dropped_TW`."""
-    T, W = residual_TW.shape
-    raw, scale, bias = pending or (residual_TW,) * 3
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Adds the pending product (raw, scale, bias) to the residual stream, `before_TW` + `low_TW` (None: 0), and norms it into `normed_TW`
+    (whose rows may be wider), in the order of columns that `form` wants; and with dropout, but in the columns' own order, into
+    `dropped_TW`. Returns the stream then, rounded and what that left: what came where nothing is pending; the low part is written over."""
+    T, W = before_TW.shape
+    saved_TW, left_TW = before_TW, low_TW
+    if pending:
+        saved_TW = torch.empty_like(before_TW)
+        left_TW = torch.empty_like(before_TW) if low_TW is None else low_TW
+    raw, scale, bias = pending or (before_TW,) * 3
     to = normed_TW if dropped_TW is None else dropped_TW
     kernel: Any = add_norm_forward
     kernel[(T,)](
-        residual_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, to, normed_TW.stride(0), W, norm.eps,
-        normed_TW if seed is None else seed, number, drop,
-        ADD=pending is not None, TWICE=dropped_TW is not None, DROP=dropped_TW is not None and drop > 0, FORM=form, **_row(W),
+        before_TW, before_TW if left_TW is None else left_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, to,
+        normed_TW.stride(0), W, norm.eps, normed_TW if seed is None else seed, number, drop,
+        ADD=pending is not None, LOW=low_TW is not None, TWICE=dropped_TW is not None, DROP=dropped_TW is not None and drop > 0,
+        FORM=form, **_row(W),
     )  # fmt: skip
+    return saved_TW, left_TW
 
 
 def add_norm_grad(

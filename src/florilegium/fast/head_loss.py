@@ -74,14 +74,14 @@ def _chunk(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, gr
 
 
 def _chunk_by_kernel(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
-    """The same with logits in bfloat16, read twice and written once."""
-    from florilegium.fast.head_loss_kernel import softmax_losses
+    """The same with logits in bfloat16, read once and written once."""
+    from florilegium.fast import head_loss_kernel
 
     logits = torch.mm(hidden, weight.T)
     losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-    softmax_losses(logits, hidden, weight, targets, losses, grad is not None)
+    rest = head_loss_kernel.shares(logits, hidden, weight, targets, losses, grad is not None)
     if grad is not None:
-        torch.mm(logits, weight, out=grad)
+        head_loss_kernel.settle(torch.mm(logits, weight, out_dtype=torch.float32), weight, targets, rest, grad)
     return losses
 
 

@@ -44,6 +44,10 @@ class Saved:
     thin: Any = None
 
 
+# The residual stream: what is saved of it, and what that rounding left (`block_kernel.py`); None: nothing.
+Stream = tuple[torch.Tensor, torch.Tensor | None]
+
+
 class Walk(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -79,44 +83,45 @@ class Steps:
     def forward(self, embedded_TW: torch.Tensor, keeps: bool) -> tuple[torch.Tensor, list[Saved], torch.Tensor]:
         """The normed end, what each block saved, and the residual stream before the last norm."""
         trunk = self.trunk
-        residual_TW = embedded_TW.to(torch.float32, copy=True)
+        rounded_TW = embedded_TW.to(trunk.dtype)
+        stream: Stream = rounded_TW, torch.sub(embedded_TW, rounded_TW, out=torch.empty_like(rounded_TW))
         saved, pending = [], None
         for number, block in enumerate(trunk.blocks):
-            kept, pending = self._block(number, block, residual_TW, pending)
+            kept, stream, pending = self._block(number, block, stream, pending)
             if keeps:
                 saved.append(self._thinned(number, kept))
-        last_TW = residual_TW.new_empty(residual_TW.shape, dtype=trunk.dtype)
-        out_TW = torch.empty_like(last_TW)
-        block_kernel.add_norm(residual_TW, pending, trunk.bloom.ln_f, last_TW, out_TW)
+        out_TW = torch.empty_like(stream[0])
+        last_TW, _ = block_kernel.add_norm(*stream, pending, trunk.bloom.ln_f, out_TW)
         return out_TW, saved, last_TW
 
-    def _block(self, number: int, block: Block, residual_TW: torch.Tensor, pending: Any) -> tuple[Saved, Any]:
-        kept = Saved(torch.empty_like(residual_TW, dtype=self.trunk.dtype))
-        normed, kept.thin = self._enter(number, block, residual_TW, pending, kept.input)
+    def _block(self, number: int, block: Block, stream: Stream, pending: Any) -> tuple[Saved, Stream, Any]:
+        normed, thin, stream = self._enter(number, block, stream, pending)
+        kept = Saved(stream[0], thin=thin)
         kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)
         attended = self.products.forward(block.dense, kept.context)
-        kept.middle = torch.empty_like(kept.input)
-        normed2 = torch.empty_like(kept.input)
-        pending = attended, block.dense.scale_N, block.dense.bias_N
-        block_kernel.add_norm(residual_TW, pending, block.norm2, kept.middle, normed2, form=block.up.form)
+        normed2, stream = self._turn(block, stream, (attended, block.dense.scale_N, block.dense.bias_N))
+        kept.middle = stream[0]
         kept.raw, active = self.products.forward_gelu(block.up, block.down, normed2)
-        return kept, (self.products.forward(block.down, active), block.down.scale_N, block.down.bias_N)
+        return kept, stream, (self.products.forward(block.down, active), block.down.scale_N, block.down.bias_N)
 
-    def _enter(
-        self, number: int, block: Block, residual_TW: torch.Tensor, pending: Any, saved_TW: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The first norm, with the adapter's x A^T in the columns beyond; and those columns."""
-        T, W = residual_TW.shape
+    def _enter(self, number: int, block: Block, stream: Stream, pending: Any) -> tuple[torch.Tensor, torch.Tensor | None, Stream]:
+        """The first norm, with the adapter's x A^T in the columns beyond; those columns; the stream there."""
+        T, W = stream[0].shape
         qkv = block.qkv
-        normed = saved_TW.new_empty(T, W + qkv.R)
+        normed = stream[0].new_empty(T, W + qkv.R)
         # The adapter reads the norm's output with dropout, or where that lies in another order, a copy.
-        dropped = torch.empty_like(saved_TW) if qkv.lora and (self.drop or qkv.stored_forward) else None
-        block_kernel.add_norm(residual_TW, pending, block.norm1, saved_TW, normed, dropped, self.seed, number, self.drop, qkv.form)
+        dropped = torch.empty_like(stream[0]) if qkv.lora and (self.drop or qkv.stored_forward) else None
+        stream = block_kernel.add_norm(*stream, pending, block.norm1, normed, dropped, self.seed, number, self.drop, qkv.form)
         if qkv.lora is None:
-            return normed, None
+            return normed, None, stream
         source = normed[:, :W] if dropped is None else dropped
-        return normed, adapter_kernel.thin(source, self.A16[number], normed[:, W:])
+        return normed, adapter_kernel.thin(source, self.A16[number], normed[:, W:]), stream
+
+    def _turn(self, block: Block, stream: Stream, pending: Any) -> tuple[torch.Tensor, Stream]:
+        """The second norm, and the stream there."""
+        normed = torch.empty_like(stream[0])
+        return normed, block_kernel.add_norm(*stream, pending, block.norm2, normed, form=block.up.form)
 
     def _heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return fused.view(*fused.shape[:-1], self.trunk.heads, 3, -1).unbind(-2)
@@ -149,18 +154,14 @@ class Steps:
 
     def _again(self, number: int, block: Block, kept: Saved) -> None:
         """Makes what was not saved again, as the forward pass did."""
-        residual_TW = kept.input.to(torch.float32, copy=True)  # the kernel adds to it
-        again = torch.empty_like(kept.input)
-        normed, kept.thin = self._enter(number, block, residual_TW, None, again)
+        normed, kept.thin, _ = self._enter(number, block, (kept.input, None), None)
         kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)
-        normed2 = torch.empty_like(kept.input)
         if kept.middle is None:
-            pending: Any = (self.products.forward(block.dense, kept.context), block.dense.scale_N, block.dense.bias_N)
-            kept.middle = torch.empty_like(kept.input)
+            pending = self.products.forward(block.dense, kept.context), block.dense.scale_N, block.dense.bias_N
+            normed2, (kept.middle, _) = self._turn(block, (kept.input, None), pending)
         else:
-            pending, residual_TW = None, kept.middle.float()
-        block_kernel.add_norm(residual_TW, pending, block.norm2, kept.middle, normed2, form=block.up.form)
+            normed2, _ = self._turn(block, (kept.middle, None), None)
         kept.raw = self.products.forward(block.up, normed2)
 
     def _block_grad(self, number: int, kept: Saved, grad_TW: torch.Tensor, scaled_TW: torch.Tensor) -> list[torch.Tensor]:

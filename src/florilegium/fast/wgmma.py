@@ -17,6 +17,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from florilegium.fast.wgmma_kernel import wgmma_tiles
 
+# Programs that share tiles are at different places of the sum, so what they read of x must lie in the L2 cache. Of 8 tiles of tokens that
+# are at work together, in bytes; an H100 has 50 MB.
+CACHED = 50_000_000
 STAGES = 4  # of 40 kB, beside 64 kB for a tile's results: an H100's multiprocessor has 227
 
 
@@ -61,7 +64,8 @@ def _launch(
     scale, bias = gelu or (out, out)
     tiles_t = triton.cdiv(T, 256)
     tiles, units = tiles_t * (O // 128), C // 128
-    programs, shared = shares(tiles, units, _processors(x.device)) if kind == 0 else (min(tiles, _processors(x.device)), 0)
+    whole = kind != 0 or min(T, 2048) * C * 2 > CACHED
+    programs, shared = (min(tiles, _processors(x.device)), 0) if whole else shares(tiles, units, _processors(x.device))
     words = codes_NK.view(torch.int16 if back else torch.int32)
     kernel: Any = wgmma_tiles
     kernel[(programs,)](

@@ -42,8 +42,10 @@ def token_losses(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> to
     """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in the adapter."""
     hidden_BTW = hidden_states(base, model, batch, walk)
     losses = paths.losses(walk.fast)
-    hidden_NW = hidden_BTW.flatten(0, 1).index_select(0, batch.learned_N)
-    return losses(hidden_NW, head_weight(model), batch.targets_BT.flatten().index_select(0, batch.learned_N))
+    hidden_NW, targets_N = hidden_BTW.flatten(0, 1), batch.targets_BT.flatten()
+    if len(batch.learned_N) < len(targets_N):  # else they are all places in order, and a gather's gradient is slow
+        hidden_NW, targets_N = hidden_NW.index_select(0, batch.learned_N), targets_N.index_select(0, batch.learned_N)
+    return losses(hidden_NW, head_weight(model), targets_N)
 
 
 def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:

@@ -33,7 +33,7 @@ class Batch:
     document_BT: torch.Tensor  # int32, NO_DOCUMENT where padded
     position_BT: torch.Tensor  # int32, counted from the start of each document
     remaining_BT: torch.Tensor  # int32, tokens from here to the end of the document, this one included; 1 where padded
-    learned_N: torch.Tensor  # int64, places of the targets in the flattened rows (bucketed: then of a place without)
+    learned_N: torch.Tensor  # int64, places of the targets in the flattened rows (bucketed: and of places without); all, if as many
     num_tokens: int
     num_targets: int
     seed_1: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))  # of this batch's dropout
@@ -132,7 +132,8 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
     (learned,) = flat.nonzero()
     num_targets = len(learned)
     if plan.bucketed and not flat.all():
-        learned = np.concatenate([learned, np.full(max(0, plan.round_up(num_targets) - num_targets), flat.argmin())])
+        more = max(0, plan.round_up(num_targets) - num_targets)
+        learned = np.arange(len(flat)) if num_targets + more == len(flat) else np.concatenate([learned, np.full(more, flat.argmin())])
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
     parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned)]
     return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], num_tokens, num_targets)
