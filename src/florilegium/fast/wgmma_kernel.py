@@ -22,7 +22,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from florilegium.fast.wgmma_tile import FIRST, SUMS, TOKENS, adapter_operand, finish, gather, leave, meet, operand
+from florilegium.fast.wgmma_tile import FIRST, SUMS, TOKENS, adapter_operand, finish, gather, leave, meet, of_outputs, operand
 
 copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # the copy engine's, of a box; newer Tritons call it the first
 
@@ -151,6 +151,7 @@ def wgmma_tiles(
                     acc, ahead = _multiply(acc, odd, even, memory, ahead, number, work, BACK, R)
                     odd = even
                     number += 1
+        by, plus = of_outputs(scale, bias, o, KIND)
         acc, odd = warpgroup_mma_wait(0, deps=[acc, odd])
         if KIND == 0:  # the other kinds have no registers left for parts of tiles
             if end < units:
@@ -158,9 +159,9 @@ def wgmma_tiles(
             else:
                 if begin > 0:
                     acc = gather(acc, tile, parts, flags, shared, units)
-                finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND, FORM)
+                finish(acc, staged, out, beside, by, plus, t, o, arrived, phase, KIND, FORM)
         else:
-            finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND, FORM)
+            finish(acc, staged, out, beside, by, plus, t, o, arrived, phase, KIND, FORM)
         phase ^= 1
         piece += 1
         tile, begin, end = _piece(piece, shared, units, tiles)

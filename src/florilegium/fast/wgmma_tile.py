@@ -10,6 +10,7 @@ written down. Shapes: tiles [128 outputs, 256 tokens]; T tokens, R the adapter's
 
 from __future__ import annotations
 
+import math
 import struct
 
 from triton.experimental import gluon
@@ -77,16 +78,17 @@ FOUR, TWO = gl.constexpr(FOUR), gl.constexpr(TWO)
 
 def _of_pairs(*ends: str) -> str:
     """PTX for two neighbours at a time: $0 the result and $1 the raw products, both pairs of bfloat16; scales $2 and $3, biases $4 and $5,
-    sums $6 and $7. x = raw * scale + bias, r = sigmoid(2u), so that gelu(x) = x r (`block_kernel._gelu`); `ends` go on from there to y.
+    sums $6 and $7. x = raw * scale + bias, r = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), so that gelu(x) = x r; `ends` go
+    on from there to y.
 
-    While a tile's numbers pass here, 128 a thread, the matrix unit waits. Compiled from `exp2` and a division this took half as long again:
-    care for subnormal numbers, and a slow conversion of single numbers to bfloat16."""
+    While a tile's numbers pass here, 128 a thread, the matrix unit waits, so there are few instructions and only one for the slow unit:
+    its tanh is off by up to 2^-11, a quarter of what rounding to bfloat16 is."""
     each = [
         "fma.rn.f32 x{i}, x{i}, {scale}, {bias};", "mul.f32 s{i}, x{i}, x{i};",
-        f"fma.rn.f32 e{{i}}, s{{i}}, {_float(-TWO_U * 0.044715)}, {_float(-TWO_U)};", "mul.f32 e{i}, e{i}, x{i};",
-        "ex2.approx.ftz.f32 e{i}, e{i};", "add.f32 e{i}, e{i}, 0f3F800000;", "rcp.approx.ftz.f32 r{i}, e{i};", *ends,
+        f"fma.rn.f32 u{{i}}, s{{i}}, {_float(ROOT * 0.044715)}, {_float(ROOT)};", "mul.f32 u{i}, u{i}, x{i};",
+        "tanh.approx.f32 u{i}, u{i};", "fma.rn.f32 r{i}, u{i}, 0f3F000000, 0f3F000000;", *ends,
     ]  # fmt: skip
-    lines = [".reg .f32 x0, x1, s0, s1, e0, e1, r0, r1, y0, y1;", "shl.b32 x0, $1, 16;", "and.b32 x1, $1, 0xFFFF0000;"]
+    lines = [".reg .f32 x0, x1, s0, s1, u0, u1, r0, r1, y0, y1;", "shl.b32 x0, $1, 16;", "and.b32 x1, $1, 0xFFFF0000;"]
     for i in (0, 1):
         lines += [line.format(i=i, scale=f"${2 + i}", bias=f"${4 + i}", sum=f"${6 + i}") for line in each]
     return "{ " + " ".join([*lines, "cvt.rn.bf16x2.f32 $0, y1, y0;"]) + " }"
@@ -96,14 +98,14 @@ def _float(number: float) -> str:
     return "0f" + struct.pack(">f", number).hex().upper()
 
 
-TWO_U = 2.302208198144325  # 2u / ln 2 = this times (x + 0.044715 x^3)
+ROOT = math.sqrt(2 / math.pi)
 GELU = gl.constexpr(_of_pairs("mul.f32 y{i}, x{i}, r{i};"))
-# The sum times the scale times gelu'(x) = r + (r - r^2) x (c + 3 * 0.044715 c x^2), c = 2 sqrt(2 / pi).
+# The sum times the scale times gelu'(x) = r + 2 (r - r^2) x u'(x).
 SLOPE = gl.constexpr(
     _of_pairs(
-        f"fma.rn.f32 e{{i}}, s{{i}}, {_float(3 * 0.044715 * 1.5957691216057308)}, {_float(1.5957691216057308)};",
-        "mul.f32 e{i}, e{i}, x{i};", "neg.f32 s{i}, r{i};", "fma.rn.f32 s{i}, s{i}, r{i}, r{i};", "fma.rn.f32 e{i}, s{i}, e{i}, r{i};",
-        "mul.f32 y{i}, {sum}, {scale};", "mul.f32 y{i}, y{i}, e{i};",
+        f"fma.rn.f32 u{{i}}, s{{i}}, {_float(2 * ROOT * 3 * 0.044715)}, {_float(2 * ROOT)};", "mul.f32 u{i}, u{i}, x{i};",
+        "neg.f32 s{i}, r{i};", "fma.rn.f32 s{i}, s{i}, r{i}, r{i};", "fma.rn.f32 u{i}, s{i}, u{i}, r{i};",
+        "mul.f32 y{i}, {sum}, {scale};", "mul.f32 y{i}, y{i}, u{i};",
     )
 )  # fmt: skip
 
@@ -143,25 +145,32 @@ def _send(y, staged, to, t, o):
 
 
 @gluon.jit
+def of_outputs(scale, bias, o, KIND: gl.constexpr):
+    """Scales and biases of a tile's outputs: asked for before its sums are done."""
+    n = o + gl.arange(0, 128, layout=gl.SliceLayout(1, TILE))
+    return gl.load(scale + n, mask=KIND != 0, other=0.0), gl.load(bias + n, mask=KIND != 0, other=0.0).to(gl.float32)
+
+
+@gluon.jit
 def finish(acc, staged, out, beside, scale, bias, t, o, arrived, phase, KIND: gl.constexpr, FORM: gl.constexpr):
     """What becomes of a tile's sums. KIND 0: they are written. 1: so they are, and `beside` gets gelu(sum * scale + bias), in the lane
     order of FORM. 2: they are multiplied by gelu'(raw * scale + bias) * scale, raw being a tile of `beside` that has been asked for."""
     y = gl.convert_layout(acc.reshape([8, 2, 8, TOKENS]).permute([0, 2, 1, 3]).reshape([128, TOKENS]), TILE)
-    if KIND != 0:
-        n = o + gl.arange(0, 128, layout=gl.SliceLayout(1, TILE))
-        by = gl.load(scale + n)[:, None]
-        plus = gl.load(bias + n).to(gl.float32)[:, None]
     if KIND == 2:
         mbarrier.wait(arrived, phase)
         raw = staged.permute((1, 0)).load(TILE)
-        y = gl.inline_asm_elementwise(SLOPE, "=r,r,f,f,f,f,f,f", [raw, by, plus, y], dtype=gl.bfloat16, is_pure=True, pack=2)
+        y = gl.inline_asm_elementwise(
+            SLOPE, "=r,r,f,f,f,f,f,f", [raw, scale[:, None], bias[:, None], y], dtype=gl.bfloat16, is_pure=True, pack=2
+        )
     else:
         tma.store_wait(0)
         meet()
         y = y.to(gl.bfloat16)
     _send(y, staged, out, t, o)
     if KIND == 1:  # while the copy engine reads the raw products
-        active = gl.inline_asm_elementwise(GELU, "=r,r,f,f,f,f", [y, by, plus], dtype=gl.bfloat16, is_pure=True, pack=2)
+        active = gl.inline_asm_elementwise(
+            GELU, "=r,r,f,f,f,f", [y, scale[:, None], bias[:, None]], dtype=gl.bfloat16, is_pure=True, pack=2
+        )
         if FORM == 4:  # j, s, h, p of lane_order
             active = active.reshape([2, 4, 4, 2, 2, TOKENS]).permute([0, 2, 3, 1, 4, 5]).reshape([128, TOKENS])
         tma.store_wait(0)
