@@ -77,7 +77,7 @@ def test_norm_and_its_gradient(drop: float) -> None:
     exact = before.float() + (low.float() if drop else 0) + raw.float() * scale + bias
     normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (wide, W))
     saved, left = block_kernel.add_norm(before, low, (raw, scale, bias), norm, normed, dropped if drop else None, seed, 2, drop)
-    assert error(saved, exact) < LAST_BIT and error(saved.float() + left.float(), exact) < 1e-5
+    assert error(saved, exact) < LAST_BIT and error(saved.float() + left.float(), exact) < (1e-5 if torch.bfloat16 == DTYPE else 1e-6)
     x = saved.double().requires_grad_()
     y = F.layer_norm(x, (W,), norm.weight.double(), norm.bias.double(), norm.eps)
     assert error(normed[:, :W], y) < LAST_BIT and normed[:, W:].isnan().all()
@@ -189,7 +189,9 @@ def test_losses_and_their_gradient() -> None:
     logits, losses, grad = hidden @ weight.T, torch.empty(6, device=DEVICE), torch.full_like(hidden, float("nan"))
     rest = head_loss_kernel.shares(logits, hidden, weight, targets, losses, True)
     head_loss_kernel.settle(logits.float() @ weight.float(), weight, targets, rest, grad)
-    for row in range(5):  # logits of 20 are known to 0.06 in bfloat16
+    plain = [0, 3, 4]
+    assert error(losses[plain], wanted[plain]) < LAST_BIT and error(grad[plain], exact.grad[plain]) < 4 * LAST_BIT
+    for row in (1, 2):  # logits of 20 are known to 0.06 in bfloat16
         assert abs(losses[row] - wanted[row]) < 10 * LAST_BIT * max(1.0, float(wanted[row])), row
         assert error(grad[row], exact.grad[row]) < 10 * LAST_BIT, row
     assert losses[5] == 0 and (grad[5] == 0).all()

@@ -104,7 +104,13 @@ SHARES = (
 
 @pytest.mark.parametrize(("tiles", "units", "programs", "shared"), SHARES)
 def test_a_last_round_with_few_tiles_is_shared(tiles: int, units: int, programs: int, shared: int) -> None:
-    assert wgmma.shares(tiles, units, 132) == (programs, shared)
+    assert wgmma.shares(tiles, units, 132, 1024) == (programs, shared)
+
+
+def test_tiles_whose_activations_do_not_stay_in_the_cache_are_not_shared() -> None:
+    """8,192 tokens: 67 MB of a sum over 16,384 rows are read at a time, 17 of one over 4,096."""
+    assert wgmma.shares(1024, 128, 132, 8192) == (132, 0)
+    assert wgmma.shares(1024, 32, 132, 8192) == (132, 232)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_a_last_round_with_few_tiles_is_shared(tiles: int, units: int, programs:
 )
 def test_every_part_of_a_tile_is_made_once(tiles: int, units: int, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in the row."""
-    programs, shared = wgmma.shares(tiles, units, processors)
+    programs, shared = wgmma.shares(tiles, units, processors, 1024)
     made, left, gathered = [], {}, {}
     for me in range(programs):
         scalar = SimpleNamespace(program_id=lambda _, me=me: me, num_programs=lambda _: programs, maximum=max, minimum=min)

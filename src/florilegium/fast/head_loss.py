@@ -26,7 +26,7 @@ def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: tor
     negative; differentiable in `hidden_NW` only.
 
     At most about `chunk_bytes` (default: by device) of float32 logits exist at a time. Softmax and sums are in float32
-    whatever the inputs are.
+    whatever the inputs are. On a GPU, in bfloat16, no logit counts for more than e^64 of the target's (`head_loss_kernel.py`).
     """
     apply: Any = FrozenHeadLosses.apply
     losses: torch.Tensor = apply(hidden_NW, weight_VW.detach(), targets_N, chunk_bytes or CHUNK_BYTES[hidden_NW.device.type])

@@ -48,6 +48,11 @@ class Saved:
 Stream = tuple[torch.Tensor, torch.Tensor | None]
 
 
+def in_two(exact: torch.Tensor, dtype: torch.dtype) -> Stream:
+    rounded = exact.to(dtype)
+    return rounded, torch.sub(exact, rounded, out=torch.empty_like(rounded))
+
+
 class Walk(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -83,8 +88,7 @@ class Steps:
     def forward(self, embedded_TW: torch.Tensor, keeps: bool) -> tuple[torch.Tensor, list[Saved], torch.Tensor]:
         """The normed end, what each block saved, and the residual stream before the last norm."""
         trunk = self.trunk
-        rounded_TW = embedded_TW.to(trunk.dtype)
-        stream: Stream = rounded_TW, torch.sub(embedded_TW, rounded_TW, out=torch.empty_like(rounded_TW))
+        stream = in_two(embedded_TW, trunk.dtype)
         saved, pending = [], None
         for number, block in enumerate(trunk.blocks):
             kept, stream, pending = self._block(number, block, stream, pending)

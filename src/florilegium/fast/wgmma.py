@@ -17,9 +17,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from florilegium.fast.wgmma_kernel import wgmma_tiles
 
-# Programs that share tiles are at different places of the sum, so what they read of x must lie in the L2 cache. Of 8 tiles of tokens that
-# are at work together, in bytes; an H100 has 50 MB.
-CACHED = 50_000_000
+CACHED = 50_000_000  # bytes: the L2 cache of an H100
 STAGES = 4  # of 40 kB, beside 64 kB for a tile's results: an H100's multiprocessor has 227
 
 
@@ -64,8 +62,7 @@ def _launch(
     scale, bias = gelu or (out, out)
     tiles_t = triton.cdiv(T, 256)
     tiles, units = tiles_t * (O // 128), C // 128
-    whole = kind != 0 or min(T, 2048) * C * 2 > CACHED
-    programs, shared = (min(tiles, _processors(x.device)), 0) if whole else shares(tiles, units, _processors(x.device))
+    programs, shared = shares(tiles, units, _processors(x.device), T) if kind == 0 else (min(tiles, _processors(x.device)), 0)
     words = codes_NK.view(torch.int16 if back else torch.int32)
     kernel: Any = wgmma_tiles
     kernel[(programs,)](
@@ -76,11 +73,12 @@ def _launch(
     return out, beside
 
 
-def shares(tiles: int, units: int, processors: int) -> tuple[int, int]:
+def shares(tiles: int, units: int, processors: int, T: int) -> tuple[int, int]:
     """How many programs there are, and how many tiles they share evenly, each tile being cut along its sum: where the last round of tiles
-    would leave many multiprocessors idle, that round and the one before it. No program makes less than 8 units (1,024 rows)."""
+    would leave many multiprocessors idle, that round and the one before it. No program makes less than 8 units (1,024 rows). Programs that
+    share are at different places of the sum, so they do where what they read of x lies in the L2 cache."""
     rounds, rest = divmod(tiles, processors)
-    if rest == 0 or rest > 0.9 * processors:
+    if rest == 0 or rest > 0.9 * processors or min(T, 8 * 256) * units * 256 > CACHED:  # 8 tiles of tokens are at work together
         return min(tiles, processors), 0
     shared = rest + (processors if rounds else 0)
     if rounds:

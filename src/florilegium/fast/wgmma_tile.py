@@ -146,7 +146,7 @@ def _send(y, staged, to, t, o):
 
 @gluon.jit
 def of_outputs(scale, bias, o, KIND: gl.constexpr):
-    """Scales and biases of a tile's outputs: asked for before its sums are done."""
+    """Scales and biases of a tile's outputs, which KIND 0 has no use for: asked for before its sums are done."""
     n = o + gl.arange(0, 128, layout=gl.SliceLayout(1, TILE))
     return gl.load(scale + n, mask=KIND != 0, other=0.0), gl.load(bias + n, mask=KIND != 0, other=0.0).to(gl.float32)
 

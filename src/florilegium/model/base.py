@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -188,7 +187,6 @@ class _quietly:
         transformers.utils.logging.disable_progress_bar()
         self.level = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.set_verbosity_error()
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         self.caught = warnings.catch_warnings()
         self.caught.__enter__()
         warnings.simplefilter("ignore")

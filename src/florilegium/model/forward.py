@@ -39,7 +39,8 @@ PLAIN = Walk()
 
 
 def token_losses(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:
-    """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in the adapter."""
+    """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in the adapter.
+    A bucketed batch has places without a target too, and their losses are 0."""
     hidden_BTW = hidden_states(base, model, batch, walk)
     losses = paths.losses(walk.fast)
     hidden_NW, targets_N = hidden_BTW.flatten(0, 1), batch.targets_BT.flatten()

@@ -1,14 +1,16 @@
-"""bitsandbytes without the compiler that it does not use here.
+"""bitsandbytes without the compiler that it does not use here, and without its advice.
 
 As it is imported, bitsandbytes puts `torch.compile` around four functions of its own, and that loads the whole of Inductor: 1.6 of the 8
 seconds that torch, Transformers, PEFT and bitsandbytes take to import together. No run of ours calls one of the four. After
-`import_bitsandbytes` each is compiled when it is first called; what others compile meanwhile is compiled as ever.
+`import_bitsandbytes` each is compiled when it is first called; what others compile meanwhile is compiled as ever. On a processor with
+AVX512-BF16 it also advises, as it is imported, to install kernels from the Hub, which nothing here does.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -25,6 +27,7 @@ def import_bitsandbytes() -> Any:
     with _one_at_a_time:
         if NAME in sys.modules:
             return sys.modules[NAME]
+        logging.getLogger(NAME).setLevel(logging.ERROR)
         library: Any = torch
         compile_now = library.compile
 
