@@ -100,8 +100,8 @@ def test_help_is_instant() -> None:
 
 def test_readme_names_every_file() -> None:
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    table = set(re.findall(r"^\| `([\w/.]+\.py)`", readme, re.M))
-    files = {p.relative_to(ROOT).as_posix() for p in modules() if p.name not in ("__init__.py", "__main__.py")}
+    table = set(re.findall(r"^\| `([\w/.]+\.(?:py|cuh?))`", readme, re.M))
+    files = {p.relative_to(ROOT).as_posix() for p in (*modules(), *ROOT.rglob("*.cu*")) if p.name not in ("__init__.py", "__main__.py")}
     assert table == files, f"missing {sorted(files - table)}, gone {sorted(table - files)}"
 
 

@@ -3,16 +3,21 @@ where there is no Hopper GPU (the walk is interpreted then: `make slow`)."""
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import os
+import shutil
+import subprocess
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("triton.experimental.gluon", reason="this Triton has no Gluon")
+pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
 
-from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, obstacles, trunk, wgmma, wgmma_kernel
+from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, obstacles, trunk, wgmma
 from florilegium.fast.codes_kernel import lane_order
 from florilegium.fast.graph import Replay
 from florilegium.fast.trunk import Plan
@@ -91,51 +96,91 @@ def test_parts_of_tiles_come_together_in_one_order() -> None:
 
 
 SHARES = (
-    (128, 32, 128, 0),
-    (96, 32, 132, 96),
-    (288, 32, 132, 156),
-    (384, 32, 132, 0),
-    (264, 32, 132, 0),
-    (24, 8, 24, 0),
-    (20, 32, 80, 20),
-    (133, 1, 132, 133),
+    (1024, 32, 32, 128, 0),
+    (768, 32, 32, 132, 96),
+    (768, 96, 32, 132, 156),
+    (1024, 96, 32, 132, 0),
+    (768, 88, 32, 132, 0),
+    (768, 8, 8, 24, 0),
+    (256, 20, 32, 80, 20),
+    (1792, 19, 1, 132, 133),
 )
 
 
-@pytest.mark.parametrize(("tiles", "units", "programs", "shared"), SHARES)
-def test_a_last_round_with_few_tiles_is_shared(tiles: int, units: int, programs: int, shared: int) -> None:
-    assert wgmma.shares(tiles, units, 132, 1024) == (programs, shared)
+@pytest.mark.parametrize(("T", "tiles_o", "units", "programs", "shared"), SHARES)
+def test_a_last_round_with_few_tiles_is_shared(T: int, tiles_o: int, units: int, programs: int, shared: int) -> None:
+    assert wgmma.shares(T, 256, 128 * tiles_o, units, 132) == (256, programs, shared)
 
 
 def test_tiles_whose_activations_do_not_stay_in_the_cache_are_not_shared() -> None:
     """8,192 tokens: 67 MB of a sum over 16,384 rows are read at a time, 17 of one over 4,096."""
-    assert wgmma.shares(1024, 128, 132, 8192) == (132, 0)
-    assert wgmma.shares(1024, 32, 132, 8192) == (132, 232)
+    assert wgmma.shares(8192, 256, 4096, 128, 132) == (256, 132, 0)
+    assert wgmma.shares(8192, 256, 4096, 32, 132) == (256, 132, 232)
+
+
+def test_tiles_are_as_long_as_fills_the_multiprocessors() -> None:
+    """4,096 outputs are 32 tiles, and four of them a token tile are 128 for 132 multiprocessors."""
+    assert [wgmma.tiling(T, 4096, 32, 132, True)[0] for T in (512, 640, 768, 896, 1024)] == [128, 160, 192, 224, 256]
+    for T, outputs, units, sharing in itertools.product((64, 600, 4096), (128, 2560, 16384), (1, 20, 128), (False, True)):
+        found = wgmma.tiling(T, outputs, units, 132, sharing)
+        assert 0 < found.programs <= 132 and (sharing or not found.shared)
+
+
+@pytest.fixture(scope="module")
+def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`wgmma_order.cuh`, compiled for the processor."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("order")
+    (folder / "order.cpp").write_text(
+        f"""#define INSIDE inline
+        constexpr int TOKENS = 256;
+        #include "{Path(wgmma.__file__).with_name("wgmma_order.cuh")}"
+        extern "C" void piece(int number, int me, int programs, int units, int shared, int tiles, Piece *to) {{
+            *to = piece_of(number, me, programs, units, shared, tiles);
+        }}
+        extern "C" int first(int tile, int programs, int units, int shared) {{ return first_of(tile, programs, units, shared); }}
+        extern "C" void place(int tile, int tiles_t, int tiles_o, Place *to) {{ *to = place_of(tile, tiles_t, tiles_o); }}"""
+    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "order.so", folder / "order.cpp"], check=True)
+    return ctypes.CDLL(str(folder / "order.so"))
 
 
 @pytest.mark.parametrize(
-    ("tiles", "units", "processors"), [*((t, u, 132) for t, u, _, _ in SHARES), (128, 8, 114), (150, 32, 7), (3, 64, 16)]
+    ("T", "tiles_o", "units", "processors"),
+    [*((*sides, 132) for *sides, _, _ in SHARES), (256, 128, 8, 114), (640, 50, 32, 7), (96, 3, 64, 16)],
 )
-def test_every_part_of_a_tile_is_made_once(tiles: int, units: int, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_of_a_tile_is_made_once(T: int, tiles_o: int, units: int, processors: int, order: Any) -> None:
     """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in the row."""
-    programs, shared = wgmma.shares(tiles, units, processors, 1024)
+    tokens, programs, shared = wgmma.shares(T, 256, 128 * tiles_o, units, processors)
+    tiles = -(-T // tokens) * tiles_o
     made, left, gathered = [], {}, {}
+    piece = (ctypes.c_int * 3)()
     for me in range(programs):
-        scalar = SimpleNamespace(program_id=lambda _, me=me: me, num_programs=lambda _: programs, maximum=max, minimum=min)
-        monkeypatch.setattr(wgmma_kernel, "gl", scalar)
-        number = 0
-        tile, begin, end = wgmma_kernel._piece.fn(0, shared, units, tiles)
-        while tile < tiles:
+        for number in itertools.count():
+            order.piece(number, me, programs, units, shared, tiles, piece)
+            tile, begin, end = piece
+            if tile >= tiles:
+                break
             made += [(tile, unit) for unit in range(begin, end)]
             if end < units:
                 assert number == 0
                 left.setdefault(tile, []).append(me)
             elif begin > 0:
-                gathered[tile] = list(range(((tile * units + 1) * programs - 1) // (shared * units), me))
-            number += 1
-            tile, begin, end = wgmma_kernel._piece.fn(number, shared, units, tiles)
+                gathered[tile] = list(range(order.first(tile, programs, units, shared), me))
     assert sorted(made) == [(tile, unit) for tile in range(tiles) for unit in range(units)]
     assert left == gathered
+
+
+@pytest.mark.parametrize(("tiles_t", "tiles_o"), [(1, 32), (4, 32), (8, 3), (11, 5), (32, 128)])
+def test_every_tile_has_its_place(tiles_t: int, tiles_o: int, order: Any) -> None:
+    found = set()
+    for tile in range(tiles_t * tiles_o):
+        place = (ctypes.c_int * 2)()
+        order.place(tile, tiles_t, tiles_o, place)
+        found.add(tuple(place))
+    assert found == {(256 * t, 128 * o) for t in range(tiles_t) for o in range(tiles_o)}
 
 
 @pytest.mark.gpu
@@ -262,6 +307,7 @@ def test_the_walk_with_stored_codes_equals_autograd(tmp_path: Path, monkeypatch:
     else:
         products = TWINS
         monkeypatch.setattr(obstacles, "stored_obstacle", lambda module: "")
+        monkeypatch.setattr(wgmma, "compile_soon", lambda *given: None)
     for name, product in products.items():
         monkeypatch.setattr(wgmma, name, lambda *given, _product=product: read.append(1) or _product(*given))
     for plan, number in ((Plan(), 23), (Plan(full=0), 29), (Plan(full=1, middle=2, copies=2), 16)):

@@ -3,7 +3,7 @@
     codes  int8 [N, K], exact in bfloat16            y = (x codes^T) * scale + bias
     NF4    4 bits a weight, a scale for each 64      y = (x weight^T) + bias           (scale is 1)
 
-There are three ways to a product. A Hopper GPU reads int8 codes as they are stored (`wgmma.py`). Elsewhere the product reads
+There are three ways to a product. A Hopper GPU reads large int8 weights as they are stored (`wgmma.py`). Elsewhere the product reads
 bfloat16, so codes are made wide for one product and forgotten: 6 ms a pass over bloom-7b1 if memory does nothing else. A weight that has a
 `copy` (where the card has room: `trunk.Plan`) is made wide once for the whole run; it is a cache, the base stays quantised.
 
@@ -14,6 +14,7 @@ rank rounded up to 8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,9 +102,23 @@ def lora_of(layer: Any) -> Lora | None:
     return Lora(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), drop)
 
 
+def prepare(linears: Sequence[Frozen], T: int) -> None:
+    """Has the kernels of a block's products with stored codes on T tokens compiled side by side."""
+    if not any(linear.stored_forward or linear.stored_backward for linear in linears):
+        return
+    from florilegium.fast.wgmma import Variant, compile_soon
+
+    qkv, dense, up, down = linears
+    ways = [(qkv, Variant(False, R=qkv.R)), (dense, Variant(False)), (up, Variant(False, 1, down.form)), (down, Variant(False))]
+    ways += [(qkv, Variant(True)), (dense, Variant(True)), (up, Variant(True)), (down, Variant(True, 2))]
+    for linear, variant in ways:
+        if linear.stored_backward if variant.BACK else linear.stored_forward:
+            compile_soon(variant, T, linear.N, linear.K, linear.scale_N.device)
+
+
 class Products:
-    """The products of one walk. `buffer` takes one weight at a time, made wide. `wgmma.py` is imported where it is used: not every Triton
-    has its Gluon."""
+    """The products of one walk. `buffer` takes one weight at a time, made wide. `wgmma.py` is imported where it is used: it needs CUDA's
+    compiler."""
 
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer

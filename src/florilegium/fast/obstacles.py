@@ -65,7 +65,7 @@ def stored_obstacle(module: Any) -> str:
         return "it is small"
     if not is_hopper(module.weight.device):
         return "this takes the matrix unit of a Hopper GPU"
-    return "" if _has_gluon() else "this Triton's Gluon is another"
+    return _compiler_obstacle()
 
 
 def is_hopper(device: torch.device) -> bool:
@@ -73,10 +73,8 @@ def is_hopper(device: torch.device) -> bool:
 
 
 @functools.cache
-def _has_gluon() -> bool:
-    """Gluon is experimental, and what it offers goes by other names in other Tritons."""
+def _compiler_obstacle() -> str:
     try:
-        importlib.import_module("florilegium.fast.wgmma")
-    except (ImportError, AttributeError):
-        return False
-    return True
+        return str(importlib.import_module("florilegium.fast.cuda").obstacle())
+    except ImportError:
+        return "there is no cuda-bindings"

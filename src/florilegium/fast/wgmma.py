@@ -1,4 +1,4 @@
-"""Products with int8 codes as they are stored: what `wgmma_kernel.py` makes, as functions of tensors.
+"""Products with int8 codes as they are stored: what `wgmma.cu` makes, as functions of tensors.
 
 Shapes: T tokens, N outputs and K inputs of the weight (multiples of 128), R the adapter's columns (a multiple of 8).
 """
@@ -8,17 +8,72 @@ Shapes: T tokens, N outputs and K inputs of the weight (multiples of 128), R the
 from __future__ import annotations
 
 import functools
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import triton
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from florilegium.fast.wgmma_kernel import wgmma_tiles
+from florilegium.fast.cuda import Kernel, boxes, compiled
 
+TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
 CACHED = 50_000_000  # bytes: the L2 cache of an H100
-STAGES = 4  # of 40 kB, beside 64 kB for a tile's results: an H100's multiprocessor has 227
+SHARED = 232_448  # bytes of a multiprocessor that a program may have
+THREADS = 384  # two warpgroups that multiply, and a warp that fetches
+
+
+class Variant(NamedTuple):
+    """What a kernel is compiled for: the constants of `wgmma.cu`."""
+
+    BACK: bool
+    KIND: int = 0
+    FORM: int = 4
+    R: int = 0
+    TOKENS: int = 256
+
+    @property
+    def stages(self) -> int:
+        return min((SHARED - 2048 - 256 * self.TOKENS) // (128 * self.TOKENS + 8192), 8)
+
+    @property
+    def shared_bytes(self) -> int:
+        """1,024 to begin at a multiple of that, as much at most for barriers."""
+        return 2048 + self.stages * (128 * self.TOKENS + 8192) + 256 * self.TOKENS
+
+    @property
+    def source(self) -> str:
+        constants = {name: int(value) for name, value in self._asdict().items()} | {"STAGES": self.stages}
+        lines = [f"constexpr int {name} = {value};" for name, value in constants.items()]
+        files = [Path(__file__).with_name(name).read_text() for name in ("wgmma_order.cuh", "wgmma_tile.cuh", "wgmma.cu")]
+        return "\n".join([Path(__file__).with_name("hopper.cuh").read_text(), *lines, _multiply(self.TOKENS), *files])
+
+
+def _multiply(tokens: int) -> str:
+    """The unit's instruction: 64 outputs by 16 rows of the sum from registers, those by the tokens from shared memory."""
+    n = tokens // 2
+    sums, results = ", ".join(f"%{i}" for i in range(n)), ", ".join(f'"+f"(acc[{i}])' for i in range(n))
+    return f"""INSIDE void multiply(float (&acc)[{n}], u32 a0, u32 a1, u32 a2, u32 a3, u64 x, int adds) {{
+    asm volatile("{{ .reg .pred adds; setp.ne.b32 adds, %{n + 5}, 0;\\n"
+        "wgmma.mma_async.sync.aligned.m64n{tokens}k16.f32.bf16.bf16 {{{sums}}},"
+        "{{%{n}, %{n + 1}, %{n + 2}, %{n + 3}}}, %{n + 4}, adds, 1, 1, 0; }}"
+        : {results} : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(adds));
+}}"""
+
+
+@functools.cache
+def _code(variant: Variant) -> Future[tuple[bytes, str]]:
+    return _compilers().submit(compiled, variant.source)
+
+
+@functools.cache
+def _compilers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(8, "nvrtc")
+
+
+@functools.cache
+def _kernel(variant: Variant, device: torch.device) -> Kernel:
+    with torch.cuda.device(device):
+        return Kernel(_code(variant).result()[0], "wgmma_tiles", variant.shared_bytes)
 
 
 @functools.cache
@@ -29,72 +84,103 @@ def _processors(device: torch.device) -> int:
 def forward(x_TC: torch.Tensor, codes_NK: torch.Tensor, adapter_NR: torch.Tensor | None = None) -> torch.Tensor:
     """x codes^T [T, N] without the codes' scale. The first K columns of x are in the `lane_order` of form 4; with `adapter_NR` (bfloat16)
     R more follow, in their own."""
-    return _launch(x_TC, codes_NK, adapter_NR, back=False)[0]
+    return _launch(Variant(False, R=0 if adapter_NR is None else adapter_NR.shape[1]), x_TC, codes_NK, adapter=adapter_NR)[0]
 
 
 def forward_gelu(
     x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, form: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x codes^T [T, N], and gelu(that * scale + bias) in the `lane_order` of `form` (4 or 16)."""
-    return _launch(x_TK, codes_NK, None, back=False, gelu=(scale_N, bias_N), form=form)
+    """x codes^T [T, N], and gelu(that * scale + bias) in the `lane_order` of `form` (4 or 16). The scale is float32, the bias bfloat16."""
+    return _launch(Variant(False, KIND=1, FORM=form), x_TK, codes_NK, gelu=(scale_N, bias_N))
 
 
 def backward(y_TN: torch.Tensor, codes_NK: torch.Tensor) -> torch.Tensor:
     """y codes [T, K]."""
-    return _launch(y_TN, codes_NK, None, back=True)[0]
+    return _launch(Variant(True), y_TN, codes_NK)[0]
 
 
 def backward_gelu(
     y_TN: torch.Tensor, codes_NK: torch.Tensor, raw_TK: torch.Tensor, scale_K: torch.Tensor, bias_K: torch.Tensor
 ) -> torch.Tensor:
     """y codes * gelu'(raw * scale + bias) * scale: the gradient of the raw product that this weight's input came from."""
-    return _launch(y_TN, codes_NK, None, back=True, gelu=(scale_K, bias_K), raw=raw_TK)[0]
+    return _launch(Variant(True, KIND=2), y_TN, codes_NK, gelu=(scale_K, bias_K), raw=raw_TK)[0]
 
 
 def _launch(
-    x: torch.Tensor, codes_NK: torch.Tensor, adapter: Any, *, back: bool, gelu: Any = None, raw: Any = None, form: int = 4
+    variant: Variant,
+    x: torch.Tensor,
+    codes_NK: torch.Tensor,
+    *,
+    adapter: torch.Tensor | None = None,
+    gelu: tuple[torch.Tensor, torch.Tensor] | None = None,
+    raw: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (N, K), T = codes_NK.shape, len(x)
-    C, O = (N, K) if back else (K, N)
+    C, O = (N, K) if variant.BACK else (K, N)
+    variant, (tokens, programs, shared) = _tiled(variant, T, N, K, x.device)
     out = x.new_empty(T, O)
-    kind = 0 if gelu is None else 1 if raw is None else 2
-    beside = out if kind == 0 else torch.empty_like(out) if kind == 1 else raw
+    beside = raw if raw is not None else torch.empty_like(out) if variant.KIND == 1 else out
     scale, bias = gelu or (out, out)
-    tiles_t = triton.cdiv(T, 256)
-    tiles, units = tiles_t * (O // 128), C // 128
-    programs, shared = shares(tiles, units, _processors(x.device), T) if kind == 0 else (min(tiles, _processors(x.device)), 0)
-    words = codes_NK.view(torch.int16 if back else torch.int32)
-    kernel: Any = wgmma_tiles
-    kernel[(programs,)](
-        _boxes(x, [256, 64]), _boxes(words, [64, 64] if back else [128, 16]), out if adapter is None else adapter,
-        _boxes(out, [256, 128]), _boxes(beside, [256, 128]), scale, bias, *_parts_of(x.device), units, shared, tiles_t, tiles,
-        BACK=back, KIND=kind, FORM=form, R=0 if adapter is None else adapter.shape[1], STAGES=STAGES, num_warps=8,
+    tiles_t = -(-T // tokens)
+    _kernel(variant, x.device)(
+        programs, THREADS, boxes(x, tokens, 64), boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens, 64),
+        boxes(beside, tokens, 64), out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, shared, tiles_t,
+        tiles_t * (O // 128),
     )  # fmt: skip
     return out, beside
 
 
-def shares(tiles: int, units: int, processors: int, T: int) -> tuple[int, int]:
-    """How many programs there are, and how many tiles they share evenly, each tile being cut along its sum: where the last round of tiles
-    would leave many multiprocessors idle, that round and the one before it. No program makes less than 8 units (1,024 rows). Programs that
-    share are at different places of the sum, so they do where what they read of x lies in the L2 cache."""
+def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device) -> None:
+    """Has the kernel that such a product on T tokens needs compiled by a thread of its own."""
+    _code(_tiled(variant, T, N, K, device)[0])
+
+
+def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:
+    C, O = (N, K) if variant.BACK else (K, N)
+    found = tiling(T, O, C // 128, _processors(device), sharing=variant.KIND == 0)
+    return variant._replace(TOKENS=found.tokens), found
+
+
+class Tiling(NamedTuple):
+    """Tiles of 128 outputs for `tokens` tokens, `programs` that make them, and how many of the tiles are cut among all programs."""
+
+    tokens: int
+    programs: int
+    shared: int
+
+
+@functools.cache
+def tiling(T: int, O: int, units: int, processors: int, sharing: bool) -> Tiling:
+    """The fastest, by a count that chooses within 1% of the fastest measured (three widths, 256 to 8,192 tokens): a unit of 128 rows of a
+    tile's sum takes what 30 tokens more would, and to share tiles takes 6 units. So 640 tokens are four times 160."""
+
+    def cost(choice: Tiling) -> float:
+        tiles = -(-T // choice.tokens) * (O // 128)
+        rounds = tiles / choice.programs if choice.shared else -(-tiles // choice.programs)
+        return (rounds * units + 6 * bool(choice.shared)) * (30 + choice.tokens)
+
+    choices = [shares(T, tokens, O, units, processors) for tokens in TOKENS] if sharing else []
+    choices += [Tiling(tokens, min(-(-T // tokens) * (O // 128), processors), 0) for tokens in TOKENS]
+    return min(choices, key=cost)
+
+
+def shares(T: int, tokens: int, O: int, units: int, processors: int) -> Tiling:
+    """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many multiprocessors idle,
+    that round and the one before it. No program makes less than 8 units (1,024 rows). Programs that share are at different places of the
+    sum, so they do where what they read of x lies in the L2 cache."""
+    tiles = -(-T // tokens) * (O // 128)
     rounds, rest = divmod(tiles, processors)
-    if rest == 0 or rest > 0.9 * processors or min(T, 8 * 256) * units * 256 > CACHED:  # 8 tiles of tokens are at work together
-        return min(tiles, processors), 0
+    if rest == 0 or rest > 0.9 * processors or min(T, 8 * tokens) * units * 256 > CACHED:  # 8 tiles of tokens are at work together
+        return Tiling(tokens, min(tiles, processors), 0)
     shared = rest + (processors if rounds else 0)
     if rounds:
-        return processors, shared
+        return Tiling(tokens, processors, shared)
     programs = min(processors, shared * units // 8)
-    return (programs, shared) if programs > tiles else (tiles, 0)
+    return Tiling(tokens, programs, shared) if programs > tiles else Tiling(tokens, tiles, 0)
 
 
 @functools.cache
 def _parts_of(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Where programs leave parts of tiles for one another, and their flags, which are down between launches. One stream at a time."""
     number = _processors(device)
-    return torch.empty(number, 128 * 256, device=device), torch.zeros(number, dtype=torch.int32, device=device)
-
-
-def _boxes(tensor: torch.Tensor, box: list[int]) -> Any:
-    """A tensor as the copy engine knows it: what it copies at a time, and how that lies in shared memory."""
-    kind = {torch.bfloat16: gl.bfloat16, torch.int16: gl.int16, torch.int32: gl.int32}[tensor.dtype]
-    return TensorDescriptor.from_tensor(tensor, box, gl.NVMMASharedLayout.get_default_for(box, kind))
+    return torch.empty(number, 128 * 256, device=device), torch.zeros(2 * number, dtype=torch.int32, device=device)

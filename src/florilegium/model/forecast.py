@@ -111,9 +111,9 @@ def _fill(shape: Shape, tokens: int, budget: int, memory: str) -> Forecast | Non
 
 def _cost(shape: Shape, steps: Sequence[int], plan: Forecast) -> float:
     """Work of the steps, in tokens' passes through the products (measured on an H100 at 7b1): a token costs 2, and 0.6 more where its
-    block is made again; making all weights wide costs a pass of 340 tokens, reading all as they are stored 40; a piece costs 150 tokens
+    block is made again; making all weights wide costs a pass of 340 tokens, reading all as they are stored 30; a piece costs 150 tokens
     more than its length."""
     passes = 2 + 0.6 * (shape.layers - plan.full) / shape.layers
-    codes = (40 if shape.reads_codes else 340) * (shape.layers - plan.copies) / shape.layers
+    codes = (30 if shape.reads_codes else 340) * (shape.layers - plan.copies) / shape.layers
     pieces = sum(-(-tokens // plan.tokens) for tokens in steps)
     return passes * (sum(steps) + pieces * (150 + codes))

@@ -1,0 +1,93 @@
+"""CUDA C++ from Python, by NVIDIA's own bindings (`cuda-bindings`, which PyTorch's build for CUDA brings along).
+
+    kernel = Kernel(compiled(source), "name", shared_bytes)     half a second a source, and nothing on disk
+    kernel(programs, threads, boxes(x, 256, 64), y, 3)          tensors go as their addresses, ints as C's int
+
+Triton compiles all else here; this is for what it has no words for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from cuda.bindings import driver, nvrtc
+
+KINDS = {torch.int8: "UINT8", torch.bfloat16: "BFLOAT16"}
+
+
+@functools.cache
+def obstacle() -> str:
+    """Why nothing can be compiled here, or an empty string."""
+    try:
+        status, *_ = nvrtc.nvrtcVersion()
+    except RuntimeError as error:  # the bindings are here, the library is not
+        return f"CUDA's run-time compiler does not load ({error})"
+    return "" if status == 0 else f"CUDA's run-time compiler fails ({status})"
+
+
+def compiled(source: str) -> tuple[bytes, str]:
+    """Machine code for a Hopper GPU, and the compiler's remarks. RuntimeError: it cannot be compiled, and why."""
+    program = _got(nvrtc.nvrtcCreateProgram(source.encode(), b"florilegium.cu", 0, [], []))
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", b"--ptxas-options=-v"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    said = bytearray(_got(nvrtc.nvrtcGetProgramLogSize(program)))
+    nvrtc.nvrtcGetProgramLog(program, said)
+    if status:
+        raise RuntimeError(f"CUDA's run-time compiler: {said.decode()}")
+    code = bytearray(_got(nvrtc.nvrtcGetCUBINSize(program)))
+    nvrtc.nvrtcGetCUBIN(program, code)
+    nvrtc.nvrtcDestroyProgram(program)
+    return bytes(code), said.decode()
+
+
+class Kernel:
+    """A kernel of compiled code, for the current device."""
+
+    def __init__(self, code: bytes, name: str, shared_bytes: int) -> None:
+        self.shared_bytes = shared_bytes
+        self.module = _got(driver.cuModuleLoadData(code))
+        self.function = _got(driver.cuModuleGetFunction(self.module, name.encode()))
+        most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _got(driver.cuFuncSetAttribute(self.function, most, shared_bytes))
+
+    def __call__(self, programs: int, threads: int, *given: Any) -> None:
+        """Launches it on the current stream."""
+        values = tuple(g.data_ptr() if isinstance(g, torch.Tensor) else g for g in given)
+        kinds = tuple(ctypes.c_void_p if isinstance(g, torch.Tensor) else ctypes.c_int if isinstance(g, int) else None for g in given)
+        stream = torch.cuda.current_stream().cuda_stream
+        _got(driver.cuLaunchKernel(self.function, programs, 1, 1, threads, 1, 1, self.shared_bytes, stream, (values, kinds), 0))
+
+
+def boxes(matrix: torch.Tensor, rows: int, columns: int) -> Any:
+    """A matrix as the copy engine knows it: how it lies in memory, what is copied at a time, and that shared memory takes it swizzled."""
+    size = matrix.element_size()
+    return _got(
+        driver.cuTensorMapEncodeTiled(
+            getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{KINDS[matrix.dtype]}"),
+            2,
+            matrix.data_ptr(),
+            _numbers(driver.cuuint64_t, matrix.shape[1], matrix.shape[0]),
+            _numbers(driver.cuuint64_t, matrix.stride(0) * size),
+            _numbers(driver.cuuint32_t, columns, rows),
+            _numbers(driver.cuuint32_t, 1, 1),
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{columns * size}B"),
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,  # zeros
+        )
+    )
+
+
+def _numbers(kind: Any, *numbers: int) -> list[Any]:
+    return [kind(number) for number in numbers]
+
+
+def _got(answer: tuple[Any, ...]) -> Any:
+    """What a call of CUDA's gave. RuntimeError: it failed."""
+    status, *rest = answer
+    if status:
+        raise RuntimeError(f"CUDA failed: {status!r}")
+    return rest[0] if rest else None

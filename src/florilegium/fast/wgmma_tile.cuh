@@ -1,0 +1,156 @@
+// What the threads of wgmma.cu do with a tile: codes become the matrix unit's first operand, sums become results.
+//
+// A warpgroup makes 64 outputs for TOKENS tokens. Of each 16 outputs a warp's lane 4 r + j (j from 0 to 3) has two rows of the operand, which
+// are outputs 2 r and 2 r + 1 here, so that its results are neighbours in memory: for each i, and p = 0 and 1, those of token 8 i + 2 j + p.
+
+constexpr float ROOT = 0.79788456f;  // sqrt(2 / pi)
+
+struct Thread {
+    int group, warp, r, j;  // the warpgroup, 0 or 1, and the warp in it
+    INSIDE Thread() : group(threadIdx.x / 128), warp(threadIdx.x / 32 % 4), r(threadIdx.x % 32 / 4), j(threadIdx.x % 4) {}
+    INSIDE bool leads() const { return threadIdx.x % 128 == 0; }
+    INSIDE int output() const { return 64 * group + 16 * warp + 2 * r; }  // the first of its two, in the tile
+};
+
+// Two codes as bfloat16, exactly: bytes 0 and 2 of a word. With 0x43 above it the low seven bits of a code are 128 more than they are worth,
+// and the sign bit is worth 128 more: 128 or 256.
+INSIDE u32 two(u32 word) {
+    u32 low, sign, codes;
+    asm("lop3.b32 %0, %1, 0x007f007f, 0x43004300, 0xEA;" : "=r"(low) : "r"(word));
+    asm("lop3.b32 %0, %1, 0x00800080, 0x43004300, 0xEA;" : "=r"(sign) : "r"(word));
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(codes) : "r"(sign), "r"(0xBF80BF80), "r"(low));  // low - sign
+    return codes;
+}
+
+// 64 rows of the sum of a stage's codes, as the unit wants them: of each 16, the first row's and the second row's columns 2 j and 2 j + 1,
+// and 8 + 2 j and 9 + 2 j.
+INSIDE void operand(u32 (&a)[16], u32 codes, const Thread &me) {
+    if (!BACK) {  // [128 outputs, 64 columns in lane order]: a lane's 16 codes of a row lie side by side
+#pragma unroll
+        for (int second = 0; second < 2; ++second) {
+            int row = me.output() + second;
+            uint4 four = load_four(codes + row * 64 + ((me.j ^ (row / 2 % 4)) << 4));
+            u32 words[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int s = 0; s < 4; ++s) {
+                u32 word = __byte_perm(words[s], 0, 0x3120);
+                a[4 * s + second] = two(word);
+                a[4 * s + 2 + second] = two(word >> 8);
+            }
+        }
+    } else {  // [64 rows, 128 outputs]: pairs of codes, of two neighbouring rows
+        int lane = threadIdx.x % 32, chunk = me.output() / 16;
+#pragma unroll
+        for (int s = 0; s < 4; s += 2) {
+            uint4 four = load_columns(codes + (16 * s + lane) * 128 + ((chunk ^ lane % 8) << 4));
+            u32 words[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                a[4 * s + 2 * i] = two(words[i]);
+                a[4 * s + 2 * i + 1] = two(words[i] >> 8);
+            }
+        }
+    }
+}
+
+// 64 of the adapter's R columns as the first operand, `rows` being those of this tile's outputs.
+INSIDE void adapter_operand(u32 (&a)[16], const char *rows, int from, const Thread &me) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+        int column = from + i / 4 * 16 + i / 2 % 2 * 8 + 2 * me.j;
+        a[i] = column < R ? *(const u32 *)(rows + ((size_t)(me.output() + i % 2) * R + column) * 2) : 0;
+    }
+}
+
+// Where a thread's results for token 2 j + p lie among its warpgroup's, [TOKENS, 64] under the widest swizzle; those of 8 tokens on lie 1,024
+// bytes on. In lane order (forms of 4) the columns are those that the next product reads together.
+INSIDE u32 spot(u32 results, int p, const Thread &me, bool lane_order) {
+    int token = 2 * me.j + p, byte = lane_order ? me.r * 16 + me.warp * 4 : me.warp * 32 + me.r * 4;
+    return results + token * 128 + ((byte / 16 ^ token) << 4) + byte % 16;
+}
+
+// r = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3): gelu(x) = x r, gelu'(x) = r + 2 (r - r^2) x u'(x). While a tile's numbers
+// pass here the unit waits, so there are few instructions and only one for the slow unit.
+INSIDE float gelu(float raw, float scale, float bias) {
+    float x = fmaf(raw, scale, bias);
+    return x * fmaf(tanh_of(fmaf(x * x, ROOT * 0.044715f, ROOT) * x), 0.5f, 0.5f);
+}
+INSIDE float slope(float raw, float scale, float bias) {
+    float x = fmaf(raw, scale, bias), s = x * x;
+    float r = fmaf(tanh_of(fmaf(s, ROOT * 0.044715f, ROOT) * x), 0.5f, 0.5f);
+    return fmaf(fmaf(-r, r, r), fmaf(s, 2 * ROOT * 3 * 0.044715f, 2 * ROOT) * x, r) * scale;
+}
+
+// Its outputs' scales and biases, which KIND 0 has no use for: asked for before a tile's sums are done.
+struct Outputs {
+    Pair scale, bias;
+    INSIDE Outputs(const float *scales, const u32 *biases, int output)
+        : scale(KIND ? Pair{scales[output], scales[output + 1]} : Pair{}), bias(KIND ? wide(biases[output / 2]) : Pair{}) {}
+};
+
+// A warpgroup's results, once all its threads wrote theirs.
+INSIDE void send(const TensorMap &to, u32 results, Place place, const Thread &me) {
+    writes_are_seen();
+    meet(me.group);
+    if (me.leads()) put(to, results, place.output + 64 * me.group, place.token);
+}
+INSIDE void room(const Thread &me) {  // where those before them lay
+    if (me.leads()) puts_are_read();
+    meet(me.group);
+}
+
+// What becomes of a tile's sums. KIND 0: they are written. 1: so they are, and `beside` gets gelu(sum * scale + bias), in the order of FORM.
+// 2: they are multiplied by gelu'(raw * scale + bias) * scale, raw being what `results` hold of `beside`.
+INSIDE void finish(float (&acc)[TOKENS / 2], u32 results, const TensorMap &out, const TensorMap &beside, const Outputs &by, Place place, const Thread &me) {
+    u32 spots[2] = {spot(results, 0, me, false), spot(results, 1, me, false)}, pairs[TOKENS / 4];
+    if (KIND != 2) room(me);
+#pragma unroll
+    for (int i = 0; i < TOKENS / 4; ++i) {
+        u32 there = spots[i % 2] + i / 2 * 1024;
+        float first = acc[i / 2 * 4 + i % 2], second = acc[i / 2 * 4 + 2 + i % 2];
+        if (KIND == 2) {
+            Pair raw = wide(load(there));
+            first *= slope(raw.first, by.scale.first, by.bias.first);
+            second *= slope(raw.second, by.scale.second, by.bias.second);
+        }
+        pairs[i] = rounded(first, second);
+        store(there, pairs[i]);
+    }
+    send(out, results, place, me);
+    if constexpr (KIND == 1) {
+#pragma unroll
+        for (int i = 0; i < TOKENS / 4; ++i) {  // while the copy engine reads the raw products
+            Pair raw = wide(pairs[i]);
+            pairs[i] = rounded(gelu(raw.first, by.scale.first, by.bias.first), gelu(raw.second, by.scale.second, by.bias.second));
+        }
+        room(me);
+        u32 active[2] = {spot(results, 0, me, FORM == 4), spot(results, 1, me, FORM == 4)};
+#pragma unroll
+        for (int i = 0; i < TOKENS / 4; ++i) store(active[i % 2] + i / 2 * 1024, pairs[i]);
+        send(beside, results, place, me);
+    }
+}
+
+// Parts of tiles that programs leave for one another, [TOKENS / 2, 128 threads] a warpgroup, and their flags, which are down between launches.
+INSIDE void leave(const float (&acc)[TOKENS / 2], float *parts, int *flags, const Thread &me) {
+    int mine = 2 * blockIdx.x + me.group;
+    float *there = parts + (size_t)mine * (64 * TOKENS) + threadIdx.x % 128;
+#pragma unroll
+    for (int i = 0; i < TOKENS / 2; ++i) there[i * 128] = acc[i];
+    meet(me.group);
+    if (me.leads()) raise(flags + mine);
+}
+
+// Adds what programs from `first` on, before this one, made of the tile, in their order.
+INSIDE void gather(float (&acc)[TOKENS / 2], int first, const float *parts, int *flags, const Thread &me) {
+    for (int from = 2 * first + me.group; from < 2 * blockIdx.x; from += 2) {
+        if (me.leads())
+            while (!is_up(flags + from)) {}
+        meet(me.group);
+        const float *there = parts + (size_t)from * (64 * TOKENS) + threadIdx.x % 128;
+#pragma unroll
+        for (int i = 0; i < TOKENS / 2; ++i) acc[i] += __ldcg(there + i * 128);
+        meet(me.group);
+        if (me.leads()) lower(flags + from);
+    }
+}
