@@ -150,8 +150,8 @@ KINDS = [(False, 0, 4, 16), (False, 0, 4, 72), (False, 0, 4, 0), (False, 1, 4, 0
 
 
 @pytest.mark.parametrize(("back", "kind", "form", "rank"), KINDS)
-@pytest.mark.parametrize("tokens", [64, 160, 256])
-def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int, tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (256, 2), (224, 2)])
+def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int) -> None:
     """For a Hopper GPU alone. All of a thread's numbers stay in registers, and its matrix unit is given the next product before it is done
     with one: where the compiler cannot see to that, it says that products are serialized."""
     cuda = pytest.importorskip("florilegium.fast.cuda", reason="cuda-bindings are not installed")
@@ -159,7 +159,7 @@ def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int,
         pytest.skip(cuda.obstacle())
     from florilegium.fast.wgmma import Variant
 
-    variant = Variant(back, kind, form, rank, tokens)
+    variant = Variant(back, kind, form, rank, tokens, cluster)
     _, said = cuda.compiled(variant.source)
     assert " 0 bytes spill stores, 0 bytes spill loads" in said and "warning" not in said and "serialized" not in said, said
     assert variant.shared_bytes <= SHARED[90] and variant.stages >= 4

@@ -48,13 +48,19 @@ def test_lane_order_is_an_order_of_each_64_columns() -> None:
     assert torch.equal(places // 64, torch.arange(192, device=DEVICE) // 64)
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "clusters"])
+def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each multiprocessor for itself, or in twos."""
+    monkeypatch.setattr(wgmma, "CLUSTERED", 0 if request.param else 10**9)
+
+
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize(
     ("T", "N", "K", "R"),
     [(64, 384, 128, 8), (64, 4096, 4096, 16), (192, 256, 640, 16), (320, 128, 384, 72), (600, 4096, 2048, 16), (700, 12288, 4096, 16)],
 )
-def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int) -> None:
+def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters: None) -> None:
     torch.manual_seed(0)
     codes = torch.randint(-128, 128, (N, K), dtype=torch.int8, device=DEVICE)
     x, adapter = torch.randn(T, K + R, device=DEVICE).to(DTYPE), (torch.randn(N, R, device=DEVICE) * 99).to(DTYPE)
@@ -69,7 +75,7 @@ def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int) -> None:
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize(("T", "W", "F"), [(64, 128, 256), (192, 256, 384), (1000, 1024, 4096), (2368, 256, 128)])
-def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int) -> None:
+def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: None) -> None:
     torch.manual_seed(0)
     up, down = (torch.randint(-127, 128, shape, dtype=torch.int8, device=DEVICE) for shape in ((F, W), (W, F)))
     scale, bias = torch.rand(F, device=DEVICE) * 0.03 / W**0.5, torch.randn(F, device=DEVICE).to(DTYPE)
@@ -87,10 +93,11 @@ def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int) -> None:
 
 @pytest.mark.gpu
 @on_hopper
-def test_parts_of_tiles_come_together_in_one_order() -> None:
-    """96 tiles are cut among the multiprocessors: the same bits, whoever is first, launch after launch."""
-    codes = torch.randint(-127, 128, (4096, 4096), dtype=torch.int8, device=DEVICE)
-    x = torch.randn(768, 4096, device=DEVICE).to(DTYPE)
+def test_parts_of_tiles_come_together_in_one_order(clusters: None) -> None:
+    """96 tiles, or 48 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch after launch."""
+    assert wgmma.tiling(768, 32, 128, 132, True).shared and wgmma.tiling(768, 16, 128, 66, True).shared
+    codes = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
+    x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
     first = wgmma.forward(x, codes)
     assert all(torch.equal(wgmma.forward(x, codes), first) for _ in range(20))
 
@@ -109,20 +116,20 @@ SHARES = (
 
 @pytest.mark.parametrize(("T", "tiles_o", "units", "programs", "shared"), SHARES)
 def test_a_last_round_with_few_tiles_is_shared(T: int, tiles_o: int, units: int, programs: int, shared: int) -> None:
-    assert wgmma.shares(T, 256, 128 * tiles_o, units, 132) == (256, programs, shared)
+    assert wgmma.shares(T, 256, tiles_o, units, 132) == (256, programs, shared)
 
 
 def test_tiles_whose_activations_do_not_stay_in_the_cache_are_not_shared() -> None:
     """8,192 tokens: 67 MB of a sum over 16,384 rows are read at a time, 17 of one over 4,096."""
-    assert wgmma.shares(8192, 256, 4096, 128, 132) == (256, 132, 0)
-    assert wgmma.shares(8192, 256, 4096, 32, 132) == (256, 132, 232)
+    assert wgmma.shares(8192, 256, 32, 128, 132) == (256, 132, 0)
+    assert wgmma.shares(8192, 256, 32, 32, 132) == (256, 132, 232)
 
 
 def test_tiles_are_as_long_as_fills_the_multiprocessors() -> None:
     """4,096 outputs are 32 tiles, and four of them a token tile are 128 for 132 multiprocessors."""
-    assert [wgmma.tiling(T, 4096, 32, 132, True)[0] for T in (512, 640, 768, 896, 1024)] == [128, 160, 192, 224, 256]
-    for T, outputs, units, sharing in itertools.product((64, 600, 4096), (128, 2560, 16384), (1, 20, 128), (False, True)):
-        found = wgmma.tiling(T, outputs, units, 132, sharing)
+    assert [wgmma.tiling(T, 32, 32, 132, True)[0] for T in (512, 640, 768, 896, 1024)] == [128, 160, 192, 224, 256]
+    for T, tiles_o, units, sharing in itertools.product((64, 600, 4096), (1, 20, 128), (1, 20, 128), (False, True)):
+        found = wgmma.tiling(T, tiles_o, units, 132, sharing)
         assert 0 < found.programs <= 132 and (sharing or not found.shared)
 
 
@@ -135,7 +142,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("order")
     (folder / "order.cpp").write_text(
         f"""#define INSIDE inline
-        constexpr int TOKENS = 256;
+        constexpr int TOKENS = 256, CLUSTER = 1;
         #include "{Path(wgmma.__file__).with_name("wgmma_order.cuh")}"
         extern "C" void piece(int number, int me, int programs, int units, int shared, int tiles, Piece *to) {{
             *to = piece_of(number, me, programs, units, shared, tiles);
@@ -153,7 +160,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
 )
 def test_every_part_of_a_tile_is_made_once(T: int, tiles_o: int, units: int, processors: int, order: Any) -> None:
     """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in the row."""
-    tokens, programs, shared = wgmma.shares(T, 256, 128 * tiles_o, units, processors)
+    tokens, programs, shared = wgmma.shares(T, 256, tiles_o, units, processors)
     tiles = -(-T // tokens) * tiles_o
     made, left, gathered = [], {}, {}
     piece = (ctypes.c_int * 3)()

@@ -16,7 +16,10 @@ INSIDE void barriers_are_made() { asm volatile("fence.mbarrier_init.release.clus
 INSIDE void expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-INSIDE void arrive(u32 barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+INSIDE void arrive_at(u32 barrier, int rank) {  // that of a multiprocessor of the cluster
+    asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(barrier), "r"(rank) : "memory");
+}
 INSIDE void wait(u32 barrier, u32 parity) {
     asm volatile("{ .reg .pred over;\n"
                  "again: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
@@ -27,6 +30,11 @@ INSIDE void wait(u32 barrier, u32 parity) {
 INSIDE void fetch(const TensorMap &matrix, u32 to, u32 barrier, int column, int row) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
                  ::"r"(to), "l"(&matrix), "r"(barrier), "r"(column), "r"(row) : "memory");
+}
+// The same into the same place of all multiprocessors of a cluster, each of which has a barrier there.
+INSIDE void fetch_for_all(const TensorMap &matrix, u32 to, u32 barrier, int column, int row, int cluster) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;"
+                 ::"r"(to), "l"(&matrix), "r"(barrier), "r"(column), "r"(row), "h"((unsigned short)((1 << cluster) - 1)) : "memory");
 }
 INSIDE void put(const TensorMap &matrix, u32 from, int column, int row) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n"
@@ -45,6 +53,11 @@ INSIDE u64 matrix_of(u32 rows) { return (u64)(rows >> 4 & 0x3FFF) | (u64)1 << 16
 template <int COUNT> INSIDE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 template <int COUNT> INSIDE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 INSIDE void meet(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }  // the threads of a warpgroup
+
+// Clusters: multiprocessors that reach one another's shared memory.
+INSIDE void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 INSIDE u32 load(u32 place) {
     u32 word;

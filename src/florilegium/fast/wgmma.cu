@@ -7,10 +7,11 @@
 // instructions for four, while the matrix unit works on those before: of its two operands one may come from registers, and so it computes
 // out^T = codes x^T. Two warpgroups make 64 outputs each for the same TOKENS tokens. The unit always has the next 64 rows of a warpgroup's sum
 // waiting (two sets of registers take turns). One more thread has the copy engine fetch codes and activations STAGES times 64 rows ahead, over
-// the border of tiles too.
+// the border of tiles too. CLUSTER multiprocessors make neighbouring outputs for the same tokens: each fetches its part of the activations,
+// for all of them.
 //
-// Constants that wgmma.py sets: BACK; KIND and FORM (`finish` tells); R, the adapter's columns, a multiple of 8; TOKENS; STAGES. Its `multiply`
-// is the unit's own instruction. C++ of NVRTC, without headers.
+// Constants that wgmma.py sets: BACK; KIND and FORM (`finish` tells); R, the adapter's columns, a multiple of 8; TOKENS; STAGES; CLUSTER. Its
+// `multiply` is the unit's own instruction. C++ of NVRTC, without headers.
 
 constexpr u32 X_BYTES = TOKENS * 128, STAGE_BYTES = X_BYTES + 128 * 64, RESULT_BYTES = TOKENS * 128;
 
@@ -29,7 +30,7 @@ template <int LEFT> INSIDE void done_but(u32 (&a)[16]) {
     for (int i = 0; i < 16; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1)
+extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(CLUSTER, 1, 1)
 wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap codes, const __grid_constant__ TensorMap out,
             const __grid_constant__ TensorMap beside, const char *adapter, const float *scales, const u32 *biases, float *parts, int *flags,
             int units, int shared, int tiles_t, int tiles) {
@@ -39,14 +40,20 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
     if (threadIdx.x == 0) {
         for (int slot = 0; slot < STAGES; ++slot) {
             make_barrier(full + 8 * slot, 1);
-            make_barrier(empty + 8 * slot, 8);  // warps
+            make_barrier(empty + 8 * slot, 8 * CLUSTER);  // warps
         }
         make_barrier(raw_is_there, 1);
         make_barrier(raw_is_there + 8, 1);
         barriers_are_made();
     }
-    __syncthreads();
-    auto piece = [&](int number) { return piece_of(number, blockIdx.x, gridDim.x, units, shared, tiles); };
+    if (CLUSTER > 1) meet_cluster();
+    else __syncthreads();
+    const int programs = gridDim.x / CLUSTER, program = blockIdx.x / CLUSTER, rank = blockIdx.x % CLUSTER;
+    auto piece = [&](int number) { return piece_of(number, program, programs, units, shared, tiles); };
+    auto place_here = [&](int tile) {
+        Place place = place_of(tile, tiles_t, tiles / tiles_t);
+        return Place{place.token, place.output + 128 * rank};
+    };
     int step = 0;  // of 64 rows, in all pieces
 
     if (threadIdx.x >= 256) {
@@ -57,13 +64,14 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
             u32 bar = full + 8 * slot, to = stages + slot * STAGE_BYTES;
             wait(empty + 8 * slot, step / STAGES % 2 ^ 1);
             expect(bar, coded ? STAGE_BYTES : X_BYTES);
-            fetch(x, to, bar, row, place.token);
+            if (CLUSTER == 1) fetch(x, to, bar, row, place.token);
+            else fetch_for_all(x, to + X_BYTES / CLUSTER * rank, bar, row, place.token + TOKENS / CLUSTER * rank, CLUSTER);
             if (coded) fetch(codes, to + X_BYTES, bar, BACK ? place.output : row, BACK ? row : place.output);
             ++step;
         };
         Piece now;
         for (int number = 0; (now = piece(number)).tile < tiles; ++number) {
-            Place place = place_of(now.tile, tiles_t, tiles / tiles_t);
+            Place place = place_here(now.tile);
             for (int row = 128 * now.begin; row < 128 * now.end; row += 64) next(place, row, true);
             for (int row = 128 * units; row < 128 * units + R && now.end == units; row += 64) next(place, row, false);
         }
@@ -78,13 +86,13 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
         return stages + step % STAGES * STAGE_BYTES;
     };
     auto release = [&](int step) {
-        if (threadIdx.x % 32 == 0) arrive(empty + 8 * (step % STAGES));
+        if (threadIdx.x % 32 < CLUSTER) arrive_at(empty + 8 * (step % STAGES), threadIdx.x % 32);
     };
     float acc[TOKENS / 2];
     u32 even[16], odd[16] = {};
     Piece now;
     for (int number = 0; (now = piece(number)).tile < tiles; ++number) {
-        Place place = place_of(now.tile, tiles_t, tiles / tiles_t);
+        Place place = place_here(now.tile);
         if (KIND == 2 && me.leads()) {
             puts_are_read();
             expect(raw_is_there, RESULT_BYTES);
@@ -119,9 +127,10 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
             leave(acc, parts, flags, me);
             continue;
         }
-        if (KIND == 0 && now.begin > 0) gather(acc, first_of(now.tile, gridDim.x, units, shared), parts, flags, me);
+        if (KIND == 0 && now.begin > 0) gather(acc, first_of(now.tile, programs, units, shared), parts, flags, me);
         if (KIND == 2) wait(raw_is_there, number % 2);
         finish(acc, results, out, beside, by, place, me);
     }
     if (me.leads()) puts_are_done();
+    if (CLUSTER > 1) meet_cluster();  // others may still say here that a stage is free
 }

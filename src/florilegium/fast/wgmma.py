@@ -16,6 +16,8 @@ import torch
 
 from florilegium.fast.cuda import Kernel, boxes, compiled
 
+CLUSTER = 2  # multiprocessors that share what they fetch of x: less work for the L2 cache, and so less of the card's 700 W
+CLUSTERED = 1536  # tokens from which on that is what bounds a product; on fewer to wait for one another costs more
 TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
 CACHED = 50_000_000  # bytes: the L2 cache of an H100
 SHARED = 232_448  # bytes of a multiprocessor that a program may have
@@ -30,6 +32,7 @@ class Variant(NamedTuple):
     FORM: int = 4
     R: int = 0
     TOKENS: int = 256
+    CLUSTER: int = 1
 
     @property
     def stages(self) -> int:
@@ -117,15 +120,16 @@ def _launch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (N, K), T = codes_NK.shape, len(x)
     C, O = (N, K) if variant.BACK else (K, N)
-    variant, (tokens, programs, shared) = _tiled(variant, T, N, K, x.device)
+    variant, tiling = _tiled(variant, T, N, K, x.device)
     out = x.new_empty(T, O)
     beside = raw if raw is not None else torch.empty_like(out) if variant.KIND == 1 else out
     scale, bias = gelu or (out, out)
-    tiles_t = -(-T // tokens)
+    tokens, tiles_t = tiling.tokens, -(-T // tiling.tokens)
     _kernel(variant, x.device)(
-        programs, THREADS, boxes(x, tokens, 64), boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens, 64),
-        boxes(beside, tokens, 64), out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, shared, tiles_t,
-        tiles_t * (O // 128),
+        tiling.programs * variant.CLUSTER, THREADS, boxes(x, tokens // variant.CLUSTER, 64),
+        boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens, 64), boxes(beside, tokens, 64),
+        out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, tiling.shared, tiles_t,
+        tiles_t * (O // (128 * variant.CLUSTER)),
     )  # fmt: skip
     return out, beside
 
@@ -137,12 +141,13 @@ def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device)
 
 def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:
     C, O = (N, K) if variant.BACK else (K, N)
-    found = tiling(T, O, C // 128, _processors(device), sharing=variant.KIND == 0)
-    return variant._replace(TOKENS=found.tokens), found
+    cluster = CLUSTER if O % (128 * CLUSTER) == 0 and T >= CLUSTERED else 1
+    found = tiling(T, O // (128 * cluster), C // 128, _processors(device) // cluster, sharing=variant.KIND == 0)
+    return variant._replace(TOKENS=found.tokens, CLUSTER=cluster), found
 
 
 class Tiling(NamedTuple):
-    """Tiles of 128 outputs for `tokens` tokens, `programs` that make them, and how many of the tiles are cut among all programs."""
+    """Tiles for `tokens` tokens, `programs` that make them, each of a multiprocessor or a cluster, and how many all programs share."""
 
     tokens: int
     programs: int
@@ -150,32 +155,33 @@ class Tiling(NamedTuple):
 
 
 @functools.cache
-def tiling(T: int, O: int, units: int, processors: int, sharing: bool) -> Tiling:
-    """The fastest, by a count that chooses within 1% of the fastest measured (three widths, 256 to 8,192 tokens): a unit of 128 rows of a
-    tile's sum takes what 30 tokens more would, and to share tiles takes 6 units. So 640 tokens are four times 160."""
+def tiling(T: int, tiles_o: int, units: int, most: int, sharing: bool) -> Tiling:
+    """The fastest for `tiles_o` tiles of outputs and `most` programs at a time, by a count that chooses within 1% of the fastest measured
+    (three widths, 256 to 8,192 tokens): a unit of 128 rows of a tile's sum takes what 30 tokens more would, and to share tiles takes 6
+    units. So 640 tokens are four times 160."""
 
     def cost(choice: Tiling) -> float:
-        tiles = -(-T // choice.tokens) * (O // 128)
+        tiles = -(-T // choice.tokens) * tiles_o
         rounds = tiles / choice.programs if choice.shared else -(-tiles // choice.programs)
         return (rounds * units + 6 * bool(choice.shared)) * (30 + choice.tokens)
 
-    choices = [shares(T, tokens, O, units, processors) for tokens in TOKENS] if sharing else []
-    choices += [Tiling(tokens, min(-(-T // tokens) * (O // 128), processors), 0) for tokens in TOKENS]
+    choices = [shares(T, tokens, tiles_o, units, most) for tokens in TOKENS] if sharing else []
+    choices += [Tiling(tokens, min(-(-T // tokens) * tiles_o, most), 0) for tokens in TOKENS]
     return min(choices, key=cost)
 
 
-def shares(T: int, tokens: int, O: int, units: int, processors: int) -> Tiling:
-    """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many multiprocessors idle,
-    that round and the one before it. No program makes less than 8 units (1,024 rows). Programs that share are at different places of the
-    sum, so they do where what they read of x lies in the L2 cache."""
-    tiles = -(-T // tokens) * (O // 128)
-    rounds, rest = divmod(tiles, processors)
-    if rest == 0 or rest > 0.9 * processors or min(T, 8 * tokens) * units * 256 > CACHED:  # 8 tiles of tokens are at work together
-        return Tiling(tokens, min(tiles, processors), 0)
-    shared = rest + (processors if rounds else 0)
+def shares(T: int, tokens: int, tiles_o: int, units: int, most: int) -> Tiling:
+    """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many programs idle, that
+    round and the one before it. No program makes less than 8 units (1,024 rows). Programs that share are at different places of the sum,
+    so they do where what they read of x lies in the L2 cache."""
+    tiles = -(-T // tokens) * tiles_o
+    rounds, rest = divmod(tiles, most)
+    if rest == 0 or rest > 0.9 * most or min(T, 8 * tokens) * units * 256 > CACHED:  # 8 tiles of tokens are at work together
+        return Tiling(tokens, min(tiles, most), 0)
+    shared = rest + (most if rounds else 0)
     if rounds:
-        return Tiling(tokens, processors, shared)
-    programs = min(processors, shared * units // 8)
+        return Tiling(tokens, most, shared)
+    programs = min(most, shared * units // 8)
     return Tiling(tokens, programs, shared) if programs > tiles else Tiling(tokens, tiles, 0)
 
 

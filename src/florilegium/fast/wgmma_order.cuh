@@ -1,4 +1,4 @@
-// Who makes what. A tile is 128 outputs for TOKENS tokens, its sum `units` of 128 rows.
+// Who makes what. A program is a cluster's; a tile of its is 128 * CLUSTER outputs for TOKENS tokens, its sum `units` of 128 rows.
 
 struct Piece { int tile, begin, end; };  // a tile, and the part of its sum, from which unit to which
 
@@ -22,5 +22,5 @@ struct Place { int token, output; };
 INSIDE Place place_of(int tile, int tiles_t, int tiles_o) {
     int group = tile / (8 * tiles_o) * 8, inside = tile % (8 * tiles_o);
     int size = tiles_t - group < 8 ? tiles_t - group : 8;
-    return {(group + inside % size) * TOKENS, inside / size * 128};
+    return {(group + inside % size) * TOKENS, inside / size * 128 * CLUSTER};
 }

@@ -143,7 +143,7 @@ INSIDE void leave(const float (&acc)[TOKENS / 2], float *parts, int *flags, cons
 
 // Adds what programs from `first` on, before this one, made of the tile, in their order.
 INSIDE void gather(float (&acc)[TOKENS / 2], int first, const float *parts, int *flags, const Thread &me) {
-    for (int from = 2 * first + me.group; from < 2 * blockIdx.x; from += 2) {
+    for (int from = 2 * (first * CLUSTER + blockIdx.x % CLUSTER) + me.group; from < 2 * blockIdx.x; from += 2 * CLUSTER) {
         if (me.leads())
             while (!is_up(flags + from)) {}
         meet(me.group);
