@@ -38,10 +38,21 @@ def load(folder: Path, kind: str, dropout: float) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, **options)
     if kind == "notebook":
         model = prepare_model_for_kbit_training(model)
+    if kind == "codes":
+        round_to_codes(model)
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
     same_adapter(model)
     return model.train()
+
+
+def round_to_codes(model: Any) -> None:
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    for module in model.transformer.h.modules():
+        if isinstance(module, torch.nn.Linear):
+            codes, scale, _ = int8_vectorwise_quant(module.weight.data.half())
+            module.weight.data = codes.float() * (scale.float() / 127)[:, None]
 
 
 def padded(group: list[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
