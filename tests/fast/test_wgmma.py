@@ -48,10 +48,10 @@ def test_lane_order_is_an_order_of_each_64_columns() -> None:
     assert torch.equal(places // 64, torch.arange(192, device=DEVICE) // 64)
 
 
-@pytest.fixture(params=[False, True], ids=["alone", "clusters"])
+@pytest.fixture(params=[1, 2], ids=["alone", "clusters"])
 def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each multiprocessor for itself, or in twos."""
-    monkeypatch.setattr(wgmma, "CLUSTERED", 0 if request.param else 10**9)
+    monkeypatch.setattr(wgmma, "CLUSTER", request.param)
 
 
 @pytest.mark.gpu

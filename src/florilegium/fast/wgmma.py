@@ -17,7 +17,6 @@ import torch
 from florilegium.fast.cuda import Kernel, boxes, compiled
 
 CLUSTER = 2  # multiprocessors that share what they fetch of x: less work for the L2 cache, and so less of the card's 700 W
-CLUSTERED = 1536  # tokens from which on that is what bounds a product; on fewer to wait for one another costs more
 TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
 CACHED = 50_000_000  # bytes: the L2 cache of an H100
 SHARED = 232_448  # bytes of a multiprocessor that a program may have
@@ -141,7 +140,7 @@ def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device)
 
 def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:
     C, O = (N, K) if variant.BACK else (K, N)
-    cluster = CLUSTER if O % (128 * CLUSTER) == 0 and T >= CLUSTERED else 1
+    cluster = CLUSTER if O % (128 * CLUSTER) == 0 else 1
     found = tiling(T, O // (128 * cluster), C // 128, _processors(device) // cluster, sharing=variant.KIND == 0)
     return variant._replace(TOKENS=found.tokens, CLUSTER=cluster), found
 
