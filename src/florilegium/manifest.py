@@ -89,6 +89,8 @@ def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Sc
     view.say(f"path     {rows}; fast: {', '.join(prepared.fast) or 'off'}")
     if forecast is not None:
         view.say(f"memory   {describe_forecast(forecast, count_layers(base))}")
+        if forecast.products:
+            view.say(f"         {forecast.products}")
     view.say(
         f"plan     {schedule.num_steps:,} steps of {config.batch_rows} quotes, learning rate {config.learning_rate:g}, seed {config.seed}"
     )

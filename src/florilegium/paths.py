@@ -60,6 +60,11 @@ def reads_codes(bloom: Any) -> bool:
     return fast.reads_codes(bloom)
 
 
+def say_products(bloom: Any) -> str:
+    """The same for the run's first lines, and what is missing where something is; an empty string where there is nothing to say."""
+    return fast.say_products(bloom)
+
+
 def install_trunk(bloom: Any, full: int, middle: int, copies: int) -> None:
     """Gives a BloomModel the blocks by hand; the numbers are those of `fast/trunk.py`'s Plan."""
     fast.install_trunk(bloom, full, middle, copies)

@@ -32,8 +32,10 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     paths.install(model, prepared.fast)
     if "block" not in prepared.fast:
         return None
-    forecast = _forecast(prepared, model)
-    paths.install_trunk(transformer(model), forecast.full, forecast.middle, forecast.copies)
+    bloom, forecast = transformer(model), _forecast(prepared, model)
+    if forecast.copies < len(bloom.h):
+        forecast = replace(forecast, products=paths.say_products(bloom))
+    paths.install_trunk(bloom, forecast.full, forecast.middle, forecast.copies)
     return forecast
 
 

@@ -78,7 +78,8 @@ def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> Non
 
 def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large int8 weights, on a Hopper GPU, where CUDA's compiler is at hand."""
-    ours = transformer(model(tmp_path / "a", head_dim=64)).h[0].mlp.dense_h_to_4h
+    whole = transformer(model(tmp_path / "a", head_dim=64))
+    ours = whole.h[0].mlp.dense_h_to_4h
     assert ours.out_features == 4 * ours.in_features == 1024 and obstacles.stored_obstacle(ours) == "it is small"
     monkeypatch.setattr(obstacles, "SMALLEST", 1024 * 256)
     assert "Hopper" in obstacles.stored_obstacle(ours)
@@ -86,7 +87,13 @@ def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.Monkey
     obstacles._compiler_obstacle.cache_clear()
     monkeypatch.setitem(sys.modules, "florilegium.fast.cuda", None)
     assert "no cuda-bindings" in obstacles.stored_obstacle(ours)
+    monkeypatch.setattr(obstacles, "SMALLEST", 0)
+    assert "slower: there is no cuda-bindings (pip install" in obstacles.say_products(whole)
     obstacles._compiler_obstacle.cache_clear()
+    monkeypatch.undo()
+    assert obstacles.say_products(whole) == ""
+    monkeypatch.setattr(obstacles, "stored_obstacle", lambda module: "")
+    assert obstacles.say_products(whole) == "int8 multiplied as it is stored"
     monkeypatch.undo()
     narrow = transformer(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h
     assert "multiples of 128" in obstacles.stored_obstacle(narrow)

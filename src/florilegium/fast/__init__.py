@@ -66,6 +66,11 @@ def reads_codes(bloom: Any) -> bool:
     return all(obstacles.reads_codes(layer) for layer in bloom.h)
 
 
+def say_products(bloom: Any) -> str:
+    """The same for the run's first lines, and what is missing where something is."""
+    return obstacles.say_products(bloom)
+
+
 def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16) -> None:
     """Gives a BloomModel the blocks by hand (`trunk.py`); the numbers are those of `trunk.Plan`."""
     from florilegium.fast.trunk import Plan, Trunk
@@ -101,5 +106,6 @@ __all__ = [
     "install",
     "install_trunk",
     "reads_codes",
+    "say_products",
     "trunk_obstacle",
 ]

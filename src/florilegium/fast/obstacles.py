@@ -54,6 +54,17 @@ def reads_codes(layer: Any) -> bool:
     return not any(stored_obstacle(module) for module in linears(layer))
 
 
+def say_products(bloom: Any) -> str:
+    """What a Hopper GPU's products read of an int8 base, for the run's first lines; elsewhere, or of other bases, an empty string."""
+    found = [stored_obstacle(module) for layer in bloom.h for module in linears(layer)]
+    if not any(found):
+        return "int8 multiplied as it is stored"
+    missing = _compiler_obstacle() if is_hopper(bloom.word_embeddings.weight.device) else ""
+    if missing and missing in found:
+        return f"int8 made wide for each product, which is slower: {missing} (pip install cuda-bindings)"
+    return ""
+
+
 def stored_obstacle(module: Any) -> str:
     """Why products do not read the weight of one of bitsandbytes' linears as it is stored, or an empty string."""
     N, K = module.out_features, module.in_features

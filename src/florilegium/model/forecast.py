@@ -49,13 +49,14 @@ class Shape:
 @dataclass(frozen=True)
 class Forecast:
     """The plan in numbers: blocks that keep all activations, blocks that keep input and middle, blocks with wide copies, tokens of the
-    largest piece, and the peak that is expected."""
+    largest piece, and the peak that is expected. `products` is what there is to say of how the base is read."""
 
     full: int
     middle: int
     copies: int
     tokens: int
     peak: int
+    products: str = ""
 
 
 def shape_of(model: Any, base_bytes: int, *, reads_codes: bool) -> Shape:
