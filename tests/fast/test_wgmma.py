@@ -156,7 +156,14 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize(
     ("T", "tiles_o", "units", "processors"),
-    [*((*sides, 132) for *sides, _, _ in SHARES), (256, 128, 8, 114), (640, 50, 32, 7), (96, 3, 64, 16)],
+    [
+        *((*sides, 132) for *sides, _, _ in SHARES),
+        (256, 128, 8, 114),
+        (640, 50, 32, 7),
+        (96, 3, 64, 16),
+        (256, 49, 32, 132),
+        (256, 45, 20, 132),
+    ],
 )
 def test_every_part_of_a_tile_is_made_once(T: int, tiles_o: int, units: int, processors: int, order: Any) -> None:
     """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in the row."""
