@@ -1,0 +1,95 @@
+"""Every row of the README's table of training on one GPU, in one run on one card: minutes, and 80 GB for the rows that want them.
+
+    python bench/table_gpu.py [--size 7b1] [--rows stock fast packed lean nf4 epoch] [--show]
+
+Each row is a command of its own process, which --show prints and does not run. `epoch` is the time from typing `florilegium train` to the
+adapter and its report, first with no compiled kernels at hand, then with them. Prints each command's JSON as it comes, then the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("FLORILEGIUM_DATA", BENCH.parent.parent / "shared" / "data")) / "english_quotes.jsonl"
+STEPS = ["steps_gpu.py", "--tokens"]
+ROWS = {
+    "stock": ["train_vs_stock.py", "--sides", "ours", "notebook", "tuned", "floor", "--memory-limit", "22", "--stock-steps", "20"],
+    "fast": ["train_gpu.py", "--memory", "fast"],
+    "packed": [*STEPS, "8192", "--plans", "fast", "copies"],
+    "lean": [*STEPS, "2048", "--plans", "0,20,0"],
+    "nf4": [*STEPS, "2048", "--plans", "0,8,0", "--bits", "4"],
+}
+
+
+def command_of(row: str, size: str) -> list[str]:
+    script, *options = ROWS[row]
+    return [sys.executable, str(BENCH / script), "--size", size, *options]
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def measured(row: str, size: str) -> list[dict[str, Any]]:
+    done = subprocess.run(command_of(row, size), stdout=subprocess.PIPE, text=True, check=True)
+    found = objects(done.stdout)
+    for line in found:
+        print(json.dumps({"row": row, **line}), flush=True)
+    return found
+
+
+def epoch(size: str) -> list[dict[str, Any]]:
+    """Seconds of one epoch on a checkpoint of this size, cold and warm."""
+    from train_gpu import make_checkpoint
+
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        make_checkpoint(folder / "model", size, DATA)
+        caches = {name: str(folder / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
+        for name in ("cold", "warm"):
+            command = [sys.executable, "-m", "florilegium", "train", str(DATA), "--model", str(folder / "model"), "--epochs", "1"]
+            began = time.perf_counter()
+            subprocess.run([*command, "--output", str(folder / name)], check=True, stdout=subprocess.DEVNULL, env=os.environ | caches)
+            found.append({"side": f"one epoch, {name}", "seconds": round(time.perf_counter() - began, 1)})
+            print(json.dumps({"row": "epoch", **found[-1]}), flush=True)
+    return found
+
+
+def line_of(row: str, found: dict[str, Any]) -> str:
+    """A row in Markdown: what was run, tokens/s or seconds, the peak."""
+    what = found.get("side") or f"{found['positions']:,} positions, plan {found['plan']}, {found['bits']} bits"
+    rate = f"{found['seconds']} s" if "seconds" in found else f"{found['tokens_per_second']:,.0f}"
+    peak = f"{found['peak_gib']:.1f} GiB" if "peak_gib" in found else ""
+    return f"| {row}: {what} | {rate} | {peak} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="7b1")
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, "epoch"], default=[*ROWS, "epoch"])
+    parser.add_argument("--show", action="store_true", help="print the commands and run none")
+    arguments = parser.parse_args()
+    if arguments.show:
+        for row in ROWS:
+            if row in arguments.rows:
+                print(" ".join(["python", *command_of(row, arguments.size)[1:]]))
+        return
+    lines = []
+    for row in arguments.rows:
+        found = epoch(arguments.size) if row == "epoch" else measured(row, arguments.size)
+        lines += [line_of(row, one) for one in found]
+    print("\n| | tokens/s that are not padding | peak memory |\n|---|---|---|", *lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
