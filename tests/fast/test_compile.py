@@ -150,7 +150,7 @@ KINDS = [(False, 0, 4, 16), (False, 0, 4, 72), (False, 0, 4, 0), (False, 1, 4, 0
 
 
 @pytest.mark.parametrize(("back", "kind", "form", "rank"), KINDS)
-@pytest.mark.parametrize(("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (256, 2), (224, 2)])
+@pytest.mark.parametrize(("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (96, 2), (128, 2), (192, 2), (224, 2), (256, 2)])
 def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int) -> None:
     """For a Hopper GPU alone. All of a thread's numbers stay in registers, and its matrix unit is given the next product before it is done
     with one: where the compiler cannot see to that, it says that products are serialized."""

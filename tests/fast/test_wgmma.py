@@ -95,7 +95,8 @@ def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: None
 @on_hopper
 def test_parts_of_tiles_come_together_in_one_order(clusters: None) -> None:
     """96 tiles, or 48 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch after launch."""
-    assert wgmma.tiling(768, 32, 128, 132, True).shared and wgmma.tiling(768, 16, 128, 66, True).shared
+    tiles_o, most = 32 // wgmma.CLUSTER, wgmma._processors(DEVICE) // wgmma.CLUSTER
+    assert wgmma.tiling(768, tiles_o, 128, most, True).shared
     codes = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
     x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
     first = wgmma.forward(x, codes)

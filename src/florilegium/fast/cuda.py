@@ -20,27 +20,31 @@ KINDS = {torch.int8: "UINT8", torch.bfloat16: "BFLOAT16"}
 
 @functools.cache
 def obstacle() -> str:
-    """Why nothing can be compiled here, or an empty string."""
+    """Why nothing can be compiled here and what to do, or an empty string."""
     try:
-        status, *_ = nvrtc.nvrtcVersion()
-    except RuntimeError as error:  # the bindings are here, the library is not
-        return f"CUDA's run-time compiler does not load ({error})"
-    return "" if status == 0 else f"CUDA's run-time compiler fails ({status})"
+        compiled('extern "C" __global__ void nothing() {}')
+    except RuntimeError as error:  # the bindings are here, the compiler or a part of it is not
+        package = "nvidia-cuda-nvrtc" + ("-cu12" if str(torch.version.cuda).startswith("12") else "")
+        return f"CUDA's run-time compiler does not work ({str(error).splitlines()[0]}; pip install {package})"
+    return ""
 
 
 def compiled(source: str) -> tuple[bytes, str]:
     """Machine code for a Hopper GPU, and the compiler's remarks. RuntimeError: it cannot be compiled, and why."""
     program = _got(nvrtc.nvrtcCreateProgram(source.encode(), b"florilegium.cu", 0, [], []))
-    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", b"--ptxas-options=-v"]
-    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    said = bytearray(_got(nvrtc.nvrtcGetProgramLogSize(program)))
-    nvrtc.nvrtcGetProgramLog(program, said)
-    if status:
-        raise RuntimeError(f"CUDA's run-time compiler: {said.decode()}")
-    code = bytearray(_got(nvrtc.nvrtcGetCUBINSize(program)))
-    nvrtc.nvrtcGetCUBIN(program, code)
-    nvrtc.nvrtcDestroyProgram(program)
-    return bytes(code), said.decode()
+    try:
+        options = [b"--gpu-architecture=sm_90a", b"--std=c++17", b"--ptxas-options=-v"]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        said = bytearray(_got(nvrtc.nvrtcGetProgramLogSize(program)))
+        _got(nvrtc.nvrtcGetProgramLog(program, said))
+        remarks = said.decode().rstrip("\0\n ")
+        if status:
+            raise RuntimeError(f"CUDA's run-time compiler: {status!r}: {remarks}")
+        code = bytearray(_got(nvrtc.nvrtcGetCUBINSize(program)))
+        _got(nvrtc.nvrtcGetCUBIN(program, code))
+        return bytes(code), remarks
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
 
 
 class Kernel:

@@ -110,6 +110,7 @@ def prepare(linears: Sequence[Frozen], T: int) -> None:
 
     qkv, dense, up, down = linears
     ways = [(qkv, Variant(False, R=qkv.R)), (dense, Variant(False)), (up, Variant(False, 1, down.form)), (down, Variant(False))]
+    ways += [(up, Variant(False))]  # where it is made again
     ways += [(qkv, Variant(True)), (dense, Variant(True)), (up, Variant(True)), (down, Variant(True, 2))]
     for linear, variant in ways:
         if linear.stored_backward if variant.BACK else linear.stored_forward:

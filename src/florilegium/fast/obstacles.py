@@ -61,7 +61,7 @@ def say_products(bloom: Any) -> str:
         return "int8 multiplied as it is stored"
     missing = _compiler_obstacle() if is_hopper(bloom.word_embeddings.weight.device) else ""
     if missing and missing in found:
-        return f"int8 made wide for each product, which is slower: {missing} (pip install cuda-bindings)"
+        return f"int8 made wide for each product, which is slower: {missing}"
     return ""
 
 
@@ -88,4 +88,4 @@ def _compiler_obstacle() -> str:
     try:
         return str(importlib.import_module("florilegium.fast.cuda").obstacle())
     except ImportError:
-        return "there is no cuda-bindings"
+        return "there is no cuda-bindings (pip install cuda-bindings)"

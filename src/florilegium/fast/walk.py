@@ -159,7 +159,7 @@ class Steps:
         return gradients
 
     def _again(self, number: int, block: Block, kept: Saved) -> None:
-        """Makes what was not saved again, as the forward pass did."""
+        """Makes what was not saved again, as the forward pass did (`raw` to its last bit: without GELU tiles may be cut otherwise)."""
         normed, kept.thin, _ = self._enter(number, block, (kept.input, None), None)
         kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)

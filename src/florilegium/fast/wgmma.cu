@@ -122,6 +122,8 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
             }
         }
         done_but<0>(odd);
+#pragma unroll
+        for (int i = 0; i < TOKENS / 2; ++i) asm volatile("" : "+f"(acc[i])::"memory");  // and the sums are there
         release(step - 1);
         if (KIND == 0 && now.end < units) {  // the other kinds share no tiles
             leave(acc, parts, flags, me);

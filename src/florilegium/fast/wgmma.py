@@ -20,7 +20,7 @@ CLUSTER = 2  # multiprocessors that share what they fetch of x: less work for th
 TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
 CACHED = 50_000_000  # bytes: the L2 cache of an H100
 SHARED = 232_448  # bytes of a multiprocessor that a program may have
-THREADS = 384  # two warpgroups that multiply, and a warp that fetches
+THREADS = 384  # two warpgroups that multiply, and one of which a thread fetches and whose registers the others take
 
 
 class Variant(NamedTuple):
@@ -74,8 +74,13 @@ def _compilers() -> ThreadPoolExecutor:
 
 @functools.cache
 def _kernel(variant: Variant, device: torch.device) -> Kernel:
+    try:
+        code, _ = _code(variant).result()
+    except RuntimeError:
+        _code.cache_clear()  # what failed for want of memory is tried again
+        raise
     with torch.cuda.device(device):
-        return Kernel(_code(variant).result()[0], "wgmma_tiles", variant.shared_bytes)
+        return Kernel(code, "wgmma_tiles", variant.shared_bytes)
 
 
 @functools.cache
@@ -171,8 +176,8 @@ def tiling(T: int, tiles_o: int, units: int, most: int, sharing: bool) -> Tiling
 
 def shares(T: int, tokens: int, tiles_o: int, units: int, most: int) -> Tiling:
     """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many programs idle, that
-    round and the one before it. No program makes less than 8 units (1,024 rows). Programs that share are at different places of the sum,
-    so they do where what they read of x lies in the L2 cache."""
+    round and the one before it. Where there are fewer tiles than programs, none makes less than 8 units (1,024 rows). Programs that share
+    are at different places of the sum, so they do where what they read of x lies in the L2 cache."""
     tiles = -(-T // tokens) * tiles_o
     rounds, rest = divmod(tiles, most)
     if rest == 0 or rest > 0.9 * most or min(T, 8 * tokens) * units * 256 > CACHED:  # 8 tiles of tokens are at work together

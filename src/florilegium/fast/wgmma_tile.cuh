@@ -141,7 +141,8 @@ INSIDE void leave(const float (&acc)[TOKENS / 2], float *parts, int *flags, cons
     if (me.leads()) raise(flags + mine);
 }
 
-// Adds what programs from `first` on, before this one, made of the tile, in their order.
+// Adds what programs from `first` on, before this one, made of the tile, in their order. They are at work, or have been: programs are as many as
+// fit at a time, and begin in their order.
 INSIDE void gather(float (&acc)[TOKENS / 2], int first, const float *parts, int *flags, const Thread &me) {
     for (int from = 2 * (first * CLUSTER + blockIdx.x % CLUSTER) + me.group; from < 2 * blockIdx.x; from += 2 * CLUSTER) {
         if (me.leads())

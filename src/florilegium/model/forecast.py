@@ -72,8 +72,8 @@ def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
     # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice in 2 bytes.
-    one = PARTS if shape.reads_codes else 2 * 4 * W * W  # without a copy, one weight at a time is made wide
-    wide = copies * shape.copy + (one if copies < shape.layers else 0)
+    one = PARTS if shape.reads_codes else 2 * 4 * W * W if copies < shape.layers else 0  # one weight at a time is made wide
+    wide = copies * shape.copy + one
     fixed = shape.base + 24 * shape.adapter_parameters + WORKSPACE
     return fixed + saved + max(at_work, logits) + wide
 
