@@ -259,16 +259,16 @@ def table(results: dict[str, dict[str, Any]], batches: list[int]) -> None:
 
 
 def main() -> None:
+    from train_gpu import QUOTES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).resolve().parent.parent
-    data = Path(os.environ.get("FLORILEGIUM_DATA", here.parent / "shared" / "data")) / "english_quotes.jsonl"
     parser.add_argument("--size", default="560m")
     parser.add_argument("--bits", type=int, default=8)
     parser.add_argument("--sides", nargs="+", default=["int8", "bf16", "compiled", "ours", "again"], choices=SIDES)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--quotes", type=int, default=1000)
     parser.add_argument("--stock-quotes", type=int, default=192)
-    parser.add_argument("--data", type=Path, default=data)
+    parser.add_argument("--data", type=Path, default=QUOTES)
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--json", action="store_true", help="nothing but one JSON object a side")
     parser.add_argument("--folder", type=Path, help="a checkpoint that is there already")

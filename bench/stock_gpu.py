@@ -47,6 +47,7 @@ def load(folder: Path, kind: str, dropout: float) -> Any:
 
 
 def round_to_codes(model: Any) -> None:
+    """Each linear of a block becomes what bitsandbytes' int8 codes of it stand for."""
     from bitsandbytes.functional import int8_vectorwise_quant
 
     for module in model.transformer.h.modules():

@@ -3,8 +3,9 @@ with weights that are made wide first: a BLOOM block's four, forward and backwar
 
     python bench/stored_gpu.py [--tokens 768 1024 2048 8192] [--size 7b1]
 
-All ways of a product take turns in one run, each over four weights one after the other, so that none stays in the L2 cache. Prints
-microseconds a product (medians), TFLOP/s of the first two, and the sum of a block.
+All ways of a product take turns in one run, each over four weights one after the other, so that none stays in the L2 cache. They share one
+clock, so it is cycles that are compared, not what each draws of the card's power: for that, `steps_gpu.py`. Prints microseconds a product
+(medians), TFLOP/s of the first two, and the sum of a block.
 """
 
 from __future__ import annotations

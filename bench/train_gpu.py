@@ -26,6 +26,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+HERE = Path(__file__).resolve().parent.parent
+QUOTES = Path(os.environ.get("FLORILEGIUM_DATA", HERE.parent / "shared" / "data")) / "english_quotes.jsonl"
 SIDES = ("ours", "notebook", "tuned", "float32", "codes", "floor")
 SIZES = {"560m": (1024, 16, 24), "1b1": (1536, 16, 24), "1b7": (2048, 16, 24), "3b": (2560, 32, 30), "7b1": (4096, 32, 30)}
 
@@ -176,11 +178,9 @@ def compare(results: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).resolve().parent.parent
-    data = Path(os.environ.get("FLORILEGIUM_DATA", here.parent / "shared" / "data")) / "english_quotes.jsonl"
     parser.add_argument("--size", choices=SIZES, default="560m")
     parser.add_argument("--sides", nargs="+", default=["ours"], choices=SIDES)
-    parser.add_argument("--data", type=Path, default=data)
+    parser.add_argument("--data", type=Path, default=QUOTES)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--stock-steps", type=int, help="steps of the notebook's side, where it is timed alone")
     parser.add_argument("--dropout", type=float, default=0.05)

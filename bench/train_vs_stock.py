@@ -178,9 +178,9 @@ def main() -> None:
         return
     global DATA
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).resolve().parent.parent
-    data = Path(os.environ.get("FLORILEGIUM_DATA", here.parent / "shared" / "data")) / "english_quotes.jsonl"
-    parser.add_argument("--data", type=Path, default=data if data.is_file() else here / "src/florilegium/seedling/sayings.jsonl")
+    from train_gpu import HERE, QUOTES
+
+    parser.add_argument("--data", type=Path, default=QUOTES if QUOTES.is_file() else HERE / "src/florilegium/seedling/sayings.jsonl")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=["stock", "ours"], help=argparse.SUPPRESS)

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from florilegium import paths, setting_up
 from florilegium.config import make_config
 from florilegium.errors import UsageError
-from florilegium.model import attach_adapter
+from florilegium.manifest import say_plan
+from florilegium.model import attach_adapter, count_parameters
+from florilegium.model.forecast import Forecast
 from florilegium.prepare import Prepared, prepare
 from florilegium.recorder import Silent
 from florilegium.setting_up import set_up
+from florilegium.training import Schedule
 
 
 def prepared_for_block(tiny: Path, asked: str) -> Prepared:
@@ -36,3 +40,23 @@ def test_a_named_path_that_cannot_run_is_refused(tiny: Path) -> None:
     prepared = prepared_for_block(tiny, "block,loss")
     with pytest.raises(UsageError, match="the fast path 'block' cannot run"):
         set_up(prepared, attach_adapter(prepared.base, prepared.config))
+
+
+@pytest.mark.parametrize(("copies", "said"), [(0, True), (1, True), (2, False)])
+def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless every block has a copy."""
+    prepared = prepared_for_block(tiny, "auto")
+    model = attach_adapter(prepared.base, prepared.config)
+    monkeypatch.setattr(paths, "obstacle", lambda *given: "")
+    monkeypatch.setattr(paths, "install_trunk", lambda *given: None)
+    monkeypatch.setattr(paths, "say_products", lambda bloom: "int8 multiplied as it is stored")
+    monkeypatch.setattr(setting_up, "_forecast", lambda *given: Forecast(2, 2, copies, 1024, 2**30))
+    forecast = set_up(prepared, model)
+    lines: list[str] = []
+
+    class Lines(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line.strip())
+
+    say_plan(Lines(), prepared, count_parameters(model), Schedule(10, 1, 1, 1), tiny, forecast)
+    assert ("int8 multiplied as it is stored" in lines) is said

@@ -149,14 +149,19 @@ def test_the_trunk(arch: int) -> None:
 KINDS = [(False, 0, 4, 16), (False, 0, 4, 72), (False, 0, 4, 0), (False, 1, 4, 0), (False, 1, 16, 0), (True, 0, 4, 0), (True, 2, 4, 0)]
 
 
+@pytest.fixture
+def cuda() -> Any:
+    """CUDA's run-time compiler, which CI installs with the development extra; on other systems than Linux there is none to install."""
+    found = pytest.importorskip("florilegium.fast.cuda", reason="cuda-bindings are not installed")
+    assert found.obstacle() == ""
+    return found
+
+
 @pytest.mark.parametrize(("back", "kind", "form", "rank"), KINDS)
 @pytest.mark.parametrize(("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (96, 2), (128, 2), (192, 2), (224, 2), (256, 2)])
-def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int) -> None:
+def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int, cuda: Any) -> None:
     """For a Hopper GPU alone. All of a thread's numbers stay in registers, and its matrix unit is given the next product before it is done
     with one: where the compiler cannot see to that, it says that products are serialized."""
-    cuda = pytest.importorskip("florilegium.fast.cuda", reason="cuda-bindings are not installed")
-    if cuda.obstacle():
-        pytest.skip(cuda.obstacle())
     from florilegium.fast.wgmma import Variant
 
     variant = Variant(back, kind, form, rank, tokens, cluster)
@@ -165,9 +170,6 @@ def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int,
     assert variant.shared_bytes <= SHARED[90] and variant.stages >= 4
 
 
-def test_what_cannot_be_compiled_is_said() -> None:
-    cuda = pytest.importorskip("florilegium.fast.cuda", reason="cuda-bindings are not installed")
-    if cuda.obstacle():
-        pytest.skip(cuda.obstacle())
+def test_what_cannot_be_compiled_is_said(cuda: Any) -> None:
     with pytest.raises(RuntimeError, match="no_such_type"):
         cuda.compiled("no_such_type x;")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from florilegium.errors import ResourceError
-from florilegium.model.forecast import GIB, Shape, choose, peak
+from florilegium.model.forecast import GIB, PARTS, Shape, choose, peak
 from florilegium.tokens import PackPlan
 
 BLOOM_7B1 = Shape(base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320)
@@ -35,6 +35,11 @@ def steps() -> list[int]:
 def test_it_says_what_was_measured(reads_codes: bool, plan: tuple[int, int, int], tokens: int, gib: float) -> None:
     forecast = peak(replace(BLOOM_7B1, reads_codes=reads_codes), tokens, *plan) / GIB
     assert gib - 0.02 < forecast < 1.02 * gib  # a limit that was asked for must hold
+
+
+def test_parts_of_tiles_have_their_room_beside_copies_too() -> None:
+    """GELU's products read codes as they are stored even where every block has a copy."""
+    assert peak(replace(BLOOM_7B1, reads_codes=True), 1024, 30, 30, 30) - peak(BLOOM_7B1, 1024, 30, 30, 30) == PARTS
 
 
 @pytest.mark.parametrize("reads_codes", [False, True])

@@ -33,7 +33,8 @@ INSIDE void fetch(const TensorMap &matrix, u32 to, u32 barrier, int column, int 
 }
 // The same into the same place of all multiprocessors of a cluster, each of which has a barrier there.
 INSIDE void fetch_for_all(const TensorMap &matrix, u32 to, u32 barrier, int column, int row, int cluster) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;"
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1, {%3, %4}], [%2], %5;"
                  ::"r"(to), "l"(&matrix), "r"(barrier), "r"(column), "r"(row), "h"((unsigned short)((1 << cluster) - 1)) : "memory");
 }
 INSIDE void put(const TensorMap &matrix, u32 from, int column, int row) {
@@ -69,8 +70,8 @@ INSIDE uint4 load_four(u32 place) {
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w) : "r"(place));
     return words;
 }
-// Four matrices of 8 rows by 16 bytes, of which lane 8 m + i gives row i of matrix m. Lane 4 r + j gets of each column r, rows 2 j and 2 j + 1,
-// a column being 16 bits.
+// Four matrices of 8 rows by 16 bytes, of which lane 8 m + i gives row i of matrix m. Lane 4 r + j gets of each column r, rows 2 j and
+// 2 j + 1, a column being 16 bits.
 INSIDE uint4 load_columns(u32 row) {
     uint4 words;
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"

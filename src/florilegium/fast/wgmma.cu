@@ -5,13 +5,13 @@
 //
 // Making a weight wide moves 3 bytes for each of its numbers, a fifth of a step on 16 quotes. Here codes become bfloat16 in registers, 8
 // instructions for four, while the matrix unit works on those before: of its two operands one may come from registers, and so it computes
-// out^T = codes x^T. Two warpgroups make 64 outputs each for the same TOKENS tokens. The unit always has the next 64 rows of a warpgroup's sum
-// waiting (two sets of registers take turns). One more thread has the copy engine fetch codes and activations STAGES times 64 rows ahead, over
-// the border of tiles too. CLUSTER multiprocessors make neighbouring outputs for the same tokens: each fetches its part of the activations,
-// for all of them.
+// out^T = codes x^T. Two warpgroups make 64 outputs each for the same TOKENS tokens. The unit always has the next 64 rows of a warpgroup's
+// sum waiting (two sets of registers take turns). One more thread has the copy engine fetch codes and activations STAGES times 64 rows
+// ahead, over the border of tiles too. CLUSTER multiprocessors make neighbouring outputs for the same tokens: each fetches its part of the
+// activations, for all of them.
 //
-// Constants that wgmma.py sets: BACK; KIND and FORM (`finish` tells); R, the adapter's columns, a multiple of 8; TOKENS; STAGES; CLUSTER. Its
-// `multiply` is the unit's own instruction. C++ of NVRTC, without headers.
+// Constants that wgmma.py sets: BACK; KIND and FORM (`finish` tells); R, the adapter's columns, a multiple of 8; TOKENS; STAGES; CLUSTER.
+// Its `multiply` is the unit's own instruction. C++ of NVRTC, without headers.
 
 constexpr u32 X_BYTES = TOKENS * 128, STAGE_BYTES = X_BYTES + 128 * 64, RESULT_BYTES = TOKENS * 128;
 

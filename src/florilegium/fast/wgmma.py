@@ -124,15 +124,15 @@ def _launch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (N, K), T = codes_NK.shape, len(x)
     C, O = (N, K) if variant.BACK else (K, N)
-    variant, tiling = _tiled(variant, T, N, K, x.device)
+    variant, (tokens, programs, shared) = _tiled(variant, T, N, K, x.device)
     out = x.new_empty(T, O)
     beside = raw if raw is not None else torch.empty_like(out) if variant.KIND == 1 else out
     scale, bias = gelu or (out, out)
-    tokens, tiles_t = tiling.tokens, -(-T // tiling.tokens)
+    tiles_t = -(-T // tokens)
     _kernel(variant, x.device)(
-        tiling.programs * variant.CLUSTER, THREADS, boxes(x, tokens // variant.CLUSTER, 64),
+        programs * variant.CLUSTER, THREADS, boxes(x, tokens // variant.CLUSTER, 64),
         boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens, 64), boxes(beside, tokens, 64),
-        out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, tiling.shared, tiles_t,
+        out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, shared, tiles_t,
         tiles_t * (O // (128 * variant.CLUSTER)),
     )  # fmt: skip
     return out, beside

@@ -1,10 +1,11 @@
-// Who makes what. A program is a cluster's; a tile of its is 128 * CLUSTER outputs for TOKENS tokens, its sum `units` of 128 rows.
+// Who makes what. A program runs on a cluster of multiprocessors; its tiles are 128 * CLUSTER outputs for TOKENS tokens, and a tile's sum
+// `units` of 128 rows.
 
 struct Piece { int tile, begin, end; };  // a tile, and the part of its sum, from which unit to which
 
-// Piece `number` of program `me`. The first `shared` tiles are cut among all programs evenly, the rest is made tile by tile. A program begins
-// with the end of its share: of a tile that several programs make the last one puts the parts together, and those before it made theirs
-// first.
+// Piece `number` of program `me`. The first `shared` tiles are cut among all programs evenly, the rest is made tile by tile. A program
+// begins with the end of its share: of a tile that several programs make the last one puts the parts together, and those before it made
+// theirs first.
 INSIDE Piece piece_of(int number, int me, int programs, int units, int shared, int tiles) {
     int first = me * (shared * units) / programs, last = (me + 1) * (shared * units) / programs;
     int top = (last - 1) / units, cut = shared > 0 ? top - first / units + 1 : 0;

@@ -1,7 +1,8 @@
 // What the threads of wgmma.cu do with a tile: codes become the matrix unit's first operand, sums become results.
 //
-// A warpgroup makes 64 outputs for TOKENS tokens. Of each 16 outputs a warp's lane 4 r + j (j from 0 to 3) has two rows of the operand, which
-// are outputs 2 r and 2 r + 1 here, so that its results are neighbours in memory: for each i, and p = 0 and 1, those of token 8 i + 2 j + p.
+// A warpgroup makes 64 outputs for TOKENS tokens. Of each 16 outputs a warp's lane 4 r + j (j from 0 to 3) has two rows of the operand,
+// which are outputs 2 r and 2 r + 1 here, so that its results are neighbours in memory: for each i, and p = 0 and 1, those of token
+// 8 i + 2 j + p.
 
 constexpr float ROOT = 0.79788456f;  // sqrt(2 / pi)
 
@@ -62,8 +63,8 @@ INSIDE void adapter_operand(u32 (&a)[16], const char *rows, int from, const Thre
     }
 }
 
-// Where a thread's results for token 2 j + p lie among its warpgroup's, [TOKENS, 64] under the widest swizzle; those of 8 tokens on lie 1,024
-// bytes on. In lane order (forms of 4) the columns are those that the next product reads together.
+// Where a thread's results for token 2 j + p lie among its warpgroup's, [TOKENS, 64] under the widest swizzle; those of 8 tokens on lie
+// 1,024 bytes on. In lane order (form 4) the columns are those that the next product reads together.
 INSIDE u32 spot(u32 results, int p, const Thread &me, bool lane_order) {
     int token = 2 * me.j + p, byte = lane_order ? me.r * 16 + me.warp * 4 : me.warp * 32 + me.r * 4;
     return results + token * 128 + ((byte / 16 ^ token) << 4) + byte % 16;
@@ -101,7 +102,8 @@ INSIDE void room(const Thread &me) {  // where those before them lay
 
 // What becomes of a tile's sums. KIND 0: they are written. 1: so they are, and `beside` gets gelu(sum * scale + bias), in the order of FORM.
 // 2: they are multiplied by gelu'(raw * scale + bias) * scale, raw being what `results` hold of `beside`.
-INSIDE void finish(float (&acc)[TOKENS / 2], u32 results, const TensorMap &out, const TensorMap &beside, const Outputs &by, Place place, const Thread &me) {
+INSIDE void finish(float (&acc)[TOKENS / 2], u32 results, const TensorMap &out, const TensorMap &beside, const Outputs &by, Place place,
+                   const Thread &me) {
     u32 spots[2] = {spot(results, 0, me, false), spot(results, 1, me, false)}, pairs[TOKENS / 4];
     if (KIND != 2) room(me);
 #pragma unroll
@@ -131,7 +133,8 @@ INSIDE void finish(float (&acc)[TOKENS / 2], u32 results, const TensorMap &out, 
     }
 }
 
-// Parts of tiles that programs leave for one another, [TOKENS / 2, 128 threads] a warpgroup, and their flags, which are down between launches.
+// Parts of tiles that programs leave for one another, [TOKENS / 2, 128 threads] a warpgroup, and their flags, which are down between
+// launches.
 INSIDE void leave(const float (&acc)[TOKENS / 2], float *parts, int *flags, const Thread &me) {
     int mine = 2 * blockIdx.x + me.group;
     float *there = parts + (size_t)mine * (64 * TOKENS) + threadIdx.x % 128;
@@ -141,8 +144,8 @@ INSIDE void leave(const float (&acc)[TOKENS / 2], float *parts, int *flags, cons
     if (me.leads()) raise(flags + mine);
 }
 
-// Adds what programs from `first` on, before this one, made of the tile, in their order. They are at work, or have been: programs are as many as
-// fit at a time, and begin in their order.
+// Adds what programs from `first` on, before this one, made of the tile, in their order. They are at work, or have been: programs are as
+// many as fit at a time, and begin in their order.
 INSIDE void gather(float (&acc)[TOKENS / 2], int first, const float *parts, int *flags, const Thread &me) {
     for (int from = 2 * (first * CLUSTER + blockIdx.x % CLUSTER) + me.group; from < 2 * blockIdx.x; from += 2 * CLUSTER) {
         if (me.leads())
