@@ -57,20 +57,20 @@ def ways(name: str, back: bool, T: int, N: int, K: int) -> list[list[Call]]:
     buffer = torch.empty_like(copies[0])
     x = torch.randn(T, N if back else K, device="cuda", dtype=torch.bfloat16)
     F = K if back else N
-    scale, bias, raw = torch.rand(F, device="cuda") / 1e3, torch.randn(F, device="cuda").bfloat16(), None
+    scale, bias, kept = torch.rand(F, device="cuda") / 1e3, torch.randn(F, device="cuda").bfloat16(), None
     gelu = name == ("down" if back else "up")
     if gelu and back:
-        raw = torch.randn(T, F, device="cuda", dtype=torch.bfloat16)
+        kept = torch.randn(T, F, device="cuda", dtype=torch.bfloat16)
 
     def stored(c: torch.Tensor) -> Any:
         if gelu:
-            return wgmma.backward_gelu(x, c, raw, scale, bias) if back else wgmma.forward_gelu(x, c, scale, bias, 4)
+            return wgmma.backward_gelu(x, c, kept) if back else wgmma.forward_gelu(x, c, scale, bias, 4)
         return wgmma.backward(x, c) if back else wgmma.forward(x, c)
 
     def wide(w: torch.Tensor) -> Any:
         y = torch.mm(x, w if back else w.T)
         if gelu and back:
-            block_kernel.gelu_grad(raw, scale, bias, y)
+            block_kernel.gelu_grad(kept, scale, bias, y)
         elif gelu:
             block_kernel.gelu(y, scale, bias)
 

@@ -92,13 +92,3 @@ def test_a_document_may_lie_anywhere_in_its_row() -> None:
         whole[:, :, 1900:1916] = part
     far = plain(row, slopes, torch.float32)(*placed)[:, :, 1900:1916]
     assert torch.allclose(alone, far, atol=1e-6)
-
-
-def test_the_residual_stream_keeps_sixteen_bits_of_the_embedding() -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    from florilegium.fast.walk import in_two
-
-    exact = torch.randn(50, 40)
-    rounded, left = in_two(exact, torch.bfloat16)
-    assert rounded.dtype == left.dtype == torch.bfloat16 and torch.equal(rounded, exact.bfloat16())
-    assert ((rounded.float() + left.float() - exact).abs() <= 2**-16 * exact.abs()).all()

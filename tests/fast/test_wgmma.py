@@ -48,10 +48,11 @@ def test_lane_order_is_an_order_of_each_64_columns() -> None:
     assert torch.equal(places // 64, torch.arange(192, device=DEVICE) // 64)
 
 
-@pytest.fixture(params=[1, 2], ids=["alone", "clusters"])
-def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each multiprocessor for itself, or in twos."""
+@pytest.fixture(params=[1, 2, 4], ids=["alone", "twos", "fours"])
+def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Each multiprocessor for itself, or in twos or fours."""
     monkeypatch.setattr(wgmma, "CLUSTER", request.param)
+    return int(request.param)
 
 
 @pytest.mark.gpu
@@ -60,7 +61,7 @@ def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     ("T", "N", "K", "R"),
     [(64, 384, 128, 8), (64, 4096, 4096, 16), (192, 256, 640, 16), (320, 128, 384, 72), (600, 4096, 2048, 16), (700, 12288, 4096, 16)],
 )
-def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters: None) -> None:
+def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters: int) -> None:
     torch.manual_seed(0)
     codes = torch.randint(-128, 128, (N, K), dtype=torch.int8, device=DEVICE)
     x, adapter = torch.randn(T, K + R, device=DEVICE).to(DTYPE), (torch.randn(N, R, device=DEVICE) * 99).to(DTYPE)
@@ -75,28 +76,28 @@ def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters:
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize(("T", "W", "F"), [(64, 128, 256), (192, 256, 384), (1000, 1024, 4096), (2368, 256, 128)])
-def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: None) -> None:
+def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: int) -> None:
     torch.manual_seed(0)
     up, down = (torch.randint(-127, 128, shape, dtype=torch.int8, device=DEVICE) for shape in ((F, W), (W, F)))
     scale, bias = torch.rand(F, device=DEVICE) * 0.03 / W**0.5, torch.randn(F, device=DEVICE).to(DTYPE)
     x, y = torch.randn(T, W, device=DEVICE).to(DTYPE), torch.randn(T, W, device=DEVICE).to(DTYPE)
-    raw, active = wgmma.forward_gelu(in_lane_order(x, W), up, scale, bias, 16)
-    assert error(raw, wgmma.forward(in_lane_order(x, W), up)) < LAST_BIT
-    assert error(active, block_kernel.gelu(raw, scale, bias).float()) < 1e-4
-    assert torch.equal(wgmma.forward_gelu(in_lane_order(x, W), up, scale, bias, 4)[1], in_lane_order(active, F))
-    grad = wgmma.backward_gelu(y, down, raw, scale, bias)
-    exact_raw = raw.double().requires_grad_()
+    slope, active = wgmma.forward_gelu(in_lane_order(x, W), up, scale, bias, 16)
+    exact_raw = (x.double() @ up.double().T).requires_grad_()
     exact = torch.nn.functional.gelu(exact_raw * scale + bias, approximate="tanh")
-    exact.backward(y.double() @ down.double())
-    assert error(grad, exact_raw.grad) < LAST_BIT
+    above = y.double() @ down.double()
+    exact.backward(above)
+    assert error(active, exact) < LAST_BIT and error(slope, exact_raw.grad / above) < LAST_BIT
+    again, ordered = wgmma.forward_gelu(in_lane_order(x, W), up, scale, bias, 4)
+    assert torch.equal(ordered, in_lane_order(active, F)) and torch.equal(again, slope)
+    assert torch.equal(wgmma.forward_slope(in_lane_order(x, W), up, scale, bias), slope)
+    assert error(wgmma.backward_gelu(y, down, slope), exact_raw.grad) < LAST_BIT
 
 
 @pytest.mark.gpu
 @on_hopper
-def test_parts_of_tiles_come_together_in_one_order(clusters: None) -> None:
-    """96 tiles, or 48 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch after launch."""
-    tiles_o, most = 32 // wgmma.CLUSTER, wgmma._processors(DEVICE) // wgmma.CLUSTER
-    assert wgmma.tiling(768, tiles_o, 128, most, True).shared
+def test_parts_of_tiles_come_together_in_one_order(clusters: int) -> None:
+    """96 tiles, or 48 or 24 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch after launch."""
+    assert wgmma.tiling(768, 32 // clusters, 128, wgmma._programs(clusters, DEVICE), True).shared
     codes = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
     x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
     first = wgmma.forward(x, codes)
@@ -224,8 +225,8 @@ def test_a_length_that_is_new_to_the_kernels_can_be_recorded() -> None:
     run = Replay(function, [])
     for T in (512, 128, 64):
         x = torch.randn(T, 384).to(DTYPE)
-        wanted = block_kernel.gelu((x.to(DEVICE)[:, stored_places(384)].float() @ codes.float().T).to(DTYPE), scale, bias)
-        assert error(run({"x": x}), wanted.float()) < LAST_BIT
+        raw = x.to(DEVICE)[:, stored_places(384)].double() @ codes.double().T
+        assert error(run({"x": x}), torch.nn.functional.gelu(raw * scale + bias, approximate="tanh")) < LAST_BIT
 
 
 @pytest.mark.gpu
@@ -303,20 +304,31 @@ def _plain_forward_gelu(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     raw = _plain_forward(x, codes)
     active = block_kernel.gelu(raw, scale, bias)
-    return raw, in_lane_order(active, len(codes)) if form == 4 else active
+    return _plain_forward_slope(x, codes, scale, bias), in_lane_order(active, len(codes)) if form == 4 else active
 
 
-def _plain_backward_gelu(y: torch.Tensor, codes: torch.Tensor, raw: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    above = _plain_backward(y, codes)
-    block_kernel.gelu_grad(raw, scale, bias, above)
-    return above
+def _plain_forward_slope(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    raw = _plain_forward(x, codes)
+    slope = torch.ones_like(raw)
+    block_kernel.gelu_grad(raw, scale, bias, slope)
+    return slope
+
+
+def _plain_backward_gelu(y: torch.Tensor, codes: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return _plain_backward(y, codes) * slope
 
 
 def _plain_backward(y: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     return (y.float() @ codes.float()).to(y.dtype)
 
 
-TWINS = {"forward": _plain_forward, "forward_gelu": _plain_forward_gelu, "backward": _plain_backward, "backward_gelu": _plain_backward_gelu}
+TWINS = {
+    "forward": _plain_forward,
+    "forward_gelu": _plain_forward_gelu,
+    "forward_slope": _plain_forward_slope,
+    "backward": _plain_backward,
+    "backward_gelu": _plain_backward_gelu,
+}
 
 
 @runs_kernels

@@ -1,12 +1,12 @@
 """The Triton kernels between the matrix products of a BLOOM block (`trunk.py`): residual and norm, GELU, and their backward passes.
 
-Each reads the raw product of a quantised linear and applies what is left of that linear on the way: raw * scale + bias. Each gradient that
-a product will read next is written times that linear's scale. So scales and biases cost no pass over memory of their own.
+Each reads the raw product of a quantised linear and applies what is left of that linear on the way: raw * scale + bias. So scales and
+biases cost no pass over memory of their own.
 
-The residual stream in flight is two bfloat16 numbers, 16 bits together: what a block saves of it anyway, and what that rounding left, in a
-buffer that all blocks share (beside what is saved, a float32 stream would be a third more to write). The norm reads the saved form, forward
-and backward alike. Dropout (on the adapter's input) is a function of a seed, the block's number and the element's place, made again in the
-backward pass. Statistics are float32. One program a row, or a block of elements.
+The residual stream in flight is what a block saves of it anyway, in bfloat16, and 8 bits of what that rounding left, in a buffer that all
+blocks share. The norm reads the saved form, forward and backward alike. Its gradient is written once, times the scale of the linear that
+reads it next, and divided by that where it goes on. Dropout (on the adapter's input) is a function of a seed, the block's number and the
+element's place, made again in the backward pass. Statistics are float32. One program a row, or a block of elements.
 Shapes: T tokens, W width, F = 4W.
 """
 
@@ -42,28 +42,38 @@ def _kept(seed, number, row, W, drop, BLOCK: tl.constexpr):
     return tl.reshape(tl.join(tl.join(r0, r2), tl.join(r1, r3)), (BLOCK,)) >= drop
 
 
+@triton.jit
+def _low_unit(rounded):
+    """What the low part counts in: a number's last place in bfloat16, divided by 256."""
+    power = (rounded.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    return tl.maximum(power * 2.0**-15, 1e-35)
+
+
 @triton.jit(do_not_specialize=["number"])
 def add_norm_forward(
     before, low, raw, scale, bias, saved, gamma, beta, normed, dropped, normed_stride, W, eps, seed, number, drop,
-    ADD: tl.constexpr, LOW: tl.constexpr, TWICE: tl.constexpr, DROP: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, LOW: tl.constexpr, SAVE: tl.constexpr, TWICE: tl.constexpr, DROP: tl.constexpr, FORM: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """ADD: saved + low = before + low + raw * scale + bias; else saved is before. normed = norm(saved), its columns in the lane order of
-    FORM; TWICE: dropped = dropout(normed), as the columns are. LOW: there is a low part before; it is written with every sum."""
+    """SAVE: saved + low = before, + low (LOW: there is one), + raw * scale + bias (ADD); else saved is before. normed = norm(saved), its
+    columns in the lane order of FORM; TWICE: dropped = dropout(normed), as the columns are."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
     place = row * W + column
     rounded = tl.load(before + place, mask=inside, other=0.0)
-    if ADD:
+    if SAVE:
         x = rounded.to(tl.float32)
         if LOW:
-            x += tl.load(low + place, mask=inside, other=0.0).to(tl.float32)
-        s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-        x += tl.load(raw + place, mask=inside, other=0.0).to(tl.float32) * s + b
+            x += tl.load(low + place, mask=inside, other=0).to(tl.float32) * _low_unit(rounded)
+        if ADD:
+            s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
+            b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+            x += tl.load(raw + place, mask=inside, other=0.0).to(tl.float32) * s + b
         rounded = x.to(saved.dtype.element_ty)
         tl.store(saved + place, rounded, mask=inside)
-        tl.store(low + place, (x - rounded.to(tl.float32)).to(low.dtype.element_ty), mask=inside)
+        left = tl.floor((x - rounded.to(tl.float32)) / _low_unit(rounded) + 0.5)
+        tl.store(low + place, tl.minimum(tl.maximum(left, -127.0), 127.0).to(tl.int8), mask=inside)
     unit, _ = _norm(rounded.to(tl.float32), inside, W, eps)
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
@@ -78,10 +88,11 @@ def add_norm_forward(
 
 @triton.jit(do_not_specialize=["number"])
 def norm_backward(
-    grad, above, thin, saved, gamma, beta, scale, scaled, dropped, above_stride, W, eps, seed, number, drop,
+    scaled, above, thin, saved, gamma, beta, scale, next_scale, dropped, above_stride, W, eps, seed, number, drop,
     FIRST: tl.constexpr, THIN: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """grad += gradient of norm(saved) under `above` (+ dropout's of `thin`); scaled = grad * scale; dropped = dropout(norm(saved))."""
+    """scaled = next_scale * (gradient of norm(saved) under `above`, + dropout's of `thin` (THIN), + scaled / scale (not FIRST)), in place;
+    dropped = dropout(norm(saved))."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
@@ -101,10 +112,9 @@ def norm_backward(
     weighted = tl.where(inside, dy * g, 0.0)
     dx = (weighted - unit * (tl.sum(weighted * unit, 0) / W) - tl.sum(weighted, 0) / W) * rstd
     if not FIRST:
-        dx += tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(grad + place, dx.to(grad.dtype.element_ty), mask=inside)
-    s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(scaled + place, (dx * s).to(scaled.dtype.element_ty), mask=inside)
+        dx += tl.load(scaled + place, mask=inside, other=0.0).to(tl.float32) / tl.load(scale + column, mask=inside, other=1.0)
+    dx *= tl.load(next_scale + column, mask=inside, other=0.0)
+    tl.store(scaled + place, dx.to(scaled.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -168,46 +178,48 @@ def add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Adds the pending product (raw, scale, bias) to the residual stream, `before_TW` + `low_TW` (None: 0), and norms it into `normed_TW`
     (whose rows may be wider), in the order of columns that `form` wants; and with dropout, but in the columns' own order, into
-    `dropped_TW`. Returns the stream then, rounded and what that left: what came where nothing is pending; the low part is written over."""
+    `dropped_TW`. Returns the stream then, rounded to the dtype of `normed_TW`, and what that left (int8, see `_low_unit`): what came where
+    nothing is pending and nothing is to round; the low part is written over."""
     T, W = before_TW.shape
-    saved_TW, left_TW = before_TW, low_TW
-    if pending:
-        saved_TW = torch.empty_like(before_TW)
-        left_TW = torch.empty_like(before_TW) if low_TW is None else low_TW
+    saves = pending is not None or before_TW.dtype != normed_TW.dtype
+    saved_TW = torch.empty_like(before_TW, dtype=normed_TW.dtype) if saves else before_TW
+    left_TW = torch.empty_like(before_TW, dtype=torch.int8) if saves and low_TW is None else low_TW
     raw, scale, bias = pending or (before_TW,) * 3
     to = normed_TW if dropped_TW is None else dropped_TW
     kernel: Any = add_norm_forward
     kernel[(T,)](
         before_TW, before_TW if left_TW is None else left_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, to,
         normed_TW.stride(0), W, norm.eps, normed_TW if seed is None else seed, number, drop,
-        ADD=pending is not None, LOW=low_TW is not None, TWICE=dropped_TW is not None, DROP=dropped_TW is not None and drop > 0,
-        FORM=form, **_row(W),
+        ADD=pending is not None, LOW=low_TW is not None, SAVE=saves, TWICE=dropped_TW is not None,
+        DROP=dropped_TW is not None and drop > 0, FORM=form, **_row(W),
     )  # fmt: skip
     return saved_TW, left_TW
 
 
 def add_norm_grad(
-    grad_TW: torch.Tensor,
+    scaled_TW: torch.Tensor,
     above_TW: torch.Tensor,
     saved_TW: torch.Tensor,
     norm: Any,
-    scale_W: torch.Tensor,
-    scaled_TW: torch.Tensor,
+    scale_W: torch.Tensor | None,
+    next_scale_W: torch.Tensor,
     *,
-    first: bool = False,
     thin_TW: torch.Tensor | None = None,
     dropped_TW: torch.Tensor | None = None,
     seed: torch.Tensor | None = None,
     number: int = 0,
     drop: float = 0.0,
 ) -> None:
-    """The backward pass of `add_norm`. `thin_TW` is the adapter's part of the gradient; then `dropped_TW` gets the adapter's input back."""
-    T, W = grad_TW.shape
+    """The backward pass of `add_norm`. `scaled_TW` is the residual stream's gradient times `scale_W` (None: there is none yet), and then
+    with the norm's times `next_scale_W` (both float32). `thin_TW` is the adapter's part of the gradient; then `dropped_TW` gets the
+    adapter's input back."""
+    T, W = scaled_TW.shape
     kernel: Any = norm_backward
     kernel[(T,)](
-        grad_TW, above_TW, above_TW if thin_TW is None else thin_TW, saved_TW, norm.weight, norm.bias, scale_W, scaled_TW,
-        above_TW if dropped_TW is None else dropped_TW, above_TW.stride(0), W, norm.eps, above_TW if seed is None else seed, number, drop,
-        FIRST=first, THIN=thin_TW is not None, DROP=drop > 0, **_row(W),
+        scaled_TW, above_TW, above_TW if thin_TW is None else thin_TW, saved_TW, norm.weight, norm.bias,
+        next_scale_W if scale_W is None else scale_W, next_scale_W, above_TW if dropped_TW is None else dropped_TW, above_TW.stride(0), W,
+        norm.eps, above_TW if seed is None else seed, number, drop,
+        FIRST=scale_W is None, THIN=thin_TW is not None, DROP=drop > 0, **_row(W),
     )  # fmt: skip
 
 

@@ -65,6 +65,23 @@ class Kernel:
         _got(driver.cuLaunchKernel(self.function, programs, 1, 1, threads, 1, 1, self.shared_bytes, stream, (values, kinds), 0))
 
 
+@functools.cache
+def clusters_at_a_time(size: int, threads: int, shared_bytes: int, device: torch.device) -> int:
+    """How many clusters of `size` multiprocessors run together, a block of so many threads and so much shared memory on each. A cluster
+    lies within one of the card's partitions, which are of unequal sizes: an H100 of 132 multiprocessors runs 66 of two and 30 of four."""
+    source = f'extern "C" __global__ void __cluster_dims__({size}, 1, 1) nothing() {{}}'
+    with torch.cuda.device(device):
+        kernel = Kernel(compiled(source)[0], "nothing", shared_bytes)
+        dimension = driver.CUlaunchAttribute()
+        dimension.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        dimension.value.clusterDim.x, dimension.value.clusterDim.y, dimension.value.clusterDim.z = size, 1, 1
+        launch = driver.CUlaunchConfig()
+        launch.gridDimX, launch.gridDimY, launch.gridDimZ = size, 1, 1
+        launch.blockDimX, launch.blockDimY, launch.blockDimZ = threads, 1, 1
+        launch.sharedMemBytes, launch.attrs, launch.numAttrs = shared_bytes, [dimension], 1
+        return int(_got(driver.cuOccupancyMaxActiveClusters(kernel.function, launch)))
+
+
 def boxes(matrix: torch.Tensor, rows: int, columns: int) -> Any:
     """A matrix as the copy engine knows it: how it lies in memory, what is copied at a time, and that shared memory takes it swizzled."""
     size = matrix.element_size()

@@ -58,12 +58,17 @@ class Frozen:
         return 4 if self.stored_forward else 16
 
     @property
+    def stride(self) -> int:
+        """How far apart rows of K + R columns lie: whole lines of the cache, without which a product is 2% slower."""
+        return -(-(self.K + self.R) // 64) * 64 if self.R else self.K
+
+    @property
     def elements(self) -> int:
-        return self.N * (self.K + self.R)
+        return self.N * self.stride
 
     def expand(self, buffer: torch.Tensor) -> torch.Tensor:
         """The codes [N, K + R] in the dtype of `buffer`, in it; the adapter's columns are `fold`'s."""
-        wide = buffer[: self.elements].view(self.N, self.K + self.R)
+        wide = buffer[: self.elements].view(self.N, self.stride)[:, : self.K + self.R]
         state = getattr(self.module.weight, "quant_state", None)
         if state is None:
             expand_kernel.widen(self.module.weight.data, None, wide[:, : self.K])
@@ -110,7 +115,7 @@ def prepare(linears: Sequence[Frozen], T: int) -> None:
 
     qkv, dense, up, down = linears
     ways = [(qkv, Variant(False, R=qkv.R)), (dense, Variant(False)), (up, Variant(False, 1, down.form)), (down, Variant(False))]
-    ways += [(up, Variant(False))]  # where it is made again
+    ways += [(up, Variant(False, 3))]  # where it is made again
     ways += [(qkv, Variant(True)), (dense, Variant(True)), (up, Variant(True)), (down, Variant(True, 2))]
     for linear, variant in ways:
         if linear.stored_backward if variant.BACK else linear.stored_forward:
@@ -135,7 +140,9 @@ class Products:
         return torch.mm(x, self._wide(linear).T)
 
     def forward_gelu(self, up: Frozen, down: Frozen, x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The raw product with `up`, and its GELU in the order that `down` wants."""
+        """What GELU's gradient needs of the raw product with `up`, and its GELU in the order that `down` wants. Where GELU rides along with
+        stored codes that is its slope; a kernel of its own would move half as much again to write this too, so elsewhere it is the raw
+        product."""
         if up.stored_forward:
             from florilegium.fast import wgmma
 
@@ -143,14 +150,23 @@ class Products:
         raw = self.forward(up, x_TK)
         return raw, block_kernel.gelu(raw, up.scale_N, up.bias_N)
 
-    def backward_gelu(self, up: Frozen, down: Frozen, y_TW: torch.Tensor, raw_TF: torch.Tensor) -> torch.Tensor:
-        """The gradient of the raw product with `up`, from that of `down`'s."""
+    def gelu_again(self, up: Frozen, x_TK: torch.Tensor) -> torch.Tensor:
+        """The first of `forward_gelu`."""
+        if up.stored_forward:
+            from florilegium.fast import wgmma
+
+            return wgmma.forward_slope(x_TK, up.module.weight.data, up.scale_N, up.bias_N)
+        return self.forward(up, x_TK)
+
+    def backward_gelu(self, up: Frozen, down: Frozen, y_TW: torch.Tensor, kept_TF: torch.Tensor) -> torch.Tensor:
+        """The gradient of the raw product with `up`, from that of `down`'s and what `forward_gelu` kept. Both weights are read as they are
+        stored, or neither is (`trunk.py`)."""
         if down.stored_backward:
             from florilegium.fast import wgmma
 
-            return wgmma.backward_gelu(y_TW, down.module.weight.data, raw_TF, up.scale_N, up.bias_N)
+            return wgmma.backward_gelu(y_TW, down.module.weight.data, kept_TF)
         above, _ = self.backward(down, y_TW)
-        block_kernel.gelu_grad(raw_TF, up.scale_N, up.bias_N, above)
+        block_kernel.gelu_grad(kept_TF, up.scale_N, up.bias_N, above)
         return above
 
     def backward(self, linear: Frozen, y_TN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -159,7 +175,8 @@ class Products:
             from florilegium.fast import wgmma
 
             return wgmma.backward(y_TN, linear.module.weight.data), self.thin_grad(linear, y_TN)
-        above = torch.mm(y_TN, self._wide(linear))
+        above = y_TN.new_empty(len(y_TN), linear.stride)[:, : linear.K + linear.R]
+        torch.mm(y_TN, self._wide(linear), out=above)
         return above[:, : linear.K], above[:, linear.K : linear.K + len(linear.lora.A_RK)] if linear.lora else None
 
     def thin_grad(self, linear: Frozen, y_TN: torch.Tensor) -> torch.Tensor | None:

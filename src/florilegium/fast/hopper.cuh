@@ -41,7 +41,7 @@ INSIDE void put(const TensorMap &matrix, u32 from, int column, int row) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n"
                  "cp.async.bulk.commit_group;" ::"l"(&matrix), "r"(from), "r"(column), "r"(row) : "memory");
 }
-INSIDE void puts_are_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+template <int LEFT> INSIDE void puts_are_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory"); }
 INSIDE void puts_are_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 INSIDE void writes_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }  // by the copy engine
 

@@ -10,7 +10,7 @@ Between the products stand the kernels of `block_kernel.py` and `attention_kerne
 pass.
 What is saved a token and block, in the compute dtype (W = width), is a matter of memory (`Plan`):
 
-    fast    80 kB at W = 4096: input, middle (the residual after attention), qkv, context, the input of GELU
+    fast    80 kB at W = 4096: input, middle (the residual after attention), qkv, context, the input of GELU or its slope
     lean    16 kB: input and middle; qkv, attention and the first half of the MLP are made again (7/12 of a forward pass)
     least    8 kB: the input alone
 

@@ -32,25 +32,21 @@ class Block:
 
 @dataclass
 class Saved:
-    """What a block's backward pass needs, or None where it is made again: [T, W] each, qkv [T, 3W], raw (the input of GELU) [T, F],
-    lse [H, T], thin (the adapter's x A^T) [T, rank]. The context's columns lie as `dense` wants them (`Frozen.form`)."""
+    """What a block's backward pass needs, or None where it is made again: [T, W] each, qkv [T, 3W], gelu (its input or its slope:
+    `Products.forward_gelu`) [T, F], lse [H, T], thin (the adapter's x A^T) [T, rank]. The context's columns lie as `dense` wants them
+    (`Frozen.form`)."""
 
     input: torch.Tensor
     middle: Any = None
     qkv: Any = None
     context: Any = None
     lse: Any = None
-    raw: Any = None
+    gelu: Any = None
     thin: Any = None
 
 
 # The residual stream: what is saved of it, and what that rounding left (`block_kernel.py`); None: nothing.
 Stream = tuple[torch.Tensor, torch.Tensor | None]
-
-
-def in_two(exact: torch.Tensor, dtype: torch.dtype) -> Stream:
-    rounded = exact.to(dtype)
-    return rounded, torch.sub(exact, rounded, out=torch.empty_like(rounded))
 
 
 class Walk(torch.autograd.Function):
@@ -90,13 +86,13 @@ class Steps:
     def forward(self, embedded_TW: torch.Tensor, keeps: bool) -> tuple[torch.Tensor, list[Saved], torch.Tensor]:
         """The normed end, what each block saved, and the residual stream before the last norm."""
         trunk = self.trunk
-        stream = in_two(embedded_TW, trunk.dtype)
+        stream: Stream = embedded_TW, None
         saved, pending = [], None
         for number, block in enumerate(trunk.blocks):
             kept, stream, pending = self._block(number, block, stream, pending)
             if keeps:
                 saved.append(self._thinned(number, kept))
-        out_TW = torch.empty_like(stream[0])
+        out_TW = torch.empty_like(embedded_TW, dtype=trunk.dtype)
         last_TW, _ = block_kernel.add_norm(*stream, pending, trunk.bloom.ln_f, out_TW)
         return out_TW, saved, last_TW
 
@@ -108,16 +104,16 @@ class Steps:
         attended = self.products.forward(block.dense, kept.context)
         normed2, stream = self._turn(block, stream, (attended, block.dense.scale_N, block.dense.bias_N))
         kept.middle = stream[0]
-        kept.raw, active = self.products.forward_gelu(block.up, block.down, normed2)
+        kept.gelu, active = self.products.forward_gelu(block.up, block.down, normed2)
         return kept, stream, (self.products.forward(block.down, active), block.down.scale_N, block.down.bias_N)
 
     def _enter(self, number: int, block: Block, stream: Stream, pending: Any) -> tuple[torch.Tensor, torch.Tensor | None, Stream]:
         """The first norm, with the adapter's x A^T in the columns beyond; those columns; the stream there."""
         T, W = stream[0].shape
         qkv = block.qkv
-        normed = stream[0].new_empty(T, W + qkv.R)
+        normed = stream[0].new_empty(T, qkv.stride, dtype=self.trunk.dtype)[:, : W + qkv.R]
         # The adapter reads the norm's output with dropout, or where that lies in another order, a copy.
-        dropped = torch.empty_like(stream[0]) if qkv.lora and (self.drop or qkv.stored_forward) else None
+        dropped = normed.new_empty(T, W) if qkv.lora and (self.drop or qkv.stored_forward) else None
         stream = block_kernel.add_norm(*stream, pending, block.norm1, normed, dropped, self.seed, number, self.drop, qkv.form)
         if qkv.lora is None:
             return normed, None, stream
@@ -148,18 +144,17 @@ class Steps:
     def backward(self, above_TW: torch.Tensor, saved: list[Saved], last_TW: torch.Tensor) -> list[torch.Tensor]:
         """Gradients of A and B of each block, float32, in order."""
         trunk = self.trunk
-        grad_TW = torch.empty_like(last_TW)
-        scaled_TW = torch.empty_like(last_TW)
+        scaled_TW = torch.empty_like(last_TW)  # the residual stream's gradient, times the scale of the linear that reads it next
         last_scale = trunk.blocks[-1].down.scale_N
-        block_kernel.add_norm_grad(grad_TW, above_TW.contiguous(), last_TW, trunk.bloom.ln_f, last_scale, scaled_TW, first=True)
+        block_kernel.add_norm_grad(scaled_TW, above_TW.contiguous(), last_TW, trunk.bloom.ln_f, None, last_scale)
         self.products.home = True
         gradients: list[torch.Tensor] = []
         for number in reversed(range(len(saved))):
-            gradients[:0] = self._block_grad(number, saved.pop(), grad_TW, scaled_TW)
+            gradients[:0] = self._block_grad(number, saved.pop(), scaled_TW)
         return gradients
 
     def _again(self, number: int, block: Block, kept: Saved) -> None:
-        """Makes what was not saved again, as the forward pass did (`raw` to its last bit: without GELU tiles may be cut otherwise)."""
+        """Makes what was not saved again, as the forward pass did."""
         normed, kept.thin, _ = self._enter(number, block, (kept.input, None), None)
         kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)
@@ -168,20 +163,20 @@ class Steps:
             normed2, (kept.middle, _) = self._turn(block, (kept.input, None), pending)
         else:
             normed2, _ = self._turn(block, (kept.middle, None), None)
-        kept.raw = self.products.forward(block.up, normed2)
+        kept.gelu = self.products.gelu_again(block.up, normed2)
 
-    def _block_grad(self, number: int, kept: Saved, grad_TW: torch.Tensor, scaled_TW: torch.Tensor) -> list[torch.Tensor]:
+    def _block_grad(self, number: int, kept: Saved, scaled_TW: torch.Tensor) -> list[torch.Tensor]:
         block = self.trunk.blocks[number]
         if kept.qkv is None:
             self._again(number, block, kept)
-        above = self.products.backward_gelu(block.up, block.down, scaled_TW, kept.raw)
-        kept.raw = None
+        above = self.products.backward_gelu(block.up, block.down, scaled_TW, kept.gelu)
+        kept.gelu = None
         above, _ = self.products.backward(block.up, above)
-        block_kernel.add_norm_grad(grad_TW, above, kept.middle, block.norm2, block.dense.scale_N, scaled_TW)
+        block_kernel.add_norm_grad(scaled_TW, above, kept.middle, block.norm2, block.down.scale_N, block.dense.scale_N)
         above, _ = self.products.backward(block.dense, scaled_TW)
         qkv_grad = self._attend_grad(block, kept, above)
         kept.qkv = kept.context = None
-        return self._enter_grad(number, block, kept, qkv_grad, grad_TW, scaled_TW)
+        return self._enter_grad(number, block, kept, qkv_grad, scaled_TW)
 
     def _attend_grad(self, block: Block, kept: Saved, above: torch.Tensor) -> torch.Tensor:
         qkv_grad = torch.empty_like(kept.qkv)
@@ -202,9 +197,7 @@ class Steps:
         )
         return qkv_grad
 
-    def _enter_grad(
-        self, number: int, block: Block, kept: Saved, qkv_grad: torch.Tensor, grad_TW: torch.Tensor, scaled_TW: torch.Tensor
-    ) -> list[torch.Tensor]:
+    def _enter_grad(self, number: int, block: Block, kept: Saved, qkv_grad: torch.Tensor, scaled_TW: torch.Tensor) -> list[torch.Tensor]:
         """Gradients of the block's A and B; the residual stream's gradient goes on, but not below the first block."""
         qkv, norm = block.qkv, block.norm1
         above: torch.Tensor | None = None
@@ -212,16 +205,16 @@ class Steps:
             above, thin_grad = self.products.backward(qkv, qkv_grad)
         else:  # nothing learns below
             thin_grad = self.products.thin_grad(qkv, qkv_grad)
-        next_scale = self.trunk.blocks[number - 1].down.scale_N
+        scales = block.dense.scale_N, self.trunk.blocks[number - 1].down.scale_N
         if thin_grad is None:
             if above is not None:
-                block_kernel.add_norm_grad(grad_TW, above, kept.input, norm, next_scale, scaled_TW)
+                block_kernel.add_norm_grad(scaled_TW, above, kept.input, norm, *scales)
             return []
         dropped = torch.empty_like(scaled_TW)
         more = torch.mm(thin_grad, self.A16[number])
         # The last call is for `dropped`; what else it writes is read no more, and a kernel without that would be one more to compile.
         block_kernel.add_norm_grad(
-            grad_TW, more if above is None else above, kept.input, norm, next_scale, scaled_TW,
+            scaled_TW, more if above is None else above, kept.input, norm, *scales,
             thin_TW=more, dropped_TW=dropped, seed=self.seed, number=number, drop=self.drop,
         )  # fmt: skip
         return list(adapter_kernel.gradients(dropped, thin_grad, qkv_grad, kept.thin, qkv.unfolding_N))

@@ -15,11 +15,11 @@
 
 constexpr u32 X_BYTES = TOKENS * 128, STAGE_BYTES = X_BYTES + 128 * 64, RESULT_BYTES = TOKENS * 128;
 
-// Queues acc += (64 rows of a sum in registers) times (a stage's activations); the first product of a sum sets it.
-INSIDE void multiply_64(float (&acc)[TOKENS / 2], const u32 (&a)[16], u32 x, bool adds) {
+// Queues acc += (rows of a sum in registers, 16 a STEP) times (a stage's activations); the first product of a sum sets it.
+template <int STEPS = 4> INSIDE void multiply_rows(float (&acc)[TOKENS / 2], const u32 (&a)[16], u32 x, bool adds) {
     begin_products();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) multiply(acc, a[4 * s], a[4 * s + 1], a[4 * s + 2], a[4 * s + 3], matrix_of(x) + 2 * s, adds || s);
+    for (int s = 0; s < STEPS; ++s) multiply(acc, a[4 * s], a[4 * s + 1], a[4 * s + 2], a[4 * s + 3], matrix_of(x) + 2 * s, adds || s);
     commit_products();
 }
 
@@ -36,14 +36,14 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
             int units, int shared, int tiles_t, int tiles) {
     extern __shared__ char memory[];
     u32 stages = address(memory) + 1023 & ~1023, results = stages + STAGES * STAGE_BYTES;
-    u32 full = results + 2 * RESULT_BYTES, empty = full + 8 * STAGES, raw_is_there = empty + 8 * STAGES;
+    u32 full = results + 2 * RESULT_BYTES, empty = full + 8 * STAGES, slope_is_there = empty + 8 * STAGES;
     if (threadIdx.x == 0) {
         for (int slot = 0; slot < STAGES; ++slot) {
             make_barrier(full + 8 * slot, 1);
             make_barrier(empty + 8 * slot, 8 * CLUSTER);  // warps
         }
-        make_barrier(raw_is_there, 1);
-        make_barrier(raw_is_there + 8, 1);
+        make_barrier(slope_is_there, 1);
+        make_barrier(slope_is_there + 8, 1);
         barriers_are_made();
     }
     if (CLUSTER > 1) meet_cluster();
@@ -80,7 +80,7 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
 
     take_registers<232>();
     const Thread me;
-    results += RESULT_BYTES * me.group, raw_is_there += 8 * me.group;
+    results += RESULT_BYTES * me.group, slope_is_there += 8 * me.group;
     auto arrived = [&](int step) {
         wait(full + 8 * (step % STAGES), step / STAGES % 2);
         return stages + step % STAGES * STAGE_BYTES;
@@ -94,20 +94,21 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
     for (int number = 0; (now = piece(number)).tile < tiles; ++number) {
         Place place = place_here(now.tile);
         if (KIND == 2 && me.leads()) {
-            puts_are_read();
-            expect(raw_is_there, RESULT_BYTES);
-            fetch(beside, results, raw_is_there, place.output + 64 * me.group, place.token);
+            puts_are_read<0>();
+            expect(slope_is_there, RESULT_BYTES);
+            for (int half = 0; half < 2; ++half)
+                fetch(beside, results + half * (HALF * 128), slope_is_there, place.output + 64 * me.group, place.token + half * HALF);
         }
 #pragma unroll 1
         for (int unit = now.begin; unit < now.end; ++unit) {
             u32 stage = arrived(step);
             operand(even, stage + X_BYTES, me);
-            multiply_64(acc, even, stage, unit > now.begin);
+            multiply_rows(acc, even, stage, unit > now.begin);
             done_but<1>(odd);
             if (unit > now.begin) release(step - 1);
             stage = arrived(++step);
             operand(odd, stage + X_BYTES, me);
-            multiply_64(acc, odd, stage, true);
+            multiply_rows(acc, odd, stage, true);
             done_but<1>(even);
             release(step++ - 1);
         }
@@ -116,7 +117,7 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
 #pragma unroll 1
             for (int r = 0; r < R; r += 64) {
                 adapter_operand(even, adapter + (size_t)place.output * R * 2, r, me);
-                multiply_64(acc, even, arrived(step), true);
+                multiply_rows<R < 64 ? (R + 15) / 16 : 4>(acc, even, arrived(step), true);
                 done_but<0>(even);
                 release(step++ - 1);
             }
@@ -130,7 +131,7 @@ wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorM
             continue;
         }
         if (KIND == 0 && now.begin > 0) gather(acc, first_of(now.tile, programs, units, shared), parts, flags, me);
-        if (KIND == 2) wait(raw_is_there, number % 2);
+        if (KIND == 2) wait(slope_is_there, number % 2);
         finish(acc, results, out, beside, by, place, me);
     }
     if (me.leads()) puts_are_done();

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from florilegium.fast.cuda import Kernel, boxes, compiled
+from florilegium.fast.cuda import Kernel, boxes, clusters_at_a_time, compiled
 
 CLUSTER = 2  # multiprocessors that share what they fetch of x: less work for the L2 cache, and so less of the card's 700 W
 TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
@@ -83,9 +83,14 @@ def _kernel(variant: Variant, device: torch.device) -> Kernel:
         return Kernel(code, "wgmma_tiles", variant.shared_bytes)
 
 
-@functools.cache
 def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
+def _programs(cluster: int, device: torch.device) -> int:
+    """How many, each a cluster, run at a time."""
+    return _processors(device) if cluster == 1 else clusters_at_a_time(cluster, THREADS, SHARED, device)
 
 
 def forward(x_TC: torch.Tensor, codes_NK: torch.Tensor, adapter_NR: torch.Tensor | None = None) -> torch.Tensor:
@@ -97,8 +102,14 @@ def forward(x_TC: torch.Tensor, codes_NK: torch.Tensor, adapter_NR: torch.Tensor
 def forward_gelu(
     x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, form: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x codes^T [T, N], and gelu(that * scale + bias) in the `lane_order` of `form` (4 or 16). The scale is float32, the bias bfloat16."""
+    """For raw = x codes^T [T, N]: gelu'(raw * scale + bias) * scale, and gelu(raw * scale + bias) in the `lane_order` of `form` (4 or 16).
+    The scale is float32, the bias bfloat16."""
     return _launch(Variant(False, KIND=1, FORM=form), x_TK, codes_NK, gelu=(scale_N, bias_N))
+
+
+def forward_slope(x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> torch.Tensor:
+    """The first of `forward_gelu`, to the last bit."""
+    return _launch(Variant(False, KIND=3), x_TK, codes_NK, gelu=(scale_N, bias_N))[0]
 
 
 def backward(y_TN: torch.Tensor, codes_NK: torch.Tensor) -> torch.Tensor:
@@ -106,11 +117,9 @@ def backward(y_TN: torch.Tensor, codes_NK: torch.Tensor) -> torch.Tensor:
     return _launch(Variant(True), y_TN, codes_NK)[0]
 
 
-def backward_gelu(
-    y_TN: torch.Tensor, codes_NK: torch.Tensor, raw_TK: torch.Tensor, scale_K: torch.Tensor, bias_K: torch.Tensor
-) -> torch.Tensor:
-    """y codes * gelu'(raw * scale + bias) * scale: the gradient of the raw product that this weight's input came from."""
-    return _launch(Variant(True, KIND=2), y_TN, codes_NK, gelu=(scale_K, bias_K), raw=raw_TK)[0]
+def backward_gelu(y_TN: torch.Tensor, codes_NK: torch.Tensor, slope_TK: torch.Tensor) -> torch.Tensor:
+    """y codes * slope: the gradient of the raw product that this weight's input came from."""
+    return _launch(Variant(True, KIND=2), y_TN, codes_NK, slope=slope_TK)[0]
 
 
 def _launch(
@@ -120,18 +129,18 @@ def _launch(
     *,
     adapter: torch.Tensor | None = None,
     gelu: tuple[torch.Tensor, torch.Tensor] | None = None,
-    raw: torch.Tensor | None = None,
+    slope: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (N, K), T = codes_NK.shape, len(x)
     C, O = (N, K) if variant.BACK else (K, N)
     variant, (tokens, programs, shared) = _tiled(variant, T, N, K, x.device)
     out = x.new_empty(T, O)
-    beside = raw if raw is not None else torch.empty_like(out) if variant.KIND == 1 else out
+    beside = slope if slope is not None else torch.empty_like(out) if variant.KIND == 1 else out
     scale, bias = gelu or (out, out)
     tiles_t = -(-T // tokens)
     _kernel(variant, x.device)(
         programs * variant.CLUSTER, THREADS, boxes(x, tokens // variant.CLUSTER, 64),
-        boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens, 64), boxes(beside, tokens, 64),
+        boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens // 2, 64), boxes(beside, tokens // 2, 64),
         out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, shared, tiles_t,
         tiles_t * (O // (128 * variant.CLUSTER)),
     )  # fmt: skip
@@ -146,7 +155,7 @@ def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device)
 def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:
     C, O = (N, K) if variant.BACK else (K, N)
     cluster = CLUSTER if O % (128 * CLUSTER) == 0 else 1
-    found = tiling(T, O // (128 * cluster), C // 128, _processors(device) // cluster, sharing=variant.KIND == 0)
+    found = tiling(T, O // (128 * cluster), C // 128, _programs(cluster, device), sharing=variant.KIND == 0)
     return variant._replace(TOKENS=found.tokens, CLUSTER=cluster), found
 
 

@@ -70,66 +70,72 @@ INSIDE u32 spot(u32 results, int p, const Thread &me, bool lane_order) {
     return results + token * 128 + ((byte / 16 ^ token) << 4) + byte % 16;
 }
 
-// r = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3): gelu(x) = x r, gelu'(x) = r + 2 (r - r^2) x u'(x). While a tile's numbers
-// pass here the unit waits, so there are few instructions and only one for the slow unit.
-INSIDE float gelu(float raw, float scale, float bias) {
-    float x = fmaf(raw, scale, bias);
-    return x * fmaf(tanh_of(fmaf(x * x, ROOT * 0.044715f, ROOT) * x), 0.5f, 0.5f);
-}
-INSIDE float slope(float raw, float scale, float bias) {
-    float x = fmaf(raw, scale, bias), s = x * x;
-    float r = fmaf(tanh_of(fmaf(s, ROOT * 0.044715f, ROOT) * x), 0.5f, 0.5f);
-    return fmaf(fmaf(-r, r, r), fmaf(s, 2 * ROOT * 3 * 0.044715f, 2 * ROOT) * x, r) * scale;
-}
+// GELU of raw * scale + bias, and its slope by raw: r = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3): gelu(x) = x r,
+// gelu'(x) = r + 2 x r (1 - r) u'(x). While a tile's numbers pass here the unit waits, so there are few instructions and only one for the
+// slow unit; and the slope is made here, where it shares them, and kept for the way back in place of the raw number.
+struct Gelu {
+    float value, slope;
+    INSIDE Gelu(float raw, float scale, float bias) {
+        float x = fmaf(raw, scale, bias), s = x * x;
+        float r = fmaf(tanh_of(fmaf(s, ROOT * 0.044715f, ROOT) * x), 0.5f, 0.5f);
+        value = x * r;
+        slope = fmaf(fmaf(-value, r, value), fmaf(s, 2 * ROOT * 3 * 0.044715f, 2 * ROOT), r) * scale;
+    }
+};
 
-// Its outputs' scales and biases, which KIND 0 has no use for: asked for before a tile's sums are done.
+// Its outputs' scales and biases, of which GELU alone has a use: asked for before a tile's sums are done.
 struct Outputs {
     Pair scale, bias;
     INSIDE Outputs(const float *scales, const u32 *biases, int output)
-        : scale(KIND ? Pair{scales[output], scales[output + 1]} : Pair{}), bias(KIND ? wide(biases[output / 2]) : Pair{}) {}
+        : scale(KIND % 2 ? Pair{scales[output], scales[output + 1]} : Pair{}), bias(KIND % 2 ? wide(biases[output / 2]) : Pair{}) {}
 };
 
-// A warpgroup's results, once all its threads wrote theirs.
-INSIDE void send(const TensorMap &to, u32 results, Place place, const Thread &me) {
+// Results leave in two halves, of half the tokens each, and so while one is made and the other is read. A warpgroup sends a half once all
+// its threads wrote theirs.
+constexpr int HALF = TOKENS / 2;
+INSIDE void send(const TensorMap &to, u32 results, int half, Place place, const Thread &me) {
     writes_are_seen();
     meet(me.group);
-    if (me.leads()) put(to, results, place.output + 64 * me.group, place.token);
+    if (me.leads()) put(to, results + half * (HALF * 128), place.output + 64 * me.group, place.token + half * HALF);
 }
-INSIDE void room(const Thread &me) {  // where those before them lay
-    if (me.leads()) puts_are_read();
+// Where all halves but the last LEFT that were sent lay is room.
+template <int LEFT> INSIDE void room(const Thread &me) {
+    if (me.leads()) puts_are_read<LEFT>();
     meet(me.group);
 }
 
-// What becomes of a tile's sums. KIND 0: they are written. 1: so they are, and `beside` gets gelu(sum * scale + bias), in the order of FORM.
-// 2: they are multiplied by gelu'(raw * scale + bias) * scale, raw being what `results` hold of `beside`.
+// What becomes of a tile's sums. KIND 0: they are written. 1: GELU's slope by them is, and `beside` gets gelu(sum * scale + bias), in the
+// order of FORM; 3: the slope alone. 2: they are multiplied by the slope, which `results` hold of `beside`.
 INSIDE void finish(float (&acc)[TOKENS / 2], u32 results, const TensorMap &out, const TensorMap &beside, const Outputs &by, Place place,
                    const Thread &me) {
-    u32 spots[2] = {spot(results, 0, me, false), spot(results, 1, me, false)}, pairs[TOKENS / 4];
-    if (KIND != 2) room(me);
+    u32 spots[2] = {spot(results, 0, me, false), spot(results, 1, me, false)}, values[TOKENS / 4];
+    if (KIND != 2) room<0>(me);
 #pragma unroll
     for (int i = 0; i < TOKENS / 4; ++i) {
         u32 there = spots[i % 2] + i / 2 * 1024;
         float first = acc[i / 2 * 4 + i % 2], second = acc[i / 2 * 4 + 2 + i % 2];
+        if (KIND % 2) {
+            Gelu one(first, by.scale.first, by.bias.first), other(second, by.scale.second, by.bias.second);
+            values[i] = rounded(one.value, other.value);
+            first = one.slope;
+            second = other.slope;
+        }
         if (KIND == 2) {
-            Pair raw = wide(load(there));
-            first *= slope(raw.first, by.scale.first, by.bias.first);
-            second *= slope(raw.second, by.scale.second, by.bias.second);
+            Pair slope = wide(load(there));
+            first *= slope.first;
+            second *= slope.second;
         }
-        pairs[i] = rounded(first, second);
-        store(there, pairs[i]);
+        store(there, rounded(first, second));
+        if (i % (HALF / 4) == HALF / 4 - 1) send(out, results, i / (HALF / 4), place, me);
     }
-    send(out, results, place, me);
     if constexpr (KIND == 1) {
-#pragma unroll
-        for (int i = 0; i < TOKENS / 4; ++i) {  // while the copy engine reads the raw products
-            Pair raw = wide(pairs[i]);
-            pairs[i] = rounded(gelu(raw.first, by.scale.first, by.bias.first), gelu(raw.second, by.scale.second, by.bias.second));
-        }
-        room(me);
         u32 active[2] = {spot(results, 0, me, FORM == 4), spot(results, 1, me, FORM == 4)};
 #pragma unroll
-        for (int i = 0; i < TOKENS / 4; ++i) store(active[i % 2] + i / 2 * 1024, pairs[i]);
-        send(beside, results, place, me);
+        for (int i = 0; i < TOKENS / 4; ++i) {
+            if (i % (HALF / 4) == 0) room<1>(me);
+            store(active[i % 2] + i / 2 * 1024, values[i]);
+            if (i % (HALF / 4) == HALF / 4 - 1) send(beside, results, i / (HALF / 4), place, me);
+        }
     }
 }
 
