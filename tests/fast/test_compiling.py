@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +41,27 @@ def test_other_threads_run_their_kernels(monkeypatch: pytest.MonkeyPatch) -> Non
         other.start()
         other.join()
     assert called == [True, False]
+
+
+@pytest.mark.skipif(not hasattr(triton, "AsyncCompileMode"), reason="this Triton compiles one kernel after the other")
+def test_each_kernels_call_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By other threads; and one that fails is left to where it is called."""
+    kernels: list[Any] = [SimpleNamespace(src=f"source {i}", metadata=i) for i in range(3)]
+    kernels[2] = SimpleNamespace(result=lambda ready=kernels[2]: ready)  # what Triton gives before a kernel is compiled
+    compiled: list[tuple[str, int, bool]] = []
+
+    def launcher(src: str, metadata: int) -> None:
+        compiled.append((src, metadata, threading.current_thread() is threading.main_thread()))
+        if metadata == 1:
+            raise OSError("no C compiler")
+
+    monkeypatch.setattr(JITFunction, "run", lambda kernel, number, grid, warmup: kernels[number])
+    monkeypatch.setattr(triton.runtime.driver, "_active", SimpleNamespace(launcher_cls=launcher))
+    with together():
+        for number in (0, 1, 2, 1, 0):
+            assert JITFunction.run(add_number, number, grid=(1,), warmup=False) is kernels[number]
+        assert not compiled
+    assert sorted(compiled) == [("source 0", 0, False), ("source 1", 1, False), ("source 2", 2, False)]
 
 
 @pytest.mark.gpu

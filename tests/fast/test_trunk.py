@@ -16,7 +16,7 @@ from florilegium import fast, plain
 from florilegium.config import make_config
 from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, expand_kernel, frozen_linear, head_loss_kernel
 from florilegium.fast.trunk import Plan
-from florilegium.model import Walk, attach_adapter, hidden_states, load_base
+from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.forward import transformer
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import save_tiny
@@ -264,6 +264,28 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
     hidden = hidden_states(base, model, batch, Walk(("block",) if plan is not None else ()))[batch.document_BT >= 0]
     (hidden * torch.randn(hidden.shape, device=DEVICE)).sum().backward()
     return [hidden.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan) -> None:
+    """A kernel that the rehearsal leaves out is compiled when a run's first step calls it, while the other cores wait."""
+    import triton
+
+    base = load_base(str(save_tiny(tmp_path / "bloom", heads=5, head_dim=64, layers=3)), bits=8, device=DEVICE, compute="bfloat16")
+    model = attach_adapter(base, make_config({"rank": 4, "dropout": 0.3, "bits": 8}))
+    fast.install_trunk(transformer(model), plan.full, plan.middle, plan.copies)
+    (batch,) = pack([Example([*range(4, 200), 2], [True] * 197)], PackPlan(192, 64))
+    compiled: list[str] = []
+    triton.knobs.runtime.jit_post_compile_hook = lambda **told: compiled.append(str(told["fn"].name))
+    try:
+        with torch.no_grad():
+            token_losses(base, model.eval(), batch.to(DEVICE), Walk(("block", "loss")))
+        token_losses(base, model.train(), batch.to(DEVICE), Walk(("block", "loss"))).sum().backward()
+    finally:
+        triton.knobs.runtime.jit_post_compile_hook = None
+    assert not compiled
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -107,15 +107,16 @@ def lora_of(layer: Any) -> Lora | None:
     return Lora(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), drop)
 
 
-def prepare(linears: Sequence[Frozen], T: int) -> None:
-    """Has the kernels of a block's products with stored codes on T tokens compiled side by side."""
+def prepare(linears: Sequence[Frozen], T: int, again: bool) -> None:
+    """Has the kernels of a block's products with stored codes on T tokens compiled side by side; `again`: those too that make what was not
+    saved."""
     if not any(linear.stored_forward or linear.stored_backward for linear in linears):
         return
     from florilegium.fast.wgmma import Variant, compile_soon
 
     qkv, dense, up, down = linears
     ways = [(qkv, Variant(False, R=qkv.R)), (dense, Variant(False)), (up, Variant(False, 1, down.form)), (down, Variant(False))]
-    ways += [(up, Variant(False, 3))]  # where it is made again
+    ways += [(up, Variant(False, 3))] if again else []
     ways += [(qkv, Variant(True)), (dense, Variant(True)), (up, Variant(True)), (down, Variant(True, 2))]
     for linear, variant in ways:
         if linear.stored_backward if variant.BACK else linear.stored_forward:

@@ -44,7 +44,7 @@ class FrozenHeadLosses(torch.autograd.Function):
         for start in range(0, len(hidden_NW), rows):
             here = slice(start, start + rows)
             grad = None if grad_NW is None else grad_NW[here]
-            losses_N[here] = _chunk(hidden_NW[here], weight_VW, targets_N[here], grad)
+            losses_N[here] = chunk_losses(hidden_NW[here], weight_VW, targets_N[here], grad)
         ctx.save_for_backward(grad_NW)
         return losses_N
 
@@ -54,8 +54,9 @@ class FrozenHeadLosses(torch.autograd.Function):
         return grad_NW * grads[0][:, None].to(grad_NW.dtype), None, None, None
 
 
-def _chunk(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
-    """Losses of one chunk; writes dL/dhidden into `grad`. The [rows, V] buffer turns from logits into probabilities in place."""
+def chunk_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
+    """Losses of one chunk of rows; writes dL/dhidden into `grad`, where there is one. The [rows, V] buffer turns from logits into
+    probabilities in place."""
     if hidden.is_cuda and hidden.dtype == weight.dtype == torch.bfloat16:
         return _chunk_by_kernel(hidden, weight, targets, grad)
     scores = _logits(hidden, weight)

@@ -27,6 +27,7 @@ import torch
 
 from florilegium.fast.compiling import together
 from florilegium.fast.expand import frozen
+from florilegium.fast.head_loss import chunk_losses
 from florilegium.fast.obstacles import common_obstacle, linears, reads_codes
 from florilegium.fast.walk import Block, Steps, Walk
 from florilegium.plain import alibi_slopes
@@ -101,9 +102,9 @@ class Trunk:
             self._rehearse()
 
     def _rehearse(self) -> None:
-        """Has the kernels of a step and of an evaluation compiled at once."""
+        """Has the kernels of a step and of an evaluation compiled at once, the loss's with them."""
         T, device = 64, self.slopes_H.device
-        embedded_TW = torch.zeros(T, self.bloom.embed_dim, dtype=self.dtype, device=device)
+        embedded_TW = torch.zeros(T, self.bloom.embed_dim, device=device)
         start_T, end_T = (torch.full((T,), place, dtype=torch.int32, device=device) for place in (0, T))
         seed = torch.zeros(1, dtype=torch.int64, device=device)
         with together(), torch.no_grad():
@@ -111,6 +112,9 @@ class Trunk:
             walk = Steps(self, start_T, end_T, seed)
             out_TW, saved, last_TW = walk.forward(embedded_TW, keeps=True)
             walk.backward(out_TW, saved, last_TW)
+            head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
+            for grad_TW in (None, torch.empty_like(out_TW)):
+                chunk_losses(out_TW, head, targets_T, grad_TW)
 
     @property
     def parameters(self) -> list[torch.Tensor]:

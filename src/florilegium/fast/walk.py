@@ -74,7 +74,7 @@ class Steps:
         self.trunk, self.start_T, self.end_T, self.seed = trunk, start_T, end_T, seed
         self.products = Products(trunk.buffer)
         for block in (trunk.blocks[0], trunk.blocks[-1]):  # copies are the first blocks'
-            prepare(block.linears, len(start_T))
+            prepare(block.linears, len(start_T), again=trunk.plan.full < len(trunk.blocks))
         loras = [block.qkv.lora for block in trunk.blocks]
         self.drop = 0.0 if seed is None or loras[0] is None else loras[0].drop
         # The adapter's A, in one launch: float32 to bfloat16.
