@@ -2,7 +2,7 @@
 
 A kernel is compiled when it is first called, and the next one is called after it: 38 kernels of half a second each are 20 s of a first run
 in which one core works. So what is about to run for the first time is rehearsed: called once with every kernel compiled and none run.
-Triton 3.6 has the call of each kernel compiled as well, by a C compiler and when it is first called (0.15 s each, or 0.3): so is that.
+Triton 3.6 has the call of each kernel compiled as well, by a C compiler when it is first called (0.15 s each): that is done there too.
 
     with together():
         step(rows like the real ones)       what its kernels would have written holds anything; torch's own calls do run
