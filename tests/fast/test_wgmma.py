@@ -59,7 +59,15 @@ def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @on_hopper
 @pytest.mark.parametrize(
     ("T", "N", "K", "R"),
-    [(64, 384, 128, 8), (64, 4096, 4096, 16), (192, 256, 640, 16), (320, 128, 384, 72), (600, 4096, 2048, 16), (700, 12288, 4096, 16)],
+    [
+        (64, 384, 128, 8),
+        (64, 4096, 4096, 16),
+        (192, 256, 640, 24),
+        (320, 128, 384, 72),
+        (128, 256, 256, 40),
+        (600, 4096, 2048, 16),
+        (700, 12288, 4096, 16),
+    ],
 )
 def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters: int) -> None:
     torch.manual_seed(0)

@@ -4,9 +4,9 @@ Each reads the raw product of a quantised linear and applies what is left of tha
 biases cost no pass over memory of their own.
 
 The residual stream in flight is what a block saves of it anyway, in bfloat16, and 8 bits of what that rounding left, in a buffer that all
-blocks share. The norm reads the saved form, forward and backward alike. Its gradient is written once, times the scale of the linear that
-reads it next, and divided by that where it goes on. Dropout (on the adapter's input) is a function of a seed, the block's number and the
-element's place, made again in the backward pass. Statistics are float32. One program a row, or a block of elements.
+blocks share. The norm reads the saved form, forward and backward alike. The stream's gradient is written once, times the scale of the
+linear that reads it next, and divided by that where it goes on. Dropout (on the adapter's input) is a function of a seed, the block's
+number and the element's place, made again in the backward pass. Statistics are float32. One program a row, or a block of elements.
 Shapes: T tokens, W width, F = 4W.
 """
 
@@ -73,7 +73,7 @@ def add_norm_forward(
         rounded = x.to(saved.dtype.element_ty)
         tl.store(saved + place, rounded, mask=inside)
         left = tl.floor((x - rounded.to(tl.float32)) / _low_unit(rounded) + 0.5)
-        tl.store(low + place, tl.minimum(tl.maximum(left, -127.0), 127.0).to(tl.int8), mask=inside)
+        tl.store(low + place, tl.minimum(tl.maximum(left, -128.0), 127.0).to(tl.int8), mask=inside)
     unit, _ = _norm(rounded.to(tl.float32), inside, W, eps)
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)

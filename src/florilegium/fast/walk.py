@@ -45,7 +45,8 @@ class Saved:
     thin: Any = None
 
 
-# The residual stream: what is saved of it, and what that rounding left (`block_kernel.py`); None: nothing.
+# The residual stream: what is saved of it, and what that rounding left (`block_kernel.py`); None: nothing. It begins as the embedding, in
+# float32, which the first norm splits in two.
 Stream = tuple[torch.Tensor, torch.Tensor | None]
 
 
@@ -154,7 +155,7 @@ class Steps:
         return gradients
 
     def _again(self, number: int, block: Block, kept: Saved) -> None:
-        """Makes what was not saved again, as the forward pass did."""
+        """Makes what was not saved again, as the forward pass did, but without the low part of what came in."""
         normed, kept.thin, _ = self._enter(number, block, (kept.input, None), None)
         kept.qkv = self.products.forward(block.qkv, normed)
         kept.context, kept.lse = self._attend(block, kept.qkv)

@@ -154,7 +154,7 @@ def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device)
 
 def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:
     C, O = (N, K) if variant.BACK else (K, N)
-    cluster = CLUSTER if O % (128 * CLUSTER) == 0 else 1
+    cluster = CLUSTER if O % (128 * CLUSTER) == 0 and _programs(CLUSTER, device) else 1
     found = tiling(T, O // (128 * cluster), C // 128, _programs(cluster, device), sharing=variant.KIND == 0)
     return variant._replace(TOKENS=found.tokens, CLUSTER=cluster), found
 

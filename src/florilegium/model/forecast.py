@@ -9,6 +9,7 @@ is for the largest piece. Sizes are in bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +38,14 @@ class Shape:
 
     @property
     def token_full(self) -> int:
-        """What a block saves of a token: input, middle, qkv, context and the input of GELU, in 2 bytes a number; the log-sum-exp in 4."""
+        """What a block saves of a token: input, middle, qkv, context, GELU's input or slope, in 2 bytes a number; log-sum-exp in 4."""
         return 20 * self.width + 4 * self.heads
 
     @property
     def copy(self) -> int:
-        """The wide weights of one block."""
-        return 2 * 12 * self.width**2
+        """The wide weights of one block; beside those of query_key_value the adapter's columns, in whole lines of 64."""
+        rank = self.adapter_parameters / (4 * self.width * self.layers)
+        return 2 * (12 * self.width**2 + 3 * self.width * 64 * math.ceil(rank / 64))
 
 
 @dataclass(frozen=True)
