@@ -37,6 +37,13 @@ def test_it_says_what_was_measured(reads_codes: bool, plan: tuple[int, int, int]
     assert gib - 0.02 < forecast < 1.02 * gib  # a limit that was asked for must hold
 
 
+def test_a_wide_copy_has_the_adapters_columns_beside_in_whole_lines() -> None:
+    """As `fast/expand.py` lays them: 64 columns of 2 bytes for a rank up to 64."""
+    without = replace(BLOOM_7B1, adapter_parameters=0)
+    ranks = [replace(BLOOM_7B1, adapter_parameters=4 * 4096 * 30 * rank) for rank in (1, 16, 64, 65)]
+    assert [shape.copy - without.copy for shape in ranks] == [3 * 4096 * columns * 2 for columns in (64, 64, 64, 128)]
+
+
 def test_parts_of_tiles_have_their_room_beside_copies_too() -> None:
     """GELU's products read codes as they are stored even where every block has a copy."""
     assert peak(replace(BLOOM_7B1, reads_codes=True), 1024, 30, 30, 30) - peak(BLOOM_7B1, 1024, 30, 30, 30) == PARTS

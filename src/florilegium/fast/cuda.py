@@ -65,7 +65,6 @@ class Kernel:
         _got(driver.cuLaunchKernel(self.function, programs, 1, 1, threads, 1, 1, self.shared_bytes, stream, (values, kinds), 0))
 
 
-@functools.cache
 def clusters_at_a_time(size: int, threads: int, shared_bytes: int, device: torch.device) -> int:
     """How many clusters of `size` multiprocessors run together, a block of so many threads and so much shared memory on each. A cluster
     lies within one of the card's partitions, which are of unequal sizes: an H100 of 132 multiprocessors runs 66 of two and 30 of four."""
