@@ -1,6 +1,6 @@
 """Every row of the README's table of training on one GPU, in one run on one card: minutes, and 80 GB for the rows that want them.
 
-    python bench/table_gpu.py [--size 7b1] [--rows stock fast packed lean nf4 epoch] [--show]
+    python bench/table_gpu.py [--size 7b1] [--rows stock fast packed lean nf4 load epoch] [--show]
 
 Each row is a command of its own process, which --show prints and does not run. `epoch` is the time from typing `florilegium train` to the
 adapter and its report, first with no compiled kernels at hand, then with them. Prints each command's JSON as it comes, then the table.
@@ -24,10 +24,11 @@ BENCH = Path(__file__).resolve().parent
 STEPS = ["steps_gpu.py", "--tokens"]
 ROWS = {
     "stock": ["train_vs_stock.py", "--sides", "ours", "notebook", "tuned", "floor", "--memory-limit", "22", "--stock-steps", "20"],
-    "fast": ["train_gpu.py", "--memory", "fast"],
+    "fast": ["train_gpu.py", "--sides", "ours", "--memory", "fast"],
     "packed": [*STEPS, "8192", "--plans", "fast", "copies"],
     "lean": [*STEPS, "2048", "--plans", "0,20,0"],
     "nf4": [*STEPS, "2048", "--plans", "0,8,0", "--bits", "4"],
+    "load": ["load_gpu.py"],
 }
 
 
@@ -54,7 +55,7 @@ def epoch(size: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_checkpoint(folder / "model", size, QUOTES)
-        caches = {name: str(folder / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
+        caches = {name: str(folder / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")}
         for name in ("cold", "warm"):
             command = [sys.executable, "-m", "florilegium", "train", str(QUOTES), "--model", str(folder / "model"), "--epochs", "1"]
             began = time.perf_counter()

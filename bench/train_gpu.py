@@ -3,11 +3,13 @@
     python bench/train_gpu.py --size 7b1 [--sides ours notebook tuned floor] [--json]
         [--steps 40] [--bits 8] [--memory auto|fast|lean] [--memory-limit 22]
     python bench/train_gpu.py --size 560m --sides float32 codes notebook ours --steps 50 --dropout 0 [--smallest 0]    the losses
+    python bench/train_gpu.py --folder src/florilegium/seedling --sides float32 codes notebook ours ...                of the seedling
 
 Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an optimiser step. Each side runs in a process of its own.
-Prints tokens/s that are not padding, milliseconds a step, the peak, seconds of loading, ours over each other side; and with `float32` or
-`codes` (the int8 base in float32) among the sides how far each other side's loss is from it, at every step. `floor`: what this card's
-matrix products alone would allow. --smallest 0 --memory fast: products read even small weights as they are stored (on Hopper).
+Prints tokens/s that are not padding, milliseconds a step, the peak, ours over each other side; and with `float32` or `codes` (the int8
+base in float32) among the sides how far each other side's loss is from it, at every step. --json: the same as JSON, the losses with it.
+`floor`: what this card's matrix products alone would allow. --smallest 0 --memory fast: products read even small weights as they are
+stored (on Hopper).
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     config = make_config({"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}})
     began = time.perf_counter()
     prepared = prepare(config, Silent())
-    loading, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
+    preparing, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
     model = attach_adapter(prepared.base, prepared.config)
     same_adapter(model)
     forecast = set_up(prepared, model)
@@ -108,7 +110,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "forecast_gib": round(forecast.peak / 2**30, 2) if forecast else None,
         "plan": forecast and [forecast.full, forecast.middle, forecast.copies, forecast.tokens],
         "load_peak_gib": round(load_peak / 2**30, 2),
-        "load_seconds": round(loading, 1),
+        "prepare_seconds": round(preparing, 1),
         "first_seconds": round(first, 1),
         "fast": prepared.fast,
         "losses": [round(loss, 5) for loss in losses],
@@ -151,35 +153,47 @@ def floor_side(arguments: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ratios(results: list[dict[str, Any]]) -> None:
+def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
     """Ours over each other side."""
     rates = {r["side"]: r["tokens_per_second"] for r in results}
-    for side, rate in rates.items():
-        if "ours" in rates and side != "ours" and rate:
-            print(f"ours / {side:<16} {rates['ours'] / rate:.2f}")
+    return {side: round(rates["ours"] / rate, 2) for side, rate in rates.items() if "ours" in rates and side != "ours" and rate}
 
 
-def compare(results: list[dict[str, Any]]) -> None:
+def compared(results: list[dict[str, Any]]) -> dict[str, Any]:
     """How far each side's loss is from float32's, and from that of the int8 codes in float32; how often ours is no further than stock's."""
     by = {r["side"]: r["losses"] for r in results if r["losses"]}
-    for name, oracle in (("float32", "stock float32"), ("the int8 base in float32", "stock codes")):
+    found: dict[str, Any] = {}
+    for oracle in ("stock float32", "stock codes"):
         if oracle not in by:
             continue
         far = {side: [abs(a - b) for a, b in zip(losses, by[oracle], strict=True)] for side, losses in by.items() if side != oracle}
-        for side, gaps in far.items():
-            print(f"{side:<16} from {name}: mean {sum(gaps) / len(gaps):.5f}, largest {max(gaps):.5f}, last {gaps[-1]:.5f}")
+        found[oracle] = {
+            side: {"mean": round(sum(gaps) / len(gaps), 5), "largest": round(max(gaps), 5), "last": round(gaps[-1], 5)}
+            for side, gaps in far.items()
+        }
         if {"ours", "stock notebook"} <= set(far):
-            nearer = sum(a <= b for a, b in zip(far["ours"], far["stock notebook"], strict=True))
-            print(f"ours is no further from {name} than the notebook's in {nearer} of {len(by[oracle])} steps", end="")
             # A single step's gap is rounding, now this way and now that; its mean up to each step is what differs between the two.
             ours, stock = ([sum(gaps[: i + 1]) for i in range(len(gaps))] for gaps in (far["ours"], far["stock notebook"]))
-            print(f", on average up to a step in {sum(a <= b for a, b in zip(ours, stock, strict=True))}")
+            found[oracle]["steps"] = {
+                "of": len(by[oracle]),
+                "no further than the notebook": sum(a <= b for a, b in zip(far["ours"], far["stock notebook"], strict=True)),
+                "no further on average up to it": sum(a <= b for a, b in zip(ours, stock, strict=True)),
+            }
+    return found
+
+
+def say(results: list[dict[str, Any]]) -> None:
+    for side, ratio in ratios(results).items():
+        print(f"ours / {side:<16} {ratio:.2f}")
+    for oracle, sides in compared(results).items():
+        for side, gaps in sides.items():
+            print(f"{side:<16} from {oracle}: {', '.join(f'{name} {value:g}' for name, value in gaps.items())}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="560m")
-    parser.add_argument("--sides", nargs="+", default=["ours"], choices=SIDES)
+    parser.add_argument("--sides", nargs="+", default=["ours", "notebook", "tuned", "floor"], choices=SIDES)
     parser.add_argument("--data", type=Path, default=QUOTES)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--stock-steps", type=int, help="steps of the notebook's side, where it is timed alone")
@@ -208,14 +222,15 @@ def main() -> None:
         results = []
         for side in arguments.sides:
             results.append(run_side(side, folder, arguments))
-            shown = {k: v for k, v in results[-1].items() if k != "losses" or arguments.losses}
-            print(json.dumps({"size": arguments.size, **shown}), flush=True)
+            shown = {k: v for k, v in results[-1].items() if k != "losses" or (v and (arguments.losses or arguments.json))}
+            print(json.dumps({"size": arguments.folder.name if arguments.folder else arguments.size, **shown}), flush=True)
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder)
-    if not arguments.json:
-        ratios(results)
-        compare(results)
+    if arguments.json:
+        print(json.dumps({"ours over": ratios(results), "losses from": compared(results)}))
+    else:
+        say(results)
 
 
 def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import torch
 from florilegium import paths, setting_up
 from florilegium.config import make_config
 from florilegium.errors import UsageError
-from florilegium.manifest import say_plan
+from florilegium.manifest import describe_fast, say_plan
 from florilegium.model import attach_adapter, count_parameters
 from florilegium.model.forecast import Forecast
 from florilegium.prepare import Prepared, prepare
 from florilegium.recorder import Silent
 from florilegium.setting_up import set_up
-from florilegium.training import Schedule
+from florilegium.training import Schedule, order_of
 
 
 def prepared_for_block(tiny: Path, asked: str) -> Prepared:
@@ -48,7 +48,8 @@ def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: boo
     prepared = prepared_for_block(tiny, "auto")
     model = attach_adapter(prepared.base, prepared.config)
     monkeypatch.setattr(paths, "obstacle", lambda *given: "")
-    monkeypatch.setattr(paths, "install_trunk", lambda *given: None)
+    installed: list[tuple[object, ...]] = []
+    monkeypatch.setattr(paths, "install_trunk", lambda bloom, *given: installed.append(given))
     monkeypatch.setattr(paths, "say_products", lambda bloom: "int8 multiplied as it is stored")
     monkeypatch.setattr(setting_up, "_forecast", lambda *given: Forecast(2, 2, copies, 1024, 2**30))
     forecast = set_up(prepared, model)
@@ -60,3 +61,27 @@ def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: boo
 
     say_plan(Lines(), prepared, count_parameters(model), Schedule(10, 1, 1, 1), tiny, forecast)
     assert ("int8 multiplied as it is stored" in lines) is said
+    (*plan, lengths) = installed[0]
+    assert plan == [2, 2, copies] and "path     packed rows; fast: block, loss" in lines
+    # What an evaluation packs comes first, then the steps; none twice, and none that would be taken in pieces.
+    order = order_of(prepared.training.examples, prepared.config)
+    steps = {setting_up.ROUNDED.round_up(order.tokens(number)) for number in range(order.steps_per_epoch)}
+    assert (
+        lengths[0] == 1024
+        and len(set(lengths)) == len(lengths)
+        and set(lengths) >= {t for t in steps if t <= 1024}
+        and max(lengths) <= 1024
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "off"),
+        (("attention", "loss"), "attention, loss"),
+        (("block", "loss"), "block, loss"),
+        (("block", "attention", "linear", "loss", "decode"), "block (its own attention and linear), loss, decode"),
+    ],
+)
+def test_the_first_lines_name_what_runs(names: tuple[str, ...], said: str) -> None:
+    assert describe_fast(names) == said

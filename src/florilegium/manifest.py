@@ -77,6 +77,15 @@ def describe_forecast(forecast: Forecast, layers: int) -> str:
     return f"{kept}{copies}, {forecast.tokens:,} tokens at once; forecast {forecast.peak / 2**30:.1f} GiB{total}"
 
 
+def describe_fast(names: tuple[str, ...]) -> str:
+    """The fast paths that a run takes: `block` has attention and linears of its own, and leaves nothing to those of these names."""
+    if "block" in names:
+        own = [name for name in ("attention", "linear") if name in names]
+        rest = [name for name in names if name not in ("block", *own)]
+        return ", ".join([f"block (its own {' and '.join(own)})" if own else "block", *rest])
+    return ", ".join(names) or "off"
+
+
 def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Schedule, directory: Path, forecast: Forecast | None) -> None:
     config, base = prepared.config, prepared.base
     held = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}[config.bits]
@@ -86,7 +95,7 @@ def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Sc
     )
     view.say(f"adapter  LoRA rank {config.rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)")
     rows = "packed rows" if base.packs else "padded rows, one quote each"
-    view.say(f"path     {rows}; fast: {', '.join(prepared.fast) or 'off'}")
+    view.say(f"path     {rows}; fast: {describe_fast(prepared.fast)}")
     if forecast is not None:
         view.say(f"memory   {describe_forecast(forecast, count_layers(base))}")
         if forecast.products:

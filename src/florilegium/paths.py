@@ -65,9 +65,9 @@ def say_products(bloom: Any) -> str:
     return fast.say_products(bloom)
 
 
-def install_trunk(bloom: Any, full: int, middle: int, copies: int) -> None:
-    """Gives a BloomModel the blocks by hand; the numbers are those of `fast/trunk.py`'s Plan."""
-    fast.install_trunk(bloom, full, middle, copies)
+def install_trunk(bloom: Any, full: int, middle: int, copies: int, lengths: Sequence[int] = ()) -> None:
+    """Gives a BloomModel the blocks by hand; the numbers are those of `fast/trunk.py`'s Plan, and tokens of steps that will come."""
+    fast.install_trunk(bloom, full, middle, copies, lengths=lengths)
 
 
 def replay(function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]) -> Any:

@@ -28,7 +28,7 @@ from florilegium.manifest import adapter_facts, figures_before, say_plan
 from florilegium.model import attach_adapter, check_adapter, count_parameters, save_adapter, set_adapter_state
 from florilegium.prepare import Prepared, prepare, sample_prompts
 from florilegium.recorder import Recorder, Silent, View
-from florilegium.report import write_report
+from florilegium.report import import_soon, write_report
 from florilegium.run import new_run, tilde, without_home
 from florilegium.setting_up import make_trainer, set_up
 from florilegium.training import (
@@ -110,6 +110,7 @@ def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequ
         accelerator,
         last_saved=snapshot.progress.step if snapshot else -1,
     )
+    import_soon()
     with stop.deferred():
         end = run_steps(trainer, prepared.training.examples, prepared.held_out.examples, schedule, recorder, stop, snapshot)
         if stop.number:

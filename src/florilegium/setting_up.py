@@ -19,6 +19,7 @@ from florilegium.training import Schedule, Trainer, gradients, make_optimizer, m
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MOST_STEPS = 2048  # looked at for a forecast; a longer step that comes later is taken in two pieces
+ROUNDED = PackPlan(bucketed=True, multiple=64)  # as the trunk's rows are
 
 
 def set_up(prepared: Prepared, model: Any) -> Forecast | None:
@@ -32,10 +33,12 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     paths.install(model, prepared.fast)
     if "block" not in prepared.fast:
         return None
-    bloom, forecast = transformer(model), _forecast(prepared, model)
+    bloom, lengths = transformer(model), _lengths(prepared)
+    forecast = _forecast(prepared, model, lengths)
     if forecast.copies < len(bloom.h):
         forecast = replace(forecast, products=paths.say_products(bloom))
-    paths.install_trunk(bloom, forecast.full, forecast.middle, forecast.copies)
+    coming = dict.fromkeys([forecast.tokens, *(tokens for tokens in lengths if tokens <= forecast.tokens)])
+    paths.install_trunk(bloom, forecast.full, forecast.middle, forecast.copies, list(coming))
     return forecast
 
 
@@ -49,19 +52,22 @@ def _drop_or_refuse(prepared: Prepared, name: str, obstacle: str) -> None:
         prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off", order=order)
 
 
-def _forecast(prepared: Prepared, model: Any) -> Forecast:
+def _lengths(prepared: Prepared) -> list[int]:
+    """Tokens of the steps to come, as they are packed."""
+    order = order_of(prepared.training.examples, prepared.config)
+    return [ROUNDED.round_up(order.tokens(number)) for number in range(min(3 * order.steps_per_epoch, MOST_STEPS))]
+
+
+def _forecast(prepared: Prepared, model: Any, lengths: list[int]) -> Forecast:
     """Raises ResourceError when not even the leanest plan fits."""
     config = prepared.config
     free, total = torch.cuda.mem_get_info()
     held = torch.cuda.memory_allocated()
     # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
     budget = int(config.memory_limit * 2**30) if config.memory_limit else int((free + held) * 0.92)
-    order = order_of(prepared.training.examples, config)
-    plan = PackPlan(bucketed=True, multiple=64)
-    steps = [plan.round_up(order.tokens(number)) for number in range(min(3 * order.steps_per_epoch, MOST_STEPS))]
-    longest = plan.round_up(int(order.lengths.max()))
+    longest = ROUNDED.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
     limit = config.batch_tokens or ROW_TOKENS
-    steps = [max(longest, min(tokens, limit)) for tokens in steps]
+    steps = [max(longest, min(tokens, limit)) for tokens in lengths]
     shape = shape_of(model, held, reads_codes=paths.reads_codes(transformer(model)))
     return choose(shape, steps, budget, config.memory, longest)
 

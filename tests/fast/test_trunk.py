@@ -42,11 +42,14 @@ def documents(sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return document[None].to(DEVICE), first[document.long()].to(DEVICE), (first + size)[document.long()].to(DEVICE)
 
 
-@pytest.mark.parametrize("head_dim", [64, 80])
+MANY_HEADS = pytest.param(112, 128, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="a minute in the interpreter"))
+
+
+@pytest.mark.parametrize(("H", "head_dim"), [(3, 64), (3, 80), (3, 96), (3, 128), MANY_HEADS])
 @pytest.mark.parametrize("sizes", [[1, 70, 3, 1, 64, 53], [1] * 64, [127, 1], [60, 68]], ids=str)
-def test_attention_equals_the_plain_twin(head_dim: int, sizes: list[int]) -> None:
+def test_attention_equals_the_plain_twin(H: int, head_dim: int, sizes: list[int]) -> None:
     torch.manual_seed(0)
-    H, T = 3, sum(sizes)
+    T = sum(sizes)
     document, start, end = documents(sizes)
     slopes = plain.alibi_slopes(H, DEVICE)
     fused = torch.randn(T, H, 3, head_dim, device=DEVICE).to(DTYPE)

@@ -137,6 +137,34 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
     assert len(gaps) == 12 and max(map(abs, gaps)) < 2e-2 and abs(sum(gaps[6:])) / 6 < 2e-3
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("off", "off"),
+        ("attention,loss", "attention, loss"),
+        ("auto", "block (its own attention and linear), loss, decode"),
+    ],
+)
+def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, said: str) -> None:
+    """And says so; of `auto` also the peak that it expects, which holds."""
+    import florilegium
+    from florilegium.recorder import Silent
+
+    lines: list[str] = []
+
+    class Lines(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    torch.cuda.reset_peak_memory_stats()
+    figures = florilegium.train("sample", output=str(tmp_path / "run"), max_steps=3, fast=asked, view=Lines()).figures
+    assert f"path     packed rows; fast: {said}" in lines
+    assert figures["steps"] == 3 and any("forecast" in line for line in lines) is (asked == "auto")
+    if asked == "auto":
+        print(figures["peak_memory_bytes"], figures["forecast_bytes"])
+        assert figures["peak_memory_bytes"] < 1.05 * figures["forecast_bytes"]
+
+
 def test_a_run_and_its_quotes(tmp_path: Path) -> None:
     import florilegium
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from florilegium.config import make_config
 from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
-from florilegium.model.forward import transformer
 from florilegium.tokens import Example, PackPlan, pack
+from tests.oracle import alone, places, rows_of, stock_float32
 from tests.tiny import save_tiny
 
-LENGTHS = (9, 2, 17, 5, 30, 11)
+LENGTHS = (9, 2, 17, 1, 30, 11, 5)
+MASKED, PART = 4, 5  # a quote of which nothing is learned, and one of which the second half is
 
 
 @pytest.fixture(scope="module", params=[4, 5], ids=["4 heads", "5 heads"])
@@ -23,9 +23,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def examples() -> list[Example]:
-    generator = torch.Generator().manual_seed(1)
-    rows = [torch.randint(4, 400, (n,), generator=generator).tolist() for n in LENGTHS]
-    return [Example([*row, 2], [True] * (len(row) + 1)) for row in rows]
+    return rows_of(LENGTHS, masked=MASKED, part=PART)
 
 
 def adapted(folder: Path, bits: int):
@@ -37,31 +35,6 @@ def adapted(folder: Path, bits: int):
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
     return base, model
-
-
-def stock_float32(base, model):
-    """Stock BLOOM with the weights that the base really holds (dequantised), and the same adapter: the oracle."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import BloomForCausalLM
-
-    oracle = BloomForCausalLM(base.model.config).eval()
-    state = {}
-    for name, module in base.model.named_modules():
-        codes = getattr(getattr(module, "weight", None), "CB", None)
-        if codes is None:
-            codes = getattr(getattr(module, "state", None), "CB", None)
-        for key, parameter in module.named_parameters(recurse=False):
-            state[f"{name}.{key}".replace(".base_layer", "")] = parameter.data.float()
-        if codes is not None:
-            scale = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
-            state[f"{name}.weight".replace(".base_layer", "")] = codes.float() * scale[:, None] / 127
-    state = {k: v for k, v in state.items() if "lora_" not in k}
-    oracle.load_state_dict(state, strict=False)
-    oracle.tie_weights()
-    oracle = get_peft_model(oracle, LoraConfig(r=4, lora_alpha=32, lora_dropout=0.0, target_modules=["query_key_value"]))
-    missing = oracle.load_state_dict({k: v for k, v in model.state_dict().items() if "lora_" in k}, strict=False)
-    assert not missing.unexpected_keys
-    return oracle.eval()
 
 
 @pytest.mark.parametrize("bits", [32, 8])
@@ -81,20 +54,9 @@ def test_packed_equals_stock_alone(folder: Path, bits: int, fast: tuple[str, ...
     losses_N.mean().backward()
     hidden_BTW = hidden_states(base, model, batch, Walk(fast=fast))
 
-    total, count = 0.0, 0
-    for example in examples():
-        ids = torch.tensor([example.token_ids])
-        (place,) = [
-            (b, t)
-            for b, t in torch.nonzero(batch.position_BT == 0).tolist()
-            if batch.document_BT[b, t] >= 0 and batch.tokens_BT[b, t : t + ids.shape[1] - 1].tolist() == example.token_ids[:-1]
-        ]
-        alone = transformer(oracle)(ids).last_hidden_state[0, :-1]
-        packed = hidden_BTW[place[0], place[1] : place[1] + ids.shape[1] - 1]
-        assert (alone - packed).abs().max() / alone.abs().max() < 1e-5
-        logits = oracle(ids).logits[0, :-1]
-        total = total + F.cross_entropy(logits, ids[0, 1:], reduction="sum")
-        count += ids.shape[1] - 1
+    hidden, total, count = alone(oracle, examples())
+    for place, wanted in zip(places([batch], examples()), hidden, strict=True):
+        assert (hidden_BTW[place[1:]] - wanted).abs().max() / wanted.abs().max() < 1e-5
     (total / count).backward()
     assert losses_N.shape == (count,)
     assert abs(float((losses_N.mean() - total / count).detach())) < 1e-5

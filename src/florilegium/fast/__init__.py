@@ -7,6 +7,7 @@ Of ours only the plain twins are known here, and only `paths.py` knows this room
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,11 +72,13 @@ def say_products(bloom: Any) -> str:
     return obstacles.say_products(bloom)
 
 
-def install_trunk(bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Gives a BloomModel the blocks by hand (`trunk.py`); the numbers are those of `trunk.Plan`."""
+def install_trunk(
+    bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
+) -> None:
+    """Gives a BloomModel the blocks by hand (`trunk.py`); the numbers are those of `trunk.Plan` and of `trunk.Trunk`."""
     from florilegium.fast.trunk import Plan, Trunk
 
-    bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype)
+    bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype, lengths)
 
 
 def decode_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:

@@ -66,9 +66,12 @@ class Frozen:
     def elements(self) -> int:
         return self.N * self.stride
 
-    def expand(self, buffer: torch.Tensor) -> torch.Tensor:
-        """The codes [N, K + R] in the dtype of `buffer`, in it; the adapter's columns are `fold`'s."""
-        wide = buffer[: self.elements].view(self.N, self.stride)[:, : self.K + self.R]
+    def room(self, buffer: torch.Tensor) -> torch.Tensor:
+        """Where in `buffer` the weight lies when it is wide, [N, K + R]."""
+        return buffer[: self.elements].view(self.N, self.stride)[:, : self.K + self.R]
+
+    def expand(self, wide: torch.Tensor) -> torch.Tensor:
+        """Writes the codes there in the dtype of `wide`, and returns it; the adapter's columns are `fold`'s."""
         state = getattr(self.module.weight, "quant_state", None)
         if state is None:
             expand_kernel.widen(self.module.weight.data, None, wide[:, : self.K])
@@ -187,7 +190,7 @@ class Products:
         return adapter_kernel.thin_grad(y_TN, self._adapter(linear, y_TN), len(linear.lora.A_RK))
 
     def _wide(self, linear: Frozen) -> torch.Tensor:
-        wide = linear.copy if linear.copy is not None else linear.expand(self.buffer)
+        wide = linear.copy if linear.copy is not None else linear.expand(linear.room(self.buffer))
         if linear.copy is None or not self.home:
             linear.fold(wide[:, linear.K :])
         return wide

@@ -20,13 +20,14 @@ F = 4W.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from florilegium.fast.compiling import together
-from florilegium.fast.expand import frozen
+from florilegium.fast.expand import frozen, prepare
 from florilegium.fast.head_loss import chunk_losses
 from florilegium.fast.obstacles import common_obstacle, linears, reads_codes
 from florilegium.fast.walk import Block, Steps, Walk
@@ -70,7 +71,8 @@ RIDES = 4096
 class Trunk:
     """The blocks of a BloomModel, ready to walk. Buffers and copies live as long as it does."""
 
-    def __init__(self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()) -> None:
+        """`lengths`: numbers of tokens that are sure to come, whose kernels are compiled with the rest."""
         self.bloom, self.plan, self.dtype = bloom, plan, dtype
         self.blocks = [
             Block(
@@ -94,20 +96,33 @@ class Trunk:
                 linear.stored_forward = stored and (not copied or (rides and linear is block.up))
                 linear.stored_backward = stored and (not copied or (rides and linear is block.down))
                 if copied:
-                    linear.copy = linear.expand(first.new_empty(linear.elements, dtype=dtype))
+                    linear.copy = linear.room(first.new_empty(linear.elements, dtype=dtype))
                 elif not stored:
                     widest = max(widest, linear.elements)
         self.buffer = first.new_empty(widest, dtype=dtype)
         if first.is_cuda:
-            self._rehearse()
+            self._rehearse(lengths)
+        self._fill_copies()
 
-    def _rehearse(self) -> None:
+    def _fill_copies(self) -> None:
+        for block in self.blocks[: self.plan.copies]:
+            for linear in block.linears:
+                if linear.copy is not None:
+                    linear.expand(linear.copy)
+
+    def compile_soon(self, T: int) -> None:
+        """Has the kernels of products with stored codes on T tokens compiled by threads of their own."""
+        for block in (self.blocks[0], self.blocks[-1]):  # copies are the first blocks'
+            prepare(block.linears, T, again=self.plan.full < len(self.blocks))
+
+    def _rehearse(self, lengths: Sequence[int]) -> None:
         """Has the kernels of a step and of an evaluation compiled at once, the loss's with them."""
         T, device = 64, self.slopes_H.device
         embedded_TW = torch.zeros(T, self.bloom.embed_dim, device=device)
         start_T, end_T = (torch.full((T,), place, dtype=torch.int32, device=device) for place in (0, T))
         seed = torch.zeros(1, dtype=torch.int64, device=device)
         with together(), torch.no_grad():
+            self._fill_copies()
             Steps(self, start_T, end_T, None).forward(embedded_TW, keeps=False)
             walk = Steps(self, start_T, end_T, seed)
             out_TW, saved, last_TW = walk.forward(embedded_TW, keeps=True)
@@ -115,6 +130,8 @@ class Trunk:
             head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
             for grad_TW in (None, torch.empty_like(out_TW)):
                 chunk_losses(out_TW, head, targets_T, grad_TW)
+            for length in lengths:
+                self.compile_soon(length)
 
     @property
     def parameters(self) -> list[torch.Tensor]:

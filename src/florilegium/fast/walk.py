@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from florilegium.fast import adapter_kernel, attention_kernel, block_kernel
-from florilegium.fast.expand import Frozen, Products, prepare
+from florilegium.fast.expand import Frozen, Products
 
 
 @dataclass
@@ -74,8 +74,7 @@ class Steps:
     def __init__(self, trunk: Any, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None) -> None:
         self.trunk, self.start_T, self.end_T, self.seed = trunk, start_T, end_T, seed
         self.products = Products(trunk.buffer)
-        for block in (trunk.blocks[0], trunk.blocks[-1]):  # copies are the first blocks'
-            prepare(block.linears, len(start_T), again=trunk.plan.full < len(trunk.blocks))
+        trunk.compile_soon(len(start_T))
         loras = [block.qkv.lora for block in trunk.blocks]
         self.drop = 0.0 if seed is None or loras[0] is None else loras[0].drop
         # The adapter's A, in one launch: float32 to bfloat16.

@@ -7,11 +7,13 @@ runs side by side).
 from florilegium.report.compare import compare_runs, comparison_page
 from florilegium.report.facts import RunFacts, read_run
 from florilegium.report.page import run_page, write_report
+from florilegium.report.picture import import_soon
 
 __all__ = [
     "RunFacts",
     "compare_runs",
     "comparison_page",
+    "import_soon",
     "read_run",
     "run_page",
     "write_report",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from contextlib import suppress
 from typing import Any
 
 from florilegium.disk import atomic_write
@@ -10,6 +12,16 @@ from florilegium.report.curves import thinned
 from florilegium.report.facts import RunFacts
 
 FILE = "loss.png"
+
+
+def import_soon() -> None:
+    """Has matplotlib imported by a thread of its own: a second, or two from a cold disk, that nobody waits for at the end of a run."""
+    threading.Thread(target=_import, name="matplotlib").start()
+
+
+def _import() -> None:
+    with suppress(Exception):  # whoever draws is told
+        import matplotlib.backends.backend_agg  # noqa: F401
 
 
 def write_picture(facts: RunFacts) -> None:
