@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train install test lint types check slow torture bench clean
+.PHONY: train install test lint types check slow gpu torture bench clean
 
 train: install  ## tune the seedling on the bundled sayings: no GPU, no downloads, no account
 	$(BIN)/florilegium train
@@ -27,11 +27,14 @@ types: install
 
 check: install
 	$(BIN)/pytest -n auto --dist worksteal
-	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/test_decode.py
+	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/test_decode.py tests/fast/test_trunk.py tests/fast/test_block.py
 
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
+
+gpu: install  ## on a machine with a CUDA device: every kernel, the walks, loading, runs; three minutes on an H100
+	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_reading.py tests/model/test_stream.py
 
 torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl

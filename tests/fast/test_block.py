@@ -63,6 +63,7 @@ def stock(oracle: Any, examples: list[Any]) -> list[torch.Tensor]:
     return [torch.cat(hidden), total.detach()[None] / count, gradient(oracle)]
 
 
+@pytest.mark.slow  # a minute each in the interpreter
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("heads", "head_dim", "stored"), [(4, 64, False), (4, 80, False), (4, 96, False), (2, 128, False), (2, 128, True)])
 def test_packed_equals_stock_alone(
@@ -110,6 +111,7 @@ def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:
     assert torch.equal(before[others], after[others]) and not torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_what_is_made_again_has_the_same_dropout(tmp_path: Path) -> None:
     """Each plan's gradient for the same seed; another seed's is far from it."""
     gradients = {}

@@ -294,6 +294,7 @@ def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan
     assert not compiled
 
 
+@pytest.mark.slow  # in the interpreter
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_walk_by_hand_equals_autograd(tmp_path: Path, bits: int) -> None:
     """Against the plain walk in float32 on the same weights. In bfloat16: about as near as the plain walk is."""

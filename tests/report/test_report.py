@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -154,6 +156,20 @@ def test_a_browser_draws_it_light_dark_and_on_a_phone(tmp_path: Path) -> None:
         assert picture.std() > 0.02, "something is drawn"
         assert (picture[:, -2:] == picture[0, -1]).all(), "nothing is cut off at the right edge"
     assert brightness["light"] > 0.85 and brightness["phone"] > 0.8 and brightness["dark"] < 0.3
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_matplotlib_is_imported_aside_and_nobody_is_told_of_trouble(there: bool) -> None:
+    code = f"""
+import sys, threading
+from florilegium.report import import_soon
+if not {there}: sys.modules["matplotlib"] = None
+import_soon()
+[thread.join() for thread in threading.enumerate() if thread.name == "matplotlib"]
+print("matplotlib.backends.backend_agg" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{there}\n", "")
 
 
 def test_two_runs(tmp_path: Path) -> None:
