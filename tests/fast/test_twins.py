@@ -28,6 +28,18 @@ def test_head_losses_equal_the_plain_twin(rows: int, width: int, vocabulary: int
     assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-5
 
 
+@pytest.mark.parametrize("function", [head_losses, plain_head_losses], ids=["fast", "plain"])
+@pytest.mark.parametrize("targets", [[-100] * 5, [-100, 3, -100, 7, -100]], ids=["none", "some"])
+def test_places_without_a_target_have_no_loss_and_no_gradient(function, targets: list[int]) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 8).requires_grad_()
+    losses = function(hidden, torch.randn(50, 8), torch.tensor(targets))
+    losses.sum().backward()
+    learned = torch.tensor(targets) >= 0
+    assert (losses[~learned] == 0).all() and (losses[learned] > 0).all()
+    assert (hidden.grad[~learned] == 0).all() and (hidden.grad[learned].abs().sum(1) > 0).all()
+
+
 def test_head_losses_in_bfloat16_are_as_near_to_float64_as_torch_is() -> None:
     torch.manual_seed(0)
     hidden, weight, targets = torch.randn(64, 32), torch.randn(5000, 32), torch.randint(0, 5000, (64,))
