@@ -259,7 +259,7 @@ def table(results: dict[str, dict[str, Any]], batches: list[int]) -> None:
 
 
 def main() -> None:
-    from train_gpu import QUOTES
+    from checkpoint import QUOTES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="560m")
@@ -282,7 +282,7 @@ def main() -> None:
     results = {}
     try:
         if arguments.folder is None:
-            from train_gpu import make_checkpoint
+            from checkpoint import make_checkpoint
 
             make_checkpoint(folder, arguments.size, arguments.data)
         for side in arguments.sides:

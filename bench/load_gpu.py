@@ -1,4 +1,5 @@
-"""A BLOOM in int8 onto the GPU, from a checkpoint in the page cache: Transformers' `from_pretrained` and ours, seconds and peak memory.
+"""A BLOOM in int8 onto the GPU, from a checkpoint in bfloat16 in the page cache: Transformers' `from_pretrained` in float16, as the
+notebook has it, and ours, seconds and peak memory.
 
     python bench/load_gpu.py [--size 7b1] [--times 3]
 
@@ -8,6 +9,7 @@ Each loads in a process of its own, in which the libraries are imported already;
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import tempfile
@@ -15,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train_gpu import QUOTES, SIZES, make_checkpoint
+from checkpoint import QUOTES, make_checkpoint
+from gpu_model import SIZES
 
 
 def measured(side: str, folder: Path, times: int) -> dict[str, Any]:
@@ -31,6 +34,9 @@ def measured(side: str, folder: Path, times: int) -> dict[str, Any]:
     torch.zeros(1, device=device)
     seconds = []
     for _ in range(times):
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         if side == "ours":
             model: Any = load_base(str(folder), device=device).model

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train_gpu import QUOTES, make_checkpoint
+from checkpoint import QUOTES, make_checkpoint
 
 BENCH = Path(__file__).resolve().parent
 STEPS = ["steps_gpu.py", "--tokens"]
@@ -42,8 +42,10 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 def measured(row: str, size: str) -> list[dict[str, Any]]:
-    done = subprocess.run(command_of(row, size), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command_of(row, size), stdout=subprocess.PIPE, text=True)
     found = objects(done.stdout)
+    if not found:
+        done.check_returncode()
     for line in found:
         print(json.dumps({"row": row, **line}), flush=True)
     return found
@@ -68,7 +70,11 @@ def epoch(size: str) -> list[dict[str, Any]]:
 def line_of(row: str, found: dict[str, Any]) -> str:
     """A row in Markdown: what was run, tokens/s or seconds, the peak."""
     what = found.get("side") or f"{found['positions']:,} positions, plan {found['plan']}, {found['bits']} bits"
+    if "checkpointed" in found:
+        what += f", {found['rows_at_a_time']} rows at a time with{'' if found['checkpointed'] else 'out'} checkpoints"
     rate = f"{found['seconds']} s" if "seconds" in found else f"{found['tokens_per_second']:,.0f}"
+    for trouble in {"missing", "out_of_memory", "failed"} & set(found):
+        rate = f"{trouble.replace('_', ' ')}: {found[trouble]}"
     peak = f"{found['peak_gib']:.1f} GiB" if "peak_gib" in found else ""
     return f"| {row}: {what} | {rate} | {peak} |"
 

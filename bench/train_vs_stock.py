@@ -178,7 +178,7 @@ def main() -> None:
         return
     global DATA
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    from train_gpu import HERE, QUOTES
+    from checkpoint import HERE, QUOTES
 
     parser.add_argument("--data", type=Path, default=QUOTES if QUOTES.is_file() else HERE / "src/florilegium/seedling/sayings.jsonl")
     parser.add_argument("--steps", type=int, default=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,13 @@ from florilegium.model.forecast import Forecast
 from florilegium.prepare import Prepared, prepare
 from florilegium.recorder import Silent
 from florilegium.setting_up import set_up
+from florilegium.tokens import pack
 from florilegium.training import Schedule, order_of
 
 
-def prepared_for_block(tiny: Path, asked: str) -> Prepared:
+def prepared_for_block(tiny: Path, asked: str, **settings: Any) -> Prepared:
     """As on a CUDA machine, where `block` is chosen before the model is known; here nothing can run it."""
-    prepared = prepare(make_config({"model": str(tiny), "device": "cpu", "fast": "loss"}), Silent())
+    prepared = prepare(make_config({"model": str(tiny), "device": "cpu", "fast": "loss"} | settings), Silent())
     prepared.fast, prepared.asked_fast = ("block", "loss"), asked
     prepared.config = replace(prepared.config, fast="block,loss")
     return prepared
@@ -44,14 +46,14 @@ def test_a_named_path_that_cannot_run_is_refused(tiny: Path) -> None:
 
 @pytest.mark.parametrize(("copies", "said"), [(0, True), (1, True), (2, False)])
 def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless every block has a copy."""
-    prepared = prepared_for_block(tiny, "auto")
+    """Unless every block has a copy. And the lengths whose kernels are compiled ahead."""
+    prepared = prepared_for_block(tiny, "auto", max_steps=4)
     model = attach_adapter(prepared.base, prepared.config)
     monkeypatch.setattr(paths, "obstacle", lambda *given: "")
     installed: list[tuple[object, ...]] = []
     monkeypatch.setattr(paths, "install_trunk", lambda bloom, *given: installed.append(given))
     monkeypatch.setattr(paths, "say_products", lambda bloom: "int8 multiplied as it is stored")
-    monkeypatch.setattr(setting_up, "_forecast", lambda *given: Forecast(2, 2, copies, 1024, 2**30))
+    monkeypatch.setattr(setting_up, "_forecast", lambda *given: Forecast(2, 2, copies, 1280, 2**30))
     forecast = set_up(prepared, model)
     lines: list[str] = []
 
@@ -63,15 +65,13 @@ def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: boo
     assert ("int8 multiplied as it is stored" in lines) is said
     (*plan, lengths) = installed[0]
     assert plan == [2, 2, copies] and "path     packed rows; fast: block, loss" in lines
-    # What an evaluation packs comes first, then the steps; none twice, and none that would be taken in pieces.
+    # Of the look before the first step, then of the run's four steps; none twice, and none that would be taken in pieces.
     order = order_of(prepared.training.examples, prepared.config)
-    steps = {setting_up.ROUNDED.round_up(order.tokens(number)) for number in range(order.steps_per_epoch)}
-    assert (
-        lengths[0] == 1024
-        and len(set(lengths)) == len(lengths)
-        and set(lengths) >= {t for t in steps if t <= 1024}
-        and max(lengths) <= 1024
-    )
+    steps = [setting_up.ROUNDED.round_up(order.tokens(number)) for number in range(4)]
+    held_out, plan = prepared.held_out.examples, setting_up.pack_plan(prepared, forecast)
+    looks = [batch.tokens_BT.numel() for part in (held_out[:64], held_out[64:]) for batch in pack(part, plan)]
+    assert len(held_out) < 128 and min(steps) <= 1280 < max(steps)
+    assert lengths == list(dict.fromkeys([*looks, *(tokens for tokens in steps if tokens <= 1280)]))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,8 +66,19 @@ def say_products(bloom: Any) -> str:
 
 
 def install_trunk(bloom: Any, full: int, middle: int, copies: int, lengths: Sequence[int] = ()) -> None:
-    """Gives a BloomModel the blocks by hand; the numbers are those of `fast/trunk.py`'s Plan, and tokens of steps that will come."""
+    """Gives a BloomModel the blocks by hand. The numbers are those of `fast/trunk.py`'s Plan; `lengths` are tokens of batches that will
+    come, whose kernels are compiled ahead (`compiling_ahead`)."""
     fast.install_trunk(bloom, full, middle, copies, lengths=lengths)
+
+
+@contextlib.contextmanager
+def compiling_ahead() -> Iterator[None]:
+    """Kernels that are not begun at its end are left: a run that ends early does not wait for them."""
+    try:
+        yield
+    finally:
+        if HAS_FAST:
+            fast.leave_compiling()
 
 
 def replay(function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from florilegium import paths
 from florilegium.commit import MANIFEST
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows, report_on
@@ -79,6 +80,7 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
             return run_prepared(prepared, directory, view, stop, None)
 
 
+@paths.compiling_ahead()
 def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
     config, base = prepared.config, prepared.base
     accelerator = _accelerator(config, directory)
@@ -110,7 +112,8 @@ def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequ
         accelerator,
         last_saved=snapshot.progress.step if snapshot else -1,
     )
-    import_soon()
+    if base.device.type == "cuda":  # on a CPU the training needs every core
+        import_soon()
     with stop.deferred():
         end = run_steps(trainer, prepared.training.examples, prepared.held_out.examples, schedule, recorder, stop, snapshot)
         if stop.number:

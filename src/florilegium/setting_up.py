@@ -14,8 +14,8 @@ from florilegium.model import Walk
 from florilegium.model.forecast import Forecast, choose, shape_of
 from florilegium.model.forward import add_neftune, transformer
 from florilegium.prepare import Prepared, choose_order
-from florilegium.tokens import PackPlan
-from florilegium.training import Schedule, Trainer, gradients, make_optimizer, make_schedule, order_of
+from florilegium.tokens import PackPlan, pack
+from florilegium.training import LOOK_ROWS, Schedule, Trainer, gradients, make_optimizer, make_schedule, make_schedule_numbers, order_of
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MOST_STEPS = 2048  # looked at for a forecast; a longer step that comes later is taken in two pieces
@@ -37,8 +37,9 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     forecast = _forecast(prepared, model, lengths)
     if forecast.copies < len(bloom.h):
         forecast = replace(forecast, products=paths.say_products(bloom))
-    coming = dict.fromkeys([forecast.tokens, *(tokens for tokens in lengths if tokens <= forecast.tokens)])
-    paths.install_trunk(bloom, forecast.full, forecast.middle, forecast.copies, list(coming))
+    coming = _looks(prepared, forecast) + lengths[: make_schedule_numbers(len(prepared.training.examples), prepared.config).num_steps]
+    whole = dict.fromkeys(tokens for tokens in coming if tokens <= forecast.tokens)
+    paths.install_trunk(bloom, forecast.full, forecast.middle, forecast.copies, list(whole))
     return forecast
 
 
@@ -56,6 +57,13 @@ def _lengths(prepared: Prepared) -> list[int]:
     """Tokens of the steps to come, as they are packed."""
     order = order_of(prepared.training.examples, prepared.config)
     return [ROUNDED.round_up(order.tokens(number)) for number in range(min(3 * order.steps_per_epoch, MOST_STEPS))]
+
+
+def _looks(prepared: Prepared, forecast: Forecast) -> list[int]:
+    """Tokens of the batches of a look at the held-out rows, of which one comes before the first step."""
+    held_out, plan = prepared.held_out.examples, pack_plan(prepared, forecast)
+    parts = [held_out[first : first + LOOK_ROWS] for first in range(0, len(held_out), LOOK_ROWS)]
+    return [batch.tokens_BT.numel() for part in parts for batch in pack(part, plan)]
 
 
 def _forecast(prepared: Prepared, model: Any, lengths: list[int]) -> Forecast:

@@ -96,7 +96,7 @@ def test_packed_equals_stock_alone(
     errors = [error(a, b) for a, b in zip(ours, exact, strict=True)]
     print(errors, limits)
     assert errors[0] < limits[0] and errors[2] < (1.5 if GPU else 1) * limits[2]
-    assert errors[1] < max(limits[1], 1e-4 if GPU else 0)  # one number's rounding may be nothing by chance
+    assert errors[1] < (3e-4 if GPU else 1e-6)  # of one number stock's own rounding may be nothing by chance
 
 
 def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Of ours only the plain twins are known here, and only `paths.py` knows this room
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,10 +76,17 @@ def say_products(bloom: Any) -> str:
 def install_trunk(
     bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
 ) -> None:
-    """Gives a BloomModel the blocks by hand (`trunk.py`); the numbers are those of `trunk.Plan` and of `trunk.Trunk`."""
+    """Gives a BloomModel the blocks by hand (`trunk.py`). The numbers are `trunk.Plan`'s; `lengths` are tokens of batches to come."""
     from florilegium.fast.trunk import Plan, Trunk
 
     bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype, lengths)
+
+
+def leave_compiling() -> None:
+    """Kernels that nobody has begun to compile are compiled when they are needed."""
+    module = sys.modules.get("florilegium.fast.wgmma")
+    if module is not None:
+        module.leave_compiling()
 
 
 def decode_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
@@ -108,6 +116,7 @@ __all__ = [
     "head_losses",
     "install",
     "install_trunk",
+    "leave_compiling",
     "reads_codes",
     "say_products",
     "trunk_obstacle",

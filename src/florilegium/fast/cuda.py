@@ -1,6 +1,6 @@
 """CUDA C++ from Python, by NVIDIA's own bindings (`cuda-bindings`, which PyTorch's build for CUDA brings along).
 
-    kernel = Kernel(compiled(source), "name", shared_bytes)     half a second a source; CUDA 13 keeps what it made
+    kernel = Kernel(compiled(source), "name", shared_bytes)     0.3 to 0.5 s a source; CUDA 13 keeps what it made
     kernel(programs, threads, boxes(x, 256, 64), y, 3)          tensors go as their addresses, ints as C's int
 
 Triton compiles all else here; this is for what it has no words for.

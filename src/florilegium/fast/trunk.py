@@ -66,13 +66,14 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
 # From this width on GELU and its gradient ride along with stored codes even where there are copies: at 2,560 cuBLAS with a copy, and a
 # kernel for GELU, take no longer.
 RIDES = 4096
+REHEARSED = 64  # tokens of the step that compiles
 
 
 class Trunk:
     """The blocks of a BloomModel, ready to walk. Buffers and copies live as long as it does."""
 
     def __init__(self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()) -> None:
-        """`lengths`: numbers of tokens that are sure to come, whose kernels are compiled with the rest."""
+        """`lengths`: numbers of tokens that will come, in order, whose kernels are compiled with the rest."""
         self.bloom, self.plan, self.dtype = bloom, plan, dtype
         self.blocks = [
             Block(
@@ -100,8 +101,10 @@ class Trunk:
                 elif not stored:
                     widest = max(widest, linear.elements)
         self.buffer = first.new_empty(widest, dtype=dtype)
+        for length in (REHEARSED, *lengths):
+            self.compile_soon(length)
         if first.is_cuda:
-            self._rehearse(lengths)
+            self._rehearse()
         self._fill_copies()
 
     def _fill_copies(self) -> None:
@@ -115,9 +118,9 @@ class Trunk:
         for block in (self.blocks[0], self.blocks[-1]):  # copies are the first blocks'
             prepare(block.linears, T, again=self.plan.full < len(self.blocks))
 
-    def _rehearse(self, lengths: Sequence[int]) -> None:
+    def _rehearse(self) -> None:
         """Has the kernels of a step and of an evaluation compiled at once, the loss's with them."""
-        T, device = 64, self.slopes_H.device
+        T, device = REHEARSED, self.slopes_H.device
         embedded_TW = torch.zeros(T, self.bloom.embed_dim, device=device)
         start_T, end_T = (torch.full((T,), place, dtype=torch.int32, device=device) for place in (0, T))
         seed = torch.zeros(1, dtype=torch.int64, device=device)
@@ -130,8 +133,6 @@ class Trunk:
             head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
             for grad_TW in (None, torch.empty_like(out_TW)):
                 chunk_losses(out_TW, head, targets_T, grad_TW)
-            for length in lengths:
-                self.compile_soon(length)
 
     @property
     def parameters(self) -> list[torch.Tensor]:

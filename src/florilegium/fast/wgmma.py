@@ -8,6 +8,7 @@ Shapes: T tokens, N outputs and K inputs of the weight (multiples of 128), R the
 from __future__ import annotations
 
 import functools
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -62,23 +63,39 @@ def _multiply(tokens: int) -> str:
 }}"""
 
 
-@functools.cache
-def _code(variant: Variant) -> Future[tuple[bytes, str]]:
-    return _compilers().submit(compiled, variant.source)
+_codes: dict[Variant, Future[tuple[bytes, str]]] = {}
+
+
+def _begin(variant: Variant) -> Future[tuple[bytes, str]]:
+    if variant not in _codes:
+        _codes[variant] = _compilers().submit(compiled, variant.source)
+    return _codes[variant]
+
+
+def _code(variant: Variant) -> tuple[bytes, str]:
+    """Waits for it. What failed in its thread, for want of memory, say, is tried once more: much later, perhaps, by a step."""
+    try:
+        return _begin(variant).result()
+    except RuntimeError:
+        del _codes[variant]
+        return compiled(variant.source)
+
+
+def leave_compiling() -> None:
+    """What no thread has begun to compile is left: the interpreter would wait for all of it before it ends."""
+    for variant, future in list(_codes.items()):
+        if future.cancel():
+            del _codes[variant]
 
 
 @functools.cache
 def _compilers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(8, "nvrtc")
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "nvrtc")
 
 
 @functools.cache
 def _kernel(variant: Variant, device: torch.device) -> Kernel:
-    try:
-        code, _ = _code(variant).result()
-    except RuntimeError:
-        _code.cache_clear()  # what failed for want of memory is tried again
-        raise
+    code, _ = _code(variant)
     with torch.cuda.device(device):
         return Kernel(code, "wgmma_tiles", variant.shared_bytes)
 
@@ -149,7 +166,7 @@ def _launch(
 
 def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device) -> None:
     """Has the kernel that such a product on T tokens needs compiled by a thread of its own."""
-    _code(_tiled(variant, T, N, K, device)[0])
+    _begin(_tiled(variant, T, N, K, device)[0])
 
 
 def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:

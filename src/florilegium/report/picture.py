@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from contextlib import suppress
 from typing import Any
@@ -16,10 +17,12 @@ FILE = "loss.png"
 
 def import_soon() -> None:
     """Has matplotlib imported by a thread of its own: a second, or two from a cold disk, that nobody waits for at the end of a run."""
-    threading.Thread(target=_import, name="matplotlib").start()
+    with suppress(RuntimeError):  # no thread can be had
+        threading.Thread(target=_import, name="matplotlib").start()
 
 
 def _import() -> None:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts is no news for who trains
     with suppress(Exception):  # whoever draws is told
         import matplotlib.backends.backend_agg  # noqa: F401
 

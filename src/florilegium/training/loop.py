@@ -24,6 +24,8 @@ from florilegium.training.guards import check_look
 from florilegium.training.memory import out_of_memory
 from florilegium.training.step import Step, Trainer, take_step
 
+LOOK_ROWS = 64  # held-out rows that are packed together
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -192,7 +194,7 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
     waiting = list(examples)
     while waiting:
         # Some quotes at a time, so that when memory runs out only these are taken again, in smaller pieces.
-        part, rest = waiting[:64], waiting[64:]
+        part, rest = waiting[:LOOK_ROWS], waiting[LOOK_ROWS:]
         try:
             batches = pack(part, plan)
             sums = [float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum()) for b in batches]
