@@ -33,7 +33,7 @@ slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
 
-gpu: install  ## on a machine with a CUDA device: every kernel, the walks, loading, runs; three minutes on an H100
+gpu: install  ## on a machine with a CUDA device: every kernel, the walks, loading, runs
 	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_reading.py tests/model/test_stream.py
 
 torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md

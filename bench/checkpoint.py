@@ -14,8 +14,7 @@ QUOTES = Path(os.environ.get("FLORILEGIUM_DATA", HERE.parent / "shared" / "data"
 def make_checkpoint(folder: Path, size: str, data: Path) -> None:
     """A BLOOM of that size with random weights in bfloat16, and a tokenizer trained on the rows."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
+    from transformers import BloomConfig, BloomForCausalLM
 
     width, heads, layers = SIZES[size]
     torch.manual_seed(0)
@@ -24,6 +23,14 @@ def make_checkpoint(folder: Path, size: str, data: Path) -> None:
         BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)).save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     torch.cuda.empty_cache()
+    train_tokenizer(folder, data)
+
+
+def train_tokenizer(folder: Path, data: Path) -> None:
+    """A byte-level tokenizer trained on the rows, so that token counts are like the real ones."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -22,8 +22,8 @@ from gpu_model import SIZES
 
 
 def measured(side: str, folder: Path, times: int) -> dict[str, Any]:
-    import bitsandbytes  # noqa: F401
-    import peft  # noqa: F401
+    import bitsandbytes  # noqa: F401  # what either side imports as it loads must not be timed
+    import peft  # noqa: F401  # likewise
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

@@ -29,22 +29,15 @@ RATE = 2e-4
 
 
 def make_model(folder: Path) -> None:
-    """A random BLOOM in a folder, and a byte-level tokenizer trained on the rows, so that token counts are like the real ones."""
+    """A random BLOOM in a folder, and a tokenizer trained on the rows."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
+    from checkpoint import train_tokenizer
+    from transformers import BloomConfig, BloomForCausalLM
 
     torch.manual_seed(0)
     config = BloomConfig(vocab_size=250_880, hidden_size=1024, n_head=16, n_layer=4)
     BloomForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<unk>", "<s>", "</s>", "<pad>"]
-    trainer = trainers.BpeTrainer(vocab_size=12_000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train([str(DATA)], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    fast.save_pretrained(folder)
+    train_tokenizer(folder, DATA)
 
 
 def rows_of_steps(folder: Path, steps: int) -> list[list[Any]]:

@@ -19,6 +19,7 @@ from florilegium.training import LOOK_ROWS, Schedule, Trainer, gradients, make_o
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MOST_STEPS = 2048  # looked at for a forecast; a longer step that comes later is taken in two pieces
+MOST_LOOKED_AT = 1024  # held-out rows that are packed to see their lengths
 ROUNDED = PackPlan(bucketed=True, multiple=64)  # as the trunk's rows are
 
 
@@ -61,7 +62,7 @@ def _lengths(prepared: Prepared) -> list[int]:
 
 def _looks(prepared: Prepared, forecast: Forecast) -> list[int]:
     """Tokens of the batches of a look at the held-out rows, of which one comes before the first step."""
-    held_out, plan = prepared.held_out.examples, pack_plan(prepared, forecast)
+    held_out, plan = prepared.held_out.examples[:MOST_LOOKED_AT], pack_plan(prepared, forecast)
     parts = [held_out[first : first + LOOK_ROWS] for first in range(0, len(held_out), LOOK_ROWS)]
     return [batch.tokens_BT.numel() for part in parts for batch in pack(part, plan)]
 

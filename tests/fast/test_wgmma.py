@@ -3,15 +3,8 @@ where there is no Hopper GPU (the walk is interpreted then: `make slow`)."""
 
 from __future__ import annotations
 
-import ctypes
-import itertools
 import os
-import shutil
-import subprocess
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,12 +12,10 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
 
-from florilegium import paths
 from florilegium.fast import adapter_kernel, attention_kernel, block_kernel, obstacles, trunk, wgmma
 from florilegium.fast.codes_kernel import lane_order
 from florilegium.fast.graph import Replay
 from florilegium.fast.trunk import Plan
-from florilegium.model import load_base
 from florilegium.plain import alibi_slopes
 from tests.fast.test_trunk import DEVICE, DTYPE, LAST_BIT, documents, error, walked
 from tests.tiny import save_tiny
@@ -114,160 +105,6 @@ def test_parts_of_tiles_come_together_in_one_order(clusters: int) -> None:
     x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
     first = wgmma.forward(x, codes)
     assert all(torch.equal(wgmma.forward(x, codes), first) for _ in range(20))
-
-
-SHARES = (
-    (1024, 32, 32, 128, 0),
-    (768, 32, 32, 132, 96),
-    (768, 96, 32, 132, 156),
-    (1024, 96, 32, 132, 0),
-    (768, 88, 32, 132, 0),
-    (768, 8, 8, 24, 0),
-    (256, 20, 32, 80, 20),
-    (1792, 19, 1, 132, 133),
-)
-
-
-@pytest.mark.parametrize(("T", "tiles_o", "units", "programs", "shared"), SHARES)
-def test_a_last_round_with_few_tiles_is_shared(T: int, tiles_o: int, units: int, programs: int, shared: int) -> None:
-    assert wgmma.shares(T, 256, tiles_o, units, 132) == (256, programs, shared)
-
-
-def test_tiles_whose_activations_do_not_stay_in_the_cache_are_not_shared() -> None:
-    """8,192 tokens: 67 MB of a sum over 16,384 rows are read at a time, 17 of one over 4,096."""
-    assert wgmma.shares(8192, 256, 32, 128, 132) == (256, 132, 0)
-    assert wgmma.shares(8192, 256, 32, 32, 132) == (256, 132, 232)
-
-
-def test_tiles_are_as_long_as_fills_the_multiprocessors() -> None:
-    """4,096 outputs are 32 tiles, and four of them a token tile are 128 for 132 multiprocessors."""
-    assert [wgmma.tiling(T, 32, 32, 132, True)[0] for T in (512, 640, 768, 896, 1024)] == [128, 160, 192, 224, 256]
-    for T, tiles_o, units, sharing in itertools.product((64, 600, 4096), (1, 20, 128), (1, 20, 128), (False, True)):
-        found = wgmma.tiling(T, tiles_o, units, 132, sharing)
-        assert 0 < found.programs <= 132 and (sharing or not found.shared)
-
-
-@pytest.fixture
-def no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wgmma, "_codes", {})
-
-
-@pytest.mark.usefixtures("no_codes")
-def test_what_failed_to_compile_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once where it is needed, whatever its thread met long before; the next time anew."""
-    answers = [RuntimeError("no memory"), (b"code", ""), RuntimeError("no memory"), RuntimeError("no compiler")]
-
-    def compiled(source: str) -> tuple[bytes, str]:
-        answer = answers.pop(0)
-        if isinstance(answer, RuntimeError):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(wgmma, "compiled", compiled)
-    assert wgmma._code(wgmma.Variant(True)) == (b"code", "")
-    with pytest.raises(RuntimeError, match="no compiler"):
-        wgmma._code(wgmma.Variant(True))
-    assert not answers and not wgmma._codes
-
-
-def test_lengths_to_come_are_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the rehearsal's own; of the first and the last block, which may differ in copies."""
-    model = load_base(str(save_tiny(tmp_path / "bloom", layers=3)), bits=8, device=DEVICE).model
-    asked: list[tuple[int, bool]] = []
-    monkeypatch.setattr(trunk, "prepare", lambda linears, T, again: asked.append((T, again)))
-    monkeypatch.setattr(trunk.Trunk, "_rehearse", lambda self: None)
-    trunk.Trunk(model.transformer, Plan(full=1), torch.float32, [128, 640])
-    assert asked == [(T, True) for T in (trunk.REHEARSED, 128, 640) for _ in range(2)]
-
-
-@pytest.mark.usefixtures("no_codes")
-def test_what_is_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter waits for what is under way, and for nothing else."""
-    begun, ends, made = threading.Event(), threading.Event(), []
-
-    def compiled(source: str) -> tuple[bytes, str]:
-        begun.set()
-        ends.wait(20)
-        made.append(source)
-        return b"code", ""
-
-    monkeypatch.setattr(wgmma, "compiled", compiled)
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(wgmma, "_compilers", lambda: pool)
-        first, *others = (wgmma.Variant(True, TOKENS=tokens) for tokens in wgmma.TOKENS)
-        for variant in (first, *others):
-            wgmma._begin(variant)
-        assert begun.wait(20)
-        with paths.compiling_ahead():
-            pass
-        assert list(wgmma._codes) == [first]
-        ends.set()
-        assert wgmma._code(others[0]) == (b"code", "")
-    assert len(made) == 2
-
-
-@pytest.fixture(scope="module")
-def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`wgmma_order.cuh`, compiled for the processor."""
-    compiler = shutil.which("c++")
-    if compiler is None:  # CI has one; a Python machine may not
-        pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("order")
-    (folder / "order.cpp").write_text(
-        f"""#define INSIDE inline
-        constexpr int TOKENS = 256, CLUSTER = 1;
-        #include "{Path(wgmma.__file__).with_name("wgmma_order.cuh")}"
-        extern "C" void piece(int number, int me, int programs, int units, int shared, int tiles, Piece *to) {{
-            *to = piece_of(number, me, programs, units, shared, tiles);
-        }}
-        extern "C" int first(int tile, int programs, int units, int shared) {{ return first_of(tile, programs, units, shared); }}
-        extern "C" void place(int tile, int tiles_t, int tiles_o, Place *to) {{ *to = place_of(tile, tiles_t, tiles_o); }}"""
-    )
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "order.so", folder / "order.cpp"], check=True)
-    return ctypes.CDLL(str(folder / "order.so"))
-
-
-@pytest.mark.parametrize(
-    ("T", "tiles_o", "units", "processors"),
-    [
-        *((*sides, 132) for *sides, _, _ in SHARES),
-        (256, 128, 8, 114),
-        (640, 50, 32, 7),
-        (96, 3, 64, 16),
-        (256, 49, 32, 132),
-        (256, 45, 20, 132),
-    ],
-)
-def test_every_part_of_a_tile_is_made_once(T: int, tiles_o: int, units: int, processors: int, order: Any) -> None:
-    """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in the row."""
-    tokens, programs, shared = wgmma.shares(T, 256, tiles_o, units, processors)
-    tiles = -(-T // tokens) * tiles_o
-    made, left, gathered = [], {}, {}
-    piece = (ctypes.c_int * 3)()
-    for me in range(programs):
-        for number in itertools.count():
-            order.piece(number, me, programs, units, shared, tiles, piece)
-            tile, begin, end = piece
-            if tile >= tiles:
-                break
-            made += [(tile, unit) for unit in range(begin, end)]
-            if end < units:
-                assert number == 0
-                left.setdefault(tile, []).append(me)
-            elif begin > 0:
-                gathered[tile] = list(range(order.first(tile, programs, units, shared), me))
-    assert sorted(made) == [(tile, unit) for tile in range(tiles) for unit in range(units)]
-    assert left == gathered
-
-
-@pytest.mark.parametrize(("tiles_t", "tiles_o"), [(1, 32), (4, 32), (8, 3), (11, 5), (32, 128)])
-def test_every_tile_has_its_place(tiles_t: int, tiles_o: int, order: Any) -> None:
-    found = set()
-    for tile in range(tiles_t * tiles_o):
-        place = (ctypes.c_int * 2)()
-        order.place(tile, tiles_t, tiles_o, place)
-        found.add(tuple(place))
-    assert found == {(256 * t, 128 * o) for t in range(tiles_t) for o in range(tiles_o)}
 
 
 @pytest.mark.gpu

@@ -108,10 +108,9 @@ class Trunk:
         self._fill_copies()
 
     def _fill_copies(self) -> None:
-        for block in self.blocks[: self.plan.copies]:
-            for linear in block.linears:
-                if linear.copy is not None:
-                    linear.expand(linear.copy)
+        for linear in (linear for block in self.blocks for linear in block.linears):
+            if linear.copy is not None:
+                linear.expand(linear.copy)
 
     def compile_soon(self, T: int) -> None:
         """Has the kernels of products with stored codes on T tokens compiled by threads of their own."""

@@ -24,7 +24,7 @@ def import_soon() -> None:
 def _import() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts is no news for who trains
     with suppress(Exception):  # whoever draws is told
-        import matplotlib.backends.backend_agg  # noqa: F401
+        import matplotlib.backends.backend_agg  # noqa: F401  # for whoever imports it next
 
 
 def write_picture(facts: RunFacts) -> None:
