@@ -27,14 +27,14 @@ types: install
 
 check: install
 	$(BIN)/pytest -n auto --dist worksteal
-	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/test_decode.py tests/fast/test_trunk.py tests/fast/test_block.py
+	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/decoding/test_decoder.py tests/fast/training/test_block_stack.py tests/fast/training/test_blocks.py
 
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
 
 gpu: install  ## on a machine with a CUDA device: every kernel, the walks, loading, runs
-	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_reading.py tests/model/test_stream.py
+	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_tensor_reader.py tests/model/test_bloom_loader.py
 
 torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl
@@ -42,7 +42,7 @@ torture: install  ## kill it, fill its disk, feed it poison: all of it, half an 
 	$(BIN)/python -m tests.torture.figures
 
 bench: install  ## the stock recipe and ours, side by side, on this machine
-	$(BIN)/python bench/train_vs_stock.py
+	$(BIN)/python -m bench.train.vs_stock
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from florilegium.model.forward import transformer
+from florilegium.model.packed_forward import transformer
 from florilegium.tokens import Batch, Example
 
 

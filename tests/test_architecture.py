@@ -19,11 +19,8 @@ ROOT = Path(florilegium.__file__).parent
 PROJECT = Path(__file__).parent.parent
 # A room may import those before it.
 ORDER = [
-    "errors", "signals", "seedling", "plain", "fast", "paths",
-    "config", "disk", "run", "commit", "data", "tokens", "model", "training", "generation",
-    "evaluation", "export", "report", "tuned", "recorder", "prepare", "going_on", "manifest", "setting_up", "pipeline",
-    "resuming", "inspection", "examination", "flags", "arguments", "terminal",
-    "report_text", "cli", "__main__", "__init__",
+    "errors", "signals", "seedling", "reference", "fast", "config", "storage", "data", "tokens", "model",
+    "export", "evaluation", "training", "generation", "report", "runs", "cli", "__main__", "__init__",
 ]  # fmt: skip
 
 
@@ -63,16 +60,16 @@ def test_imports_point_down() -> None:
                     assert ORDER.index(there) < ORDER.index(here), f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_fast_knows_the_plain_twins_alone_and_paths_alone_knows_fast() -> None:
+def test_fast_knows_the_references_alone_and_one_door_leads_to_it() -> None:
     for path in modules():
         ours = {n.split(".")[1] for n in imports(path) if n.startswith("florilegium.")}
         if room(path) == "fast":
-            assert ours <= {"fast", "plain"}, path
-        elif room(path) != "paths":
+            assert ours <= {"fast", "reference"}, path
+        elif path != ROOT / "model" / "fast_paths.py":
             assert "fast" not in ours, path
 
 
-@pytest.mark.parametrize("module", ["errors", "config", "run", "data", "flags", "cli"])
+@pytest.mark.parametrize("module", ["errors", "config", "storage.run_directory", "data", "cli.flags", "cli"])
 def test_loads_without_torch(module: str) -> None:
     code = f"import sys, florilegium.{module}; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from florilegium.arguments import build_parser
+from florilegium.cli.parser import build_parser
 from florilegium.config import TrainConfig, dump_config, make_config, read_config
 from florilegium.errors import UsageError
 

@@ -30,7 +30,7 @@ def test_the_shown_error_is_the_real_one(tmp_path: Path) -> None:
 
 
 def test_every_command_shown_has_flags_that_exist() -> None:
-    from florilegium.arguments import build_parser
+    from florilegium.cli.parser import build_parser
 
     parser = build_parser()
     commands = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices

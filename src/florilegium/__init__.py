@@ -26,14 +26,14 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
-    from florilegium.examination import evaluate
     from florilegium.generation import Generated
-    from florilegium.inspection import inspect
+    from florilegium.generation.tuned import Tuned, load
     from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
-    from florilegium.pipeline import Trained, train
-    from florilegium.resuming import resume
+    from florilegium.runs.evaluate import evaluate
+    from florilegium.runs.inspect import inspect
+    from florilegium.runs.resume import resume
+    from florilegium.runs.train import Trained, train
     from florilegium.tokens import encode, pack
-    from florilegium.tuned import Tuned, load
 
 _HOMES = {
     "DataError": "errors",
@@ -47,23 +47,23 @@ _HOMES = {
     "SamplingSettings": "config",
     "Template": "data",
     "TrainConfig": "config",
-    "Trained": "pipeline",
-    "Tuned": "tuned",
+    "Trained": "runs.train",
+    "Tuned": "generation.tuned",
     "UsageError": "errors",
     "attach_adapter": "model",
     "encode": "tokens",
-    "evaluate": "examination",
+    "evaluate": "runs.evaluate",
     "hidden_states": "model",
-    "inspect": "inspection",
-    "load": "tuned",
+    "inspect": "runs.inspect",
+    "load": "generation.tuned",
     "load_base": "model",
     "make_config": "config",
     "pack": "tokens",
     "read_rows": "data",
-    "resume": "resuming",
+    "resume": "runs.resume",
     "split_rows": "data",
     "token_losses": "model",
-    "train": "pipeline",
+    "train": "runs.train",
 }
 
 __all__ = [

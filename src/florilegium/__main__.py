@@ -1,5 +1,5 @@
 """`python -m florilegium` is `florilegium`."""
 
-from florilegium.cli import main
+from florilegium.cli.main import main
 
 raise SystemExit(main())

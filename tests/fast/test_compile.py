@@ -15,17 +15,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from florilegium.fast import (
-    adapter_kernel,
-    attention_kernel,
-    block_kernel,
-    codes_kernel,
-    decode_kernel,
-    expand_kernel,
-    head_loss_kernel,
-    product_kernel,
-    sample_kernel,
-)
+from florilegium.fast import head_loss_kernel
+from florilegium.fast import unpack_kernel as codes_kernel
+from florilegium.fast.decoding import block_kernel as decode_kernel
+from florilegium.fast.decoding import matmul_kernel as product_kernel
+from florilegium.fast.decoding import sampling_kernel as sample_kernel
+from florilegium.fast.training import attention_kernel
+from florilegium.fast.training import dequantize_kernel as expand_kernel
+from florilegium.fast.training import lora_kernel as adapter_kernel
+from florilegium.fast.training import norm_gelu_kernel as block_kernel
 
 STRIDES = ("stride", "stride_t", "stride_h", "x_stride", "thin_grad_stride", "above_stride", "normed_stride", "a_row", "a_column")
 # Multiples of 16, as Triton finds them to be when it is called.
@@ -154,7 +152,7 @@ KINDS = [*FORWARD, (True, 0, 4, 0), (True, 2, 4, 0)]
 @pytest.fixture
 def cuda() -> Any:
     """CUDA's run-time compiler, which CI installs with the development extra; on other systems than Linux there is none to install."""
-    found = pytest.importorskip("florilegium.fast.cuda", reason="cuda-bindings are not installed")
+    found = pytest.importorskip("florilegium.fast.hopper.nvrtc", reason="cuda-bindings are not installed")
     assert found.obstacle() == ""
     return found
 
@@ -165,7 +163,7 @@ def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int,
     """For a Hopper GPU alone. All of a thread's numbers stay in registers (but, with GELU and 224 tokens, one of a tile's place), and
     its matrix unit is given the next product before it is done with one: where the compiler cannot see to that, it says that products are
     serialized."""
-    from florilegium.fast.wgmma import Variant
+    from florilegium.fast.hopper.int8_matmul import Variant
 
     variant = Variant(back, kind, form, rank, tokens, cluster)
     _, said = cuda.compiled(variant.source)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from florilegium import fast, plain
+from florilegium import fast
+from florilegium import reference as plain
 from florilegium.config import make_config
 from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.tokens import Example, PackPlan, pack
@@ -148,7 +149,7 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
 def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, said: str) -> None:
     """And says so; of `auto` also the peak that it expects, which holds."""
     import florilegium
-    from florilegium.recorder import Silent
+    from florilegium.runs.recorder import Silent
 
     lines: list[str] = []
 

@@ -12,8 +12,8 @@ import torch
 from florilegium.config import make_config
 from florilegium.errors import ModelError, UsageError
 from florilegium.model import attach_adapter, count_parameters, load_adapter, load_base, save_adapter
-from florilegium.model.adapter import target_modules
-from florilegium.model.loading import base_facts
+from florilegium.model.adapter_loading import base_facts
+from florilegium.model.lora import target_modules
 from tests.tiny import save_tiny
 
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 """Faults to put in a command's way. Each function here is called in a child of `warm.py` before its command runs.
 
-Every byte of ours goes through a handful of calls of `os` (see `disk.py`), so replacing those in the process is enough to count its file
+Every byte of ours goes through a handful of calls of `os` (see `atomic_files.py`), so replacing those in the process is enough to count its file
 operations, slow them down, fail one of them, or die at one of them.
 """
 
@@ -51,8 +51,8 @@ def die() -> None:
 
 def around_save(replacement: Callable[[Callable[..., Any], tuple[Any, ...]], Any], what: str = "checkpoint") -> None:
     """Each saving of a checkpoint (or of the adapter) becomes `replacement(save, arguments)`."""
-    import florilegium.pipeline as pipeline
-    import florilegium.recorder as recorder
+    import florilegium.runs.recorder as recorder
+    import florilegium.runs.train as pipeline
 
     home: Any = recorder if what == "checkpoint" else pipeline
     save = getattr(home, f"save_{what}")
@@ -190,8 +190,8 @@ def fail_operation(at: int, error: int, kinds: list[str], seed: int = 0) -> None
 
 def no_look_at_the_room() -> None:
     """The disk is not asked beforehand: it fills while it is written to, as it does when somebody else fills it."""
-    import florilegium.commit as commit
-    import florilegium.pipeline as pipeline
+    import florilegium.runs.train as pipeline
+    import florilegium.storage.atomic_folders as commit
 
     pipeline.check_room = lambda *arguments: None  # type: ignore[assignment]
     commit.free_bytes = lambda path: 1 << 60  # type: ignore[assignment]
@@ -199,7 +199,7 @@ def no_look_at_the_room() -> None:
 
 def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
     """In step number `step` a weight, the loss, a gradient or the input holds `value` ("nan" or "inf")."""
-    import florilegium.recorder as recorder
+    import florilegium.runs.recorder as recorder
     import florilegium.training.step as taking
 
     number, now = float(value), [1]
@@ -253,8 +253,8 @@ def mark_stages(marks: str, seconds: float) -> None:
     """Byte 1 to 4 of the file `marks` counts how often the first to fourth of STAGES began; each lasts `seconds` longer."""
     import mmap
 
-    import florilegium.pipeline as pipeline
-    import florilegium.recorder as recorder
+    import florilegium.runs.recorder as recorder
+    import florilegium.runs.train as pipeline
     import florilegium.training.loop as loop
 
     with open(marks, "r+b") as file:
@@ -312,7 +312,7 @@ def limit_memory(megabytes: int) -> None:
     """Once the first look is over the process may take `megabytes` more than it has, and no more."""
     import resource
 
-    import florilegium.recorder as recorder
+    import florilegium.runs.recorder as recorder
 
     looked = recorder.Recorder.looked
 
@@ -346,7 +346,7 @@ def watch_memory(log: str) -> None:
     import gc
     import resource
 
-    import florilegium.recorder as recorder
+    import florilegium.runs.recorder as recorder
 
     done = recorder.Recorder.step_done
 
@@ -367,7 +367,7 @@ def report_peak(log: str) -> None:
     """Writes how many bytes more than at its start the process held at most, when the command ends."""
     import resource
 
-    import florilegium.cli as cli
+    import florilegium.cli.main as cli
 
     main, start = cli.main, int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from florilegium.model.tensor_file import tensor_bytes, tensor_pieces
+from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training import Progress, Snapshot, load_checkpoint, save_checkpoint
 from florilegium.training.checkpoint import CHECKPOINT_REST
 from florilegium.training.guards import check_step
@@ -55,7 +55,7 @@ def test_a_checkpoint_of_7b1(tmp_path: Path, figure: Callable[[str, str], None])
     text = f"{size / 2**20:.0f} MiB saved in {best:.2f} s at best, {middle:.2f} s in the middle of 9 (writing as much with one flush, "
     text += f"in turn: {disk:.2f} and {usual:.2f} s, so {middle / usual:.1f} times as long), {peak:.1f} MiB of memory above the tensors"
     text += f", forecast within {100 * abs(predicted - size) / size:.1f}%; guards {share:.2f} us a step on the CPU"
-    text += "; on a GPU: bench/steps_gpu.py --guards"
+    text += "; on a GPU: bench/train/steps.py --guards"
     figure("cost", text)
     assert peak < 8
     assert best < max(1, 4 * disk), (seconds, plain)  # a second, unless the disk alone takes a good part of it

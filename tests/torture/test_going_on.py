@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from florilegium.config import read_config
-from florilegium.going_on import CHANGEABLE
+from florilegium.runs.changes import CHANGEABLE
 from tests.tiny import save_tiny
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.warm import Warm

@@ -169,8 +169,8 @@ def import_everything() -> None:
     import transformers.models.bloom.modeling_bloom  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler  # noqa: F401
 
-    import florilegium.resuming  # noqa: F401
-    import florilegium.terminal  # noqa: F401
+    import florilegium.cli.progress  # noqa: F401
+    import florilegium.runs.resume  # noqa: F401
 
     torch.set_num_threads(1)
 
@@ -199,7 +199,7 @@ def be_child(request: dict[str, Any]) -> None:
 
             name, options = request["before"]
             getattr(faults, name)(**options)
-        from florilegium.cli import main
+        from florilegium.cli.main import main
 
         code = main(request["arguments"])
         sys.stdout.flush()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import florilegium
 from florilegium.config import make_config
-from florilegium.recorder import Silent
+from florilegium.runs.recorder import Silent
 from florilegium.tokens import PackPlan, pack
 from florilegium.training import Progress, Trainer, load_checkpoint, newest_whole
 from florilegium.training.checkpoint import fault

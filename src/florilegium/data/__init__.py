@@ -7,17 +7,17 @@ In reading order: `quote` (what a row is), `literals` and `template` (row to tex
 
 from __future__ import annotations
 
-from .doctor import examine, finding_sentences, report_on
-from .encoding import is_broken, is_broken_text, mend
-from .found import Problem
-from .lines import MAX_ROW_BYTES
-from .near import clusters, fold, near_pairs
-from .overview import describe
-from .quote import Quote, Value
-from .read import Rows, digest_of, read_rows
-from .sources import SAMPLE, looks_like_path
-from .split import SPLIT_BY, Split, count_leaks, make_split, split_rows
-from .template import DEFAULT_TEMPLATE, Template
+from florilegium.data.lines import MAX_ROW_BYTES
+from florilegium.data.mojibake import is_broken, is_broken_text, mend
+from florilegium.data.near_duplicates import clusters, fold, near_pairs
+from florilegium.data.quality import examine, finding_sentences, report_on
+from florilegium.data.quote import Quote, Value
+from florilegium.data.raw_rows import Problem
+from florilegium.data.read import Rows, digest_of, read_rows
+from florilegium.data.sources import SAMPLE, looks_like_path
+from florilegium.data.split import SPLIT_BY, Split, count_leaks, make_split, split_rows
+from florilegium.data.statistics import describe
+from florilegium.data.template import DEFAULT_TEMPLATE, Template
 
 __all__ = [
     "DEFAULT_TEMPLATE",

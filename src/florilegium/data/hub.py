@@ -11,9 +11,9 @@ import os
 import re
 from typing import Any
 
-from ..errors import DataError
-from .found import Stream, check_header
-from .tables import as_text, take_row
+from florilegium.data.raw_rows import Stream, check_header
+from florilegium.data.tables import as_text, take_row
+from florilegium.errors import DataError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 

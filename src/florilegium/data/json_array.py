@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .lines import MAX_ROW_BYTES, Piece
+from florilegium.data.lines import MAX_ROW_BYTES, Piece
 
 _OUTSIDE = re.compile(rb'[\[{]+|["\]},\n]')
 _IN_STRING = re.compile(rb'["\\\n]')

@@ -12,11 +12,11 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import DataError
-from .found import Found, Problem, Raw, Stream, name_of, start_of
-from .json_array import cut_array
-from .lines import Piece, decode, open_text, physical_lines
-from .quote import SKIP, first_doubled
+from florilegium.data.json_array import cut_array
+from florilegium.data.lines import Piece, decode, open_text, physical_lines
+from florilegium.data.quote import SKIP, first_doubled
+from florilegium.data.raw_rows import Found, Problem, Raw, Stream, name_of, start_of
+from florilegium.errors import DataError
 
 _ROW = 'a row is an object such as {"quote": "Be kind.", "tags": ["life"]}'
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import DataError
-from .found import Problem, readable
-from .quote import SKIP
+from florilegium.data.quote import SKIP
+from florilegium.data.raw_rows import Problem, readable
+from florilegium.errors import DataError
 
 MAX_ROW_BYTES = 1 << 20
 OVER_LIMIT = f"the row is over {MAX_ROW_BYTES:,} bytes"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..errors import DataError
+from florilegium.errors import DataError
 
 Value = str | list[str]
 Quote = dict[str, Value]

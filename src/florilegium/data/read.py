@@ -16,13 +16,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError, one_line
-from .encoding import is_broken, mend, mend_quote
-from .found import Problem, Raw, no_such_column
-from .lines import MAX_ROW_BYTES, OVER_LIMIT
-from .quote import SKIP, Quote, kind_of
-from .sources import AUTHOR, open_source
-from .template import DEFAULT_TEMPLATE, Template
+from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
+from florilegium.data.mojibake import is_broken, mend, mend_quote
+from florilegium.data.quote import SKIP, Quote, kind_of
+from florilegium.data.raw_rows import Problem, Raw, no_such_column
+from florilegium.data.sources import AUTHOR, open_source
+from florilegium.data.template import DEFAULT_TEMPLATE, Template
+from florilegium.errors import DataError, one_line
 
 LONGEST_AUTHOR = 1000
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from ..errors import DataError, nearest
-from .found import Stream, name_of, readable
-from .hub import is_hub_id, read_hub
-from .json_rows import read_json, read_jsonl
-from .tables import read_csv, read_parquet
+from florilegium.data.hub import is_hub_id, read_hub
+from florilegium.data.json_rows import read_json, read_jsonl
+from florilegium.data.raw_rows import Stream, name_of, readable
+from florilegium.data.tables import read_csv, read_parquet
+from florilegium.errors import DataError, nearest
 
 SAMPLE = "sample"
 AUTHOR = "author"  # a column that is read where it is there, whether or not the template trains it: splits may go by author

@@ -5,7 +5,7 @@
 So a row keeps its side when the file grows, and a quote that stands there twice, with other tags or another case, is never both trained
 and examined. `by` says what else stays together:
 
-    cluster   a row that is nearly the same as earlier rows (`near.py`) takes their side
+    cluster   a row that is nearly the same as earlier rows (`near_duplicates.py`) takes their side
     author    all rows of an author: the hash is of the column `author`
     random    nothing else: what other tools do, and what leaks
 
@@ -19,9 +19,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import DataError, UsageError
-from .near import Pair, near_pairs
-from .quote import Quote, join_items
+from florilegium.data.near_duplicates import Pair, near_pairs
+from florilegium.data.quote import Quote, join_items
+from florilegium.errors import DataError, UsageError
 
 SPLIT_BY = ("cluster", "author", "random")
 _FEW_ROWS = 10

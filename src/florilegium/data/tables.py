@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .found import Found, Problem, Raw, Stream, check_header, name_of, readable
-from .lines import MAX_ROW_BYTES, OVER_LIMIT, Piece, decode, open_text, physical_lines
-from .quote import SKIP
+from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT, Piece, decode, open_text, physical_lines
+from florilegium.data.quote import SKIP
+from florilegium.data.raw_rows import Found, Problem, Raw, Stream, check_header, name_of, readable
+from florilegium.errors import DataError
 
 _PARQUET_BATCH_ROWS = 256
 

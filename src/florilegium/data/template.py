@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..errors import DataError, UsageError
-from .literals import Separator, split_template
-from .quote import SKIP, Quote, Value, clean_list, clean_text, join_items, split_items
+from florilegium.data.quote import SKIP, Quote, Value, clean_list, clean_text, join_items, split_items
+from florilegium.data.template_parser import Separator, split_template
+from florilegium.errors import DataError, UsageError
 
 __all__ = ["DEFAULT_TEMPLATE", "Quote", "Template", "Value"]
 

@@ -5,12 +5,12 @@ generating), `figures` (tags, form, stopping, loops), `copies` (how much was cop
 quote), `table` (all of it for people).
 """
 
+from florilegium.data.novelty import NoveltyIndex, words
+from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_figures, instrument_check
-from florilegium.evaluation.figures import distinct_n, loops, most_frequent_tags, tag_f1, tag_figures
-from florilegium.evaluation.intervals import mean, share
 from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_figures, read_general, row_parts
-from florilegium.evaluation.novelty import NoveltyIndex, words
 from florilegium.evaluation.relevance import tag_relevance
+from florilegium.evaluation.tag_metrics import distinct_n, loops, most_frequent_tags, tag_f1, tag_figures
 
 __all__ = [
     "GENERAL",

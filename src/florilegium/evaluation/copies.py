@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from florilegium.evaluation.intervals import mean, share
-from florilegium.evaluation.novelty import RUN_WORDS, words
+from florilegium.data.novelty import RUN_WORDS, words
+from florilegium.evaluation.confidence import mean, share
 
 PLANTED = 200
 Run = tuple[str, ...]

@@ -21,7 +21,7 @@ import torch
 
 from florilegium.data import Quote, Template
 from florilegium.errors import DataError, ResourceError
-from florilegium.evaluation.intervals import difference, ratio
+from florilegium.evaluation.confidence import difference, ratio
 from florilegium.model import Base, Walk, token_losses
 from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack, text_ids
 

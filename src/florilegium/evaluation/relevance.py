@@ -17,7 +17,7 @@ import numpy as np
 
 from florilegium.data import Quote, Template
 from florilegium.errors import DataError
-from florilegium.evaluation.intervals import mean, ratio
+from florilegium.evaluation.confidence import mean, ratio
 from florilegium.evaluation.losses import example_losses
 from florilegium.model import Base
 from florilegium.tokens import encode

@@ -1,6 +1,6 @@
 """The room for speed: one file a kernel, each with a plain twin. `README.md` has a line on each.
 
-Of ours only the plain twins are known here, and only `paths.py` knows this room: everything works without it, with its paths off
+Of ours only the plain twins are known here, and only `fast_paths.py` knows this room: everything works without it, with its paths off
 (`--fast off`) and with the folder gone.
 """
 
@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from florilegium.fast import attention, frozen_linear, obstacles
-from florilegium.fast.graph import Replay
+from florilegium.fast import flex_attention as attention
+from florilegium.fast import frozen_linear
+from florilegium.fast import support as obstacles
 from florilegium.fast.head_loss import head_losses
+from florilegium.fast.training.cuda_graph import Replay
 
 NAMES = ("block", "attention", "linear", "loss", "decode")
 
@@ -58,7 +60,7 @@ def trunk_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> st
     """Why `block` cannot run on this model, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    from florilegium.fast.trunk import obstacle
+    from florilegium.fast.training.block_stack import obstacle
 
     return obstacle(bloom, device, compute)
 
@@ -76,15 +78,15 @@ def say_products(bloom: Any) -> str:
 def install_trunk(
     bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
 ) -> None:
-    """Gives a BloomModel the blocks by hand (`trunk.py`). The numbers are `trunk.Plan`'s; `lengths` are tokens of batches to come."""
-    from florilegium.fast.trunk import Plan, Trunk
+    """Gives a BloomModel the blocks by hand (`block_stack.py`). The numbers are `trunk.Plan`'s; `lengths` are tokens of batches to come."""
+    from florilegium.fast.training.block_stack import Plan, Trunk
 
     bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype, lengths)
 
 
 def leave_compiling() -> None:
     """Kernels that nobody has begun to compile are compiled when they are needed."""
-    module = sys.modules.get("florilegium.fast.wgmma")
+    module = sys.modules.get("florilegium.fast.hopper.int8_matmul")
     if module is not None:
         module.leave_compiling()
 
@@ -93,14 +95,14 @@ def decode_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> s
     """Why `decode` cannot run on this model, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    from florilegium.fast.stored import obstacle
+    from florilegium.fast.decoding.weights import obstacle
 
     return obstacle(bloom, device, compute)
 
 
 def decoder(bloom: Any, head_VW: torch.Tensor, **sizes: Any) -> Any:
     """A `decode.Decoder` for a model without `decode_obstacle`."""
-    from florilegium.fast.decode import Decoder
+    from florilegium.fast.decoding.decoder import Decoder
 
     return Decoder(bloom, head_VW, **sizes)
 

@@ -3,7 +3,7 @@
 from florilegium.generation.decode import BloomDecoder, StockDecoder, write_batch
 from florilegium.generation.generate import Generated, collect, generate_texts, stream_text, write
 from florilegium.generation.request import Completion, Request, Written
-from florilegium.generation.slots import SlotWriter
+from florilegium.generation.scheduler import SlotWriter
 
 __all__ = [
     "BloomDecoder",

@@ -1,9 +1,9 @@
 """From prompts to tokens, a batch at a time: read the prompts at once, then write a token a row, with what was read kept.
 
-`BloomDecoder` walks BLOOM's modules as training does (`model/forward.py`) with a static cache of keys and values. Rows of different
+`BloomDecoder` walks BLOOM's modules as training does (`packed_forward.py`) with a static cache of keys and values. Rows of different
 length lie in one batch without padding errors, since each has its own positions: row b's next token goes to its own place, and its
 attention ends there. `StockDecoder` gives any other family's own forward the same three methods. On CUDA BLOOM has `fast/decode.py`, which
-`slots.py` drives.
+`scheduler.py` drives.
 
     scores_BV = decoder.read(prompts)        the scores of the first new token of each prompt
     scores_BV = decoder.write(tokens_B)      and of the next
@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from florilegium import plain
+from florilegium import reference as plain
 from florilegium.errors import DivergedError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances, next_tokens
 from florilegium.model.base import Base
-from florilegium.model.forward import block, embed, head_weight, norm, transformer
+from florilegium.model.packed_forward import block, embed, head_weight, norm, transformer
 
 HEAD_COPY_BYTES = 2 * 2**30
 

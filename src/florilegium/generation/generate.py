@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from florilegium import paths
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation.decode import BloomDecoder, StockDecoder, broken_scores, write_batch
 from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.sampling import chances
-from florilegium.generation.slots import SlotWriter
+from florilegium.generation.scheduler import SlotWriter
+from florilegium.model import fast_paths as paths
 from florilegium.model.base import Base
-from florilegium.model.forward import head_weight, transformer
+from florilegium.model.packed_forward import head_weight, transformer
 from florilegium.tokens import end_of_text, text_ids
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}

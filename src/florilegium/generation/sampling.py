@@ -3,7 +3,7 @@
 The chance comes from one stream of uniform numbers a row, drawn from (seed, number of the row) alone. So the same seed gives the same
 text in whatever batch a row ran, and a row's numbers do not depend on when its neighbours stop. What top-k and top-p leave is run through
 in the vocabulary's order until the sum passes the chance: no order of 250,880 tokens by their scores is needed. The kernels of
-`fast/sample_kernel.py` do the same on a GPU. Shapes: B rows, V vocabulary.
+`sampling_kernel.py` do the same on a GPU. Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The base model, the adapter on it, and the forward pass over packed rows."""
 
-from florilegium.model.adapter import (
+from florilegium.model.adapter_loading import base_facts, load_adapter, read_facts
+from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
+from florilegium.model.lora import (
     ParameterCount,
     adapter_state,
     attach_adapter,
@@ -9,9 +11,7 @@ from florilegium.model.adapter import (
     save_adapter,
     set_adapter_state,
 )
-from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
-from florilegium.model.forward import Walk, hidden_states, token_losses
-from florilegium.model.loading import base_facts, load_adapter, read_facts
+from florilegium.model.packed_forward import Walk, hidden_states, token_losses
 
 __all__ = [
     "Base",

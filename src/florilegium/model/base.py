@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
-from florilegium.model.importing import import_bitsandbytes
-from florilegium.model.stream import load_streamed
+from florilegium.model.bitsandbytes_import import import_bitsandbytes
+from florilegium.model.bloom_loader import load_streamed
 from florilegium.model.untrusted import check_weights, read_json, refuse_code
-from florilegium.run import check_path
 from florilegium.seedling import FOLDER as SEEDLING
+from florilegium.storage.run_directory import check_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

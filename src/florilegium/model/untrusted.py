@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ModelError
-from florilegium.model.tensor_file import read_header
+from florilegium.storage.safetensors_io import read_header
 
 MAX_JSON_BYTES = 4 << 20
 PLAIN_NAME = re.compile(r"[\w.-]{1,200}", re.ASCII)

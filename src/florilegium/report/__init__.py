@@ -5,9 +5,9 @@ runs side by side).
 """
 
 from florilegium.report.compare import compare_runs, comparison_page
-from florilegium.report.facts import RunFacts, read_run
 from florilegium.report.page import run_page, write_report
 from florilegium.report.picture import import_soon
+from florilegium.report.run_reader import RunFacts, read_run
 
 __all__ = [
     "RunFacts",

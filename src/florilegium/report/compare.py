@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from florilegium.evaluation.table import LINES, lookup, written
-from florilegium.report.facts import RunFacts
 from florilegium.report.page import charts, duration, gibibytes, number, render
+from florilegium.report.run_reader import RunFacts
 
 NOT_COMPARED = ("output", "force")
 

@@ -19,11 +19,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from florilegium.data import finding_sentences
-from florilegium.disk import write_text
 from florilegium.evaluation.table import lookup, table, written
 from florilegium.report.curves import Curve, chart
-from florilegium.report.facts import RunFacts, read_run
 from florilegium.report.picture import write_picture
+from florilegium.report.run_reader import RunFacts, read_run
+from florilegium.storage.atomic_files import write_text
 
 FILE = "report.html"
 HERE = Path(__file__).parent

@@ -8,9 +8,9 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from florilegium.disk import atomic_write
 from florilegium.report.curves import thinned
-from florilegium.report.facts import RunFacts
+from florilegium.report.run_reader import RunFacts
+from florilegium.storage.atomic_files import atomic_write
 
 FILE = "loss.png"
 

@@ -1,7 +1,7 @@
 """Text to token ids (`encode`), and token ids to packed batches (`pack`)."""
 
+from florilegium.tokens.batch_order import Order, epoch_order
 from florilegium.tokens.encode import Encoded, Example, encode, end_of_text, label_prompt, preflight, text_ids
-from florilegium.tokens.order import Order, epoch_order
 from florilegium.tokens.pack import NO_DOCUMENT, NO_TARGET, Batch, PackPlan, pack
 
 __all__ = [

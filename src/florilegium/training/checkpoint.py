@@ -7,7 +7,7 @@
         state.json               step, schedule, best loss, numbers of the optimiser that are not tensors
         manifest.json            sha256 and size of each file above, the step, and whose it is: digests of base and rows, all settings
 
-How such a folder reaches the disk, and what a reader believes, is told in `commit.py`. A checkpoint is taken only under its own step's
+How such a folder reaches the disk, and what a reader believes, is told in `atomic_folders.py`. A checkpoint is taken only under its own step's
 name and by the run that made it, the newest that is right, and what was skipped is said. There is no pickle in it. The older ones go
 only after the newer is in place.
 """
@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from florilegium.commit import Unvouched, commit_folder, read_manifest, read_vouched, remove_folder, sweep
 from florilegium.config import TrainConfig
-from florilegium.disk import disk_errors, free_bytes
 from florilegium.errors import ModelError, ResourceError
-from florilegium.model.tensor_file import tensor_bytes, tensor_pieces
-from florilegium.run import set_aside
+from florilegium.storage.atomic_files import disk_errors, free_bytes
+from florilegium.storage.atomic_folders import Unvouched, commit_folder, read_manifest, read_vouched, remove_folder, sweep
+from florilegium.storage.run_directory import set_aside
+from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot
 from florilegium.training.memory import out_of_memory
 

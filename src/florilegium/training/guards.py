@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from florilegium.errors import DivergedError
-from florilegium.model.numbers import FIX, check_tensors
+from florilegium.storage.finite import FIX, check_tensors
 
 
 def check_step(step: int, loss: float, grad_norm: float) -> None:

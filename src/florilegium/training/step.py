@@ -2,7 +2,7 @@
 
 A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided once by their
 number, so 16 quotes in one batch and in sixteen give the same gradient. On CUDA the host asks nothing of the device in a step: gradients
-are replayed from a recorded graph where the trunk runs (`fast/graph.py`), AdamW skips the step by itself where loss or gradient are no
+are replayed from a recorded graph where the trunk runs (`cuda_graph.py`), AdamW skips the step by itself where loss or gradient are no
 numbers, and the figures come back while the next step runs.
 """
 
@@ -27,7 +27,7 @@ from florilegium.training.optimizer import restore_schedule
 
 @dataclass
 class Trainer:
-    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a `fast/graph.py` Replay of
+    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a `cuda_graph.py` Replay of
     `gradients`, or None where the step is run as it is written."""
 
     base: Base

@@ -1,0 +1,154 @@
+"""A training step at bloom-7b1's shape under different plans of memory, without a checkpoint or data: for tuning the fast room.
+
+    python -m bench.train.steps --size 7b1 --bits 8 --tokens 1008 2048 --plans copies fast lean [--profile]
+
+A plan is a name, or three numbers (trunk.Plan): blocks that keep all, that keep the middle, that have copies, such as 0,21,0.
+Documents have the lengths of english_quotes (log-normal, median 42 tokens). A step is forward, loss, backward, clip and AdamW.
+--tokens counts positions; a document's end-of-text is a target and takes none (`tokens/pack.py`), so a step is on some 2% more tokens, and
+tokens/s counts those, as a training run does. Prints milliseconds (the mean of a run of steps without a sync), tokens/s and the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from bench.common.gpu_model import SIZES, random_base
+
+PLANS = {"copies": (10**6, 10**6, 10**6), "fast": (10**6, 10**6, 0), "lean": (0, 10**6, 0), "least": (0, 0, 0)}
+
+
+def batch_of(tokens: int) -> Any:
+    from florilegium.tokens import Example, PackPlan, pack
+
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.empty(tokens // 8).log_normal_(3.74, 0.76, generator=generator).long().clamp(4, 800).tolist()
+    examples, left = [], tokens
+    while left > 0:
+        size = min(sizes.pop(), left)
+        ids = torch.randint(4, 200_000, (size,), generator=generator).tolist()
+        examples.append(Example([*ids, 2], [True] * (size + 1)))
+        left -= size
+    (batch,) = pack(examples, PackPlan(tokens, 16, 2 * tokens, bucketed=True))
+    return batch
+
+
+def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bool, guards: bool = False) -> Any:
+    """A step as a function. With `guards` it also does what the training loop does so that a NaN moves no weight."""
+    from florilegium.fast.training.cuda_graph import Replay
+    from florilegium.model import Walk, token_losses
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer: Any = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    for parameter in parameters:
+        if parameter.grad is None:  # another step's recording may add to it where it is
+            parameter.grad = torch.zeros_like(parameter)
+
+    def gradients(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        losses = token_losses(base, model, replace(batch, **inputs), Walk(paths))
+        loss = losses.sum() / batch.num_targets
+        torch._foreach_add_([p.grad for p in parameters], torch.autograd.grad(loss, parameters))
+        return loss.detach()
+
+    run = Replay(gradients, [p.grad for p in parameters if p.grad is not None]) if graph else gradients
+    inputs = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)}
+
+    def step() -> torch.Tensor:
+        loss = run(inputs if graph else {name: t.pin_memory().to("cuda", non_blocking=True) for name, t in inputs.items()})
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        if guards:  # torch's fused AdamW reads these two where they are, and takes no step if the first is 1
+            optimizer.found_inf = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+            optimizer.grad_scale = None
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        return loss
+
+    return step
+
+
+def measure(step: Any, repeats: int) -> dict[str, float]:
+    torch.cuda.reset_peak_memory_stats()  # recording is part of the peak: what is replayed later takes that memory
+    for _ in range(3):
+        loss = step()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    launched = time.perf_counter() - began
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    return {
+        "ms": round(1000 * seconds / repeats, 2),
+        "host_ms": round(1000 * launched / repeats, 2),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "loss": round(float(loss), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="7b1")
+    parser.add_argument("--bits", type=int, default=8)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1008])
+    parser.add_argument("--plans", nargs="+", default=list(PLANS))
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--graph", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--guards", action="store_true", help="what the guards against NaN cost, in turn with the step without them")
+    arguments = parser.parse_args()
+
+    from florilegium import fast
+    from florilegium.config import make_config
+    from florilegium.model import attach_adapter
+    from florilegium.model.packed_forward import transformer
+
+    base = random_base(arguments.size, arguments.bits)
+    model = attach_adapter(base, make_config({"bits": arguments.bits, "dropout": arguments.dropout}))
+    model.train()
+    for plan in arguments.plans:
+        fast.install(model, ())
+        paths: tuple[str, ...] = ("block", "loss")
+        if plan == "plain":
+            fast.install(model, ("linear",))
+            paths = ("attention", "linear", "loss")
+        else:
+            transformer(model).__dict__.pop("trunk", None)
+            gc.collect()
+            torch.cuda.empty_cache()
+            fast.install_trunk(transformer(model), *(PLANS.get(plan) or tuple(map(int, plan.split(",")))))
+        for tokens in arguments.tokens:
+            batch = batch_of(tokens)
+            step = stepper(base, model, batch, paths, arguments.graph and plan != "plain")
+            figures = measure(step, arguments.repeats)
+            a_second = 1000 / figures["ms"]
+            rates = {"tokens_per_second": round(batch.num_tokens * a_second), "positions_per_second": round(tokens * a_second)}
+            print(json.dumps({"plan": plan, "bits": arguments.bits, "positions": tokens, **rates, **figures}), flush=True)
+            if arguments.guards:
+                guarded = stepper(base, model, batch_of(tokens), paths, arguments.graph and plan != "plain", guards=True)
+                pairs = [(measure(step, 20)["ms"], measure(guarded, 20)["ms"]) for _ in range(5)]
+                shares = sorted(100 * (with_guards / without - 1) for without, with_guards in pairs)
+                print(f"guards: {shares[2]:+.2f}% of a step (median of 5 pairs in turn; {shares[0]:+.2f} to {shares[-1]:+.2f})", flush=True)
+            if arguments.profile:
+                profile(step)
+
+
+def profile(step: Any) -> None:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    with record(activities=[ProfilerActivity.CUDA]) as recorded:
+        step()
+        torch.cuda.synchronize()
+    print(recorded.key_averages().table(sort_by="cuda_time_total", row_limit=28, max_name_column_width=70))
+
+
+if __name__ == "__main__":
+    main()

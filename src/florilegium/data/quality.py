@@ -1,0 +1,184 @@
+"""The data doctor: what in the rows would teach the wrong thing, found before anybody trains on them.
+
+    near duplicates     clusters of rows that say the same (`near_duplicates.py`): trained twice, or examined on what was trained
+    repair              broken encoding that `--repair` mends, and what it cannot mend
+    tags                tags that say something about the source and not the text, sentences, signs; two spellings of one tag
+    authors             names with a comma or quotation marks left over from the page they were copied from
+    outliers            texts far longer than the rest, rows with far more tags: Tukey's outer fence (1977), Q3 + 3 (Q3 - Q1)
+    no text             rows without a single letter
+
+Every finding is `{"rows": how many, "places": the first ten}`, some with more. Nothing is changed here and nothing dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from statistics import quantiles
+from typing import Any
+
+from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
+from florilegium.data.near_duplicates import Pair, clusters, near_pairs
+from florilegium.data.quote import join_items
+from florilegium.data.read import Rows
+from florilegium.data.split import Split, make_split
+from florilegium.data.statistics import describe
+
+SHOWN_PLACES, SHOWN_CLUSTERS, SHOWN_TEXT = 10, 8, 160
+LONGEST_TAG_WORDS = 5
+# Goodreads, where most collections of quotes come from, keeps disputes about the source among the tags.
+_ABOUT_THE_SOURCE = re.compile(r"attribut|investigator|unsourced|unverified|apocryph|paraphras|unknown|wrongly|fake", re.IGNORECASE)
+_TAG_WORDS = re.compile(r"[^\W_]+")
+
+_TAG_SIGNS: dict[str, Callable[[str], bool]] = {
+    "about_the_source": lambda tag: _ABOUT_THE_SOURCE.search(tag) is not None,
+    "a_sentence": lambda tag: len(_TAG_WORDS.findall(tag)) > LONGEST_TAG_WORDS,
+    "no_letters": lambda tag: not any(map(str.isalpha, tag)),
+    "broken_encoding": is_broken_text,
+}
+_AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
+    "ends_in_a_mark": lambda name: name.rstrip()[-1:] in (",", ";", ":", "-", "–", "—"),
+    "quotation_marks": lambda name: any(mark in name for mark in '“”"«»'),
+    "unknown": lambda name: name.strip(" .,").casefold() in ("", "unknown", "anonymous", "anon", "n/a", "none", "null", "-"),
+    "broken_encoding": is_broken_text,
+}
+
+
+def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
+    """The findings on `rows`, ready for JSON; `pairs` are those of `near_pairs` on the first column, if they are known already."""
+    first = [join_items(quote[rows.template.columns[0]]) for quote in rows.quotes]
+    main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
+    return {
+        "near_duplicates": _near_duplicates(rows, first, near_pairs(first) if pairs is None else pairs),
+        "repair": _repair(rows),
+        "suspicious_tags": _suspicious_tags(rows),
+        "authors": _authors(rows),
+        "long_outliers": _outliers(rows, [len(text.split()) for text in main]),
+        "tag_outliers": _tag_outliers(rows),
+        "no_text": _found(rows, [not any(map(str.isalpha, text)) for text in main]),
+    }
+
+
+def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dict[str, Any]:
+    """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a random one, and
+    `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
+    at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs)
+    return {
+        **describe(rows),
+        "training_rows": len(split.training),
+        "held_out_rows": len(split.held_out),
+        "set_aside_rows": len(split.set_aside),
+        "split_by": by,
+        "leaks": {by: split.leaks, "random": at_random.leaks},
+        "findings": examine(rows, split.pairs),
+    }
+
+
+def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or places."""
+    near, repair = findings["near_duplicates"], findings["repair"]
+    lines = [("near duplicates", f"{near['pairs']:,} pairs in {near['clusters']:,} clusters, {near['rows']:,} rows")]
+    if repair["mended"] or repair["can_be_mended"]:
+        what = f"{repair['mended']:,} rows mended" if repair["mended"] else f"--repair would mend {repair['can_be_mended']:,} rows"
+        example = repair["example"]
+        shown = f": {_short(example['before'], 40)} -> {_short(example['after'], 40)}" if example else ""
+        lines.append(("broken encoding", f"{what}, {repair['still_broken_then']:,} stay broken{shown}"))
+    for group in ("suspicious_tags", "authors"):
+        for name, found in (findings[group] or {}).items():
+            count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
+            if count:
+                examples = [x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))]
+                sentence = f"{count:,} {'rows' if 'rows' in found else 'tags'}: {_short(', '.join(examples[:4]), 90)}"
+                lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
+    for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
+        found = findings[name]
+        if found and found["rows"]:
+            lines.append((name.replace("_", " "), f"{found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}"))
+    if findings["no_text"]["rows"]:
+        lines.append(("no text", f"{findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}"))
+    return lines
+
+
+def _places(found: dict[str, Any]) -> str:
+    return _short(", ".join(found["places"][:4]), 90)
+
+
+def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
+    groups = clusters(len(texts), pairs)
+    shown = [[{"place": rows.places[i], "text": _short(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]]
+    return {"pairs": len(pairs), "clusters": len(groups), "rows": sum(map(len, groups)), "largest": len(groups[0]) if groups else 0} | {
+        "shown": shown
+    }
+
+
+def _repair(rows: Rows) -> dict[str, Any]:
+    """What was mended, what `--repair` would mend, and what stays broken either way: a byte that was lost cannot be guessed."""
+    broken = [quote for quote in rows.quotes if is_broken(quote)]
+    mended = [mend_quote(quote) for quote in broken]
+    return {
+        "mended": rows.repaired,
+        "can_be_mended": sum(new != old for new, old in zip(mended, broken, strict=True)),
+        "still_broken_then": sum(is_broken(new) for new in mended),
+        "example": _first_mended(broken, mended),
+    }
+
+
+def _first_mended(broken: Sequence[Any], mended: Sequence[Any]) -> dict[str, str] | None:
+    for old, new in zip(broken, mended, strict=True):
+        if old != new and not is_broken(new):
+            before, after = (join_items(next(iter(quote.values()))) for quote in (old, new))
+            return {"before": _short(before), "after": _short(after)}
+    return None
+
+
+def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
+    """For each sign, the rows that carry such a tag and the most frequent ones; and tags that are one word in several spellings."""
+    if not rows.template.list_columns:
+        return None
+    column = rows.template.list_columns[0]
+    lists = [list(quote[column]) for quote in rows.quotes]
+    counts = Counter(tag for tags in lists for tag in tags)
+    found: dict[str, Any] = {}
+    for name, sign in _TAG_SIGNS.items():
+        suspects = {tag for tag in counts if sign(tag)}
+        examples = [tag for tag, _ in counts.most_common() if tag in suspects][:5]
+        found[name] = _found(rows, [not suspects.isdisjoint(tags) for tags in lists]) | {"tags": len(suspects), "examples": examples}
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for tag, _ in counts.most_common():
+        spellings["".join(_TAG_WORDS.findall(tag.casefold()))].append(tag)
+    several = [tags for key, tags in spellings.items() if key and len(tags) > 1]
+    return {**found, "several_spellings": {"tags": len(several), "examples": several[:5]}}
+
+
+def _authors(rows: Rows) -> dict[str, Any] | None:
+    """Signs of junk in the column `author`; None where there is none."""
+    if not any(rows.authors):
+        return None
+    found = {name: _found(rows, [bool(author) and sign(author) for author in rows.authors]) for name, sign in _AUTHOR_SIGNS.items()}
+    named = Counter(author for author in rows.authors if author)
+    return {"distinct": len(named), "rows_without": rows.authors.count(""), "most_frequent": named.most_common(5), **found}
+
+
+def _outliers(rows: Rows, sizes: Sequence[int]) -> dict[str, Any]:
+    """Rows beyond the outer fence; `limit` is the fence. Fewer than 20 rows have no outliers."""
+    if len(sizes) < 20:
+        return {"rows": 0, "places": [], "limit": None}
+    low, _, high = quantiles(sizes, n=4)
+    limit = high + 3 * (high - low)
+    return _found(rows, [size > limit for size in sizes]) | {"limit": round(limit)}
+
+
+def _tag_outliers(rows: Rows) -> dict[str, Any] | None:
+    columns = rows.template.list_columns
+    return _outliers(rows, [len(quote[columns[0]]) for quote in rows.quotes]) if columns else None
+
+
+def _found(rows: Rows, suspected: Sequence[bool]) -> dict[str, Any]:
+    places = [place for place, yes in zip(rows.places, suspected, strict=True) if yes]
+    return {"rows": len(places), "places": places[:SHOWN_PLACES]}
+
+
+def _short(text: str, width: int = SHOWN_TEXT) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"

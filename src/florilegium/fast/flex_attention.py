@@ -1,0 +1,54 @@
+"""Causal ALiBi attention inside each document of a packed row, by torch's flex_attention: the fast twin of `flex_attention.py`.
+
+Compiled; CUDA only; blocks between documents are skipped; T a multiple of 128. Shapes: B rows, H heads, T tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from florilegium.reference.attention import Attend
+
+FLEX_BLOCK = 128
+
+
+def flex(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
+    """Attention by torch's flex_attention: scores in float32, blocks between documents skipped. CUDA, T a multiple of 128."""
+    attention, block_mask = _compiled()
+    B, T = document_BT.shape
+
+    def same_document(b: Any, h: Any, query: Any, key: Any) -> Any:
+        return (document_BT[b, query] == document_BT[b, key]) & (key <= query)
+
+    def alibi(score: Any, b: Any, h: Any, query: Any, key: Any) -> Any:
+        return score + slopes_H[h] * (key - query)
+
+    mask = block_mask(same_document, B, None, T, T, device=document_BT.device, BLOCK_SIZE=FLEX_BLOCK)
+
+    def attend(query_BHTD: torch.Tensor, key_BHTD: torch.Tensor, value_BHTD: torch.Tensor) -> torch.Tensor:
+        context: torch.Tensor = attention(query_BHTD, key_BHTD, value_BHTD, score_mod=alibi, block_mask=mask)
+        return context
+
+    return attend
+
+
+def flex_obstacle(device: torch.device, num_tokens: int) -> str:
+    """Why `flex` cannot run for this row, or an empty string."""
+    if device.type != "cuda":
+        return "flex_attention has no backward pass on the CPU"
+    if num_tokens % FLEX_BLOCK:
+        return f"rows must be a multiple of {FLEX_BLOCK} tokens"
+    return ""
+
+
+@cache
+def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    # A row length is a shape, and a shape a compilation; beyond its limit dynamo would fall back to an unfused form, silently.
+    torch._dynamo.config.recompile_limit = 128
+    return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)

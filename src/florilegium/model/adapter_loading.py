@@ -1,0 +1,142 @@
+"""An adapter from disk, onto the base that it was made for.
+
+PEFT loads an adapter onto any base of the same shape without a word, and one that is damaged too. Here what `florilegium.json` remembers
+of base, tokenizer and files (`lora.py`) is compared first. An adapter that others made is read as well, as data (`untrusted.py`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from florilegium.data import Template
+from florilegium.errors import ModelError, UsageError
+from florilegium.model.base import Base
+from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state
+from florilegium.model.untrusted import lora_values, read_json
+from florilegium.storage.atomic_folders import Unvouched, read_vouched
+from florilegium.storage.safetensors_io import read_header
+
+# What the same weights are computed with: none of it shows in a tensor's size.
+SHAPE = (
+    "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function", "layer_norm_epsilon", "rms_norm_eps",
+    "rope_theta", "apply_residual_connection_post_layernorm", "tie_word_embeddings", "sliding_window",
+)  # fmt: skip
+FACT_KINDS: dict[str, Any] = {
+    "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
+    "template": str,
+}  # fmt: skip
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """florilegium.json of an adapter folder, or an empty dict for an adapter that others made. Raises ModelError when it is broken, or
+    holds something else than what stands there: it decides which model is loaded."""
+    if not (folder / FACTS).is_file():
+        return {}
+    what = str(folder / FACTS)
+    facts = read_json(folder / FACTS, what)
+    for name, kinds in FACT_KINDS.items():
+        if name in facts and not isinstance(facts[name], kinds):
+            raise ModelError(f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}", "Copy the adapter again, or train it again")
+    name = facts.get("base", {}).get("name")
+    if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
+        raise ModelError(f"{what} cannot be read: its base's name is none", "Name the base with --model")
+    _check_words(facts, what)
+    return facts
+
+
+def _check_words(facts: Mapping[str, Any], what: str) -> None:
+    """The template must be one, and the openings words with counts: both are used long after the file was read."""
+    openings, lists = facts.get("openings", {}), facts.get("list_columns", [])
+    counts = all(type(count) is int and 0 <= count < 1 << 53 for count in openings.values())
+    if not counts or not all(isinstance(name, str) for name in lists):
+        raise ModelError(f"{what} cannot be read: its openings or list columns are none", "Copy the adapter again, or train it again")
+    if "template" in facts:
+        try:
+            Template.from_text(facts["template"])
+        except UsageError as error:
+            raise ModelError(f"{what} cannot be used: {error.cause}", "Copy the adapter again, or train it again") from None
+
+
+def load_adapter(base: Base, folder: Path) -> Any:
+    """The base with the adapter of `folder` on it, ready to generate. Raises ModelError when it was made for another base, is damaged,
+    or asks for anything but LoRA."""
+    from peft import LoraConfig, PeftModel
+
+    facts = read_facts(folder)
+    check_fit(base, facts, folder)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not read")
+    values = lora_values(folder, base.model.config.get_text_config().hidden_size)
+    _check_whole(folder, facts, values)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(base.model, str(folder), config=LoraConfig(**values))
+    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds on a broken or unfitting adapter
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(f"the adapter in {folder} does not load on {base.name} ({first})", "Name its base with --model") from error
+    _check_all_used(model, folder, base)
+    return model.eval()
+
+
+def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Compares weights and LoRA's settings with what florilegium.json remembers of them; adapters that others made have no memory."""
+    fix = "Copy the adapter again; florilegium resume RUN writes that of its run again once the broken one is removed"
+    if "files" in facts:
+        try:
+            read_vouched(folder, ["adapter_model.safetensors"], FACTS)
+        except Unvouched as error:
+            raise ModelError(f"the adapter in {folder} is not as it was saved: {error}", fix) from None
+    for name, value in facts.get("lora", {}).items():
+        if name in ESSENTIAL and values.get(name) != value:
+            raise ModelError(f"the adapter_config.json in {folder} says {name} is {values.get(name)}, and it was made with {value}", fix)
+
+
+def _check_all_used(model: Any, folder: Path, base: Base) -> None:
+    """Every LoRA matrix of the file must have found its place: PEFT drops those that have none with a warning at most."""
+    header = read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")
+    mine = set(adapter_state(model))
+    for name, others, what in (("has", header.keys() - mine, "lacks"), ("lacks", mine - header.keys(), "has")):
+        matrices = sorted(other for other in others if ".lora_" in other)
+        if matrices:
+            cause = f"the adapter in {folder} {name} {len(matrices)} matrices that {base.name} {what} ({matrices[0]})"
+            raise ModelError(cause, "It was made for another model: name that one with --model")
+
+
+def check_fit(base: Base, facts: Mapping[str, Any], folder: Path) -> None:
+    """Compares what the adapter was made for with the base at hand. Raises ModelError that says which differs."""
+    made_for = facts.get("base", {})
+    mine, theirs = _flat(base_facts(base)), _flat(made_for)
+    for key in [key for key in mine if key in theirs and mine[key] != theirs[key]]:
+        what = {"digest": "weights", "tokenizer_digest": "tokenizer"}.get(key, key)
+        detail = "" if "digest" in key else f" ({str(theirs[key])[:40]}, here {mine[key]})"
+        raise ModelError(
+            f"the adapter in {folder} was made for {made_for.get('name')}, and {base.name} has another {what}{detail}",
+            f"Use --model {made_for.get('name')}",
+        )
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """base_facts without the name, the shape's entries among the others, shapes before digests: they say more."""
+    shape = facts.get("shape")
+    values = {**facts, **(shape if isinstance(shape, dict) else {})}
+    order = sorted(values, key=lambda key: "digest" in key)
+    return {key: values[key] for key in order if key not in ("name", "shape")}
+
+
+def base_facts(base: Base) -> dict[str, Any]:
+    """What identifies a base: name, shape, digests."""
+    config = base.model.config.get_text_config()
+    return {
+        "name": base.name,
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "vocab_size": config.vocab_size,
+        "shape": {name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))},
+        "digest": base.digest,
+        "tokenizer_digest": base.tokenizer_digest,
+    }

@@ -1,0 +1,164 @@
+"""The adapter: LoRA by PEFT on the frozen base, what of it trains, and its folder on disk.
+
+An adapter folder is PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`, the tokenizer, a filled `README.md`), which stock
+Transformers and PEFT load, and beside it `florilegium.json`: the template, the digests of the base and tokenizer it was made for, how
+training rows begin, the sums of its files. It is read again by `adapter_loading.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florilegium.config import TrainConfig
+from florilegium.errors import ModelError, UsageError
+from florilegium.model.base import Base
+from florilegium.storage.atomic_files import disk_errors
+from florilegium.storage.atomic_folders import commit_folder
+from florilegium.storage.finite import check_tensors
+from florilegium.storage.run_directory import set_aside
+from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
+
+FUSED = ("query_key_value", "qkv_proj", "Wqkv", "c_attn", "W_pack")
+SEPARATE = ("q_proj", "k_proj", "v_proj")
+FACTS = "florilegium.json"
+ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")  # a change here changes every weight's meaning
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters train, and of how many: 0.111% on bloom-7b1 with rank 16."""
+
+    trained: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.trained / self.total
+
+
+def attach_adapter(base: Base, config: TrainConfig) -> Any:
+    """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you call."""
+    from peft import LoraConfig, get_peft_model
+
+    init: Any = True if config.init_lora == "default" else config.init_lora
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=target_modules(base.model, config.target_modules),
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights=init,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = get_peft_model(base.model, lora)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"no adapter fits {base.name} ({error})", "Name its linear layers with --target-modules") from error
+    return model
+
+
+def check_adapter(base: Base, config: TrainConfig) -> None:
+    """What can be known of the adapter before anything is written. Raises UsageError for modules that the base lacks, and for a rank
+    beyond its widest projection, which would take memory without end and could not say more than the projection itself."""
+    target_modules(base.model, config.target_modules)
+    widest = 4 * base.model.config.get_text_config().hidden_size
+    if config.rank > widest:
+        raise UsageError(f"--rank is {config.rank}, and the widest projection of {base.name} is {widest}", "16 is usual, 64 is much")
+
+
+def target_modules(model: Any, request: str) -> list[str] | str:
+    """The linears that LoRA goes on. 'auto': the family's fused projection, else query, key and value, else every linear."""
+    if request == "all-linear":
+        return request
+    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
+    if request != "auto":
+        wanted = [name.strip() for name in request.split(",") if name.strip()]
+        for name in wanted:
+            if name.rsplit(".", 1)[-1] not in names:
+                listed = ", ".join(sorted(n for n in names if not n.isdigit())[:12])
+                raise UsageError(f"--target-modules: {name!r} is not in this model", f"It has {listed}; or use auto")
+        return wanted
+    fused = [name for name in FUSED if name in names]
+    separate = [name for name in SEPARATE if name in names]
+    return fused or separate or "all-linear"
+
+
+def count_parameters(model: Any) -> ParameterCount:
+    """Parameters that train, and all of them; a packed 4-bit weight counts as the numbers it stands for. Works on the meta device."""
+    trained = total = 0
+    for parameter in model.parameters():
+        shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+        size = math.prod(shape) if shape is not None else parameter.numel()
+        total += size
+        trained += size if parameter.requires_grad else 0
+    return ParameterCount(trained, total)
+
+
+def adapter_state(model: Any) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names, on the CPU: what is saved, and nothing of the base."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """Puts tensors from `adapter_state` back. Raises ModelError when they are not this adapter's."""
+    from peft import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model, dict(state))
+    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
+        raise ModelError("the saved adapter does not fit this model", "Use the base model and --rank it was trained with")
+
+
+def save_adapter(model: Any, base: Base, folder: Path, facts: Mapping[str, Any], card: str, state: Mapping[str, Any] | None = None) -> None:
+    """Writes the adapter to `folder`, whole or not at all; a folder that is there is set aside as `<folder>.old-N`. `facts` go to
+    florilegium.json with the sums of the files, `card` to README.md; `state` replaces the live weights, e.g. with the best ones seen.
+
+    Raises ResourceError when the disk refuses, DivergedError when a weight is no number; then nothing is written.
+    """
+    tensors = dict(state if state is not None else adapter_state(model))
+    check_tensors(tensors, "the adapter")
+    values = {**_plain(model.peft_config["default"].to_dict()), "base_model_name_or_path": base.name, "inference_mode": True}
+    with disk_errors(folder, tensor_bytes(tensors) + (1 << 20)):
+        small = {
+            "adapter_config.json": (json.dumps(values, indent=2, sort_keys=True) + "\n").encode(),
+            **_tokenizer_files(base, folder.parent),
+            "README.md": card.encode(),
+        }
+        if folder.exists() or folder.is_symlink():
+            set_aside(folder)
+    files = {"adapter_model.safetensors": tensor_pieces(tensors, {"format": "pt"}), **{name: [data] for name, data in small.items()}}
+    needed = tensor_bytes(tensors) + 256 * len(tensors) + sum(map(len, small.values()))
+    lora = {name: values.get(name) for name in ESSENTIAL}
+    commit_folder(folder, files, {**facts, "lora": lora}, needed=needed, manifest=FACTS)
+
+
+def _tokenizer_files(base: Base, beside: Path) -> dict[str, bytes]:
+    """What `save_pretrained` writes, as bytes: it writes files by itself, which nobody would flush or sum."""
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".tokenizer.", suffix=".tmp") as folder:
+        base.tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def _plain(value: Any) -> Any:
+    """PEFT's config as JSON: its enums and sets become text and sorted lists."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(getattr(value, "value", value))

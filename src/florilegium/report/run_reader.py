@@ -1,0 +1,77 @@
+"""A run's folder, read for the report. Whatever is missing or broken there is left out: a report can be made of a run that was stopped.
+
+Numbers are taken only where they are numbers, text only where it is text: the page must not fall over a file that somebody edited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florilegium.config import read_config
+from florilegium.errors import UsageError
+from florilegium.storage.atomic_files import read_lines
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """`steps` are the logged steps, `looks` the held-out losses, `samples` what the model wrote as it learned; `findings` are the data
+    doctor's, `evaluation` the figures of `florilegium evaluate`; each empty where it is not there."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    config: dict[str, Any]
+    steps: list[dict[str, Any]]
+    looks: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    data: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.directory.resolve().name
+
+    @property
+    def is_finished(self) -> bool:
+        return "steps" in self.manifest
+
+    def series(self, key: str, rows: Iterable[dict[str, Any]] | None = None) -> list[tuple[float, float]]:
+        """(step, value) of a metric, where both are finite numbers."""
+        pairs = ((_number(row.get("step")), _number(row.get(key))) for row in (self.steps if rows is None else rows))
+        return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def read_run(directory: Path) -> RunFacts:
+    """Raises UsageError for a folder that is no run."""
+    if not (directory / "config.yaml").is_file():
+        raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")
+    metrics = [row for row in read_lines(directory / "metrics.jsonl") if isinstance(row, dict)]
+    config: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):
+        config = read_config(directory / "config.yaml")
+    return RunFacts(
+        directory,
+        _read_object(directory / "manifest.json"),
+        config,
+        [row for row in metrics if "loss" in row],
+        [row for row in metrics if "eval_loss" in row],
+        [row for row in read_lines(directory / "samples.jsonl") if isinstance(row, dict)],
+        _read_object(directory / "data.json"),
+        _read_object(directory / "evaluation.json"),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None

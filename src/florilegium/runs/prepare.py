@@ -1,0 +1,120 @@
+"""The first half of the walk: everything that is known before the first byte is written.
+
+    read_rows -> split_rows -> load_base -> encode (with its pre-flight)
+
+A mistake in the settings, the rows or the model is found here, and leaves no folder behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from florilegium.model import fast_paths as paths
+from florilegium.config import TrainConfig
+from florilegium.data import Quote, Rows, Split, make_split, read_rows
+from florilegium.errors import ModelError, UsageError
+from florilegium.model import Base, choose_device, count_parameters, load_base
+from florilegium.model.packed_forward import head_obstacle
+from florilegium.runs.recorder import View
+from florilegium.tokens import Encoded, encode
+from florilegium.training import choose_learning_rate
+
+
+@dataclass
+class Prepared:
+    """Everything that is known before the first byte is written."""
+
+    config: TrainConfig
+    rows: Rows
+    training: Encoded
+    held_out: Encoded
+    training_quotes: list[Quote]
+    held_out_quotes: list[Quote]
+    base: Base
+    fast: tuple[str, ...]
+    asked_fast: str
+    asked_order: str
+    split: Split
+
+
+def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
+    """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
+    device = choose_device(config.device)
+    names, obstacle = paths.choose(config.fast, device, config.bits)
+    if obstacle:
+        raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
+    rows = rows or read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
+    for problem in rows.skipped:
+        view.say(f"skipped {problem.place}: {problem.cause}")
+    split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
+    train_rows, held_rows = split.training, split.held_out
+    dropped = f", {rows.duplicates} exact duplicates dropped" if rows.duplicates else ""
+    dropped += f", {len(rows.skipped)} bad rows skipped" if rows.skipped else ""
+    dropped += f", {rows.repaired} rows mended" if rows.repaired else ""
+    dropped += f", {len(split.set_aside)} set aside as near-copies of both sides" if split.set_aside else ""
+    view.say(f"data     {config.data}: {len(train_rows):,} rows to learn, {len(held_rows):,} held out{dropped}")
+    if config.held_out and not held_rows and len(rows.quotes) > 1:
+        view.say("         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)")
+    base = load_base(config.model, bits=config.bits, device=device, compute=config.compute, revision=config.revision)
+    if config.seed >= 2**63:
+        raise UsageError(f"--seed is {config.seed}", "It takes a number below 2^63")
+    obstacle = head_obstacle(base.model)
+    if obstacle:
+        raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
+
+    def encoded(numbers: Sequence[int]) -> Encoded:
+        quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
+        limit = _context(base, config.max_length)
+        return encode(base.tokenizer, rows.template, quotes, max_length=limit, loss_on=config.loss_on, places=places)
+
+    training, held_out = encoded(train_rows), encoded(held_rows)
+    if training.num_cut + held_out.num_cut:
+        view.say(f"         {training.num_cut + held_out.num_cut} quotes cut to {config.max_length} tokens (--max-length)")
+    return Prepared(
+        _resolved(config, base, names),
+        rows,
+        training,
+        held_out,
+        [rows.quotes[i] for i in train_rows],
+        [rows.quotes[i] for i in held_rows],
+        base,
+        names,
+        config.fast,
+        config.order,
+        split,
+    )
+
+
+def _context(base: Base, asked: int) -> int:
+    """The longest row: what was asked for, or what a model with learned positions can read."""
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    return min(asked, limit) if isinstance(limit, int) and limit > 0 else asked
+
+
+def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainConfig:
+    """The config with what the defaults came to, as config.yaml keeps it."""
+    return replace(
+        config,
+        learning_rate=choose_learning_rate(config, count_parameters(base.model).total),
+        compute=str(base.compute_dtype).removeprefix("torch."),
+        device=base.device.type,
+        fast=",".join(names) or "off",
+        order=choose_order(config.order, names),
+    )
+
+
+def choose_order(request: str, names: tuple[str, ...]) -> str:
+    """The order of rows for these fast paths: `block` alone gains from steps that fill its tiles."""
+    return request if request != "auto" else "filled" if "block" in names else "shuffled"
+
+
+def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:
+    """Three prompts to watch the model by, and whether each wants tags: nothing, two words of a held-out quote, a whole one."""
+    first = prepared.rows.template.columns[0]
+    if first in prepared.rows.template.list_columns:
+        return [("", False)]
+    quotes = sorted((str(q[first]) for q in prepared.held_out_quotes or prepared.training_quotes), key=lambda t: (len(t) < 20, len(t)))
+    two = " ".join(quotes[0].split()[:2])
+    prompts = [("", False), (two, False)]
+    return [*prompts, (quotes[-1 if len(quotes) < 2 else 1], True)] if len(prepared.rows.template.columns) == 2 else prompts

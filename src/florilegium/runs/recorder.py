@@ -1,0 +1,104 @@
+"""What a run leaves behind while it trains: lines of metrics and samples, checkpoints, and a word to whoever watches."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from florilegium.config import SamplingSettings
+from florilegium.storage.atomic_files import append_line, read_lines, sync_file, write_text
+from florilegium.generation import Generated
+from florilegium.training import Snapshot, save_checkpoint
+from florilegium.generation.tuned import Tuned
+
+METRICS, SAMPLES, EVENTS, CHECKPOINTS = "metrics.jsonl", "samples.jsonl", "events.jsonl", "checkpoints"
+SAMPLE_TOKENS = 60
+
+
+class View(Protocol):
+    """Who watches a run: the terminal, or nobody."""
+
+    def say(self, line: str) -> None: ...
+    def step(self, metrics: dict[str, Any], num_steps: int) -> None: ...
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def sample(self, step: int, prompt: str, row: Generated) -> None: ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    def say(self, line: str) -> None: ...
+    def step(self, metrics: dict[str, Any], num_steps: int) -> None: ...
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def sample(self, step: int, prompt: str, row: Generated) -> None: ...
+
+
+@dataclass
+class Recorder:
+    """The loop's observer: it writes to the run's folder and tells the view."""
+
+    directory: Path
+    tuned: Tuned
+    view: View
+    num_steps: int
+    log_every: int
+    keep_checkpoints: int
+    sample_prompts: list[tuple[str, bool]]
+    seed: int
+    whose: dict[str, Any] = field(default_factory=dict)
+    accelerator: Any = None
+    last_saved: int = -1
+    samples: list[Generated] = field(default_factory=list)
+    step: int = 0
+
+    def step_done(self, metrics: dict[str, Any]) -> None:
+        self.step = metrics["step"]
+        if metrics["step"] % self.log_every == 0 or metrics["step"] == self.num_steps:
+            append_line(self.directory / METRICS, metrics)
+            self._track(metrics)
+        self.view.step(metrics, self.num_steps)
+
+    def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
+        append_line(self.directory / METRICS, metrics)
+        if metrics["eval_loss"] is not None:
+            self._track(metrics)
+            self.view.looked(metrics, is_best)
+        settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
+        texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
+        self.samples = self.tuned.complete(texts, settings)
+        for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
+            line = {"step": metrics["step"], "prompt": prompt, **row.as_row(self.tuned.template)}
+            append_line(self.directory / SAMPLES, line)
+            self.view.sample(metrics["step"], prompt, row)
+
+    def save(self, snapshot: Snapshot) -> None:
+        for name in (METRICS, SAMPLES, EVENTS):  # what a checkpoint goes on from must not have lost its lines
+            sync_file(self.directory / name)
+        save_checkpoint(self.directory / CHECKPOINTS, snapshot, self.keep_checkpoints, self.whose)
+        self.last_saved = snapshot.progress.step
+
+    def note(self, line: str) -> None:
+        append_line(self.directory / EVENTS, {"step": self.step, "event": line})
+        self.view.say(line)
+
+    def last_samples(self) -> list[str]:
+        """The texts of the last look, from the disk: a run that was resumed at its end took none itself."""
+        rows = [row for row in read_lines(self.directory / SAMPLES) if isinstance(row.get("text"), str)]
+        return [row["text"] for row in rows if row.get("step") == rows[-1].get("step")]
+
+    def _track(self, metrics: dict[str, Any]) -> None:
+        if self.accelerator is not None and self.accelerator.trackers:
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
+            self.accelerator.log(numbers, step=metrics["step"])
+
+
+def forget_after(directory: Path, step: int) -> None:
+    """Drops what was logged beyond `step`, before a run goes on from there."""
+    for name in (METRICS, SAMPLES):
+        path = directory / name
+        if path.exists():
+            rows = read_lines(path)
+            kept = [row for row in rows if isinstance(row.get("step"), (int, float)) and row["step"] <= step]
+            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))

@@ -1,0 +1,103 @@
+"""Going on with a run that was stopped, from its newest whole checkpoint: what `florilegium resume` and `florilegium.resume` do.
+
+    the run's config.yaml, with changes -> prepare -> the same rows and base? -> the checkpoint -> the rest of `runs/train.py`'s walk
+
+Which settings may change on the way: `runs/changes.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from florilegium.storage.atomic_folders import MANIFEST, sweep
+from florilegium.config import as_dict, dump_config, read_config
+from florilegium.storage.atomic_files import append_line, write_text
+from florilegium.errors import DataError, ModelError, UsageError
+from florilegium.runs.changes import REPACKS, compare, identity, with_changes
+from florilegium.model import base_facts
+from florilegium.model.untrusted import read_json
+from florilegium.runs.train import CONFIG, Trained, run_prepared
+from florilegium.runs.prepare import Prepared, prepare
+from florilegium.runs.recorder import CHECKPOINTS, EVENTS, Silent, View, forget_after
+from florilegium.storage.run_directory import RUNS, find_run, locked, refuse_links
+from florilegium.training import Snapshot, clear_way, load_checkpoint, newest_whole, settings_of, watch
+
+
+def resume(run: str | Path = "latest", *, view: View | None = None, **settings: Any) -> Trained:
+    """Goes on with a run that was stopped, from its newest whole checkpoint, to the same bits as if it had not been.
+
+    `settings` change what may change on the way (`runs/changes.py`: the learning rate, the number of steps, the device, ...); each change is
+    said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a setting cannot change, DataError or
+    ModelError when rows or base are others than before.
+    """
+    view = view or Silent()
+    directory = _unfinished(str(run))
+    with watch() as stop, locked(directory):
+        refuse_links(directory)
+        if (directory / "adapter" / "adapter_config.json").is_file():
+            raise UsageError(f"{directory} is finished", f"Use it: florilegium generate --run {directory}")
+        written = read_config(directory / CONFIG)
+        config = with_changes(written, settings, str(directory / CONFIG))
+        manifest = read_manifest_of_run(directory)
+        found = newest_whole(directory / CHECKPOINTS, identity(manifest, config)) if manifest else (None, [])
+        before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
+        changes = compare(before, config)
+        prepared = prepare(config, view)
+        if manifest:
+            _check_same(manifest, prepared, directory)
+        snapshot = _take_up(directory, view, *found, changes)
+        write_text(directory / CONFIG, dump_config(prepared.config))
+        return run_prepared(prepared, directory, view, stop, snapshot)
+
+
+def _take_up(directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[str]) -> Snapshot | None:
+    """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
+    snapshot = load_checkpoint(checkpoint) if checkpoint else None
+    step = snapshot.progress.step if snapshot else 0
+    aside = clear_way(directory / CHECKPOINTS, step if snapshot else -1)
+    sweep(directory)
+    forget_after(directory, step if snapshot else -1)
+    going_on = f"going on from step {step}" if checkpoint else "no whole checkpoint: starting at step 0"
+    for line in [*skipped, *aside, going_on, *changes]:
+        view.say(line)
+        append_line(directory / EVENTS, {"step": step, "event": line})
+    if snapshot and any(line.split()[1] in REPACKS for line in changes):
+        snapshot.pack = {}
+    return snapshot
+
+
+def _unfinished(run: str) -> Path:
+    """The run to go on with; `latest` is the newest that has no adapter yet."""
+    if run == "latest":
+        waiting = [p.parent for p in RUNS.glob(f"*/{CONFIG}") if not (p.parent / "adapter").is_dir()]
+        if not waiting:
+            raise UsageError("no run in runs/ is waiting to go on", "Name one: florilegium resume runs/NAME")
+        return max(waiting, key=lambda p: (p / CONFIG).stat().st_mtime)
+    directory = find_run(run)
+    if not (directory / CONFIG).is_file():
+        raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")
+    return directory
+
+
+def read_manifest_of_run(directory: Path) -> dict[str, Any]:
+    """manifest.json of a run, whose digests tell whether rows and base are still the same; empty when the run was stopped before it
+    was written. Raises UsageError when it cannot be read."""
+    path = directory / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        manifest = read_json(path, str(path))
+        if isinstance(manifest["data"]["digest"], str) and isinstance(manifest["base"], dict) and "template" in manifest:
+            return dict(manifest)
+    except (ModelError, KeyError, TypeError):
+        pass
+    fix = f"Remove {directory / 'checkpoints'} and it to begin anew, or train with --config {directory / CONFIG}"
+    raise UsageError(f"{path} cannot be read: whether rows and base are the same is not known", fix)
+
+
+def _check_same(manifest: dict[str, Any], prepared: Prepared, directory: Path) -> None:
+    if manifest["data"]["digest"] != prepared.rows.digest:
+        raise DataError(f"the rows of {prepared.config.data} are others than when {directory} began", "Bring them back, or train anew")
+    if manifest["base"] != base_facts(prepared.base):
+        raise ModelError(f"the base {prepared.config.model} is another than when {directory} began", "Bring it back, or train anew")

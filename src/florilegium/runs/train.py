@@ -1,0 +1,193 @@
+"""The whole walk, from DATA to an adapter on disk: what `florilegium train` and `florilegium.train` do.
+
+    prepare -> (the folder of the run) -> attach_adapter -> fast.install -> run_steps -> adapter/
+
+`prepare` writes nothing; from the folder on, a stop of any kind leaves something to go on from (`runs/resume.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florilegium.model import fast_paths as paths
+from florilegium.storage.atomic_folders import MANIFEST
+from florilegium.config import TrainConfig, as_dict, dump_config, make_config
+from florilegium.data import Rows, report_on
+from florilegium.storage.atomic_files import write_json, write_text
+from florilegium.errors import ResourceError, UsageError
+from florilegium.evaluation import NoveltyIndex
+from florilegium.data.novelty import FILE as NGRAMS
+from florilegium.export import adapter_card
+from florilegium.generation import Generated
+from florilegium.runs.changes import identity
+from florilegium.runs.manifest import adapter_facts, figures_before, say_plan
+from florilegium.model import attach_adapter, check_adapter, count_parameters, save_adapter, set_adapter_state
+from florilegium.runs.prepare import Prepared, prepare, sample_prompts
+from florilegium.runs.recorder import Recorder, Silent, View
+from florilegium.report import import_soon, write_report
+from florilegium.storage.run_directory import new_run, tilde, without_home
+from florilegium.runs.setup import make_trainer, set_up
+from florilegium.training import (
+    Snapshot,
+    StopRequest,
+    check_optimizer,
+    check_room,
+    interrupted,
+    make_schedule_numbers,
+    peak_memory,
+    run_steps,
+    watch,
+)
+from florilegium.generation.tuned import Tuned
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its folder, the tuned model still in memory, and its figures (those of manifest.json)."""
+
+    directory: Path
+    tuned: Tuned
+    figures: dict[str, Any]
+    samples: list[Generated]
+
+
+def train(data: str | Path = "sample", *, view: View | None = None, **settings: Any) -> Trained:
+    """Tunes a base on DATA and leaves a run directory; `settings` are the fields of TrainConfig (model=, epochs=, bits=, ...).
+
+    Raises UsageError, DataError, ModelError, ResourceError, DivergedError; Interrupted when a signal stopped it, after saving.
+    """
+    config = make_config({**settings, "data": str(data)})
+    return train_config(config, view or Silent())
+
+
+def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> Trained:
+    """`train` for a config that is made already, with rows that are read already or are read here."""
+    config = replace(config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output))
+    with watch() as stop:
+        prepared = prepare(config, view, rows)
+        config = prepared.config
+        check_adapter(prepared.base, config)
+        check_optimizer(config.optimizer, prepared.base.device)
+        with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
+            write_text(directory / CONFIG, dump_config(config))
+            return run_prepared(prepared, directory, view, stop, None)
+
+
+@paths.compiling_ahead()
+def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
+    config, base = prepared.config, prepared.base
+    accelerator = _accelerator(config, directory)
+    torch.manual_seed(config.seed)  # before the adapter exists: same seed, same bits
+    model = attach_adapter(base, config)
+    forecast = set_up(prepared, model)
+    if prepared.config != config:  # a fast path of 'auto' that this model cannot take
+        config = prepared.config
+        write_text(directory / CONFIG, dump_config(config))
+    count = count_parameters(model)
+    schedule = make_schedule_numbers(len(prepared.training.examples), config)
+    check_room(directory, count.trained, config)
+    facts = adapter_facts(prepared)
+    tuned = Tuned(base, model, prepared.rows.template, facts["openings"], _novelty(prepared, directory))
+    figures = figures_before(prepared, count, schedule) | ({"forecast_bytes": forecast.peak} if forecast else {})
+    write_json(directory / MANIFEST, figures)
+    say_plan(view, prepared, count, schedule, directory, forecast)
+    trainer = make_trainer(prepared, model, accelerator, schedule, forecast)
+    recorder = Recorder(
+        directory,
+        tuned,
+        view,
+        schedule.num_steps,
+        config.log_every,
+        config.keep_checkpoints,
+        sample_prompts(prepared),
+        config.seed,
+        identity(figures, config),
+        accelerator,
+        last_saved=snapshot.progress.step if snapshot else -1,
+    )
+    if base.device.type == "cuda":  # on a CPU the training needs every core
+        import_soon()
+    with stop.deferred():
+        end = run_steps(trainer, prepared.training.examples, prepared.held_out.examples, schedule, recorder, stop, snapshot)
+        if stop.number:
+            if recorder.last_saved != end.progress.step:
+                recorder.save(end)
+            raise interrupted(stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {directory}")
+        trained = _finish(prepared, directory, view, tuned, figures, facts, end, recorder)
+        stop.what = f"the run is finished and its adapter is in {directory / 'adapter'}"
+        return trained
+
+
+def _finish(
+    prepared: Prepared,
+    directory: Path,
+    view: View,
+    tuned: Tuned,
+    figures: dict[str, Any],
+    facts: dict[str, Any],
+    end: Snapshot,
+    recorder: Recorder,
+) -> Trained:
+    """The adapter on disk (the best one seen), and the figures of the run."""
+    progress = end.progress
+    state = end.best or end.adapter
+    if end.best and progress.best_step != progress.step:
+        view.say(f"the best adapter was that of step {progress.best_step}: it is the one that is kept")
+        set_adapter_state(tuned.model, end.best)
+    figures |= {
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "elapsed_seconds": round(progress.elapsed_seconds, 2),
+        "tokens_per_second": round(progress.tokens / max(progress.elapsed_seconds, 1e-9), 1),
+        "peak_memory_bytes": peak_memory(prepared.base.device),
+        "eval_loss_before": progress.first_eval_loss,
+        "eval_loss": progress.best_loss,
+        "best_step": progress.best_step,
+    }
+    write_json(directory / MANIFEST, figures)
+    card = adapter_card(prepared.config, figures, recorder.last_samples())
+    save_adapter(tuned.model, prepared.base, directory / "adapter", facts, card, state)
+    if recorder.accelerator is not None:
+        recorder.accelerator.end_training()
+    _write_page(prepared, directory, view)
+    return Trained(directory, tuned, figures, recorder.samples)
+
+
+def _write_page(prepared: Prepared, directory: Path, view: View) -> None:
+    """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
+    disk or in memory, takes nothing from it."""
+    config = prepared.config
+    found = json.dumps(report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False)
+    try:
+        # Places name files, and files lie in somebody's home folder.
+        write_text(directory / "data.json", without_home(found) + "\n")
+        view.say(f"report   {write_report(directory)}")
+    except (ResourceError, ImportError, MemoryError, RuntimeError) as error:
+        view.say(f"report   not written: {error}; later: florilegium report {directory}")
+
+
+def _accelerator(config: TrainConfig, directory: Path) -> Any:
+    from accelerate import Accelerator
+
+    trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
+    accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
+    if len(accelerator.log_with) < len(set(trackers)):  # it passes over those that it cannot use
+        raise UsageError(f"--report-to {config.report_to}: Accelerate cannot use all of them here", "Leave it out, or install them again")
+    if trackers:
+        plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}
+        accelerator.init_trackers("florilegium", config=plain)
+    return accelerator
+
+
+def _novelty(prepared: Prepared, directory: Path) -> NoveltyIndex:
+    first = prepared.rows.template.main_column
+    index = NoveltyIndex.from_texts(str(quote[first]) for quote in prepared.training_quotes)
+    index.save(directory / NGRAMS)
+    return index

@@ -1,0 +1,132 @@
+"""Folders that are whole or not there: how checkpoints and adapters reach the disk, and how they are taken back from it.
+
+    .step-00000100.tmp/             1. made under another name
+        adapter.safetensors ...     2. each file written and flushed; its sha256 is taken from what was meant, not from what arrived
+        manifest.json               3. names, sums and sizes of the files, and what the folder is: written and flushed last
+    fsync .step-00000100.tmp        4. the names in it are on disk
+    rename -> step-00000100         5. it has its name
+    fsync of the parent             6. and keeps it through a power cut; only now may an older one go
+
+A crash before 5 leaves a folder that nobody reads, after 5 a whole one; a power cut before 6 leaves either. Whatever else befalls the
+bytes (a flipped bit, a file of another step, a hole), the manifest does not vouch for it, and `fault` says what is wrong. A reader gets
+the very bytes that were summed (`read_vouched`), so nothing can change between the check and the use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from florilegium.errors import ResourceError
+from florilegium.storage.atomic_files import disk_errors, free_bytes, new_file, no_room_fix, sync_folder
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+ROOM_FOR_NAMES = 1 << 15  # directory entries, the manifest, the file system's own rounding
+
+Piece = bytes | memoryview
+Files = Mapping[str, Iterable[Piece]]
+
+
+class Unvouched(Exception):
+    """A folder that its manifest does not vouch for, and why. Who reads it decides which of `errors.py` that is."""
+
+
+def commit_folder(final: Path, files: Files, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST) -> None:
+    """Writes `files` (name to pieces) as the folder `final`, whole or not at all, `facts` and the sums in its manifest.
+
+    `needed` is the size in bytes, compared with what is free before anything is written. What stands at `final` must be out of the way
+    already. Raises ResourceError; then nothing of it is left.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    with disk_errors(final, needed):
+        if needed + ROOM_FOR_NAMES > free_bytes(final.parent):
+            raise ResourceError(f"cannot write {final}: no room", no_room_fix(final, needed + ROOM_FOR_NAMES))
+        remove_folder(temporary)
+        os.mkdir(temporary)
+        try:
+            sums = {name: _write(temporary / name, pieces) for name, pieces in files.items()}
+            _write(temporary / manifest, [json.dumps({**facts, "files": sums}, indent=2, ensure_ascii=False).encode() + b"\n"])
+            sync_folder(temporary)
+            os.rename(temporary, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove_folder(temporary)
+            raise
+        sync_folder(final.parent)
+
+
+def _write(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with new_file(path) as file:
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece) if isinstance(piece, bytes) else piece.nbytes
+            file.write(piece)
+    return {"sha256": digest.hexdigest(), "bytes": size}
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder; one with a name of its own is renamed first, so that no half of it ever stands under that name."""
+    if not folder.exists():
+        return
+    doomed = folder
+    if not folder.name.startswith("."):
+        doomed = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+        os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep(parent: Path) -> None:
+    """Removes what a process that died left under names that nobody reads. Call it only while the run is locked."""
+    for path in parent.glob(".*"):
+        if path.suffix in (".tmp", ".gone"):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
+    """The manifest as JSON, of bounded size. Raises Unvouched."""
+    try:
+        with (folder / manifest).open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ValueError
+        facts = json.loads(data)
+        if not isinstance(facts, dict) or not isinstance(facts["files"], dict):
+            raise ValueError
+    except FileNotFoundError:
+        raise Unvouched(f"{manifest} is missing") from None
+    except (OSError, ValueError, KeyError, RecursionError):
+        raise Unvouched(f"{manifest} cannot be read") from None
+    return facts
+
+
+def read_vouched(folder: Path, names: Collection[str], manifest: str = MANIFEST) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest's facts and the bytes of the files `names`, each of them summed. Raises Unvouched."""
+    facts = read_manifest(folder, manifest)
+    if not set(names) <= facts["files"].keys():
+        raise Unvouched(f"{manifest} does not name {', '.join(sorted(set(names) - facts['files'].keys()))}")
+    return facts, {name: _read_summed(folder / name, facts["files"][name]) for name in names}
+
+
+def _read_summed(path: Path, entry: Any) -> bytes:
+    try:
+        # The size first: a file that was blown up must not get into memory.
+        if path.is_symlink() or not path.is_file():
+            raise Unvouched(f"{path.name} is missing")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise Unvouched(f"{path.name} has {size:,} bytes where {entry['bytes']:,} were written")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise Unvouched(f"{path.name} is damaged: its sha256 is another")
+    except (OSError, TypeError, KeyError, ValueError):
+        raise Unvouched(f"{path.name} cannot be read") from None
+    return data

@@ -1,0 +1,151 @@
+"""`evaluate` on a short run of the seedling: every figure of the report, on disk too, and the mistakes people make."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import florilegium
+from florilegium.data import read_rows
+from florilegium.errors import DataError, UsageError
+from florilegium.evaluation import NoveltyIndex
+from florilegium.evaluation.table import LINES, lookup, table
+from florilegium.runs.evaluate import evaluate, read_material
+from florilegium.cli.tables import print_evaluation
+from florilegium.seedling import FOLDER as SEEDLING
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "short"
+    florilegium.train("sample", model="seedling", max_steps=40, batch_rows=8, learning_rate=4e-3, evaluate_every=40, output=str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> dict[str, Any]:
+    return evaluate(run, base=True, generations=12)
+
+
+def test_every_line_of_the_table_has_both_sides(report: dict[str, Any]) -> None:
+    for line in (line for lines in LINES.values() for line in lines):
+        for side in ("base", "tuned"):
+            figure = lookup(report[side], line.path)
+            if side == "base" and "relevance" in line.path:
+                continue  # the untuned model may write no tags at all
+            assert figure is not None, (side, line.path)
+            if isinstance(figure, dict):
+                assert figure["low"] <= figure["value"] <= figure["high"], line.path
+    groups = table(report)
+    assert len(groups) == 4 and all(cells.tuned for lines in groups.values() for cells in lines)
+
+
+def test_tuning_shows(report: dict[str, Any]) -> None:
+    base, tuned = report["base"], report["tuned"]
+    assert tuned["loss"]["high"] < base["loss"]["low"] and tuned["tags"]["loss"]["value"] < base["tags"]["loss"]["value"]
+    assert tuned["form"]["format_rate"]["value"] > base["form"]["format_rate"]["value"]
+    controls = report["controls"]
+    assert controls["copies_instrument"]["planted_found"] == 1.0 and controls["copies_instrument"]["shuffled_found"] == 0.0
+    assert controls["held_out"]["relevance"]["wins"]["value"] > 0.6 > controls["held_out"]["relevance"]["shuffled"]["wins"]["value"]
+    assert report["forgetting"]["before"]["loss"]["value"] != report["forgetting"]["after"]["loss"]["value"]
+    assert report["leaks"] == 0 and report["general"] == "bundled"
+
+
+def test_held_out_loss_is_the_one_that_training_saw(run: Path, report: dict[str, Any]) -> None:
+    trained = json.loads((run / "manifest.json").read_text())
+    assert report["held_out_rows"] == trained["held_out_rows"]
+    # Training computes in bfloat16 where the processor does.
+    assert report["tuned"]["loss"]["value"] == pytest.approx(trained["eval_loss"], abs=0.01)
+    assert report["base"]["loss"]["value"] == pytest.approx(trained["eval_loss_before"], abs=0.01)
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_fewer_rows_and_the_same_seed(run: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    found = evaluate(copy, rows=10, generations=12)
+    assert found["base"] is None and found["held_out_rows"] <= 10
+    assert found["tuned"]["form"] == report["tuned"]["form"]
+    assert found["tuned"]["copies"] == report["tuned"]["copies"]
+
+
+def test_the_screen(report: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    print_evaluation(report)
+    shown = " ".join(capsys.readouterr().out.split())  # a cell may be broken anywhere
+    for word in ("micro F1", "most frequent tags", "distinct-2", "100% of 200 planted copies found, 0% of shuffled", "General text"):
+        assert word in shown
+    print_evaluation({**report, "base": None})
+    assert "before " in capsys.readouterr().out, "what was forgotten needs both sides, asked or not"
+
+
+def test_mistakes(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    rows = read_rows("sample").quotes
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_material(moved, str(tmp_path / "rows.jsonl")).held_out == read_material(run).held_out
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    with pytest.raises(DataError, match="--data"):
+        read_material(moved, str(tmp_path / "rows.jsonl"))
+    with pytest.raises(UsageError, match="below 1"):
+        evaluate(run, generations=0)
+    with pytest.raises(UsageError, match="not a run"):
+        evaluate(moved / "adapter")
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace("held_out: 0.1", "held_out: 0.0"))
+    with pytest.raises(DataError, match="held no row out"):
+        read_material(moved)
+
+
+def test_the_recipe_for_lm_eval_writes_the_held_out_rows(run: Path, tmp_path: Path) -> None:
+    """What docs/lm_eval.md relies on: its snippet, its task file, and an adapter that PEFT loads on the base's folder."""
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
+    done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "held_out.jsonl").read_text().splitlines()
+    assert len(lines) == 116 and all(" ->: " in json.loads(line)["text"] for line in lines)
+    task = yaml.safe_load((DOCS / "lm_eval" / "florilegium_held_out.yaml").read_text())
+    assert task["dataset_kwargs"]["data_files"][task["test_split"]] == "held_out.jsonl"
+    assert "--tasks " + task["task"] in (DOCS / "lm_eval.md").read_text()
+
+
+@pytest.mark.slow
+def test_lm_eval_itself(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm-eval[hf]'")
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
+    subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, check=True)
+    bits = []
+    for adapter in ("", f",peft={run}/adapter"):
+        command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={SEEDLING}{adapter},dtype=float32"]
+        command += ["--include_path", str(DOCS / "lm_eval"), "--tasks", "florilegium_held_out", "--device", "cpu"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        bits += [float(x) for x in re.findall(r"bits_per_byte\s*\|[^|]*\|\s*([\d.]+)", done.stdout)]
+    assert len(bits) == 2 and bits[1] < bits[0] - 0.2
+
+
+def test_novel_only_redraws_copies_and_leaves_out_what_goes_on_copying(run: Path) -> None:
+    tuned = florilegium.load(run)
+    first = tuned.generate("The sea", n=6, seed=3, max_new_tokens=40)
+    parsed = [row for row in first if row.quote]
+    assert parsed
+    tuned.novelty = NoveltyIndex.from_texts([str(row.quote["quote"]) for row in parsed if row.quote])
+    assert not any(row.novel for row in tuned.generate("The sea", n=6, seed=3, max_new_tokens=40))
+    new = tuned.generate("The sea", n=6, seed=3, max_new_tokens=40, novel_only=True)
+    assert new and all(row.novel for row in new) and not {row.text for row in new} & {row.text for row in parsed}
+    assert new == tuned.generate("The sea", n=6, seed=3, max_new_tokens=40, novel_only=True)
+    with pytest.raises(UsageError, match="temperature 0"):
+        tuned.generate("The sea", novel_only=True, temperature=0.0)
+    tuned.novelty = None
+    with pytest.raises(UsageError, match="no record"):
+        tuned.generate("The sea", novel_only=True)
