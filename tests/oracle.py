@@ -1,4 +1,5 @@
-"""The oracle of the packed walk: stock BLOOM in float32 on each quote alone, with the weights that a quantised base really holds."""
+"""The oracle of the packed walk: stock BLOOM in float32 on each quote alone, with the weights that a quantised base
+really holds."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from florilegium.tokens import Batch, Example
 
 
 def rows_of(lengths: Sequence[int], *, masked: int | None = None, part: int | None = None) -> list[Example]:
-    """Random rows of so many tokens and an end-of-text. Of number `masked` nothing is learned, of `part` the second half."""
+    """Random rows of so many tokens and an end-of-text. Of number `masked` nothing is learned, of `part` the second
+    half."""
     generator = torch.Generator().manual_seed(1)
     examples = []
     for number, size in enumerate(lengths):
@@ -24,7 +26,8 @@ def rows_of(lengths: Sequence[int], *, masked: int | None = None, part: int | No
 
 
 def stock_float32(base: Any, model: Any) -> Any:
-    """Stock BLOOM with PEFT's LoRA on the base's device: int8 codes and NF4 as the numbers that they stand for, and the same adapter."""
+    """Stock BLOOM with PEFT's LoRA on the base's device: int8 codes and NF4 as the numbers that they stand for, and the
+    same adapter."""
     from bitsandbytes.functional import dequantize_4bit
     from peft import LoraConfig, get_peft_model
     from transformers import BloomForCausalLM
@@ -48,14 +51,17 @@ def stock_float32(base: Any, model: Any) -> Any:
     state = {k: v for k, v in state.items() if "lora_" not in k}
     oracle.load_state_dict(state, strict=False)
     oracle.tie_weights()
-    oracle = get_peft_model(oracle, LoraConfig(r=4, lora_alpha=32, lora_dropout=0.0, target_modules=["query_key_value"]))
+    oracle = get_peft_model(
+        oracle, LoraConfig(r=4, lora_alpha=32, lora_dropout=0.0, target_modules=["query_key_value"])
+    )
     missing = oracle.load_state_dict({k: v for k, v in model.state_dict().items() if "lora_" in k}, strict=False)
     assert not missing.unexpected_keys
     return oracle.eval().to(base.device)
 
 
 def alone(oracle: Any, examples: Sequence[Example]) -> tuple[list[torch.Tensor], torch.Tensor, int]:
-    """Each example's last hidden states [tokens - 1, W], the sum of the losses of all learned tokens, and their number."""
+    """Each example's last hidden states [tokens - 1, W], the sum of the losses of all learned tokens, and their
+    number."""
     hidden, total, count = [], torch.zeros(()), 0
     for example in examples:
         ids = torch.tensor([example.token_ids], device=oracle.device)
@@ -63,7 +69,9 @@ def alone(oracle: Any, examples: Sequence[Example]) -> tuple[list[torch.Tensor],
         learned = torch.tensor(example.loss_mask[1:], device=ids.device)
         if learned.any():
             logits = oracle(ids).logits[0, :-1]
-            total = total.to(logits.device) + F.cross_entropy(logits[learned].float(), ids[0, 1:][learned], reduction="sum")
+            total = total.to(logits.device) + F.cross_entropy(
+                logits[learned].float(), ids[0, 1:][learned], reduction="sum"
+            )
             count += int(learned.sum())
     return hidden, total, count
 

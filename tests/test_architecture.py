@@ -1,4 +1,5 @@
-"""The house's rules: imports point down the list of rooms, public names are sorted, `--help` is instant, the README's table is true."""
+"""The house's rules: imports point down the list of rooms, public names are sorted, `--help` is instant, the README's
+table is true."""
 
 from __future__ import annotations
 
@@ -98,7 +99,11 @@ def test_help_is_instant() -> None:
 def test_readme_names_every_file() -> None:
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     table = set(re.findall(r"^\| `([\w/.]+\.(?:py|cuh?))`", readme, re.M))
-    files = {p.relative_to(ROOT).as_posix() for p in (*modules(), *ROOT.rglob("*.cu*")) if p.name not in ("__init__.py", "__main__.py")}
+    files = {
+        p.relative_to(ROOT).as_posix()
+        for p in (*modules(), *ROOT.rglob("*.cu*"))
+        if p.name not in ("__init__.py", "__main__.py")
+    }
     assert table == files, f"missing {sorted(files - table)}, gone {sorted(table - files)}"
 
 
@@ -122,6 +127,8 @@ except florilegium.UsageError as error:
     print(error)
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "this installation has no fast paths" in done.stdout

@@ -14,7 +14,9 @@ from florilegium.errors import UsageError
 
 
 def test_dump_and_read_are_inverse(tmp_path: Path) -> None:
-    config = make_config({"data": "a: b # c.jsonl", "template": "{x}\n->: {y}", "rank": 4, "max_steps": 7, "learning_rate": 1e-05})
+    config = make_config(
+        {"data": "a: b # c.jsonl", "template": "{x}\n->: {y}", "rank": 4, "max_steps": 7, "learning_rate": 1e-05}
+    )
     (tmp_path / "c.yaml").write_text(dump_config(config))
     assert make_config(read_config(tmp_path / "c.yaml")) == config
     assert make_config(yaml.safe_load(dump_config(TrainConfig()))) == TrainConfig()
@@ -62,7 +64,8 @@ def test_a_broken_file_is_a_usage_error(tmp_path: Path, text: str) -> None:
 
 
 def test_a_folder_is_no_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """wandb leaves a folder `wandb` where it ran, and Python imports that: Accelerate would pass over the tracker without a word."""
+    """wandb leaves a folder `wandb` where it ran, and Python imports that: Accelerate would pass over the tracker
+    without a word."""
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match="needs the package wandb. Type: pip install wandb"):

@@ -1,4 +1,5 @@
-"""A checkpoint as the benches train and write with: real files of a BLOOM's size, random weights, and the rows that they are timed on."""
+"""A checkpoint as the benches train and write with: real files of a BLOOM's size, random weights, and the rows that
+they are timed on."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def make_checkpoint(folder: Path, size: str, data: Path) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)).save_pretrained(folder)
+        BloomForCausalLM(
+            BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)
+        ).save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     torch.cuda.empty_cache()
     train_tokenizer(folder, data)
@@ -35,7 +38,11 @@ def train_tokenizer(folder: Path, data: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>", "<pad>"]
-    trainer = trainers.BpeTrainer(vocab_size=12_000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=12_000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train([str(data)], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
     fast.save_pretrained(folder)

@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 
-SIZES = {"560m": (1024, 16, 24), "1b1": (1536, 16, 24), "1b7": (2048, 16, 24), "3b": (2560, 32, 30), "7b1": (4096, 32, 30)}
+SIZES = {
+    "560m": (1024, 16, 24),
+    "1b1": (1536, 16, 24),
+    "1b7": (2048, 16, 24),
+    "3b": (2560, 32, 30),
+    "7b1": (4096, 32, 30),
+}
 VOCABULARY = 250_880
 
 
@@ -20,9 +26,13 @@ def random_base(size: str, bits: int = 8) -> Any:
     width, heads, layers = SIZES[size]
     device = torch.device("cuda")
     with torch.device("meta"):
-        model = BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)).to(torch.bfloat16)
+        model = BloomForCausalLM(
+            BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)
+        ).to(torch.bfloat16)
     torch.manual_seed(0)
-    for module in [m for m in model.transformer.h.modules() if any(isinstance(c, torch.nn.Linear) for c in m.children())]:
+    for module in [
+        m for m in model.transformer.h.modules() if any(isinstance(c, torch.nn.Linear) for c in m.children())
+    ]:
         for name, child in list(module.named_children()):
             if isinstance(child, torch.nn.Linear):
                 setattr(module, name, _quantised(bnb, child.in_features, child.out_features, bits))

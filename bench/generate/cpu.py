@@ -2,9 +2,8 @@
 
     python -m bench.generate.cpu [--model seedling] [--bits 32] [--batch 1 16] [--tokens 64]
 
-Greedy and sampled (temperature 0.7, top-p 0.9). Prints tokens/s of both, the median of rounds that alternate, and the ratio.
-`--bits 8`: both in bitsandbytes' int8.
-"""
+Greedy and sampled (temperature 0.7, top-p 0.9). Prints tokens/s of both, the median of rounds that alternate, and the
+ratio. `--bits 8`: both in bitsandbytes' int8."""
 
 from __future__ import annotations
 
@@ -17,7 +16,16 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-PROMPTS = ["Be kind", "The sea is", "A friend who", "Time", "When you have nothing left to say, say", "Hope", "No one", "Every door that"]
+PROMPTS = [
+    "Be kind",
+    "The sea is",
+    "A friend who",
+    "Time",
+    "When you have nothing left to say, say",
+    "Hope",
+    "No one",
+    "Every door that",
+]
 
 
 def main() -> None:

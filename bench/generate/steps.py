@@ -3,9 +3,8 @@
     python -m bench.generate.steps --size 7b1 --bits 8 --batch 1 64 [--context 100] [--profile]
     python -m bench.generate.steps --tiles 1 64            each product alone: GB/s of weights for several tiles
 
-Prints milliseconds a step and tokens/s (replays of the recorded step, random texts at that context), and the floor: bytes of weights, head
-and cache over this card's own copy bandwidth.
-"""
+Prints milliseconds a step and tokens/s (replays of the recorded step, random texts at that context), and the floor:
+bytes of weights, head and cache over this card's own copy bandwidth."""
 
 # ruff: noqa: B023  # each lambda is called before its loop goes on
 
@@ -99,7 +98,8 @@ def show(function: Any) -> None:
 
 
 def tiles(Ms: list[int], part: str) -> None:
-    """Times every tile that fits. Compiling takes most of it: `--part 0/8` and so on compile a share each and time nothing."""
+    """Times every tile that fits. Compiling takes most of it: `--part 0/8` and so on compile a share each and time
+    nothing."""
     from florilegium.fast.decoding import matmul_kernel as product_kernel
     from florilegium.fast.decoding.weights import Weight
 
@@ -113,18 +113,26 @@ def tiles(Ms: list[int], part: str) -> None:
         copies = 1 if name == "head" else -(-(256 << 20) // (N * K))
         dtype, view = (torch.bfloat16, torch.bfloat16) if form == 16 else (torch.int8, torch.int32)
         codes = [
-            torch.randint(-127, 128, (N, K), dtype=torch.int8, device="cuda").to(dtype).view(view) for _ in range(1 if part else copies)
+            torch.randint(-127, 128, (N, K), dtype=torch.int8, device="cuda").to(dtype).view(view)
+            for _ in range(1 if part else copies)
         ]
         for M in Ms:
             BM = product_kernel.padded(M)[0]
             x = torch.randn(-(-M // BM) * BM, K, device="cuda").bfloat16()
-            out = torch.empty(8 * M * N if kind == 0 else M * N, device="cuda", dtype=torch.bfloat16 if kind == 1 else torch.float32)
+            out = torch.empty(
+                8 * M * N if kind == 0 else M * N, device="cuda", dtype=torch.bfloat16 if kind == 1 else torch.float32
+            )
             results = []
             splits = (2, 4, 8) if name in ("dense", "down") else (1,)
             sweep = itertools.product((BM,), (64, 128), (128, 256), (4, 8), (3, 4, 6), splits)
             if M >= 128:
                 sweep = itertools.product(
-                    (128, 256), (64, 128), (64, 128), (4, 8), (3, 4), (product_kernel.split_of(N, K, form) if kind == 0 else 1,)
+                    (128, 256),
+                    (64, 128),
+                    (64, 128),
+                    (4, 8),
+                    (3, 4),
+                    (product_kernel.split_of(N, K, form) if kind == 0 else 1,),
                 )
             for BM, BN, BK, warps, stages, split in sweep:
                 number += 1
@@ -171,7 +179,12 @@ def main() -> None:
     model = with_adapter(base)
     for batch, temperature in itertools.product(arguments.batch, arguments.temperature):
         found = step_time(
-            base, model, batch, arguments.context, temperature, arguments.profile and temperature == arguments.temperature[-1]
+            base,
+            model,
+            batch,
+            arguments.context,
+            temperature,
+            arguments.profile and temperature == arguments.temperature[-1],
         )
         floor = found.pop("floor_bytes") / bandwidth * 1000
         line = {

@@ -1,13 +1,14 @@
-"""Writing at BLOOM's sizes on one GPU: stock `generate` and ours, on the same checkpoint with the same adapter, in one run.
+"""Writing at BLOOM's sizes on one GPU: stock `generate` and ours, on the same checkpoint with the same adapter, in one
+run.
 
-    python -m bench.generate.vs_stock --size 7b1 [--json] [--sides int8 bf16 compiled ours again] [--quotes 1000] [--stock-quotes 192]
-    python -m bench.generate.vs_stock --size 560m --sides float32 int8 ours --agreement
+    python -m bench.generate.vs_stock --size 7b1 [--json] [--sides int8 bf16 compiled ours again] [--quotes 1000]
+    [--stock-quotes 192] python -m bench.generate.vs_stock --size 560m --sides float32 int8 ours --agreement
 
-Sides, each in a process of its own: `int8` (Transformers, PEFT, bitsandbytes), `bf16` (the same without quantisation), `compiled` (bf16
-with a static cache, compiled, adapter merged: the best that stock has), `ours` (int8, adapter live; `again`: kernels compiled already).
-Random weights in a real checkpoint folder; end-of-text is given a chance of about 1 in 60, as quotes have. The floor is the bytes of
-weights, head and cache over the card's own copy bandwidth. `--agreement` compares greedy tokens and scores with stock's in float32.
-"""
+Sides, each in a process of its own: `int8` (Transformers, PEFT, bitsandbytes), `bf16` (the same without quantisation),
+`compiled` (bf16 with a static cache, compiled, adapter merged: the best that stock has), `ours` (int8, adapter live;
+`again`: kernels compiled already). Random weights in a real checkpoint folder; end-of-text is given a chance of about 1
+in 60, as quotes have. The floor is the bytes of weights, head and cache over the card's own copy bandwidth.
+`--agreement` compares greedy tokens and scores with stock's in float32."""
 
 # ruff: noqa: B023  # each lambda is called before its loop goes on
 
@@ -82,7 +83,10 @@ def stock_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[s
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    options: dict[str, Any] = {"device_map": {"": "cuda:0"}, "dtype": torch.float32 if side == "float32" else torch.bfloat16}
+    options: dict[str, Any] = {
+        "device_map": {"": "cuda:0"},
+        "dtype": torch.float32 if side == "float32" else torch.bfloat16,
+    }
     if side == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = with_adapter(AutoModelForCausalLM.from_pretrained(folder, **options))
@@ -116,7 +120,9 @@ def stock_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[s
     if not static:
         long = [[5] * 512]
         write(long, 1, True, False)
-        result["first_token_ms"] = round(1000 * statistics.median(time_of(lambda: write(long, 1, True, False))[0] for _ in range(5)), 1)
+        result["first_token_ms"] = round(
+            1000 * statistics.median(time_of(lambda: write(long, 1, True, False))[0] for _ in range(5)), 1
+        )
         rows = prompts_of(folder, arguments.data, arguments.stock_quotes)
         seconds, _ = time_of(lambda: [write(rows[i : i + 64], MOST_NEW, True, True) for i in range(0, len(rows), 64)])
         result["quotes_per_second"] = round(len(rows) / seconds, 2)
@@ -195,7 +201,9 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     decoder = Decoder(bloom, head, slots=1, places=640, eos=-5, most_rows=512)
     one, long = SamplingSettings(max_new_tokens=1, temperature=0.0), [[5] * 512]
     run(decoder, long, one)
-    result["first_token_ms"] = round(1000 * statistics.median(time_of(lambda: run(decoder, long, one))[0] for _ in range(5)), 1)
+    result["first_token_ms"] = round(
+        1000 * statistics.median(time_of(lambda: run(decoder, long, one))[0] for _ in range(5)), 1
+    )
     rows = prompts_of(folder, arguments.data, arguments.quotes)
     settings = SamplingSettings(max_new_tokens=MOST_NEW, temperature=0.7, top_p=0.9)
     asked = [Request(row, i, settings) for i, row in enumerate(rows)]

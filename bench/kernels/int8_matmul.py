@@ -1,12 +1,12 @@
-"""Training's products with int8 codes as they are stored (`int8_matmul.py`), beside cuBLAS with weights that are wide already, and
-with weights that are made wide first: a BLOOM block's four, forward and backward, GELU included where it follows.
+"""Training's products with int8 codes as they are stored (`int8_matmul.py`), beside cuBLAS with weights that are wide
+already, and with weights that are made wide first: a BLOOM block's four, forward and backward, GELU included where it
+follows.
 
     python -m bench.kernels.int8_matmul [--tokens 768 1024 2048 8192] [--size 7b1]
 
-All ways of a product take turns in one run, each over four weights one after the other, so that none stays in the L2 cache. They share one
-clock, so it is cycles that are compared, not what each draws of the card's power: for that, `bench/train/steps.py`. Prints microseconds a product
-(medians), TFLOP/s of the first two, and the sum of a block.
-"""
+All ways of a product take turns in one run, each over four weights one after the other, so that none stays in the L2
+cache. They share one clock, so it is cycles that are compared, not what each draws of the card's power: for that,
+`bench/train/steps.py`. Prints microseconds a product (medians), TFLOP/s of the first two, and the sum of a block."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def ways(name: str, back: bool, T: int, N: int, K: int) -> list[list[Call]]:
         expand_kernel.widen(c, None, buffer)
         wide(buffer)
 
-    return [[(lambda way=way, w=w: way(w)) for w in weights] for way, weights in ((stored, codes), (wide, copies), (made, codes))]
+    return [
+        [(lambda way=way, w=w: way(w)) for w in weights]
+        for way, weights in ((stored, codes), (wide, copies), (made, codes))
+    ]
 
 
 def main() -> None:
@@ -99,8 +102,14 @@ def main() -> None:
                 sums = [a + b for a, b in zip(sums, found, strict=True)]
                 rates = [2e-6 * T * N * K / found[i] for i in range(2)]
                 line = "  ".join(f"{us:7.1f}" for us in found)
-                print(f"{T:5} {name:5} {'backward' if back else 'forward':8} {line}   {rates[0]:.0f} {rates[1]:.0f}", flush=True)
-        print(f"{T:5} a block        {'  '.join(f'{us:7.1f}' for us in sums)}   stored / wide {sums[0] / sums[1]:.3f}", flush=True)
+                print(
+                    f"{T:5} {name:5} {'backward' if back else 'forward':8} {line}   {rates[0]:.0f} {rates[1]:.0f}",
+                    flush=True,
+                )
+        print(
+            f"{T:5} a block        {'  '.join(f'{us:7.1f}' for us in sums)}   stored / wide {sums[0] / sums[1]:.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m bench.kernels.linears [--tokens 1024]
 
-Prints TFLOP/s of bloom-7b1's four products and of the head's, milliseconds of attention, and GB/s of making int8 and NF4 wide.
-"""
+Prints TFLOP/s of bloom-7b1's four products and of the head's, milliseconds of attention, and GB/s of making int8 and
+NF4 wide."""
 
 # ruff: noqa: B023  # each lambda is called before its loop goes on
 
@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from triton.testing import do_bench
 
-SHAPES = {"qkv": (12288, 4096), "dense": (4096, 4096), "up": (16384, 4096), "down": (4096, 16384), "head": (250_880, 4096)}
+SHAPES = {
+    "qkv": (12288, 4096),
+    "dense": (4096, 4096),
+    "up": (16384, 4096),
+    "down": (4096, 16384),
+    "head": (250_880, 4096),
+}
 
 
 def time_ms(function: Any) -> float:
@@ -48,7 +54,10 @@ def widening() -> dict[str, float]:
         out = torch.empty(N, K, dtype=torch.bfloat16, device="cuda")
         found[f"int8 {name}"] = 3 * N * K / time_ms(lambda: expand_kernel.widen(codes, None, out)) / 1e6
         packed, state = quantize_4bit(
-            torch.randn(N, K, device="cuda", dtype=torch.bfloat16), quant_type="nf4", blocksize=64, compress_statistics=True
+            torch.randn(N, K, device="cuda", dtype=torch.bfloat16),
+            quant_type="nf4",
+            blocksize=64,
+            compress_statistics=True,
         )
         found[f"nf4 {name}"] = 2.5 * N * K / time_ms(lambda: expand_kernel.widen_nf4(packed, state, out)) / 1e6
     return found
@@ -75,7 +84,9 @@ def attention(tokens: int) -> dict[str, float]:
     out, lse = attention_kernel.forward(*parts[:3], start, slopes)
     grad = torch.randn_like(out)
     found = {"forward": time_ms(lambda: attention_kernel.forward(*parts[:3], start, slopes))}
-    found["backward"] = time_ms(lambda: attention_kernel.backward(*parts[:3], out, lse, grad, parts[3], start, end, slopes))
+    found["backward"] = time_ms(
+        lambda: attention_kernel.backward(*parts[:3], out, lse, grad, parts[3], start, end, slopes)
+    )
     return found
 
 

@@ -5,12 +5,11 @@
     python -m bench.train.gpu --size 560m --sides float32 codes notebook ours --steps 50 --dropout 0 [--smallest 0]    the losses
     python -m bench.train.gpu --folder src/florilegium/seedling --sides float32 codes notebook ours ...                of the seedling
 
-Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an optimiser step. Each side runs in a process of its own.
-Prints tokens/s that are not padding, milliseconds a step, the peak, ours over each other side; and with `float32` or `codes` (the int8
-base in float32) among the sides how far each other side's loss is from it, at every step. --json: the same as JSON, the losses with it.
-`floor`: what this card's matrix products alone would allow. --smallest 0 --memory fast: products read even small weights as they are
-stored (on Hopper).
-"""
+Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an optimiser step. Each side runs in a
+process of its own. Prints tokens/s that are not padding, milliseconds a step, the peak, ours over each other side; and
+with `float32` or `codes` (the int8 base in float32) among the sides how far each other side's loss is from it, at every
+step. --json: the same as JSON, the losses with it. `floor`: what this card's matrix products alone would allow.
+--smallest 0 --memory fast: products read even small weights as they are stored (on Hopper)."""
 
 from __future__ import annotations
 
@@ -54,7 +53,9 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("bits", "memory", "memory_limit", "fast", "dropout")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
     settings["order"] = "filled"  # as the other sides have it
-    config = make_config({"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}})
+    config = make_config(
+        {"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}}
+    )
     began = time.perf_counter()
     prepared = prepare(config, Silent())
     preparing, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
@@ -111,14 +112,20 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def floor_side(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tokens/s if a step were its matrix products alone, forward and backward, at the rate this card reaches on them at 1,024 tokens."""
+    """Tokens/s if a step were its matrix products alone, forward and backward, at the rate this card reaches on them at
+    1,024 tokens."""
     import torch
     from triton.testing import do_bench
 
     config = json.loads((arguments.folder / "config.json").read_text())
     width, layers = config["hidden_size"], config["n_layer"]
     tokens, milliseconds, work = 1024, 0.0, 0.0
-    shapes = [(3 * width, width, layers), (width, width, layers), (4 * width, width, layers), (width, 4 * width, layers)]
+    shapes = [
+        (3 * width, width, layers),
+        (width, width, layers),
+        (4 * width, width, layers),
+        (width, 4 * width, layers),
+    ]
     for outputs, inputs, times in [*shapes, (config["vocab_size"], width, 1)]:
         weight = torch.randn(outputs, inputs, device="cuda", dtype=torch.bfloat16)
         x, y = (torch.randn(tokens, n, device="cuda", dtype=torch.bfloat16) for n in (inputs, outputs))
@@ -134,27 +141,41 @@ def floor_side(arguments: argparse.Namespace) -> dict[str, Any]:
 def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
     """Ours over each other side."""
     rates = {r["side"]: r["tokens_per_second"] for r in results}
-    return {side: round(rates["ours"] / rate, 2) for side, rate in rates.items() if "ours" in rates and side != "ours" and rate}
+    return {
+        side: round(rates["ours"] / rate, 2)
+        for side, rate in rates.items()
+        if "ours" in rates and side != "ours" and rate
+    }
 
 
 def compared(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """How far each side's loss is from float32's, and from that of the int8 codes in float32; how often ours is no further than stock's."""
+    """How far each side's loss is from float32's, and from that of the int8 codes in float32; how often ours is no
+    further than stock's."""
     by = {r["side"]: r["losses"] for r in results if r["losses"]}
     found: dict[str, Any] = {}
     for oracle in ("stock float32", "stock codes"):
         if oracle not in by:
             continue
-        far = {side: [abs(a - b) for a, b in zip(losses, by[oracle], strict=True)] for side, losses in by.items() if side != oracle}
+        far = {
+            side: [abs(a - b) for a, b in zip(losses, by[oracle], strict=True)]
+            for side, losses in by.items()
+            if side != oracle
+        }
         found[oracle] = {
             side: {"mean": round(sum(gaps) / len(gaps), 5), "largest": round(max(gaps), 5), "last": round(gaps[-1], 5)}
             for side, gaps in far.items()
         }
         if {"ours", "stock notebook"} <= set(far):
-            # A single step's gap is rounding, now this way and now that; its mean up to each step is what differs between the two.
-            ours, stock = ([sum(gaps[: i + 1]) for i in range(len(gaps))] for gaps in (far["ours"], far["stock notebook"]))
+            # A single step's gap is rounding, now this way and now that; its mean up to each step is what differs
+            # between the two.
+            ours, stock = (
+                [sum(gaps[: i + 1]) for i in range(len(gaps))] for gaps in (far["ours"], far["stock notebook"])
+            )
             found[oracle]["steps"] = {
                 "of": len(by[oracle]),
-                "no further than the notebook": sum(a <= b for a, b in zip(far["ours"], far["stock notebook"], strict=True)),
+                "no further than the notebook": sum(
+                    a <= b for a, b in zip(far["ours"], far["stock notebook"], strict=True)
+                ),
                 "no further on average up to it": sum(a <= b for a, b in zip(ours, stock, strict=True)),
             }
     return found
@@ -180,10 +201,14 @@ def main() -> None:
     parser.add_argument("--memory", default="auto")
     parser.add_argument("--memory-limit", type=float)
     parser.add_argument("--fast", default="auto")
-    parser.add_argument("--smallest", type=int, help="numbers that a weight must have for products to read it as it is stored")
+    parser.add_argument(
+        "--smallest", type=int, help="numbers that a weight must have for products to read it as it is stored"
+    )
     parser.add_argument("--folder", type=Path, help="a checkpoint that is there already")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="nothing but JSON: an object a side, and one that compares them")
+    parser.add_argument(
+        "--json", action="store_true", help="nothing but JSON: an object a side, and one that compares them"
+    )
     parser.add_argument("--losses", action="store_true", help="print every step's loss too")
     arguments = parser.parse_args()
     if arguments.side:
@@ -202,8 +227,12 @@ def main() -> None:
         results = []
         for side in arguments.sides:
             results.append(run_side(side, folder, arguments))
-            shown = {k: v for k, v in results[-1].items() if k != "losses" or (v and (arguments.losses or arguments.json))}
-            print(json.dumps({"size": arguments.folder.name if arguments.folder else arguments.size, **shown}), flush=True)
+            shown = {
+                k: v for k, v in results[-1].items() if k != "losses" or (v and (arguments.losses or arguments.json))
+            }
+            print(
+                json.dumps({"size": arguments.folder.name if arguments.folder else arguments.size, **shown}), flush=True
+            )
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder)

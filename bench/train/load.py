@@ -1,5 +1,5 @@
-"""A BLOOM in int8 onto the GPU, from a checkpoint in bfloat16 in the page cache: Transformers' `from_pretrained` in float16, as the
-notebook has it, and ours, seconds and peak memory.
+"""A BLOOM in int8 onto the GPU, from a checkpoint in bfloat16 in the page cache: Transformers' `from_pretrained` in
+float16, as the notebook has it, and ours, seconds and peak memory.
 
     python -m bench.train.load [--size 7b1] [--times 3]
 
@@ -41,7 +41,9 @@ def measured(side: str, folder: Path, times: int) -> dict[str, Any]:
         if side == "ours":
             model: Any = load_base(str(folder), device=device).model
         else:
-            model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), **options
+            )
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
         peak, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
@@ -61,7 +63,10 @@ def main() -> None:
         make_checkpoint(folder, arguments.size, QUOTES)
         for side in ("stock", "ours"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                print(json.dumps({"size": arguments.size} | pool.apply(measured, (side, folder, arguments.times))), flush=True)
+                print(
+                    json.dumps({"size": arguments.size} | pool.apply(measured, (side, folder, arguments.times))),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python -m bench.train.seedling [--run latest] [--json]
 
-Takes a run of `florilegium train` with its defaults, and prints: how many of 200 quotes from nothing parse and stop by themselves; tag
-micro-F1 on the held-out sayings, of the tuned model, of the untuned one with the same prompt, and of the most frequent tags; how many of
-the 200 share eight words in a row with a training saying; and the base's loss in int8 against float32.
-"""
+Takes a run of `florilegium train` with its defaults, and prints: how many of 200 quotes from nothing parse and stop by
+themselves; tag micro-F1 on the held-out sayings, of the tuned model, of the untuned one with the same prompt, and of
+the most frequent tags; how many of the 200 share eight words in a row with a training saying; and the base's loss in
+int8 against float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ TEXTS = 200
 
 
 def tags_of(tuned: Any, quotes: list[dict[str, Any]], use_base: bool) -> list[list[str]]:
-    rows = tuned.generate([q["quote"] for q in quotes], tags=True, temperature=0.0, max_new_tokens=30, use_base=use_base)
+    rows = tuned.generate(
+        [q["quote"] for q in quotes], tags=True, temperature=0.0, max_new_tokens=30, use_base=use_base
+    )
     return [list(row.quote["tags"]) if row.quote else [] for row in rows]
 
 

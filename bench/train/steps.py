@@ -1,4 +1,5 @@
-"""A training step at bloom-7b1's shape under different plans of memory, without a checkpoint or data: for tuning the fast room.
+"""A training step at bloom-7b1's shape under different plans of memory, without a checkpoint or data: for tuning the
+fast room.
 
     python -m bench.train.steps --size 7b1 --bits 8 --tokens 1008 2048 --plans copies fast lean [--profile]
 
@@ -61,7 +62,9 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
     inputs = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)}
 
     def step() -> torch.Tensor:
-        loss = run(inputs if graph else {name: t.pin_memory().to("cuda", non_blocking=True) for name, t in inputs.items()})
+        loss = run(
+            inputs if graph else {name: t.pin_memory().to("cuda", non_blocking=True) for name, t in inputs.items()}
+        )
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         if guards:  # torch's fused AdamW reads these two where they are, and takes no step if the first is 1
             optimizer.found_inf = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
@@ -102,7 +105,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--graph", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--guards", action="store_true", help="what the guards against NaN cost, in turn with the step without them")
+    parser.add_argument(
+        "--guards", action="store_true", help="what the guards against NaN cost, in turn with the step without them"
+    )
     arguments = parser.parse_args()
 
     from florilegium import fast
@@ -129,13 +134,23 @@ def main() -> None:
             step = stepper(base, model, batch, paths, arguments.graph and plan != "plain")
             figures = measure(step, arguments.repeats)
             a_second = 1000 / figures["ms"]
-            rates = {"tokens_per_second": round(batch.num_tokens * a_second), "positions_per_second": round(tokens * a_second)}
-            print(json.dumps({"plan": plan, "bits": arguments.bits, "positions": tokens, **rates, **figures}), flush=True)
+            rates = {
+                "tokens_per_second": round(batch.num_tokens * a_second),
+                "positions_per_second": round(tokens * a_second),
+            }
+            print(
+                json.dumps({"plan": plan, "bits": arguments.bits, "positions": tokens, **rates, **figures}), flush=True
+            )
             if arguments.guards:
-                guarded = stepper(base, model, batch_of(tokens), paths, arguments.graph and plan != "plain", guards=True)
+                guarded = stepper(
+                    base, model, batch_of(tokens), paths, arguments.graph and plan != "plain", guards=True
+                )
                 pairs = [(measure(step, 20)["ms"], measure(guarded, 20)["ms"]) for _ in range(5)]
                 shares = sorted(100 * (with_guards / without - 1) for without, with_guards in pairs)
-                print(f"guards: {shares[2]:+.2f}% of a step (median of 5 pairs in turn; {shares[0]:+.2f} to {shares[-1]:+.2f})", flush=True)
+                print(
+                    f"guards: {shares[2]:+.2f}% of a step (median of 5 pairs in turn; {shares[0]:+.2f} to {shares[-1]:+.2f})",
+                    flush=True,
+                )
             if arguments.profile:
                 profile(step)
 

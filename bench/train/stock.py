@@ -1,10 +1,10 @@
-"""The stock recipe on one GPU, as the notebook has it, as a tuner would have it, and in float32: what `bench/train/gpu.py` compares with.
+"""The stock recipe on one GPU, as the notebook has it, as a tuner would have it, and in float32: what
+`bench/train/gpu.py` compares with.
 
-`notebook`: Transformers, PEFT and bitsandbytes int8, `prepare_model_for_kbit_training`, batches of 4 padded and accumulated to a step,
-float16 autocast with a gradient scaler, checkpointed blocks. `tuned`: TRL's SFTTrainer on the same int8 base in bfloat16, rows of like
-length together, of the 16 as many at a time as the card holds, with checkpointed blocks and without: the faster of the two. In `float32`
-nothing is quantised: the oracle of the losses.
-"""
+`notebook`: Transformers, PEFT and bitsandbytes int8, `prepare_model_for_kbit_training`, batches of 4 padded and
+accumulated to a step, float16 autocast with a gradient scaler, checkpointed blocks. `tuned`: TRL's SFTTrainer on the
+same int8 base in bfloat16, rows of like length together, of the 16 as many at a time as the card holds, with
+checkpointed blocks and without: the faster of the two. In `float32` nothing is quantised: the oracle of the losses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def load(folder: Path, kind: str, dropout: float) -> Any:
         model = prepare_model_for_kbit_training(model)
     if kind == "codes":
         round_to_codes(model)
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM"
+    )
     model = get_peft_model(model, lora)
     same_adapter(model)
     return model.train()
@@ -113,10 +115,18 @@ def tuned_side(folder: Path, steps: list[list[Any]], dropout: float) -> dict[str
     if importlib.util.find_spec("trl") is None:
         return {**nothing, "missing": "trl"}
     found = [_widest(folder, steps, dropout, checkpointed) for checkpointed in (False, True)]
-    best = max((one for one in found if one), key=lambda one: float(one["tokens_per_second"]), default={**nothing, "out_of_memory": True})
+    best = max(
+        (one for one in found if one),
+        key=lambda one: float(one["tokens_per_second"]),
+        default={**nothing, "out_of_memory": True},
+    )
     return {
         **best,
-        "tried": [[one["rows_at_a_time"], one["checkpointed"], one["tokens_per_second"], one["peak_gib"]] for one in found if one],
+        "tried": [
+            [one["rows_at_a_time"], one["checkpointed"], one["tokens_per_second"], one["peak_gib"]]
+            for one in found
+            if one
+        ],
     }
 
 
@@ -131,8 +141,11 @@ def _widest(folder: Path, steps: list[list[Any]], dropout: float, checkpointed: 
     return None
 
 
-def _tuned(folder: Path, steps: list[list[Any]], dropout: float, rows_at_a_time: int, checkpointed: bool) -> dict[str, Any]:
-    """TRL on the rows of `steps`, in its own order: rows of like length together. Tokens/s over all steps but the first two."""
+def _tuned(
+    folder: Path, steps: list[list[Any]], dropout: float, rows_at_a_time: int, checkpointed: bool
+) -> dict[str, Any]:
+    """TRL on the rows of `steps`, in its own order: rows of like length together. Tokens/s over all steps but the first
+    two."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
@@ -140,7 +153,9 @@ def _tuned(folder: Path, steps: list[list[Any]], dropout: float, rows_at_a_time:
 
     began = time.perf_counter()
     quantised = BitsAndBytesConfig(load_in_8bit=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, device_map={"": 0}, dtype=torch.bfloat16, quantization_config=quantised)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, device_map={"": 0}, dtype=torch.bfloat16, quantization_config=quantised
+    )
     loading = time.perf_counter() - began
     rows = Dataset.from_list([{"input_ids": list(e.token_ids)} for step in steps for e in step])
     counts: list[int] = []
@@ -158,9 +173,13 @@ def _tuned(folder: Path, steps: list[list[Any]], dropout: float, rows_at_a_time:
             bf16=True, gradient_checkpointing=checkpointed, max_length=None, learning_rate=RATE, lr_scheduler_type="constant",
             optim="adamw_torch_fused", report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
         )  # fmt: skip
-        lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM")
+        lora = LoraConfig(
+            r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM"
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        trainer = SFTTrainer(model, args=settings, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Clock()])
+        trainer = SFTTrainer(
+            model, args=settings, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Clock()]
+        )
         inner = trainer.data_collator
 
         def counted(features: list[Any]) -> Any:

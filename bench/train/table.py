@@ -1,10 +1,11 @@
-"""Every row of the README's table of training on one GPU, in one run on one card: minutes, and 80 GB for the rows that want them.
+"""Every row of the README's table of training on one GPU, in one run on one card: minutes, and 80 GB for the rows that
+want them.
 
     python -m bench.train.table [--size 7b1] [--rows stock fast packed lean nf4 load epoch] [--show]
 
-Each row is a command of its own process, which --show prints and does not run. `epoch` is the time from typing `florilegium train` to the
-adapter and its report, first with no compiled kernels at hand, then with them. Prints each command's JSON as it comes, then the table.
-"""
+Each row is a command of its own process, which --show prints and does not run. `epoch` is the time from typing
+`florilegium train` to the adapter and its report, first with no compiled kernels at hand, then with them. Prints each
+command's JSON as it comes, then the table."""
 
 from __future__ import annotations
 
@@ -22,7 +23,18 @@ from bench.common.checkpoint import QUOTES, make_checkpoint
 
 STEPS = ["steps", "--tokens"]
 ROWS = {
-    "stock": ["vs_stock", "--sides", "ours", "notebook", "tuned", "floor", "--memory-limit", "22", "--stock-steps", "20"],
+    "stock": [
+        "vs_stock",
+        "--sides",
+        "ours",
+        "notebook",
+        "tuned",
+        "floor",
+        "--memory-limit",
+        "22",
+        "--stock-steps",
+        "20",
+    ],
     "fast": ["gpu", "--sides", "ours", "--memory", "fast"],
     "packed": [*STEPS, "8192", "--plans", "fast", "copies"],
     "lean": [*STEPS, "2048", "--plans", "0,20,0"],
@@ -56,11 +68,28 @@ def epoch(size: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_checkpoint(folder / "model", size, QUOTES)
-        caches = {name: str(folder / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")}
+        caches = {
+            name: str(folder / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+        }
         for name in ("cold", "warm"):
-            command = [sys.executable, "-m", "florilegium", "train", str(QUOTES), "--model", str(folder / "model"), "--epochs", "1"]
+            command = [
+                sys.executable,
+                "-m",
+                "florilegium",
+                "train",
+                str(QUOTES),
+                "--model",
+                str(folder / "model"),
+                "--epochs",
+                "1",
+            ]
             began = time.perf_counter()
-            subprocess.run([*command, "--output", str(folder / name)], check=True, stdout=subprocess.DEVNULL, env=os.environ | caches)
+            subprocess.run(
+                [*command, "--output", str(folder / name)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | caches,
+            )
             found.append({"side": f"one epoch, {name}", "seconds": round(time.perf_counter() - began, 1)})
             print(json.dumps({"row": "epoch", **found[-1]}), flush=True)
     return found
@@ -94,7 +123,8 @@ def main() -> None:
         try:
             found = epoch(arguments.size) if row == "epoch" else measured(row, arguments.size)
             lines += [line_of(row, one) for one in found]
-        except subprocess.CalledProcessError as error:  # what it said is on the terminal; the other rows are worth having
+        # what it said is on the terminal; the other rows are worth having
+        except subprocess.CalledProcessError as error:
             lines.append(f"| {row}: failed with exit code {error.returncode} | | |")
     print("\n| | tokens/s that are not padding | peak memory |\n|---|---|---|", *lines, sep="\n")
 

@@ -3,11 +3,11 @@
     python -m bench.train.vs_stock [--data FILE] [--steps 3] [--json]
     python -m bench.train.vs_stock --size 7b1 ...        on a GPU, at a BLOOM's own size: `bench/train/gpu.py`, with its options
 
-Stock is what the PEFT notebook does: bitsandbytes int8, prepare_model_for_kbit_training, padded batches of 4 accumulated 4 times,
-BLOOM's own forward and loss. The model has bloom-560m's width and vocabulary and 4 layers, random. Each side runs in a process of its
-own, so that the peaks do not mix; "above the model" is the peak of the steps over the resident size once the model is loaded. Both sides
-start from the same adapter, take the same rows in the same order, and print the loss of every step: mean over its tokens.
-"""
+Stock is what the PEFT notebook does: bitsandbytes int8, prepare_model_for_kbit_training, padded batches of 4
+accumulated 4 times, BLOOM's own forward and loss. The model has bloom-560m's width and vocabulary and 4 layers, random.
+Each side runs in a process of its own, so that the peaks do not mix; "above the model" is the peak of the steps over
+the resident size once the model is loaded. Both sides start from the same adapter, take the same rows in the same
+order, and print the loss of every step: mean over its tokens."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def stock_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_8bit=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, device_map={"": "cpu"}, dtype=torch.bfloat16
+    )
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=["query_key_value"]))
     same_adapter(model)
@@ -131,8 +133,20 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     names, _ = fast.choose("auto", base.device, 8)
     fast.install(model, names)
     optimizer = make_optimizer(model, config, RATE)
-    trainer = Trainer(base, model, config, Walk(names), PackPlan(), optimizer, make_schedule(optimizer, config, 100), Accelerator(cpu=True))
-    return {**timed(lambda examples: training_step(trainer, examples, Silent())["loss"], steps), "compute": str(base.compute_dtype)}
+    trainer = Trainer(
+        base,
+        model,
+        config,
+        Walk(names),
+        PackPlan(),
+        optimizer,
+        make_schedule(optimizer, config, 100),
+        Accelerator(cpu=True),
+    )
+    return {
+        **timed(lambda examples: training_step(trainer, examples, Silent())["loss"], steps),
+        "compute": str(base.compute_dtype),
+    }
 
 
 def timed(step: Any, steps: list[list[Any]]) -> dict[str, Any]:
@@ -186,7 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     from bench.common.checkpoint import HERE, QUOTES
 
-    parser.add_argument("--data", type=Path, default=QUOTES if QUOTES.is_file() else HERE / "src/florilegium/seedling/sayings.jsonl")
+    parser.add_argument(
+        "--data", type=Path, default=QUOTES if QUOTES.is_file() else HERE / "src/florilegium/seedling/sayings.jsonl"
+    )
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=["stock", "ours"], help=argparse.SUPPRESS)
@@ -208,7 +224,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"data": DATA.name, "stock": stock, "ours": ours, "ratios": ratios}, indent=2))
         return
-    print(f"{DATA.name}, {ROWS_A_STEP} rows a step, {arguments.steps} steps, {os.cpu_count()} cores; ours computes in {ours['compute']}")
+    print(
+        f"{DATA.name}, {ROWS_A_STEP} rows a step, {arguments.steps} steps, {os.cpu_count()} cores; ours computes in {ours['compute']}"
+    )
     print(f"{'':<26}{'stock':>12}{'ours':>12}{'ours/stock':>12}")
     shown = {"tokens_per_second": (1, ",.1f"), "peak_above_model_bytes": (2**20, ",.0f"), "peak_bytes": (2**20, ",.0f")}
     for name, (unit, form) in shown.items():

@@ -1,10 +1,10 @@
-"""Every setting of a training run, once: its default, its type, the sentence that `--help` shows, the check that it must pass.
+"""Every setting of a training run, once: its default, its type, the sentence that `--help` shows, the check that it
+must pass.
 
-`TrainConfig` is a frozen dataclass of plain values. The command line makes a flag of each field (`batch_rows` -> `--batch-rows`),
-`--config run.yaml` reads the same names, `--print-config` writes them back, and `runs/NAME/config.yaml` holds the resolved set: four
-views of one list, so they cannot drift. Flags win over the file, the file wins over the defaults; an unknown name is an error that
-names the nearest one.
-"""
+`TrainConfig` is a frozen dataclass of plain values. The command line makes a flag of each field (`batch_rows` ->
+`--batch-rows`), `--config run.yaml` reads the same names, `--print-config` writes them back, and
+`runs/NAME/config.yaml` holds the resolved set: four views of one list, so they cannot drift. Flags win over the file,
+the file wins over the defaults; an unknown name is an error that names the nearest one."""
 
 from __future__ import annotations
 
@@ -23,33 +23,50 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def setting(default: Any, help: str, *, group: str, choices: tuple[Any, ...] = (), minimum: float | None = None) -> Any:
-    """A field of the config: `choices` and `minimum` (inclusive) are checked by `check`, `help` is shown by `--help`."""
+    """A field of the config: `choices` and `minimum` (inclusive) are checked by `check`, `help` is shown by
+    `--help`."""
     return field(default=default, metadata={"help": help, "group": group, "choices": choices, "minimum": minimum})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    data: str = setting("sample", "JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data")
+    data: str = setting(
+        "sample", "JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data"
+    )
     template: str = setting(DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data")
     skip_bad_rows: bool = setting(False, "leave rows out that cannot be used, and say which", group="data")
     repair: bool = setting(False, "mend broken encoding (mojibake) before anything else", group="data")
     held_out: float = setting(0.1, "share of the rows kept aside to measure on", group="data", minimum=0.0)
     split_by: str = setting(
-        "cluster", "what stays on one side: near-copies, an author, nothing", group="data", choices=("cluster", "author", "random")
+        "cluster",
+        "what stays on one side: near-copies, an author, nothing",
+        group="data",
+        choices=("cluster", "author", "random"),
     )
-    max_length: int = setting(1024, "tokens a row may have; the quote is cut, never tags or end-of-text", group="data", minimum=8)
+    max_length: int = setting(
+        1024, "tokens a row may have; the quote is cut, never tags or end-of-text", group="data", minimum=8
+    )
     loss_on: str = setting("all", "which tokens are learned", group="data", choices=("all", "tags"))
 
     model: str = setting("seedling", "a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'", group="model")
     revision: str | None = setting(None, "branch, tag or commit of the model on the Hub", group="model")
-    bits: int = setting(8, "how the frozen base is held: 8 and 4 by bitsandbytes, 16, 32", group="model", choices=(8, 4, 16, 32))
+    bits: int = setting(
+        8, "how the frozen base is held: 8 and 4 by bitsandbytes, 16, 32", group="model", choices=(8, 4, 16, 32)
+    )
     device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
-    compute: str = setting("auto", "precision of the arithmetic", group="model", choices=("auto", "bfloat16", "float32"))
+    compute: str = setting(
+        "auto", "precision of the arithmetic", group="model", choices=("auto", "bfloat16", "float32")
+    )
     fast: str = setting("auto", "fast paths: auto, off, or names such as attention,linear", group="model")
     memory: str = setting(
-        "auto", "lean recomputes activations, fast keeps them, auto fills the card", group="model", choices=("auto", "fast", "lean")
+        "auto",
+        "lean recomputes activations, fast keeps them, auto fills the card",
+        group="model",
+        choices=("auto", "fast", "lean"),
     )
-    memory_limit: float | None = setting(None, "GiB of the GPU that a run may take; default: what is free", group="model", minimum=0.0)
+    memory_limit: float | None = setting(
+        None, "GiB of the GPU that a run may take; default: what is free", group="model", minimum=0.0
+    )
 
     rank: int = setting(16, "rank of the adapter", group="adapter", minimum=1)
     alpha: float = setting(32.0, "the adapter is scaled by alpha / rank", group="adapter")
@@ -58,7 +75,10 @@ class TrainConfig:
     rslora: bool = setting(False, "scale by alpha / sqrt(rank)", group="adapter")
     dora: bool = setting(False, "weight-decomposed LoRA (needs --bits 16 or 32)", group="adapter")
     init_lora: str = setting(
-        "default", "how A and B start", group="adapter", choices=("default", "gaussian", "orthogonal", "olora", "pissa", "corda")
+        "default",
+        "how A and B start",
+        group="adapter",
+        choices=("default", "gaussian", "orthogonal", "olora", "pissa", "corda"),
     )
 
     epochs: float = setting(3.0, "times over the rows", group="training", minimum=0.0)
@@ -71,19 +91,30 @@ class TrainConfig:
         choices=("auto", "shuffled", "filled"),
     )
     batch_tokens: int = setting(0, "tokens held in memory at once; 0 asks the device", group="training", minimum=0)
-    learning_rate: float | None = setting(None, "default: 2e-4, and 1e-3 below 100M parameters", group="training", minimum=0.0)
+    learning_rate: float | None = setting(
+        None, "default: 2e-4, and 1e-3 below 100M parameters", group="training", minimum=0.0
+    )
     schedule: str = setting("cosine", "how the rate falls", group="training", choices=("cosine", "linear", "constant"))
     warmup: float = setting(0.05, "share of the steps over which the rate rises", group="training", minimum=0.0)
     weight_decay: float = setting(0.0, "AdamW's weight decay", group="training", minimum=0.0)
     clip: float = setting(1.0, "largest norm of the gradient; 0 leaves it alone", group="training", minimum=0.0)
     optimizer: str = setting(
-        "adamw", "8-bit and paged ones are bitsandbytes'", group="training", choices=("adamw", "adamw-8bit", "paged-adamw-8bit")
+        "adamw",
+        "8-bit and paged ones are bitsandbytes'",
+        group="training",
+        choices=("adamw", "adamw-8bit", "paged-adamw-8bit"),
     )
-    lora_plus_ratio: float | None = setting(None, "LoRA+: B learns this many times faster than A", group="training", minimum=1.0)
-    neftune_alpha: float | None = setting(None, "NEFTune: noise on the embeddings while training", group="training", minimum=0.0)
+    lora_plus_ratio: float | None = setting(
+        None, "LoRA+: B learns this many times faster than A", group="training", minimum=1.0
+    )
+    neftune_alpha: float | None = setting(
+        None, "NEFTune: noise on the embeddings while training", group="training", minimum=0.0
+    )
     seed: int = setting(0, "of the adapter, the order of rows, dropout and the samples", group="training", minimum=0)
 
-    evaluate_every: int | None = setting(None, "steps between looks at held-out rows; default: 4 times a run", group="run", minimum=1)
+    evaluate_every: int | None = setting(
+        None, "steps between looks at held-out rows; default: 4 times a run", group="run", minimum=1
+    )
     patience: int | None = setting(None, "stop after this many looks without a better loss", group="run", minimum=1)
     save_every: int | None = setting(None, "steps between checkpoints; default: with each look", group="run", minimum=1)
     keep_checkpoints: int = setting(2, "checkpoints kept", group="run", minimum=1)
@@ -127,7 +158,9 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     for name, value in values.items():
         key = str(name).replace("-", "_")
         if key not in known:
-            raise UsageError(f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them")
+            raise UsageError(
+                f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them"
+            )
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
     config = TrainConfig(**clean)
     _check_compute(config)
@@ -144,7 +177,8 @@ def _number(text: str) -> float | str:
 
 
 def _check_compute(config: TrainConfig) -> None:
-    """Weights that are held as plain numbers are multiplied in the precision that they are held in. Raises UsageError."""
+    """Weights that are held as plain numbers are multiplied in the precision that they are held in. Raises
+    UsageError."""
     held = {16: "bfloat16", 32: "float32"}.get(config.bits)
     if held and config.compute not in ("auto", held):
         fix = f"Leave --compute out, or use --bits {48 - config.bits}"
@@ -174,7 +208,8 @@ def _check_trackers(report_to: str) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    """As Accelerate asks, which passes over trackers that are not: a folder of that name can be imported too (wandb leaves one)."""
+    """As Accelerate asks, which passes over trackers that are not: a folder of that name can be imported too (wandb
+    leaves one)."""
     try:
         importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -197,7 +232,9 @@ def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, An
         return value
     if meta["choices"] and value not in meta["choices"]:
         listed = ", ".join(str(c) for c in meta["choices"])
-        raise UsageError(f"{where}{name} is {value!r}", f"It takes one of {listed}; {nearest(str(value), map(str, meta['choices']))}")
+        raise UsageError(
+            f"{where}{name} is {value!r}", f"It takes one of {listed}; {nearest(str(value), map(str, meta['choices']))}"
+        )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if value != value or value in (float("inf"), float("-inf")):
             raise UsageError(f"{where}{name} is {value!r}", "It takes a finite number")
@@ -217,15 +254,20 @@ def read_config(path: Path) -> dict[str, Any]:
             text = file.read(MAX_CONFIG_BYTES + 1)
         if len(text) > MAX_CONFIG_BYTES:
             raise UsageError(
-                f"{path} is over {MAX_CONFIG_BYTES:,} bytes: these are no settings", "--print-config writes a file to start from"
+                f"{path} is over {MAX_CONFIG_BYTES:,} bytes: these are no settings",
+                "--print-config writes a file to start from",
             )
         values = yaml.safe_load(text.decode("utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "--print-config writes a file to start from") from None
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", "--print-config writes a file to start from"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UsageError(f"{place}: not YAML ({getattr(error, 'problem', None) or error})", "Write `name: value` lines") from None
+        raise UsageError(
+            f"{place}: not YAML ({getattr(error, 'problem', None) or error})", "Write `name: value` lines"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -8,9 +8,8 @@
     ├── DivergedError           6    the loss or a gradient stopped being a number
     └── Interrupted  130, 143, 129   a signal, raised after the work was saved
 
-Every expected failure is one of these, and says two things: the cause, and the fix (what to type next). The command line prints
-them on one line and leaves with `exit_code`; a traceback is for our own mistakes (or for `--debug`).
-"""
+Every expected failure is one of these, and says two things: the cause, and the fix (what to type next). The command
+line prints them on one line and leaves with `exit_code`; a traceback is for our own mistakes (or for `--debug`)."""
 
 from __future__ import annotations
 
@@ -55,7 +54,8 @@ class DivergedError(FlorilegiumError):
 
 
 class Interrupted(FlorilegiumError):
-    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """Stopped by a signal. `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for
+    SIGHUP."""
 
     def __init__(self, cause: str, fix: str = "", *, signal_number: int = 2) -> None:
         super().__init__(cause, fix)
@@ -63,7 +63,8 @@ class Interrupted(FlorilegiumError):
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks, terminal control characters or secrets: what people typed ends up in messages, and may hold any."""
+    """`text` without line breaks, terminal control characters or secrets: what people typed ends up in messages, and
+    may hold any."""
     return "".join(c if c.isprintable() else " " for c in redact(text)).strip().rstrip(".")
 
 
@@ -72,8 +73,8 @@ _SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
 def redact(text: str) -> str:
-    """`text` with `***` for what looks like a Hugging Face token, for user and password in an address, and for the value of any
-    environment variable whose name says that it is secret."""
+    """`text` with `***` for what looks like a Hugging Face token, for user and password in an address, and for the
+    value of any environment variable whose name says that it is secret."""
     text = _TOKEN.sub("***", text)
     for name in os.environ:  # the values of the others are not even looked at: a data file may bring a message a row
         if name.upper().endswith(_SECRET_NAMES) and len(value := os.environ.get(name, "")) >= 8:

@@ -1,12 +1,12 @@
 """Stopping on request: Ctrl-C, SIGTERM and SIGHUP save the work first; a second Ctrl-C does not wait.
 
-Before the training loop there is nothing to save, so a signal ends the command at once (`Interrupted`, exit 130, 143 or 129). In the loop
-it only raises a flag; the loop looks at it after each step, saves a checkpoint and then leaves with the same exit code.
+Before the training loop there is nothing to save, so a signal ends the command at once (`Interrupted`, exit 130, 143 or
+129). In the loop it only raises a flag; the loop looks at it after each step, saves a checkpoint and then leaves with
+the same exit code.
 
-After the first signal the system's own handling of Ctrl-C is back: the second one ends the process even while it is deep in C code, and
-what is on disk is whole anyway. SIGTERM and SIGHUP a second time change nothing: `timeout` sends SIGTERM twice, systemd sends SIGHUP right
-behind it, and neither means that the save should be given up.
-"""
+After the first signal the system's own handling of Ctrl-C is back: the second one ends the process even while it is
+deep in C code, and what is on disk is whole anyway. SIGTERM and SIGHUP a second time change nothing: `timeout` sends
+SIGTERM twice, systemd sends SIGHUP right behind it, and neither means that the save should be given up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether somebody asked to stop. `number` is the signal's, or 0; `what` says where the work stands while nothing defers."""
+    """Whether somebody asked to stop. `number` is the signal's, or 0; `what` says where the work stands while nothing
+    defers."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -59,8 +60,8 @@ _watching: list[StopRequest] = []
 
 @contextlib.contextmanager
 def watch() -> Iterator[StopRequest]:
-    """Handles the signals inside; within another `watch` it is that one. Outside the main thread, where Python allows no handlers,
-    nothing is changed."""
+    """Handles the signals inside; within another `watch` it is that one. Outside the main thread, where Python allows
+    no handlers, nothing is changed."""
     if _watching or threading.current_thread() is not threading.main_thread():
         yield _watching[0] if threading.current_thread() is threading.main_thread() else StopRequest()
         return

@@ -23,7 +23,11 @@ def run(*arguments: str, cwd: Path, stdin: str | None = None, timeout: float = 1
 def work(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     """A folder with rows, and a finished run of the tiny model in runs/."""
     folder = tmp_path_factory.mktemp("work")
-    rows = [{"quote": f"Be kind to the {w} number {i}.", "tags": [w]} for i in range(12) for w in ("sea", "home", "river", "boat")]
+    rows = [
+        {"quote": f"Be kind to the {w} number {i}.", "tags": [w]}
+        for i in range(12)
+        for w in ("sea", "home", "river", "boat")
+    ]
     (folder / "quotes.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     done = run("train", "quotes.jsonl", "--model", str(tiny), "--max_steps=6", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -66,7 +70,11 @@ def test_generate_from_nothing_from_a_file_for_tags_beside_the_base(work: Path) 
 def test_inspect_shows_what_will_be_trained(work: Path, tiny: Path) -> None:
     done = run("inspect", "quotes.jsonl", "--model", str(tiny), "--json", cwd=work)
     report = json.loads(done.stdout)
-    assert report["num_rows"] == 48 and report["training_rows"] + report["held_out_rows"] == 48 and len(report["rows"]) == 3
+    assert (
+        report["num_rows"] == 48
+        and report["training_rows"] + report["held_out_rows"] == 48
+        and len(report["rows"]) == 3
+    )
     row = report["rows"][0]
     assert "".join(row["tokens"]) == row["text"] + "</s>" and row["learned"][0] is False and all(row["learned"][1:])
     assert row["packed_to"] - row["packed_from"] == len(row["tokens"]) - 1
@@ -220,7 +228,19 @@ def closed_pipe() -> int:
 
 def test_a_run_goes_on_when_nobody_reads_its_lines(work: Path, tiny: Path) -> None:
     """`florilegium train 2>&1 >/dev/null | head -3`: the lines are lost, the run is not."""
-    command = [sys.executable, "-m", "florilegium", "train", "quotes.jsonl", "--model", str(tiny), "--max-steps", "3", "--output", "unread"]
+    command = [
+        sys.executable,
+        "-m",
+        "florilegium",
+        "train",
+        "quotes.jsonl",
+        "--model",
+        str(tiny),
+        "--max-steps",
+        "3",
+        "--output",
+        "unread",
+    ]
     pipe = closed_pipe()
     done = subprocess.run(command, cwd=work, stdout=subprocess.DEVNULL, stderr=pipe, timeout=180)
     os.close(pipe)
@@ -230,7 +250,19 @@ def test_a_run_goes_on_when_nobody_reads_its_lines(work: Path, tiny: Path) -> No
 def test_quotes_that_nobody_reads_are_no_failure(work: Path) -> None:
     """`florilegium generate -n 3 | head -1`."""
     pipe = closed_pipe()
-    command = [sys.executable, "-m", "florilegium", "generate", "The sea", "-n", "3", "--run", "latest", "--max-new-tokens", "5"]
+    command = [
+        sys.executable,
+        "-m",
+        "florilegium",
+        "generate",
+        "The sea",
+        "-n",
+        "3",
+        "--run",
+        "latest",
+        "--max-new-tokens",
+        "5",
+    ]
     done = subprocess.run(command, cwd=work, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=180)
     os.close(pipe)
     assert done.returncode == 0 and not done.stderr, done.stderr

@@ -1,4 +1,5 @@
-"""Every kind of bad input: one line that names the file, the place in it and what to do, and nothing but our own errors."""
+"""Every kind of bad input: one line that names the file, the place in it and what to do, and nothing but our own
+errors."""
 
 from __future__ import annotations
 
@@ -114,23 +115,40 @@ WHOLE_FILES = [
         r"q.jsonl:1: .*found: text, labels, n\. Did",
     ),
     ("what to type", "q.jsonl", b'{"text": "a", "labels": ["b"], "n": 1}\n', 'Type --template "{text} ->: {labels}"'),
-    ("misspelt", "q.jsonl", b'{"quote": "a", "tag": ["b"]}\n', r"no column 'tags'; found: quote, tag\. Did you mean 'tag'\?"),
+    (
+        "misspelt",
+        "q.jsonl",
+        b'{"quote": "a", "tag": ["b"]}\n',
+        r"no column 'tags'; found: quote, tag\. Did you mean 'tag'\?",
+    ),
     ("one column", "q.jsonl", b'{"quote": "a"}\n', "q.jsonl:1: no column 'tags'; found: quote"),
     ("unlike", "q.jsonl", b'{"u": "a", "v": "b"}\n', 'such as "{u} ->: {v}"'),
     ("unusable names", "q.jsonl", b'{"a b": "a", "1": "b"}\n', "Rename the columns"),
     ("no columns", "q.jsonl", b"{}\n", "found: none"),
-    ("csv columns", "q.csv", b"text,labels\na,b\n", r"q.csv:1: no column 'quote', 'tags'; found: text, labels.*--template"),
+    (
+        "csv columns",
+        "q.csv",
+        b"text,labels\na,b\n",
+        r"q.csv:1: no column 'quote', 'tags'; found: text, labels.*--template",
+    ),
     ("semicolons", "q.csv", b"quote;tags\na;b\n", "save the file with commas"),
     ("csv doubled", "q.csv", b"quote,tags,tags\na,b,c\n", "two columns are called 'tags'"),
     ("csv header open", "q.csv", b'"quote,tags\na,b\n', "q.csv:1: a quote opens in this row and never closes"),
     ("no parquet", "q.parquet", b"hello", "q.parquet: not a Parquet file"),
     ("empty parquet", "q.parquet", b"", "q.parquet: not a Parquet file"),
-    ("text after the array", "q.json", b"[" + GOOD.encode() + b"]\nxyz", "q.json:3: byte 43: something follows the end"),
+    (
+        "text after the array",
+        "q.json",
+        b"[" + GOOD.encode() + b"]\nxyz",
+        "q.json:3: byte 43: something follows the end",
+    ),
     ("two arrays", "q.json", b"[" + GOOD.encode() + b"][]", "something follows the end of the array"),
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "says"), [row[1:] for row in WHOLE_FILES], ids=[row[0] for row in WHOLE_FILES])
+@pytest.mark.parametrize(
+    ("name", "data", "says"), [row[1:] for row in WHOLE_FILES], ids=[row[0] for row in WHOLE_FILES]
+)
 def test_files_with_nothing_to_use(tmp_path: Path, name: str, data: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(data)
     refuse(tmp_path / name, says)
@@ -152,18 +170,29 @@ def test_arrays_say_row_and_line(tmp_path: Path) -> None:
     refuse(path, "nothing between two commas")
     # A backslash before a line feed is no JSON, and the line ends all the same.
     path.write_text('[{"quote": "a", "tags": []},\n{"quote": "a\\\nb", "tags": []},\n{"quote": "", "tags": []}]')
-    assert [problem.place for problem in read_rows(path, skip_bad_rows=True).skipped] == ["q.json:2 (row 2)", "q.json:4 (row 3)"]
+    assert [problem.place for problem in read_rows(path, skip_bad_rows=True).skipped] == [
+        "q.json:2 (row 2)",
+        "q.json:4 (row 3)",
+    ]
 
 
 def test_an_array_is_cut_the_same_whatever_the_blocks() -> None:
-    """Byte by byte nothing can be passed over: that is the plain walk, and the fast one must cut and count as it does."""
+    """Byte by byte nothing can be passed over: that is the plain walk, and the fast one must cut and count as it
+    does."""
     draw = random.Random(3)
-    good = json.dumps([{"quote": "a “b” \\ c", "tags": ["d", "e"], "x": [[{}, "]"]]}] * 3, indent=1, ensure_ascii=False).encode()
+    good = json.dumps(
+        [{"quote": "a “b” \\ c", "tags": ["d", "e"], "x": [[{}, "]"]]}] * 3, indent=1, ensure_ascii=False
+    ).encode()
 
     def cut(data: bytes, size: int) -> tuple[list[Piece], Piece | None, int, bool]:
         cutter = ArrayCutter(0)
         pieces = [piece for start in range(0, len(data), size) for piece in cutter.feed(data[start : start + size])]
-        return pieces, cutter.trailing and Piece(b"", cutter.trailing.line, cutter.trailing.offset), cutter.line, cutter.closed
+        return (
+            pieces,
+            cutter.trailing and Piece(b"", cutter.trailing.line, cutter.trailing.offset),
+            cutter.line,
+            cutter.closed,
+        )
 
     for _ in range(2_000):
         data = mutate(good, draw)
@@ -224,7 +253,17 @@ def test_things_that_are_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refuse(tmp_path / "zzz.csv", "^no such file: .*zzz.csv. Give a .jsonl")
     refuse("nowhere/quotes.jsonl", "there is no folder nowhere")
     refuse("./quotes", "no such file: quotes. Did you mean 'quotes.jsonl'")
-    for name in ("quotes", "a/b/c", "~nobody-here/x", "~/no-such-file-here", "", "a/b.parquet", "a b/c", "x" * 5000, "a\x00b"):
+    for name in (
+        "quotes",
+        "a/b/c",
+        "~nobody-here/x",
+        "~/no-such-file-here",
+        "",
+        "a/b.parquet",
+        "a b/c",
+        "x" * 5000,
+        "a\x00b",
+    ):
         if name:
             refuse(name, "no such file|not a path|cannot be read")
     (tmp_path / "notes.txt").write_text("x")

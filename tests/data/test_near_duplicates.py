@@ -1,4 +1,5 @@
-"""Near-duplicates: planted ones are found, all of them; what only looks alike is not; and an index finds what comparing all pairs does."""
+"""Near-duplicates: planted ones are found, all of them; what only looks alike is not; and an index finds what comparing
+all pairs does."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def test_the_index_finds_what_comparing_all_pairs_finds(english_quotes: Path) ->
         for j in range(i):
             shorter, longer = sorted((one, rows[j]), key=lambda row: len(row.twos))
             # Rows of the same size may be compared either way round.
-            if shorter.twos and (shorter.is_near(longer) or (len(shorter.twos) == len(longer.twos) and longer.is_near(shorter))):
+            if shorter.twos and (
+                shorter.is_near(longer) or (len(shorter.twos) == len(longer.twos) and longer.is_near(shorter))
+            ):
                 slow.add((j, i))
     assert set(near_pairs(texts)) == slow and slow
 

@@ -18,7 +18,9 @@ def test_english_quotes_known_dirt(english_quotes: Path) -> None:
     assert found["no_text"] == {"rows": 1, "places": ["english_quotes.jsonl:63"]}
     assert found["repair"]["mended"] == 0 and found["repair"]["can_be_mended"] == 201
     tags, authors = found["suspicious_tags"], found["authors"]
-    assert tags["about_the_source"]["rows"] == 86 and "misattributed-to-einstein" in tags["about_the_source"]["examples"]
+    assert (
+        tags["about_the_source"]["rows"] == 86 and "misattributed-to-einstein" in tags["about_the_source"]["examples"]
+    )
     assert tags["a_sentence"]["rows"] == 9 and ["john-green", "johngreen"] in tags["several_spellings"]["examples"]
     assert authors["ends_in_a_mark"]["rows"] == 1405 and authors["broken_encoding"]["rows"] == 56
     assert found["long_outliers"] == {**found["long_outliers"], "rows": 140, "limit": 88}
@@ -35,7 +37,9 @@ def test_repair_mends_english_quotes_and_touches_nothing_else(english_quotes: Pa
     assert plain.digest != mended.digest
 
 
-@pytest.mark.parametrize("text", ["café", "déjà vu — “naïve”", "Привет", "日本語", "😀", "Ça va… «À côté»", "It’s “done”."])
+@pytest.mark.parametrize(
+    "text", ["café", "déjà vu — “naïve”", "Привет", "日本語", "😀", "Ça va… «À côté»", "It’s “done”."]
+)
 def test_mending_is_the_way_back(text: str) -> None:
     assert mend(text) == text
     assert mend(text.encode().decode("cp1252", "replace")) == text
@@ -67,7 +71,9 @@ def test_authors_come_from_every_kind_of_file(tmp_path: Path) -> None:
 
     rows = [{"quote": f"Text {i}.", "tags": "a, b", "author": f"Writer {i % 3}"} for i in range(6)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "q.csv").write_text("quote,tags,author\n" + "".join(f'{r["quote"]},"{r["tags"]}",{r["author"]}\n' for r in rows))
+    (tmp_path / "q.csv").write_text(
+        "quote,tags,author\n" + "".join(f'{r["quote"]},"{r["tags"]}",{r["author"]}\n' for r in rows)
+    )
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
     wanted = [row["author"] for row in rows]
     for name in ("q.jsonl", "q.csv", "q.parquet"):

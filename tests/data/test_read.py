@@ -77,7 +77,9 @@ def test_strings_with_brackets_do_not_confuse_the_array(tmp_path: Path) -> None:
 
 def test_duplicates_are_exact_after_normalisation(tmp_path: Path) -> None:
     rows = [("a", ["x"]), (" a\n", "x, x"), ("a", ["y"]), ("A", ["x"])]
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"quote": quote, "tags": tags}) + "\n" for quote, tags in rows))
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps({"quote": quote, "tags": tags}) + "\n" for quote, tags in rows)
+    )
     read = read_rows(tmp_path / "q.jsonl")
     assert (len(read.quotes), read.duplicates, read.num_read) == (3, 1, 4)
     assert read.places == ["q.jsonl:1", "q.jsonl:3", "q.jsonl:4"]
@@ -85,7 +87,9 @@ def test_duplicates_are_exact_after_normalisation(tmp_path: Path) -> None:
 
 def test_other_columns(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
-    path.write_text('{"text": null, "labels": 1}\n{"text": "a", "labels": ["b", "c"]}\n{"text": "d", "labels": "e, f"}\n')
+    path.write_text(
+        '{"text": null, "labels": 1}\n{"text": "a", "labels": ["b", "c"]}\n{"text": "d", "labels": "e, f"}\n'
+    )
     rows = read_rows(path, "{text} => {labels}", skip_bad_rows=True)
     assert rows.template.list_columns == ("labels",)
     assert rows.quotes == [{"text": "a", "labels": ["b", "c"]}, {"text": "d", "labels": ["e", "f"]}]
@@ -211,7 +215,9 @@ def test_the_real_library_offline(tmp_path: Path) -> None:
     assert "HF_HUB_OFFLINE is set" in done.stderr
 
 
-def test_a_local_path_wins_and_a_path_is_never_asked_for(hub: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_path_wins_and_a_path_is_never_asked_for(
+    hub: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     write(tmp_path / "owner" / "name", ".jsonl")

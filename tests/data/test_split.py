@@ -61,7 +61,9 @@ def test_the_first_of_a_cluster_decides_and_later_rows_move_nothing(english_quot
     whole = make_split(rows, 0.1)
     for count in (2000, 1200, 300):
         part = make_split(rows[:count], 0.1)
-        assert part.held_out == [i for i in whole.held_out if i < count] and part.training == [i for i in whole.training if i < count]
+        assert part.held_out == [i for i in whole.held_out if i < count] and part.training == [
+            i for i in whole.training if i < count
+        ]
 
 
 def test_a_row_near_to_both_sides_is_set_aside() -> None:

@@ -45,7 +45,18 @@ def test_a_template_without_a_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["café", "déjà vu — “naïve”", "Ça va… «À côté»", "Привет", "أحلام", "日本語", "😀👩‍👩‍👧", "Ελλάδα”", "Łódź", "naïve\u200b"],
+    [
+        "café",
+        "déjà vu — “naïve”",
+        "Ça va… «À côté»",
+        "Привет",
+        "أحلام",
+        "日本語",
+        "😀👩‍👩‍👧",
+        "Ελλάδα”",
+        "Łódź",
+        "naïve\u200b",
+    ],
 )
 def test_mojibake_is_found_and_good_text_is_not(text: str) -> None:
     assert not is_broken({"quote": text, "tags": []})

@@ -64,7 +64,11 @@ def test_a_text_that_holds_no_quote(text: str) -> None:
 
 
 def test_a_generated_text_may_be_sloppy() -> None:
-    for text in ("Be kind.->: kindness,life", "  Be kind.  ->:kindness ,  life, life,\n", "Be kind.\n->:\nkindness,, life"):
+    for text in (
+        "Be kind.->: kindness,life",
+        "  Be kind.  ->:kindness ,  life, life,\n",
+        "Be kind.\n->:\nkindness,, life",
+    ):
         assert DEFAULT.parse(text) == KIND
 
 

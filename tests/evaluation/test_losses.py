@@ -11,7 +11,15 @@ import torch
 
 from florilegium.data import Quote, Template
 from florilegium.errors import DataError
-from florilegium.evaluation import GENERAL, forgetting, general_parts, loss_figures, read_general, row_parts, tag_relevance
+from florilegium.evaluation import (
+    GENERAL,
+    forgetting,
+    general_parts,
+    loss_figures,
+    read_general,
+    row_parts,
+    tag_relevance,
+)
 from florilegium.evaluation.losses import example_losses
 from florilegium.model import Base, load_base
 from florilegium.tokens import Example, encode
@@ -57,7 +65,9 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
     nats, tokens = sum(q.nats + t.nats for q, t in parts), sum(q.tokens + t.tokens for q, t in parts)
     assert found["loss"]["value"] == pytest.approx(nats / tokens) and found["tokens"] == tokens
     assert found["perplexity"]["value"] == pytest.approx(math.exp(nats / tokens))
-    assert found["bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / sum(q.bytes + t.bytes for q, t in parts))
+    assert found["bits_per_byte"]["value"] == pytest.approx(
+        nats / math.log(2) / sum(q.bytes + t.bytes for q, t in parts)
+    )
     assert found["quote"]["tokens"] + found["tags"]["tokens"] == tokens
     assert found["loss"]["low"] <= found["loss"]["value"] <= found["loss"]["high"]
 
@@ -72,7 +82,11 @@ def test_general_text(base: Base, tmp_path: Path) -> None:
     long = tmp_path / "long.txt"
     long.write_text("\n".join(f"Line number {i} of a long file, and nothing else in it." for i in range(500)))
     assert len(general_parts(base, base.model, read_general(long))) == 64
-    for name, content, word in (("no.txt", None, "cannot read"), ("empty.txt", b" \n", "no text"), ("latin.txt", b"\xe9", "UTF-8")):
+    for name, content, word in (
+        ("no.txt", None, "cannot read"),
+        ("empty.txt", b" \n", "no text"),
+        ("latin.txt", b"\xe9", "UTF-8"),
+    ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=word):
@@ -102,6 +116,8 @@ def test_relevance_tells_fitting_tags_from_shuffled_ones(base: Base, monkeypatch
 
 
 def test_relevance_of_a_random_model_is_chance(base: Base) -> None:
-    rows: list[Quote] = [{"quote": f"Be kind to the {w}, {i} times.", "tags": [w]} for i in range(10) for w in ("sea", "home", "boat")]
+    rows: list[Quote] = [
+        {"quote": f"Be kind to the {w}, {i} times.", "tags": [w]} for i in range(10) for w in ("sea", "home", "boat")
+    ]
     found = tag_relevance(base, base.model, TEMPLATE, rows, [list(row["tags"]) for row in rows], 1024)
     assert found is not None and abs(found["lift"]["value"]) < 0.1 and abs(found["shuffled"]["lift"]["value"]) < 0.1

@@ -7,7 +7,16 @@ import random
 import numpy as np
 import pytest
 
-from florilegium.evaluation import TrainingTexts, copy_figures, distinct_n, instrument_check, loops, most_frequent_tags, tag_f1, tag_figures
+from florilegium.evaluation import (
+    TrainingTexts,
+    copy_figures,
+    distinct_n,
+    instrument_check,
+    loops,
+    most_frequent_tags,
+    tag_f1,
+    tag_figures,
+)
 from florilegium.evaluation.confidence import difference, mean, ratio, share
 from florilegium.evaluation.table import written
 
@@ -74,13 +83,16 @@ def test_distinct_n() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["is is is is", "so it goes so it goes so it goes", "no, no; no. No!", "x " + "one two three four five " * 3]
+    "text",
+    ["is is is is", "so it goes so it goes so it goes", "no, no; no. No!", "x " + "one two three four five " * 3],
 )
 def test_circles(text: str) -> None:
     assert loops(text)
 
 
-@pytest.mark.parametrize("text", ["very very very good", "so it goes so it goes", "To be, or not to be: that is the question.", ""])
+@pytest.mark.parametrize(
+    "text", ["very very very good", "so it goes so it goes", "To be, or not to be: that is the question.", ""]
+)
 def test_no_circles(text: str) -> None:
     assert not loops(text)
 

@@ -1,5 +1,6 @@
-"""The decoder's kernels are compiled, without a GPU, for cards that people have: an RTX 3090 (8.6; an RTX 4090 has the same limits) and an
-H100 (9.0). An instruction that a card lacks, or more shared memory than it has, is found here and not at somebody's first quote."""
+"""The decoder's kernels are compiled, without a GPU, for cards that people have: an RTX 3090 (8.6; an RTX 4090 has the
+same limits) and an H100 (9.0). An instruction that a card lacks, or more shared memory than it has, is found here and
+not at somebody's first quote."""
 
 from __future__ import annotations
 
@@ -25,7 +26,17 @@ from florilegium.fast.training import dequantize_kernel as expand_kernel
 from florilegium.fast.training import lora_kernel as adapter_kernel
 from florilegium.fast.training import norm_gelu_kernel as block_kernel
 
-STRIDES = ("stride", "stride_t", "stride_h", "x_stride", "thin_grad_stride", "above_stride", "normed_stride", "a_row", "a_column")
+STRIDES = (
+    "stride",
+    "stride_t",
+    "stride_h",
+    "x_stride",
+    "thin_grad_stride",
+    "above_stride",
+    "normed_stride",
+    "a_row",
+    "a_column",
+)
 # Multiples of 16, as Triton finds them to be when it is called.
 WHOLE = ("N", "K", "W", "D", "S", "H", "V", "T", "F", "R", "rank", *STRIDES)
 SHARED = {86: 101_376, 90: 232_448}
@@ -74,17 +85,33 @@ def test_products(arch: int, form: int, M: int, rank: int) -> None:
 
 @pytest.mark.parametrize("arch", SHARED)
 @pytest.mark.parametrize("form", [8, 4, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("width", [1024, *(pytest.param(w, marks=pytest.mark.slow) for w in (512, 1536, 2048, 2560, 4096))])
+@pytest.mark.parametrize(
+    "width", [1024, *(pytest.param(w, marks=pytest.mark.slow) for w in (512, 1536, 2048, 2560, 4096))]
+)
 def test_every_product_of_a_blooms_block(arch: int, form: int, width: int) -> None:
     """With the split that each weight has: how its loads are staged depends on it."""
-    products = ((3 * width, width, product_kernel.QKV), (width, width, 0), (4 * width, width, product_kernel.GELU), (width, 4 * width, 0))
+    products = (
+        (3 * width, width, product_kernel.QKV),
+        (width, width, 0),
+        (4 * width, width, product_kernel.GELU),
+        (width, 4 * width, 0),
+    )
     for N, K, kind in products:
         split = 1 if kind else product_kernel.split_of(N, K, form)
         for M in (16, 32, 64, 128, 256):
             tile = product_kernel.tile(M, K, split, form, arch >= 90)
             options = {"num_warps": tile.pop("num_warps")}
             adapter = {"R": 16, "PART": 16} if kind == product_kernel.QKV else {"R": 0, "PART": 1}
-            fixed = {"KIND": kind, "FORM": form, **adapter, "D": 64, "SPLIT": split, "WHOLE": N % tile["BN"] == 0, "ASM": True, **tile}
+            fixed = {
+                "KIND": kind,
+                "FORM": form,
+                **adapter,
+                "D": 64,
+                "SPLIT": split,
+                "WHOLE": N % tile["BN"] == 0,
+                "ASM": True,
+                **tile,
+            }
             stored, out = "*bf16" if form == 16 else "*i32", "*bf16" if kind else "*fp32"
             compiled(product_kernel.product_rows, arch, fixed, options, weight=stored, out=out)
 
@@ -101,15 +128,29 @@ def test_what_lies_between_the_products(arch: int) -> None:
     search = {"COUNT": False, "COUNT_BEFORE": True, "FIRST_BEFORE": True, "FRESH": False, "J": sample_kernel.CANDIDATES}
     compiled(sample_kernel.narrow_rows, arch, common | search, {"num_warps": 8}, rows="i32")
     compiled(
-        sample_kernel.pick_rows, arch, common | {"SEARCH": True, "J": sample_kernel.CANDIDATES}, {"num_warps": 8}, rows="i32", out="*i32"
+        sample_kernel.pick_rows,
+        arch,
+        common | {"SEARCH": True, "J": sample_kernel.CANDIDATES},
+        {"num_warps": 8},
+        rows="i32",
+        out="*i32",
     )
 
 
 @pytest.mark.parametrize("arch", SHARED)
 def test_the_trunk(arch: int) -> None:
-    """Training's kernels at bloom-7b1's shape: attention with heads of 128, norms, GELU, int8 and NF4 made wide, the loss."""
+    """Training's kernels at bloom-7b1's shape: attention with heads of 128, norms, GELU, int8 and NF4 made wide, the
+    loss."""
     heads = {"D": 128, "BLOCK_D": 128, "BLOCK": attention_kernel.BLOCK}
-    floats = {"lse": "*fp32", "delta": "*fp32", "slopes": "*fp32", "qs": "*fp32", "ks": "*fp32", "vs": "*fp32", "root": "fp32"}
+    floats = {
+        "lse": "*fp32",
+        "delta": "*fp32",
+        "slopes": "*fp32",
+        "qs": "*fp32",
+        "ks": "*fp32",
+        "vs": "*fp32",
+        "root": "fp32",
+    }
     halves = dict.fromkeys(("q", "k", "v", "qb", "vb", "out", "grad", "dq", "dk", "dv"), "*bf16")
     attention = floats | halves | {"sqrt": "fp32", "starts": "*i32", "ends": "*i32"}
     options = dict(attention_kernel.TILE)
@@ -121,7 +162,9 @@ def test_the_trunk(arch: int) -> None:
     adapter |= dict.fromkeys(("grad_a", "grad_b", "unfolding"), "*fp32")
     for rank in (16, 64, 256):
         for K, strides in ((4096, {"a_column": 1}), (12288, {"a_row": 1})):
-            compiled(adapter_kernel.thin_rows, arch, adapter_kernel.thin_tile(K, rank) | strides, {"num_warps": 4}, **adapter)
+            compiled(
+                adapter_kernel.thin_rows, arch, adapter_kernel.thin_tile(K, rank) | strides, {"num_warps": 4}, **adapter
+            )
         compiled(adapter_kernel.grad_columns, arch, adapter_kernel.grad_tile(rank), {"num_warps": 4}, **adapter)
     norm = dict.fromkeys(("before", "raw", "saved", "normed", "dropped", "above", "thin", "scaled"), "*bf16")
     norm |= {"low": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64", "drop": "fp32"}
@@ -136,33 +179,58 @@ def test_the_trunk(arch: int) -> None:
         **norm,
     )
     compiled(block_kernel.gelu_backward, arch, {"BLOCK": 4096}, {"num_warps": 8}, raw="*bf16", grad="*bf16")
-    compiled(expand_kernel.widen_rows, arch, {"SCALED": False, "BLOCK": 4096}, {"num_warps": 4}, codes="*i8", out="*bf16")
+    compiled(
+        expand_kernel.widen_rows, arch, {"SCALED": False, "BLOCK": 4096}, {"num_warps": 4}, codes="*i8", out="*bf16"
+    )
     levels = {"absmax": "*u8", "absmax_table": "*fp32", "absmax2": "*fp32", "offset": "*fp32"}
     nf4 = {"NESTED": True, "GROUP": 64, "GROUP2": 256, "BLOCK": 4096}
     compiled(expand_kernel.nf4_rows, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16", **levels)
-    loss = {"logits": "*bf16", "hidden": "*bf16", "weight": "*bf16", "targets": "*i64", "losses": "*fp32", "rests": "*fp32"}
-    compiled(head_loss_kernel.settle_rows, arch, {"BLOCK_W": 4096}, {"num_warps": 4}, sums="*fp32", grad="*bf16", **loss)
-    compiled(head_loss_kernel.share_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss)
+    loss = {
+        "logits": "*bf16",
+        "hidden": "*bf16",
+        "weight": "*bf16",
+        "targets": "*i64",
+        "losses": "*fp32",
+        "rests": "*fp32",
+    }
+    compiled(
+        head_loss_kernel.settle_rows, arch, {"BLOCK_W": 4096}, {"num_warps": 4}, sums="*fp32", grad="*bf16", **loss
+    )
+    compiled(
+        head_loss_kernel.share_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss
+    )
 
 
-FORWARD = [(False, 0, 4, 16), (False, 0, 4, 72), (False, 0, 4, 0), (False, 1, 4, 0), (False, 1, 16, 0), (False, 3, 4, 0)]
+FORWARD = [
+    (False, 0, 4, 16),
+    (False, 0, 4, 72),
+    (False, 0, 4, 0),
+    (False, 1, 4, 0),
+    (False, 1, 16, 0),
+    (False, 3, 4, 0),
+]
 KINDS = [*FORWARD, (True, 0, 4, 0), (True, 2, 4, 0)]
 
 
 @pytest.fixture
 def cuda() -> Any:
-    """CUDA's run-time compiler, which CI installs with the development extra; on other systems than Linux there is none to install."""
+    """CUDA's run-time compiler, which CI installs with the development extra; on other systems than Linux there is none
+    to install."""
     found = pytest.importorskip("florilegium.fast.hopper.nvrtc", reason="cuda-bindings are not installed")
     assert found.obstacle() == ""
     return found
 
 
 @pytest.mark.parametrize(("back", "kind", "form", "rank"), KINDS)
-@pytest.mark.parametrize(("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (96, 2), (128, 2), (192, 2), (224, 2), (256, 2)])
-def test_products_with_stored_codes(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int, cuda: Any) -> None:
-    """For a Hopper GPU alone. All of a thread's numbers stay in registers (but, with GELU and 224 tokens, one of a tile's place), and
-    its matrix unit is given the next product before it is done with one: where the compiler cannot see to that, it says that products are
-    serialized."""
+@pytest.mark.parametrize(
+    ("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (96, 2), (128, 2), (192, 2), (224, 2), (256, 2)]
+)
+def test_products_with_stored_codes(
+    back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int, cuda: Any
+) -> None:
+    """For a Hopper GPU alone. All of a thread's numbers stay in registers (but, with GELU and 224 tokens, one of a
+    tile's place), and its matrix unit is given the next product before it is done with one: where the compiler cannot
+    see to that, it says that products are serialized."""
     from florilegium.fast.hopper.int8_matmul import Variant
 
     variant = Variant(back, kind, form, rank, tokens, cluster)

@@ -1,4 +1,5 @@
-"""Models and adapters that the kernels of whole blocks would compute wrongly are refused, each with its reason. No GPU is needed to ask."""
+"""Models and adapters that the kernels of whole blocks would compute wrongly are refused, each with its reason. No GPU
+is needed to ask."""
 
 from __future__ import annotations
 
@@ -74,8 +75,13 @@ def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> Non
     """At multiples of 16 bytes: Triton compiles anew for a pointer that is not."""
     for M in (1, 4, 16, 30):
         inputs = Inputs.make(M, min(M, 8))
-        places = [view.data_ptr() - inputs.memory.data_ptr() for view in (inputs.token, inputs.place, inputs.slot, inputs.wanted)]
-        assert all(place % 16 == 0 for place in places) and all(b - a >= 4 * M for a, b in zip(places, places[1:], strict=False))
+        places = [
+            view.data_ptr() - inputs.memory.data_ptr()
+            for view in (inputs.token, inputs.place, inputs.slot, inputs.wanted)
+        ]
+        assert all(place % 16 == 0 for place in places) and all(
+            b - a >= 4 * M for a, b in zip(places, places[1:], strict=False)
+        )
 
 
 def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

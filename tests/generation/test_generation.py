@@ -1,4 +1,5 @@
-"""The decoder against stock `generate` in float32, batches against singles, and the chances against the probabilities they stand for."""
+"""The decoder against stock `generate` in float32, batches against singles, and the chances against the probabilities
+they stand for."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ import torch
 from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
-from florilegium.generation import BloomDecoder, Completion, Request, StockDecoder, collect, generate_texts, stream_text, write_batch
+from florilegium.generation import (
+    BloomDecoder,
+    Completion,
+    Request,
+    StockDecoder,
+    collect,
+    generate_texts,
+    stream_text,
+    write_batch,
+)
 from florilegium.generation.sampling import chances, next_tokens, weights
 from florilegium.model import Base, load_base
 from tests.tiny import save_tiny
@@ -34,7 +44,9 @@ def prompts(number: int) -> list[list[int]]:
 
 
 def complete(decoder: Any, rows: list[list[int]], settings: SamplingSettings, first: int = 0) -> list[Completion]:
-    return collect(write_batch(decoder, [Request(row, first + i, settings) for i, row in enumerate(rows)], EOS), len(rows))
+    return collect(
+        write_batch(decoder, [Request(row, first + i, settings) for i, row in enumerate(rows)], EOS), len(rows)
+    )
 
 
 def stock_greedy(model: torch.nn.Module, prompt: list[int]) -> list[int]:
@@ -102,7 +114,9 @@ def test_samples_follow_the_probabilities() -> None:
     wanted = (weights(scores, settings) / weights(scores, settings).sum())[0]
     number = 20_000
     chance = torch.rand(number, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = next_tokens(scores.expand(number, 5).clone(), torch.zeros(number, 5, dtype=torch.bool), chance, with_no_penalty(settings))
+    drawn = next_tokens(
+        scores.expand(number, 5).clone(), torch.zeros(number, 5, dtype=torch.bool), chance, with_no_penalty(settings)
+    )
     seen = torch.bincount(drawn, minlength=5) / number
     assert (seen - wanted).abs().max() < 0.015
     assert seen[wanted == 0].sum() == 0 and (wanted == 0).any()
@@ -125,7 +139,12 @@ def test_top_k_top_p_and_penalty_equal_transformers() -> None:
     scores, ids = torch.randn(6, 50) * 3, torch.randint(0, 50, (6, 9))
     settings = SamplingSettings(temperature=0.6, top_p=0.8, top_k=12, repetition_penalty=1.3)
     stock = LogitsProcessorList(
-        [RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(0.6), TopKLogitsWarper(12), TopPLogitsWarper(0.8)]
+        [
+            RepetitionPenaltyLogitsProcessor(1.3),
+            TemperatureLogitsWarper(0.6),
+            TopKLogitsWarper(12),
+            TopPLogitsWarper(0.8),
+        ]
     )
     wanted = torch.softmax(stock(ids, scores.clone()), -1)
     seen = torch.zeros(6, 50, dtype=torch.bool).scatter(1, ids, True)
@@ -145,7 +164,9 @@ def test_chances_depend_on_seed_and_row_alone() -> None:
 def test_texts_keep_their_order_and_their_prompts(base: Base) -> None:
     texts = ["Be kind to the sea.", "Time", "A door left open ->:", ""]
     openings = {"Be": 3, "Time": 1}
-    rows = generate_texts(base, base.model, Template.from_text(), texts, SamplingSettings(max_new_tokens=5), openings=openings)
+    rows = generate_texts(
+        base, base.model, Template.from_text(), texts, SamplingSettings(max_new_tokens=5), openings=openings
+    )
     for text, row in zip(texts[:3], rows, strict=False):
         assert row.text.startswith(text)
     assert rows[3].text.startswith(("Be", "Time"))
@@ -176,13 +197,18 @@ def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
     """Prompts of mixed length, batches of 1 to 64, in float32: token for token."""
     base = load_base("seedling", bits=32, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(2)
-    rows = [torch.randint(4, 5000, (int(n),), generator=generator).tolist() for n in torch.randint(1, 50, (200,), generator=generator)]
+    rows = [
+        torch.randint(4, 5000, (int(n),), generator=generator).tolist()
+        for n in torch.randint(1, 50, (200,), generator=generator)
+    ]
     settings = SamplingSettings(max_new_tokens=8, temperature=0.0)
     longest = max(map(len, rows))
     ids, mask = torch.full((200, longest), 3), torch.zeros(200, longest, dtype=torch.long)
     for b, row in enumerate(rows):
         ids[b, longest - len(row) :], mask[b, longest - len(row) :] = torch.tensor(row), 1
-    stock = base.model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=3)[:, longest:].tolist()
+    stock = base.model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=3)[
+        :, longest:
+    ].tolist()
     eos = base.tokenizer.eos_token_id
     wanted = [row[: row.index(eos)] if eos in row else row for row in stock]
     for size, number in ((1, 24), (7, 70), (64, 200)):
@@ -194,7 +220,15 @@ def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}, {"seed": -1}]
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+        {"seed": -1},
+    ],
 )
 def test_settings_out_of_range_are_usage_errors(wrong: dict) -> None:
     with pytest.raises(UsageError, match="It takes a number"):

@@ -75,9 +75,13 @@ def test_the_packed_walk_is_nearer_to_float32_than_stock_is(tmp_path: Path, bits
         losses.mean().backward()
         gradient = torch.cat([p.grad.flatten().cpu().double() for p in model.parameters() if p.requires_grad])
         results[name] = (losses.detach().cpu().double(), gradient)
-    errors = {n: [float((a - b).norm() / b.norm()) for a, b in zip(results[n], results["exact"], strict=True)] for n in ("fast", "plain")}
+    errors = {
+        n: [float((a - b).norm() / b.norm()) for a, b in zip(results[n], results["exact"], strict=True)]
+        for n in ("fast", "plain")
+    }
     print(bits, errors)
-    assert errors["fast"][0] < 1e-2 and errors["fast"][1] < 0.2  # random weights, far from their start: they magnify bfloat16's rounding
+    # random weights, far from their start: they magnify bfloat16's rounding
+    assert errors["fast"][0] < 1e-2 and errors["fast"][1] < 0.2
     assert errors["fast"][1] < 1.2 * errors["plain"][1]
 
 
@@ -128,13 +132,15 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
 
     losses = {}
     for name in ("block,loss", "linear,loss"):
-        run = florilegium.train("sample", output=str(tmp_path / name), max_steps=12, dropout=0.0, fast=name, order="shuffled").directory
+        run = florilegium.train(
+            "sample", output=str(tmp_path / name), max_steps=12, dropout=0.0, fast=name, order="shuffled"
+        ).directory
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [row["loss"] for row in rows if "loss" in row]
     gaps = [a - b for a, b in zip(*losses.values(), strict=True)]
     print("recorded against written:", [round(gap, 5) for gap in gaps])
-    # bfloat16 puts the losses up to 0.01 apart, now above, now below. A first gradient that counted twice would put the last six 0.0036
-    # above, every one of them.
+    # bfloat16 puts the losses up to 0.01 apart, now above, now below. A first gradient that counted twice would put the
+    # last six 0.0036 above, every one of them.
     assert len(gaps) == 12 and max(map(abs, gaps)) < 2e-2 and abs(sum(gaps[6:])) / 6 < 2e-3
 
 
@@ -170,7 +176,11 @@ def test_a_run_and_its_quotes(tmp_path: Path) -> None:
     import florilegium
 
     trained = florilegium.train("sample", output=str(tmp_path / "run"), max_steps=60)
-    print(json.dumps({k: trained.figures[k] for k in ("device", "tokens_per_second", "eval_loss_before", "eval_loss", "fast")}))
+    print(
+        json.dumps(
+            {k: trained.figures[k] for k in ("device", "tokens_per_second", "eval_loss_before", "eval_loss", "fast")}
+        )
+    )
     assert trained.figures["eval_loss"] < trained.figures["eval_loss_before"]
     tuned = florilegium.load(tmp_path / "run")
     rows = tuned.generate(["The sea", "A friend"], n=4, temperature=0.0, max_new_tokens=30)

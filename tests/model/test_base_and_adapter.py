@@ -50,7 +50,11 @@ def tensors(model: torch.nn.Module) -> list[torch.Tensor]:
     found = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         state = getattr(module, "state", None)
-        found += [t for t in (getattr(state, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None)) if t is not None]
+        found += [
+            t
+            for t in (getattr(state, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None))
+            if t is not None
+        ]
     return found
 
 

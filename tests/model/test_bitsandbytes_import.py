@@ -1,4 +1,5 @@
-"""bitsandbytes is imported without Inductor, and what it wanted compiled is compiled when it is called; nobody else notices."""
+"""bitsandbytes is imported without Inductor, and what it wanted compiled is compiled when it is called; nobody else
+notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A BLOOM that is streamed onto a GPU is the one that Transformers loads, and never needs more memory than it and one layer."""
+"""A BLOOM that is streamed onto a GPU is the one that Transformers loads, and never needs more memory than it and one
+layer."""
 
 from __future__ import annotations
 
@@ -30,8 +31,14 @@ def test_sixteen_bits_become_others_where_they_lie() -> None:
 def rewritten(folder: Path, prefix: bool, dtype: torch.dtype) -> None:
     """Tensors named as bigscience names them, or as Transformers does today, in `dtype`."""
     (path,) = folder.glob("*.safetensors")
-    tensors = {key.removeprefix("transformer."): tensor.to(dtype) for key, tensor in load_file(path).items() if key != "lm_head.weight"}
-    save_file({("transformer." if prefix else "") + key: tensor for key, tensor in tensors.items()}, path, {"format": "pt"})
+    tensors = {
+        key.removeprefix("transformer."): tensor.to(dtype)
+        for key, tensor in load_file(path).items()
+        if key != "lm_head.weight"
+    }
+    save_file(
+        {("transformer." if prefix else "") + key: tensor for key, tensor in tensors.items()}, path, {"format": "pt"}
+    )
 
 
 def facts(model: Any) -> dict[str, Any]:
@@ -48,7 +55,13 @@ def facts(model: Any) -> dict[str, Any]:
         if state is not None:
             parts = {"absmax": state.absmax, "code": state.code, "offset": state.offset, "nested": state.state2.absmax}
             found |= {f"{name}.{key}": value for key, value in parts.items()}
-            found[f"{name}.how"] = (state.quant_type, state.blocksize, state.dtype, tuple(state.shape), state.state2.blocksize)
+            found[f"{name}.how"] = (
+                state.quant_type,
+                state.blocksize,
+                state.dtype,
+                tuple(state.shape),
+                state.state2.blocksize,
+            )
     return found
 
 
@@ -56,13 +69,17 @@ def facts(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("prefix", [True, False], ids=["transformer.h.0", "h.0"])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_what_is_streamed_is_what_transformers_loads(tmp_path: Path, bits: int, prefix: bool, dtype: torch.dtype) -> None:
+def test_what_is_streamed_is_what_transformers_loads(
+    tmp_path: Path, bits: int, prefix: bool, dtype: torch.dtype
+) -> None:
     folder = save_tiny(tmp_path / "bloom", heads=4, head_dim=32)
     rewritten(folder, prefix, dtype)
     ours = facts(load_base(str(folder), bits=bits, device=CUDA, compute="bfloat16").model)
     # Stock converts to its dtype before it quantises; bitsandbytes' int8 is made of float16, its NF4 here of bfloat16.
     options: dict[str, Any] = {"device_map": {"": "cuda:0"}, "dtype": dtype if bits == 8 else torch.bfloat16}
-    theirs = facts(AutoModelForCausalLM.from_pretrained(folder, quantization_config=_quantisation(bits, torch.bfloat16), **options))
+    theirs = facts(
+        AutoModelForCausalLM.from_pretrained(folder, quantization_config=_quantisation(bits, torch.bfloat16), **options)
+    )
     assert ours.keys() == theirs.keys()
     for name, wanted in theirs.items():
         if isinstance(wanted, torch.Tensor):

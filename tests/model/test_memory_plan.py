@@ -11,7 +11,9 @@ from florilegium.errors import ResourceError
 from florilegium.model.memory_plan import GIB, PARTS, Shape, choose, peak
 from florilegium.tokens import PackPlan
 
-BLOOM_7B1 = Shape(base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320)
+BLOOM_7B1 = Shape(
+    base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320
+)
 # (full, middle, copies), tokens, and the peak that an H100 showed (bench/train/steps.py, bench/train/gpu.py), in GiB.
 MEASURED = [
     ((30, 30, 0), 1088, 10.95), ((30, 30, 29), 1088, 21.84), ((0, 21, 0), 2048, 9.17), ((30, 30, 30), 8192, 38.6),
@@ -30,7 +32,8 @@ def steps() -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "reads_codes,plan,tokens,gib", [*((False, *measured) for measured in MEASURED), *((True, *measured) for measured in MEASURED_CODES)]
+    "reads_codes,plan,tokens,gib",
+    [*((False, *measured) for measured in MEASURED), *((True, *measured) for measured in MEASURED_CODES)],
 )
 def test_it_says_what_was_measured(reads_codes: bool, plan: tuple[int, int, int], tokens: int, gib: float) -> None:
     forecast = peak(replace(BLOOM_7B1, reads_codes=reads_codes), tokens, *plan) / GIB

@@ -1,4 +1,5 @@
-"""The packed walk against stock BLOOM in float32 on each quote alone: hidden states, losses, gradients of the adapter."""
+"""The packed walk against stock BLOOM in float32 on each quote alone: hidden states, losses, gradients of the
+adapter."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def test_packed_equals_stock_alone(folder: Path, bits: int, fast: tuple[str, ...
 
     base, model = adapted(folder, bits)
     florilegium.fast.install(model, tuple(n for n in fast if n != "linear" or bits == 8))
-    # bitsandbytes' own int8 forward on the CPU dequantises only in training mode; dropout is 0, so nothing else changes.
+    # bitsandbytes' own int8 forward on the CPU dequantises only in training mode; dropout is 0, so nothing else
+    # changes.
     model.train()
     oracle = stock_float32(base, model)
     (batch,) = pack(examples(), PackPlan(row_tokens=40))

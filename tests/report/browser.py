@@ -23,8 +23,20 @@ def chromium() -> str:
 def open_page(page: Path, *options: str) -> str:
     """The document of `page` after its load event and two seconds of virtual time, as Chromium writes it down."""
     with tempfile.TemporaryDirectory() as profile:
-        command = [chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
-        command += [f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--run-all-compositor-stages-before-draw", *options]
+        command = [
+            chromium(),
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+        ]
+        command += [
+            f"--user-data-dir={profile}",
+            "--virtual-time-budget=2000",
+            "--run-all-compositor-stages-before-draw",
+            *options,
+        ]
         done = subprocess.run([*command, page.resolve().as_uri()], capture_output=True, timeout=90)
     return done.stdout.decode("utf-8", "replace")
 

@@ -19,7 +19,12 @@ def write_run(folder: Path, text: Text = lambda what: what, *, prompts: int = 3,
     """`text(what)` gives each text that a user, a model or a path could have brought; `what` says which it is."""
     folder.mkdir(parents=True)
     (folder / "adapter").mkdir()
-    config = as_dict(TrainConfig()) | {"data": text("data"), "model": text("model"), "template": text("template"), "output": text("output")}
+    config = as_dict(TrainConfig()) | {
+        "data": text("data"),
+        "model": text("model"),
+        "template": text("template"),
+        "output": text("output"),
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     steps = [
         {
@@ -58,14 +63,25 @@ def _data(text: Text, count: int) -> dict[str, Any]:
     clusters = [[{"place": text(f"place {i}"), "text": text(f"near {i}")} for i in range(count)]]
     findings = {
         "near_duplicates": {**near, "shown": clusters},
-        "repair": {"mended": 0, "can_be_mended": 1, "still_broken_then": 0, "example": {"before": text("broken"), "after": text("mended")}},
+        "repair": {
+            "mended": 0,
+            "can_be_mended": 1,
+            "still_broken_then": 0,
+            "example": {"before": text("broken"), "after": text("mended")},
+        },
         "suspicious_tags": {"a_sentence": found},
         "authors": {"unknown": found},
         "long_outliers": {**found, "limit": 88},
         "tag_outliers": {**found, "limit": 13},
         "no_text": found,
     }
-    return {"training_rows": 90, "held_out_rows": 10, "set_aside_rows": 1, "leaks": {"cluster": 0, "random": 5}, "findings": findings}
+    return {
+        "training_rows": 90,
+        "held_out_rows": 10,
+        "set_aside_rows": 1,
+        "leaks": {"cluster": 0, "random": 5},
+        "findings": findings,
+    }
 
 
 def _evaluation(text: Text, count: int) -> dict[str, Any]:
@@ -77,9 +93,16 @@ def _evaluation(text: Text, count: int) -> dict[str, Any]:
         for key in path:
             place = place.setdefault(key, {})
         place[last] = figure
-    closest = [{"text": text(f"close {i}"), "nearest": text(f"nearest {i}"), "longest_run": 7, "containment": 0.5} for i in range(count)]
+    closest = [
+        {"text": text(f"close {i}"), "nearest": text(f"nearest {i}"), "longest_run": 7, "containment": 0.5}
+        for i in range(count)
+    ]
     side["copies"]["closest"] = closest
-    controls = {"frequent_tags": side["written_tags"], "held_out": side, "copies_instrument": {"planted_found": 1.0, "shuffled_found": 0.0}}
+    controls = {
+        "frequent_tags": side["written_tags"],
+        "held_out": side,
+        "copies_instrument": {"planted_found": 1.0, "shuffled_found": 0.0},
+    }
     general = {"before": {"loss": figure}, "after": {"loss": figure}, "change": figure}
     return {"tuned": side, "base": side, "controls": controls, "forgetting": general, "interval": text("interval")}
 

@@ -1,4 +1,5 @@
-"""Sixty texts that would run a script if a page put them anywhere but into text. Payload n marks the page `data-p<n>` when it runs."""
+"""Sixty texts that would run a script if a page put them anywhere but into text. Payload n marks the page `data-p<n>`
+when it runs."""
 
 from __future__ import annotations
 

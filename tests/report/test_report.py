@@ -52,7 +52,16 @@ def framed(payload: str) -> str:
 
 def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "a-run")).read_text()
-    for word in ("a-run", "3.600", "7.000 before", "micro F1", "0.500 (0.400 to 0.600)", "written 2", "near duplicates", "1 min 16 s"):
+    for word in (
+        "a-run",
+        "3.600",
+        "7.000 before",
+        "micro F1",
+        "0.500 (0.400 to 0.600)",
+        "written 2",
+        "near duplicates",
+        "1 min 16 s",
+    ):
         assert word in page, word
     assert "0.88 GiB" in page and "none was made" in page and "143,360 of 11,396,800 (1.258%)" in page
     assert page.count("<svg") == 4 and "training from 6.933 to 4.333; held out from 7 to 3.667" in page
@@ -67,7 +76,9 @@ def test_the_page_stands_on_its_own(tmp_path: Path) -> None:
     outline = Outline(page)
     names = [tag for tag, _ in outline.elements]
     loading = {"src", "href", "srcset", "action", "style", "data"}
-    assert not [name for _, attributes in outline.elements for name in attributes if name in loading or name.startswith("on")]
+    assert not [
+        name for _, attributes in outline.elements for name in attributes if name in loading or name.startswith("on")
+    ]
     assert names.count("h1") == names.count("main") == 1 and "caption" in names
     assert all("scope" in attributes for tag, attributes in outline.elements if tag == "th")
     assert all("aria-label" in attributes for tag, attributes in outline.elements if tag == "svg")
@@ -77,7 +88,12 @@ def test_the_page_stands_on_its_own(tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_or_edited_has_a_page_too(tmp_path: Path, missing: str) -> None:
     run = write_run(tmp_path / "run")
     for number, content in enumerate(
-        (None, "", "[1, 2]", '{"findings": 3, "leaks": 4, "tuned": 5, "base": [], "steps": "x", "data": 1}\n{"step": "a"')
+        (
+            None,
+            "",
+            "[1, 2]",
+            '{"findings": 3, "leaks": 4, "tuned": 5, "base": [], "steps": "x", "data": 1}\n{"step": "a"',
+        )
     ):
         if content is None:
             (run / missing).unlink()
@@ -95,7 +111,8 @@ def test_sixty_payloads_change_no_element(tmp_path: Path) -> None:
     for number, payload in enumerate(PAYLOADS):
         run = write_run(tmp_path / f"run-{number}", lambda what, payload=payload: payload + what)
         assert Outline(run_page(read_run(run))).elements == plain, payload
-        named = run.rename(tmp_path / "named" / payload.replace("/", ""))  # the run's name and path, as far as a path can hold it
+        # the run's name and path, as far as a path can hold it
+        named = run.rename(tmp_path / "named" / payload.replace("/", ""))
         page = run_page(read_run(named))
         assert Outline(page).elements == plain, payload
         (title,) = re.findall(r"<h1>(.*)</h1>", page, re.S)
@@ -104,10 +121,14 @@ def test_sixty_payloads_change_no_element(tmp_path: Path) -> None:
 
 def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
     turn = iter(range(10**6))
-    texts = write_run(tmp_path / PAYLOADS[14].replace("/", ""), lambda what: PAYLOADS[next(turn) % 60] + what, prompts=60)
+    texts = write_run(
+        tmp_path / PAYLOADS[14].replace("/", ""), lambda what: PAYLOADS[next(turn) % 60] + what, prompts=60
+    )
     page = write_report(texts)
     source = page.read_text()
-    assert all(source.count(f"dataset.p{number}=1") >= 3 for number in range(60)), "each payload is on the page, in several places"
+    assert all(source.count(f"dataset.p{number}=1") >= 3 for number in range(60)), (
+        "each payload is on the page, in several places"
+    )
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -127,9 +148,12 @@ def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
         compared = tmp_path / "compared.html"
         compared.write_text(comparison_page(read_run(texts), read_run(other)))
         both = open_page(compared, "--dump-dom")
-        # The same texts as markup: without the policy they run and fetch, so this test can fail; with it even then nothing does.
+        # The same texts as markup: without the policy they run and fetch, so this test can fail; with it even then
+        # nothing does.
         bare = tmp_path / "bare.html"
-        bare.write_text("<!DOCTYPE html><html><head></head><body>" + "".join(map(framed, [*PAYLOADS, fetching.split("<meta")[0]])))
+        bare.write_text(
+            "<!DOCTYPE html><html><head></head><body>" + "".join(map(framed, [*PAYLOADS, fetching.split("<meta")[0]]))
+        )
         ran = marks(open_page(bare, "--dump-dom"))
         fetched = len(asked)
         policy = re.findall(r'<meta http-equiv="Content-Security-Policy"[^>]*>', source)[0]
@@ -146,7 +170,9 @@ def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
 def test_a_browser_draws_it_light_dark_and_on_a_phone(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    page = write_report(write_run(tmp_path / "run", lambda what: f"A rather long piece of text for {what}, " + "x" * 80))
+    page = write_report(
+        write_run(tmp_path / "run", lambda what: f"A rather long piece of text for {what}, " + "x" * 80)
+    )
     brightness = {}
     for name, width, dark in (("light", 1100, False), ("dark", 1100, True), ("phone", 500, False)):
         screenshot(page, tmp_path / f"{name}.png", width, 1400, dark=dark)
@@ -189,8 +215,18 @@ def test_two_runs(tmp_path: Path) -> None:
 def test_charts() -> None:
     assert chart("Nothing", [Curve("a", [])]) == ""
     flat = chart("Flat <b>", [Curve("a & b", [(1, 2.0), (2, 2.0)]), Curve("c", [(1, 2.0)], dots=True)], "nats")
-    assert "<b>" not in flat and "a &amp; b" in flat and flat.count("<polyline") == 2 and flat.count("<circle") == 1 and "nan" not in flat
-    assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0]) and ticks(3.2, 7.1)[0] <= 3.2 and ticks(3.2, 7.1)[-1] >= 7.1
+    assert (
+        "<b>" not in flat
+        and "a &amp; b" in flat
+        and flat.count("<polyline") == 2
+        and flat.count("<circle") == 1
+        and "nan" not in flat
+    )
+    assert (
+        ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        and ticks(3.2, 7.1)[0] <= 3.2
+        and ticks(3.2, 7.1)[-1] >= 7.1
+    )
     assert ticks(1, 7, whole=True) == [2, 4, 6]
     assert (label(1200), label(0.0002), label(0.0), label(3.5)) == ("1,200", "2e-04", "0", "3.5")
     many = [(float(i), float(i % 7)) for i in range(10_000)]

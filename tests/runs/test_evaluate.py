@@ -109,7 +109,8 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_recipe_for_lm_eval_writes_the_held_out_rows(run: Path, tmp_path: Path) -> None:
-    """What docs/lm_eval.md relies on: its snippet, its task file, and an adapter that PEFT loads on the base's folder."""
+    """What docs/lm_eval.md relies on: its snippet, its task file, and an adapter that PEFT loads on the base's
+    folder."""
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
     done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

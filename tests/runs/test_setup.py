@@ -66,7 +66,8 @@ def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: boo
     assert ("int8 multiplied as it is stored" in lines) is said
     (*plan, lengths) = installed[0]
     assert plan == [2, 2, copies] and "path     packed rows; fast: block, loss" in lines
-    # Of the look before the first step, then of the run's four steps; none twice, and none that would be taken in pieces.
+    # Of the look before the first step, then of the run's four steps; none twice, and none that would be taken in
+    # pieces.
     order = order_of(prepared.training.examples, prepared.config)
     steps = [setting_up.ROUNDED.round_up(order.tokens(number)) for number in range(4)]
     held_out, plan = prepared.held_out.examples, setting_up.pack_plan(prepared, forecast)

@@ -1,4 +1,5 @@
-"""The seedling and its sayings, as they ship: small enough, plain Transformers loads it, int8 costs it nothing, its tags can be learned."""
+"""The seedling and its sayings, as they ship: small enough, plain Transformers loads it, int8 costs it nothing, its
+tags can be learned."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ def test_the_sayings_are_many_tagged_in_order_and_unlike_each_other() -> None:
     assert len(rows) >= 400 and 50 <= len(tags) <= 70
     assert all(2 <= len(row["tags"]) <= 5 and row["tags"] == sorted(set(row["tags"])) for row in rows)
     words = [frozenset(re.findall(r"[a-z']+", row["quote"].lower())) for row in rows]
-    near = [(i, j) for i, j in itertools.combinations(range(len(rows)), 2) if len(words[i] & words[j]) > 0.6 * len(words[i] | words[j])]
+    near = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(rows)), 2)
+        if len(words[i] & words[j]) > 0.6 * len(words[i] | words[j])
+    ]
     assert near == []
 
 
@@ -59,7 +64,9 @@ def test_int8_changes_its_loss_on_sayings_by_less_than_half_a_percent() -> None:
 def test_tuned_with_the_defaults_it_passes_its_bars(tmp_path: Path) -> None:
     """The figures of bench/train/seedling.py after `florilegium train`."""
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-m", "florilegium", "train", "--output", "run"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "florilegium", "train", "--output", "run"], cwd=tmp_path, check=True, capture_output=True
+    )
     done = subprocess.run(
         [sys.executable, "-m", "bench.train.seedling", "--run", str(tmp_path / "run"), "--json"],
         cwd=root,
@@ -70,4 +77,7 @@ def test_tuned_with_the_defaults_it_passes_its_bars(tmp_path: Path) -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     print({k: v for k, v in figures.items() if k != "texts"})
     assert figures["parse_and_stop"] >= 0.95 and figures["copies"] < 0.05
-    assert figures["tag_f1_tuned"] >= 5 * figures["tag_f1_untuned"] and figures["tag_f1_tuned"] >= 2 * figures["tag_f1_most_frequent"]
+    assert (
+        figures["tag_f1_tuned"] >= 5 * figures["tag_f1_untuned"]
+        and figures["tag_f1_tuned"] >= 2 * figures["tag_f1_most_frequent"]
+    )

@@ -41,7 +41,9 @@ def test_filled_steps_are_the_epochs_rows(kind: str, batch_rows: int) -> None:
         for start in range(0, len(steps), WINDOW):  # rows stay near where the shuffle put them
             window = slice(start, start + WINDOW)
             assert sorted(sum(steps[window], [])) == sorted(sum(plain[window], []))
-    assert epoch(order, 0) != epoch(order, 1) and epoch(order, 1) == epoch(Order(lengths, batch_rows, 3, filled=True), 1)
+    assert epoch(order, 0) != epoch(order, 1) and epoch(order, 1) == epoch(
+        Order(lengths, batch_rows, 3, filled=True), 1
+    )
 
 
 def test_a_shuffled_order_is_the_plain_one() -> None:
@@ -76,8 +78,8 @@ def test_steps_of_many_rows_are_left_alone() -> None:
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
 def test_a_long_row_leaves_its_step_little_over(seed: int) -> None:
-    """A step with a row of 700 tokens comes down to 1,024 by the shortest rows there are, which full steps have to give up. (Where no other
-    step may be overfilled on the way, 1,060 to 1,073 are left.)"""
+    """A step with a row of 700 tokens comes down to 1,024 by the shortest rows there are, which full steps have to give
+    up. (Where no other step may be overfilled on the way, 1,060 to 1,073 are left.)"""
     draw = random.Random(seed)
     lengths = np.array([draw.randint(15, 90) for _ in range(32 * 16)])
     lengths[::96] = 700

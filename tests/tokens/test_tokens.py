@@ -81,7 +81,9 @@ def random_examples(number: int, seed: int) -> list[Example]:
     return [Example(r, [rng.random() < 0.8 for _ in r[:-1]] + [True]) for r in rows]
 
 
-@pytest.mark.parametrize("plan", [PackPlan(), PackPlan(20, 1, 64), PackPlan(64, 128, 128), PackPlan(separate=True, batch_tokens=200)])
+@pytest.mark.parametrize(
+    "plan", [PackPlan(), PackPlan(20, 1, 64), PackPlan(64, 128, 128), PackPlan(separate=True, batch_tokens=200)]
+)
 def test_packing_is_a_rearrangement(plan: PackPlan) -> None:
     for seed in range(20):
         examples = random_examples(37, seed)
@@ -98,7 +100,10 @@ def test_packing_is_a_rearrangement(plan: PackPlan) -> None:
             assert (batch.targets_BT[padding] == NO_TARGET).all()
             assert batch.num_targets == int((batch.targets_BT != NO_TARGET).sum())
         wanted = [
-            (tuple(e.token_ids[:-1]), tuple(t if m else NO_TARGET for t, m in zip(e.token_ids[1:], e.loss_mask[1:], strict=True)))
+            (
+                tuple(e.token_ids[:-1]),
+                tuple(t if m else NO_TARGET for t, m in zip(e.token_ids[1:], e.loss_mask[1:], strict=True)),
+            )
             for e in examples
         ]
         assert sorted(seen) == sorted(wanted)
@@ -142,7 +147,11 @@ def test_bucketed_places_of_targets_are_padded_with_a_place_without() -> None:
     examples = [Example(list(range(4, 4 + n)), [i > n // 2 for i in range(n)]) for n in (80, 7, 9)]
     (plain,), (batch,) = pack(examples, PackPlan(200)), pack(examples, PackPlan(200, 64, bucketed=True))
     targets = batch.targets_BT.flatten()
-    assert len(targets) == 128 and len(batch.learned_N) == 64 and batch.num_targets == len(plain.learned_N) == int((targets >= 0).sum())
+    assert (
+        len(targets) == 128
+        and len(batch.learned_N) == 64
+        and batch.num_targets == len(plain.learned_N) == int((targets >= 0).sum())
+    )
     assert torch.equal(batch.learned_N[: batch.num_targets], (targets >= 0).nonzero()[:, 0])
     assert (targets[batch.learned_N[batch.num_targets :]] < 0).all()
 
@@ -157,5 +166,7 @@ def test_remaining_tokens_end_with_their_document() -> None:
     (batch,) = pack([Example(list(range(4, 4 + n)), [True] * n) for n in (5, 3, 9)], PackPlan(40))
     index = torch.arange(batch.tokens_BT.shape[1])
     for t in range(len(index)):
-        same = index[batch.document_BT[0] == batch.document_BT[0, t]] if batch.document_BT[0, t] >= 0 else index[t : t + 1]
+        same = (
+            index[batch.document_BT[0] == batch.document_BT[0, t]] if batch.document_BT[0, t] >= 0 else index[t : t + 1]
+        )
         assert int(batch.remaining_BT[0, t]) == int(same.max()) - t + 1

@@ -40,7 +40,9 @@ def test_teacher_greedy_equals_transformers(tiny_llama):
     assert sorted(answers) == list(range(len(requests)))
     for index, request in enumerate(requests):
         prompt = torch.tensor([shared + request.token_ids])
-        expected = tiny_llama.generate(prompt, max_new_tokens=request.max_new, do_sample=False, eos_token_id=None, pad_token_id=0)
+        expected = tiny_llama.generate(
+            prompt, max_new_tokens=request.max_new, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
         assert answers[index] == expected[0, len(shared) + request.answer_start :].tolist()
 
 
@@ -108,7 +110,8 @@ def toy_work(tmp_path_factory):
     ]
     for name, count in (("train.jsonl", 400), ("heldout.jsonl", 40)):
         rows = [
-            {"form": "saying", "topics": [], "document": " ".join(rng.choices(words, k=rng.randint(5, 60))) + "."} for _ in range(count)
+            {"form": "saying", "topics": [], "document": " ".join(rng.choices(words, k=rng.randint(5, 60))) + "."}
+            for _ in range(count)
         ]
         (work / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer.train_tokenizer(tokenizer.documents(work / "train.jsonl"), 300).save_pretrained(work / "tokenizer")
@@ -124,7 +127,9 @@ def test_pretraining_resumes_with_the_same_bits(toy_work, tmp_path):
     from tools.seedling import pretrain
 
     def train(folder, **how):
-        pretrain.run(folder, 0, 5, 1e9, batch_rows=4, shape={"vocabulary": 300, "hidden": 20, "heads": 5, "layers": 2}, **how)
+        pretrain.run(
+            folder, 0, 5, 1e9, batch_rows=4, shape={"vocabulary": 300, "hidden": 20, "heads": 5, "layers": 2}, **how
+        )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
@@ -239,8 +244,14 @@ def test_filter_cleans_and_drops():
 
     from tools.seedling import filter as sieve
 
-    assert sieve.clean("saying", '"Patience is a slow river that still arrives."') == ("Patience is a slow river that still arrives.", "")
-    assert sieve.clean("saying", "One is enough here. Two is more here. Three is too much.")[0] == "One is enough here. Two is more here."
+    assert sieve.clean("saying", '"Patience is a slow river that still arrives."') == (
+        "Patience is a slow river that still arrives.",
+        "",
+    )
+    assert (
+        sieve.clean("saying", "One is enough here. Two is more here. Three is too much.")[0]
+        == "One is enough here. Two is more here."
+    )
     assert sieve.clean("reflection", "A lovely morning came. " * 20)[1] == "circles"
     for text, reason in (
         ("Sure, here is a saying about the sea and time.", "talk about the task"),
@@ -254,10 +265,16 @@ def test_filter_cleans_and_drops():
         assert sieve.clean("saying", text) == (None, reason), text
     rows = [
         {"form": "saying", "topics": [], "text": text}
-        for text in ("The sea keeps what it takes.", "The sea keeps what it takes!", "A door is only a wall that forgives.")
+        for text in (
+            "The sea keeps what it takes.",
+            "The sea keeps what it takes!",
+            "A door is only a wall that forgives.",
+        )
     ]
     counts = Counter()
-    assert [row["text"] for row in sieve.drop_copies(rows, counts)] == [rows[0]["text"], rows[2]["text"]] and counts["dropped: copy"] == 1
+    assert [row["text"] for row in sieve.drop_copies(rows, counts)] == [rows[0]["text"], rows[2]["text"]] and counts[
+        "dropped: copy"
+    ] == 1
 
 
 def test_topics_are_named_where_they_are_mentioned():

@@ -50,8 +50,8 @@ BREAKS = [
           "test_commit.py::test_damage_of_every_kind"),
     Break("another run: its checkpoint is taken", "training/checkpoint.py", "for name in IDENTITY if whose else ():", "for name in ():",
           "test_commit.py::test_a_checkpoint_of_another_run_is_not_taken"),
-    Break("full disk: needed and free are not said", "storage/atomic_files.py", "fix = no_room_fix(path, room.needed) if error.errno in NO_ROOM else",
-          "fix =", "test_full_disk.py"),
+    Break("full disk: needed and free are not said", "storage/atomic_files.py", "            no_room_fix(path, room.needed)\n            if error.errno in NO_ROOM\n            else",
+          "           ", "test_full_disk.py"),
     Break("no number: a step's loss is not looked at", "training/step.py", "        check_step(self.number, loss, grad_norm)\n", "",
           "test_numbers.py::test_no_number_at_any_step"),
     Break("no number: a step that has none is taken", "training/step.py",
@@ -135,7 +135,10 @@ def main(arguments: Sequence[str]) -> int:
                 began = time.monotonic()
                 red = seen(what, copy)
                 missed += not red
-                print(f"{'red  ' if red else 'GREEN'} {time.monotonic() - began:4.0f} s  {what.name}  ({what.test})", flush=True)
+                print(
+                    f"{'red  ' if red else 'GREEN'} {time.monotonic() - began:4.0f} s  {what.name}  ({what.test})",
+                    flush=True,
+                )
     return 1 if missed else 0
 
 

@@ -1,4 +1,5 @@
-"""What the torture tests share: the amount (a bounded share, or all with FLORILEGIUM_TORTURE=1), the warm server, rows, the figures."""
+"""What the torture tests share: the amount (a bounded share, or all with FLORILEGIUM_TORTURE=1), the warm server, rows,
+the figures."""
 
 from __future__ import annotations
 
@@ -57,9 +58,24 @@ def figure(request: pytest.FixtureRequest) -> Iterator[Callable[[str, str], None
     yield reached
 
 
-def train_arguments(tiny: Path, quotes: Path, output: Path | str, *more: str, bits: int = 32, steps: int = 12) -> list[str]:
+def train_arguments(
+    tiny: Path, quotes: Path, output: Path | str, *more: str, bits: int = 32, steps: int = 12
+) -> list[str]:
     """A run of 12 steps that saves every two and looks every six."""
-    arguments = ["train", quotes, "--model", tiny, "--output", output, "--bits", bits, "--max-steps", steps, "--batch-rows", 8]
+    arguments = [
+        "train",
+        quotes,
+        "--model",
+        tiny,
+        "--output",
+        output,
+        "--bits",
+        bits,
+        "--max-steps",
+        steps,
+        "--batch-rows",
+        8,
+    ]
     arguments += ["--save-every", 2, "--evaluate-every", 6, "--compute", "float32", *more]
     return [str(a) for a in arguments]
 

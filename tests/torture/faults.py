@@ -1,8 +1,7 @@
 """Faults to put in a command's way. Each function here is called in a child of `warm.py` before its command runs.
 
-Every byte of ours goes through a handful of calls of `os` (see `atomic_files.py`), so replacing those in the process is enough to count its file
-operations, slow them down, fail one of them, or die at one of them.
-"""
+Every byte of ours goes through a handful of calls of `os` (see `atomic_files.py`), so replacing those in the process is
+enough to count its file operations, slow them down, fail one of them, or die at one of them."""
 
 from __future__ import annotations
 
@@ -23,7 +22,8 @@ true = {name: getattr(os, name) for name in OPERATIONS}
 
 
 def intercept(hook: Hook) -> None:
-    """From now on each file operation goes through `hook(name, arguments, go)`, where `go()` does it. Opening to read is none."""
+    """From now on each file operation goes through `hook(name, arguments, go)`, where `go()` does it. Opening to read
+    is none."""
 
     def wrapped(name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -60,8 +60,9 @@ def around_save(replacement: Callable[[Callable[..., Any], tuple[Any, ...]], Any
 
 
 def die_at_every_operation(number: int, copies: str, what: str = "checkpoint") -> None:
-    """At the `number`th save the run's folder is put back and the save begun again and again, each time in a process of its own that
-    dies at its Nth operation (a write: half done) for N = 1 to all. What each death leaves is copied to `copies`/N; then the run dies."""
+    """At the `number`th save the run's folder is put back and the save begun again and again, each time in a process of
+    its own that dies at its Nth operation (a write: half done) for N = 1 to all. What each death leaves is copied to
+    `copies`/N; then the run dies."""
     calls = [0]
 
     def save_to_death(save: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -111,7 +112,8 @@ def _save_and_die(save: Callable[..., Any], arguments: tuple[Any, ...], at: int,
 
 
 def record_save(number: int, log: str) -> None:
-    """Writes the file operations of the `number`th save, their data with them, to `log`, and the checkpoints before it beside it."""
+    """Writes the file operations of the `number`th save, their data with them, to `log`, and the checkpoints before it
+    beside it."""
     calls, operations = [0], list[list[str]]()
 
     def hook(name: str, given: tuple[Any, ...], go: Callable[[], Any]) -> Any:
@@ -147,8 +149,8 @@ def _file_of(handle: int) -> str:
 
 
 def slow_saves(seconds: float, marks: str) -> None:
-    """Each operation of a save takes `seconds` more; the first byte of the file `marks` is 1 while one goes on, and the next four
-    hold the last step that was saved."""
+    """Each operation of a save takes `seconds` more; the first byte of the file `marks` is 1 while one goes on, and the
+    next four hold the last step that was saved."""
     import mmap
 
     with open(marks, "r+b") as file:
@@ -173,7 +175,8 @@ def slow_saves(seconds: float, marks: str) -> None:
 
 
 def fail_operation(at: int, error: int, kinds: list[str], seed: int = 0) -> None:
-    """The `at`th operation of `kinds`, anywhere in the command, fails with the error number `error`; so do all after it that need room."""
+    """The `at`th operation of `kinds`, anywhere in the command, fails with the error number `error`; so do all after it
+    that need room."""
     left = [at]
 
     def hook(name: str, given: tuple[Any, ...], go: Callable[[], Any]) -> Any:
@@ -250,7 +253,8 @@ STAGES = ("data preparation", "step", "evaluation", "save")
 
 
 def mark_stages(marks: str, seconds: float) -> None:
-    """Byte 1 to 4 of the file `marks` counts how often the first to fourth of STAGES began; each lasts `seconds` longer."""
+    """Byte 1 to 4 of the file `marks` counts how often the first to fourth of STAGES began; each lasts `seconds`
+    longer."""
     import mmap
 
     import florilegium.runs.recorder as recorder
@@ -382,7 +386,8 @@ def report_peak(log: str) -> None:
 
 
 def install(name: str, folder: str) -> None:
-    """The package `name` that lies in `folder` can be imported, and Accelerate knows it, which looked when it was imported itself."""
+    """The package `name` that lies in `folder` can be imported, and Accelerate knows it, which looked when it was
+    imported itself."""
     import importlib
 
     import accelerate.tracking

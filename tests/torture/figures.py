@@ -1,9 +1,8 @@
 """The figures that the torture tests reached, and RELIABILITY.md made of them.
 
 Each test that measures a line of the table adds its figure to `.reliability.jsonl` (not in the repository). `python -m
-tests.torture.figures`, the last step of `make torture`, writes the table from it: every line of ISSUE below, those that were not run
-marked so. Nobody writes a figure into RELIABILITY.md by hand.
-"""
+tests.torture.figures`, the last step of `make torture`, writes the table from it: every line of ISSUE below, those that
+were not run marked so. Nobody writes a figure into RELIABILITY.md by hand."""
 
 from __future__ import annotations
 
@@ -20,13 +19,31 @@ from pathlib import Path
 FILE = ".reliability.jsonl"
 # line of the table -> (what it is, the figure to reach)
 LINES = {
-    "kill -9": ("kill -9 at random times, many of them inside a save", "200 kills, 60 in a save: 0 lost, 0 bits differ, int8 included"),
-    "nth operation": ("kill at the Nth file operation of a save and a rotation, every N", "N of N resumable; never without a good one"),
+    "kill -9": (
+        "kill -9 at random times, many of them inside a save",
+        "200 kills, 60 in a save: 0 lost, 0 bits differ, int8 included",
+    ),
+    "nth operation": (
+        "kill at the Nth file operation of a save and a rotation, every N",
+        "N of N resumable; never without a good one",
+    ),
     "power cut": ("unsynced writes dropped or torn: replay of a save's operations", "0 unreadable, 0 silently wrong"),
-    "full disk": ("disk full at many sizes, file-size limit, read-only folder", "0 corrupted; needed and free said; exit 5; resume works"),
-    "damage": ("every checkpoint file missing, empty, halved, flipped x 100, swapped", "all detected, newest good one taken, said"),
-    "no number": ("NaN or Inf in weight, loss, gradient or input at any of 50 steps", "stops within a step, exit 6, 0 NaN adapters"),
-    "signals": ("SIGINT, SIGTERM, SIGHUP at 50 times", "saved within a step, 130/143/129, 0 orphans, same bits; 2nd Ctrl-C at once"),
+    "full disk": (
+        "disk full at many sizes, file-size limit, read-only folder",
+        "0 corrupted; needed and free said; exit 5; resume works",
+    ),
+    "damage": (
+        "every checkpoint file missing, empty, halved, flipped x 100, swapped",
+        "all detected, newest good one taken, said",
+    ),
+    "no number": (
+        "NaN or Inf in weight, loss, gradient or input at any of 50 steps",
+        "stops within a step, exit 6, 0 NaN adapters",
+    ),
+    "signals": (
+        "SIGINT, SIGTERM, SIGHUP at 50 times",
+        "saved within a step, 130/143/129, 0 orphans, same bits; 2nd Ctrl-C at once",
+    ),
     "memory": (
         "memory running out at step k (GPU error, host limit)",
         "halved, same order, loss within 1e-6, logged; a failed save is none",
@@ -41,7 +58,10 @@ LINES = {
     "secrets": ("a token by flag, environment and config; home and user name", "found in 0 outputs"),
     "long run": ("5,000 steps", "memory slope under 1 kB a step, file descriptors flat"),
     "newcomers": ("60 newcomer mistakes", "at least 57 give one line with the fix and the exit code; 0 tracebacks"),
-    "cost": ("what saving and guards cost", "a 7b1 adapter's checkpoint under 1 s, no memory peak; guards under 1% of a step"),
+    "cost": (
+        "what saving and guards cost",
+        "a 7b1 adapter's checkpoint under 1 s, no memory peak; guards under 1% of a step",
+    ),
 }
 
 
@@ -75,7 +95,9 @@ class Figures:
 
 
 def head() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
     return done.stdout.strip() or "unknown"
 
 
@@ -98,7 +120,9 @@ def table(rows: dict[str, dict[str, object]]) -> str:
             lines.append(f"| {what} | {goal} | **not run** | | |")
             continue
         amount = "all" if row["all"] else "CI's share"
-        lines.append(f"| {what} | {goal} | {row['text']} | {amount}, {row['at']}, {row['commit']} | {row['seconds']:.0f} |")
+        lines.append(
+            f"| {what} | {goal} | {row['text']} | {amount}, {row['at']}, {row['commit']} | {row['seconds']:.0f} |"
+        )
     total = sum(float(str(row["seconds"])) for row in rows.values())
     lines += ["", f"Lines run: {len(rows)} of {len(LINES)}, {total / 60:.1f} minutes of tests."]
     return "\n".join(lines) + "\n"

@@ -4,10 +4,10 @@
     mutate       (tests/data/test_bad_input.py) one to four bytes, splinters, cuts, doublings
     Tally.judge  reads the mutant as a user would, and holds the outcome against what is promised
 
-Promised is: nothing but a DataError; in it the file and a place in it, a line that the file has; rows that are accepted come back from
-their text as they are. For a share more is asked: the lines before the one that was named are good by themselves, and that one is not;
-the accepted rows written anew have the same digest. The files lie in memory, and the reader is the one that everybody uses.
-"""
+Promised is: nothing but a DataError; in it the file and a place in it, a line that the file has; rows that are accepted
+come back from their text as they are. For a share more is asked: the lines before the one that was named are good by
+themselves, and that one is not; the accepted rows written anew have the same digest. The files lie in memory, and the
+reader is the one that everybody uses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ ROWS: list[dict[str, Any]] = [
     {"quote": "Der Fluß\nfließt → ans Meer 🌊", "tags": []},
     {"quote": "Say \"yes\" - or 'no' ->, then: go\\on", "tags": ["go on", "a-b", "#c"]},
 ]
-MORE = [{**row, "author": name, "n": 1.5, "deep": {"a": [None, {"b": "]}"}]}} for row, name in zip(ROWS, ("Ö. Ü", "", "x"), strict=True)]
+MORE = [
+    {**row, "author": name, "n": 1.5, "deep": {"a": [None, {"b": "]}"}]}}
+    for row, name in zip(ROWS, ("Ö. Ü", "", "x"), strict=True)
+]
 TEXT_TAGS = [{**row, "tags": ", ".join(row["tags"])} for row in ROWS]
 
 WHOLE = re.compile(r"(the file has no rows|not a Parquet file, or a damaged one|no column |two columns are called )")
@@ -44,7 +47,11 @@ PLACE = re.compile(r":\d+: |:\d+ \(row \d+\): |: row \d+: |: byte \d+: |:\d+: by
 def good_files() -> dict[str, list[bytes]]:
     """Suffix to files that are right, three rows each."""
     lines = [_lines(ROWS), _lines(MORE, ensure_ascii=True, end="\r\n"), b"\xef\xbb\xbf" + _lines(TEXT_TAGS, end="\n\n")]
-    arrays = [json.dumps(ROWS, indent=1, ensure_ascii=False).encode(), json.dumps(MORE).encode(), b"\xef\xbb\xbf\n" + _dense(TEXT_TAGS)]
+    arrays = [
+        json.dumps(ROWS, indent=1, ensure_ascii=False).encode(),
+        json.dumps(MORE).encode(),
+        b"\xef\xbb\xbf\n" + _dense(TEXT_TAGS),
+    ]
     tables = [_csv(ROWS, ["quote", "tags"]), _csv(MORE, ["n", "quote", "author", "tags"], "\r\n")]
     tables.append(b"\xef\xbb\xbf" + _csv(ROWS, ["tags", "quote"]))
     parquet = [_parquet(ROWS, "NONE"), _parquet(MORE, "SNAPPY"), _parquet(TEXT_TAGS * 5, "NONE", row_group_size=4)]
@@ -77,7 +84,8 @@ def _parquet(rows: list[dict[str, Any]], compression: str, **more: Any) -> bytes
 
 
 def mutants(suffix: str, count: int, draw: random.Random) -> Iterator[bytes]:
-    """Every other Parquet file keeps its length: else the sums of lengths at its end would be all that is ever wrong."""
+    """Every other Parquet file keeps its length: else the sums of lengths at its end would be all that is ever
+    wrong."""
     good = good_files()[suffix]
     for number in range(count):
         change = flip if suffix == ".parquet" and number % 2 else mutate
@@ -137,7 +145,8 @@ class Tally:
                 read_rows(path)
                 good, said = True, ""
             except DataError as error:
-                # Of few lines a NUL may be so large a part that they look like UTF-16: also a refusal, at another place.
+                # Of few lines a NUL may be so large a part that they look like UTF-16: also a refusal, at another
+                # place.
                 good, said = "the file has no rows" in error.cause or "byte 0" in error.cause, error.cause
                 if not is_good and "byte 0" in error.cause:
                     continue
@@ -164,7 +173,8 @@ def misplaced(name: str, cause: str, fix: str, data: bytes) -> str:
 
 
 def unsound(name: str, rows: Rows, data: bytes) -> str:
-    """What is wrong with rows that were accepted: a quote that its text does not give back, a row that nobody accounts for."""
+    """What is wrong with rows that were accepted: a quote that its text does not give back, a row that nobody accounts
+    for."""
     template = rows.template
     for quote in rows.quotes:
         if template.parse(template.render(quote)) != quote:

@@ -1,9 +1,9 @@
 """What a power cut may leave of a list of file operations.
 
-Only two things are promised by the system: bytes of a file that was flushed are there, and names in a folder that was flushed are there.
-Everything after the last flush may be there, be there in part, or not; and names may get to the disk before the bytes that they name.
-`crash_states` plays the operations up to each point and then makes each such state, a folder to read.
-"""
+Only two things are promised by the system: bytes of a file that was flushed are there, and names in a folder that was
+flushed are there. Everything after the last flush may be there, be there in part, or not; and names may get to the disk
+before the bytes that they name. `crash_states` plays the operations up to each point and then makes each such state, a
+folder to read."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ class Folder:
 Node = File | Folder
 
 
-def crash_states(operations: Sequence[Sequence[str]], before: Path, base: Path, state: Path, seeds: int) -> Iterator[tuple[int, Path]]:
-    """How many of the `operations` on the folder `base`, which began as the copy `before`, were done, and a state after them, at `state`.
+def crash_states(
+    operations: Sequence[Sequence[str]], before: Path, base: Path, state: Path, seeds: int
+) -> Iterator[tuple[int, Path]]:
+    """How many of the `operations` on the folder `base`, which began as the copy `before`, were done, and a state after
+    them, at `state`.
 
     `seeds` random choices of what got to the disk are made at each point, beside all, nothing, empty, half and zeros.
     """
@@ -83,7 +86,8 @@ def _play(root: Folder, operation: Sequence[str], base: Path) -> None:
 
 
 def _find(root: Folder, path: str, base: Path) -> tuple[Folder, str]:
-    """The folder that holds `path`, and its name there. Names that `rmtree` gives alone belong to the folder that is being removed."""
+    """The folder that holds `path`, and its name there. Names that `rmtree` gives alone belong to the folder that is
+    being removed."""
     if not os.path.isabs(path):
         doomed = next((node for name, node in root.names.items() if name.endswith(".gone")), root)
         assert isinstance(doomed, Folder)
@@ -128,5 +132,7 @@ def _write(folder: Folder, path: Path, kind: str, draw: random.Random) -> None:
 def _bytes(file: File, kind: str, draw: random.Random) -> bytes:
     rest = file.data[file.flushed :]
     choice = draw.choice(["all", "empty", "half", "zeros"]) if kind.startswith("random") else kind
-    arrived = {"all": rest, "nothing": b"", "empty": b"", "half": rest[: len(rest) // 2], "zeros": bytes(len(rest))}[choice]
+    arrived = {"all": rest, "nothing": b"", "empty": b"", "half": rest[: len(rest) // 2], "zeros": bytes(len(rest))}[
+        choice
+    ]
     return file.data[: file.flushed] + arrived

@@ -1,4 +1,5 @@
-"""`python -m tests.torture.breaks` breaks each guard and wants to see a test go red; here only that its list fits the code."""
+"""`python -m tests.torture.breaks` breaks each guard and wants to see a test go red; here only that its list fits the
+code."""
 
 from __future__ import annotations
 

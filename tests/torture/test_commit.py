@@ -1,4 +1,5 @@
-"""The commit protocol: death at every file operation, power cuts at every point of it, damage to every file, kills at random."""
+"""The commit protocol: death at every file operation, power cuts at every point of it, damage to every file, kills at
+random."""
 
 from __future__ import annotations
 
@@ -71,14 +72,21 @@ def test_death_at_every_operation_of_the_adapter(
     absent = [n for n in range(1, operations + 1) if n not in there]
     for number in random.Random(1).sample(absent, min(len(absent), amount(2, 1000))):
         resumed = warm.run(["resume", copies / str(number)], cwd=tmp_path)
-        assert resumed.code == 0 and different_bits(weights(copies / str(number)), weights(reference())) == 0, resumed.err
+        assert resumed.code == 0 and different_bits(weights(copies / str(number)), weights(reference())) == 0, (
+            resumed.err
+        )
         assert not [p for p in (copies / str(number)).rglob(".*") if p.name != ".lock"], number
 
 
 def test_power_cuts(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount: Amount, figure: Figure) -> None:
-    """What was not flushed may be gone, half there, or zeros; names may be on disk before what they name. Every state is read."""
+    """What was not flushed may be gone, half there, or zeros; names may be on disk before what they name. Every state
+    is read."""
     log = tmp_path / "operations.json"
-    child = warm.run(train_arguments(tiny, quotes, tmp_path / "run"), cwd=tmp_path, before=("record_save", {"number": 3, "log": str(log)}))
+    child = warm.run(
+        train_arguments(tiny, quotes, tmp_path / "run"),
+        cwd=tmp_path,
+        before=("record_save", {"number": 3, "log": str(log)}),
+    )
     assert child.code == 0, child.err
     operations = json.loads(log.read_text())
     kinds = {name for name, *_ in operations}
@@ -89,7 +97,9 @@ def test_power_cuts(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount
     assert set(right) == {"step-00000002", "step-00000004", "step-00000006"}
     # From here on it is saved: its name was flushed, and the oldest may go.
     saved = 1 + max(n for n, (name, what, *_) in enumerate(operations) if name == "fsync" and Path(what) == folder)
-    assert [name for name, *_ in operations[saved - 2 :]][:2] == ["rename", "fsync"] and "unlink" in [o[0] for o in operations[saved:]]
+    assert [name for name, *_ in operations[saved - 2 :]][:2] == ["rename", "fsync"] and "unlink" in [
+        o[0] for o in operations[saved:]
+    ]
     states = seen = newer = 0
     for done, state in crash_states(operations, before, folder, tmp_path / "state", seeds=amount(2, 60)):
         checkpoint, _ = newest_whole(state)
@@ -100,15 +110,21 @@ def test_power_cuts(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount
         states, newer, seen = states + 1, newer + (checkpoint.name == "step-00000006"), seen + len(checkpoints(state))
     assert 0 < newer < states
     figure(
-        "power cut", f"{states} states of {len(operations)} operations: 0 unreadable, 0 silently wrong ({newer} had the new one already)"
+        "power cut",
+        f"{states} states of {len(operations)} operations: 0 unreadable, 0 silently wrong ({newer} had the new one already)",
     )
 
 
 def test_power_cuts_would_be_noticed(tmp_path: Path) -> None:
-    """The replay itself can fail: without the flush of a file, a state with an empty file under the final name exists."""
+    """The replay itself can fail: without the flush of a file, a state with an empty file under the final name
+    exists."""
     before, base = tmp_path / "before", tmp_path / "run"
     before.mkdir()
-    operations = [["mkdir", f"{base}/.a.tmp"], ["create", f"{base}/.a.tmp/x"], ["write", f"{base}/.a.tmp/x", b"data".hex()]]
+    operations = [
+        ["mkdir", f"{base}/.a.tmp"],
+        ["create", f"{base}/.a.tmp/x"],
+        ["write", f"{base}/.a.tmp/x", b"data".hex()],
+    ]
     operations += [["rename", f"{base}/.a.tmp", f"{base}/a"], ["fsync", str(base)]]
     found = {
         (s / "a" / "x").read_bytes()
@@ -171,7 +187,8 @@ def test_damage_of_every_kind(whole: Path, tmp_path: Path, amount: Amount, figur
 
 
 def _same_meaning(data: bytes, good: bytes) -> bool:
-    """A flip in the manifest's white space, or in a setting that nothing is checked against, leaves it as true as it was."""
+    """A flip in the manifest's white space, or in a setting that nothing is checked against, leaves it as true as it
+    was."""
     try:
         mine, theirs = json.loads(data), json.loads(good)
     except ValueError:
@@ -190,8 +207,12 @@ def test_a_checkpoint_of_another_run_is_not_taken(
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000012")
     shutil.copytree(whole / "step-00000012", tmp_path / "run" / "checkpoints" / "step-00000012")
     resumed = warm.run(["resume", tmp_path / "run"], cwd=tmp_path)
-    assert resumed.code == 0 and "step-00000012 skipped: it is of another run: its data digest is another" in resumed.err
-    assert "going on from step 10" in resumed.err and (tmp_path / "run" / "checkpoints" / "step-00000012.old-1").is_dir()
+    assert (
+        resumed.code == 0 and "step-00000012 skipped: it is of another run: its data digest is another" in resumed.err
+    )
+    assert (
+        "going on from step 10" in resumed.err and (tmp_path / "run" / "checkpoints" / "step-00000012.old-1").is_dir()
+    )
     events = [json.loads(line)["event"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert any("skipped" in e for e in events) and any("set aside" in e for e in events)
 
@@ -238,7 +259,12 @@ def test_kills_at_random_times(
         for attempt in range(100):
             child = warm.start(arguments, cwd=tmp_path, before=("slow_saves", {"seconds": 0.003, "marks": str(marks)}))
             # Killed somewhere in a run of about two seconds, or somewhere in a save; later attempts are let through.
-            _wait(child, marks, draw.uniform(0.2, 2.0) if attempt < 9 else 1e9, draw.uniform(0, 0.15) if attempt % 2 == 0 else None)
+            _wait(
+                child,
+                marks,
+                draw.uniform(0.2, 2.0) if attempt < 9 else 1e9,
+                draw.uniform(0, 0.15) if attempt % 2 == 0 else None,
+            )
             if child.poll() is not None:
                 assert child.code == 0, child.err
                 break
@@ -262,4 +288,7 @@ def test_kills_at_random_times(
         differ += different_bits(weights(run), weights(reference(bits)))
         assert lost == 0 and differ == 0, run
         shutil.rmtree(run)
-    figure("kill -9", f"{kills} kills in {chains} runs (int8 every other), {inside} inside a save: {lost} lost, {differ} bits differ")
+    figure(
+        "kill -9",
+        f"{kills} kills in {chains} runs (int8 every other), {inside} inside a save: {lost} lost, {differ} bits differ",
+    )

@@ -27,7 +27,9 @@ def snapshot(step: int = 1, layers: int = LAYERS) -> Snapshot:
     name = "base_model.model.transformer.h.{}.self_attention.query_key_value.lora_{}.weight"
     shapes = {name.format(i, m): (RANK, WIDTH) if m == "A" else (3 * WIDTH, RANK) for i in range(layers) for m in "AB"}
     adapter = {name: torch.randn(shape) for name, shape in shapes.items()}
-    moments = [{"step": torch.tensor(1.0), "exp_avg": torch.randn(s), "exp_avg_sq": torch.rand(s)} for s in shapes.values()]
+    moments = [
+        {"step": torch.tensor(1.0), "exp_avg": torch.randn(s), "exp_avg_sq": torch.rand(s)} for s in shapes.values()
+    ]
     groups = [{"lr": 1e-4, "betas": (0.9, 0.999), "params": list(range(len(moments)))}]
     optimizer = {"state": dict(enumerate(moments)), "param_groups": groups}
     best = {name: tensor.clone() for name, tensor in adapter.items()}
@@ -76,7 +78,13 @@ def _plain_write(folder: Path, data: bytes) -> float:
 def _peak_of_a_save() -> float:
     """MiB by which the largest resident size of a fresh process grows in a save."""
     code = "import tests.torture.test_cost as t; t.print_peak()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent.parent, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent.parent,
+        check=True,
+    )
     return float(done.stdout.split()[-1])
 
 
@@ -91,7 +99,8 @@ def print_peak() -> None:
 
 
 def _kilobytes(what: str) -> int:
-    """Not getrusage: there a process begins with the peak of the one that started it, which is above all that a save could take."""
+    """Not getrusage: there a process begins with the peak of the one that started it, which is above all that a save
+    could take."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what))
 
@@ -105,7 +114,8 @@ def _guards_microseconds() -> float:
 
 
 def test_the_files_are_those_of_the_library() -> None:
-    """Odd shapes, all dtypes, nothing at all: what the library reads is what we wrote, and as long as what it writes."""
+    """Odd shapes, all dtypes, nothing at all: what the library reads is what we wrote, and as long as what it
+    writes."""
     tensors = {
         "scalar": torch.tensor(3.5),
         "empty": torch.zeros(0, 4),

@@ -1,4 +1,5 @@
-"""No room: a small file system that fills at some byte of the run, a limit on a file's size, a folder that cannot be written."""
+"""No room: a small file system that fills at some byte of the run, a limit on a file's size, a folder that cannot be
+written."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
     folder.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("mounting a small file system takes root")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     try:
@@ -44,8 +47,11 @@ def refused(child: Child) -> None:
 
 
 def goes_on(warm: Warm, arguments: list[str], run: Path, right: Path) -> int:
-    """Whatever is there is whole; with room it is finished to the same bits. Returns whether something was there to go on with."""
-    assert all(fault(path) == "" for path in checkpoints(run / "checkpoints")) if (run / "checkpoints").is_dir() else True
+    """Whatever is there is whole; with room it is finished to the same bits. Returns whether something was there to go
+    on with."""
+    assert (
+        all(fault(path) == "" for path in checkpoints(run / "checkpoints")) if (run / "checkpoints").is_dir() else True
+    )
     assert not (run / "adapter").exists()
     begun = (run / "config.yaml").exists()
     child = warm.run(["resume", run] if begun else arguments, cwd=run.parent)
@@ -65,7 +71,8 @@ def test_no_room(
     for number in range(count):
         kilobytes = 8 + (largest - 8) * number // count
         with small_disk(tmp_path / f"disk-{number}", kilobytes) as disk:
-            # Every third time the room is looked at beforehand, as it is for users; else the disk fills while it is written to.
+            # Every third time the room is looked at beforehand, as it is for users; else the disk fills while it is
+            # written to.
             before = None if number % 3 == 0 else ("no_look_at_the_room", {})
             arguments = train_arguments(tiny, quotes, disk / "run")
             child = warm.run(arguments, cwd=tmp_path, before=before)
@@ -79,8 +86,13 @@ def test_no_room(
     assert tried > count // 2 and resumed
     limits = _file_size_limits(warm, tiny, quotes, reference(), tmp_path, amount(1, 20))
     _read_only(warm, tiny, quotes, reference(), tmp_path)
-    text = f"{tried} disks too small ({beforehand} told before the first step), {limits} file-size limits, read-only twice"
-    figure("full disk", f"{text}: 0 corrupted, exit 5 each, needed and free said, all {tried + limits + 1} finished once there was room")
+    text = (
+        f"{tried} disks too small ({beforehand} told before the first step), {limits} file-size limits, read-only twice"
+    )
+    figure(
+        "full disk",
+        f"{text}: 0 corrupted, exit 5 each, needed and free said, all {tried + limits + 1} finished once there was room",
+    )
 
 
 def _file_size_limits(warm: Warm, tiny: Path, quotes: Path, right: Path, tmp_path: Path, count: int) -> int:
@@ -107,13 +119,20 @@ def _read_only(warm: Warm, tiny: Path, quotes: Path, right: Path, tmp_path: Path
         remount(disk, "ro")
         for arguments in (["resume", disk / "run"], train_arguments(tiny, quotes, disk / "new")):
             child = warm.run(arguments, cwd=tmp_path)
-            assert child.code == 5 and "Read-only file system" in child.last_line and "--output" in child.last_line, child.err
+            assert child.code == 5 and "Read-only file system" in child.last_line and "--output" in child.last_line, (
+                child.err
+            )
         remount(disk, "rw")
         goes_on(warm, [], disk / "run", right)
 
 
 def test_a_flush_that_fails(
-    warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, amount: Callable[[int, int], int]
+    warm: Warm,
+    tiny: Path,
+    quotes: Path,
+    reference: Callable[..., Path],
+    tmp_path: Path,
+    amount: Callable[[int, int], int],
 ) -> None:
     """A disk that is broken says so when it is flushed, and only there: the bytes were taken long before."""
     refusals = 0
@@ -126,7 +145,9 @@ def test_a_flush_that_fails(
         if (run / "adapter").exists():  # the flush behind its name failed, or one for the report
             assert different_bits(weights(run), weights(reference())) == 0
             continue
-        assert child.code == 5 and "cannot write" in child.last_line and "Input/output error" in child.last_line, child.err
+        assert child.code == 5 and "cannot write" in child.last_line and "Input/output error" in child.last_line, (
+            child.err
+        )
         refusals += 1
         goes_on(warm, arguments, run, reference())
     assert refusals

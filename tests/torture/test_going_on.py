@@ -28,7 +28,16 @@ REFUSED = {
     "init_lora": "gaussian",
     "skip_bad_rows": True, "order": "filled",
 }  # fmt: skip
-SAME_BITS = {"memory", "fast", "evaluate_every", "save_every", "keep_checkpoints", "log_every", "batch_tokens", "patience"}
+SAME_BITS = {
+    "memory",
+    "fast",
+    "evaluate_every",
+    "save_every",
+    "keep_checkpoints",
+    "log_every",
+    "batch_tokens",
+    "patience",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +69,16 @@ def test_every_change_is_applied_or_refused_and_said(
         if by_hand:
             edit_config(run, name, value)
         child = warm.run(["resume", run, *([] if by_hand else flag(name, value))], cwd=tmp_path)
-        assert child.code == 0 and f"changed {name} from " in child.err and f" to {value}" in child.err, (name, child.err)
+        assert child.code == 0 and f"changed {name} from " in child.err and f" to {value}" in child.err, (
+            name,
+            child.err,
+        )
         events = (run / "events.jsonl").read_text()
         assert f"changed {name} from" in events and read_config(run / "config.yaml")[name] == value
         if name not in SAME_BITS:
-            assert different_bits(weights(run), weights(reference())) > 0, f"{name} was said to be applied, and changed nothing"
+            assert different_bits(weights(run), weights(reference())) > 0, (
+                f"{name} was said to be applied, and changed nothing"
+            )
     refused = list(REFUSED.items()) if amount(0, 1) else list(REFUSED.items())[:5]
     for number, (name, value) in enumerate(refused):
         run = stopped()
@@ -72,7 +86,11 @@ def test_every_change_is_applied_or_refused_and_said(
         if number % 2:
             edit_config(run, name, value)
         child = warm.run(["resume", run, *([] if number % 2 else flag(name, value))], cwd=tmp_path)
-        assert child.code == 2 and "cannot change on the way" in child.last_line and name.replace("_", "-") in child.last_line, child.err
+        assert (
+            child.code == 2
+            and "cannot change on the way" in child.last_line
+            and name.replace("_", "-") in child.last_line
+        ), child.err
         assert sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*") if p.name not in ("config.yaml", ".lock")) == [
             entry for entry in before if entry[0].name != ".lock"
         ]
@@ -112,7 +130,8 @@ def same_but_for_the_lock(run: Path) -> list[tuple[str, bytes]]:
 
 
 def on_another_machine(run: Path) -> None:
-    """As if the run had been begun on a GPU: its config and its checkpoints say so, and name paths that only run there."""
+    """As if the run had been begun on a GPU: its config and its checkpoints say so, and name paths that only run
+    there."""
     edit_config(run, "device", "cuda")
     edit_config(run, "fast", "attention,block")
     for manifest in run.glob("checkpoints/*/manifest.json"):
@@ -135,12 +154,16 @@ def test_device(warm: Warm, stopped: Callable[[], Path], reference: Callable[...
     run = stopped()
     before = same_but_for_the_lock(run)
     child = warm.run(["resume", run, *flag("device", "cuda")], cwd=tmp_path)
-    assert child.code == 4 and "no CUDA device is there" in child.last_line and "--device cpu" in child.last_line, child.err
+    assert child.code == 4 and "no CUDA device is there" in child.last_line and "--device cpu" in child.last_line, (
+        child.err
+    )
     assert same_but_for_the_lock(run) == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")
-def test_a_run_of_a_machine_with_a_gpu(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_of_a_machine_with_a_gpu(
+    warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path
+) -> None:
     for device in ("cpu", "auto"):
         run = stopped()
         on_another_machine(run)
@@ -150,13 +173,19 @@ def test_a_run_of_a_machine_with_a_gpu(warm: Warm, stopped: Callable[[], Path], 
         assert same_but_for_the_lock(run) == before
         child = warm.run(["resume", run, *flag("device", device)], cwd=tmp_path)
         assert child.code == 0 and f"changed device from cuda to {device}" in child.err, child.err
-        assert "changed fast from attention,block to auto" in child.err  # its paths do not run here: they are chosen anew
-        assert read_config(run / "config.yaml")["device"] == "cpu" and "block" not in read_config(run / "config.yaml")["fast"]
+        # its paths do not run here: they are chosen anew
+        assert "changed fast from attention,block to auto" in child.err
+        assert (
+            read_config(run / "config.yaml")["device"] == "cpu"
+            and "block" not in read_config(run / "config.yaml")["fast"]
+        )
         assert different_bits(weights(run), weights(reference())) == 0
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_report_to(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path, by_hand: bool) -> None:
+def test_report_to(
+    warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path, by_hand: bool
+) -> None:
     run = stopped()
     if by_hand:
         edit_config(run, "report_to", "tensorboard")
@@ -166,21 +195,28 @@ def test_report_to(warm: Warm, stopped: Callable[[], Path], reference: Callable[
         assert child.code == 0 and "changed report_to from none to tensorboard" in child.err, child.err
         assert list(run.rglob("events.out.tfevents.*")) and different_bits(weights(run), weights(reference())) == 0
     else:
-        assert child.code == 2 and "needs the package tensorboard" in child.last_line and "pip install" in child.last_line, child.err
+        assert (
+            child.code == 2 and "needs the package tensorboard" in child.last_line and "pip install" in child.last_line
+        ), child.err
         assert same_but_for_the_lock(run) == before
     run = stopped()
     child = warm.run(["resume", run, *flag("report_to", "a-board")], cwd=tmp_path)
     assert child.code == 2 and "It takes none, or of tensorboard" in child.last_line
 
 
-def test_a_tracker_that_is_there_is_told(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
-    """A package of that name that writes down what it is told: from the step on where the run goes on, and back to none."""
+def test_a_tracker_that_is_there_is_told(
+    warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A package of that name that writes down what it is told: from the step on where the run goes on, and back to
+    none."""
     (tmp_path / "trackio.py").write_text(TRACKIO)
     (tmp_path / "trackio-1.0.dist-info").mkdir()
     (tmp_path / "trackio-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: trackio\nVersion: 1.0\n")
     told, before = tmp_path / "told.jsonl", ("install", {"name": "trackio", "folder": str(tmp_path)})
     run = stopped()
-    child = warm.run(["resume", run, *flag("report_to", "trackio")], cwd=tmp_path, before=before, env={"TOLD": str(told)})
+    child = warm.run(
+        ["resume", run, *flag("report_to", "trackio")], cwd=tmp_path, before=before, env={"TOLD": str(told)}
+    )
     assert child.code == 0 and "changed report_to from none to trackio" in child.err, child.err
     rows = [json.loads(line) for line in told.read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [11, 12] and any("eval_loss" in row for row in rows)
@@ -268,8 +304,12 @@ def test_resuming_at_the_end_changes_nothing(warm: Warm, reference: Callable[...
     assert warm.run(["resume", run], cwd=tmp_path).code == 2  # it is finished
 
 
-@pytest.mark.parametrize("tear", ['{"step": 3, "lo', "null\n", "7\n", '{"step": "x"}\n', "\0\0\0\0", '{"a":' * 3000, "\udcff"])
-def test_a_torn_log_is_mended(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path, tear: str) -> None:
+@pytest.mark.parametrize(
+    "tear", ['{"step": 3, "lo', "null\n", "7\n", '{"step": "x"}\n', "\0\0\0\0", '{"a":' * 3000, "\udcff"]
+)
+def test_a_torn_log_is_mended(
+    warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path, tear: str
+) -> None:
     run = stopped()
     for name in ("metrics.jsonl", "samples.jsonl"):
         with (run / name).open("a", errors="surrogateescape") as file:

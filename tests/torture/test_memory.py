@@ -21,7 +21,12 @@ def losses(run: Path) -> list[tuple[int, float, int]]:
 
 
 def test_steps_down(
-    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount: Callable[[int, int], int], figure: Callable[[str, str], None]
+    warm: Warm,
+    tiny: Path,
+    quotes: Path,
+    tmp_path: Path,
+    amount: Callable[[int, int], int],
+    figure: Callable[[str, str], None],
 ) -> None:
     more = ["--dropout", "0"]  # a smaller piece draws its own dropout; the sum of losses is the same without
     assert warm.run(train_arguments(tiny, quotes, tmp_path / "right", *more), cwd=tmp_path).code == 0
@@ -31,7 +36,9 @@ def test_steps_down(
     for number, step in enumerate(steps):
         run = tmp_path / f"run-{step}"
         options = {"step": step, "tokens": 70, "kind": kinds[number % 3]}
-        child = warm.run(train_arguments(tiny, quotes, run, *more), cwd=tmp_path, before=("let_memory_run_out", options))
+        child = warm.run(
+            train_arguments(tiny, quotes, run, *more), cwd=tmp_path, before=("let_memory_run_out", options)
+        )
         assert child.code == 0, child.err
         mine = losses(run)
         assert [(s, t) for s, _, t in mine] == [(s, t) for s, _, t in right]
@@ -51,7 +58,18 @@ def _host_limit(warm: Warm, tiny: Path, tmp_path: Path) -> str:
     words = ("sea", "boat", "home", "river", "time")
     texts = [" ".join(f"{word}{i + n}" for word in words for n in range(20)) for i in range(45)]
     (tmp_path / "long.jsonl").write_text("".join(json.dumps({"quote": text, "tags": ["a"]}) + "\n" for text in texts))
-    arguments = ["--batch-rows", "40", "--batch-tokens", "30000", "--fast", "off", "--max-steps", "2", "--save-every", "1"]
+    arguments = [
+        "--batch-rows",
+        "40",
+        "--batch-tokens",
+        "30000",
+        "--fast",
+        "off",
+        "--max-steps",
+        "2",
+        "--save-every",
+        "1",
+    ]
     outcome = []
     for megabytes in (8, 64):
         run = tmp_path / f"host-{megabytes}"
@@ -60,14 +78,18 @@ def _host_limit(warm: Warm, tiny: Path, tmp_path: Path) -> str:
         assert child.code in (0, 5) and "Traceback" not in child.err, child.err
         assert "out of memory" in child.err or child.code == 5 or megabytes > 8
         stepped = child.err.count("out of memory: going on")
-        outcome.append(f"with {megabytes} MB more {'finished' if child.code == 0 else 'exit 5'} after {stepped} steps down")
+        outcome.append(
+            f"with {megabytes} MB more {'finished' if child.code == 0 else 'exit 5'} after {stepped} steps down"
+        )
     return ", ".join(outcome)
 
 
 def _a_save_that_fails(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> int:
     run = tmp_path / "no-save"
     child = warm.run(train_arguments(tiny, quotes, run), cwd=tmp_path, before=("no_memory_to_save", {"number": 3}))
-    assert child.code == 5 and "memory ran out while saving" in child.last_line and "Traceback" not in child.err, child.err
+    assert child.code == 5 and "memory ran out while saving" in child.last_line and "Traceback" not in child.err, (
+        child.err
+    )
     newest, skipped = newest_whole(run / "checkpoints")
     assert newest is not None and newest.name == "step-00000004" and not skipped
     assert warm.run(["resume", run], cwd=tmp_path).code == 0
@@ -75,10 +97,15 @@ def _a_save_that_fails(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> 
 
 
 def test_going_on_after_a_step_down_holds_as_little(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> None:
-    """A resumed run does not run out of memory once more to learn what the checkpoint knows, and takes the same bits."""
+    """A resumed run does not run out of memory once more to learn what the checkpoint knows, and takes the same
+    bits."""
     options = {"step": 1, "tokens": 70, "kind": "cuda"}
-    whole = warm.run(train_arguments(tiny, quotes, tmp_path / "whole"), cwd=tmp_path, before=("let_memory_run_out", options))
-    part = warm.run(train_arguments(tiny, quotes, tmp_path / "part"), cwd=tmp_path, before=("no_memory_to_save", {"number": 5}))
+    whole = warm.run(
+        train_arguments(tiny, quotes, tmp_path / "whole"), cwd=tmp_path, before=("let_memory_run_out", options)
+    )
+    part = warm.run(
+        train_arguments(tiny, quotes, tmp_path / "part"), cwd=tmp_path, before=("no_memory_to_save", {"number": 5})
+    )
     assert whole.code == 0 and part.code == 5
     stopped = tmp_path / "stopped"
     import shutil
@@ -93,7 +120,12 @@ def test_going_on_after_a_step_down_holds_as_little(warm: Warm, tiny: Path, quot
 
 
 def test_five_thousand_steps(
-    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount: Callable[[int, int], int], figure: Callable[[str, str], None]
+    warm: Warm,
+    tiny: Path,
+    quotes: Path,
+    tmp_path: Path,
+    amount: Callable[[int, int], int],
+    figure: Callable[[str, str], None],
 ) -> None:
     steps = amount(400, 5_000)
     log = tmp_path / "memory.jsonl"
@@ -113,13 +145,16 @@ def test_five_thousand_steps(
     if steps >= 5_000:
         assert slope < 1000, slope
     figure(
-        "long run", f"{steps:,} steps: {slope:.0f} bytes a step, {handles.pop()} file descriptors and {threads.pop()} threads throughout"
+        "long run",
+        f"{steps:,} steps: {slope:.0f} bytes a step, {handles.pop()} file descriptors and {threads.pop()} threads throughout",
     )
 
 
 def _slope(xs: list[float], ys: list[float]) -> float:
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / math.fsum((x - mean_x) ** 2 for x in xs)
+    return math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / math.fsum(
+        (x - mean_x) ** 2 for x in xs
+    )
 
 
 def test_slope_is_bytes_a_step() -> None:

@@ -1,4 +1,5 @@
-"""Sixty mistakes that people make on their first day, each as a process: one line with the fix, the exit code, nothing left behind."""
+"""Sixty mistakes that people make on their first day, each as a process: one line with the fix, the exit code, nothing
+left behind."""
 
 from __future__ import annotations
 
@@ -127,7 +128,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, quotes: Path) -> Path:
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_plain_widths_train_and_generate(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, bits: int) -> None:
-    """A base that is not quantised computes as it is held, in training and behind it; asking for another way is a usage error."""
+    """A base that is not quantised computes as it is held, in training and behind it; asking for another way is a usage
+    error."""
     settings = ["--model", str(tiny), "--bits", str(bits), "--max-steps", "2", "--output", "run"]
     other = {16: "float32", 32: "bfloat16"}[bits]
     refused = warm.run(["train", quotes, *settings, "--compute", other], cwd=tmp_path)
@@ -151,4 +153,7 @@ def test_sixty_mistakes(warm: Warm, desk: Path, tiny: Path, figure: Callable[[st
         else:
             bad.append((" ".join(arguments), child.code, code, word, child.last_line, untouched))
     assert not bad, "\n".join(map(str, bad))
-    figure("newcomers", f"{good} of {len(MISTAKES)} give one line with the fix and the exit code, and leave nothing behind; 0 tracebacks")
+    figure(
+        "newcomers",
+        f"{good} of {len(MISTAKES)} give one line with the fix and the exit code, and leave nothing behind; 0 tracebacks",
+    )

@@ -45,7 +45,8 @@ def test_no_number_at_any_step(
         late = max(late, max(row["step"] for row in rows) - (step - 1))
         assert not (run / "adapter").exists()
         checkpoint, skipped = newest_whole(run / "checkpoints") if (run / "checkpoints").is_dir() else (None, [])
-        last_save = (step - 1) // 2 * 2 if kind != "weight" else (step - 2) // 2 * 2  # a weight that is none is there before its save
+        # a weight that is none is there before its save
+        last_save = (step - 1) // 2 * 2 if kind != "weight" else (step - 2) // 2 * 2
         assert (int(checkpoint.name[5:]) if checkpoint else 0) == last_save and not skipped, (kind, step)
         if checkpoint:
             assert all(bool(torch.isfinite(t).all()) for t in load_checkpoint(checkpoint).adapter.values())
@@ -57,7 +58,9 @@ def test_no_number_at_any_step(
     figure("no number", f"{text}, exit 6, 0 NaN adapters")
 
 
-def test_a_base_that_holds_none_is_told_before_the_first_step(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> None:
+def test_a_base_that_holds_none_is_told_before_the_first_step(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path
+) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -86,14 +89,19 @@ def test_guards(value: float) -> None:
         check_tensors({"a": torch.zeros(3), "b": bad}, "the adapter")
     good = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(3)}}}
     check_snapshot(3, {"a": torch.zeros(1)}, {}, good)
-    for adapter, best, optimizer in (({"a": bad}, {}, good), ({}, {"a": bad}, good), ({}, {}, {"state": {0: {"exp_avg": bad}}})):
+    for adapter, best, optimizer in (
+        ({"a": bad}, {}, good),
+        ({}, {"a": bad}, good),
+        ({}, {}, {"state": {0: {"exp_avg": bad}}}),
+    ):
         with pytest.raises(DivergedError, match="at step 3"):
             check_snapshot(3, adapter, best, optimizer)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_no_kind_of_tensor_hides_one(value: float) -> None:
-    """Scalars, empty ones, numbers whose squares overflow, whole numbers and several widths stand side by side in an optimiser's state."""
+    """Scalars, empty ones, numbers whose squares overflow, whole numbers and several widths stand side by side in an
+    optimiser's state."""
     good = {
         "empty": torch.zeros(0, 4), "scalar": torch.tensor(7.0), "step": torch.tensor(7), "bytes": torch.arange(9, dtype=torch.uint8),
         "large": torch.full((300,), 3e38), "half": torch.full((9,), 3e4, dtype=torch.float16),

@@ -1,4 +1,5 @@
-"""Files that were made to harm: pickles, code, headers and numbers that ask for all memory, names that lead elsewhere."""
+"""Files that were made to harm: pickles, code, headers and numbers that ask for all memory, names that lead
+elsewhere."""
 
 from __future__ import annotations
 
@@ -70,7 +71,10 @@ def test_no_code_runs(
         for name in PICKLE_NAMES:
             (folder / name).write_bytes(pickled(mark)) if name.endswith("l") else torch_zip(mark, folder / name)
             places += 1
-    assert warm.run(["generate", "--run", run, "--model", base, "-n", "1", "--max-new-tokens", "3"], cwd=tmp_path).code == 0
+    assert (
+        warm.run(["generate", "--run", run, "--model", base, "-n", "1", "--max-new-tokens", "3"], cwd=tmp_path).code
+        == 0
+    )
     shutil.rmtree(run / "adapter")
     assert warm.run(["resume", run], cwd=tmp_path).code == 0
     assert warm.run(train_arguments(base, quotes, tmp_path / "new", steps=2), cwd=tmp_path).code == 0
@@ -99,7 +103,10 @@ def test_no_code_runs(
     places += 1 + _base_places(warm, tiny, quotes, tmp_path, mark)
     assert not mark.exists()
     bombs, largest = _bombs(warm, tiny, quotes, reference(), tmp_path, amount(3, 1))
-    figure("poison", f"{places} places for code, 0 ran; {bombs} bombs: exit 4 each, {largest:.0f} MiB of memory at most; deep JSON refused")
+    figure(
+        "poison",
+        f"{places} places for code, 0 ran; {bombs} bombs: exit 4 each, {largest:.0f} MiB of memory at most; deep JSON refused",
+    )
 
 
 def _base_places(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, mark: Path) -> int:
@@ -110,7 +117,9 @@ def _base_places(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, mark: Pat
         def change(folder: Path) -> None:
             values = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
             (folder / name).write_text(
-                json.dumps({**values, "auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}})
+                json.dumps(
+                    {**values, "auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}}
+                )
             )
             (folder / "evil.py").write_text(code)
 
@@ -153,11 +162,14 @@ def _headers() -> dict[str, bytes]:
         "a length of 2^63": struct.pack("<Q", 2**63) + b"{}",
         "a length of 99 MB": struct.pack("<Q", 99_000_000) + b" " * 1000,
         "90 MB of header": header(b'{"a":' + b'"' + b"x" * 90_000_000 + b'"}'),
-        "a million tensors": header({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(1_000_000)}),
+        "a million tensors": header(
+            {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(1_000_000)}
+        ),
         "1e5 deep": header(deep),
         "a shape of 1e18": header({"a": {**entry, "shape": [10**9, 10**9]}}) + b"\0" * 4,
         "negative offsets": header({"a": {**entry, "data_offsets": [-4, 0]}}),
-        "offsets beyond the end": header({"a": {**entry, "data_offsets": [0, 4 * 10**15], "shape": [10**15]}}) + b"\0" * 4,
+        "offsets beyond the end": header({"a": {**entry, "data_offsets": [0, 4 * 10**15], "shape": [10**15]}})
+        + b"\0" * 4,
         "overlap": header({"a": entry, "b": entry}) + b"\0" * 4,
         "unknown dtype": header({"a": {**entry, "dtype": "NaN"}}) + b"\0" * 4,
         "no object": header([1, 2, 3]),
@@ -197,7 +209,12 @@ def _bombs(warm: Warm, tiny: Path, quotes: Path, run: Path, tmp_path: Path, ever
             (folder / "florilegium.json").unlink()
         (folder / name).write_text(values if isinstance(values, str) else json.dumps({**good, **values}))
         model = ["--model", tiny] if name == "adapter_config.json" else []
-        refused(what, ["generate", "--run", folder, *model] if in_adapter else train_arguments(folder, quotes, tmp_path / "never"))
+        refused(
+            what,
+            ["generate", "--run", folder, *model]
+            if in_adapter
+            else train_arguments(folder, quotes, tmp_path / "never"),
+        )
         shutil.rmtree(folder)
     assert largest < 150, largest
     return count, largest
@@ -245,7 +262,12 @@ def listing(folder: Path) -> dict[Path, bytes | str]:
 
 
 def test_names_lead_nowhere(
-    warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, figure: Callable[[str, str], None]
+    warm: Warm,
+    tiny: Path,
+    quotes: Path,
+    reference: Callable[..., Path],
+    tmp_path: Path,
+    figure: Callable[[str, str], None],
 ) -> None:
     """All that is outside of the run's own folder is compared before and after."""
     outside = tmp_path / "outside"
@@ -259,12 +281,36 @@ def test_names_lead_nowhere(
     (home / "loop").symlink_to("loop")
     (home / "dangling").symlink_to(tmp_path / "made-by-a-link")
     before, cases = listing(tmp_path), 0
-    for output in ("a\0b", "", "x" * 5000, "file", "file/below", "link", "loop", "dangling", "done", "done/adapter", "/proc/x", "loop/x"):
+    for output in (
+        "a\0b",
+        "",
+        "x" * 5000,
+        "file",
+        "file/below",
+        "link",
+        "loop",
+        "dangling",
+        "done",
+        "done/adapter",
+        "/proc/x",
+        "loop/x",
+    ):
         child = warm.run(train_arguments(tiny, quotes, output), cwd=home)
         assert child.code in (2, 5), (output[:20], child.code, child.err[-500:])
         weak(child, child.code)
         cases += 1
-    for name in ("a\0b", "../../../../etc", "x" * 5000, "loop", "..", "/etc", "~nobody-here", "$(touch x)", "-", "done/../../outside"):
+    for name in (
+        "a\0b",
+        "../../../../etc",
+        "x" * 5000,
+        "loop",
+        "..",
+        "/etc",
+        "~nobody-here",
+        "$(touch x)",
+        "-",
+        "done/../../outside",
+    ):
         for command in ("generate", "resume"):
             arguments = [command, "--run", name] if command == "generate" else [command, name]
             child = warm.run(arguments, cwd=home)
@@ -282,7 +328,16 @@ def test_names_lead_nowhere(
 
 def _links_in_a_run(warm: Warm, run: Path, tmp_path: Path, outside: Path) -> int:
     """A run that somebody else made, whose entries are links to places of yours."""
-    names = ("checkpoints", "metrics.jsonl", "samples.jsonl", "events.jsonl", "config.yaml", "manifest.json", "adapter", ".lock")
+    names = (
+        "checkpoints",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "events.jsonl",
+        "config.yaml",
+        "manifest.json",
+        "adapter",
+        ".lock",
+    )
     before = listing(outside)
     for name in names:
         folder = tmp_path / f"linked-{name}"
@@ -306,11 +361,15 @@ def test_the_pickle_bomb_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [10**9, 5000])
-def test_a_rank_beyond_the_model_is_told_before_training(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, rank: int) -> None:
+def test_a_rank_beyond_the_model_is_told_before_training(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, rank: int
+) -> None:
     child = warm.run(train_arguments(tiny, quotes, tmp_path / "run", "--rank", str(rank)), cwd=tmp_path)
     weak(child, 2)
     assert "--rank" in child.last_line
 
 
 def test_adapters_are_what_they_were(reference: Callable[..., Path]) -> None:
-    assert all(bool(t.isfinite().all()) for t in load_file(reference() / "adapter" / "adapter_model.safetensors").values())
+    assert all(
+        bool(t.isfinite().all()) for t in load_file(reference() / "adapter" / "adapter_model.safetensors").values()
+    )

@@ -1,4 +1,5 @@
-"""Bad data files by the hundred, mutations by the million, templates that want more than a column, braces in the data."""
+"""Bad data files by the hundred, mutations by the million, templates that want more than a column, braces in the
+data."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def bad_files(folder: Path) -> list[Path]:
     return paths
 
 
-def test_bad_files_and_mutations(tmp_path: Path, amount: Callable[[int, int], int], figure: Callable[[str, str], None]) -> None:
+def test_bad_files_and_mutations(
+    tmp_path: Path, amount: Callable[[int, int], int], figure: Callable[[str, str], None]
+) -> None:
     paths = bad_files(tmp_path)
     assert len(paths) >= 120
     located = 0
@@ -219,7 +222,10 @@ def test_templates(amount: Callable[[int, int], int], figure: Callable[[str, str
     count = amount(3_000, 100_000)
     rendered = 0
     for _ in range(count):
-        quote = {"quote": "".join(draw.choices(PIECES, k=draw.randint(1, 12))), "tags": draw.sample(["{a}", "b}", "{0.x}", "c d"], 2)}
+        quote = {
+            "quote": "".join(draw.choices(PIECES, k=draw.randint(1, 12))),
+            "tags": draw.sample(["{a}", "b}", "{0.x}", "c d"], 2),
+        }
         try:
             sound = template.normalise({"quote": Watched(quote["quote"]), "tags": quote["tags"]})
             text = template.render(sound)
@@ -228,4 +234,7 @@ def test_templates(amount: Callable[[int, int], int], figure: Callable[[str, str
         rendered += 1
         assert template.parse(text) == sound and text.startswith(str(sound["quote"]))
     assert rendered > count * 0.8 and not Watched.seen, Watched.seen[:5]
-    figure("templates", f"{len(HOSTILE)} hostile templates refused, attribute access 0; {rendered:,} rows with braces round-trip: 100%")
+    figure(
+        "templates",
+        f"{len(HOSTILE)} hostile templates refused, attribute access 0; {rendered:,} rows with braces round-trip: 100%",
+    )

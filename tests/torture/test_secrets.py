@@ -1,4 +1,5 @@
-"""A canary in the place of a token, and one in the place of a name: neither is found in anything that a run prints or leaves."""
+"""A canary in the place of a token, and one in the place of a name: neither is found in anything that a run prints or
+leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +31,14 @@ def test_canaries(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, figure: 
     shutil.copy(quotes, home / "quotes.jsonl")
     work = home / "work"
     work.mkdir()
-    env = {"HOME": str(home), "USER": USER, "LOGNAME": USER, "HF_TOKEN": TOKEN, "WANDB_API_KEY": OTHER, "MY_SECRET": OTHER}
+    env = {
+        "HOME": str(home),
+        "USER": USER,
+        "LOGNAME": USER,
+        "HF_TOKEN": TOKEN,
+        "WANDB_API_KEY": OTHER,
+        "MY_SECRET": OTHER,
+    }
     said: list[Child] = []
 
     def run(*arguments: str | Path, code: int) -> Child:
@@ -39,7 +47,18 @@ def test_canaries(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, figure: 
         said.append(child)
         return child
 
-    settings = ["--model", home / "models" / "tiny", "--max-steps", "4", "--save-every", "2", "--bits", "32", "--batch-rows", "8"]
+    settings = [
+        "--model",
+        home / "models" / "tiny",
+        "--max-steps",
+        "4",
+        "--save-every",
+        "2",
+        "--bits",
+        "32",
+        "--batch-rows",
+        "8",
+    ]
     run("train", home / "quotes.jsonl", *settings, "--output", "mine", code=0)
     run("generate", "--run", "mine", "-n", "1", "--max-new-tokens", "3", "--json", code=0)
     shutil.rmtree(work / "mine" / "adapter")
@@ -72,7 +91,10 @@ def test_canaries(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, figure: 
     assert not left, left
     cards = json.loads((work / "mine" / "adapter" / "adapter_config.json").read_text())
     assert cards["base_model_name_or_path"] == "~/models/tiny"
-    figure("secrets", f"a token in 3 variables, {len(said)} command lines, 3 config files, tracebacks: found 0 times; home and user name 0")
+    figure(
+        "secrets",
+        f"a token in 3 variables, {len(said)} command lines, 3 config files, tracebacks: found 0 times; home and user name 0",
+    )
 
 
 def test_redact() -> None:

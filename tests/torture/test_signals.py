@@ -1,4 +1,5 @@
-"""Signals: in data preparation, a step, an evaluation, a save. The work is saved within a step, and goes on to the same bits."""
+"""Signals: in data preparation, a step, an evaluation, a save. The work is saved within a step, and goes on to the same
+bits."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_signals_at_every_stage(
         run = tmp_path / f"run-{number}"
         before = ("mark_stages", {"marks": str(marks), "seconds": 0.06})
         child = warm.start(train_arguments(tiny, quotes, run), cwd=tmp_path, before=before)
-        wait_for_stage(child, marks, stage, {1: 1, 2: draw.randint(1, 8), 3: draw.randint(1, 2), 4: draw.randint(1, 4)}[stage])
+        wait_for_stage(
+            child, marks, stage, {1: 1, 2: draw.randint(1, 8), 3: draw.randint(1, 2), 4: draw.randint(1, 4)}[stage]
+        )
         time.sleep(draw.uniform(0, 0.06))
         began = time.monotonic()
         child.send(sent)
@@ -50,7 +53,9 @@ def test_signals_at_every_stage(
             hit["the end"] += 1
             continue
         slowest = max(slowest, time.monotonic() - began)
-        assert code == SIGNALS[sent] and f"stopped by {sent.name}" in child.last_line and "Traceback" not in child.err, child.err
+        assert (
+            code == SIGNALS[sent] and f"stopped by {sent.name}" in child.last_line and "Traceback" not in child.err
+        ), child.err
         assert child.left_behind() == []
         hit[STAGES[stage - 1]] += 1
         if not (run / "config.yaml").exists():

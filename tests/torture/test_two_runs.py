@@ -15,7 +15,12 @@ from tests.torture.warm import Warm
 
 
 def test_two_runs_into_one_directory(
-    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount: Callable[[int, int], int], figure: Callable[[str, str], None]
+    warm: Warm,
+    tiny: Path,
+    quotes: Path,
+    tmp_path: Path,
+    amount: Callable[[int, int], int],
+    figure: Callable[[str, str], None],
 ) -> None:
     marks = tmp_path / "marks"
     marks.write_bytes(b"\0" * 4096)
@@ -27,18 +32,29 @@ def test_two_runs_into_one_directory(
         while not (run / "metrics.jsonl").exists():
             assert first.poll() is None
             time.sleep(0.01)
-        for arguments in (train_arguments(tiny, quotes, run), train_arguments(tiny, quotes, run, "--force"), ["resume", run]):
+        for arguments in (
+            train_arguments(tiny, quotes, run),
+            train_arguments(tiny, quotes, run, "--force"),
+            ["resume", run],
+        ):
             second = warm.run(arguments, cwd=tmp_path)
             tries, refused = tries + 1, refused + (second.code == 2)
-            assert second.code == 2 and ("already there" in second.last_line or f"number {first.pid}" in second.last_line), second.err
+            assert second.code == 2 and (
+                "already there" in second.last_line or f"number {first.pid}" in second.last_line
+            ), second.err
         assert first.wait() == 0, first.err
         assert not list(tmp_path.glob(f"run-{number}.old-*"))
-        steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+        steps = [
+            row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row
+        ]
         assert steps == list(range(1, 13))
     both = _at_the_same_moment(warm, tiny, quotes, tmp_path, amount(1, 12))
     _stale(warm, tiny, quotes, tmp_path)
     text = f"{refused} of {tries} refused while the first trained, {both} of {both} pairs begun at one moment: one trains, one is refused"
-    figure("two runs", f"{text} (exit 2); 0 mixed files; the lock of a killed process is none; --force does not move a run that trains")
+    figure(
+        "two runs",
+        f"{text} (exit 2); 0 mixed files; the lock of a killed process is none; --force does not move a run that trains",
+    )
 
 
 def _at_the_same_moment(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, count: int) -> int:
@@ -47,7 +63,9 @@ def _at_the_same_moment(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, co
         pair = [warm.start(train_arguments(tiny, quotes, run), cwd=tmp_path) for _ in range(2)]
         codes = sorted(child.wait() for child in pair)
         assert codes == [0, 2], [child.err for child in pair]
-        steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+        steps = [
+            row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row
+        ]
         assert steps == list(range(1, 13))
     return count
 
@@ -69,10 +87,18 @@ def _stale(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> None:
     assert warm.run(train_arguments(tiny, quotes, tmp_path / "only-a-lock"), cwd=tmp_path).code == 0
 
 
-def test_force_sets_the_old_run_aside(warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path) -> None:
+def test_force_sets_the_old_run_aside(
+    warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path
+) -> None:
     shutil.copytree(reference(), tmp_path / "run")
-    before = {p.relative_to(tmp_path / "run"): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"}
+    before = {
+        p.relative_to(tmp_path / "run"): p.read_bytes()
+        for p in (tmp_path / "run").rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
     assert warm.run(train_arguments(tiny, quotes, tmp_path / "run"), cwd=tmp_path).code == 2
     assert warm.run(train_arguments(tiny, quotes, tmp_path / "run", "--force"), cwd=tmp_path).code == 0
     aside = tmp_path / "run.old-1"
-    assert {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    assert {
+        p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file() and p.name != ".lock"
+    } == before

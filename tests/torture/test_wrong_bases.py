@@ -73,7 +73,9 @@ def wrong_bases(tiny: Path, folder: Path) -> dict[str, Path]:
         "its layers in another order": edited(tiny, folder / "9", _swap_layers),
         "words swapped in the tokenizer": other_tokenizer(tiny, folder / "10", swap_two_words),
         "tokenizer with fewer merges": other_tokenizer(tiny, folder / "11", fewer_merges),
-        "another number of heads in the config": edited(tiny, folder / "12", lambda tensors, config: config.update(n_head=2)),
+        "another number of heads in the config": edited(
+            tiny, folder / "12", lambda tensors, config: config.update(n_head=2)
+        ),
     }
 
 
@@ -97,14 +99,20 @@ def test_twelve_wrong_bases_and_the_right_ones(
             lines.append(str(error))
             assert "\n" not in str(error) and error.fix and len(str(error)) < 500, error
     assert not accepted, accepted
-    assert any("hidden_size (32, here 64)" in line for line in lines) and any("another tokenizer" in line for line in lines)
+    assert any("hidden_size (32, here 64)" in line for line in lines) and any(
+        "another tokenizer" in line for line in lines
+    )
     refused = _right_bases(tiny, adapter, reference, tmp_path)
     assert not refused, refused
-    figure("wrong base", f"{len(accepted)} of {len(wrong)} wrongly accepted, {len(refused)} of 7 wrongly refused, one line each")
+    figure(
+        "wrong base",
+        f"{len(accepted)} of {len(wrong)} wrongly accepted, {len(refused)} of 7 wrongly refused, one line each",
+    )
 
 
 def _right_bases(tiny: Path, adapter: Path, reference: Callable[..., Path], tmp_path: Path) -> list[str]:
-    """The same base elsewhere, in other bits, its card changed; and an adapter of PEFT's own, which remembers no base."""
+    """The same base elsewhere, in other bits, its card changed; and an adapter of PEFT's own, which remembers no
+    base."""
     refused = []
     moved = tmp_path / "moved"
     shutil.copytree(tiny, moved)
@@ -115,7 +123,9 @@ def _right_bases(tiny: Path, adapter: Path, reference: Callable[..., Path], tmp_
     pattern = tmp_path / "pattern"
     shutil.copytree(plain, pattern)
     values = json.loads((pattern / "adapter_config.json").read_text())
-    (pattern / "adapter_config.json").write_text(json.dumps({**values, "target_modules": r".*\.(query_key_value|dense)$"}))
+    (pattern / "adapter_config.json").write_text(
+        json.dumps({**values, "target_modules": r".*\.(query_key_value|dense)$"})
+    )
     for folder, bits, source in [
         (tiny, 32, adapter), (tiny, 8, adapter), (tiny, 4, adapter), (tiny, 16, adapter), (moved, 32, adapter), (tiny, 32, plain),
         (tiny, 32, pattern),
@@ -143,7 +153,8 @@ def test_a_damaged_adapter_is_refused(tiny: Path, reference: Callable[..., Path]
         data[-3] ^= 4
         (folder / "adapter_model.safetensors").write_bytes(data)
     elif damage in ("fewer", "more"):
-        # As PEFT made it, without florilegium.json: matrices of a layer that the base lacks, or a layer without its own.
+        # As PEFT made it, without florilegium.json: matrices of a layer that the base lacks, or a layer without its
+        # own.
         (folder / "florilegium.json").unlink()
         tensors = load_file(folder / "adapter_model.safetensors")
         names = [name for name in tensors if ".h.1." in name]

@@ -1,11 +1,12 @@
-"""A warm process that forks: each command runs in a real process of its own, and torch is imported once and not four hundred times.
+"""A warm process that forks: each command runs in a real process of its own, and torch is imported once and not four
+hundred times.
 
     warm = Warm()
     child = warm.start(["train", "quotes.jsonl"], cwd=folder, before=("kills", {"at": 17}))
     code = child.wait()                      # the exit code, or minus the signal that ended it, as subprocess has it
 
-The server imports everything and computes nothing (a process that has computed with threads cannot be forked); `before` names a function
-of `tests/torture/faults.py` that is called in the child before the command, to put a fault in its way.
+The server imports everything and computes nothing (a process that has computed with threads cannot be forked); `before`
+names a function of `tests/torture/faults.py` that is called in the child before the command, to put a fault in its way.
 """
 
 from __future__ import annotations

@@ -18,7 +18,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     LlamaForCausalLM(LlamaConfig(vocab_size=400, tie_word_embeddings=True, **shape)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
@@ -27,7 +33,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quotes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "quotes.jsonl"
-    rows = [{"quote": f"Be kind to the {w}{' and the sea' * i}.", "tags": [w]} for i in range(8) for w in ("sea", "home", "river", "boat")]
+    rows = [
+        {"quote": f"Be kind to the {w}{' and the sea' * i}.", "tags": [w]}
+        for i in range(8)
+        for w in ("sea", "home", "river", "boat")
+    ]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
 
@@ -35,11 +45,15 @@ def quotes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("more", [{"bits": 8}, {"bits": 32, "neftune_alpha": 5.0}, {"bits": 8, "memory": "lean"}])
 def test_it_trains_saves_and_writes(llama: Path, quotes: Path, tmp_path: Path, more: dict) -> None:
     more |= {"split_by": "random"}  # these rows are all near-copies of one another: by cluster none could be held out
-    trained = florilegium.train(quotes, model=str(llama), output=str(tmp_path / "run"), max_steps=8, learning_rate=5e-3, **more)
+    trained = florilegium.train(
+        quotes, model=str(llama), output=str(tmp_path / "run"), max_steps=8, learning_rate=5e-3, **more
+    )
     assert trained.figures["eval_loss"] < trained.figures["eval_loss_before"]
     tuned = florilegium.load(tmp_path / "run")
     rows = tuned.generate(["Be kind", "The"], n=2, temperature=0.0, max_new_tokens=6)
-    assert [r.text for r in rows] == [r.text for p in ("Be kind", "The") for r in tuned.generate(p, n=2, temperature=0.0, max_new_tokens=6)]
+    assert [r.text for r in rows] == [
+        r.text for p in ("Be kind", "The") for r in tuned.generate(p, n=2, temperature=0.0, max_new_tokens=6)
+    ]
 
 
 def test_padded_losses_equal_the_stock_loss(llama: Path, quotes: Path) -> None:

@@ -1,4 +1,5 @@
-"""A run from rows to adapter on a tiny BLOOM in int8: what it leaves, that it repeats itself, and that a stop changes nothing."""
+"""A run from rows to adapter on a tiny BLOOM in int8: what it leaves, that it repeats itself, and that a stop changes
+nothing."""
 
 from __future__ import annotations
 
@@ -52,14 +53,23 @@ def finished(tiny: Path, quotes: Path, tmp_path_factory: pytest.TempPathFactory)
 
 def test_leaves_a_run_directory(finished) -> None:
     run = finished.directory
-    assert {p.name for p in run.iterdir()} >= {"config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "adapter", "checkpoints"}
+    assert {p.name for p in run.iterdir()} >= {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "adapter",
+        "checkpoints",
+    }
     assert {p.name for p in (run / "adapter").iterdir()} >= {
         "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md", "florilegium.json",
     }  # fmt: skip
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [r for r in rows if "loss" in r]
     wanted = "step epoch loss learning_rate grad_norm tokens tokens_per_second padding_share peak_memory_bytes elapsed_seconds"
-    assert all(r.keys() >= set(wanted.split()) for r in steps) and [r["step"] for r in steps] == list(range(1, len(steps) + 1))
+    assert all(r.keys() >= set(wanted.split()) for r in steps) and [r["step"] for r in steps] == list(
+        range(1, len(steps) + 1)
+    )
     looks = [r["step"] for r in rows if "eval_loss" in r]
     assert looks[0] == 0 and looks[-1] == steps[-1]["step"]
     assert finished.figures["eval_loss"] < finished.figures["eval_loss_before"]
@@ -115,7 +125,9 @@ class StopAt(Silent):
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
-def test_a_stop_saves_and_resume_gives_the_same_bits(finished, tiny: Path, quotes: Path, tmp_path: Path, step: int) -> None:
+def test_a_stop_saves_and_resume_gives_the_same_bits(
+    finished, tiny: Path, quotes: Path, tmp_path: Path, step: int
+) -> None:
     with pytest.raises(florilegium.Interrupted) as stopped:
         florilegium.train(quotes, **settings(tiny, tmp_path / "run"), view=StopAt(step))
     assert stopped.value.exit_code == 143 and "resume" in stopped.value.fix
@@ -187,12 +199,21 @@ def bare_trainer(finished, quotes: Path):
     examples = florilegium.encode(base.tokenizer, rows.template, rows.quotes[:8]).examples
     optimizer = make_optimizer(model, config, 1e-3)
     trainer = Trainer(
-        base, model, config, Walk(("loss",)), PackPlan(), optimizer, make_schedule(optimizer, config, 10), Accelerator(cpu=True)
+        base,
+        model,
+        config,
+        Walk(("loss",)),
+        PackPlan(),
+        optimizer,
+        make_schedule(optimizer, config, 10),
+        Accelerator(cpu=True),
     )
     return trainer, examples
 
 
-def test_out_of_memory_takes_the_same_step_in_smaller_pieces(finished, quotes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_takes_the_same_step_in_smaller_pieces(
+    finished, quotes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from florilegium.training import step as loop
     from florilegium.training.loop import training_step
 
@@ -217,10 +238,14 @@ def test_out_of_memory_takes_the_same_step_in_smaller_pieces(finished, quotes: P
         metrics = training_step(trainer, examples, notes)
         losses.append((metrics["loss"], metrics["grad_norm"]))
     assert notes.lines and "out of memory" in notes.lines[0]
-    assert math.isclose(losses[0][0], losses[1][0], rel_tol=1e-6) and math.isclose(losses[0][1], losses[1][1], rel_tol=1e-5)
+    assert math.isclose(losses[0][0], losses[1][0], rel_tol=1e-6) and math.isclose(
+        losses[0][1], losses[1][1], rel_tol=1e-5
+    )
 
 
-def test_a_number_that_is_none_stops_the_run(tiny: Path, quotes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_that_is_none_stops_the_run(
+    tiny: Path, quotes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from florilegium.training import step as loop
 
     true_losses, calls = loop.token_losses, []
@@ -238,7 +263,8 @@ def test_a_number_that_is_none_stops_the_run(tiny: Path, quotes: Path, tmp_path:
 
 
 def test_a_step_that_holds_none_moves_nothing(finished, quotes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither weights nor moments nor schedule: on CUDA the next step is on its way before anybody has looked at this one."""
+    """Neither weights nor moments nor schedule: on CUDA the next step is on its way before anybody has looked at this
+    one."""
     from florilegium.training import step as taking
 
     trainer, examples = bare_trainer(finished, quotes)
@@ -259,7 +285,8 @@ def test_a_step_that_holds_none_moves_nothing(finished, quotes: Path, monkeypatc
 
 def test_patience_stops_early_and_keeps_the_best(tiny: Path, quotes: Path, tmp_path: Path) -> None:
     trained = florilegium.train(
-        quotes, **settings(tiny, tmp_path / "run", learning_rate=3.0, patience=2, evaluate_every=1, epochs=6.0, clip=0.0)
+        quotes,
+        **settings(tiny, tmp_path / "run", learning_rate=3.0, patience=2, evaluate_every=1, epochs=6.0, clip=0.0),
     )
     assert trained.figures["steps"] < trained.figures["planned_steps"]
     best = min(trained.figures["eval_loss"], trained.figures["eval_loss_before"])
@@ -298,7 +325,10 @@ def test_an_optimiser_state_with_a_dict_inside_goes_to_disk_and_back() -> None:
     from florilegium.training.checkpoint import _flatten, _unflatten
 
     inner = {"absmax1": torch.ones(3), "qmap1": torch.zeros(4)}
-    state = {"state": {0: {"step": 7, "state1": torch.ones(2), "__quant__": inner}}, "param_groups": [{"lr": 1.0, "betas": (0.9, 0.99)}]}
+    state = {
+        "state": {0: {"step": 7, "state1": torch.ones(2), "__quant__": inner}},
+        "param_groups": [{"lr": 1.0, "betas": (0.9, 0.99)}],
+    }
     tensors, rest = _flatten(state)
     again = _unflatten(tensors, json.loads(json.dumps(rest)))
     assert again["state"][0]["step"] == 7 and again["state"][0]["__quant__"].keys() == inner.keys()

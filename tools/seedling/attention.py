@@ -1,9 +1,10 @@
 """Attention for one new token a row: the fast kernel and its plain twin, with one signature.
 
-Every row is at its own position. Row `b` holds keys and values of positions `0 .. position_B[b] - 1` in the cache; both functions write the
-new key and value at `position_B[b]` and return the mix over all `position_B[b] + 1` of them. Several query heads share a key head (grouped
-queries), so the kernel reads each key once for all queries of its group and stops at the row's own position: the padded rest of the
-cache costs nothing. The new key never goes through memory: it opens the running softmax.
+Every row is at its own position. Row `b` holds keys and values of positions `0 .. position_B[b] - 1` in the cache; both
+functions write the new key and value at `position_B[b]` and return the mix over all `position_B[b] + 1` of them.
+Several query heads share a key head (grouped queries), so the kernel reads each key once for all queries of its group
+and stops at the row's own position: the padded rest of the cache costs nothing. The new key never goes through memory:
+it opens the running softmax.
 
     B rows   H query heads   K key heads   G = H / K   L cache length   E head size
 """

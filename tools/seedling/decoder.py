@@ -1,16 +1,18 @@
 """Many answers at once from a Llama: our own decoder with a static cache, one CUDA graph a step.
 
-The batch has B slots. Each slot holds one request and stands at its own position; a finished slot is given the next request while the
-others go on, so the batch stays full. A step takes the token at each slot's position, runs the model, and writes the next token: the
-request's own next token while the slot is still inside it (so there is no separate prefill), a sampled one after that.
+The batch has B slots. Each slot holds one request and stands at its own position; a finished slot is given the next
+request while the others go on, so the batch stays full. A step takes the token at each slot's position, runs the model,
+and writes the next token: the request's own next token while the slot is still inside it (so there is no separate
+prefill), a sampled one after that.
 
-All requests begin with the same words (the system message). Their keys and values are computed once, in every slot, and a
-refilled slot starts behind them.
+All requests begin with the same words (the system message). Their keys and values are computed once, in every slot, and
+a refilled slot starts behind them.
 
-Everything lives at fixed addresses on the GPU, so a step is recorded once as a CUDA graph and replayed; the CPU looks in only every
-`STEPS_BETWEEN_LOOKS` steps. Sampling is by min-p (Nguyen et al. 2024, arXiv:2407.01082): tokens less probable than `min_p` times the most
-probable one are dropped, then one exponential draw a token decides (the Gumbel trick). A token that the answer already holds
-loses `presence` from its logit, which keeps a small teacher from going round in circles.
+Everything lives at fixed addresses on the GPU, so a step is recorded once as a CUDA graph and replayed; the CPU looks
+in only every `STEPS_BETWEEN_LOOKS` steps. Sampling is by min-p (Nguyen et al. 2024, arXiv:2407.01082): tokens less
+probable than `min_p` times the most probable one are dropped, then one exponential draw a token decides (the Gumbel
+trick). A token that the answer already holds loses `presence` from its logit, which keeps a small teacher from going
+round in circles.
 
     B slots   L cache length   D hidden size   V vocabulary
 """
@@ -32,7 +34,8 @@ STEPS_BETWEEN_LOOKS = 16
 
 @dataclass(frozen=True)
 class Request:
-    """`token_ids` after the shared beginning; the answer starts at `answer_start` in them (its opening words are given)."""
+    """`token_ids` after the shared beginning; the answer starts at `answer_start` in them (its opening words are
+    given)."""
 
     token_ids: list[int]
     answer_start: int
@@ -91,9 +94,12 @@ def choose(logits_BV: torch.Tensor, seen_BV: torch.Tensor, noise_BV: torch.Tenso
 
 
 class Decoder:
-    """Answers requests in bulk with a `LlamaForCausalLM` (weights are shared with it, in its dtype and on its device)."""
+    """Answers requests in bulk with a `LlamaForCausalLM` (weights are shared with it, in its dtype and on its
+    device)."""
 
-    def __init__(self, model: Any, slots: int, length: int, sampling: Sampling, stop_V: torch.Tensor, line_break_V: torch.Tensor) -> None:
+    def __init__(
+        self, model: Any, slots: int, length: int, sampling: Sampling, stop_V: torch.Tensor, line_break_V: torch.Tensor
+    ) -> None:
         config, self.sampling = model.config, sampling
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.eps = config.rms_norm_eps
@@ -104,7 +110,9 @@ class Decoder:
         self.norm_D = model.model.norm.weight.detach()
         self.layers = [self._layer_weights(layer) for layer in model.model.layers]
         with torch.no_grad():
-            cos_1LE, sin_1LE = model.model.rotary_emb(torch.zeros(1, device=self.device), torch.arange(length, device=self.device)[None])
+            cos_1LE, sin_1LE = model.model.rotary_emb(
+                torch.zeros(1, device=self.device), torch.arange(length, device=self.device)[None]
+            )
         self.cos_LE, self.sin_LE = cos_1LE[0].float(), sin_1LE[0].float()
 
         def new(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -205,7 +213,8 @@ class Decoder:
         self.seen_BV[rows], self.done_B[rows] = False, False
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[int], bool]]:
-        """Yield `(index of the request, ids of the answer without its stop token, stopped by itself)` as they finish."""
+        """Yield `(index of the request, ids of the answer without its stop token, stopped by itself)` as they
+        finish."""
         waiting = iter(range(len(requests)))
         in_slot: dict[int, int] = {}
         self.done_B.fill_(True)

@@ -1,5 +1,5 @@
-"""The folder that ships: float16 weights, tokenizer, settings and the model card, loaded once with plain Transformers before
-it counts as written."""
+"""The folder that ships: float16 weights, tokenizer, settings and the model card, loaded once with plain Transformers
+before it counts as written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from .pack import PAD
 from .tokenizer import END, MAX_LENGTH
 
 MOST_BYTES = 23_800_000  # of 24 MB; the rest is for the sayings
-OURS = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md")
+OURS = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "README.md",
+)
 
 CARD = """---
 language: en
@@ -133,7 +140,13 @@ def run(work: Path, out: Path) -> None:
     text = card(work, model)
     model.half()
     model.generation_config = GenerationConfig(
-        bos_token_id=1, eos_token_id=END, pad_token_id=PAD, do_sample=True, temperature=0.8, top_p=0.95, max_new_tokens=80
+        bos_token_id=1,
+        eos_token_id=END,
+        pad_token_id=PAD,
+        do_sample=True,
+        temperature=0.8,
+        top_p=0.95,
+        max_new_tokens=80,
     )
     model.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
@@ -152,4 +165,6 @@ def run(work: Path, out: Path) -> None:
         print(f"export: {name} {size:,} bytes")
     print(f"export: {sum(sizes.values()):,} bytes in all")
     if sum(sizes.values()) > MOST_BYTES:
-        raise SystemExit(f"export: the model takes {sum(sizes.values()):,} bytes, more than {MOST_BYTES:,}: make it smaller")
+        raise SystemExit(
+            f"export: the model takes {sum(sizes.values()):,} bytes, more than {MOST_BYTES:,}: make it smaller"
+        )

@@ -1,17 +1,16 @@
 """What of the teacher's writing is worth learning.
 
-Each answer is cleaned on its own first (`clean`): cut to whole sentences, dropped with a reason when it is a list, markdown, talk about
-the task instead of the text, another script, too short or going in circles. Then the corpus is walked once in order: exact
-and near copies are
-dropped (more than half of a text's word shingles were seen in kept texts), and an opening of four words that has become a habit is capped.
+Each answer is cleaned on its own first (`clean`): cut to whole sentences, dropped with a reason when it is a list,
+markdown, talk about the task instead of the text, another script, too short or going in circles. Then the corpus is
+walked once in order: exact and near copies are dropped (more than half of a text's word shingles were seen in kept
+texts), and an opening of four words that has become a habit is capped.
 
 Held-out texts are chosen by a hash of the text, after the copies are gone and before anything is trained.
 
 A tuned model has to tie a text to its tags, so part of the texts carry their topics in plain English: a heading ("On
-patience and time.") or, for
-sayings mostly, a last line ("Topics: patience, time."). A saying gets one only if it really mentions one of its topics; further core
-topics that it mentions are added. The form that users teach when tuning appears nowhere.
-"""
+patience and time.") or, for sayings mostly, a last line ("Topics: patience, time."). A saying gets one only if it
+really mentions one of its topics; further core topics that it mentions are added. The form that users teach when tuning
+appears nowhere."""
 
 from __future__ import annotations
 
@@ -112,7 +111,8 @@ def mentions(text: str, topic: str) -> bool:
 
 
 def topics_of(row: dict[str, Any]) -> list[str]:
-    """The topics to name: those asked for and, for a saying, core topics it mentions; none if it mentions none. At most five."""
+    """The topics to name: those asked for and, for a saying, core topics it mentions; none if it mentions none. At most
+    five."""
     if row["form"] != "saying":
         return list(row["topics"])
     mentioned = [topic for topic in CORE if mentions(row["text"], topic)]

@@ -1,14 +1,13 @@
 """An interpolated modified Kneser-Ney model over token ids, exact, by sorting: the yardstick for the student.
 
-After Chen and Goodman (1998, "An Empirical Study of Smoothing Techniques for Language Modeling", section 3): the highest
-order uses counts, the
-lower orders use the number of different tokens seen before (continuation counts), each order has three discounts computed from its own
-counts of counts, and the unigrams are interpolated with the uniform distribution.
+After Chen and Goodman (1998, "An Empirical Study of Smoothing Techniques for Language Modeling", section 3): the
+highest order uses counts, the lower orders use the number of different tokens seen before (continuation counts), each
+order has three discounts computed from its own counts of counts, and the unigrams are interpolated with the uniform
+distribution.
 
-Training and test text are numbered together: an n-gram's id is the rank of (id of its first n - 1 tokens, last token) among
-all that occur in
-either, so a test n-gram finds its training count by its id, and no lookup is needed. Only training positions are counted.
-"""
+Training and test text are numbered together: an n-gram's id is the rank of (id of its first n - 1 tokens, last token)
+among all that occur in either, so a test n-gram finds its training count by its id, and no lookup is needed. Only
+training positions are counted."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ from .tokenizer import END
 
 
 def stream(documents: Sequence[np.ndarray], order: int) -> tuple[np.ndarray, np.ndarray]:
-    """All documents in a row, before each `order - 1` starts, behind each one `</s>`; and which positions are predicted (all
-    but the starts)."""
+    """All documents in a row, before each `order - 1` starts, behind each one `</s>`; and which positions are predicted
+    (all but the starts)."""
     starts = np.full(order - 1, END, dtype=np.int64)
     end = np.full(1, END, dtype=np.int64)
     tokens = np.concatenate([part for document in documents for part in (starts, document, end)])
@@ -49,7 +48,9 @@ def gram_ids(tokens: np.ndarray, order: int, vocabulary: int) -> list[np.ndarray
     return ids
 
 
-def probabilities(train: Sequence[np.ndarray], test: Sequence[np.ndarray], vocabulary: int, order: int = 5) -> np.ndarray:
+def probabilities(
+    train: Sequence[np.ndarray], test: Sequence[np.ndarray], vocabulary: int, order: int = 5
+) -> np.ndarray:
     """The probability of each predicted token of the test documents (their closing `</s>` included), in order."""
     train_tokens, train_predicted = stream(train, order)
     test_tokens, test_predicted = stream(test, order)

@@ -1,9 +1,9 @@
 """Everyday notation: arrows, lists, sums, brackets.
 
-The filter keeps plain prose only, so signs such as `>`, `=` or `[` would never be seen in training, and a sign that was never seen cannot
-be written later: its embedding stays among those of all other unused tokens. Some thousand short notes with every sign of the keyboard,
-made by chance out of the topics, give each of them a place. The form that users teach when tuning (an arrow with a colon) is not there.
-"""
+The filter keeps plain prose only, so signs such as `>`, `=` or `[` would never be seen in training, and a sign that was
+never seen cannot be written later: its embedding stays among those of all other unused tokens. Some thousand short
+notes with every sign of the keyboard, made by chance out of the topics, give each of them a place. The form that users
+teach when tuning (an arrow with a colon) is not there."""
 
 from __future__ import annotations
 

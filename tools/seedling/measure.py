@@ -1,9 +1,8 @@
 """How good is it: bits per byte against the Kneser-Ney 5-gram, and fifty samples to read.
 
 Both models score the same tokens of the same documents: each token of the text and the `</s>` that closes it, beginning
-behind a `</s>`, nothing
-carried over from one document to the next. The student is measured with the float16 weights that ship, computed in fp32.
-"""
+behind a `</s>`, nothing carried over from one document to the next. The student is measured with the float16 weights
+that ship, computed in fp32."""
 
 from __future__ import annotations
 
@@ -56,7 +55,8 @@ def load(work: Path, dtype: torch.dtype) -> Any:
 
 
 def sample(model: Any, tokenizer: Any, count: int, seed: int) -> list[str]:
-    """Texts begun behind a `</s>`; temperature 0.8, top-p 0.95, at most 80 tokens. Drawn on the CPU, so that a seed means one thing."""
+    """Texts begun behind a `</s>`; temperature 0.8, top-p 0.95, at most 80 tokens. Drawn on the CPU, so that a seed
+    means one thing."""
     torch.manual_seed(seed)
     start = torch.full((count, 1), END)
     out = model.cpu().generate(
@@ -73,13 +73,17 @@ def run(work: Path, wikitext: Path | None, seed: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
     texts = {"held_out": list(documents(work / "heldout.jsonl"))}
     if wikitext is not None:
-        texts["wikitext_2"] = [line.strip() for line in wikitext.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts["wikitext_2"] = [
+            line.strip() for line in wikitext.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     pieces = {name: encode_texts(tokenizer, of_name) for name, of_name in texts.items()}
     sizes = {name: sum(len(text.encode()) for text in of_name) for name, of_name in texts.items()}
 
     model = load(work, torch.float16)
     samples = sample(model, tokenizer, 50, seed)
-    (work / "samples.txt").write_text("".join(f"{i}. {text}\n\n" for i, text in enumerate(samples, 1)), encoding="utf-8")
+    (work / "samples.txt").write_text(
+        "".join(f"{i}. {text}\n\n" for i, text in enumerate(samples, 1)), encoding="utf-8"
+    )
     model = load(work, torch.float16)
     result: dict[str, Any] = {}
     for name in texts:
@@ -105,8 +109,12 @@ def run(work: Path, wikitext: Path | None, seed: int) -> dict[str, Any]:
         at += count
         student = result[name]["student_bits_per_byte"]
         result[name] |= {"five_gram_bits_per_byte": five_gram, "student_is_better_by": 1 - student / five_gram}
-        print(f"measure: {name}: 5-gram {five_gram:.4f}, student {student:.4f} bits a byte: {1 - student / five_gram:+.1%}")
+        print(
+            f"measure: {name}: 5-gram {five_gram:.4f}, student {student:.4f} bits a byte: {1 - student / five_gram:+.1%}"
+        )
     print(f"measure: 5-gram over {sum(map(len, train)):,} tokens in {time.perf_counter() - began:.0f} s")
-    print(f"measure: loss with float16 weights over loss with float32 weights: {result['loss_float16_over_float32']:.6f}")
+    print(
+        f"measure: loss with float16 weights over loss with float32 weights: {result['loss_float16_over_float32']:.6f}"
+    )
     (work / "measure.json").write_text(json.dumps(result, indent=2) + "\n")
     return result

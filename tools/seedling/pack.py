@@ -1,8 +1,8 @@
 """Documents to rows of 513 tokens: each document whole, in front of it `</s>`, as little padding as can be.
 
-A row starts with the next document of a shuffled order and is filled up with the longest waiting document that fits. A document longer than
-a row is cut to it. The last token of a document predicts the `</s>` that follows, so the model learns to stop.
-"""
+A row starts with the next document of a shuffled order and is filled up with the longest waiting document that fits. A
+document longer than a row is cut to it. The last token of a document predicts the `</s>` that follows, so the model
+learns to stop."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """The student reads the corpus, several times, as fast as the machine can.
 
-Muon (`torch.optim.Muon`) moves the matrices, AdamW the embedding, norms and biases. The learning rate warms up, holds, and falls in a
-straight line to zero. After a few steps the step's time is known, and the number of steps is fixed: `epochs` passes, or what
-fits in `seconds`.
+Muon (`torch.optim.Muon`) moves the matrices, AdamW the embedding, norms and biases. The learning rate warms up, holds,
+and falls in a straight line to zero. After a few steps the step's time is known, and the number of steps is fixed:
+`epochs` passes, or what fits in `seconds`.
 
 Half of the documents are read without the `</s>` before them, because a prompt written by a user has none.
 
-Every `SAVE_EVERY` steps the whole state goes to `checkpoint.safetensors`; a run that was stopped goes on from there with the same batches.
-"""
+Every `SAVE_EVERY` steps the whole state goes to `checkpoint.safetensors`; a run that was stopped goes on from there
+with the same batches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def make_optimizers(model: Any, matrix_rate: float, other_rate: float) -> dict[s
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": embedding, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     return {
-        "muon": torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        "muon": torch.optim.Muon(
+            matrices, lr=matrix_rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        ),
         "adamw": torch.optim.AdamW(groups, lr=other_rate, betas=(0.9, 0.95), fused=matrices[0].is_cuda),
     }
 
@@ -52,7 +54,9 @@ def batch_of(step: int, rows: torch.Tensor, batch_rows: int, seed: int) -> torch
     return rows[torch.from_numpy(order).to(rows.device)].long()
 
 
-def save_checkpoint(path: Path, step: int, steps: int, model: Any, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+def save_checkpoint(
+    path: Path, step: int, steps: int, model: Any, optimizers: dict[str, torch.optim.Optimizer]
+) -> None:
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for kind, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
@@ -85,7 +89,9 @@ def load_checkpoint(path: Path, model: Any, optimizers: dict[str, torch.optim.Op
 def held_out_rows(work: Path, most: int, seed: int) -> np.ndarray:
     from transformers import AutoTokenizer
 
-    return pack(encode(AutoTokenizer.from_pretrained(work / "tokenizer"), documents(work / "heldout.jsonl")), ROW, seed)[:most]
+    return pack(
+        encode(AutoTokenizer.from_pretrained(work / "tokenizer"), documents(work / "heldout.jsonl")), ROW, seed
+    )[:most]
 
 
 def run(
@@ -111,7 +117,9 @@ def run(
         print(f"pretrain: goes on from step {step}")
     first = step
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"pretrain: {parameters:,} parameters, {len(rows):,} rows, {most_steps:,} steps for {epochs} epochs", flush=True)
+    print(
+        f"pretrain: {parameters:,} parameters, {len(rows):,} rows, {most_steps:,} steps for {epochs} epochs", flush=True
+    )
 
     def evaluate() -> float:
         with torch.no_grad():
@@ -147,7 +155,9 @@ def run(
             if step % EVALUATE_EVERY == 0 or step == steps:
                 record["held_out_loss"] = round(evaluate(), 4)
             if step > 10:
-                record["tokens_per_second"] = round(min(LOG_EVERY, step - first) * batch_rows * (ROW - 1) / (now - logged))
+                record["tokens_per_second"] = round(
+                    min(LOG_EVERY, step - first) * batch_rows * (ROW - 1) / (now - logged)
+                )
             logged = time.perf_counter()
             print("pretrain:", json.dumps(record), flush=True)
             log.write(json.dumps(record) + "\n")

@@ -2,12 +2,11 @@
 """What the teacher is asked: a seeded grid of topics, forms, voices and settings.
 
 A small teacher repeats itself when asked the same thing twice. Three things keep its answers apart: one to three topics
-out of some 260 in each request, a voice or a setting in many of them, and an *opening*, the first words of the answer, which we write and
-the teacher continues. The opening also stops it from beginning with "Sure, here is".
+out of some 260 in each request, a voice or a setting in many of them, and an *opening*, the first words of the answer,
+which we write and the teacher continues. The opening also stops it from beginning with "Sure, here is".
 
-Short sayings are the largest share, because sayings are what the model will be tuned on. The sixty `CORE` topics are drawn more often
-than the others, because they are the tags of the bundled sayings.
-"""
+Short sayings are the largest share, because sayings are what the model will be tuned on. The sixty `CORE` topics are
+drawn more often than the others, because they are the tags of the bundled sayings."""
 
 from __future__ import annotations
 
@@ -79,7 +78,8 @@ SAYING_OPENINGS = (
 
 @dataclass(frozen=True)
 class Form:
-    """One kind of text: how often it is asked for, how long it may be, what the request says and how the answer may begin."""
+    """One kind of text: how often it is asked for, how long it may be, what the request says and how the answer may
+    begin."""
 
     name: str
     share: float  # of all requests
@@ -125,7 +125,11 @@ FORMS = (
             "Write a short story about {name}, {voice}, and {topics}.",
             "Tell a small story about {topics} that takes place in {setting}.",
         ),
-        tuple("|The|{name}|It was|On|In the|{name} had|{name} sat|Nobody|That morning,|One evening,|She|He|There was|After".split("|")),
+        tuple(
+            "|The|{name}|It was|On|In the|{name} had|{name} sat|Nobody|That morning,|One evening,|She|He|There was|After".split(
+                "|"
+            )
+        ),
     ),
     Form(
         "explanation",
@@ -154,7 +158,10 @@ FORMS = (
         "letter",
         0.02,
         216,
-        ("Write a short letter from {voice} to {name} about {topics}.", "Write a short, warm letter to {name} about {topics}."),
+        (
+            "Write a short letter from {voice} to {name} about {topics}.",
+            "Write a short, warm letter to {name} about {topics}.",
+        ),
         ("Dear {name},",),
     ),
     Form(

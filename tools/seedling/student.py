@@ -1,8 +1,9 @@
 """The student: a small `BloomForCausalLM`, and a forward pass over its own modules that is made for training.
 
-Stock BLOOM adds an absolute position bias in the scores' precision and cannot keep packed documents apart. Here the bias is relative
-(`slope * (key - query)`, the same after softmax), minus infinity outside the query's document, built once a batch and handed to
-`scaled_dot_product_attention`. In fp32 and for one document it equals the stock forward (there is a test).
+Stock BLOOM adds an absolute position bias in the scores' precision and cannot keep packed documents apart. Here the
+bias is relative (`slope * (key - query)`, the same after softmax), minus infinity outside the query's document, built
+once a batch and handed to `scaled_dot_product_attention`. In fp32 and for one document it equals the stock forward
+(there is a test).
 
 The residual stream stays fp32, the matrix products run in `dtype`.
 
@@ -33,15 +34,18 @@ def new_student(vocabulary: int = VOCABULARY, hidden: int = 320, heads: int = 5,
 
 
 def slopes(heads: int) -> list[float]:
-    """ALiBi's slopes (Press et al. 2022): a geometric series; what a power of two lacks comes from the next one's odd terms."""
+    """ALiBi's slopes (Press et al. 2022): a geometric series; what a power of two lacks comes from the next one's odd
+    terms."""
     power = 2 ** math.floor(math.log2(heads))
     first = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     return first + [2 ** (-8 * (2 * i + 1) / (2 * power)) for i in range(heads - power)]
 
 
-def document_bias(tokens_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype, hide_BT: torch.Tensor | None = None) -> torch.Tensor:
-    """`[B, H, T, T]`: ALiBi inside a document, minus infinity elsewhere. A document begins at its `</s>`, or behind it where
-    `hide_BT` says so."""
+def document_bias(
+    tokens_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype, hide_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`[B, H, T, T]`: ALiBi inside a document, minus infinity elsewhere. A document begins at its `</s>`, or behind it
+    where `hide_BT` says so."""
     is_end_BT = tokens_BT == END
     document_BT = is_end_BT.cumsum(1)
     if hide_BT is not None:
@@ -87,7 +91,11 @@ def head_loss(
     dtype: torch.dtype,
 ) -> torch.Tensor:  # fmt: skip
     """Mean cross-entropy in nats over the targets that are not padding."""
-    logits_NV = F.linear(F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:], *norm).to(dtype), embedding_VD.to(dtype)).flatten(0, 1).float()
+    logits_NV = (
+        F.linear(F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:], *norm).to(dtype), embedding_VD.to(dtype))
+        .flatten(0, 1)
+        .float()
+    )
     return F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=PAD)
 
 

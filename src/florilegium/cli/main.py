@@ -1,5 +1,6 @@
-"""The command line: a function a command. It parses, makes one library call, prints, and turns an expected failure into one line and an
-exit code (`errors.py`). Each command imports what it needs when it runs, so that `florilegium --help` is instant."""
+"""The command line: a function a command. It parses, makes one library call, prints, and turns an expected failure into
+one line and an exit code (`errors.py`). Each command imports what it needs when it runs, so that `florilegium --help`
+is instant."""
 
 from __future__ import annotations
 
@@ -69,7 +70,16 @@ def _show_trained(trained: Any, as_json: bool) -> None:
     rows = trained.tuned.generate("", n=5, seed=figures["seed"])
     if as_json:
         adapter = str(trained.directory / "adapter")
-        print(json.dumps({"run": str(trained.directory), "adapter": adapter, **figures, "quotes": [r.as_row(template) for r in rows]}))
+        print(
+            json.dumps(
+                {
+                    "run": str(trained.directory),
+                    "adapter": adapter,
+                    **figures,
+                    "quotes": [r.as_row(template) for r in rows],
+                }
+            )
+        )
         return
     print(flush=True)
     for row in rows:
@@ -79,7 +89,9 @@ def _show_trained(trained: Any, as_json: bool) -> None:
     speed = f"{figures['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(figures['peak_memory_bytes'])}"
     print(f"\n{loss}{figures['steps']} steps in {figures['elapsed_seconds']:.0f} s, {speed}")
     run = shlex.quote(str(trained.directory))
-    print(f"The adapter is in {trained.directory / 'adapter'}\n\nAsk it for more:\n    florilegium generate 'The sea' -n 5 --run {run}")
+    print(
+        f"The adapter is in {trained.directory / 'adapter'}\n\nAsk it for more:\n    florilegium generate 'The sea' -n 5 --run {run}"
+    )
     print(f"See what it learned, forgot and copies:\n    florilegium evaluate {run} --base")
     print(NEXT)
 
@@ -95,7 +107,10 @@ def run_generate(flags: argparse.Namespace) -> None:
     if flags.n < 1:
         raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
     if flags.novel_only and (flags.base or flags.tags):
-        raise UsageError("--novel-only is for quotes that the tuned model writes", f"Leave {'--base' if flags.base else '--tags'} out")
+        raise UsageError(
+            "--novel-only is for quotes that the tuned model writes",
+            f"Leave {'--base' if flags.base else '--tags'} out",
+        )
     prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
     adapter_folder(find_run(flags.run))  # before torch is imported
 
@@ -144,7 +159,9 @@ def _read_prompts(path: str) -> list[str]:
         with open(path, encoding="utf-8") as file:
             prompts = [line.strip() for line in file if line.strip()]
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "--prompts takes a text file with a prompt a line") from None
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", "--prompts takes a text file with a prompt a line"
+        ) from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
     if not prompts:
@@ -259,7 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(error: Exception, debug: bool) -> int:
-    """One line for an expected failure, the traceback for our own mistakes and with --debug, no secret in either. The exit code."""
+    """One line for an expected failure, the traceback for our own mistakes and with --debug, no secret in either. The
+    exit code."""
     if isinstance(error, FlorilegiumError) and not debug:
         words = f"florilegium: {error}\n"
     else:

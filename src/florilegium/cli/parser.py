@@ -60,13 +60,19 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_inspect(commands)
     report = _command(
-        commands, "report", "write a run's page anew, or compare two runs", "florilegium report", "florilegium report runs/A runs/B"
+        commands,
+        "report",
+        "write a run's page anew, or compare two runs",
+        "florilegium report",
+        "florilegium report runs/A runs/B",
     )
     report.add_argument("run", nargs="?", default="latest", metavar="RUN", help="a run's folder or name, or 'latest'")
     report.add_argument("other", nargs="?", metavar="RUN_B", help="a second run, to compare")
     report.add_argument("--output", metavar="FILE", help="where the comparison's page goes (comparison.html)")
     _add_resume(commands)
-    completion = _command(commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc")
+    completion = _command(
+        commands, "completion", "print a completion script for your shell", "florilegium completion bash >> ~/.bashrc"
+    )
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return parser
 
@@ -95,7 +101,9 @@ def _add_train(commands: Any) -> None:
         'florilegium train poems.csv --template "{poem} ->: {mood}" --epochs 5',
     )
     train.add_argument("--config", metavar="FILE", help="settings in YAML; flags win over it")
-    train.add_argument("--print-config", action="store_true", help="print the settings as a file that --config reads, and leave")
+    train.add_argument(
+        "--print-config", action="store_true", help="print the settings as a file that --config reads, and leave"
+    )
     add_config_flags(train)
 
 
@@ -107,7 +115,9 @@ def _add_resume(commands: Any) -> None:
         "florilegium resume latest",
         "florilegium resume runs/NAME --learning-rate 1e-4 --max-steps 500",
     )
-    resume.add_argument("run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one")
+    resume.add_argument(
+        "run", nargs="?", default="latest", help="a run's folder or name; default: the newest unfinished one"
+    )
     add_config_flags(resume, only=[f.name for f in fields(TrainConfig) if f.name not in ("data", "output", "force")])
 
 
@@ -121,7 +131,9 @@ def _add_generate(commands: Any) -> None:
         'florilegium generate --tags "A lamp does not argue with the dark."',
         "florilegium generate --prompts openings.txt --json > quotes.jsonl",
     )
-    generate.add_argument("prompt", nargs="?", metavar="PROMPT", help="how the quote begins; left out, the model begins by itself")
+    generate.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="how the quote begins; left out, the model begins by itself"
+    )
     generate.add_argument("--run", default="latest", metavar="RUN", help="a run, an adapter folder, or 'latest'")
     generate.add_argument("--model", metavar="MODEL", help="where the base model lies, if it has moved")
     generate.add_argument("-n", type=int, default=3, metavar="N", help="texts for each prompt (3)")
@@ -129,18 +141,28 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--tags", action="store_true", help="PROMPT is a whole quote: write its tags")
     generate.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line ends it")
     generate.add_argument("--base", action="store_true", help="beside each text, what the untuned model writes")
-    generate.add_argument("--novel-only", action="store_true", help="draw again what copies a training row; leave out what goes on copying")
+    generate.add_argument(
+        "--novel-only",
+        action="store_true",
+        help="draw again what copies a training row; leave out what goes on copying",
+    )
     generate.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token (0.7)")
-    generate.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest tokens that hold this share (0.9)")
+    generate.add_argument(
+        "--top-p", type=float, metavar="X", help="keep the likeliest tokens that hold this share (0.9)"
+    )
     generate.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0: all (0)")
-    generate.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1, what was said is less likely again (1)")
+    generate.add_argument(
+        "--repetition-penalty", type=float, metavar="X", help="above 1, what was said is less likely again (1)"
+    )
     generate.add_argument("--max-new-tokens", type=int, metavar="N", help="stop there at the latest (100)")
     generate.add_argument("--seed", type=int, metavar="N", help="same seed, same texts (0)")
     _add_where_it_runs(generate)
 
 
 def _add_where_it_runs(command: Any) -> None:
-    command.add_argument("--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained")
+    command.add_argument(
+        "--bits", type=int, choices=[8, 4, 16, 32], help="how the base is held; default: as it was trained"
+    )
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
@@ -156,9 +178,13 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--base", action="store_true", help="the untuned model too, side by side")
     evaluate.add_argument("--data", metavar="DATA", help="where the run's rows lie, if they have moved")
     evaluate.add_argument("--model", metavar="MODEL", help="where the base model lies, if it has moved")
-    evaluate.add_argument("--general", metavar="FILE", help="general text to see by what was forgotten; default: a page of ours")
+    evaluate.add_argument(
+        "--general", metavar="FILE", help="general text to see by what was forgotten; default: a page of ours"
+    )
     evaluate.add_argument("--generations", type=int, default=200, metavar="N", help="free texts to write (200)")
-    evaluate.add_argument("--rows", type=int, default=500, metavar="N", help="use at most about so many held-out rows (500)")
+    evaluate.add_argument(
+        "--rows", type=int, default=500, metavar="N", help="use at most about so many held-out rows (500)"
+    )
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of the free texts (0)")
     _add_where_it_runs(evaluate)
 
@@ -173,5 +199,17 @@ def _add_inspect(commands: Any) -> None:
     )
     add_config_flags(
         inspect,
-        only=("data", "template", "skip_bad_rows", "repair", "split_by", "max_length", "loss_on", "held_out", "model", "revision", "seed"),
+        only=(
+            "data",
+            "template",
+            "skip_bad_rows",
+            "repair",
+            "split_by",
+            "max_length",
+            "loss_on",
+            "held_out",
+            "model",
+            "revision",
+            "seed",
+        ),
     )

@@ -1,7 +1,7 @@
 """What a person sees. Progress and words go to stderr, results to stdout; plain lines where stderr is no terminal.
 
-Text that a model wrote or a file held is shown without control characters: an escape sequence in a quote must not reach the terminal.
-"""
+Text that a model wrote or a file held is shown without control characters: an escape sequence in a quote must not reach
+the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def gigabytes(size: float) -> str:
 
 
 class _Progress(Console):
-    """stderr. When nobody reads it any more (`2>&1 | head`) the lines are dropped: Rich would end the process, and a run with it."""
+    """stderr. When nobody reads it any more (`2>&1 | head`) the lines are dropped: Rich would end the process, and a
+    run with it."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -67,7 +68,9 @@ class TerminalView:
             return
         if self.live is None:
             self._start(num_steps, metrics["step"] - 1)
-        self.bar.update(self.task, completed=metrics["step"], loss=f"loss {metrics['loss']:.3f}", speed=speed, memory=memory)
+        self.bar.update(
+            self.task, completed=metrics["step"], loss=f"loss {metrics['loss']:.3f}", speed=speed, memory=memory
+        )
         if metrics["step"] >= num_steps:
             self.stop()
 

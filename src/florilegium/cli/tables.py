@@ -36,7 +36,8 @@ def print_inspection(report: dict[str, Any]) -> None:
 
 
 def print_evaluation(report: dict[str, Any]) -> None:
-    """The figures of `examination.evaluate` on stdout: base beside tuned where both were asked, intervals in brackets."""
+    """The figures of `examination.evaluate` on stdout: base beside tuned where both were asked, intervals in
+    brackets."""
     console = Console(highlight=False)
     has_base = report["base"] is not None
     grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
@@ -51,7 +52,11 @@ def print_evaluation(report: dict[str, Any]) -> None:
     console.print(grid)
     check = report["controls"]["copies_instrument"]
     found = f"{_percent(check['planted_found'])} of {check['planted']} planted copies found"
-    console.print(Text(f"\nIntervals: {report['interval']}. Copies: {found}, {_percent(check['shuffled_found'])} of shuffled ones."))
+    console.print(
+        Text(
+            f"\nIntervals: {report['interval']}. Copies: {found}, {_percent(check['shuffled_found'])} of shuffled ones."
+        )
+    )
     leaks = f"{report['leaks']} near-duplicate pairs across the split (by {report['split_by']})"
     console.print(Text(f"{report['held_out_rows']} held-out rows, {leaks}; {report['elapsed_seconds']:.0f} s"))
 
@@ -69,7 +74,12 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         grid.add_row(Text(name), *(Text(value) for value in values))
     console.print(grid)
     if not comparison["same_rows"]:
-        console.print(Text("\nThey were trained on different rows: their losses and F1 are about different questions.", style="bold"))
+        console.print(
+            Text(
+                "\nThey were trained on different rows: their losses and F1 are about different questions.",
+                style="bold",
+            )
+        )
 
 
 def _percent(share: float | None) -> str:

@@ -1,9 +1,8 @@
 """The first room: rows in, checked one by one, and the template that makes text of them and Quotes of text.
 
-In reading order: `quote` (what a row is), `literals` and `template` (row to text and back), `found`, `lines`, `json_array`,
-`json_rows`, `tables`, `hub` (the kinds of files), `sources` (which of them DATA means), `encoding`, `read` (the checks), `near`
-(near-duplicates), `split`, `overview`, `doctor`.
-"""
+In reading order: `quote` (what a row is), `literals` and `template` (row to text and back), `found`, `lines`,
+`json_array`, `json_rows`, `tables`, `hub` (the kinds of files), `sources` (which of them DATA means), `encoding`,
+`read` (the checks), `near` (near-duplicates), `split`, `overview`, `doctor`."""
 
 from __future__ import annotations
 

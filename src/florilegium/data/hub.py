@@ -1,9 +1,8 @@
 """A data set on the Hugging Face Hub: `owner/name`, or `owner/name@revision`, through `datasets`.
 
-`datasets` downloads, caches and decodes; dataset scripts are not a code path (version 5 refuses them). Its errors come in a
-dozen classes and several lines, so whatever it raises becomes one line here, with what to try. What it yields is checked row by
-row like any file: it lets nulls, numbers and bytes that are not UTF-8 pass.
-"""
+`datasets` downloads, caches and decodes; dataset scripts are not a code path (version 5 refuses them). Its errors come
+in a dozen classes and several lines, so whatever it raises becomes one line here, with what to try. What it yields is
+checked row by row like any file: it lets nulls, numbers and bytes that are not UTF-8 pass."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ def is_hub_id(name: str) -> bool:
 
 
 def read_hub(name: str, split: str, columns: tuple[str, ...], also: tuple[str, ...] = ()) -> Stream:
-    """The rows of one split: the columns that the template names, and of `also` those that are there; the others as None.
+    """The rows of one split: the columns that the template names, and of `also` those that are there; the others as
+    None.
 
     Raises: DataError when the data set, the revision or the split cannot be had, or when it lacks one of `columns`.
     """
@@ -51,10 +51,13 @@ def _load(name: str, split: str) -> Any:
         return datasets.load_dataset(repository, split=split, revision=revision or None)
     except ImportError as error:
         raise DataError(f"{name}: the package 'datasets' is missing ({error})", "Type: pip install datasets") from error
-    # The widest net on purpose: `datasets` passes on errors of half a dozen libraries, and none of them is a fault of ours.
+    # The widest net on purpose: `datasets` passes on errors of half a dozen libraries, and none of them is a fault of
+    # ours.
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")[:200]
-        raise DataError(f"{name}: cannot load it from the Hub ({type(error).__name__}: {first})", _fix(error, name, split)) from error
+        raise DataError(
+            f"{name}: cannot load it from the Hub ({type(error).__name__}: {first})", _fix(error, name, split)
+        ) from error
 
 
 def _fix(error: Exception, name: str, split: str) -> str:

@@ -1,11 +1,11 @@
 """A JSON array cut into its elements, without parsing it and without holding it.
 
-`json.load` would need the whole file, three times over, and would tell of a bad row only that "line 1 column 8123977" is wrong.
-This walk looks at nothing but quotes, backslashes, brackets, commas and line feeds, all of them ASCII, so it can work on the
-bytes of a UTF-8 file block by block. Each element comes out as a `Piece`, with the line where it begins, and is parsed on its
-own: one bad row is one problem, and a row over a mebibyte is passed over without being kept. What can neither end an element nor
-a line (a string that closes on its line, all that is no sign) is passed over by one search, and not sign by sign.
-"""
+`json.load` would need the whole file, three times over, and would tell of a bad row only that "line 1 column 8123977"
+is wrong. This walk looks at nothing but quotes, backslashes, brackets, commas and line feeds, all of them ASCII, so it
+can work on the bytes of a UTF-8 file block by block. Each element comes out as a `Piece`, with the line where it
+begins, and is parsed on its own: one bad row is one problem, and a row over a mebibyte is passed over without being
+kept. What can neither end an element nor a line (a string that closes on its line, all that is no sign) is passed over
+by one search, and not sign by sign."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ _OUTSIDE = re.compile(rb'[\[{]+|["\]},\n]')
 _IN_STRING = re.compile(rb'["\\\n]')
 # Possessive: a string that does not close on its line is tried once, and left to the walk.
 _STRING = rb'"(?:[^"\\\n]++|\\[^\n])*+"'
-_INERT_ROW = re.compile(rb'(?:[^"\[\]{},\n]++|' + _STRING + rb")++")  # directly in the array, where a comma ends an element
+_INERT_ROW = re.compile(
+    rb'(?:[^"\[\]{},\n]++|' + _STRING + rb")++"
+)  # directly in the array, where a comma ends an element
 _INERT = re.compile(rb'(?:[^"\[\]{}\n]++|' + _STRING + rb")++")
 _BLOCK = 1 << 16
 
 
 class ArrayCutter:
-    """Feed it blocks, take pieces. Afterwards `closed` tells whether the array ended, `trailing` where text followed its end."""
+    """Feed it blocks, take pieces. Afterwards `closed` tells whether the array ended, `trailing` where text followed
+    its end."""
 
     def __init__(self, offset: int) -> None:
         self.line = 1
@@ -123,7 +126,8 @@ class ArrayCutter:
 
 
 def cut_array(file: BinaryIO) -> tuple[ArrayCutter, Iterator[Piece]]:
-    """The cutter of a file that begins with `[`, and its elements; the cutter's state is to be read when they have run out."""
+    """The cutter of a file that begins with `[`, and its elements; the cutter's state is to be read when they have run
+    out."""
     cutter = ArrayCutter(file.tell())
 
     def pieces() -> Iterator[Piece]:

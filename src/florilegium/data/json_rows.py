@@ -1,9 +1,9 @@
 """JSON lines and JSON arrays: pieces of a file to rows, each with its line.
 
-`.jsonl` is read as lines. `.json` is an array when it begins with `[`, and lines when not. Python's parser does the parsing,
-with four of its habits turned off: it keeps the last of two equal keys without a word, it stops at integers of 4,301 digits, it
-leaves with a RecursionError where brackets nest too deep, and its messages count from the start of the text they were given.
-"""
+`.jsonl` is read as lines. `.json` is an array when it begins with `[`, and lines when not. Python's parser does the
+parsing, with four of its habits turned off: it keeps the last of two equal keys without a word, it stops at integers of
+4,301 digits, it leaves with a RecursionError where brackets nest too deep, and its messages count from the start of the
+text they were given."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def _array(path: Path, file: BinaryIO) -> Stream:
         yield parse_row(piece, f"{name}:{piece.line} (row {number})")
     if cutter.trailing:
         where = f"{name}:{cutter.trailing.line}: byte {cutter.trailing.offset}"
-        raise DataError(f"{where}: something follows the end of the array", "Put all rows into one array, or one row on each line")
+        raise DataError(
+            f"{where}: something follows the end of the array", "Put all rows into one array, or one row on each line"
+        )
     if not cutter.closed:
         place = f"{name}:{cutter.line} (row {number + 1})"
         yield Problem(place, f"the file ends at byte {cutter.offset}, before the array's closing ]", *_TRUNCATED)
@@ -73,7 +75,12 @@ def parse_row(piece: Piece, place: str) -> Found:
     except JSONDecodeError as error:
         return _not_json(place, text, error, piece)
     except _DoubledKey as error:
-        return Problem(place, f"the key {error.args[0][:80]!r} stands twice in one object", f"Keep one of them, {SKIP}", kind="doubled key")
+        return Problem(
+            place,
+            f"the key {error.args[0][:80]!r} stands twice in one object",
+            f"Keep one of them, {SKIP}",
+            kind="doubled key",
+        )
     except RecursionError:
         return Problem(place, "the JSON nests too deep", f"Flatten it: {_ROW}; {SKIP}")
 

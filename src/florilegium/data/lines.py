@@ -1,9 +1,8 @@
 """Text files, one physical line at a time, without ever holding more of a line than a row may have.
 
-Everything here is bytes with a line number and a byte offset: only so can a message name the byte that is not UTF-8. What is not
-UTF-8 text at all (UTF-16, a zip, a Parquet file with the wrong ending) is told from the first bytes, since its "lines" would only
-give a hundred puzzling errors. A UTF-8 byte order mark is dropped.
-"""
+Everything here is bytes with a line number and a byte offset: only so can a message name the byte that is not UTF-8.
+What is not UTF-8 text at all (UTF-16, a zip, a Parquet file with the wrong ending) is told from the first bytes, since
+its "lines" would only give a hundred puzzling errors. A UTF-8 byte order mark is dropped."""
 
 from __future__ import annotations
 
@@ -32,7 +31,8 @@ _OTHER_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a file and where they begin (line and column from 1, offset from 0); `data` is None where they were too many."""
+    """Bytes of a file and where they begin (line and column from 1, offset from 0); `data` is None where they were too
+    many."""
 
     data: bytes | None
     line: int
@@ -56,12 +56,16 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
 def _refuse_other_kinds(path: Path, head: bytes) -> None:
     # ASCII in UTF-16 is half NULs, in UTF-32 three quarters; text in UTF-8 has none.
     if head.startswith(_OTHER_UNICODE) or head.count(0) * 5 > len(head) > 0:
-        width = "UTF-32" if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00")) or b"\x00\x00\x00" in head[:8] else "UTF-16"
+        width = (
+            "UTF-32" if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00")) or b"\x00\x00\x00" in head[:8] else "UTF-16"
+        )
         wide = f"iconv -f {width} -t UTF-8 {path.name} > utf8-{path.name}"
         raise DataError(f"{path.name}: byte 0: looks like {width}, not UTF-8", f"Convert it: {wide}")
     for magic, name in _OTHER_KINDS.items():
         if head.startswith(magic):
-            raise DataError(f"{path.name}: byte 0: this is {name}, not {path.suffix} text", "Unpack it, or give it its right ending")
+            raise DataError(
+                f"{path.name}: byte 0: this is {name}, not {path.suffix} text", "Unpack it, or give it its right ending"
+            )
 
 
 def physical_lines(file: BinaryIO, line: int = 1) -> Iterator[Piece]:

@@ -1,15 +1,16 @@
 """Broken encoding: text that was written as UTF-8 and read as something else, found and mended.
 
-"Mojibake" is UTF-8 that was once read as Windows-1252 and saved like that: `donâ€™t` for `don’t`. A text is suspected when it holds
+"Mojibake" is UTF-8 that was once read as Windows-1252 and saved like that: `donâ€™t` for `don’t`. A text is suspected
+when it holds
 
     U+FFFD                      a lost byte
     `â€` or `ðŸ`                 how every curly quote and dash, and every emoji, begins
     `Ã` or `Â`, one more        a Latin letter or sign: `Ã©` is é. "One more" is a character that Windows-1252 has at 0x80 to 0xBF
     two such in a row           `Ø£Ø­` is Arabic, `Ð¿Ñ€` Russian, `æ—¥æœ¬` Chinese: any two- or three-byte characters
 
-One alone is not enough for other letters: `É”` and `Ñ»` are how a French or a Spanish quotation ends. Mending is ftfy's work (Speer
-2019), which takes the wrong turn back step by step; it is asked for encoding alone, and leaves quotation marks, ligatures and spaces.
-"""
+One alone is not enough for other letters: `É”` and `Ñ»` are how a French or a Spanish quotation ends. Mending is ftfy's
+work (Speer 2019), which takes the wrong turn back step by step; it is asked for encoding alone, and leaves quotation
+marks, ligatures and spaces."""
 
 from __future__ import annotations
 
@@ -20,14 +21,17 @@ from florilegium.data.quote import Quote, Value, join_items
 
 def _windows_1252(first: int, last: int) -> str:
     """A regular expression's set of what the bytes `first` to `last` become; five of them become nothing and stay."""
-    return "[" + re.escape("".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(first, last + 1))) + "]"
+    return (
+        "[" + re.escape("".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(first, last + 1))) + "]"
+    )
 
 
 _MORE = _windows_1252(0x80, 0xBF)
 _PAIR = _windows_1252(0xC2, 0xDF) + _MORE
 _TRIPLE = _windows_1252(0xE0, 0xEF) + _MORE + _MORE
 _BROKEN = re.compile(f"\ufffd|â€|ðŸ|[ÃÂ]{_MORE}|{_PAIR}{_PAIR}|{_TRIPLE}{_TRIPLE}")
-# 0x9D is one of the bytes that Windows-1252 lacks. Of the characters that end in such a byte only ” is ever met in running text.
+# 0x9D is one of the bytes that Windows-1252 lacks. Of the characters that end in such a byte only ” is ever met in
+# running text.
 _LOST_CLOSING_QUOTE = "â€\ufffd"
 
 

@@ -10,10 +10,10 @@ Texts are compared as words, without case, accents, punctuation and broken encod
 
 and every number in the shorter stands in the longer too: "Chapter 3" is no copy of "Chapter 4".
 
-Both rules need at least half of the shorter text's two-word runs to be shared, so each text's rarest half (and one more) finds every
-partner in an index of all runs. That is the prefix filter of set-similarity joins (Chaudhuri et al. 2006; Bayardo et al. 2007): exact
-where MinHash is a gamble, and quick because rare runs are rare. Only runs that more than `MOST_HOLDERS` rows share are cut short.
-"""
+Both rules need at least half of the shorter text's two-word runs to be shared, so each text's rarest half (and one
+more) finds every partner in an index of all runs. That is the prefix filter of set-similarity joins (Chaudhuri et al.
+2006; Bayardo et al. 2007): exact where MinHash is a gamble, and quick because rare runs are rare. Only runs that more
+than `MOST_HOLDERS` rows share are cut short."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def near_pairs(texts: Sequence[str]) -> list[Pair]:
     for i, row in enumerate(rows):
         rarest = sorted(row.twos, key=lambda run: (len(holders[run]), run))[: len(row.twos) // 2 + 1]
         partners = {j for run in rarest for j in holders[run][:MOST_HOLDERS] if j != i}
-        pairs |= {(min(i, j), max(i, j)) for j in partners if len(rows[j].twos) >= len(row.twos) and row.is_near(rows[j])}
+        pairs |= {
+            (min(i, j), max(i, j)) for j in partners if len(rows[j].twos) >= len(row.twos) and row.is_near(rows[j])
+        }
     return sorted(pairs)
 
 

@@ -1,9 +1,8 @@
 """Is a generated quote new, or a piece of the training rows?
 
-A quote counts as a copy when it shares a run of eight words with a training row, or, being shorter, is one word for word. Words are
-compared without case and punctuation. The index is one 64-bit hash a run: it is small enough to lie in the run's folder, and does not
-hold the texts themselves.
-"""
+A quote counts as a copy when it shares a run of eight words with a training row, or, being shorter, is one word for
+word. Words are compared without case and punctuation. The index is one 64-bit hash a run: it is small enough to lie in
+the run's folder, and does not hold the texts themselves."""
 
 from __future__ import annotations
 
@@ -69,4 +68,7 @@ def _hashes(text: str) -> list[int]:
     if not tokens:
         return []
     runs = [tokens[i : i + RUN_WORDS] for i in range(max(1, len(tokens) - RUN_WORDS + 1))]
-    return [int.from_bytes(hashlib.blake2b(" ".join(run).encode(), digest_size=8).digest(), "big", signed=True) for run in runs]
+    return [
+        int.from_bytes(hashlib.blake2b(" ".join(run).encode(), digest_size=8).digest(), "big", signed=True)
+        for run in runs
+    ]

@@ -7,8 +7,8 @@
     outliers            texts far longer than the rest, rows with far more tags: Tukey's outer fence (1977), Q3 + 3 (Q3 - Q1)
     no text             rows without a single letter
 
-Every finding is `{"rows": how many, "places": the first ten}`, some with more. Nothing is changed here and nothing dropped.
-"""
+Every finding is `{"rows": how many, "places": the first ten}`, some with more. Nothing is changed here and nothing
+dropped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from florilegium.data.statistics import describe
 SHOWN_PLACES, SHOWN_CLUSTERS, SHOWN_TEXT = 10, 8, 160
 LONGEST_TAG_WORDS = 5
 # Goodreads, where most collections of quotes come from, keeps disputes about the source among the tags.
-_ABOUT_THE_SOURCE = re.compile(r"attribut|investigator|unsourced|unverified|apocryph|paraphras|unknown|wrongly|fake", re.IGNORECASE)
+_ABOUT_THE_SOURCE = re.compile(
+    r"attribut|investigator|unsourced|unverified|apocryph|paraphras|unknown|wrongly|fake", re.IGNORECASE
+)
 _TAG_WORDS = re.compile(r"[^\W_]+")
 
 _TAG_SIGNS: dict[str, Callable[[str], bool]] = {
@@ -40,13 +42,16 @@ _TAG_SIGNS: dict[str, Callable[[str], bool]] = {
 _AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
     "ends_in_a_mark": lambda name: name.rstrip()[-1:] in (",", ";", ":", "-", "–", "—"),
     "quotation_marks": lambda name: any(mark in name for mark in '“”"«»'),
-    "unknown": lambda name: name.strip(" .,").casefold() in ("", "unknown", "anonymous", "anon", "n/a", "none", "null", "-"),
+    "unknown": lambda name: (
+        name.strip(" .,").casefold() in ("", "unknown", "anonymous", "anon", "n/a", "none", "null", "-")
+    ),
     "broken_encoding": is_broken_text,
 }
 
 
 def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
-    """The findings on `rows`, ready for JSON; `pairs` are those of `near_pairs` on the first column, if they are known already."""
+    """The findings on `rows`, ready for JSON; `pairs` are those of `near_pairs` on the first column, if they are known
+    already."""
     first = [join_items(quote[rows.template.columns[0]]) for quote in rows.quotes]
     main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
     return {
@@ -61,8 +66,8 @@ def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
 
 
 def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dict[str, Any]:
-    """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a random one, and
-    `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
+    """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a
+    random one, and `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
     at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs)
     return {
         **describe(rows),
@@ -76,11 +81,16 @@ def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dic
 
 
 def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or places."""
+    """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or
+    places."""
     near, repair = findings["near_duplicates"], findings["repair"]
     lines = [("near duplicates", f"{near['pairs']:,} pairs in {near['clusters']:,} clusters, {near['rows']:,} rows")]
     if repair["mended"] or repair["can_be_mended"]:
-        what = f"{repair['mended']:,} rows mended" if repair["mended"] else f"--repair would mend {repair['can_be_mended']:,} rows"
+        what = (
+            f"{repair['mended']:,} rows mended"
+            if repair["mended"]
+            else f"--repair would mend {repair['can_be_mended']:,} rows"
+        )
         example = repair["example"]
         shown = f": {_short(example['before'], 40)} -> {_short(example['after'], 40)}" if example else ""
         lines.append(("broken encoding", f"{what}, {repair['still_broken_then']:,} stay broken{shown}"))
@@ -88,15 +98,24 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
         for name, found in (findings[group] or {}).items():
             count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
             if count:
-                examples = [x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))]
+                examples = [
+                    x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))
+                ]
                 sentence = f"{count:,} {'rows' if 'rows' in found else 'tags'}: {_short(', '.join(examples[:4]), 90)}"
                 lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
     for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
         found = findings[name]
         if found and found["rows"]:
-            lines.append((name.replace("_", " "), f"{found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}"))
+            lines.append(
+                (
+                    name.replace("_", " "),
+                    f"{found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}",
+                )
+            )
     if findings["no_text"]["rows"]:
-        lines.append(("no text", f"{findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}"))
+        lines.append(
+            ("no text", f"{findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}")
+        )
     return lines
 
 
@@ -106,14 +125,20 @@ def _places(found: dict[str, Any]) -> str:
 
 def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
     groups = clusters(len(texts), pairs)
-    shown = [[{"place": rows.places[i], "text": _short(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]]
-    return {"pairs": len(pairs), "clusters": len(groups), "rows": sum(map(len, groups)), "largest": len(groups[0]) if groups else 0} | {
-        "shown": shown
-    }
+    shown = [
+        [{"place": rows.places[i], "text": _short(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]
+    ]
+    return {
+        "pairs": len(pairs),
+        "clusters": len(groups),
+        "rows": sum(map(len, groups)),
+        "largest": len(groups[0]) if groups else 0,
+    } | {"shown": shown}
 
 
 def _repair(rows: Rows) -> dict[str, Any]:
-    """What was mended, what `--repair` would mend, and what stays broken either way: a byte that was lost cannot be guessed."""
+    """What was mended, what `--repair` would mend, and what stays broken either way: a byte that was lost cannot be
+    guessed."""
     broken = [quote for quote in rows.quotes if is_broken(quote)]
     mended = [mend_quote(quote) for quote in broken]
     return {
@@ -133,7 +158,8 @@ def _first_mended(broken: Sequence[Any], mended: Sequence[Any]) -> dict[str, str
 
 
 def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
-    """For each sign, the rows that carry such a tag and the most frequent ones; and tags that are one word in several spellings."""
+    """For each sign, the rows that carry such a tag and the most frequent ones; and tags that are one word in several
+    spellings."""
     if not rows.template.list_columns:
         return None
     column = rows.template.list_columns[0]
@@ -143,7 +169,10 @@ def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
     for name, sign in _TAG_SIGNS.items():
         suspects = {tag for tag in counts if sign(tag)}
         examples = [tag for tag, _ in counts.most_common() if tag in suspects][:5]
-        found[name] = _found(rows, [not suspects.isdisjoint(tags) for tags in lists]) | {"tags": len(suspects), "examples": examples}
+        found[name] = _found(rows, [not suspects.isdisjoint(tags) for tags in lists]) | {
+            "tags": len(suspects),
+            "examples": examples,
+        }
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for tag, _ in counts.most_common():
         spellings["".join(_TAG_WORDS.findall(tag.casefold()))].append(tag)
@@ -155,9 +184,17 @@ def _authors(rows: Rows) -> dict[str, Any] | None:
     """Signs of junk in the column `author`; None where there is none."""
     if not any(rows.authors):
         return None
-    found = {name: _found(rows, [bool(author) and sign(author) for author in rows.authors]) for name, sign in _AUTHOR_SIGNS.items()}
+    found = {
+        name: _found(rows, [bool(author) and sign(author) for author in rows.authors])
+        for name, sign in _AUTHOR_SIGNS.items()
+    }
     named = Counter(author for author in rows.authors if author)
-    return {"distinct": len(named), "rows_without": rows.authors.count(""), "most_frequent": named.most_common(5), **found}
+    return {
+        "distinct": len(named),
+        "rows_without": rows.authors.count(""),
+        "most_frequent": named.most_common(5),
+        **found,
+    }
 
 
 def _outliers(rows: Rows, sizes: Sequence[int]) -> dict[str, Any]:

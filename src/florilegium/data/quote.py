@@ -1,13 +1,13 @@
-"""A Quote is one row as it is trained and as it is generated: exactly the JSON object, with the template's columns and no others.
+"""A Quote is one row as it is trained and as it is generated: exactly the JSON object, with the template's columns and
+no others.
 
     {"quote": "Be kind.", "tags": ["kindness", "life"]}
 
-This file holds what one value of a Quote may be, and how a value from a file becomes one. Text loses the white space at its
-ends and nothing else: no Unicode normalisation, inner line breaks stay. A list column is a list of items, or text split on
-commas; an item with a comma inside becomes two, since a list is trained as `"kindness, life"` and could not be told apart
-again. Empty and repeated items go, the order stays. What can be neither read nor repaired without guessing is refused, and the
-message names the column.
-"""
+This file holds what one value of a Quote may be, and how a value from a file becomes one. Text loses the white space at
+its ends and nothing else: no Unicode normalisation, inner line breaks stay. A list column is a list of items, or text
+split on commas; an item with a comma inside becomes two, since a list is trained as `"kindness, life"` and could not be
+told apart again. Empty and repeated items go, the order stays. What can be neither read nor repaired without guessing
+is refused, and the message names the column."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def kind_of(value: object) -> str:
 
 def _list_text(column: str, text: str) -> str:
     if _PRINTED_LIST.fullmatch(text.strip()):
-        raise DataError(f"column {column!r} holds a printed list, {text.strip()[:30]}", "Write the items with commas: life, love")
+        raise DataError(
+            f"column {column!r} holds a printed list, {text.strip()[:30]}", "Write the items with commas: life, love"
+        )
     _refuse_untrainable(column, text)
     return text
 

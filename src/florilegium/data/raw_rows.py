@@ -2,9 +2,8 @@
 
 A `Raw` row is whatever stood there, not checked yet. A `Problem` is a row that could not be read at all, or (later, in
 `read.py`) one that the template cannot use. Readers never decide whether a bad row ends the run: they hand it on, and
-`--skip-bad-rows` decides in one place. A file that cannot be read as a whole (not there, not permitted, not the right kind, no
-row at all) is a DataError on the spot.
-"""
+`--skip-bad-rows` decides in one place. A file that cannot be read as a whole (not there, not permitted, not the right
+kind, no row at all) is a DataError on the spot."""
 
 from __future__ import annotations
 
@@ -92,7 +91,9 @@ def _what_to_type(found: list[str], wanted: tuple[str, ...]) -> str:
         return f"Add the missing column, or type --template {_example(usable)}"
     chosen: list[str] = []
     for name in wanted:
-        chosen.append(_best(name, [other for other in usable if other not in chosen and (other == name or other not in wanted)]))
+        chosen.append(
+            _best(name, [other for other in usable if other not in chosen and (other == name or other not in wanted)])
+        )
     if not all(chosen):
         return "Name the columns to use with --template, such as " + _example(usable[: len(wanted)])
     meant = next((f"Did you mean {new!r}? " for old, new in zip(wanted, chosen, strict=True) if old != new), "")
@@ -100,7 +101,8 @@ def _what_to_type(found: list[str], wanted: tuple[str, ...]) -> str:
 
 
 def _best(name: str, others: list[str]) -> str:
-    """The column that `name` most likely means: itself, one often called so, one that looks alike; else the empty string."""
+    """The column that `name` most likely means: itself, one often called so, one that looks alike; else the empty
+    string."""
     from difflib import get_close_matches
 
     lower = {other.lower(): other for other in reversed(others)}
@@ -124,6 +126,10 @@ def readable(path: Path) -> Iterator[None]:
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not a file", "Name a file in it, or rename the folder") from None
     except FileNotFoundError:
-        raise DataError(f"no such file: {path}", "It was there a moment ago: is something else writing to the folder?") from None
+        raise DataError(
+            f"no such file: {path}", "It was there a moment ago: is something else writing to the folder?"
+        ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})", "Copy it to a local disk and try again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error})", "Copy it to a local disk and try again"
+        ) from None

@@ -1,13 +1,12 @@
 """Rows in: DATA to a list of Quotes that are known to be sound, before anything else of the run begins.
 
-Every row is looked at, one by one, and the first bad one ends the reading with its file, its line and what to do about it: a
-null in row 1,731 must not come up an hour into training. With `skip_bad_rows` the bad ones are collected in `skipped` in place
-of that.
+Every row is looked at, one by one, and the first bad one ends the reading with its file, its line and what to do about
+it: a null in row 1,731 must not come up an hour into training. With `skip_bad_rows` the bad ones are collected in
+`skipped` in place of that.
 
-A row is good when it is an object with all columns of the template, each of them text (or, in a list column, a list of text or
-text with commas), the main one not empty, and when `template.render` can promise to read it back. Exact duplicates (the same
-after normalisation, in every column of the template) are dropped and counted.
-"""
+A row is good when it is an object with all columns of the template, each of them text (or, in a list column, a list of
+text or text with commas), the main one not empty, and when `template.render` can promise to read it back. Exact
+duplicates (the same after normalisation, in every column of the template) are dropped and counted."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ LONGEST_AUTHOR = 1000
 class Rows:
     """Sound quotes and what was met on the way to them. `num_read == len(quotes) + duplicates + len(skipped)`.
 
-    `authors` has the text of each row's column `author`, empty where there is none; `repaired` counts rows whose encoding was mended."""
+    `authors` has the text of each row's column `author`, empty where there is none; `repaired` counts rows whose
+    encoding was mended."""
 
     quotes: list[Quote]
     places: list[str]
@@ -54,14 +54,14 @@ def read_rows(
     repair: bool = False,
     split: str = "train",
 ) -> Rows:
-    """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id (`split` counts only there). With `repair`,
-    text whose encoding is broken is mended before anything else looks at it.
+    """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id (`split` counts only there).
+    With `repair`, text whose encoding is broken is mended before anything else looks at it.
 
-    A column that holds a list in the first row that has one of text or list for it is a list column; `tags` always is one.
+    A column that holds a list in the first row that has one of text or list for it is a list column; `tags` always is
+    one.
 
-    Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is left);
-    UsageError for a template that is none.
-    """
+    Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is
+    left); UsageError for a template that is none."""
     reading = _Reading(Template.from_text(template_text), skip_bad_rows, repair)
     for found in open_source(data, reading.template.columns, split):
         reading.num_read += 1
@@ -120,7 +120,9 @@ class _Reading:
     def finish(self, source: str) -> Rows:
         if not self.quotes:
             first = self.skipped[0]
-            raise DataError(f"{source}: none of its {self.num_read:,} rows is good; {first.place}: {first.cause}", first.fix)
+            raise DataError(
+                f"{source}: none of its {self.num_read:,} rows is good; {first.place}: {first.cause}", first.fix
+            )
         return Rows(
             quotes=self.quotes,
             places=self.places,
@@ -136,7 +138,8 @@ class _Reading:
         )
 
     def _learn_lists(self, row: dict[str, object]) -> None:
-        """A column is decided by the first row that holds text or a list there; in rows before that one it was bad either way."""
+        """A column is decided by the first row that holds text or a list there; in rows before that one it was bad
+        either way."""
         for name in [name for name in self.undecided if isinstance(row.get(name), str | list)]:
             self.undecided.discard(name)
             if isinstance(row[name], list):

@@ -4,9 +4,9 @@
     a path that exists           a .jsonl, .json, .csv or .parquet file, or a folder of them (not its subfolders)
     owner/name[@revision]        a data set on the Hub
 
-A local path always wins over the Hub. A name that looks like a path (a known ending, a leading `.`, `/` or `~`, anything but
-exactly one slash) is never looked up there: a typing error in a file's name must not become a request to somebody's server.
-"""
+A local path always wins over the Hub. A name that looks like a path (a known ending, a leading `.`, `/` or `~`,
+anything but exactly one slash) is never looked up there: a typing error in a file's name must not become a request to
+somebody's server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from florilegium.data.tables import read_csv, read_parquet
 from florilegium.errors import DataError, nearest
 
 SAMPLE = "sample"
-AUTHOR = "author"  # a column that is read where it is there, whether or not the template trains it: splits may go by author
+# a column that is read where it is there, whether or not the template trains it: splits may go by author
+AUTHOR = "author"
 SAYINGS = Path(__file__).parent.parent / "seedling" / "sayings.jsonl"
 
 Reader = Callable[[Path, tuple[str, ...]], Stream]
@@ -76,7 +77,9 @@ def _exists(path: Path) -> bool:
         with readable(path):
             return path.exists()
     except ValueError:
-        raise DataError(f"not a path: {str(path)[:200]!r} holds a NUL character", f"Give the path of {_KINDS}") from None
+        raise DataError(
+            f"not a path: {str(path)[:200]!r} holds a NUL character", f"Give the path of {_KINDS}"
+        ) from None
 
 
 def _known_file(path: Path) -> Path:

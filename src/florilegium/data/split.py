@@ -2,16 +2,16 @@
 
     held out  <=>  sha256(seed, folded text of the first column) < share    (the hash read as a number in [0, 1))
 
-So a row keeps its side when the file grows, and a quote that stands there twice, with other tags or another case, is never both trained
-and examined. `by` says what else stays together:
+So a row keeps its side when the file grows, and a quote that stands there twice, with other tags or another case, is
+never both trained and examined. `by` says what else stays together:
 
     cluster   a row that is nearly the same as earlier rows (`near_duplicates.py`) takes their side
     author    all rows of an author: the hash is of the column `author`
     random    nothing else: what other tools do, and what leaks
 
-The first row of a cluster decides for it, and rows that are added behind never change what stands before them. A row that is near to
-earlier rows of *both* sides would leak wherever it went: it is set aside, and neither trained nor examined.
-"""
+The first row of a cluster decides for it, and rows that are added behind never change what stands before them. A row
+that is near to earlier rows of *both* sides would leak wherever it went: it is set aside, and neither trained nor
+examined."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _FEW_ROWS = 10
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the rows on each side and of those set aside, ascending; `pairs` are the near-duplicates among all rows."""
+    """Indices of the rows on each side and of those set aside, ascending; `pairs` are the near-duplicates among all
+    rows."""
 
     training: list[int]
     held_out: list[int]
@@ -59,25 +60,32 @@ def make_split(
     authors: Sequence[str] = (),
     pairs: list[Pair] | None = None,
 ) -> Split:
-    """The sides of all rows. `held_out_share` is in [0, 1), 0 holds nothing out; `authors` has one for each quote, "" where unknown;
-    `pairs` are those of `near_pairs`, if they are known already.
+    """The sides of all rows. `held_out_share` is in [0, 1), 0 holds nothing out; `authors` has one for each quote, ""
+    where unknown; `pairs` are those of `near_pairs`, if they are known already.
 
-    Two exceptions to the rule of the hash, for small files: with 10 rows or more at least one row is held out (the one that the rule
-    would have taken next), and training always keeps a row.
+    Two exceptions to the rule of the hash, for small files: with 10 rows or more at least one row is held out (the one
+    that the rule would have taken next), and training always keeps a row.
 
-    Raises: UsageError for a share that is not in [0, 1) or an unknown `by`; DataError for `by="author"` without authors.
-    """
+    Raises: UsageError for a share that is not in [0, 1) or an unknown `by`; DataError for `by="author"` without
+    authors."""
     if not 0 <= held_out_share < 1:
-        raise UsageError(f"the held-out share is {held_out_share}", "Give a share from 0 up to, but not, 1, such as 0.1")
+        raise UsageError(
+            f"the held-out share is {held_out_share}", "Give a share from 0 up to, but not, 1, such as 0.1"
+        )
     if by not in SPLIT_BY:
         raise UsageError(f"--split-by {by}", f"It takes one of {', '.join(SPLIT_BY)}")
     if by == "author" and not any(authors):
-        raise DataError("the rows have no column 'author' with text in it", "Use --split-by cluster, or name that column author")
+        raise DataError(
+            "the rows have no column 'author' with text in it", "Use --split-by cluster, or name that column author"
+        )
     texts = [join_items(next(iter(quote.values()))) for quote in quotes]
     pairs = near_pairs(texts) if pairs is None else pairs
     drawn = [_draw(text, seed) for text in texts]
     if by == "author":
-        drawn = [_draw(f"author {author}", seed) if author.strip() else number for author, number in zip(authors, drawn, strict=True)]
+        drawn = [
+            _draw(f"author {author}", seed) if author.strip() else number
+            for author, number in zip(authors, drawn, strict=True)
+        ]
     sides = _sides(drawn, [] if by == "random" else pairs, held_out_share, follow=by == "cluster")
     numbers = range(len(quotes))
     training, held_out, aside = ([i for i in numbers if sides[i] is side] for side in (False, True, None))
@@ -91,8 +99,8 @@ def count_leaks(pairs: Iterable[Pair], held_out: Iterable[int], set_aside: Itera
 
 
 def _sides(drawn: Sequence[float], pairs: Iterable[Pair], share: float, *, follow: bool) -> list[bool | None]:
-    """For each row whether it is held out; None sets it aside. Each looks at its near rows that stand before it: with `follow` it takes
-    their side, else (its author has decided) it only must not contradict them."""
+    """For each row whether it is held out; None sets it aside. Each looks at its near rows that stand before it: with
+    `follow` it takes their side, else (its author has decided) it only must not contradict them."""
     before: list[list[int]] = [[] for _ in drawn]
     for i, j in pairs:
         before[j].append(i)

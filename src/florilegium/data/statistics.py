@@ -1,8 +1,7 @@
 """What is in the rows, in numbers, before anybody trains on them.
 
-`describe` is the first half of what `florilegium inspect` prints (`quality.py` is the second). It counts; it changes nothing and drops
-nothing.
-"""
+`describe` is the first half of what `florilegium inspect` prints (`quality.py` is the second). It counts; it changes
+nothing and drops nothing."""
 
 from __future__ import annotations
 

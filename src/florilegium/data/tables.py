@@ -1,12 +1,11 @@
 """CSV and Parquet: tables whose header or schema is checked before the first row.
 
-CSV is RFC 4180 with commas, through the `csv` module in its strict mode, fed line by line so that each row knows its first
-line, and so that an unclosed quote swallows a mebibyte at most and not the rest of the file. Its rows hold text only: tags are
-split on commas.
+CSV is RFC 4180 with commas, through the `csv` module in its strict mode, fed line by line so that each row knows its
+first line, and so that an unclosed quote swallows a mebibyte at most and not the rest of the file. Its rows hold text
+only: tags are split on commas.
 
-Parquet goes through pyarrow, a few hundred rows at a time and only the columns that the template names. A string column may
-hold bytes that are not UTF-8 (nothing checks that when it is written), so values are taken one by one.
-"""
+Parquet goes through pyarrow, a few hundred rows at a time and only the columns that the template names. A string column
+may hold bytes that are not UTF-8 (nothing checks that when it is written), so values are taken one by one."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ class _BadLine(Exception):
 
 
 class _RowLines:
-    """Lines for the csv reader, which takes several where a quoted field holds line breaks; counts the bytes of each row."""
+    """Lines for the csv reader, which takes several where a quoted field holds line breaks; counts the bytes of each
+    row."""
 
     def __init__(self, name: str, pieces: Iterator[Piece]) -> None:
         self.name, self._pieces = name, pieces
@@ -92,14 +92,19 @@ def _header(lines: _RowLines, reader: Any, columns: tuple[str, ...]) -> list[str
 
 
 def _next_row(lines: _RowLines, reader: Any) -> list[str] | Problem:
-    limit = csv.field_size_limit(MAX_ROW_BYTES)  # the module's own limit is 128 KiB, and global: set for one row, then put back
+    # the module's own limit is 128 KiB, and global: set for one row, then put back
+    limit = csv.field_size_limit(MAX_ROW_BYTES)
     try:
         return list(next(reader))
     except _BadLine as bad:
         return bad.problem
     except csv.Error as error:
         unclosed = "unexpected end of data" in str(error)
-        cause = "a quote opens in this row and never closes" if unclosed else f"invalid CSV: {str(error).partition(' - ')[0]}"
+        cause = (
+            "a quote opens in this row and never closes"
+            if unclosed
+            else f"invalid CSV: {str(error).partition(' - ')[0]}"
+        )
         return Problem(lines.place, cause, f'Write a quote inside a field twice (""), {SKIP}', kind="invalid CSV")
     finally:
         csv.field_size_limit(limit)
@@ -113,7 +118,8 @@ def _as_row(place: str, header: list[str], fields: list[str]) -> Found:
 
 
 def read_parquet(path: Path, columns: tuple[str, ...], also: tuple[str, ...] = ()) -> Stream:
-    """The rows of a Parquet file: the columns that the template names, and of `also` those that are there; the others as None.
+    """The rows of a Parquet file: the columns that the template names, and of `also` those that are there; the others
+    as None.
 
     Raises: DataError for a file that is no Parquet, is damaged, or lacks one of `columns`.
     """
@@ -126,10 +132,14 @@ def read_parquet(path: Path, columns: tuple[str, ...], also: tuple[str, ...] = (
         with source, pyarrow.parquet.ParquetFile(source) as file:
             names = list(file.schema_arrow.names)
             check_header(name_of(path), names, columns)
-            yield from _batches(path, file, names, columns, [name for name in also if name in names and name not in columns])
+            yield from _batches(
+                path, file, names, columns, [name for name in also if name in names and name not in columns]
+            )
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(f"{path.name}: not a Parquet file, or a damaged one ({cause})", "Write or download it again") from None
+        raise DataError(
+            f"{path.name}: not a Parquet file, or a damaged one ({cause})", "Write or download it again"
+        ) from None
 
 
 def _batches(path: Path, file: Any, names: list[str], columns: tuple[str, ...], extra: list[str]) -> Stream:

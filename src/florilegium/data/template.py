@@ -1,4 +1,5 @@
-"""The template: a Quote to the text that is trained, to the prompt that is continued, and from the text back to a Quote.
+"""The template: a Quote to the text that is trained, to the prompt that is continued, and from the text back to a
+Quote.
 
     render({"quote": "Be kind.", "tags": ["life", "love"]})   ->  "Be kind. ->: life, love"
     prompt({"quote": "Be kind."})                             ->  "Be kind. ->:"
@@ -39,10 +40,9 @@ class Template:
     def from_text(cls, text: str = DEFAULT_TEMPLATE, list_columns: Iterable[str] = ("tags",)) -> Template:
         """Read a template such as `"{quote} ->: {tags}"`; white space at its ends is dropped.
 
-        `list_columns` names the columns that hold lists; names that the template does not use are ignored. Raises: UsageError
-        for anything in braces but the name of a column, for no column or one twice, and for two columns with nothing but white
-        space between them.
-        """
+        `list_columns` names the columns that hold lists; names that the template does not use are ignored. Raises:
+        UsageError for anything in braces but the name of a column, for no column or one twice, and for two columns with
+        nothing but white space between them."""
         columns, _ = split_template(text.strip())
         return cls(text.strip(), columns, tuple(name for name in columns if name in set(list_columns)))
 
@@ -61,11 +61,11 @@ class Template:
         return split_template(self.text)[1]
 
     def normalise(self, row: Mapping[str, object]) -> Quote:
-        """The template's columns of `row`, cleaned; other columns are left out. `normalise(normalise(row)) == normalise(row)`.
+        """The template's columns of `row`, cleaned; other columns are left out. `normalise(normalise(row)) ==
+        normalise(row)`.
 
-        Raises: DataError (naming the column, not the place) for a column that is missing, that holds anything but text, or a
-        list of text in a list column, and for an empty main column.
-        """
+        Raises: DataError (naming the column, not the place) for a column that is missing, that holds anything but text,
+        or a list of text in a list column, and for an empty main column."""
         quote = {name: self._clean(name, row) for name in self.columns}
         if not quote[self.main_column]:
             raise DataError(f"column {self.main_column!r} is empty", f"Write text there, {SKIP}")
@@ -86,17 +86,18 @@ class Template:
     def prompt(self, given: Mapping[str, object] | None = None, *, open: bool = False) -> str:
         """The text up to the first column that is not given, for the model to go on from; no white space at its end.
 
-        `open=True` leaves the last given column unfinished: `prompt({"quote": "Be"}, open=True)` is `"Be"`, not `"Be ->:"`.
-        Raises: UsageError for a column that the template lacks, or that stands behind one that is not given; DataError for a
-        value that is not sound or that ends early because it holds a separator.
-        """
+        `open=True` leaves the last given column unfinished: `prompt({"quote": "Be"}, open=True)` is `"Be"`, not `"Be
+        ->:"`. Raises: UsageError for a column that the template lacks, or that stands behind one that is not given;
+        DataError for a value that is not sound or that ends early because it holds a separator."""
         given = given or {}
         known = self._given_columns(given)
         if not open and known == self.columns:
             return self.render(given)
         clean = {name: self._clean(name, given) for name in known}
         if not open and clean.get(self.main_column, True) in ("", []):
-            raise DataError(f"column {self.main_column!r} of the prompt is empty", "Give it some text, or prompt with nothing")
+            raise DataError(
+                f"column {self.main_column!r} of the prompt is empty", "Give it some text, or prompt with nothing"
+            )
         text = self._join(clean, known, closed=not open)
         # An open prompt may bring its own separator ("Be kind. ->:" typed by hand); a closed one would then hold two.
         if not open:
@@ -149,7 +150,9 @@ class Template:
                 raise UsageError(f"the template has no column {name!r}", f"It has: {', '.join(self.columns)}")
             if name not in known:
                 missing = self.columns[len(known)]
-                raise UsageError(f"cannot prompt with {name!r} alone: it stands behind {missing!r}", f"Give {missing!r} too")
+                raise UsageError(
+                    f"cannot prompt with {name!r} alone: it stands behind {missing!r}", f"Give {missing!r} too"
+                )
         return known
 
     def _not_reversible(self, quote: Quote, parsed: Mapping[str, Value]) -> DataError:
@@ -157,7 +160,11 @@ class Template:
         name = next((name for name in quote if parsed.get(name) != quote[name]), self.columns[-1])
         index = self.columns.index(name)
         if index == len(self.separators):
-            return DataError(f"column {name!r} would not be read back as it is from the template {self.text!r}", f"Change it, {SKIP}")
+            return DataError(
+                f"column {name!r} would not be read back as it is from the template {self.text!r}", f"Change it, {SKIP}"
+            )
         core = self.separators[index].core
         holds = "holds" if core in join_items(quote[name]) else "ends so that it makes"
-        return DataError(f"column {name!r} {holds} the separator {core!r}", f"Change the text or the separator (--template), {SKIP}")
+        return DataError(
+            f"column {name!r} {holds} the separator {core!r}", f"Change the text or the separator (--template), {SKIP}"
+        )

@@ -1,15 +1,16 @@
-"""What stands between a template's columns: the parser of its text, and the separators that take a rendered text apart again.
+"""What stands between a template's columns: the parser of its text, and the separators that take a rendered text apart
+again.
 
     "{quote} ->: {tags}"   ->   columns ("quote", "tags"), literals ("", " ->: ", "")
 
-Only `{name}` is a placeholder. There is no `str.format` here, no attribute, no index, no Jinja: a template may come from a file
-that somebody else wrote, and `"{q.__class__.__mro__}"` must be a usage error and not a look into the interpreter.
+Only `{name}` is a placeholder. There is no `str.format` here, no attribute, no index, no Jinja: a template may come
+from a file that somebody else wrote, and `"{q.__class__.__mro__}"` must be a usage error and not a look into the
+interpreter.
 
-A separator is found in one of two ways. A *sign*, three or more characters that are neither letters nor digits nor space
-(`->:`), is found with or without the white space round it: a model that writes `Be kind.->: life` is understood, and no value
-may hold it. A shorter or wordier one (` - `, ` by `, `, tagged: `) is found only with its white space, so that "self-made" does
-not end at the dash and "baby" does not end at "by".
-"""
+A separator is found in one of two ways. A *sign*, three or more characters that are neither letters nor digits nor
+space (`->:`), is found with or without the white space round it: a model that writes `Be kind.->: life` is understood,
+and no value may hold it. A shorter or wordier one (` - `, ` by `, `, tagged: `) is found only with its white space, so
+that "self-made" does not end at the dash and "baby" does not end at "by"."""
 
 from __future__ import annotations
 
@@ -40,9 +41,8 @@ class Separator:
     def find(self, text: str, start: int) -> tuple[int, int] | None:
         """Begin and end of the first separator in `text[start:]`; None where there is none.
 
-        `text` has no white space at its end: a separator before an empty last value has lost its own, and is found there all
-        the same.
-        """
+        `text` has no white space at its end: a separator before an empty last value has lost its own, and is found
+        there all the same."""
         wanted = self.core if self.is_sign else self.literal
         begin = text.find(wanted, start)
         if begin >= 0:
@@ -56,9 +56,8 @@ class Separator:
 def split_template(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns of a template's text, and the literals round them (one more than columns).
 
-    Raises: UsageError for braces that are no placeholder, for no placeholder, for one twice, and for two with nothing between
-    them.
-    """
+    Raises: UsageError for braces that are no placeholder, for no placeholder, for one twice, and for two with nothing
+    between them."""
     columns: list[str] = []
     literals: list[str] = []
     end = 0

@@ -1,9 +1,8 @@
 """What a tuned model learned, what it forgot, and whether it repeats its training rows.
 
-In reading order: `intervals` (how far a figure can be trusted), `losses` (held-out rows, general text), `novelty` (new or a copy, while
-generating), `figures` (tags, form, stopping, loops), `copies` (how much was copied, and from where), `relevance` (do the tags fit the
-quote), `table` (all of it for people).
-"""
+In reading order: `intervals` (how far a figure can be trusted), `losses` (held-out rows, general text), `novelty` (new
+or a copy, while generating), `figures` (tags, form, stopping, loops), `copies` (how much was copied, and from where),
+`relevance` (do the tags fit the quote), `table` (all of it for people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.confidence import mean, share

@@ -1,7 +1,8 @@
-"""How far a figure can be trusted: 95% intervals by the bootstrap (Efron 1979), over rows; Wilson's for shares of texts.
+"""How far a figure can be trusted: 95% intervals by the bootstrap (Efron 1979), over rows; Wilson's for shares of
+texts.
 
-The tokens of one quote hang together, so a row is drawn or not drawn as a whole; an interval over tokens would be too narrow. All
-figures here are ratios of sums, `sum(above) / sum(below)` over rows: a loss per token, a share, a micro F1.
+The tokens of one quote hang together, so a row is drawn or not drawn as a whole; an interval over tokens would be too
+narrow. All figures here are ratios of sums, `sum(above) / sum(below)` over rows: a loss per token, a share, a micro F1.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ SEED = 0
 
 @lru_cache(maxsize=4)
 def draws(rows: int) -> np.ndarray:
-    """How often each row is drawn in each resample: float64 [RESAMPLES, rows]; the same for the same number of rows, so that two
-    models are compared on the same draws."""
+    """How often each row is drawn in each resample: float64 [RESAMPLES, rows]; the same for the same number of rows, so
+    that two models are compared on the same draws."""
     return np.random.default_rng(SEED).multinomial(rows, [1 / rows] * rows, size=RESAMPLES).astype(np.float64)
 
 
@@ -42,8 +43,8 @@ def mean(values: Numbers) -> dict[str, float] | None:
 
 
 def share(flags: Sequence[bool]) -> dict[str, float] | None:
-    """How many of them are true, with Wilson's score interval (1927): of 200 texts without a copy the bootstrap would say "0, for
-    certain", where up to 2% may be copies."""
+    """How many of them are true, with Wilson's score interval (1927): of 200 texts without a copy the bootstrap would
+    say "0, for certain", where up to 2% may be copies."""
     n, z = len(flags), 1.959964
     if not n:
         return None

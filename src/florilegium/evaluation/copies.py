@@ -1,12 +1,13 @@
-"""How much of a text stands in the training rows: the longest run of words they share, the nearest row, how much of the text it holds.
+"""How much of a text stands in the training rows: the longest run of words they share, the nearest row, how much of the
+text it holds.
 
     training row    Be yourself; everyone else is already taken.
     written         Be yourself, everyone else is already here!      longest run 6 words, nearest row that one, containment 4 of 5
 
-A text counts as a copy as in `novelty.py`: a shared run of eight words, or, of a shorter text, a training row word for word. Numbers of
-this kind mean little without a measure: the same is asked of held-out rows, which nobody copied (what chance and idiom alone give), of
-training rows themselves (all must be found), and of training rows with their words shuffled (none may be).
-"""
+A text counts as a copy as in `novelty.py`: a shared run of eight words, or, of a shorter text, a training row word for
+word. Numbers of this kind mean little without a measure: the same is asked of held-out rows, which nobody copied (what
+chance and idiom alone give), of training rows themselves (all must be found), and of training rows with their words
+shuffled (none may be)."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ Run = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Overlap:
-    """`longest`: words of the longest run shared with a training row; `row`: the row that holds most of the text's three-word runs (None
-    if none holds one), and `containment` the share that it holds; `copied`: see the top of this file."""
+    """`longest`: words of the longest run shared with a training row; `row`: the row that holds most of the text's
+    three-word runs (None if none holds one), and `containment` the share that it holds; `copied`: see the top of this
+    file."""
 
     longest: int
     row: int | None
@@ -69,7 +71,8 @@ class TrainingTexts:
 
 
 def copy_figures(index: TrainingTexts, texts: Sequence[str]) -> dict[str, Any] | None:
-    """Means over the texts with their intervals, and the three that share the longest runs with a training row; None without texts."""
+    """Means over the texts with their intervals, and the three that share the longest runs with a training row; None
+    without texts."""
     found = [index.overlap(text) for text in texts]
     if not found:
         return None
@@ -92,7 +95,8 @@ def copy_figures(index: TrainingTexts, texts: Sequence[str]) -> dict[str, Any] |
 
 
 def instrument_check(index: TrainingTexts, texts: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """What the index says of training rows (`planted_found` must be 1) and of the same words shuffled (`shuffled_found` must be 0)."""
+    """What the index says of training rows (`planted_found` must be 1) and of the same words shuffled (`shuffled_found`
+    must be 0)."""
     chance = random.Random(f"florilegium copies {seed}")
     some = chance.sample(list(texts), min(PLANTED, len(texts)))
     shuffled = []

@@ -3,10 +3,10 @@
     token_ids     Be | kind | . | ->: | kindness | , | life | </s>
     part            quote              tags (what `--loss-on tags` learns: the last column and end-of-text)
 
-The first token has nothing before it and is not predicted. Loss is in nats a token; perplexity its exponential; bits per byte divides
-the row's bits by the UTF-8 bytes of its text, so that models with other vocabularies can be compared (end-of-text costs bits and has no
-bytes, so a model that never stops pays for it). General texts, to see what was forgotten, are cut into pieces and take the same way.
-"""
+The first token has nothing before it and is not predicted. Loss is in nats a token; perplexity its exponential; bits
+per byte divides the row's bits by the UTF-8 bytes of its text, so that models with other vocabularies can be compared
+(end-of-text costs bits and has no bytes, so a model that never stops pays for it). General texts, to see what was
+forgotten, are cut into pieces and take the same way."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Part:
 
 @torch.no_grad()
 def example_losses(base: Base, model: Any, examples: Sequence[Example], batch_tokens: int = 4096) -> list[np.ndarray]:
-    """For each example the losses of its tokens but the first, float32 [len - 1], dropout off, whatever its loss mask says.
+    """For each example the losses of its tokens but the first, float32 [len - 1], dropout off, whatever its loss mask
+    says.
 
     Raises ResourceError when a row does not fit in memory.
     """
@@ -51,7 +52,8 @@ def example_losses(base: Base, model: Any, examples: Sequence[Example], batch_to
     model.eval()
     found: list[np.ndarray] = []
     try:
-        # One example a row: padding is little, since rows of like length come together, and losses come back row by row.
+        # One example a row: padding is little, since rows of like length come together, and losses come back row by
+        # row.
         for batch in pack(whole, PackPlan(batch_tokens=batch_tokens, separate=True)):
             losses_N = token_losses(base, model, batch.to(base.device), EVALUATION_WALK).float().cpu().numpy()
             counts = (batch.targets_BT != NO_TARGET).sum(-1).tolist()
@@ -79,7 +81,8 @@ def row_parts(
 
 
 def loss_figures(parts: Sequence[tuple[Part, Part]]) -> dict[str, Any]:
-    """Loss, perplexity and bits per byte with their intervals: of whole rows, and under `quote` and `tags` of the parts."""
+    """Loss, perplexity and bits per byte with their intervals: of whole rows, and under `quote` and `tags` of the
+    parts."""
     quotes, tags = [quote for quote, _ in parts], [tag for _, tag in parts]
     both = [Part(q.nats + t.nats, q.tokens + t.tokens, q.bytes + t.bytes) for q, t in parts]
     return {**part_figures(both), "quote": part_figures(quotes), "tags": part_figures(tags)}
@@ -116,12 +119,19 @@ def read_general(path: Path) -> list[str]:
 
 def general_parts(base: Base, model: Any, paragraphs: Sequence[str]) -> list[Part]:
     """The losses of general text in pieces of at most 256 tokens; of a long file 64 pieces, evenly spread."""
-    pieces = [ids[i : i + PIECE_TOKENS] for ids in text_ids(base.tokenizer, paragraphs) for i in range(0, len(ids), PIECE_TOKENS)]
+    pieces = [
+        ids[i : i + PIECE_TOKENS]
+        for ids in text_ids(base.tokenizer, paragraphs)
+        for i in range(0, len(ids), PIECE_TOKENS)
+    ]
     pieces = [piece for piece in pieces if len(piece) >= 8]
     if len(pieces) > MOST_PIECES:
         pieces = [pieces[len(pieces) * i // MOST_PIECES] for i in range(MOST_PIECES)]
     losses = example_losses(base, model, [Example(piece, [True] * len(piece)) for piece in pieces])
-    return [Part(float(found.sum()), len(found), len(_text(base, piece).encode())) for piece, found in zip(pieces, losses, strict=True)]
+    return [
+        Part(float(found.sum()), len(found), len(_text(base, piece).encode()))
+        for piece, found in zip(pieces, losses, strict=True)
+    ]
 
 
 def forgetting(before: Sequence[Part], after: Sequence[Part]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Do the tags fit the quote? Asked of the untuned base model, which has not seen the rows and was not taught what to answer.
+"""Do the tags fit the quote? Asked of the untuned base model, which has not seen the rows and was not taught what to
+answer.
 
     lift(quote, tags) = log p(tags | this quote) - log p(tags | another row's quote)      in nats a token of the tags, end-of-text left out
 
-The tags are the same on both sides, so it does not matter how common or how long they are; only the quote changes. Tags that have
-nothing to do with their quote have a lift of 0 on average, and are likelier beside the other quote half of the time: that is the control,
-`shuffled`, where the tags of all rows were dealt out anew. The rows' own tags, which people chose, show how far the base can tell at all.
-"""
+The tags are the same on both sides, so it does not matter how common or how long they are; only the quote changes. Tags
+that have nothing to do with their quote have a lift of 0 on average, and are likelier beside the other quote half of
+the time: that is the control, `shuffled`, where the tags of all rows were dealt out anew. The rows' own tags, which
+people chose, show how far the base can tell at all."""
 
 from __future__ import annotations
 
@@ -26,10 +27,17 @@ ROUNDS = 2  # other quotes that each row's tags are tried with
 
 
 def tag_relevance(
-    base: Base, model: Any, template: Template, quotes: Sequence[Quote], tags: Sequence[Sequence[str]], max_length: int, seed: int = 0
+    base: Base,
+    model: Any,
+    template: Template,
+    quotes: Sequence[Quote],
+    tags: Sequence[Sequence[str]],
+    max_length: int,
+    seed: int = 0,
 ) -> dict[str, Any] | None:
-    """Lift of `tags[i]` beside `quotes[i]`, the share of comparisons that it wins (0.5 is chance), and the same for shuffled tags; `model`
-    must be without its adapter. None with fewer than three rows that have tags, or for a template that does not end in a list."""
+    """Lift of `tags[i]` beside `quotes[i]`, the share of comparisons that it wins (0.5 is chance), and the same for
+    shuffled tags; `model` must be without its adapter. None with fewer than three rows that have tags, or for a
+    template that does not end in a list."""
     column = template.columns[-1]
     if column not in template.list_columns or len(template.columns) < 2:
         return None
@@ -49,16 +57,22 @@ def _figures(lifts_RK: np.ndarray) -> dict[str, Any]:
     return {"lift": mean(lifts_RK.mean(-1)), "wins": ratio(wins.sum(-1), [float(wins.shape[1])] * len(wins))}
 
 
-def _lift(base: Base, model: Any, template: Template, rows: Sequence[Quote], max_length: int, chance: random.Random) -> np.ndarray:
+def _lift(
+    base: Base, model: Any, template: Template, rows: Sequence[Quote], max_length: int, chance: random.Random
+) -> np.ndarray:
     """Float64 [rows, ROUNDS]."""
     column = template.columns[-1]
     own = _scores(base, model, template, rows, max_length)
-    others = [_scores(base, model, template, _shifted(rows, [r[column] for r in rows], chance, column), max_length) for _ in range(ROUNDS)]
+    others = [
+        _scores(base, model, template, _shifted(rows, [r[column] for r in rows], chance, column), max_length)
+        for _ in range(ROUNDS)
+    ]
     return np.stack([own - scores for scores in others], -1)
 
 
 def _shifted(rows: Sequence[Quote], tags: Sequence[Any], chance: random.Random, column: str) -> list[Quote]:
-    """Each row's tags beside the quote of another row: row i of the answer holds tags[i], so that scores can be compared place by place."""
+    """Each row's tags beside the quote of another row: row i of the answer holds tags[i], so that scores can be
+    compared place by place."""
     order = list(range(len(rows)))
     chance.shuffle(order)
     other = {i: order[(place + 1) % len(order)] for place, i in enumerate(order)}  # one cycle: nobody keeps his own

@@ -1,7 +1,7 @@
 """The evaluation as a table: one row a figure, one column a side, for the terminal and the report alike.
 
-Each line says which way is better, so that a reader need not know the field: `lower`, `higher`, or nothing where neither is.
-"""
+Each line says which way is better, so that a reader need not know the field: `lower`, `higher`, or nothing where
+neither is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SHARE = "share"
 
 @dataclass(frozen=True)
 class Line:
-    """A figure: where it lies in a side's object, what it is called, which way is better, how it is written. `control` is where, in the
-    whole report, the object lies that has the figure to compare with, and what that is."""
+    """A figure: where it lies in a side's object, what it is called, which way is better, how it is written. `control`
+    is where, in the whole report, the object lies that has the figure to compare with, and what that is."""
 
     path: str
     name: str
@@ -94,8 +94,9 @@ def lookup(report: Any, path: str) -> Any:
 
 
 def written(figure: Any, style: str, short: bool = False) -> str:
-    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None. Where every resample
-    gave the same, as with a single row, there is none to show: that nothing differed is not that nothing could."""
+    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None.
+    Where every resample gave the same, as with a single row, there is none to show: that nothing differed is not that
+    nothing could."""
     if isinstance(figure, Mapping) and "value" in figure and figure["low"] == figure["high"]:
         figure = figure["value"]
     if isinstance(figure, Mapping) and "value" in figure:

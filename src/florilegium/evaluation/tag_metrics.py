@@ -1,4 +1,5 @@
-"""Numbers about what a model wrote: do its tags agree with the row's, does it keep the form it was taught, stop, and not go in circles.
+"""Numbers about what a model wrote: do its tags agree with the row's, does it keep the form it was taught, stop, and
+not go in circles.
 
 Tags are compared as sets of exact strings. With `right` the tags of a row that were both predicted and wanted:
 
@@ -30,7 +31,8 @@ LONGEST_LOOP = 12
 
 
 def tag_f1(predicted: Tags, wanted: Tags) -> float:
-    """Micro F1: 2 * right / (predicted + wanted) over all rows' tags, a tag counted once a row; 0 where nothing is right."""
+    """Micro F1: 2 * right / (predicted + wanted) over all rows' tags, a tag counted once a row; 0 where nothing is
+    right."""
     right = total = 0
     for mine, theirs in zip(predicted, wanted, strict=True):
         right += len(set(mine) & set(theirs))
@@ -39,7 +41,8 @@ def tag_f1(predicted: Tags, wanted: Tags) -> float:
 
 
 def most_frequent_tags(rows: Tags) -> list[str]:
-    """The answer of a model that knows only which tags are common: as many of the most frequent as a row has on average."""
+    """The answer of a model that knows only which tags are common: as many of the most frequent as a row has on
+    average."""
     counts = Counter(tag for tags in rows for tag in tags)
     size = max(1, round(sum(len(tags) for tags in rows) / max(1, len(rows))))
     return [tag for tag, _ in counts.most_common(size)]
@@ -80,7 +83,8 @@ def _macro_f1(pairs: Sequence[tuple[list[str], set[str]]]) -> dict[str, float]:
 
 
 def distinct_n(texts: Sequence[str], n: int, most_words: int) -> float | None:
-    """Different n-word runs over all of them, in texts that come first and have `most_words` words together; no run crosses texts."""
+    """Different n-word runs over all of them, in texts that come first and have `most_words` words together; no run
+    crosses texts."""
     seen: Counter[tuple[str, ...]] = Counter()
     left = most_words
     for text in texts:

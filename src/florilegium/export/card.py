@@ -69,4 +69,8 @@ It writes what its training rows and its base model make likely, which may be wr
 
 def _name(model: str) -> str:
     """A model's name without the path it happened to lie in."""
-    return model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else model.rstrip("/").rsplit("/", 1)[-1]
+    return (
+        model
+        if model.count("/") == 1 and not model.startswith((".", "/", "~"))
+        else model.rstrip("/").rsplit("/", 1)[-1]
+    )

@@ -1,8 +1,7 @@
 """The room for speed: one file a kernel, each with a plain twin. `README.md` has a line on each.
 
-Of ours only the plain twins are known here, and only `fast_paths.py` knows this room: everything works without it, with its paths off
-(`--fast off`) and with the folder gone.
-"""
+Of ours only the plain twins are known here, and only `fast_paths.py` knows this room: everything works without it, with
+its paths off (`--fast off`) and with the folder gone."""
 
 from __future__ import annotations
 
@@ -23,13 +22,22 @@ NAMES = ("block", "attention", "linear", "loss", "decode")
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
-    """The fast paths for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the reason.
+    """The fast paths for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the
+    reason.
 
     `auto` leaves out what cannot run; a name that cannot run comes back with its reason and is not silently dropped.
     """
     obstacles = {
-        "block": "its kernels are for CUDA" if device.type != "cuda" else "" if bits in (4, 8) else "it is for a base in 8 or 4 bits",
-        "decode": "its kernels are for CUDA" if device.type != "cuda" else "it computes in bfloat16" if bits == 32 else "",
+        "block": "its kernels are for CUDA"
+        if device.type != "cuda"
+        else ""
+        if bits in (4, 8)
+        else "it is for a base in 8 or 4 bits",
+        "decode": "its kernels are for CUDA"
+        if device.type != "cuda"
+        else "it computes in bfloat16"
+        if bits == 32
+        else "",
         "attention": attention.flex_obstacle(device, attention.FLEX_BLOCK),
         "linear": "" if bits in (4, 8) else f"the base is held in {bits} bits, and it is for 8 and 4",
         "loss": "",
@@ -78,7 +86,8 @@ def say_products(bloom: Any) -> str:
 def install_trunk(
     bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
 ) -> None:
-    """Gives a BloomModel the blocks by hand (`block_stack.py`). The numbers are `trunk.Plan`'s; `lengths` are tokens of batches to come."""
+    """Gives a BloomModel the blocks by hand (`block_stack.py`). The numbers are `trunk.Plan`'s; `lengths` are tokens of
+    batches to come."""
     from florilegium.fast.training.block_stack import Plan, Trunk
 
     bloom.__dict__["trunk"] = Trunk(bloom, Plan(full, middle, copies), dtype, lengths)

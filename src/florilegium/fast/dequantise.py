@@ -2,9 +2,9 @@
 
     weight_NK = dequantise(codes_NK, scale_N, dtype)        codes_NK * scale_N / 127, rounded once to dtype
 
-The plain form makes a float32 product first and rounds it after: 11 bytes moved a weight where 3 are needed. On bloom-7b1 that is most of a
-training step's time outside the matrix products. The kernel reads a code and writes a bfloat16, nothing else. Shapes: N outputs, K inputs.
-"""
+The plain form makes a float32 product first and rounds it after: 11 bytes moved a weight where 3 are needed. On
+bloom-7b1 that is most of a training step's time outside the matrix products. The kernel reads a code and writes a
+bfloat16, nothing else. Shapes: N outputs, K inputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Causal ALiBi attention inside each document of a packed row, by torch's flex_attention: the fast twin of `flex_attention.py`.
+"""Causal ALiBi attention inside each document of a packed row, by torch's flex_attention: the fast twin of
+`flex_attention.py`.
 
-Compiled; CUDA only; blocks between documents are skipped; T a multiple of 128. Shapes: B rows, H heads, T tokens, D head dimension.
-"""
+Compiled; CUDA only; blocks between documents are skipped; T a multiple of 128. Shapes: B rows, H heads, T tokens, D
+head dimension."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ FLEX_BLOCK = 128
 
 
 def flex(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
-    """Attention by torch's flex_attention: scores in float32, blocks between documents skipped. CUDA, T a multiple of 128."""
+    """Attention by torch's flex_attention: scores in float32, blocks between documents skipped. CUDA, T a multiple of
+    128."""
     attention, block_mask = _compiled()
     B, T = document_BT.shape
 
@@ -49,6 +51,7 @@ def flex_obstacle(device: torch.device, num_tokens: int) -> str:
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    # A row length is a shape, and a shape a compilation; beyond its limit dynamo would fall back to an unfused form, silently.
+    # A row length is a shape, and a shape a compilation; beyond its limit dynamo would fall back to an unfused form,
+    # silently.
     torch._dynamo.config.recompile_limit = 128
     return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)

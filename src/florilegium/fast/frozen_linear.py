@@ -1,14 +1,14 @@
 """The frozen quantised linear: bitsandbytes' storage, our matrix product.
 
-bitsandbytes holds an int8 weight as rows `CB` and one float32 `SCB` a row, weight[n, k] = CB[n, k] * SCB[n] / 127, and an NF4 weight as
-4-bit codes with a scale for each 64 of them. Its own int8 forward also rounds the *activations* to int8 (LLM.int8) and keeps the layer's
-input for the backward pass. A frozen weight under an adapter wants neither: this function multiplies by the dequantised weight, forward
-and backward, and saves references only: no input, no dequantised copy. It is nearer to the true weights than LLM.int8 (0.2% against 0.5%
-of the output), and training and generation compute the same.
+bitsandbytes holds an int8 weight as rows `CB` and one float32 `SCB` a row, weight[n, k] = CB[n, k] * SCB[n] / 127, and
+an NF4 weight as 4-bit codes with a scale for each 64 of them. Its own int8 forward also rounds the *activations* to
+int8 (LLM.int8) and keeps the layer's input for the backward pass. A frozen weight under an adapter wants neither: this
+function multiplies by the dequantised weight, forward and backward, and saves references only: no input, no dequantised
+copy. It is nearer to the true weights than LLM.int8 (0.2% against 0.5% of the output), and training and generation
+compute the same.
 
-`install` gives each quantised linear of a model this forward. The modules stay bitsandbytes', so saving, merging and PEFT work as before,
-and `remove` takes it off again. Shapes: N outputs, K inputs.
-"""
+`install` gives each quantised linear of a model this forward. The modules stay bitsandbytes', so saving, merging and
+PEFT work as before, and `remove` takes it off again. Shapes: N outputs, K inputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class FrozenLinear(torch.autograd.Function):
     """y = x W^T + b for a weight and bias that take no gradient. `weight(dtype)` makes W anew, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: Callable[[torch.dtype], torch.Tensor], bias_N: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: Callable[[torch.dtype], torch.Tensor], bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.weight = weight
         return F.linear(x, weight(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
@@ -82,8 +84,8 @@ def quantised_linears(model: torch.nn.Module) -> list[Any]:
 
 @contextlib.contextmanager
 def dequantised_once(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, each linear that `install` changed multiplies by a dequantised copy of its weight, made once: a decoder uses it for
-    every token. Where the copies would take more than half of the free memory, nothing is copied."""
+    """Inside, each linear that `install` changed multiplies by a dequantised copy of its weight, made once: a decoder
+    uses it for every token. Where the copies would take more than half of the free memory, nothing is copied."""
     modules = [m for m in quantised_linears(model) if "forward" in m.__dict__]
     if sum(m.in_features * m.out_features for m in modules) * dtype.itemsize > _free_memory() // 2:
         modules = []

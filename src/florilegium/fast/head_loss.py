@@ -1,8 +1,9 @@
 """Cross entropy under a frozen language-model head, without the logits of more than a chunk of rows.
 
-BLOOM has 250,880 tokens: the float32 logits of one step of 1,000 positions are 1 GB, and stock training holds about four such tensors.
-The head takes no gradient here, so all that the backward pass needs is dL/dhidden, [N, W] with W the model's width: it is made in the
-forward pass, chunk by chunk, while the chunk's logits are at hand, and the logits are forgotten.
+BLOOM has 250,880 tokens: the float32 logits of one step of 1,000 positions are 1 GB, and stock training holds about
+four such tensors. The head takes no gradient here, so all that the backward pass needs is dL/dhidden, [N, W] with W the
+model's width: it is made in the forward pass, chunk by chunk, while the chunk's logits are at hand, and the logits are
+forgotten.
 
     losses_N = head_losses(hidden_NW, weight_VW, targets_N)     the negative log-likelihood of each target, float32
 
@@ -21,21 +22,27 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 VOCABULARY_BLOCK = 32_768
 
 
-def head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int | None = None) -> torch.Tensor:
+def head_losses(
+    hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int | None = None
+) -> torch.Tensor:
     """-log softmax(hidden W^T)[target] for each row, float32 [N], 0 where a target is
     negative; differentiable in `hidden_NW` only.
 
     At most about `chunk_bytes` (default: by device) of float32 logits exist at a time. Softmax and sums are in float32
-    whatever the inputs are. On a GPU, in bfloat16, no logit counts for more than e^64 of the target's (`head_loss_kernel.py`).
-    """
+    whatever the inputs are. On a GPU, in bfloat16, no logit counts for more than e^64 of the target's
+    (`head_loss_kernel.py`)."""
     apply: Any = FrozenHeadLosses.apply
-    losses: torch.Tensor = apply(hidden_NW, weight_VW.detach(), targets_N, chunk_bytes or CHUNK_BYTES[hidden_NW.device.type])
+    losses: torch.Tensor = apply(
+        hidden_NW, weight_VW.detach(), targets_N, chunk_bytes or CHUNK_BYTES[hidden_NW.device.type]
+    )
     return losses
 
 
 class FrozenHeadLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int
+    ) -> torch.Tensor:
         rows = max(16, chunk_bytes // ((2 if hidden_NW.is_cuda else 4) * weight_VW.shape[0]))
         if rows > 128:
             rows -= rows % 128  # whole tiles of the matrix units
@@ -54,9 +61,11 @@ class FrozenHeadLosses(torch.autograd.Function):
         return grad_NW * grads[0][:, None].to(grad_NW.dtype), None, None, None
 
 
-def chunk_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
-    """Losses of one chunk of rows; writes dL/dhidden into `grad`, where there is one. The [rows, V] buffer turns from logits into
-    probabilities in place."""
+def chunk_losses(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None
+) -> torch.Tensor:
+    """Losses of one chunk of rows; writes dL/dhidden into `grad`, where there is one. The [rows, V] buffer turns from
+    logits into probabilities in place."""
     if hidden.is_cuda and hidden.dtype == weight.dtype == torch.bfloat16:
         return _chunk_by_kernel(hidden, weight, targets, grad)
     scores = _logits(hidden, weight)
@@ -74,7 +83,9 @@ def chunk_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
     return (total.log() - target_score).masked_fill(none, 0)
 
 
-def _chunk_by_kernel(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
+def _chunk_by_kernel(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, grad: torch.Tensor | None
+) -> torch.Tensor:
     """The same with logits in bfloat16, read once and written once."""
     from florilegium.fast import head_loss_kernel
 
@@ -87,7 +98,8 @@ def _chunk_by_kernel(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.
 
 
 def _blocks(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
-    """The vocabulary in one block, or in several where the weight must be cast: no copy of the whole head is ever made."""
+    """The vocabulary in one block, or in several where the weight must be cast: no copy of the whole head is ever
+    made."""
     size = len(weight) if weight.dtype == dtype else VOCABULARY_BLOCK
     return [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
 

@@ -1,15 +1,16 @@
-"""The Triton kernels of `head_loss.py`: from a chunk's logits to its losses, and to their gradient, with one look at each logit.
+"""The Triton kernels of `head_loss.py`: from a chunk's logits to its losses, and to their gradient, with one look at
+each logit.
 
-A softmax needs the sum over its row before the first share is known, which is a second look. Here the row's shares are measured against
-the target's own logit l_t, which is known before (one product of two vectors, in float32). With e_v = exp(l_v - l_t) and `rest` their sum
-over all v but the target,
+A softmax needs the sum over its row before the first share is known, which is a second look. Here the row's shares are
+measured against the target's own logit l_t, which is known before (one product of two vectors, in float32). With e_v =
+exp(l_v - l_t) and `rest` their sum over all v but the target,
 
     loss = log(1 + rest)            dL/dhidden = (sum over v but the target of e_v W_v  -  rest W_t) / (1 + rest)
 
-so e is written over the logits, a 0 in the target's place, the product with W is made of that, and `settle_rows` does what is left. The
-sum has no 1 of the target's for the others to be lost beside: a token that is known well gets the gradient it should. No logit counts for
-more than e^LIMIT of the target's, so nothing overflows; a loss beyond LIMIT is cut there, and its gradient still points the right way.
-"""
+so e is written over the logits, a 0 in the target's place, the product with W is made of that, and `settle_rows` does
+what is left. The sum has no 1 of the target's for the others to be lost beside: a token that is known well gets the
+gradient it should. No logit counts for more than e^LIMIT of the target's, so nothing overflows; a loss beyond LIMIT is
+cut there, and its gradient still points the right way."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -26,8 +27,11 @@ LIMIT = tl.constexpr(64.0)
 
 
 @triton.jit
-def share_rows(logits, hidden, weight, targets, losses, rests, V, W, GRAD: tl.constexpr, BLOCK: tl.constexpr, BLOCK_W: tl.constexpr):
-    """One program a row. The target's own logit is made again in float32: rounded to bfloat16 it would be off by up to 0.03 at 8."""
+def share_rows(
+    logits, hidden, weight, targets, losses, rests, V, W, GRAD: tl.constexpr, BLOCK: tl.constexpr, BLOCK_W: tl.constexpr
+):
+    """One program a row. The target's own logit is made again in float32: rounded to bfloat16 it would be off by up to
+    0.03 at 8."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.load(targets + row)
     none = target < 0  # no target: no loss, no gradient
@@ -39,7 +43,8 @@ def share_rows(logits, hidden, weight, targets, losses, rests, V, W, GRAD: tl.co
     for start in range(0, V, BLOCK):
         column = start + tl.arange(0, BLOCK)
         above = tl.load(logits + row * V + column, mask=column < V, other=float("-inf")).to(tl.float32) - exact
-        share = tl.where(column == target, 0.0, tl.exp(tl.where(above > LIMIT, LIMIT, above)))  # a NaN is not above: it stays
+        # a NaN is not above: it stays
+        share = tl.where(column == target, 0.0, tl.exp(tl.where(above > LIMIT, LIMIT, above)))
         total += share
         if GRAD:
             tl.store(logits + row * V + column, share.to(logits.dtype.element_ty), mask=column < V)
@@ -62,10 +67,15 @@ def settle_rows(sums, weight, targets, rests, grad, W, BLOCK_W: tl.constexpr):
 
 
 def shares(
-    logits_NV: torch.Tensor, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, losses_N: torch.Tensor, grad: bool
+    logits_NV: torch.Tensor,
+    hidden_NW: torch.Tensor,
+    weight_VW: torch.Tensor,
+    targets_N: torch.Tensor,
+    losses_N: torch.Tensor,
+    grad: bool,
 ) -> torch.Tensor:
-    """Writes each row's loss to `losses_N` and, with `grad`, what each token weighs beside the target over the logits. Returns the sums of
-    those weights, float32 [N]."""
+    """Writes each row's loss to `losses_N` and, with `grad`, what each token weighs beside the target over the logits.
+    Returns the sums of those weights, float32 [N]."""
     N, V = logits_NV.shape
     W = hidden_NW.shape[1]
     rest_N = torch.empty_like(losses_N)
@@ -77,8 +87,11 @@ def shares(
     return rest_N
 
 
-def settle(sums_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, rest_N: torch.Tensor, grad_NW: torch.Tensor) -> None:
-    """Writes the gradient of the hidden states to `grad_NW`; `sums_NW` is the product of those weights with the head."""
+def settle(
+    sums_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, rest_N: torch.Tensor, grad_NW: torch.Tensor
+) -> None:
+    """Writes the gradient of the hidden states to `grad_NW`; `sums_NW` is the product of those weights with the
+    head."""
     N, W = grad_NW.shape
     kernel: Any = settle_rows
     kernel[(N,)](sums_NW, weight_VW, targets_N, rest_N, grad_NW, W, BLOCK_W=triton.next_power_of_2(W), num_warps=4)

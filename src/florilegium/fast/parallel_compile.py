@@ -1,8 +1,9 @@
 """Triton's kernels, compiled many at a time.
 
-A kernel is compiled when it is first called, and the next one is called after it: 38 kernels of half a second each are 20 s of a first run
-in which one core works. So what is about to run for the first time is rehearsed: called once with every kernel compiled and none run.
-Triton 3.6 has the call of each kernel compiled as well, by a C compiler when it is first called (0.15 s each): that is done there too.
+A kernel is compiled when it is first called, and the next one is called after it: 38 kernels of half a second each are
+20 s of a first run in which one core works. So what is about to run for the first time is rehearsed: called once with
+every kernel compiled and none run. Triton 3.6 has the call of each kernel compiled as well, by a C compiler when it is
+first called (0.15 s each): that is done there too.
 
     with together():
         step(rows like the real ones)       what its kernels would have written holds anything; torch's own calls do run
@@ -25,8 +26,8 @@ ONE_AT_A_TIME = threading.Lock()
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Inside, this thread's calls of Triton's kernels compile them side by side and do not run them; at its end all are compiled. Other
-    threads' calls are as ever. A Triton without such a mode compiles them one by one."""
+    """Inside, this thread's calls of Triton's kernels compile them side by side and do not run them; at its end all are
+    compiled. Other threads' calls are as ever. A Triton without such a mode compiles them one by one."""
     mode: Any = getattr(triton, "AsyncCompileMode", None)
     me = threading.get_ident()
     rehearsed: dict[int, Any] = {}
@@ -54,7 +55,8 @@ def together() -> Iterator[None]:
 
 
 def _compile_the_call(compiled: Any) -> None:
-    """Leaves the compiled call in Triton's cache on disk. What fails here is tried again, and said, where the kernel is called."""
+    """Leaves the compiled call in Triton's cache on disk. What fails here is tried again, and said, where the kernel is
+    called."""
     with suppress(Exception):
         compiled = compiled.result() if hasattr(compiled, "result") else compiled  # compiled side by side, or long ago
         triton.runtime.driver.active.launcher_cls(compiled.src, compiled.metadata)

@@ -1,8 +1,9 @@
-"""What keeps a BloomModel from the kernels that walk its blocks themselves, training (`block_stack.py`) or writing (`weights.py`).
+"""What keeps a BloomModel from the kernels that walk its blocks themselves, training (`block_stack.py`) or writing
+(`weights.py`).
 
-They know LoRA on `query_key_value` and nothing else that an adapter may do: the rest they would pass over in silence, so it is refused.
-Here too: what keeps training's products from reading int8 weights as they are stored (`int8_matmul.py`), which is slower without and no refusal.
-"""
+They know LoRA on `query_key_value` and nothing else that an adapter may do: the rest they would pass over in silence,
+so it is refused. Here too: what keeps training's products from reading int8 weights as they are stored
+(`int8_matmul.py`), which is slower without and no refusal."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def _plain_lora(qkv: Any) -> bool:
     return one and qkv.lora_B[qkv.active_adapters[0]].bias is None
 
 
-SMALLEST = 2048**2  # a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and making it wide is faster
+# a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and making it wide is faster
+SMALLEST = 2048**2
 
 
 def reads_codes(layer: Any) -> bool:
@@ -55,7 +57,8 @@ def reads_codes(layer: Any) -> bool:
 
 
 def say_products(bloom: Any) -> str:
-    """What a Hopper GPU's products read of an int8 base, for the run's first lines; elsewhere, or of other bases, an empty string."""
+    """What a Hopper GPU's products read of an int8 base, for the run's first lines; elsewhere, or of other bases, an
+    empty string."""
     found = [stored_obstacle(module) for layer in bloom.h for module in linears(layer)]
     if not any(found):
         return "int8 multiplied as it is stored"

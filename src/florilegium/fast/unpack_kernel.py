@@ -1,9 +1,9 @@
-"""Stored codes become numbers in registers, many at a time, where the matrix unit wants them: what `matmul_kernel.py` reads a weight by.
-The order of columns that this asks for is `tile.cuh`'s too.
+"""Stored codes become numbers in registers, many at a time, where the matrix unit wants them: what `matmul_kernel.py`
+reads a weight by. The order of columns that this asks for is `tile.cuh`'s too.
 
-int8 takes 7 instructions for four codes, NF4 21 for eight. Both give exactly what the codes stand for in bfloat16 (int8 without its scale,
-NF4 without its level; a number of NF4's table is rounded once). Shapes: tiles [BN outputs, inputs] from row n and column k of [N, K].
-"""
+int8 takes 7 instructions for four codes, NF4 21 for eight. Both give exactly what the codes stand for in bfloat16 (int8
+without its scale, NF4 without its level; a number of NF4's table is rounded once). Shapes: tiles [BN outputs, inputs]
+from row n and column k of [N, K]."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -25,11 +25,16 @@ NF4 = (
 def _nf4_lookup() -> str:
     """PTX for the eight codes of a word ($8) as bfloat16 ($0 to $7, in the order of their columns).
 
-    `prmt` picks four of eight bytes by four indices of three bits: a table of 16 numbers of two bytes is looked up for four codes by four
-    of them, and the codes' fourth bits, spread to masks by a fifth, choose between its halves: 21 instructions for eight codes."""
+    `prmt` picks four of eight bytes by four indices of three bits: a table of 16 numbers of two bytes is looked up for
+    four codes by four of them, and the codes' fourth bits, spread to masks by a fifth, choose between its halves: 21
+    instructions for eight codes."""
     codes = torch.tensor(NF4).bfloat16().view(torch.int16).tolist()
     low, high = (bytes((code >> shift) & 255 for code in codes) for shift in (0, 8))
-    tables = {f"{name}{i}": whole[4 * i : 4 * i + 4][::-1].hex() for name, whole in (("low", low), ("high", high)) for i in range(4)}
+    tables = {
+        f"{name}{i}": whole[4 * i : 4 * i + 4][::-1].hex()
+        for name, whole in (("low", low), ("high", high))
+        for i in range(4)
+    }
     lines = [f".reg .b32 index, up, mask, a, b, low, high, pair, {', '.join(tables)};"]
     lines += [f"mov.b32 {name}, 0x{value};" for name, value in tables.items()]
     lines += ["and.b32 index, $8, 0x77777777;", "shl.b32 up, $8, 4;"]
@@ -38,7 +43,8 @@ def _nf4_lookup() -> str:
         for name in ("low", "high"):
             lines += [f"prmt.b32 a, {name}0, {name}1, index;", f"prmt.b32 b, {name}2, {name}3, index;"]
             lines += [f"lop3.b32 {name}, mask, b, a, 0xCA;"]
-        for pair, picked in enumerate(("0x4051", "0x6273")):  # of a byte's two codes the upper one is the earlier column
+        # of a byte's two codes the upper one is the earlier column
+        for pair, picked in enumerate(("0x4051", "0x6273")):
             first = 4 * half + 2 * pair
             lines += [f"prmt.b32 pair, low, high, {picked};", f"mov.b32 {{${first}, ${first + 1}}}, pair;"]
     return "{" + " ".join(lines) + "}"
@@ -51,10 +57,11 @@ _NF4_LOOKUP = tl.constexpr(_nf4_lookup())
 def lane_order(column, FORM: tl.constexpr):
     """Where a row of x keeps its column, for the product with codes.
 
-    A thread reads codes of 16 columns at once, but the matrix unit wants of it, in each of four steps, two pairs of columns 8 apart. The
-    sum does not mind in which order columns come, so they come as they are read: of 64 stored columns, number 16 j + 4 s + 2 p + h (int8)
-    or 16 j + 4 s + 2 h + p (NF4) is column 16 s + 8 h + 2 j + p of the unit's, and x is written so by the kernel that makes it. The second
-    leaves neighbours side by side: training's products with int8 codes take that one, for one instruction more."""
+    A thread reads codes of 16 columns at once, but the matrix unit wants of it, in each of four steps, two pairs of
+    columns 8 apart. The sum does not mind in which order columns come, so they come as they are read: of 64 stored
+    columns, number 16 j + 4 s + 2 p + h (int8) or 16 j + 4 s + 2 h + p (NF4) is column 16 s + 8 h + 2 j + p of the
+    unit's, and x is written so by the kernel that makes it. The second leaves neighbours side by side: training's
+    products with int8 codes take that one, for one instruction more."""
     j, s = (column // 16) % 4, (column // 4) % 4
     if FORM == 8:
         return column // 64 * 64 + 16 * s + 8 * (column % 2) + 2 * j + (column // 2) % 2
@@ -65,7 +72,8 @@ def lane_order(column, FORM: tl.constexpr):
 
 @triton.jit
 def in_lane_order(x, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Columns [ROWS, COLUMNS] (from a multiple of 64 on) as they are kept, so that they can be written side by side. FORM is 4 or 16."""
+    """Columns [ROWS, COLUMNS] (from a multiple of 64 on) as they are kept, so that they can be written side by side.
+    FORM is 4 or 16."""
     tl.static_assert(FORM != 8)
     if FORM == 4:
         parts = tl.reshape(x, (ROWS, COLUMNS // 64, 4, 4, 2, 2))  # j, s, h, p
@@ -77,8 +85,9 @@ def in_lane_order(x, FORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constex
 def _four(word, LIKE: tl.constexpr, ASM: tl.constexpr):
     """The four int8 codes of each word: bytes 0, 2, 1, 3.
 
-    A code c has seven low bits u and a sign bit s, and c = (128 + u) - (128 + 128 s). In bfloat16 both are one bit operation away, two
-    codes at a time (0x4300 is 128; its lowest exponent bit doubles it), and the difference is exact: 7 instructions for four codes."""
+    A code c has seven low bits u and a sign bit s, and c = (128 + u) - (128 + 128 s). In bfloat16 both are one bit
+    operation away, two codes at a time (0x4300 is 128; its lowest exponent bit doubles it), and the difference is
+    exact: 7 instructions for four codes."""
     if ASM:
         return tl.inline_asm_elementwise(
             """{
@@ -100,13 +109,20 @@ def _four(word, LIKE: tl.constexpr, ASM: tl.constexpr):
             is_pure=True,
             pack=1,
         )
-    return ((word << 24) >> 24).to(LIKE), ((word << 8) >> 24).to(LIKE), ((word << 16) >> 24).to(LIKE), (word >> 24).to(LIKE)
+    return (
+        ((word << 24) >> 24).to(LIKE),
+        ((word << 8) >> 24).to(LIKE),
+        ((word << 16) >> 24).to(LIKE),
+        (word >> 24).to(LIKE),
+    )
 
 
 @triton.jit
 def int8_tile(weight, n, k, K, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """A tile of int8 codes [BN, BK], columns in lane order. `weight` is read four codes at a time."""
-    word = tl.load(weight + n[:, None] * (K // 4) + (k // 4 + tl.arange(0, BK // 4))[None, :], eviction_policy="evict_first")
+    word = tl.load(
+        weight + n[:, None] * (K // 4) + (k // 4 + tl.arange(0, BK // 4))[None, :], eviction_policy="evict_first"
+    )
     b0, b2, b1, b3 = _four(word, LIKE, ASM)
     both = tl.reshape(tl.join(tl.join(b0, b2), tl.join(b1, b3)), (BN, BK // 64, 4, 4, 2, 2))  # 64 columns, j, s, p, h
     return tl.reshape(tl.permute(both, (0, 1, 3, 5, 2, 4)), (BN, BK))
@@ -114,13 +130,23 @@ def int8_tile(weight, n, k, K, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.con
 
 @triton.jit
 def _eight(word, table, LIKE: tl.constexpr, ASM: tl.constexpr):
-    """The eight NF4 codes of each word as numbers, in the order of their columns: the upper half of a byte comes before the lower."""
+    """The eight NF4 codes of each word as numbers, in the order of their columns: the upper half of a byte comes before
+    the lower."""
     if ASM:
         return tl.inline_asm_elementwise(
             _NF4_LOOKUP,
             "=h,=h,=h,=h,=h,=h,=h,=h,r",
             [word],
-            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            dtype=(
+                tl.bfloat16,
+                tl.bfloat16,
+                tl.bfloat16,
+                tl.bfloat16,
+                tl.bfloat16,
+                tl.bfloat16,
+                tl.bfloat16,
+                tl.bfloat16,
+            ),
             is_pure=True,
             pack=1,
         )
@@ -133,7 +159,8 @@ def _eight(word, table, LIKE: tl.constexpr, ASM: tl.constexpr):
 
 @triton.jit
 def nf4_tile(weight, n, k, K, table, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr):
-    """A tile of 64 NF4 codes a row, without their level: [BN, 64], columns in lane order. `weight` is read eight codes at a time."""
+    """A tile of 64 NF4 codes a row, without their level: [BN, 64], columns in lane order. `weight` is read eight codes
+    at a time."""
     word = tl.load(weight + n[:, None] * (K // 8) + (k // 8 + tl.arange(0, 8))[None, :], eviction_policy="evict_first")
     c0, c1, c2, c3, c4, c5, c6, c7 = _eight(word, table, LIKE, ASM)
     even = tl.join(tl.join(c0, c4), tl.join(c2, c6))  # [s % 2, h]

@@ -1,9 +1,10 @@
-"""From prompts to tokens, a batch at a time: read the prompts at once, then write a token a row, with what was read kept.
+"""From prompts to tokens, a batch at a time: read the prompts at once, then write a token a row, with what was read
+kept.
 
-`BloomDecoder` walks BLOOM's modules as training does (`packed_forward.py`) with a static cache of keys and values. Rows of different
-length lie in one batch without padding errors, since each has its own positions: row b's next token goes to its own place, and its
-attention ends there. `StockDecoder` gives any other family's own forward the same three methods. On CUDA BLOOM has `fast/decode.py`, which
-`scheduler.py` drives.
+`BloomDecoder` walks BLOOM's modules as training does (`packed_forward.py`) with a static cache of keys and values. Rows
+of different length lie in one batch without padding errors, since each has its own positions: row b's next token goes
+to its own place, and its attention ends there. `StockDecoder` gives any other family's own forward the same three
+methods. On CUDA BLOOM has `fast/decode.py`, which `scheduler.py` drives.
 
     scores_BV = decoder.read(prompts)        the scores of the first new token of each prompt
     scores_BV = decoder.write(tokens_B)      and of the next
@@ -38,13 +39,16 @@ class BatchDecoder(Protocol):
 
 
 def broken_scores() -> DivergedError:
-    return DivergedError("the model's scores hold a number that is none", "Its base or its adapter is broken: get it again")
+    return DivergedError(
+        "the model's scores hold a number that is none", "Its base or its adapter is broken: get it again"
+    )
 
 
 @torch.inference_mode()
 def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) -> Generator[Written]:
-    """Writes on after each prompt until end-of-text or `max_new_tokens`. The requests share their settings but for the number. Nothing is
-    computed before it is asked for: closing the iterator stops at once. Raises DivergedError for scores that are no numbers."""
+    """Writes on after each prompt until end-of-text or `max_new_tokens`. The requests share their settings but for the
+    number. Nothing is computed before it is asked for: closing the iterator stops at once. Raises DivergedError for
+    scores that are no numbers."""
     settings = requests[0].settings
     prompts = [request.token_ids for request in requests]
     scores_BV = decoder.read(prompts, settings.max_new_tokens)
@@ -94,7 +98,14 @@ class BloomDecoder:
         index_T = torch.arange(longest, device=self.device)
         document_BT = torch.where(index_T[None] < self.length_B[:, None], 0, -1)
         attend = plain.plain(document_BT, self.slopes_H, self.dtype)
-        shape = (2, len(self.bloom.h), B, self.bloom.num_heads, longest + room, self.bloom.embed_dim // self.bloom.num_heads)
+        shape = (
+            2,
+            len(self.bloom.h),
+            B,
+            self.bloom.num_heads,
+            longest + room,
+            self.bloom.embed_dim // self.bloom.num_heads,
+        )
         self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
 
         def keeping(layer: int) -> plain.Attend:
@@ -114,7 +125,9 @@ class BloomDecoder:
         place_B = self.length_B
         until = int(place_B.max()) + 1
         distance_BS = torch.arange(until, device=self.device)[None] - place_B[:, None]
-        bias_BH1S = (self.slopes_H[:, None, None] * distance_BS[:, None, None]).masked_fill(distance_BS[:, None, None] > 0, -math.inf)
+        bias_BH1S = (self.slopes_H[:, None, None] * distance_BS[:, None, None]).masked_fill(
+            distance_BS[:, None, None] > 0, -math.inf
+        )
         bias_BH1S = bias_BH1S.to(self.dtype)
 
         def keeping(layer: int) -> plain.Attend:

@@ -1,9 +1,8 @@
 """Text out of a tuned model, and back into quotes: the way in (`data`, `tokens`) walked in reverse.
 
-The template that rendered the training rows makes the prompts and parses what comes back, so the two cannot drift apart. A quote from
-nothing has no token to begin with, and BLOOM was taught none: its first word is drawn from how the training rows begin, which the
-adapter's folder remembers.
-"""
+The template that rendered the training rows makes the prompts and parses what comes back, so the two cannot drift
+apart. A quote from nothing has no token to begin with, and BLOOM was taught none: its first word is drawn from how the
+training rows begin, which the adapter's folder remembers."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ PLACES = 64  # the cache's length is a multiple of it
 
 @dataclass(frozen=True)
 class Generated:
-    """What the model wrote: the whole text, the quote in it (None if it does not parse), whether the model stopped by itself, and
-    whether the quote is new (None when there is nothing to compare with)."""
+    """What the model wrote: the whole text, the quote in it (None if it does not parse), whether the model stopped by
+    itself, and whether the quote is new (None when there is nothing to compare with)."""
 
     text: str
     quote: Quote | None
@@ -41,7 +40,8 @@ class Generated:
     novel: bool | None = None
 
     def as_row(self, template: Template) -> dict[str, Any]:
-        """One JSON object: the template's columns, then text, finished, novel. Without a parse, text columns are None, lists empty."""
+        """One JSON object: the template's columns, then text, finished, novel. Without a parse, text columns are None,
+        lists empty."""
         empty: dict[str, Any] = {name: [] if name in template.list_columns else None for name in template.columns}
         return {**empty, **(self.quote or {}), "text": self.text, "finished": self.finished, "novel": self.novel}
 
@@ -57,12 +57,11 @@ def generate_texts(
     first_row: int = 0,
     with_base: bool = False,
 ) -> list[Generated]:
-    """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count). With `with_base` as
-    many texts of the untuned base follow, from the same beginnings with the same chances.
+    """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count).
+    With `with_base` as many texts of the untuned base follow, from the same beginnings with the same chances.
 
-    Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without openings,
-    ResourceError when memory runs out.
-    """
+    Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
+    openings, ResourceError when memory runs out."""
     numbers = [first_row + i for i in range(len(prompts))]
     begun = [prompt or opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
     ids = text_ids(base.tokenizer, begun)
@@ -73,9 +72,16 @@ def generate_texts(
 
 
 def stream_text(
-    base: Base, model: Any, prompt: str, settings: SamplingSettings, *, openings: Mapping[str, int] | None = None, adapter: bool = True
+    base: Base,
+    model: Any,
+    prompt: str,
+    settings: SamplingSettings,
+    *,
+    openings: Mapping[str, int] | None = None,
+    adapter: bool = True,
 ) -> Iterator[str]:
-    """One text in pieces as it is written, what it begins with first. Closing the iterator stops the work. Raises as `generate_texts`."""
+    """One text in pieces as it is written, what it begins with first. Closing the iterator stops the work. Raises as
+    `generate_texts`."""
     (ids,) = text_ids(base.tokenizer, [prompt or opening(openings, settings, 0)])
     shown = _decoded(base, ids)
     yield shown
@@ -91,8 +97,8 @@ def stream_text(
 
 
 def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Written]:
-    """The tokens of all requests as they come, those of many requests interleaved. Nothing is computed ahead but one token each on a GPU;
-    closing the iterator stops the work. Raises ResourceError when memory runs out."""
+    """The tokens of all requests as they come, those of many requests interleaved. Nothing is computed ahead but one
+    token each on a GPU; closing the iterator stops the work. Raises ResourceError when memory runs out."""
     if not requests:
         return
     was_training = model.training
@@ -103,13 +109,16 @@ def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Writ
         else:
             yield from _in_batches(base, model, requests)
     except torch.OutOfMemoryError as error:
-        raise ResourceError("generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens") from error
+        raise ResourceError(
+            "generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens"
+        ) from error
     finally:
         model.train(was_training)
 
 
 def _has_fast_decoder(base: Base, model: Any) -> bool:
-    """Whether `decode` is installed and can read the model as it is now (an adapter may have been merged or changed since)."""
+    """Whether `decode` is installed and can read the model as it is now (an adapter may have been merged or changed
+    since)."""
     if not base.packs or not model.__dict__.get("fast_decode"):
         return False
     return not paths.obstacle("decode", transformer(model), base.device, base.compute_dtype)
@@ -145,7 +154,8 @@ def _decoder(base: Base, model: Any, requests: Sequence[Request]) -> Any:
 
 
 def _in_batches(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
-    """A batch after the other, rows of like length together; on the CPU, weights that fit are dequantised once, not at every token."""
+    """A batch after the other, rows of like length together; on the CPU, weights that fit are dequantised once, not at
+    every token."""
     eos, size = end_of_text(base.tokenizer), BATCH_ROWS[base.device.type]
     kinds = sorted({(r.adapter, r.settings) for r in requests}, key=repr)
     once = paths.dequantised_once(model, base.compute_dtype) if base.device.type == "cpu" else contextlib.nullcontext()
@@ -176,7 +186,9 @@ def collect(written: Iterable[Written], count: int) -> list[Completion]:
 def opening(openings: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:
     """The first word of a text from nothing, by how often training rows began with it."""
     if not openings:
-        raise UsageError("there is no prompt, and the model has no record of how its training rows began", "Give a prompt")
+        raise UsageError(
+            "there is no prompt, and the model has no record of how its training rows began", "Give a prompt"
+        )
     goal = float(chances(settings, number)[0]) * sum(openings.values())
     for word, count in openings.items():
         goal -= count

@@ -1,10 +1,10 @@
 """Choose the next token of each row from its scores: temperature, top-k, top-p, repetition penalty, and a seed a row.
 
-The chance comes from one stream of uniform numbers a row, drawn from (seed, number of the row) alone. So the same seed gives the same
-text in whatever batch a row ran, and a row's numbers do not depend on when its neighbours stop. What top-k and top-p leave is run through
-in the vocabulary's order until the sum passes the chance: no order of 250,880 tokens by their scores is needed. The kernels of
-`sampling_kernel.py` do the same on a GPU. Shapes: B rows, V vocabulary.
-"""
+The chance comes from one stream of uniform numbers a row, drawn from (seed, number of the row) alone. So the same seed
+gives the same text in whatever batch a row ran, and a row's numbers do not depend on when its neighbours stop. What
+top-k and top-p leave is run through in the vocabulary's order until the sum passes the chance: no order of 250,880
+tokens by their scores is needed. The kernels of `sampling_kernel.py` do the same on a GPU. Shapes: B rows, V
+vocabulary."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ LIKELY = 512
 
 
 def chances(settings: SamplingSettings, row: int) -> torch.Tensor:
-    """The uniform numbers of row number `row`, one for each token it may write and one for its opening; float64 [max_new_tokens + 1]."""
+    """The uniform numbers of row number `row`, one for each token it may write and one for its opening; float64
+    [max_new_tokens + 1]."""
     key = hashlib.sha256(f"florilegium {settings.seed} {row}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
     return torch.rand(settings.max_new_tokens + 1, generator=generator, dtype=torch.float64)
 
 
-def next_tokens(scores_BV: torch.Tensor, seen_BV: torch.Tensor, chance_B: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
+def next_tokens(
+    scores_BV: torch.Tensor, seen_BV: torch.Tensor, chance_B: torch.Tensor, settings: SamplingSettings
+) -> torch.Tensor:
     """The next token of each row, int64 [B]. `seen_BV` marks tokens that the row already holds; scores are float32."""
     if settings.repetition_penalty != 1:
         # Keskar et al. 2019 (arXiv:1909.05858), as Transformers does it: towards zero from above, away from it below.
-        penalised = torch.where(scores_BV > 0, scores_BV / settings.repetition_penalty, scores_BV * settings.repetition_penalty)
+        penalised = torch.where(
+            scores_BV > 0, scores_BV / settings.repetition_penalty, scores_BV * settings.repetition_penalty
+        )
         scores_BV = torch.where(seen_BV, penalised, scores_BV)
     if settings.temperature == 0:
         return scores_BV.argmax(-1)
@@ -37,7 +42,8 @@ def next_tokens(scores_BV: torch.Tensor, seen_BV: torch.Tensor, chance_B: torch.
 
 
 def weights(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Probabilities up to a factor a row, float32 [B, V], and 0 for what top-k and top-p cut off. What ties with the last one stays."""
+    """Probabilities up to a factor a row, float32 [B, V], and 0 for what top-k and top-p cut off. What ties with the
+    last one stays."""
     z_BV = (scores_BV - scores_BV.amax(-1, keepdim=True)) / settings.temperature
     weight_BV = z_BV.exp()
     if settings.top_k and settings.top_k < z_BV.shape[1]:
@@ -49,7 +55,8 @@ def weights(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor
 
 
 def _lightest(weight_BV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The smallest weight [B, 1] that is left: a token stays while those before it hold less than top_p, so the first always does."""
+    """The smallest weight [B, 1] that is left: a token stays while those before it hold less than top_p, so the first
+    always does."""
     goal_B1 = top_p * weight_BV.sum(-1, keepdim=True)
     # Mostly a few hundred tokens hold enough, and finding those is far cheaper than sorting all.
     likely_BK = torch.topk(weight_BV, min(LIKELY, weight_BV.shape[1])).values

@@ -1,8 +1,9 @@
-"""A queue of requests over the slots of the fast decoder (`fast/decode.py`): a text that ends makes room for the next at once.
+"""A queue of requests over the slots of the fast decoder (`fast/decode.py`): a text that ends makes room for the next
+at once.
 
-Every step writes one token of each text under way and reads what fits of the prompts that wait, in one pass over the weights. The GPU is
-always one step ahead: a step is asked for, then the tokens of the one before it are looked at. So a text that has ended, or was cancelled,
-costs one row of one step more, and nothing waits for the host.
+Every step writes one token of each text under way and reads what fits of the prompts that wait, in one pass over the
+weights. The GPU is always one step ahead: a step is asked for, then the tokens of the one before it are looked at. So a
+text that has ended, or was cancelled, costs one row of one step more, and nothing waits for the host.
 
     writer = SlotWriter(decoder)
     number = writer.add(request)          at any time; writer.cancel(number) as well
@@ -44,10 +45,14 @@ class SlotWriter:
         self.count = 0
 
     def add(self, request: Request) -> int:
-        """Queues a request and returns its number, from 0 on. Raises UsageError when prompt and limit do not fit the decoder's places."""
+        """Queues a request and returns its number, from 0 on. Raises UsageError when prompt and limit do not fit the
+        decoder's places."""
         most, has = request.settings.max_new_tokens, len(request.token_ids)
         if not has or has + most > self.decoder.places:
-            raise UsageError(f"a prompt of {has} tokens and {most} new ones", f"There is room for 1 to {self.decoder.places} together")
+            raise UsageError(
+                f"a prompt of {has} tokens and {most} new ones",
+                f"There is room for 1 to {self.decoder.places} together",
+            )
         self.waiting.append((self.count, request))
         self.count += 1
         return self.count - 1

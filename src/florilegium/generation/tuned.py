@@ -50,13 +50,13 @@ class Tuned:
         settings: SamplingSettings | None = None,
         **sampling: Any,
     ) -> list[Generated]:
-        """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole quote that wants
-        its tags. `use_base` switches the adapter off. With `novel_only` a text that copies a training row, or does not parse, is drawn
-        again, at most ten times; what is still a copy then is left out. `sampling` are fields of SamplingSettings (temperature, ...).
+        """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole
+        quote that wants its tags. `use_base` switches the adapter off. With `novel_only` a text that copies a training
+        row, or does not parse, is drawn again, at most ten times; what is still a copy then is left out. `sampling` are
+        fields of SamplingSettings (temperature, ...).
 
-        Raises UsageError for settings out of range, and with `novel_only` where there is no record of the training rows or chance has
-        no say (temperature 0); DataError for a prompt that the template cannot hold.
-        """
+        Raises UsageError for settings out of range, and with `novel_only` where there is no record of the training rows
+        or chance has no say (temperature 0); DataError for a prompt that the template cannot hold."""
         settings = settings or SamplingSettings(**sampling)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if n < 1:
@@ -71,7 +71,11 @@ class Tuned:
             for again in range(1, NOVEL_TRIES):
                 waiting = [i for i, row in enumerate(rows) if not row.novel]
                 # Row numbers beyond those of the rounds before: other chances, and still the same for the same seed.
-                drawn = self.complete([texts[i] for i in waiting], settings, first_row=again * len(texts)) if waiting else []
+                drawn = (
+                    self.complete([texts[i] for i in waiting], settings, first_row=again * len(texts))
+                    if waiting
+                    else []
+                )
                 for i, row in zip(waiting, drawn, strict=True):
                     rows[i] = row
         return [row for row in rows if row.novel]
@@ -79,15 +83,23 @@ class Tuned:
     def beside_base(
         self, prompts: Sequence[str], n: int = 1, *, tags: bool = False, settings: SamplingSettings | None = None
     ) -> list[tuple[Generated, Generated]]:
-        """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same chances."""
+        """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same
+        chances."""
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
         rows = self.complete(texts, settings or SamplingSettings(), with_base=True)
         return list(zip(rows[: len(texts)], rows[len(texts) :], strict=True))
 
     def stream(
-        self, prompt: str = "", *, tags: bool = False, use_base: bool = False, settings: SamplingSettings | None = None, **sampling: Any
+        self,
+        prompt: str = "",
+        *,
+        tags: bool = False,
+        use_base: bool = False,
+        settings: SamplingSettings | None = None,
+        **sampling: Any,
     ) -> Iterator[str]:
-        """One text in pieces as it is written; the pieces together are `generate(prompt)[0].text`. Closing the iterator stops the work."""
+        """One text in pieces as it is written; the pieces together are `generate(prompt)[0].text`. Closing the iterator
+        stops the work."""
         settings = settings or SamplingSettings(**sampling)
         text = self.prompt_text(prompt, tags=tags)
         return stream_text(self.base, self.model, text, settings, openings=self.openings, adapter=not use_base)
@@ -104,21 +116,38 @@ class Tuned:
         if not tags:
             return self.template.prompt({columns[0]: prompt}, open=True) if prompt else self.template.prompt({})
         if not prompt or len(columns) != 2:
-            raise UsageError("--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."')
+            raise UsageError(
+                "--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."'
+            )
         return self.template.prompt({columns[0]: prompt})
 
-    def complete(self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False) -> list[Generated]:
-        """What the model writes on from `texts`, which are as it is given them (`prompt_text`); see `generation.generate_texts`."""
+    def complete(
+        self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False
+    ) -> list[Generated]:
+        """What the model writes on from `texts`, which are as it is given them (`prompt_text`); see
+        `generation.generate_texts`."""
         written = generate_texts(
-            self.base, self.model, self.template, texts, settings, openings=self.openings, first_row=first_row, with_base=with_base
+            self.base,
+            self.model,
+            self.template,
+            texts,
+            settings,
+            openings=self.openings,
+            first_row=first_row,
+            with_base=with_base,
         )
         return [replace(row, novel=self._is_novel(row)) for row in written]
 
     def _check_novel_only(self, settings: SamplingSettings) -> None:
         if self.novelty is None:
-            raise UsageError("there is no record of the training rows, so none can be told from a copy", "Name a run, not its adapter")
+            raise UsageError(
+                "there is no record of the training rows, so none can be told from a copy",
+                "Name a run, not its adapter",
+            )
         if settings.temperature == 0:
-            raise UsageError("at temperature 0 a copy would be written again and again", "Leave --temperature or --novel-only out")
+            raise UsageError(
+                "at temperature 0 a copy would be written again and again", "Leave --temperature or --novel-only out"
+            )
 
     def _is_novel(self, row: Generated) -> bool | None:
         if self.novelty is None or row.quote is None:
@@ -138,7 +167,8 @@ def load(
     device: str = "auto",
     fast_paths: str = "auto",
 ) -> Tuned:
-    """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that has moved.
+    """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that
+    has moved.
 
     On the CPU a quantised base computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
     Raises UsageError when there is no such run, ModelError when base and adapter do not fit.
@@ -161,11 +191,21 @@ def load(
     tuned_model = load_adapter(base, adapter)
     names, obstacle = paths.choose(fast_paths, where, base.bits)
     if not obstacle and "decode" in names and fast_paths != "auto":
-        obstacle = paths.obstacle("decode", transformer(tuned_model), where, base.compute_dtype) if base.packs else "it is BLOOM's"
+        obstacle = (
+            paths.obstacle("decode", transformer(tuned_model), where, base.compute_dtype)
+            if base.packs
+            else "it is BLOOM's"
+        )
     if obstacle:
         raise UsageError(f"fast_paths={fast_paths!r}: {obstacle}", "Use 'auto', or leave that name out")
     paths.install(tuned_model, names)
     template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
     index = adapter.parent / NGRAMS
     torch.manual_seed(0)
-    return Tuned(base, tuned_model, template, dict(facts.get("openings", {})), NoveltyIndex.load(index) if index.is_file() else None)
+    return Tuned(
+        base,
+        tuned_model,
+        template,
+        dict(facts.get("openings", {})),
+        NoveltyIndex.load(index) if index.is_file() else None,
+    )

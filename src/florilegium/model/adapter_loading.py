@@ -1,8 +1,8 @@
 """An adapter from disk, onto the base that it was made for.
 
-PEFT loads an adapter onto any base of the same shape without a word, and one that is damaged too. Here what `florilegium.json` remembers
-of base, tokenizer and files (`lora.py`) is compared first. An adapter that others made is read as well, as data (`untrusted.py`).
-"""
+PEFT loads an adapter onto any base of the same shape without a word, and one that is damaged too. Here what
+`florilegium.json` remembers of base, tokenizer and files (`lora.py`) is compared first. An adapter that others made is
+read as well, as data (`untrusted.py`)."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ FACT_KINDS: dict[str, Any] = {
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """florilegium.json of an adapter folder, or an empty dict for an adapter that others made. Raises ModelError when it is broken, or
-    holds something else than what stands there: it decides which model is loaded."""
+    """florilegium.json of an adapter folder, or an empty dict for an adapter that others made. Raises ModelError when
+    it is broken, or holds something else than what stands there: it decides which model is loaded."""
     if not (folder / FACTS).is_file():
         return {}
     what = str(folder / FACTS)
     facts = read_json(folder / FACTS, what)
     for name, kinds in FACT_KINDS.items():
         if name in facts and not isinstance(facts[name], kinds):
-            raise ModelError(f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}", "Copy the adapter again, or train it again")
+            raise ModelError(
+                f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}",
+                "Copy the adapter again, or train it again",
+            )
     name = facts.get("base", {}).get("name")
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
         raise ModelError(f"{what} cannot be read: its base's name is none", "Name the base with --model")
@@ -52,17 +55,21 @@ def _check_words(facts: Mapping[str, Any], what: str) -> None:
     openings, lists = facts.get("openings", {}), facts.get("list_columns", [])
     counts = all(type(count) is int and 0 <= count < 1 << 53 for count in openings.values())
     if not counts or not all(isinstance(name, str) for name in lists):
-        raise ModelError(f"{what} cannot be read: its openings or list columns are none", "Copy the adapter again, or train it again")
+        raise ModelError(
+            f"{what} cannot be read: its openings or list columns are none", "Copy the adapter again, or train it again"
+        )
     if "template" in facts:
         try:
             Template.from_text(facts["template"])
         except UsageError as error:
-            raise ModelError(f"{what} cannot be used: {error.cause}", "Copy the adapter again, or train it again") from None
+            raise ModelError(
+                f"{what} cannot be used: {error.cause}", "Copy the adapter again, or train it again"
+            ) from None
 
 
 def load_adapter(base: Base, folder: Path) -> Any:
-    """The base with the adapter of `folder` on it, ready to generate. Raises ModelError when it was made for another base, is damaged,
-    or asks for anything but LoRA."""
+    """The base with the adapter of `folder` on it, ready to generate. Raises ModelError when it was made for another
+    base, is damaged, or asks for anything but LoRA."""
     from peft import LoraConfig, PeftModel
 
     facts = read_facts(folder)
@@ -75,15 +82,19 @@ def load_adapter(base: Base, folder: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = PeftModel.from_pretrained(base.model, str(folder), config=LoraConfig(**values))
-    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds on a broken or unfitting adapter
+    # PEFT, safetensors and torch each raise their own kinds on a broken or unfitting adapter
+    except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"the adapter in {folder} does not load on {base.name} ({first})", "Name its base with --model") from error
+        raise ModelError(
+            f"the adapter in {folder} does not load on {base.name} ({first})", "Name its base with --model"
+        ) from error
     _check_all_used(model, folder, base)
     return model.eval()
 
 
 def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Compares weights and LoRA's settings with what florilegium.json remembers of them; adapters that others made have no memory."""
+    """Compares weights and LoRA's settings with what florilegium.json remembers of them; adapters that others made have
+    no memory."""
     fix = "Copy the adapter again; florilegium resume RUN writes that of its run again once the broken one is removed"
     if "files" in facts:
         try:
@@ -92,11 +103,15 @@ def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, An
             raise ModelError(f"the adapter in {folder} is not as it was saved: {error}", fix) from None
     for name, value in facts.get("lora", {}).items():
         if name in ESSENTIAL and values.get(name) != value:
-            raise ModelError(f"the adapter_config.json in {folder} says {name} is {values.get(name)}, and it was made with {value}", fix)
+            raise ModelError(
+                f"the adapter_config.json in {folder} says {name} is {values.get(name)}, and it was made with {value}",
+                fix,
+            )
 
 
 def _check_all_used(model: Any, folder: Path, base: Base) -> None:
-    """Every LoRA matrix of the file must have found its place: PEFT drops those that have none with a warning at most."""
+    """Every LoRA matrix of the file must have found its place: PEFT drops those that have none with a warning at
+    most."""
     header = read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")
     mine = set(adapter_state(model))
     for name, others, what in (("has", header.keys() - mine, "lacks"), ("lacks", mine - header.keys(), "has")):
@@ -136,7 +151,9 @@ def base_facts(base: Base) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "num_layers": config.num_hidden_layers,
         "vocab_size": config.vocab_size,
-        "shape": {name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))},
+        "shape": {
+            name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))
+        },
         "digest": base.digest,
         "tokenizer_digest": base.tokenizer_digest,
     }

@@ -1,12 +1,13 @@
-"""Load the frozen base: a causal language model and its tokenizer, quantised by bitsandbytes, checked before a byte is trusted.
+"""Load the frozen base: a causal language model and its tokenizer, quantised by bitsandbytes, checked before a byte is
+trusted.
 
     "seedling"                     the small BLOOM in this package
     a folder that exists           as Transformers saves it
     "bigscience/bloom-560m"        from the Hub (or its cache), at --revision
 
-Only safetensors weights are read and no code from a model's folder is run. The embedding keeps its 16 bits: turning it to float32, as
-PEFT's prepare_model_for_kbit_training does, makes bloom-560m in int8 larger than it is in fp16 (its 250,880-row embedding is 46% of it).
-"""
+Only safetensors weights are read and no code from a model's folder is run. The embedding keeps its 16 bits: turning it
+to float32, as PEFT's prepare_model_for_kbit_training does, makes bloom-560m in int8 larger than it is in fp16 (its
+250,880-row embedding is 46% of it)."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ DIGEST_SLICES, DIGEST_SLICE_BYTES = 64, 65_536
 
 @dataclass
 class Base:
-    """A frozen model ready to take an adapter. `compute_dtype` is what the packed walk computes in, which may differ from how the
-    16-bit parts are stored; `digest` identifies the weights, `tokenizer_digest` the vocabulary."""
+    """A frozen model ready to take an adapter. `compute_dtype` is what the packed walk computes in, which may differ
+    from how the 16-bit parts are stored; `digest` identifies the weights, `tokenizer_digest` the vocabulary."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -80,11 +81,13 @@ def _cpu_has_bfloat16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, compute: str = "auto", revision: str | None = None) -> Base:
+def load_base(
+    name: str, *, bits: int = 8, device: torch.device | None = None, compute: str = "auto", revision: str | None = None
+) -> Base:
     """The model `name` with its linears held in `bits`, on `device`, in evaluation mode and without gradients.
 
-    Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it does not fit.
-    """
+    Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it
+    does not fit."""
     with model_errors(name) if bits in (8, 4) else contextlib.suppress(Exception):  # PEFT imports it too, where it can
         import_bitsandbytes()
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -93,7 +96,8 @@ def load_base(name: str, *, bits: int = 8, device: torch.device | None = None, c
     folder = locate(name, revision)
     config = _read_config(folder, name)
     compute_dtype = choose_compute_dtype(compute, device, bits)
-    # BLOOM is walked by our own forward pass, which casts as it goes; other models compute in the dtype they are stored in.
+    # BLOOM is walked by our own forward pass, which casts as it goes; other models compute in the dtype they are stored
+    # in.
     stored = torch.float32 if bits == 32 else torch.bfloat16 if config.get("model_type") == "bloom" else compute_dtype
     options: dict[str, Any] = {
         "dtype": stored,
@@ -136,7 +140,9 @@ def locate(name: str, revision: str | None = None) -> Path:
     if path.exists():
         raise ModelError(f"{name} is a file", "Name the folder that holds config.json and the safetensors weights")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"no model folder at {name}", "Name a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'")
+        raise ModelError(
+            f"no model folder at {name}", "Name a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'"
+        )
     folder = _download(name, revision)
     refuse_code(folder, name)
     return folder
@@ -164,7 +170,9 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise ModelError(f"{name} has no config.json", "Name the folder that Transformers' save_pretrained made")
     config = read_json(folder / "config.json", f"the config.json of {name}")
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{name} has no safetensors weights", "Pickled weights are not read: convert them with safetensors first")
+        raise ModelError(
+            f"{name} has no safetensors weights", "Pickled weights are not read: convert them with safetensors first"
+        )
     return config
 
 
@@ -174,7 +182,10 @@ def _quantisation(bits: int, compute_dtype: torch.dtype) -> Any:
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
     )
 
 
@@ -199,7 +210,8 @@ class _quietly:
 
 
 class model_errors:
-    """Turns what a loader raises on a broken or unfitting model into ModelError, and a full memory into ResourceError."""
+    """Turns what a loader raises on a broken or unfitting model into ModelError, and a full memory into
+    ResourceError."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -216,21 +228,29 @@ class model_errors:
             cause = f"{self.name} cannot be read ({error.strerror or error})"
             raise ModelError(cause, "Look at the disk and the files' permissions, or get it again") from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"cannot load {self.name} ({first})", "Check that it is a causal LM that Transformers knows") from error
+        raise ModelError(
+            f"cannot load {self.name} ({first})", "Check that it is a causal LM that Transformers knows"
+        ) from error
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over what decides a text's ids: vocabulary, special tokens, merges, and (for what comes before the merges, whose
-    description changes with the library's version) the ids of PROBE."""
+    """sha256 over what decides a text's ids: vocabulary, special tokens, merges, and (for what comes before the merges,
+    whose description changes with the library's version) the ids of PROBE."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     merges = json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-    parts = [sorted(tokenizer.get_vocab().items()), str(tokenizer.special_tokens_map), pairs, tokenizer(PROBE)["input_ids"]]
+    parts = [
+        sorted(tokenizer.get_vocab().items()),
+        str(tokenizer.special_tokens_map),
+        pairs,
+        tokenizer(PROBE)["input_ids"],
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 over name, size and 64 evenly spread slices of each weight file: tells two models apart without reading 14 GB."""
+    """sha256 over name, size and 64 evenly spread slices of each weight file: tells two models apart without reading 14
+    GB."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

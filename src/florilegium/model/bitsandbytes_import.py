@@ -1,10 +1,10 @@
 """bitsandbytes without the compiler that it does not use here, and without its advice.
 
-As it is imported, bitsandbytes puts `torch.compile` around four functions of its own, and that loads the whole of Inductor: 1.6 of the 8
-seconds that torch, Transformers, PEFT and bitsandbytes take to import together. No run of ours calls one of the four. After
-`import_bitsandbytes` each is compiled when it is first called; what others compile meanwhile is compiled as ever. On a processor with
-AVX512-BF16 it also advises, as it is imported, to install kernels from the Hub, which nothing here does.
-"""
+As it is imported, bitsandbytes puts `torch.compile` around four functions of its own, and that loads the whole of
+Inductor: 1.6 of the 8 seconds that torch, Transformers, PEFT and bitsandbytes take to import together. No run of ours
+calls one of the four. After `import_bitsandbytes` each is compiled when it is first called; what others compile
+meanwhile is compiled as ever. On a processor with AVX512-BF16 it also advises, as it is imported, to install kernels
+from the Hub, which nothing here does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def import_bitsandbytes() -> Any:
 
         def compile_later(model: Any = None, **options: Any) -> Any:
             theirs = getattr(model, "__module__", None) or ""
-            return when_called(compile_now, model, options) if theirs.startswith(f"{NAME}.") else compile_now(model, **options)
+            return (
+                when_called(compile_now, model, options)
+                if theirs.startswith(f"{NAME}.")
+                else compile_now(model, **options)
+            )
 
         library.compile = compile_later
         try:
@@ -42,7 +46,9 @@ def import_bitsandbytes() -> Any:
             library.compile = compile_now
 
 
-def when_called(compile_now: Callable[..., Any], function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def when_called(
+    compile_now: Callable[..., Any], function: Callable[..., Any], options: dict[str, Any]
+) -> Callable[..., Any]:
     """`compile_now(function, **options)`, put off to the first call."""
 
     @functools.cache

@@ -1,6 +1,7 @@
-"""BLOOM onto a CUDA device, a tensor at a time: each linear is quantised as it arrives, so the device never holds more than the quantised
-model and one layer in 16 bits. Transformers' loader does the same work in several times as long; what it makes is what is made here, which
-a test holds: the same modules, the same scales, the same codes (of int8 those that Transformers makes when it loads in float16).
+"""BLOOM onto a CUDA device, a tensor at a time: each linear is quantised as it arrives, so the device never holds more
+than the quantised model and one layer in 16 bits. Transformers' loader does the same work in several times as long;
+what it makes is what is made here, which a test holds: the same modules, the same scales, the same codes (of int8 those
+that Transformers makes when it loads in float16).
 
 The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigscience's do) or from the BloomForCausalLM
 (`transformer.h.0...`).
@@ -19,8 +20,8 @@ PIECE = 1 << 22  # numbers that are converted at a time
 
 
 def load_streamed(folder: Path, quantisation: Any, device: torch.device) -> Any:
-    """A BloomForCausalLM with bitsandbytes linears on `device`, or None where the folder is not one that this loader knows (then
-    Transformers' own loader takes it, or says what is wrong)."""
+    """A BloomForCausalLM with bitsandbytes linears on `device`, or None where the folder is not one that this loader
+    knows (then Transformers' own loader takes it, or says what is wrong)."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 

@@ -1,7 +1,8 @@
-"""Which fast paths run: the one file that knows the room for speed (`fast/`). Without that room everything runs by the plain twins.
+"""Which fast paths run: the one file that knows the room for speed (`fast/`). Without that room everything runs by the
+plain twins.
 
-A name that was asked for and cannot run comes with the reason, so that nobody gets the slow way in silence; `auto` leaves it out.
-"""
+A name that was asked for and cannot run comes with the reason, so that nobody gets the slow way in silence; `auto`
+leaves it out."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
-    """The fast paths for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the reason."""
+    """The fast paths for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the
+    reason."""
     if HAS_FAST:
         return fast.choose(request, device, bits)
     return (), "" if request in ("auto", "off") else NONE_HERE
@@ -47,8 +49,11 @@ def losses(names: tuple[str, ...]) -> Losses:
     return fast.head_losses if "loss" in names else plain.plain_head_losses
 
 
-def attention(names: tuple[str, ...], document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> plain.Attend:
-    """Attention inside the documents of a batch. A row that flex_attention cannot take goes the plain way: the names say what may run."""
+def attention(
+    names: tuple[str, ...], document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype
+) -> plain.Attend:
+    """Attention inside the documents of a batch. A row that flex_attention cannot take goes the plain way: the names
+    say what may run."""
     device, num_tokens = document_BT.device, document_BT.shape[1]
     if "attention" in names and not fast.attention.flex_obstacle(device, num_tokens):
         return fast.attention.flex(document_BT, slopes_H, dtype)
@@ -61,13 +66,14 @@ def reads_codes(bloom: Any) -> bool:
 
 
 def say_products(bloom: Any) -> str:
-    """The same for the run's first lines, and what is missing where something is; an empty string where there is nothing to say."""
+    """The same for the run's first lines, and what is missing where something is; an empty string where there is
+    nothing to say."""
     return fast.say_products(bloom)
 
 
 def install_trunk(bloom: Any, full: int, middle: int, copies: int, lengths: Sequence[int] = ()) -> None:
-    """Gives a BloomModel the blocks by hand. The numbers are those of `block_stack.py`'s Plan; `lengths` are tokens of batches that will
-    come, whose kernels are compiled ahead (`compiling_ahead`)."""
+    """Gives a BloomModel the blocks by hand. The numbers are those of `block_stack.py`'s Plan; `lengths` are tokens of
+    batches that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
     fast.install_trunk(bloom, full, middle, copies, lengths=lengths)
 
 

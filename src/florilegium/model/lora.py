@@ -1,9 +1,9 @@
 """The adapter: LoRA by PEFT on the frozen base, what of it trains, and its folder on disk.
 
-An adapter folder is PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`, the tokenizer, a filled `README.md`), which stock
-Transformers and PEFT load, and beside it `florilegium.json`: the template, the digests of the base and tokenizer it was made for, how
-training rows begin, the sums of its files. It is read again by `adapter_loading.py`.
-"""
+An adapter folder is PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`, the tokenizer, a filled
+`README.md`), which stock Transformers and PEFT load, and beside it `florilegium.json`: the template, the digests of the
+base and tokenizer it was made for, how training rows begin, the sums of its files. It is read again by
+`adapter_loading.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 FUSED = ("query_key_value", "qkv_proj", "Wqkv", "c_attn", "W_pack")
 SEPARATE = ("q_proj", "k_proj", "v_proj")
 FACTS = "florilegium.json"
-ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")  # a change here changes every weight's meaning
+# a change here changes every weight's meaning
+ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class ParameterCount:
 
 
 def attach_adapter(base: Base, config: TrainConfig) -> Any:
-    """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you call."""
+    """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you
+    call."""
     from peft import LoraConfig, get_peft_model
 
     init: Any = True if config.init_lora == "default" else config.init_lora
@@ -65,21 +67,27 @@ def attach_adapter(base: Base, config: TrainConfig) -> Any:
             warnings.simplefilter("ignore")
             model = get_peft_model(base.model, lora)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise ModelError(f"no adapter fits {base.name} ({error})", "Name its linear layers with --target-modules") from error
+        raise ModelError(
+            f"no adapter fits {base.name} ({error})", "Name its linear layers with --target-modules"
+        ) from error
     return model
 
 
 def check_adapter(base: Base, config: TrainConfig) -> None:
-    """What can be known of the adapter before anything is written. Raises UsageError for modules that the base lacks, and for a rank
-    beyond its widest projection, which would take memory without end and could not say more than the projection itself."""
+    """What can be known of the adapter before anything is written. Raises UsageError for modules that the base lacks,
+    and for a rank beyond its widest projection, which would take memory without end and could not say more than the
+    projection itself."""
     target_modules(base.model, config.target_modules)
     widest = 4 * base.model.config.get_text_config().hidden_size
     if config.rank > widest:
-        raise UsageError(f"--rank is {config.rank}, and the widest projection of {base.name} is {widest}", "16 is usual, 64 is much")
+        raise UsageError(
+            f"--rank is {config.rank}, and the widest projection of {base.name} is {widest}", "16 is usual, 64 is much"
+        )
 
 
 def target_modules(model: Any, request: str) -> list[str] | str:
-    """The linears that LoRA goes on. 'auto': the family's fused projection, else query, key and value, else every linear."""
+    """The linears that LoRA goes on. 'auto': the family's fused projection, else query, key and value, else every
+    linear."""
     if request == "all-linear":
         return request
     names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
@@ -96,7 +104,8 @@ def target_modules(model: Any, request: str) -> list[str] | str:
 
 
 def count_parameters(model: Any) -> ParameterCount:
-    """Parameters that train, and all of them; a packed 4-bit weight counts as the numbers it stands for. Works on the meta device."""
+    """Parameters that train, and all of them; a packed 4-bit weight counts as the numbers it stands for. Works on the
+    meta device."""
     trained = total = 0
     for parameter in model.parameters():
         shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
@@ -120,18 +129,27 @@ def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
 
     result = set_peft_model_state_dict(model, dict(state))
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
-        raise ModelError("the saved adapter does not fit this model", "Use the base model and --rank it was trained with")
+        raise ModelError(
+            "the saved adapter does not fit this model", "Use the base model and --rank it was trained with"
+        )
 
 
-def save_adapter(model: Any, base: Base, folder: Path, facts: Mapping[str, Any], card: str, state: Mapping[str, Any] | None = None) -> None:
-    """Writes the adapter to `folder`, whole or not at all; a folder that is there is set aside as `<folder>.old-N`. `facts` go to
-    florilegium.json with the sums of the files, `card` to README.md; `state` replaces the live weights, e.g. with the best ones seen.
+def save_adapter(
+    model: Any, base: Base, folder: Path, facts: Mapping[str, Any], card: str, state: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the adapter to `folder`, whole or not at all; a folder that is there is set aside as `<folder>.old-N`.
+    `facts` go to florilegium.json with the sums of the files, `card` to README.md; `state` replaces the live weights,
+    e.g. with the best ones seen.
 
     Raises ResourceError when the disk refuses, DivergedError when a weight is no number; then nothing is written.
     """
     tensors = dict(state if state is not None else adapter_state(model))
     check_tensors(tensors, "the adapter")
-    values = {**_plain(model.peft_config["default"].to_dict()), "base_model_name_or_path": base.name, "inference_mode": True}
+    values = {
+        **_plain(model.peft_config["default"].to_dict()),
+        "base_model_name_or_path": base.name,
+        "inference_mode": True,
+    }
     with disk_errors(folder, tensor_bytes(tensors) + (1 << 20)):
         small = {
             "adapter_config.json": (json.dumps(values, indent=2, sort_keys=True) + "\n").encode(),
@@ -140,7 +158,10 @@ def save_adapter(model: Any, base: Base, folder: Path, facts: Mapping[str, Any],
         }
         if folder.exists() or folder.is_symlink():
             set_aside(folder)
-    files = {"adapter_model.safetensors": tensor_pieces(tensors, {"format": "pt"}), **{name: [data] for name, data in small.items()}}
+    files = {
+        "adapter_model.safetensors": tensor_pieces(tensors, {"format": "pt"}),
+        **{name: [data] for name, data in small.items()},
+    }
     needed = tensor_bytes(tensors) + 256 * len(tensors) + sum(map(len, small.values()))
     lora = {name: values.get(name) for name in ESSENTIAL}
     commit_folder(folder, files, {**facts, "lora": lora}, needed=needed, manifest=FACTS)

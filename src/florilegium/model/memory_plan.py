@@ -1,11 +1,11 @@
 """How much memory a run will take, before it takes it, and what to keep in it: the trunk's plan (`block_stack.py`).
 
-What a step needs above the base is known from shapes alone: the adapter with its optimiser, one wide weight (where products do not read
-the base as it is stored), what each block saves of each token, the tensors of the block at work, one chunk of logits. `choose` fills a
-budget in the order of gain: all activations kept; then wide copies of as many blocks' weights as fit; where the first does not fit, as many
-blocks as do, the others made again in the backward pass. A step may be cut into pieces of fewer tokens with the same gradient, so the plan
-is for the largest piece. Sizes are in bytes.
-"""
+What a step needs above the base is known from shapes alone: the adapter with its optimiser, one wide weight (where
+products do not read the base as it is stored), what each block saves of each token, the tensors of the block at work,
+one chunk of logits. `choose` fills a budget in the order of gain: all activations kept; then wide copies of as many
+blocks' weights as fit; where the first does not fit, as many blocks as do, the others made again in the backward pass.
+A step may be cut into pieces of fewer tokens with the same gradient, so the plan is for the largest piece. Sizes are in
+bytes."""
 
 from __future__ import annotations
 
@@ -38,20 +38,23 @@ class Shape:
 
     @property
     def token_full(self) -> int:
-        """What a block saves of a token: input, middle, qkv, context, GELU's input or slope, in 2 bytes a number; log-sum-exp in 4."""
+        """What a block saves of a token: input, middle, qkv, context, GELU's input or slope, in 2 bytes a number;
+        log-sum-exp in 4."""
         return 20 * self.width + 4 * self.heads
 
     @property
     def copy(self) -> int:
-        """The wide weights of one block; beside those of query_key_value the adapter's columns, in whole lines of 64."""
+        """The wide weights of one block; beside those of query_key_value the adapter's columns, in whole lines of
+        64."""
         rank = self.adapter_parameters / (4 * self.width * self.layers)
         return 2 * (12 * self.width**2 + 3 * self.width * 64 * math.ceil(rank / 64))
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The plan in numbers: blocks that keep all activations, blocks that keep input and middle, blocks with wide copies, tokens of the
-    largest piece, and the peak that is expected. `products` is what there is to say of how the base is read."""
+    """The plan in numbers: blocks that keep all activations, blocks that keep input and middle, blocks with wide
+    copies, tokens of the largest piece, and the peak that is expected. `products` is what there is to say of how the
+    base is read."""
 
     full: int
     middle: int
@@ -70,19 +73,25 @@ def shape_of(model: Any, base_bytes: int, *, reads_codes: bool) -> Shape:
 def peak(shape: Shape, tokens: int, full: int, middle: int, copies: int) -> int:
     """The largest memory of a step on `tokens` tokens under a plan."""
     W, rest = shape.width, shape.layers - full
-    saved = tokens * (full * shape.token_full + min(rest, max(0, middle - full)) * 4 * W + max(0, shape.layers - max(full, middle)) * 2 * W)
+    saved = tokens * (
+        full * shape.token_full
+        + min(rest, max(0, middle - full)) * 4 * W
+        + max(0, shape.layers - max(full, middle)) * 2 * W
+    )
     at_work = tokens * W * (30 + (20 if rest else 0))
     logits = min(HEAD_CHUNK, 2 * tokens * shape.vocabulary) + tokens * W * 10
-    # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice in 2 bytes.
-    one = PARTS if shape.reads_codes else 2 * 4 * W * W if copies < shape.layers else 0  # one weight at a time is made wide
+    # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice
+    # in 2 bytes.
+    # one weight at a time is made wide
+    one = PARTS if shape.reads_codes else 2 * 4 * W * W if copies < shape.layers else 0
     wide = copies * shape.copy + one
     fixed = shape.base + 24 * shape.adapter_parameters + WORKSPACE
     return fixed + saved + max(at_work, logits) + wide
 
 
 def choose(shape: Shape, steps: Sequence[int], budget: int, memory: str, longest: int = 64) -> Forecast:
-    """The plan for steps of these token counts within `budget`; `memory` is auto, fast (all kept, no copies) or lean (little kept). A row
-    is never cut, so no piece is planned smaller than the `longest`.
+    """The plan for steps of these token counts within `budget`; `memory` is auto, fast (all kept, no copies) or lean
+    (little kept). A row is never cut, so no piece is planned smaller than the `longest`.
 
     Raises ResourceError when not even the leanest plan fits.
     """
@@ -113,9 +122,9 @@ def _fill(shape: Shape, tokens: int, budget: int, memory: str) -> Forecast | Non
 
 
 def _cost(shape: Shape, steps: Sequence[int], plan: Forecast) -> float:
-    """Work of the steps, in tokens' passes through the products (measured on an H100 at 7b1): a token costs 2, and 0.6 more where its
-    block is made again; making all weights wide costs a pass of 340 tokens, reading all as they are stored 30; a piece costs 150 tokens
-    more than its length."""
+    """Work of the steps, in tokens' passes through the products (measured on an H100 at 7b1): a token costs 2, and 0.6
+    more where its block is made again; making all weights wide costs a pass of 340 tokens, reading all as they are
+    stored 30; a piece costs 150 tokens more than its length."""
     passes = 2 + 0.6 * (shape.layers - plan.full) / shape.layers
     codes = (30 if shape.reads_codes else 340) * (shape.layers - plan.copies) / shape.layers
     pieces = sum(-(-tokens // plan.tokens) for tokens in steps)

@@ -1,9 +1,10 @@
 """The forward pass over packed rows: a walk over BLOOM's own modules, with an attention that stays inside each quote.
 
-Stock BLOOM takes no `position_ids` and no document mask: given packed rows it lets every quote read the ones before it, and says nothing.
-So the walk calls BLOOM's modules itself (embedding, norms, the four linears of each block, whatever PEFT or bitsandbytes made of them)
-and only the attention is ours (`plain/attention.py`). Stock BLOOM in float32 on each quote alone is its oracle: same hidden states, same
-loss, same gradients. Other models go through their own forward pass, one quote a row, padded (`PackPlan.separate`).
+Stock BLOOM takes no `position_ids` and no document mask: given packed rows it lets every quote read the ones before it,
+and says nothing. So the walk calls BLOOM's modules itself (embedding, norms, the four linears of each block, whatever
+PEFT or bitsandbytes made of them) and only the attention is ours (`plain/attention.py`). Stock BLOOM in float32 on each
+quote alone is its oracle: same hidden states, same loss, same gradients. Other models go through their own forward
+pass, one quote a row, padded (`PackPlan.separate`).
 
     hidden_BTW = hidden_states(base, model, batch)          the last layer's output
     losses_N, part_N = token_losses(base, model, batch)     one loss for each learned token
@@ -29,7 +30,8 @@ from florilegium.tokens import Batch
 
 @dataclass(frozen=True)
 class Walk:
-    """How the forward pass runs: the fast paths' names, whether blocks are recomputed in the backward pass, NEFTune's noise."""
+    """How the forward pass runs: the fast paths' names, whether blocks are recomputed in the backward pass, NEFTune's
+    noise."""
 
     fast: tuple[str, ...] = ()
     lean: bool = False
@@ -40,8 +42,8 @@ PLAIN = Walk()
 
 
 def token_losses(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:
-    """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in the adapter.
-    A bucketed batch has places without a target too, and their losses are 0."""
+    """The negative log-likelihood, float32 [N], of each learned token of `batch` in reading order; differentiable in
+    the adapter. A bucketed batch has places without a target too, and their losses are 0."""
     hidden_BTW = hidden_states(base, model, batch, walk)
     losses = paths.losses(walk.fast)
     hidden_NW, targets_N = hidden_BTW.flatten(0, 1), batch.targets_BT.flatten()
@@ -51,7 +53,8 @@ def token_losses(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> to
 
 
 def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> torch.Tensor:
-    """The last layer's normed output [B, T, W], in the base's compute dtype. `model` is the base's model or PEFT's wrapping of it."""
+    """The last layer's normed output [B, T, W], in the base's compute dtype. `model` is the base's model or PEFT's
+    wrapping of it."""
     if not base.packs:
         return _stock_hidden_states(model, batch)
     bloom = transformer(model)
@@ -117,7 +120,8 @@ def split_heads(attention: Any, normed_BTW: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def mlp(module: Any, normed_BTW: torch.Tensor) -> torch.Tensor:
-    # BLOOM's GELU is the tanh form, written out in its code with a backward pass of its own; this is the same function, fused.
+    # BLOOM's GELU is the tanh form, written out in its code with a backward pass of its own; this is the same function,
+    # fused.
     out: torch.Tensor = module.dense_4h_to_h(F.gelu(module.dense_h_to_4h(normed_BTW), approximate="tanh"))
     return out
 
@@ -133,7 +137,8 @@ def _dropped(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Tensor:
-    """NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise of size alpha / sqrt(length * width) on each document's embeddings."""
+    """NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise of size alpha / sqrt(length * width) on each
+    document's embeddings."""
     document_BT = batch.document_BT
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
     length_BT1 = same_BTT.sum(-1, keepdim=True)
@@ -142,7 +147,8 @@ def _add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Te
 
 
 def add_neftune(model: Any, alpha: float) -> None:
-    """The same noise for a family with its own forward pass: while training, on what its embedding gives for padded rows."""
+    """The same noise for a family with its own forward pass: while training, on what its embedding gives for padded
+    rows."""
 
     def noisy(module: Any, inputs: Any, hidden_BTW: torch.Tensor) -> torch.Tensor:
         if not model.training:
@@ -163,7 +169,8 @@ def _stock_hidden_states(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def head_obstacle(model: Any) -> str:
-    """Why `head_weight` alone would not give this model's logits, or an empty string: some families scale or cap them."""
+    """Why `head_weight` alone would not give this model's logits, or an empty string: some families scale or cap
+    them."""
     config = model.config
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
         value = getattr(config, name, None)

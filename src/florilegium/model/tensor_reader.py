@@ -1,8 +1,8 @@
 """Tensors of a safetensors file onto a device, at the speed of the bus.
 
-A checkpoint of 14 GB that lies in the page cache reaches an H100 at 5.5 GB/s through one thread and pageable memory, and at 21 GB/s through
-eight threads that each read a piece into pinned memory of their own and copy it from there. The header has been checked before
-(`tensor_file.read_header`).
+A checkpoint of 14 GB that lies in the page cache reaches an H100 at 5.5 GB/s through one thread and pageable memory,
+and at 21 GB/s through eight threads that each read a piece into pinned memory of their own and copy it from there. The
+header has been checked before (`tensor_file.read_header`).
 
     with TensorReader(path, device) as reader:
         for name in reader.names: tensor = reader.read(name)
@@ -29,7 +29,8 @@ DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
 
 @dataclass
 class _Lane:
-    """A thread's own pinned piece of memory and stream; neither on the CPU, where a piece is read straight into its tensor."""
+    """A thread's own pinned piece of memory and stream; neither on the CPU, where a piece is read straight into its
+    tensor."""
 
     piece: Any = None
     stream: Any = None
@@ -62,17 +63,24 @@ class TensorReader:
         return all(entry["dtype"] in DTYPE_OF for entry in self.header.values())
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor, whole, on the device. Raises ModelError where the file ends early, OSError where the disk fails."""
+        """The tensor, whole, on the device. Raises ModelError where the file ends early, OSError where the disk
+        fails."""
         entry = self.header[name]
         dtype, (start, end) = DTYPE_OF[entry["dtype"]], entry["data_offsets"]
         if math.prod(entry["shape"]) * dtype.itemsize != end - start:
-            raise ModelError(f"{self.path.name}: the size of {name} does not fit its shape", "Get it again from where it came")
+            raise ModelError(
+                f"{self.path.name}: the size of {name} does not fit its shape", "Get it again from where it came"
+            )
         tensor = torch.empty(entry["shape"], dtype=dtype, device=self.device)
         flat = tensor.view(-1).view(torch.uint8)
         # Whoever had this memory before may still be reading it on the device.
         ready = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
         places = range(0, len(flat), PIECE_BYTES)
-        list(self.pool.map(lambda place: self._piece(flat[place : place + PIECE_BYTES], self.begin + start + place, ready), places))
+        list(
+            self.pool.map(
+                lambda place: self._piece(flat[place : place + PIECE_BYTES], self.begin + start + place, ready), places
+            )
+        )
         return tensor
 
     def _piece(self, target: torch.Tensor, place: int, ready: Any) -> None:
@@ -95,7 +103,9 @@ class TensorReader:
         while len(memory):
             count = os.preadv(self.file, [memory], place)
             if count == 0:
-                raise ModelError(f"{self.path.name} ends before its last tensor does", "Get it again from where it came")
+                raise ModelError(
+                    f"{self.path.name} ends before its last tensor does", "Get it again from where it came"
+                )
             memory, place = memory[count:], place + count
 
 

@@ -1,9 +1,8 @@
 """Folders that others made: what is looked at before Transformers or PEFT read a byte of them.
 
-A model or an adapter from the network is data, and stays data: no pickle is opened, no code of a folder runs, no number in it makes us
-allocate what its files do not hold. Those libraries keep the first two by themselves today; the checks here do not depend on that, and
-give one line in place of a traceback.
-"""
+A model or an adapter from the network is data, and stays data: no pickle is opened, no code of a folder runs, no number
+in it makes us allocate what its files do not hold. Those libraries keep the first two by themselves today; the checks
+here do not depend on that, and give one line in place of a traceback."""
 
 from __future__ import annotations
 
@@ -47,23 +46,28 @@ def refuse_code(folder: Path, name: str) -> None:
     """Raises ModelError when a JSON file of `folder` asks for code of its own to be run (`auto_map`)."""
     for path in sorted(folder.glob("*config.json")):
         if "auto_map" in read_json(path, f"the {path.name} of {name}"):
-            raise ModelError(f"{name} wants to run code of its own ({path.name})", "florilegium never does: choose another model")
+            raise ModelError(
+                f"{name} wants to run code of its own ({path.name})", "florilegium never does: choose another model"
+            )
 
 
 def check_weights(folder: Path, config: Mapping[str, Any], name: str) -> None:
     """Compares what config.json announces with the headers of the weight files. Raises ModelError.
 
-    Transformers builds a model from the config before it looks at the weights: 1e9 layers would be built until memory is gone.
-    """
+    Transformers builds a model from the config before it looks at the weights: 1e9 layers would be built until memory
+    is gone."""
     headers = [read_header(path, f"{path.name} of {name}") for path in sorted(folder.glob("*.safetensors"))]
     num_tensors = sum(map(len, headers))
     largest = max((size for header in headers for entry in header.values() for size in entry["shape"]), default=0)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key, limit in LIMITS.items():
             value = part.get(key)
-            if isinstance(value, (int, float)) and not 1 <= value <= max(1, num_tensors if limit == "tensors" else largest):
+            if isinstance(value, (int, float)) and not 1 <= value <= max(
+                1, num_tensors if limit == "tensors" else largest
+            ):
                 raise ModelError(
-                    f"the config.json of {name} says {key} is {value:g}, and its weights hold no such thing", "Get the model again"
+                    f"the config.json of {name} says {key} is {value:g}, and its weights hold no such thing",
+                    "Get the model again",
                 )
 
 
@@ -76,8 +80,8 @@ LIMITS = {
 def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     """adapter_config.json of `folder` as arguments of PEFT's LoraConfig, checked against the adapter's own tensors.
 
-    Raises ModelError when it is no LoRA, asks for anything but plain LoRA's settings, or announces a rank that its tensors do not have.
-    """
+    Raises ModelError when it is no LoRA, asks for anything but plain LoRA's settings, or announces a rank that its
+    tensors do not have."""
     from peft import LoraConfig
 
     what = f"the adapter_config.json in {folder}"
@@ -94,7 +98,8 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     _check_ranks(values, header, model_width, what, fix)
     kept = {key: values[key] for key in LORA_FIELDS & values.keys() if key not in ("peft_version", "exclude_modules")}
     if isinstance(kept.get("target_modules"), str):
-        kept["target_modules"] = sorted({_module(name) for name in header if ".lora_A." in name})  # never a pattern that others wrote
+        # never a pattern that others wrote
+        kept["target_modules"] = sorted({_module(name) for name in header if ".lora_A." in name})
     return kept
 
 
@@ -104,7 +109,12 @@ def _check_numbers(values: Mapping[str, Any], what: str, fix: str) -> None:
             raise ModelError(f"{what}: {key} is {str(values.get(key))[:40]}", fix)
     modules = values.get("target_modules")
     names = modules if isinstance(modules, list) else []
-    names = [*names, *(values.get("rank_pattern") or {}), *(values.get("alpha_pattern") or {}), *(values.get("modules_to_save") or [])]
+    names = [
+        *names,
+        *(values.get("rank_pattern") or {}),
+        *(values.get("alpha_pattern") or {}),
+        *(values.get("modules_to_save") or []),
+    ]
     for name in names:
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name) or ".." in name:
             raise ModelError(f"{what}: {str(name)[:60]!r} is not the name of a module", fix)
@@ -116,7 +126,9 @@ def _check_ranks(values: Mapping[str, Any], header: Mapping[str, Any], width: in
     if not ranks:
         raise ModelError(f"{what}: its weights hold no LoRA matrix", fix)
     if not asked >= ranks or max(asked) > max(ranks) or max(ranks) > 16 * width:
-        raise ModelError(f"{what} says rank {values['r']}, and its weights have {', '.join(map(str, sorted(ranks)[:3]))}", fix)
+        raise ModelError(
+            f"{what} says rank {values['r']}, and its weights have {', '.join(map(str, sorted(ranks)[:3]))}", fix
+        )
 
 
 def _module(name: str) -> str:

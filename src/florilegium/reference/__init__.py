@@ -1,4 +1,5 @@
-"""The plain twins of the fast room: the same functions in torch's own terms, for where nothing fast can run, and to hold the fast to.
+"""The plain twins of the fast room: the same functions in torch's own terms, for where nothing fast can run, and to
+hold the fast to.
 
 Nothing outside this folder is imported here.
 """

@@ -1,17 +1,16 @@
 """Causal ALiBi attention inside each document of a packed row, in torch's own terms.
 
-BLOOM biases each score by slope * key position. Softmax does not change when a row of scores is shifted, so within a document
-slope * (key - query) is the same function, and it no longer matters where in the packed row the document lies: packing is exact. The
-relative form is also the accurate one: rounded to bfloat16, the absolute bias is off by up to 2 at position 2,000, the relative bias of
-the keys that matter (the near ones) is exact.
+BLOOM biases each score by slope * key position. Softmax does not change when a row of scores is shifted, so within a
+document slope * (key - query) is the same function, and it no longer matters where in the packed row the document lies:
+packing is exact. The relative form is also the accurate one: rounded to bfloat16, the absolute bias is off by up to 2
+at position 2,000, the relative bias of the keys that matter (the near ones) is exact.
 
     attend = plain(document_BT, slopes_H, dtype)     once a batch: builds the mask that all layers share
     context_BHTD = attend(query_BHTD, key_BHTD, value_BHTD)
 
-A float mask in torch's scaled_dot_product_attention: everywhere, forward and backward, but B*H*T*T numbers.
-Shapes: B rows, H heads, T tokens, D head dimension. Slopes: Press et al. 2022 (arXiv:2108.12409), with its rule for head counts that are
-not a power of two.
-"""
+A float mask in torch's scaled_dot_product_attention: everywhere, forward and backward, but B*H*T*T numbers. Shapes: B
+rows, H heads, T tokens, D head dimension. Slopes: Press et al. 2022 (arXiv:2108.12409), with its rule for head counts
+that are not a power of two."""
 
 from __future__ import annotations
 
@@ -25,7 +24,8 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def alibi_slopes(num_heads: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """[H] in float32: 2^(-8i/n) for the largest power of two n <= H, then every other slope of 2n for the heads beyond."""
+    """[H] in float32: 2^(-8i/n) for the largest power of two n <= H, then every other slope of 2n for the heads
+    beyond."""
     n = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * i / n) for i in range(1, n + 1)]
     slopes += [2 ** (-4 * i / n) for i in range(1, 2 * (num_heads - n) + 1, 2)]

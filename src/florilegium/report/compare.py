@@ -12,12 +12,22 @@ NOT_COMPARED = ("output", "force")
 
 
 def compare_runs(a: RunFacts, b: RunFacts) -> dict[str, Any]:
-    """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a figure as `evaluate` writes it, a number or
-    None; `same_rows`: whether both were trained on the same rows (else their losses cannot be compared)."""
-    keys = [key for key in {**a.config, **b.config} if key not in NOT_COMPARED and a.config.get(key) != b.config.get(key)]
+    """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a figure as `evaluate`
+    writes it, a number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be
+    compared)."""
+    keys = [
+        key for key in {**a.config, **b.config} if key not in NOT_COMPARED and a.config.get(key) != b.config.get(key)
+    ]
     figures: dict[str, list[Any]] = {
         key: [run.manifest.get(key) for run in (a, b)]
-        for key in ("eval_loss_before", "eval_loss", "steps", "elapsed_seconds", "tokens_per_second", "peak_memory_bytes")
+        for key in (
+            "eval_loss_before",
+            "eval_loss",
+            "steps",
+            "elapsed_seconds",
+            "tokens_per_second",
+            "peak_memory_bytes",
+        )
     }
     for line in (line for lines in LINES.values() for line in lines):
         pair = [lookup(run.evaluation, f"tuned.{line.path}") for run in (a, b)]
@@ -39,7 +49,9 @@ def figure_rows(comparison: dict[str, Any], short: bool = False) -> list[tuple[s
     rows = []
     for key, pair in comparison["figures"].items():
         line = lines.get(key)
-        name, style = (line.name, line.style) if line else (key.replace("_", " "), "+.3f" if key == "forgetting" else ".3f")
+        name, style = (
+            (line.name, line.style) if line else (key.replace("_", " "), "+.3f" if key == "forgetting" else ".3f")
+        )
         rows.append((name, _value(key, pair[0], style, short), _value(key, pair[1], style, short)))
     return rows
 

@@ -1,8 +1,7 @@
 """Curves as inline SVG: drawn here, since a page without scripts and without the network can hold no plotting library.
 
-A chart has no colours of its own; its classes (`line-0`, `grid`, ...) take them from the page, light or dark. A reader that cannot see it
-is told title and range. Everything in it is a number, or escaped.
-"""
+A chart has no colours of its own; its classes (`line-0`, `grid`, ...) take them from the page, light or dark. A reader
+that cannot see it is told title and range. Everything in it is a number, or escaped."""
 
 from __future__ import annotations
 
@@ -43,11 +42,13 @@ def chart(title: str, curves: Sequence[Curve], unit: str = "", *, from_zero: boo
     told = "; ".join(f"{c.name} from {c.points[0][1]:.4g} to {c.points[-1][1]:.4g}" for c in shown)
     says = escape(f"{title}{f' ({unit})' if unit else ''} over {max(xs):.0f} steps: {told}")
     legend = Markup("").join(
-        Markup('<span class="key line-{0}">{1}</span> ').format(number, c.name) for number, c in enumerate(shown) if len(shown) > 1
+        Markup('<span class="key line-{0}">{1}</span> ').format(number, c.name)
+        for number, c in enumerate(shown)
+        if len(shown) > 1
     )
-    return Markup('<figure><figcaption>{}{} {}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg></figure>').format(
-        title, f", {unit}" if unit else "", legend, WIDTH, HEIGHT, says, Markup("").join(parts)
-    )
+    return Markup(
+        '<figure><figcaption>{}{} {}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg></figure>'
+    ).format(title, f", {unit}" if unit else "", legend, WIDTH, HEIGHT, says, Markup("").join(parts))
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,27 @@ class _Frame:
 
     def grid(self, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Markup:
         lines = [
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick end" x="{}" y="{}">{}</text>').format(
-                LEFT, WIDTH - RIGHT, LEFT - 8, f"{self.y(v) + 4:.1f}", label(v), y=f"{self.y(v):.1f}"
-            )
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick end" x="{}" y="{}">{}</text>'
+            ).format(LEFT, WIDTH - RIGHT, LEFT - 8, f"{self.y(v) + 4:.1f}", label(v), y=f"{self.y(v):.1f}")
             for v in y_ticks
         ]
-        lines += [Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(self.x(v), HEIGHT - 8, label(v)) for v in x_ticks]
+        lines += [
+            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(self.x(v), HEIGHT - 8, label(v))
+            for v in x_ticks
+        ]
         return Markup("").join(lines)
 
     def draw(self, curve: Curve, number: int) -> Markup:
         places = [(f"{self.x(a):.1f}", f"{self.y(b):.1f}") for a, b in curve.points]
-        line = Markup('<polyline class="line-{}" points="{}"/>').format(number, " ".join(",".join(place) for place in places))
-        dots = [Markup('<circle class="line-{}" cx="{}" cy="{}" r="4"/>').format(number, *place) for place in places] if curve.dots else []
+        line = Markup('<polyline class="line-{}" points="{}"/>').format(
+            number, " ".join(",".join(place) for place in places)
+        )
+        dots = (
+            [Markup('<circle class="line-{}" cx="{}" cy="{}" r="4"/>').format(number, *place) for place in places]
+            if curve.dots
+            else []
+        )
         return line + Markup("").join(dots)
 
 
@@ -88,7 +98,9 @@ def ticks(low: float, high: float, *, whole: bool = False, about: int = 5) -> li
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
     step = max(1.0, round(step)) if whole else step
-    first, last = (math.ceil(low / step), math.floor(high / step)) if whole else (math.floor(low / step), math.ceil(high / step))
+    first, last = (
+        (math.ceil(low / step), math.floor(high / step)) if whole else (math.floor(low / step), math.ceil(high / step))
+    )
     return [i * step for i in range(first, last + 1)]
 
 

@@ -1,9 +1,8 @@
 """report.html: what a run did, on one page that opens from a disk, on a phone, in the dark, in ten years.
 
-No script, no network, no other file: the page's own policy (CSP) forbids them, and names the one style sheet by its hash. Everything that
-comes from a run, its rows, its name or its path is text, and Jinja puts it there as text (autoescape); no value becomes markup but the
-curves, which `curves.py` makes of numbers.
-"""
+No script, no network, no other file: the page's own policy (CSP) forbids them, and names the one style sheet by its
+hash. Everything that comes from a run, its rows, its name or its path is text, and Jinja puts it there as text
+(autoescape); no value becomes markup but the curves, which `curves.py` makes of numbers."""
 
 from __future__ import annotations
 
@@ -116,9 +115,21 @@ def _cards(facts: RunFacts) -> list[tuple[str, str, str]]:
     before, after = number(m.get("eval_loss_before"), ".3f"), number(m.get("eval_loss"), ".3f")
     cards = [("held-out loss", after, f"{before} before" if before else "")]
     cards += [
-        ("tag F1", written(lookup(e, "tuned.written_tags.micro_f1"), ".3f", short=True), _against(e, "written_tags.micro_f1")),
-        ("copies", written(lookup(e, "tuned.copies.copied"), "share", short=True), "8 words in a row from a training row"),
-        ("forgotten", written(lookup(e, "forgetting.change"), "+.3f", short=True), "change of the loss on general text; below 0, nothing"),
+        (
+            "tag F1",
+            written(lookup(e, "tuned.written_tags.micro_f1"), ".3f", short=True),
+            _against(e, "written_tags.micro_f1"),
+        ),
+        (
+            "copies",
+            written(lookup(e, "tuned.copies.copied"), "share", short=True),
+            "8 words in a row from a training row",
+        ),
+        (
+            "forgotten",
+            written(lookup(e, "forgetting.change"), "+.3f", short=True),
+            "change of the loss on general text; below 0, nothing",
+        ),
         ("time", duration(m.get("elapsed_seconds")), f"{number(m.get('steps'), ',.0f')} steps"),
         ("peak memory", gibibytes(m.get("peak_memory_bytes")), ""),
     ]
@@ -151,7 +162,10 @@ def _closest(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """(text, what it shares with which training row), the closest first."""
     rows = lookup(evaluation, "tuned.copies.closest")
     try:
-        return [(row["text"], f"{row['longest_run']} words in a row; nearest: {row['nearest'] or 'none'}") for row in rows or []]
+        return [
+            (row["text"], f"{row['longest_run']} words in a row; nearest: {row['nearest'] or 'none'}")
+            for row in rows or []
+        ]
     except (TypeError, KeyError):
         return []
 
@@ -165,7 +179,11 @@ def _findings(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _sides(data: dict[str, Any]) -> str:
     """How many rows went where, and how many near-copies stand on both sides."""
-    names = {"training_rows": "learned", "held_out_rows": "held out", "set_aside_rows": "set aside as near-copies of both sides"}
+    names = {
+        "training_rows": "learned",
+        "held_out_rows": "held out",
+        "set_aside_rows": "set aside as near-copies of both sides",
+    }
     counts = [f"{data[key]:,} {what}" for key, what in names.items() if isinstance(data.get(key), int) and data[key]]
     leaks = data.get("leaks")
     by_whom = leaks.items() if isinstance(leaks, dict) else ()
@@ -182,13 +200,17 @@ def _clusters(data: dict[str, Any]) -> list[list[tuple[str, str]]]:
 
 
 def _samples(facts: RunFacts) -> dict[str, Any]:
-    """What was written for each prompt at up to four steps: `{"steps": [...], "rows": [(prompt, [text, ...]), ...]}`."""
+    """What was written for each prompt at up to four steps: `{"steps": [...], "rows": [(prompt, [text, ...]),
+    ...]}`."""
     steps = sorted({row["step"] for row in facts.samples if isinstance(row.get("step"), int)})
     if len(steps) > MOST_SAMPLE_STEPS:
         steps = [steps[round(i * (len(steps) - 1) / (MOST_SAMPLE_STEPS - 1))] for i in range(MOST_SAMPLE_STEPS)]
     texts = {(row.get("prompt"), row.get("step")): row.get("text") for row in facts.samples}
     prompts = list(dict.fromkeys(str(row.get("prompt", "")) for row in facts.samples))
-    return {"steps": steps, "rows": [(prompt, [texts.get((prompt, step)) or "" for step in steps]) for prompt in prompts]}
+    return {
+        "steps": steps,
+        "rows": [(prompt, [texts.get((prompt, step)) or "" for step in steps]) for prompt in prompts],
+    }
 
 
 def _cost(facts: RunFacts) -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
-"""loss.png: the losses as a picture, for a README or a mail. Drawn by matplotlib, without a screen and without its global state."""
+"""loss.png: the losses as a picture, for a README or a mail. Drawn by matplotlib, without a screen and without its
+global state."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ FILE = "loss.png"
 
 
 def import_soon() -> None:
-    """Has matplotlib imported by a thread of its own: a second, or two from a cold disk, that nobody waits for at the end of a run."""
+    """Has matplotlib imported by a thread of its own: a second, or two from a cold disk, that nobody waits for at the
+    end of a run."""
     with suppress(RuntimeError):  # no thread can be had
         threading.Thread(target=_import, name="matplotlib").start()
 
@@ -28,7 +30,8 @@ def _import() -> None:
 
 
 def write_picture(facts: RunFacts) -> None:
-    """Writes loss.png into the run's folder, whole or not at all; nothing where no loss was logged. Raises ResourceError."""
+    """Writes loss.png into the run's folder, whole or not at all; nothing where no loss was logged. Raises
+    ResourceError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

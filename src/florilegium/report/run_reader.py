@@ -1,7 +1,8 @@
-"""A run's folder, read for the report. Whatever is missing or broken there is left out: a report can be made of a run that was stopped.
+"""A run's folder, read for the report. Whatever is missing or broken there is left out: a report can be made of a run
+that was stopped.
 
-Numbers are taken only where they are numbers, text only where it is text: the page must not fall over a file that somebody edited.
-"""
+Numbers are taken only where they are numbers, text only where it is text: the page must not fall over a file that
+somebody edited."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from florilegium.storage.atomic_files import read_lines
 
 @dataclass(frozen=True)
 class RunFacts:
-    """`steps` are the logged steps, `looks` the held-out losses, `samples` what the model wrote as it learned; `findings` are the data
-    doctor's, `evaluation` the figures of `florilegium evaluate`; each empty where it is not there."""
+    """`steps` are the logged steps, `looks` the held-out losses, `samples` what the model wrote as it learned;
+    `findings` are the data doctor's, `evaluation` the figures of `florilegium evaluate`; each empty where it is not
+    there."""
 
     directory: Path
     manifest: dict[str, Any]
@@ -49,7 +51,9 @@ class RunFacts:
 def read_run(directory: Path) -> RunFacts:
     """Raises UsageError for a folder that is no run."""
     if not (directory / "config.yaml").is_file():
-        raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")
+        raise UsageError(
+            f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
+        )
     metrics = [row for row in read_lines(directory / "metrics.jsonl") if isinstance(row, dict)]
     config: dict[str, Any] = {}
     with contextlib.suppress(UsageError):
@@ -74,4 +78,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+    return (
+        float(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )

@@ -1,9 +1,9 @@
 """Going on with a run: whose its checkpoints are, and which settings may be others than when it began.
 
-A setting that is changed and then ignored is the worst of three ways: nobody is told. Here each change is refused, or applied and said.
-What a step means must stay (the rows, their order and the batch they come in; the base; the shape of the adapter and of the optimiser's
-state). What may change is how fast it learns, how long, where it runs, and how often it looks, saves and tells.
-"""
+A setting that is changed and then ignored is the worst of three ways: nobody is told. Here each change is refused, or
+applied and said. What a step means must stay (the rows, their order and the batch they come in; the base; the shape of
+the adapter and of the optimiser's state). What may change is how fast it learns, how long, where it runs, and how often
+it looks, saves and tells. """
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ CHANGEABLE = (
 )  # fmt: skip
 BEFORE_ORDERS = "shuffled"  # the order of a run that was begun when there was no choice
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
-REPACKS = ("device", "memory", "batch_tokens")  # after these, how much memory holds is not what the checkpoint remembers
+# after these, how much memory holds is not what the checkpoint remembers
+REPACKS = ("device", "memory", "batch_tokens")
 
 
 def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says of the run that it belongs to: the digests in the run's manifest.json, and all settings."""
+    """What a checkpoint says of the run that it belongs to: the digests in the run's manifest.json, and all
+    settings."""
     settings = {name: value for name, value in as_dict(config).items() if name not in NOT_OF_THE_RUN}
     base = manifest["base"]
     return {
@@ -37,7 +39,8 @@ def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]
 
 
 def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: str) -> TrainConfig:
-    """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises UsageError."""
+    """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises
+    UsageError."""
     values = {str(key).replace("-", "_"): value for key, value in written.items()}
     values.setdefault("order", BEFORE_ORDERS)
     make_config(values, source=source)
@@ -47,7 +50,8 @@ def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: s
 
 
 def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """A line on each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the way."""
+    """A line on each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
+    way."""
     lines = []
     before = {"order": BEFORE_ORDERS, **before}
     for name, value in as_dict(now).items():

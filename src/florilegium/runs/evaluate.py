@@ -5,10 +5,9 @@
     free texts     written from nothing with fixed seeds: form, stopping, loops, variety, copies of training rows
     relevance      do the tags that were written fit their quotes
 
-The rows are read again and split again as the run did it, and must be the same (the digest in manifest.json). The answer is one JSON
-object, `evaluation.json` in the run's folder, and report.html there is written anew. A figure is `{"value", "low", "high"}`: a 95%
-bootstrap interval.
-"""
+The rows are read again and split again as the run did it, and must be the same (the digest in manifest.json). The
+answer is one JSON object, `evaluation.json` in the run's folder, and report.html there is written anew. A figure is
+`{"value", "low", "high"}`: a 95% bootstrap interval. """
 
 from __future__ import annotations
 
@@ -85,11 +84,12 @@ def evaluate(
     device: str = "auto",
     view: View | None = None,
 ) -> dict[str, Any]:
-    """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and `model` say where the
-    run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts written.
+    """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and
+    `model` say where the run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts
+    written.
 
-    Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and what loading raises.
-    """
+    Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and
+    what loading raises. """
     view, began = view or Silent(), time.monotonic()
     if generations < 1 or rows < 1:
         raise UsageError(f"--{'generations' if generations < 1 else 'rows'} is below 1", "It takes 1 or more")
@@ -120,7 +120,8 @@ def evaluate(
 
 
 def read_material(directory: Path, data: str | None = None, most_rows: int = 500) -> Material:
-    """The run's rows, read and split again. Raises UsageError for a folder that is no run, DataError for other rows than it was made on."""
+    """The run's rows, read and split again. Raises UsageError for a folder that is no run, DataError for other rows
+    than it was made on."""
     path = directory / "config.yaml"
     if not path.is_file():
         raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")

@@ -1,4 +1,5 @@
-"""A look at DATA before anything is trained: what it holds, what is wrong with it, and three rows exactly as they will be learned."""
+"""A look at DATA before anything is trained: what it holds, what is wrong with it, and three rows exactly as they will
+be learned."""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ def inspect(
     held_out: float = 0.1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs across the split
-    and across a random one (`leaks`), and under `rows` the first three of a first step of 16 shuffled rows: text, tokens, which tokens
-    carry loss, and where each lies in its packed row. Plain values. Raises what reading and encoding raise."""
+    """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs
+    across the split and across a random one (`leaks`), and under `rows` the first three of a first step of 16 shuffled
+    rows: text, tokens, which tokens carry loss, and where each lies in its packed row. Plain values. Raises what
+    reading and encoding raise."""
     rows = read_rows(data, template, skip_bad_rows=skip_bad_rows, repair=repair)
     tokenizer = _tokenizer(model, revision)
     split = make_split(rows.quotes, held_out, seed, by=split_by, authors=rows.authors)

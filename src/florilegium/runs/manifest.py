@@ -1,4 +1,5 @@
-"""What a run writes down about itself: manifest.json, the adapter's florilegium.json, and the first lines on the screen."""
+"""What a run writes down about itself: manifest.json, the adapter's florilegium.json, and the first lines on the
+screen."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def adapter_facts(prepared: Prepared) -> dict[str, Any]:
 
 
 def _openings(texts: Sequence[str]) -> dict[str, int]:
-    """How training rows begin: the 500 most frequent first words and their counts. Where a script has no spaces, two letters."""
+    """How training rows begin: the 500 most frequent first words and their counts. Where a script has no spaces, two
+    letters."""
     words = (text.split(maxsplit=1)[0] for text in texts)
     return dict(Counter(word if len(word) <= LONGEST_WORD else word[:2] for word in words).most_common(500))
 
@@ -78,7 +80,8 @@ def describe_forecast(forecast: Forecast, layers: int) -> str:
 
 
 def describe_fast(names: tuple[str, ...]) -> str:
-    """The fast paths that a run takes: `block` has attention and linears of its own, and leaves nothing to those of these names."""
+    """The fast paths that a run takes: `block` has attention and linears of its own, and leaves nothing to those of
+    these names."""
     if "block" in names:
         own = [name for name in ("attention", "linear") if name in names]
         rest = [name for name in names if name not in ("block", *own)]

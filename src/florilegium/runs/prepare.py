@@ -110,7 +110,8 @@ def choose_order(request: str, names: tuple[str, ...]) -> str:
 
 
 def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:
-    """Three prompts to watch the model by, and whether each wants tags: nothing, two words of a held-out quote, a whole one."""
+    """Three prompts to watch the model by, and whether each wants tags: nothing, two words of a held-out quote, a whole
+    one."""
     first = prepared.rows.template.columns[0]
     if first in prepared.rows.template.list_columns:
         return [("", False)]

@@ -1,4 +1,5 @@
-"""What a run leaves behind while it trains: lines of metrics and samples, checkpoints, and a word to whoever watches."""
+"""What a run leaves behind while it trains: lines of metrics and samples, checkpoints, and a word to whoever
+watches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Going on with a run that was stopped, from its newest whole checkpoint: what `florilegium resume` and `florilegium.resume` do.
+"""Going on with a run that was stopped, from its newest whole checkpoint: what `florilegium resume` and
+`florilegium.resume` do.
 
-    the run's config.yaml, with changes -> prepare -> the same rows and base? -> the checkpoint -> the rest of `runs/train.py`'s walk
+    the run's config.yaml, with changes -> prepare -> the same rows and base? -> the checkpoint -> the rest of
+    `runs/train.py`'s walk
 
 Which settings may change on the way: `runs/changes.py`.
 """
@@ -27,10 +29,9 @@ from florilegium.training import Snapshot, clear_way, load_checkpoint, newest_wh
 def resume(run: str | Path = "latest", *, view: View | None = None, **settings: Any) -> Trained:
     """Goes on with a run that was stopped, from its newest whole checkpoint, to the same bits as if it had not been.
 
-    `settings` change what may change on the way (`runs/changes.py`: the learning rate, the number of steps, the device, ...); each change is
-    said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a setting cannot change, DataError or
-    ModelError when rows or base are others than before.
-    """
+    `settings` change what may change on the way (`runs/changes.py`: the learning rate, the number of steps, the device,
+    ...); each change is said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a
+    setting cannot change, DataError or ModelError when rows or base are others than before. """
     view = view or Silent()
     directory = _unfinished(str(run))
     with watch() as stop, locked(directory):
@@ -81,8 +82,8 @@ def _unfinished(run: str) -> Path:
 
 
 def read_manifest_of_run(directory: Path) -> dict[str, Any]:
-    """manifest.json of a run, whose digests tell whether rows and base are still the same; empty when the run was stopped before it
-    was written. Raises UsageError when it cannot be read."""
+    """manifest.json of a run, whose digests tell whether rows and base are still the same; empty when the run was
+    stopped before it was written. Raises UsageError when it cannot be read."""
     path = directory / MANIFEST
     if not path.exists():
         return {}

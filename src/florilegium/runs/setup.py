@@ -1,4 +1,5 @@
-"""Between the adapter and the first step: which paths run, how rows are packed, what memory is used for, and a Trainer of all that."""
+"""Between the adapter and the first step: which paths run, how rows are packed, what memory is used for, and a Trainer
+of all that."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ ROUNDED = PackPlan(bucketed=True, multiple=64)  # as the trunk's rows are
 
 
 def set_up(prepared: Prepared, model: Any) -> Forecast | None:
-    """Swaps the fast paths of `prepared.fast` into the model, and forecasts its memory where the trunk runs. A path of 'auto' that this
-    model cannot take is dropped from `prepared.fast`; one that was named is a UsageError."""
+    """Swaps the fast paths of `prepared.fast` into the model, and forecasts its memory where the trunk runs. A path of
+    'auto' that this model cannot take is dropped from `prepared.fast`; one that was named is a UsageError."""
     base = prepared.base
     for name in ("block", "decode"):
         if name in prepared.fast:
@@ -82,8 +83,8 @@ def _forecast(prepared: Prepared, model: Any, lengths: list[int]) -> Forecast:
 
 
 def pack_plan(prepared: Prepared, forecast: Forecast | None) -> PackPlan:
-    """How rows are packed here: on CUDA one long row that fast attention can take, on the CPU several short ones, whose attention
-    is cheaper; for families that cannot pack, a quote a row."""
+    """How rows are packed here: on CUDA one long row that fast attention can take, on the CPU several short ones, whose
+    attention is cheaper; for families that cannot pack, a quote a row."""
     config, base = prepared.config, prepared.base
     if forecast is not None:
         return PackPlan(forecast.tokens, 64, forecast.tokens, bucketed=True)

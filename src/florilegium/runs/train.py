@@ -59,10 +59,11 @@ class Trained:
 
 
 def train(data: str | Path = "sample", *, view: View | None = None, **settings: Any) -> Trained:
-    """Tunes a base on DATA and leaves a run directory; `settings` are the fields of TrainConfig (model=, epochs=, bits=, ...).
+    """Tunes a base on DATA and leaves a run directory; `settings` are the fields of TrainConfig (model=, epochs=,
+    bits=, ...).
 
-    Raises UsageError, DataError, ModelError, ResourceError, DivergedError; Interrupted when a signal stopped it, after saving.
-    """
+    Raises UsageError, DataError, ModelError, ResourceError, DivergedError; Interrupted when a signal stopped it, after
+    saving. """
     config = make_config({**settings, "data": str(data)})
     return train_config(config, view or Silent())
 

@@ -1,9 +1,9 @@
 """Files that are never half there, and what the operating system says when it cannot write them.
 
-A file is written under another name in the same folder, flushed to disk, and renamed over its place: a reader sees the old one or the
-new one (a whole folder: `atomic_folders.py`). Lines are appended whole, and a torn last one is left out when they are read. Every byte goes through
-`os.open`, `os.write` and `os.fsync` called from here and from `atomic_folders.py`, so a test can fail each of them.
-"""
+A file is written under another name in the same folder, flushed to disk, and renamed over its place: a reader sees the
+old one or the new one (a whole folder: `atomic_folders.py`). Lines are appended whole, and a torn last one is left out
+when they are read. Every byte goes through `os.open`, `os.write` and `os.fsync` called from here and from
+`atomic_folders.py`, so a test can fail each of them."""
 
 from __future__ import annotations
 
@@ -33,24 +33,31 @@ class Room:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, needed: int = 4096) -> Iterator[Room]:
-    """Turns the operating system's refusals (full, read-only, no permission) into ResourceError that names `path`, and for a full
-    disk the bytes `needed` (a block, when nothing is said) and free."""
+    """Turns the operating system's refusals (full, read-only, no permission) into ResourceError that names `path`, and
+    for a full disk the bytes `needed` (a block, when nothing is said) and free."""
     room = Room(needed)
     try:
         yield room
     except FileExistsError:
         raise
     except OSError as error:
-        fix = no_room_fix(path, room.needed) if error.errno in NO_ROOM else "Choose a folder that can be written with --output"
+        fix = (
+            no_room_fix(path, room.needed)
+            if error.errno in NO_ROOM
+            else "Choose a folder that can be written with --output"
+        )
         raise ResourceError(f"cannot write {path}: {error.strerror or error}", fix) from error
     except Exception as error:
         if "os error 28" in str(error):  # how a library written in Rust reports a full disk
-            raise ResourceError(f"cannot write {path}: No space left on device", no_room_fix(path, room.needed)) from error
+            raise ResourceError(
+                f"cannot write {path}: No space left on device", no_room_fix(path, room.needed)
+            ) from error
         raise
 
 
 def no_room_fix(path: Path, needed: int) -> str:
-    """What to do where `needed` bytes found no room: how much that is, how much is free, and how large a file may be at all."""
+    """What to do where `needed` bytes found no room: how much that is, how much is free, and how large a file may be at
+    all."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     largest = f", files of {limit / 1e6:.3f} MB at most (ulimit -f)" if limit != resource.RLIM_INFINITY else ""
     what = f"{needed / 1e6:.3f} MB are needed and {free_bytes(path) / 1e6:.3f} MB are free there{largest}"
@@ -77,8 +84,9 @@ class Output:
         while view:
             view = view[os.write(self.handle, view) :]
         if self.asked - self.on_the_way >= EARLY:
-            # "Not needed any more" has the system write these bytes now, beside what we do next. The flush at the end, which alone
-            # promises anything and tells of errors, finds little left; and a checkpoint pushes nothing of others' out of the cache.
+            # "Not needed any more" has the system write these bytes now, beside what we do next. The flush at the end,
+            # which alone promises anything and tells of errors, finds little left; and a checkpoint pushes nothing of
+            # others' out of the cache.
             os.posix_fadvise(self.handle, self.on_the_way, self.asked - self.on_the_way, os.POSIX_FADV_DONTNEED)
             self.on_the_way = self.asked
 
@@ -96,7 +104,8 @@ def new_file(path: Path) -> Iterator[Output]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Output]:
-    """A file to write into that appears at `path` whole, on disk, with the umask's mode, or not at all. Raises ResourceError."""
+    """A file to write into that appears at `path` whole, on disk, with the umask's mode, or not at all. Raises
+    ResourceError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path) as room:
         temporary.unlink(missing_ok=True)  # of a process that died with our number
@@ -132,7 +141,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """One JSON object more in a .jsonl file. A reader that meets a torn last line (after a crash) leaves it out: `read_lines`."""
+    """One JSON object more in a .jsonl file. A reader that meets a torn last line (after a crash) leaves it out:
+    `read_lines`."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with disk_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)

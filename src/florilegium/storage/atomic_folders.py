@@ -1,4 +1,5 @@
-"""Folders that are whole or not there: how checkpoints and adapters reach the disk, and how they are taken back from it.
+"""Folders that are whole or not there: how checkpoints and adapters reach the disk, and how they are taken back from
+it.
 
     .step-00000100.tmp/             1. made under another name
         adapter.safetensors ...     2. each file written and flushed; its sha256 is taken from what was meant, not from what arrived
@@ -7,10 +8,10 @@
     rename -> step-00000100         5. it has its name
     fsync of the parent             6. and keeps it through a power cut; only now may an older one go
 
-A crash before 5 leaves a folder that nobody reads, after 5 a whole one; a power cut before 6 leaves either. Whatever else befalls the
-bytes (a flipped bit, a file of another step, a hole), the manifest does not vouch for it, and `fault` says what is wrong. A reader gets
-the very bytes that were summed (`read_vouched`), so nothing can change between the check and the use.
-"""
+A crash before 5 leaves a folder that nobody reads, after 5 a whole one; a power cut before 6 leaves either. Whatever
+else befalls the bytes (a flipped bit, a file of another step, a hole), the manifest does not vouch for it, and `fault`
+says what is wrong. A reader gets the very bytes that were summed (`read_vouched`), so nothing can change between the
+check and the use."""
 
 from __future__ import annotations
 
@@ -38,12 +39,13 @@ class Unvouched(Exception):
     """A folder that its manifest does not vouch for, and why. Who reads it decides which of `errors.py` that is."""
 
 
-def commit_folder(final: Path, files: Files, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST) -> None:
+def commit_folder(
+    final: Path, files: Files, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST
+) -> None:
     """Writes `files` (name to pieces) as the folder `final`, whole or not at all, `facts` and the sums in its manifest.
 
-    `needed` is the size in bytes, compared with what is free before anything is written. What stands at `final` must be out of the way
-    already. Raises ResourceError; then nothing of it is left.
-    """
+    `needed` is the size in bytes, compared with what is free before anything is written. What stands at `final` must be
+    out of the way already. Raises ResourceError; then nothing of it is left."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     with disk_errors(final, needed):
         if needed + ROOM_FOR_NAMES > free_bytes(final.parent):
@@ -52,7 +54,10 @@ def commit_folder(final: Path, files: Files, facts: Mapping[str, Any], *, needed
         os.mkdir(temporary)
         try:
             sums = {name: _write(temporary / name, pieces) for name, pieces in files.items()}
-            _write(temporary / manifest, [json.dumps({**facts, "files": sums}, indent=2, ensure_ascii=False).encode() + b"\n"])
+            _write(
+                temporary / manifest,
+                [json.dumps({**facts, "files": sums}, indent=2, ensure_ascii=False).encode() + b"\n"],
+            )
             sync_folder(temporary)
             os.rename(temporary, final)
         except BaseException:
@@ -73,7 +78,8 @@ def _write(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; one with a name of its own is renamed first, so that no half of it ever stands under that name."""
+    """Removes a folder; one with a name of its own is renamed first, so that no half of it ever stands under that
+    name."""
     if not folder.exists():
         return
     doomed = folder
@@ -108,7 +114,9 @@ def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
     return facts
 
 
-def read_vouched(folder: Path, names: Collection[str], manifest: str = MANIFEST) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read_vouched(
+    folder: Path, names: Collection[str], manifest: str = MANIFEST
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The manifest's facts and the bytes of the files `names`, each of them summed. Raises Unvouched."""
     facts = read_manifest(folder, manifest)
     if not set(names) <= facts["files"].keys():

@@ -10,8 +10,8 @@
         checkpoints/       step-00000100/ ...: to go on from after a stop
         training_ngrams.safetensors    hashed 8-word runs of the training rows, to tell a new quote from a copy
 
-A lock that the operating system holds (and drops when the process dies) keeps a second run out. How files are written: `atomic_files.py`.
-"""
+A lock that the operating system holds (and drops when the process dies) keeps a second run out. How files are written:
+`atomic_files.py`."""
 
 from __future__ import annotations
 
@@ -33,16 +33,19 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def new_run(output: str | None, name: str, *, force: bool = False) -> Iterator[Path]:
-    """Makes the folder of a new run and holds its lock: `output`, or `runs/<date>-<name>` with a number where that is taken.
+    """Makes the folder of a new run and holds its lock: `output`, or `runs/<date>-<name>` with a number where that is
+    taken.
 
-    An `output` that already holds something is refused with UsageError; with `force` it is renamed to `<output>.old-N` first, so that
-    nothing is lost, but never while another process trains in it. A folder that was made here and stayed empty is removed again.
-    """
+    An `output` that already holds something is refused with UsageError; with `force` it is renamed to `<output>.old-N`
+    first, so that nothing is lost, but never while another process trains in it. A folder that was made here and stayed
+    empty is removed again."""
     directory = _free_name(name) if output is None else check_path(output, "--output")
     with contextlib.ExitStack() as held:
         if output is not None and _taken(directory):
             if not force:
-                raise UsageError(f"{directory} is already there", "Choose another --output, or set it aside with --force")
+                raise UsageError(
+                    f"{directory} is already there", "Choose another --output, or set it aside with --force"
+                )
             if directory.is_dir() and not directory.is_symlink():
                 held.enter_context(locked(directory))  # whoever trains there goes on, and we do not
             set_aside(directory)
@@ -71,7 +74,8 @@ def _free_name(name: str) -> Path:
 
 
 def _taken(directory: Path) -> bool:
-    """Whether something is there that a new run would mix with: anything but an empty folder (a lock that was left counts as empty)."""
+    """Whether something is there that a new run would mix with: anything but an empty folder (a lock that was left
+    counts as empty)."""
     if directory.is_symlink():
         return True
     if not directory.exists():
@@ -112,7 +116,8 @@ def check_path(name: str, flag: str) -> Path:
 
 
 def tilde(name: str) -> str:
-    """A path below the home folder with `~` for it: what a run writes down may be published, and need not name its owner."""
+    """A path below the home folder with `~` for it: what a run writes down may be published, and need not name its
+    owner."""
     home = os.path.expanduser("~").rstrip("/")
     return "~" + name[len(home) :] if home and name.startswith(home + "/") else name
 
@@ -134,7 +139,9 @@ def find_run(name: str) -> Path:
     for path in (given, RUNS / given):
         if path.is_dir():
             return path
-    raise UsageError(f"no run or adapter at {name}", "`florilegium train` makes one; --run latest takes the newest in runs/")
+    raise UsageError(
+        f"no run or adapter at {name}", "`florilegium train` makes one; --run latest takes the newest in runs/"
+    )
 
 
 def adapter_folder(path: Path) -> Path:
@@ -147,8 +154,8 @@ def adapter_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the run: a second process that wants it gets UsageError. The lock dies with its process, so none is ever stale: what
-    stands in the file (who holds it) is for the message alone."""
+    """Holds the run: a second process that wants it gets UsageError. The lock dies with its process, so none is ever
+    stale: what stands in the file (who holds it) is for the message alone."""
     with disk_errors(directory):
         handle = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
@@ -158,7 +165,8 @@ def locked(directory: Path) -> Iterator[None]:
             except BlockingIOError:
                 holder = os.read(handle, 40).decode("ascii", "replace").strip() or "unknown"
                 raise UsageError(
-                    f"another process (number {holder}) is training in {directory}", "Wait for it, or choose another --output"
+                    f"another process (number {holder}) is training in {directory}",
+                    "Wait for it, or choose another --output",
                 ) from None
             os.ftruncate(handle, 0)
             with contextlib.suppress(OSError):  # a full disk must not keep anybody from resuming
@@ -169,7 +177,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def refuse_links(directory: Path) -> None:
-    """A run's own entries must lie in it: a link in a run that somebody else made would have us write, or remove, elsewhere."""
+    """A run's own entries must lie in it: a link in a run that somebody else made would have us write, or remove,
+    elsewhere."""
     for path in directory.iterdir():
         if path.is_symlink():
-            raise UsageError(f"{path} is a symbolic link", "florilegium writes inside the run's folder only: put the real one there")
+            raise UsageError(
+                f"{path} is a symbolic link", "florilegium writes inside the run's folder only: put the real one there"
+            )

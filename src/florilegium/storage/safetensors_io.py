@@ -4,10 +4,10 @@
     header         JSON: {"name": {"dtype": "F32", "shape": [16, 64], "data_offsets": [0, 4096]}, ...}, padded with spaces to 8
     data           the tensors' bytes, one behind another, without a gap
 
-The library (`safetensors.torch`) reads these files, ours too. It writes them by itself, out of sight: here each piece passes through
-`atomic_folders.py`, which sums it as it goes, flushes it, and lets a test fail any of the writes. A tensor is fetched from its device when its
-turn comes, so saving holds one tensor more than training does, and not a second optimiser.
-"""
+The library (`safetensors.torch`) reads these files, ours too. It writes them by itself, out of sight: here each piece
+passes through `atomic_folders.py`, which sums it as it goes, flushes it, and lets a test fail any of the writes. A
+tensor is fetched from its device when its turn comes, so saving holds one tensor more than training does, and not a
+second optimiser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32",
     torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-MAX_HEADER_BYTES = 16 << 20  # the library allows 100 MB, which as JSON takes gigabytes; bloom-176b's adapters need 50 kB
+# the library allows 100 MB, which as JSON takes gigabytes; bloom-176b's adapters need 50 kB
+MAX_HEADER_BYTES = 16 << 20
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
@@ -33,7 +34,9 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def tensor_pieces(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
+def tensor_pieces(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
     """The safetensors file of `tensors`, in pieces: header, then tensor by tensor."""
     # Widest numbers first, so that each tensor begins at a multiple of its size; then by name.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -55,7 +58,8 @@ def tensor_pieces(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
 
 
 def read_header(path: Path, what: str) -> dict[str, Any]:
-    """The header of a safetensors file: names to dtype and shape. Nothing else is read, and not more than MAX_HEADER_BYTES.
+    """The header of a safetensors file: names to dtype and shape. Nothing else is read, and not more than
+    MAX_HEADER_BYTES.
 
     Raises ModelError, which calls the file `what`, when it is not one or its header is out of bounds.
     """
@@ -66,7 +70,9 @@ def read_header(path: Path, what: str) -> dict[str, Any]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if length > size - 8 or length < 2:
-                raise ModelError(f"{what} is not whole: its header is said to have {length:,} bytes, the file has {size:,}", fix)
+                raise ModelError(
+                    f"{what} is not whole: its header is said to have {length:,} bytes, the file has {size:,}", fix
+                )
             if length > MAX_HEADER_BYTES:
                 raise ModelError(f"{what}: its header of {length:,} bytes is out of bounds", fix)
             header = json.loads(file.read(length))
@@ -88,7 +94,9 @@ def _check_header(header: dict[str, Any], num_bytes: int, what: str, fix: str) -
             raise ModelError(f"{what}: the entry of {name[:80]!r} is not that of a tensor", fix)
         end = max(end, entry["data_offsets"][1])
     if end != num_bytes:
-        raise ModelError(f"{what} is not whole: {end:,} bytes of tensors are announced and {num_bytes:,} are there", fix)
+        raise ModelError(
+            f"{what} is not whole: {end:,} bytes of tensors are announced and {num_bytes:,} are there", fix
+        )
 
 
 def _is_sizes(value: object) -> bool:

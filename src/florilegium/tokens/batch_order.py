@@ -1,4 +1,5 @@
-"""Which rows make an optimiser step: a shuffle cut every `batch_rows`, or that shuffle arranged so that its steps fill a GPU's tiles.
+"""Which rows make an optimiser step: a shuffle cut every `batch_rows`, or that shuffle arranged so that its steps fill
+a GPU's tiles.
 
 Sixteen rows of english_quotes are 500 to 2,300 tokens, and a matrix unit works in whole tiles: the products of bloom-7b1 take an H100
 25.8 ms for 768 tokens, 32.8 ms for 832 and 34.1 ms for 1,024. So in an order that is `filled`, rows change places between steps near one
@@ -17,20 +18,22 @@ import numpy as np
 
 TILE = 256
 MOST_ROWS = 128  # of a step that is filled: larger ones hold many tiles, of which part of one is little
-FEW_ROWS = 32  # of a step that one long row can overfill: it may pass tokens on to any other (in larger ones that is slow, and rare)
+# of a step that one long row can overfill: it may pass tokens on to any other (in larger ones that is slow, and rare)
+FEW_ROWS = 32
 WINDOW = 64  # steps among which rows change places: a shuffle of a million rows is arranged as it is reached
 
 
 def epoch_order(num_rows: int, batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
-    """The optimiser steps of one epoch as lists of row numbers: a shuffle that depends on `seed` and `epoch` alone, cut every
-    `batch_rows` (the last step may be shorter)."""
+    """The optimiser steps of one epoch as lists of row numbers: a shuffle that depends on `seed` and `epoch` alone, cut
+    every `batch_rows` (the last step may be shorter)."""
     order = list(range(num_rows))
     random.Random(f"florilegium {seed} {epoch}").shuffle(order)
     return [order[i : i + batch_rows] for i in range(0, num_rows, batch_rows)]
 
 
 class Order:
-    """The rows of every step of a run. `lengths` are tokens a row takes in a batch; `filled` says which of the two orders it is."""
+    """The rows of every step of a run. `lengths` are tokens a row takes in a batch; `filled` says which of the two
+    orders it is."""
 
     def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int, *, filled: bool) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
@@ -56,7 +59,8 @@ class Order:
 
 
 def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
-    """The same rows in steps of as many, their tokens as near below multiples of TILE as exchanging pairs of rows brings them."""
+    """The same rows in steps of as many, their tokens as near below multiples of TILE as exchanging pairs of rows
+    brings them."""
     rows = np.array(steps)
     sums = lengths[rows].sum(1)
     low = max(TILE, int(sums.sum()) // len(rows) // TILE * TILE)
@@ -77,14 +81,15 @@ def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
 
 
 def _exchange(a: int, rows: np.ndarray, lengths: np.ndarray, over: np.ndarray) -> tuple[int, int, int, int]:
-    """The exchange that takes most off step `a` without overfilling another: that step, the two places, and tokens moved (0: none).
-    Where there is none, and steps are of so few rows that one long row makes one, an exchange after which the other is less over than `a`
-    was."""
+    """The exchange that takes most off step `a` without overfilling another: that step, the two places, and tokens
+    moved (0: none). Where there is none, and steps are of so few rows that one long row makes one, an exchange after
+    which the other is less over than `a` was."""
     tries = [(np.argsort(over, kind="stable")[:8], np.minimum(over[a], -over))]
     if rows.shape[1] <= FEW_ROWS:
         tries.append((np.arange(len(rows)), np.minimum(over[a], over[a] - over - 1)))
     for others, most in tries:
-        change = lengths[rows[a]][None, :, None] - lengths[rows[others]][:, None, :]  # [others, rows of a, rows of the other]
+        # [others, rows of a, rows of the other]
+        change = lengths[rows[a]][None, :, None] - lengths[rows[others]][:, None, :]
         change[change > most[others][:, None, None]] = 0
         number, i, j = np.unravel_index(int(change.argmax()), change.shape)
         if change[number, i, j] > 0:

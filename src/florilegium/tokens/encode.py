@@ -5,11 +5,10 @@
     Example.token_ids      Be | kind | . | ->: | kindness | , | life | </s>
     Example.loss_mask      with --loss-on tags: 0 | 0 | 0 | 0 | 1 | 1 | 1 | 1; with all: every token
 
-Two things are easy to get wrong and cannot be seen in a loss curve. A model that is never asked for end-of-text never stops: here it is
-appended to every row, learned in every row (whatever the padding token is), and what is too long loses words of the quote, never its
-end. A prompt that tokenises otherwise than the training text asks for something that was never taught: `preflight` compares the ids of
-every prompt with those of its row, before any training.
-"""
+Two things are easy to get wrong and cannot be seen in a loss curve. A model that is never asked for end-of-text never
+stops: here it is appended to every row, learned in every row (whatever the padding token is), and what is too long
+loses words of the quote, never its end. A prompt that tokenises otherwise than the training text asks for something
+that was never taught: `preflight` compares the ids of every prompt with those of its row, before any training."""
 
 from __future__ import annotations
 
@@ -44,7 +43,9 @@ class Encoded:
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of the tokenizer's end-of-text token. Raises ModelError when it has none."""
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no end-of-text token", "A model cannot learn to stop without one: choose another --model")
+        raise ModelError(
+            "the tokenizer has no end-of-text token", "A model cannot learn to stop without one: choose another --model"
+        )
     return int(tokenizer.eos_token_id)
 
 
@@ -67,7 +68,8 @@ def encode(
     loss_on: str = "all",
     places: Sequence[str] = (),
 ) -> Encoded:
-    """Examples of at most `max_length` tokens, end-of-text included; `loss_on` is 'all' or 'tags' (the last column and end-of-text).
+    """Examples of at most `max_length` tokens, end-of-text included; `loss_on` is 'all' or 'tags' (the last column and
+    end-of-text).
 
     Raises DataError, naming the row's place, when a row's tags alone do not fit or its prompt is not a prefix of it.
     """
@@ -99,7 +101,10 @@ def preflight(examples: Sequence[Example], prompts: Sequence[list[int]], eos: in
     for i, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
         place = places[i] if places else f"row {i + 1}"
         if example.token_ids[-1] != eos or not example.loss_mask[-1]:
-            raise DataError(f"{place}: the last learned token is not end-of-text", "The model would never learn to stop: report this row")
+            raise DataError(
+                f"{place}: the last learned token is not end-of-text",
+                "The model would never learn to stop: report this row",
+            )
         if example.token_ids[: len(prompt)] != prompt:
             raise DataError(
                 f"{place}: the prompt's tokens are not the beginning of the row's tokens",
@@ -109,8 +114,11 @@ def preflight(examples: Sequence[Example], prompts: Sequence[list[int]], eos: in
             raise DataError(f"{place}: no token to learn", "Leave the row out with --skip-bad-rows")
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, template: Template, quote: Quote, max_length: int, place: str) -> tuple[Quote, list[int]]:
-    """The quote with as many words of its first column as fit, and its ids. The text is cut, not the ids: it stays a real text."""
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, template: Template, quote: Quote, max_length: int, place: str
+) -> tuple[Quote, list[int]]:
+    """The quote with as many words of its first column as fit, and its ids. The text is cut, not the ids: it stays a
+    real text."""
     first = template.columns[0]
     words = str(quote[first]).split(" ")
     low, high = 0, len(words)  # low words fit, high words do not; 0 is checked below
@@ -124,5 +132,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, template: Template, quote: Quote, m
         else:
             high = middle
     if best is None:
-        raise DataError(f"{place}: does not fit in {max_length} tokens even with one word of its {first}", "Raise --max-length")
+        raise DataError(
+            f"{place}: does not fit in {max_length} tokens even with one word of its {first}", "Raise --max-length"
+        )
     return best

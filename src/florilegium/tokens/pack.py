@@ -1,14 +1,14 @@
 """From examples to batches: many quotes in one row, so that nearly every position is a real token.
 
-english_quotes in padded batches of 4 is 1.9 times padding. Packed, a row holds many quotes back to back; `document_BT` says which token
-belongs to which quote, and the model's attention stays inside it (`model/packed.py`). Three quotes a, b, c of 3, 4 and 2 tokens, `.`
-their end-of-text, `_` padding, in rows of 6:
+english_quotes in padded batches of 4 is 1.9 times padding. Packed, a row holds many quotes back to back; `document_BT`
+says which token belongs to which quote, and the model's attention stays inside it (`model/packed.py`). Three quotes a,
+b, c of 3, 4 and 2 tokens, `.` their end-of-text, `_` padding, in rows of 6:
 
     tokens_BT      a0 a1 b0 b1 b2 _         targets_BT    a1  .  b1 b2  .  _         document_BT   0 0 1 1 1 -1
                    c0 _  _  _  _  _                        .  _   _  _  _  _                       2 ...
 
-End-of-text is a target only: as an input it would predict nothing, so it takes no place in the row. Shapes: B rows, T tokens.
-"""
+End-of-text is a target only: as an input it would predict nothing, so it takes no place in the row. Shapes: B rows, T
+tokens."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ NO_DOCUMENT = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows. `num_tokens` counts the examples' tokens (end-of-text included), `num_targets` those that are learned."""
+    """Packed rows. `num_tokens` counts the examples' tokens (end-of-text included), `num_targets` those that are
+    learned."""
 
     tokens_BT: torch.Tensor  # int64
     targets_BT: torch.Tensor  # int64, NO_TARGET where nothing is learned
     document_BT: torch.Tensor  # int32, NO_DOCUMENT where padded
     position_BT: torch.Tensor  # int32, counted from the start of each document
     remaining_BT: torch.Tensor  # int32, tokens from here to the end of the document, this one included; 1 where padded
-    learned_N: torch.Tensor  # int64, places of the targets in the flattened rows (bucketed: and of places without); all, if as many
+    # int64, places of the targets in the flattened rows (bucketed: and of places without); all, if as many
+    learned_N: torch.Tensor
     num_tokens: int
     num_targets: int
     seed_1: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))  # of this batch's dropout
@@ -45,16 +47,19 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch there. To a CUDA device it is copied from pinned memory, while the host goes on."""
         pinned = torch.device(device).type == "cuda"
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), torch.Tensor)}
+        tensors = {
+            f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), torch.Tensor)
+        }
         moved = {name: (t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for name, t in tensors.items()}
         return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """How rows are made. `row_tokens`: length aimed at; `multiple`: a row's length is rounded up to it; `batch_tokens`: at most so
-    many positions are held at once (a step has more micro-batches then); `separate`: one quote a row, for models that cannot pack;
-    `bucketed`: lengths, of rows and of `learned_N`, come from a short list, so that what was recorded for one serves many."""
+    """How rows are made. `row_tokens`: length aimed at; `multiple`: a row's length is rounded up to it; `batch_tokens`:
+    at most so many positions are held at once (a step has more micro-batches then); `separate`: one quote a row, for
+    models that cannot pack; `bucketed`: lengths, of rows and of `learned_N`, come from a short list, so that what was
+    recorded for one serves many."""
 
     row_tokens: int = 256
     multiple: int = 8
@@ -73,7 +78,11 @@ def pack(examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
     if not examples:
         return []
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].token_ids), i))
-    rows = [[i] for i in order] if plan.separate else _first_fit([(len(examples[i].token_ids) - 1, i) for i in order], plan)
+    rows = (
+        [[i] for i in order]
+        if plan.separate
+        else _first_fit([(len(examples[i].token_ids) - 1, i) for i in order], plan)
+    )
     return [_batch([[examples[i] for i in row] for row in group], plan) for group in _groups(rows, examples, plan)]
 
 
@@ -95,7 +104,8 @@ def _first_fit(sized: list[tuple[int, int]], plan: PackPlan) -> list[list[int]]:
 
 
 def _groups(rows: list[list[int]], examples: Sequence[Example], plan: PackPlan) -> Iterator[list[list[int]]]:
-    """Rows in batches of at most `batch_tokens` positions; separate rows also part where padding would pass a quarter."""
+    """Rows in batches of at most `batch_tokens` positions; separate rows also part where padding would pass a
+    quarter."""
     group: list[list[int]] = []
     real = longest = 0
     for row in rows:
@@ -115,7 +125,11 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
     width = plan.round_up(max(sum(len(e.token_ids) - 1 for e in row) for row in rows))
     shape = (len(rows), width)
     tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_TARGET, np.int64)
-    documents, positions, remaining = np.full(shape, NO_DOCUMENT, np.int32), np.zeros(shape, np.int32), np.ones(shape, np.int32)
+    documents, positions, remaining = (
+        np.full(shape, NO_DOCUMENT, np.int32),
+        np.zeros(shape, np.int32),
+        np.ones(shape, np.int32),
+    )
     document = 0
     for b, row in enumerate(rows):
         start = 0
@@ -133,7 +147,11 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
     num_targets = len(learned)
     if plan.bucketed and not flat.all():
         more = max(0, plan.round_up(num_targets) - num_targets)
-        learned = np.arange(len(flat)) if num_targets + more == len(flat) else np.concatenate([learned, np.full(more, flat.argmin())])
+        learned = (
+            np.arange(len(flat))
+            if num_targets + more == len(flat)
+            else np.concatenate([learned, np.full(more, flat.argmin())])
+        )
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
     parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned)]
     return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], num_tokens, num_targets)

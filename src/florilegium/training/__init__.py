@@ -11,7 +11,15 @@ from florilegium.training.checkpoint import (
     save_checkpoint,
     settings_of,
 )
-from florilegium.training.loop import LOOK_ROWS, Observer, Schedule, held_out_loss, make_schedule_numbers, order_of, run_steps
+from florilegium.training.loop import (
+    LOOK_ROWS,
+    Observer,
+    Schedule,
+    held_out_loss,
+    make_schedule_numbers,
+    order_of,
+    run_steps,
+)
 from florilegium.training.memory import peak_memory
 from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_optimizer, make_schedule
 from florilegium.training.step import Step, Trainer, gradients, take_step

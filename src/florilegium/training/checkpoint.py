@@ -1,4 +1,5 @@
-"""Checkpoints: everything needed to stop and go on with the same bits, and a way of writing them that a crash cannot spoil.
+"""Checkpoints: everything needed to stop and go on with the same bits, and a way of writing them that a crash cannot
+spoil.
 
     checkpoints/step-00000100/
         adapter.safetensors      the adapter's weights now, and under best.* the best ones so far
@@ -7,10 +8,9 @@
         state.json               step, schedule, best loss, numbers of the optimiser that are not tensors
         manifest.json            sha256 and size of each file above, the step, and whose it is: digests of base and rows, all settings
 
-How such a folder reaches the disk, and what a reader believes, is told in `atomic_folders.py`. A checkpoint is taken only under its own step's
-name and by the run that made it, the newest that is right, and what was skipped is said. There is no pickle in it. The older ones go
-only after the newer is in place.
-"""
+How such a folder reaches the disk, and what a reader believes, is told in `atomic_folders.py`. A checkpoint is taken
+only under its own step's name and by the run that made it, the newest that is right, and what was skipped is said.
+There is no pickle in it. The older ones go only after the newer is in place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, ResourceError
 from florilegium.storage.atomic_files import disk_errors, free_bytes
-from florilegium.storage.atomic_folders import Unvouched, commit_folder, read_manifest, read_vouched, remove_folder, sweep
+from florilegium.storage.atomic_folders import (
+    Unvouched,
+    commit_folder,
+    read_manifest,
+    read_vouched,
+    remove_folder,
+    sweep,
+)
 from florilegium.storage.run_directory import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot
@@ -39,7 +46,8 @@ FILES = ("adapter.safetensors", "optimizer.safetensors", "random.safetensors", "
 
 @dataclass
 class Progress:
-    """Where the training stands. `step` counts the optimiser steps done; order of rows, packing and rate follow from it."""
+    """Where the training stands. `step` counts the optimiser steps done; order of rows, packing and rate follow from
+    it."""
 
     step: int = 0
     tokens: int = 0
@@ -61,14 +69,16 @@ class Snapshot:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     random: dict[str, torch.Tensor] = field(default_factory=dict)
-    pack: dict[str, int] = field(default_factory=dict)  # how much is held at once, where memory ran out: PackPlan's names
+    # how much is held at once, where memory ran out: PackPlan's names
+    pack: dict[str, int] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[str, Any] | None = None) -> Path:
-    """Writes `folder/step-NNNNNNNN`, then removes all but the newest `keep` (this one always stays). `whose` goes into its manifest.
+    """Writes `folder/step-NNNNNNNN`, then removes all but the newest `keep` (this one always stays). `whose` goes into
+    its manifest.
 
-    Raises ResourceError when disk or memory runs out, or DivergedError rather than save a number that is none; the older ones stay.
-    """
+    Raises ResourceError when disk or memory runs out, or DivergedError rather than save a number that is none; the
+    older ones stay."""
     check_snapshot(snapshot.progress.step, snapshot.adapter, snapshot.best, snapshot.optimizer)
     final = folder / f"step-{snapshot.progress.step:08d}"
     try:
@@ -76,7 +86,9 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise ResourceError(f"memory ran out while saving {final}", "The one before it is whole: florilegium resume goes on") from error
+        raise ResourceError(
+            f"memory ran out while saving {final}", "The one before it is whole: florilegium resume goes on"
+        ) from error
     _rotate(folder, final, keep)
     return final
 
@@ -85,7 +97,9 @@ def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
     adapter = snapshot.adapter | {f"best.{k}": v for k, v in snapshot.best.items()}
     tensors, numbers = _flatten(snapshot.optimizer)
     progress = vars(snapshot.progress)
-    state = json.dumps({"progress": progress, "schedule": snapshot.schedule, "pack": snapshot.pack, "optimizer": numbers}).encode()
+    state = json.dumps(
+        {"progress": progress, "schedule": snapshot.schedule, "pack": snapshot.pack, "optimizer": numbers}
+    ).encode()
     with disk_errors(final):
         final.parent.mkdir(exist_ok=True)
         if final.exists():
@@ -105,11 +119,11 @@ def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
 
 
 def check_room(folder: Path, num_trained: int, config: TrainConfig) -> None:
-    """Before the first step: a run whose checkpoints cannot fit would lose hours. Raises ResourceError that says what is needed.
+    """Before the first step: a run whose checkpoints cannot fit would lose hours. Raises ResourceError that says what
+    is needed.
 
-    A checkpoint holds the adapter and the best one so far (float32), and two moments a parameter; all that are kept, the one being
-    written, and the adapter at the end stand side by side.
-    """
+    A checkpoint holds the adapter and the best one so far (float32), and two moments a parameter; all that are kept,
+    the one being written, and the adapter at the end stand side by side."""
     moments = 8 if config.optimizer == "adamw" else 2
     needed = (config.keep_checkpoints + 1) * (num_trained * (8 + moments) + CHECKPOINT_REST) + num_trained * 4
     if needed > free_bytes(folder):
@@ -131,7 +145,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def fault(checkpoint: Path, whose: Mapping[str, Any] | None = None) -> str:
-    """What is wrong with a checkpoint, or an empty string when it is whole, of its name's step, and (if given) of the run `whose`."""
+    """What is wrong with a checkpoint, or an empty string when it is whole, of its name's step, and (if given) of the
+    run `whose`."""
     try:
         _read(checkpoint, whose)
     except Unvouched as error:
@@ -167,8 +182,8 @@ def newest_whole(folder: Path, whose: Mapping[str, Any] | None = None) -> tuple[
 
 
 def clear_way(folder: Path, step: int) -> list[str]:
-    """Before a run goes on from `step`: what a crash left is removed, and checkpoints beyond it (all of them were skipped) are set
-    aside, where they neither stand in the way nor are lost. Returns a line on each."""
+    """Before a run goes on from `step`: what a crash left is removed, and checkpoints beyond it (all of them were
+    skipped) are set aside, where they neither stand in the way nor are lost. Returns a line on each."""
     if not folder.is_dir():
         return []
     sweep(folder)
@@ -193,7 +208,9 @@ def load_checkpoint(checkpoint: Path) -> Snapshot:
         schedule, packing = state["schedule"], dict(state["pack"])
     except Exception as error:  # a whole one that another version wrote, or that somebody made up
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"{checkpoint} cannot be read ({first})", "Remove it: the one before it is taken then") from error
+        raise ModelError(
+            f"{checkpoint} cannot be read ({first})", "Remove it: the one before it is taken then"
+        ) from error
     best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
     adapter = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}
     return Snapshot(progress, adapter, best, optimizer, schedule, random, packing)
@@ -219,7 +236,8 @@ def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[st
 
 
 def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values; bitsandbytes keeps its quantisation state in a dict of its own, whose names get that dict's before a slash."""
+    """Names and values; bitsandbytes keeps its quantisation state in a dict of its own, whose names get that dict's
+    before a slash."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from ((f"{name}/{inner}", leaf) for inner, leaf in value.items())

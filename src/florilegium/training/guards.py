@@ -1,10 +1,10 @@
 """What must not pass: a number that is none in a loss, a gradient, the adapter or the optimiser.
 
-One NaN spreads: into every weight at the next step, into the checkpoint, and from there into the adapter that is published. So it is
-looked for in three places. `check_step` looks at a step's loss and gradient norm before the optimiser moves anything (the norm is a sum
-over every gradient, so one NaN among 7,864,320 shows in it). `check_snapshot` looks at all that is about to be saved: the newest good
-checkpoint is never followed by a bad one. `check_tensors` looks at the adapter before it gets its name.
-"""
+One NaN spreads: into every weight at the next step, into the checkpoint, and from there into the adapter that is
+published. So it is looked for in three places. `check_step` looks at a step's loss and gradient norm before the
+optimiser moves anything (the norm is a sum over every gradient, so one NaN among 7,864,320 shows in it).
+`check_snapshot` looks at all that is about to be saved: the newest good checkpoint is never followed by a bad one.
+`check_tensors` looks at the adapter before it gets its name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from florilegium.storage.finite import FIX, check_tensors
 
 
 def check_step(step: int, loss: float, grad_norm: float) -> None:
-    """Raises DivergedError when the loss (nats a token) or the gradient's norm of step number `step` is NaN or infinite."""
+    """Raises DivergedError when the loss (nats a token) or the gradient's norm of step number `step` is NaN or
+    infinite."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise DivergedError(f"the loss is {loss} and the gradient's norm {grad_norm} in step {step}: this step was not taken", FIX)
+        raise DivergedError(
+            f"the loss is {loss} and the gradient's norm {grad_norm} in step {step}: this step was not taken", FIX
+        )
 
 
 def check_look(step: int, loss: float) -> None:
@@ -31,7 +34,9 @@ def check_look(step: int, loss: float) -> None:
         raise DivergedError(f"the held-out loss is {loss} at step {step}", what)
 
 
-def check_snapshot(step: int, adapter: Mapping[str, torch.Tensor], best: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any]) -> None:
+def check_snapshot(
+    step: int, adapter: Mapping[str, torch.Tensor], best: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any]
+) -> None:
     """Raises DivergedError when anything that would be saved at `step` holds a number that is none."""
     check_tensors(adapter, f"the adapter at step {step}")
     check_tensors(best, f"the best adapter at step {step}")

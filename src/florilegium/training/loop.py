@@ -1,8 +1,8 @@
-"""The training loop, short enough to read: plan the steps, take them, look at held-out rows once in a while, keep the best.
+"""The training loop, short enough to read: plan the steps, take them, look at held-out rows once in a while, keep the
+best.
 
-The step itself is in `step.py`. The order of rows is a function of seed, epoch and lengths, the rate of the step number: to go on from a
-checkpoint is to start the same loop at another step.
-"""
+The step itself is in `step.py`. The order of rows is a function of seed, epoch and lengths, the rate of the step
+number: to go on from a checkpoint is to start the same loop at another step."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def run_steps(
 ) -> Snapshot:
     """Trains to the end, to `--patience`, or to a signal (then `stop.number` is set), and returns where it stands.
 
-    Raises DivergedError when a loss or gradient stops being a number, ResourceError when one row alone does not fit in memory.
-    """
+    Raises DivergedError when a loss or gradient stops being a number, ResourceError when one row alone does not fit in
+    memory."""
     progress, best = Progress(), dict[str, torch.Tensor]()
     if resume is not None:
         trainer.restore(resume)
@@ -78,7 +78,9 @@ def run_steps(
     reporter = _Reporter(progress, schedule, observer, began)
     while progress.step < schedule.num_steps and not stop.number:
         if trainer.config.patience is not None and progress.looks_since_best >= trainer.config.patience:
-            observer.note(f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}")
+            observer.note(
+                f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}"
+            )
             break
         step = start_step(trainer, [training[i] for i in order.step(progress.step)], observer)
         progress.step += 1
@@ -96,7 +98,8 @@ def run_steps(
 
 
 class _Reporter:
-    """Tells the observer of each step, on a CUDA device while the next one runs: it waits for one step at a time, one behind."""
+    """Tells the observer of each step, on a CUDA device while the next one runs: it waits for one step at a time, one
+    behind."""
 
     def __init__(self, progress: Progress, schedule: Schedule, observer: Observer, began: float) -> None:
         self.progress, self.schedule, self.observer, self.began = progress, schedule, observer, began
@@ -122,14 +125,22 @@ class _Reporter:
         self.progress.elapsed_seconds = now - self.began
         rate = figures["tokens"] / max(now - began, 1e-9)
         epoch = round(self.told / self.schedule.steps_per_epoch, 4)
-        row = {"step": self.told, "epoch": epoch, **figures, "tokens_per_second": rate, "elapsed_seconds": now - self.began}
+        row = {
+            "step": self.told,
+            "epoch": epoch,
+            **figures,
+            "tokens_per_second": rate,
+            "elapsed_seconds": now - self.began,
+        }
         self.observer.step_done(row)
         self.last = now
 
 
 def order_of(training: Sequence[Example], config: TrainConfig) -> Order:
     """The rows of each step, for a config whose `order` has been chosen."""
-    return Order([len(e.token_ids) - 1 for e in training], config.batch_rows, config.seed, filled=config.order == "filled")
+    return Order(
+        [len(e.token_ids) - 1 for e in training], config.batch_rows, config.seed, filled=config.order == "filled"
+    )
 
 
 def training_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> dict[str, Any]:
@@ -140,7 +151,8 @@ def training_step(trainer: Trainer, examples: Sequence[Example], observer: Obser
 
 
 def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> Step:
-    """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same gradient."""
+    """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same
+    gradient."""
     while True:
         random = random_states(trainer.base.device)
         try:
@@ -153,7 +165,9 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
             trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)
             trainer.plan = smaller(trainer.plan, examples, error)
             set_random_states(random, trainer.base.device)
-            observer.note(f"out of memory: going on with {trainer.plan.batch_tokens} tokens at once (same step, same order)")
+            observer.note(
+                f"out of memory: going on with {trainer.plan.batch_tokens} tokens at once (same step, same order)"
+            )
 
 
 def look(
@@ -164,7 +178,8 @@ def look(
     best: dict[str, torch.Tensor],
     observer: Observer,
 ) -> dict[str, torch.Tensor]:
-    """Measures the held-out loss, tells the observer, and returns the best adapter so far (the present one, if it is)."""
+    """Measures the held-out loss, tells the observer, and returns the best adapter so far (the present one, if it
+    is)."""
     if not held_out:
         observer.looked({"step": progress.step, "eval_loss": None}, False)
         return best
@@ -197,7 +212,10 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
         part, rest = waiting[:LOOK_ROWS], waiting[LOOK_ROWS:]
         try:
             batches = pack(part, plan)
-            sums = [float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum()) for b in batches]
+            sums = [
+                float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum())
+                for b in batches
+            ]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -212,7 +230,9 @@ def smaller(plan: PackPlan, examples: Sequence[Example], error: BaseException) -
     largest = max(batch.tokens_BT.numel() for batch in pack(examples, plan))
     half = replace(plan, batch_tokens=largest // 2, row_tokens=min(plan.row_tokens, largest // 2))
     if max(batch.tokens_BT.numel() for batch in pack(examples, half)) >= largest:
-        raise ResourceError("one row alone does not fit in memory", "Lower --max-length, or use --memory lean") from error
+        raise ResourceError(
+            "one row alone does not fit in memory", "Lower --max-length, or use --memory lean"
+        ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return half

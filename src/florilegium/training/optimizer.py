@@ -1,4 +1,5 @@
-"""What moves the adapter: AdamW (torch's, or bitsandbytes' 8-bit and paged ones), its learning rate, and the schedule."""
+"""What moves the adapter: AdamW (torch's, or bitsandbytes' 8-bit and paged ones), its learning rate, and the
+schedule."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ SMALL_MODEL = 100_000_000
 
 
 def choose_learning_rate(config: TrainConfig, num_parameters: int) -> float:
-    """The rate asked for, or 2e-4 (the usual one for LoRA), or 1e-3 for a base below 100M parameters, whose few and small
-    layers need larger changes: in 200 steps the seedling learns to tag with it, and not with 2e-4."""
+    """The rate asked for, or 2e-4 (the usual one for LoRA), or 1e-3 for a base below 100M parameters, whose few and
+    small layers need larger changes: in 200 steps the seedling learns to tag with it, and not with 2e-4."""
     if config.learning_rate is not None:
         return config.learning_rate
     return 2e-4 if num_parameters >= SMALL_MODEL else 1e-3
@@ -23,18 +24,26 @@ def choose_learning_rate(config: TrainConfig, num_parameters: int) -> float:
 def check_optimizer(name: str, device: torch.device) -> None:
     """Raises UsageError for an optimiser that does not run on `device`."""
     if name != "adamw" and device.type != "cuda":
-        raise UsageError(f"--optimizer {name} needs a CUDA device", "Use --optimizer adamw: on an adapter its state is small")
+        raise UsageError(
+            f"--optimizer {name} needs a CUDA device", "Use --optimizer adamw: on an adapter its state is small"
+        )
 
 
 def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is not here."""
+    """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is
+    not here."""
     kind, extra = _optimizer_class(config.optimizer, next(p.device for p in model.parameters()))
     options: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": config.weight_decay, **extra}
     if config.lora_plus_ratio:
         from peft.optimizers import create_loraplus_optimizer
 
         optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-            model, kind, lr=learning_rate, loraplus_lr_ratio=config.lora_plus_ratio, loraplus_weight_decay=config.weight_decay, **options
+            model,
+            kind,
+            lr=learning_rate,
+            loraplus_lr_ratio=config.lora_plus_ratio,
+            loraplus_weight_decay=config.weight_decay,
+            **options,
         )
         return optimizer
     optimizer = kind([p for p in model.parameters() if p.requires_grad], lr=learning_rate, **options)
@@ -56,15 +65,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_ste
     from transformers import get_scheduler
 
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=round(config.warmup * num_steps), num_training_steps=num_steps)
+    return get_scheduler(
+        name, optimizer, num_warmup_steps=round(config.warmup * num_steps), num_training_steps=num_steps
+    )
 
 
-def restore_schedule(optimizer: Any, schedule: Any, optimizer_state: dict[str, Any], schedule_state: dict[str, Any]) -> None:
+def restore_schedule(
+    optimizer: Any, schedule: Any, optimizer_state: dict[str, Any], schedule_state: dict[str, Any]
+) -> None:
     """Puts a checkpoint's optimiser back, at the checkpoint's step, with the rates that the config has now.
 
-    torch's own `load_state_dict` brings the rate and the decay of the checkpoint along, and whoever asked for others is never told that
-    nothing changed. With the same config this gives the same bits: the rate is base rate times a function of the step either way.
-    """
+    torch's own `load_state_dict` brings the rate and the decay of the checkpoint along, and whoever asked for others is
+    never told that nothing changed. With the same config this gives the same bits: the rate is base rate times a
+    function of the step either way."""
     asked = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
     optimizer.load_state_dict(optimizer_state)
     bases = [group["initial_lr"] for group in asked]

@@ -1,10 +1,9 @@
 """One optimiser step, and what it reports once the device has done it.
 
-A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided once by their
-number, so 16 quotes in one batch and in sixteen give the same gradient. On CUDA the host asks nothing of the device in a step: gradients
-are replayed from a recorded graph where the trunk runs (`cuda_graph.py`), AdamW skips the step by itself where loss or gradient are no
-numbers, and the figures come back while the next step runs.
-"""
+A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided
+once by their number, so 16 quotes in one batch and in sixteen give the same gradient. On CUDA the host asks nothing of
+the device in a step: gradients are replayed from a recorded graph where the trunk runs (`cuda_graph.py`), AdamW skips
+the step by itself where loss or gradient are no numbers, and the figures come back while the next step runs."""
 
 from __future__ import annotations
 
@@ -27,8 +26,8 @@ from florilegium.training.optimizer import restore_schedule
 
 @dataclass
 class Trainer:
-    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a `cuda_graph.py` Replay of
-    `gradients`, or None where the step is run as it is written."""
+    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a
+    `cuda_graph.py` Replay of `gradients`, or None where the step is run as it is written."""
 
     base: Base
     model: Any
@@ -66,7 +65,13 @@ class Step:
     """A step that was started. `figures` waits for it, and raises DivergedError if it was not taken."""
 
     def __init__(
-        self, number: int, began: float, known: dict[str, Any], loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device
+        self,
+        number: int,
+        began: float,
+        known: dict[str, Any],
+        loss: torch.Tensor,
+        grad_norm: torch.Tensor,
+        device: torch.device,
     ) -> None:
         self.number = number  # from 1
         self.known, self.device, self.began = known, device, began
@@ -125,7 +130,8 @@ def _gradients_replayed(trainer: Trainer, batches: Sequence[Batch], num_targets:
 
 
 def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What `replay` records: the loss of a batch times `share_1`; its gradients are added to those that the parameters hold."""
+    """What `replay` records: the loss of a batch times `share_1`; its gradients are added to those that the parameters
+    hold."""
     tensors = {name: tensor for name, tensor in inputs.items() if name != "share_1"}
     losses_N = token_losses(trainer.base, trainer.model, Batch(**tensors, num_tokens=0, num_targets=0), trainer.walk)
     part = losses_N.sum() * inputs["share_1"][0]
@@ -136,7 +142,8 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
 
 
 def _seeded(batch: Batch) -> Batch:
-    """The batch with chances of its own, drawn on the host: a checkpoint keeps its generator, so a resumed run drops the same."""
+    """The batch with chances of its own, drawn on the host: a checkpoint keeps its generator, so a resumed run drops
+    the same."""
     return replace(batch, seed_1=torch.randint(2**31 - 1, (1,)))
 
 

@@ -1,5 +1,5 @@
-"""The fast decoder's kernels against float64, and the decoder against its plain twin. Without a CUDA device Triton interprets the kernels
-(`TRITON_INTERPRET=1 pytest tests/fast/test_decode.py`; with `-m slow` minutes of it)."""
+"""The fast decoder's kernels against float64, and the decoder against its plain twin. Without a CUDA device Triton
+interprets the kernels (`TRITON_INTERPRET=1 pytest tests/fast/test_decode.py`; with `-m slow` minutes of it)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ DTYPE, LAST_BIT = (torch.bfloat16, 4e-3) if CUDA else (torch.float32, 2e-6)
 EOS = 2
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0)
 on_a_card = pytest.mark.skipif(not CUDA, reason="minutes in the interpreter")
-pytestmark = pytest.mark.skipif(not CUDA and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted")
+pytestmark = pytest.mark.skipif(
+    not CUDA and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted"
+)
 
 
 def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
@@ -56,12 +58,18 @@ def linear(form: int, N: int, K: int) -> tuple[Any, torch.Tensor]:
         return weight_of(dense), dense.weight.double()
     if form == 8:
         module = bnb.nn.Linear8bitLt(K, N, has_fp16_weights=False)
-        module.weight = bnb.nn.Int8Params(dense.weight.data.half().cpu(), requires_grad=False, has_fp16_weights=False).to(DEVICE)
+        module.weight = bnb.nn.Int8Params(
+            dense.weight.data.half().cpu(), requires_grad=False, has_fp16_weights=False
+        ).to(DEVICE)
         exact = module.weight.CB.double() * module.weight.SCB.double()[:, None] / 127
     else:
         module = bnb.nn.Linear4bit(K, N, quant_type="nf4", compress_statistics=form == 5, compute_dtype=DTYPE)
         module.weight = bnb.nn.Params4bit(
-            dense.weight.data.float(), requires_grad=False, quant_type="nf4", compress_statistics=form == 5, blocksize=64
+            dense.weight.data.float(),
+            requires_grad=False,
+            quant_type="nf4",
+            compress_statistics=form == 5,
+            blocksize=64,
         ).to(DEVICE)
         exact = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).double()
     module.bias = torch.nn.Parameter(bias, requires_grad=False)
@@ -162,7 +170,10 @@ def sampler(
     """The next token of each row of `scores` [Q, V], by the kernels."""
     Q, V = scores.shape
     each = settings if isinstance(settings, list) else [settings] * Q
-    ints = {name: torch.zeros(Q, dtype=torch.int32, device=DEVICE) for name in ("next_token", "length", "written", "limit", "done")}
+    ints = {
+        name: torch.zeros(Q, dtype=torch.int32, device=DEVICE)
+        for name in ("next_token", "length", "written", "limit", "done")
+    }
     rule = torch.tensor([[s.temperature, s.top_p, float(s.top_k), s.repetition_penalty] for s in each], device=DEVICE)
     chances = torch.zeros(Q, 2, device=DEVICE)
     chances[:, 1] = chance
@@ -189,7 +200,8 @@ def sampler(
 )
 @pytest.mark.parametrize("sharpness", [0.1, 3.0])
 def test_tokens_are_drawn_as_the_plain_sampler_draws_them(settings: SamplingSettings, sharpness: float) -> None:
-    """The same scores and chances: the same tokens, but for chances within rounding of a border; and every share is as it should be."""
+    """The same scores and chances: the same tokens, but for chances within rounding of a border; and every share is as
+    it should be."""
     torch.manual_seed(1)
     Q, V = (4096, 5000) if CUDA else (6, 300)
     scores = (torch.randn(1, V, device=DEVICE) * sharpness).repeat(Q, 1)
@@ -217,8 +229,12 @@ def test_a_token_does_not_depend_on_what_its_neighbours_ask_for() -> None:
     torch.manual_seed(4)
     Q, V = (2048, 5000) if CUDA else (4, 300)
     scores = torch.randn(1, V, device=DEVICE) * 2
-    # Each chance lies on the border of two tokens, where sums that are made in another order would choose the other one.
-    chance, none = scores[0].double().softmax(0).cumsum(0)[:Q].float(), torch.zeros(Q, V, dtype=torch.bool, device=DEVICE)
+    # Each chance lies on the border of two tokens, where sums that are made in another order would choose the other
+    # one.
+    chance, none = (
+        scores[0].double().softmax(0).cumsum(0)[:Q].float(),
+        torch.zeros(Q, V, dtype=torch.bool, device=DEVICE),
+    )
     scores = scores.repeat(Q, 1)
     free, cut = SamplingSettings(temperature=1.0, top_p=1.0), SamplingSettings(temperature=1.0, top_p=0.5, top_k=9)
     chance[::2] = torch.rand(len(chance[::2]), device=DEVICE)
@@ -252,7 +268,10 @@ def tuned(folder: Path, bits: int, head_dim: int) -> tuple[Any, Any]:
 def requests(number: int, settings: SamplingSettings, **more: Any) -> list[Request]:
     generator = torch.Generator().manual_seed(5)
     sizes = torch.randint(1, 60, (number,), generator=generator).tolist()
-    return [Request(torch.randint(4, 400, (n,), generator=generator).tolist(), i, settings, **more) for i, n in enumerate(sizes)]
+    return [
+        Request(torch.randint(4, 400, (n,), generator=generator).tolist(), i, settings, **more)
+        for i, n in enumerate(sizes)
+    ]
 
 
 def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: Any) -> list[Completion]:
@@ -270,7 +289,8 @@ def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: A
 
 @pytest.mark.skipif(CUDA, reason="the tests below say more")
 def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
-    """Prompts longer than a step, more texts than slots, a wide adapter worn by some, one text cancelled: the plain twin's tokens."""
+    """Prompts longer than a step, more texts than slots, a wide adapter worn by some, one text cancelled: the plain
+    twin's tokens."""
     base = load_base(str(save_tiny(tmp_path / "m", heads=2, head_dim=32)), bits=8, device=DEVICE, compute="float32")
     model = attach_adapter(base, make_config({"rank": 24}))
     for name, parameter in model.named_parameters():
@@ -283,7 +303,9 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     wanted = [collect(write_batch(BloomDecoder(base, model), [request], EOS), 1)[0] for request in asked]
     with model.disable_adapter():
         wanted[2] = collect(write_batch(BloomDecoder(base, model), [asked[2]], EOS), 1)[0]
-    decoder = Decoder(transformer(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False)
+    decoder = Decoder(
+        transformer(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False
+    )
     writer = SlotWriter(decoder)
     for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
         with pytest.raises(UsageError, match="There is room for 1 to 64"):
@@ -300,11 +322,14 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
 
 
 def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion, theirs: Completion) -> float:
-    """How far apart the scores in float32 are of the first two tokens that differ, in standard deviations of the row's scores."""
+    """How far apart the scores in float32 are of the first two tokens that differ, in standard deviations of the row's
+    scores."""
     a, b = ([*text.token_ids, *[EOS] * text.finished] for text in (ours, theirs))
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     with torch.inference_mode():
-        (scores,) = BloomDecoder(replace(base, compute_dtype=torch.float32), model).read([[*asked.token_ids, *a[:same]]], 1)
+        (scores,) = BloomDecoder(replace(base, compute_dtype=torch.float32), model).read(
+            [[*asked.token_ids, *a[:same]]], 1
+        )
     return round(float((scores[a[same]] - scores[b[same]]).abs() / scores.std()), 4)
 
 
@@ -314,14 +339,23 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
 def test_decoder_equals_the_plain_twin_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
     base, model = tuned(tmp_path, bits, head_dim)
     plain = collect(write_batch(BloomDecoder(base, model), requests(40, GREEDY), EOS), 40)
-    for settings in (GREEDY, SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=3)):
+    for settings in (
+        GREEDY,
+        SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=3),
+    ):
         alone = by_slots(base, model, requests(40, settings), 1, most_rows=16)
-        for slots, sizes in ((8, {"most_rows": 64}), (32, {"most_rows": 256}), (64, {"most_rows": 1024, "recorded": False})):
+        for slots, sizes in (
+            (8, {"most_rows": 64}),
+            (32, {"most_rows": 256}),
+            (64, {"most_rows": 1024, "recorded": False}),
+        ):
             assert by_slots(base, model, requests(40, settings), slots, **sizes) == alone
         if settings is GREEDY:
             pairs = [(asked, a, b) for asked, a, b in zip(requests(40, settings), alone, plain, strict=True) if a != b]
             gaps = [gap_where_they_part(base, model, *pair) for pair in pairs]
-            print(f"{bits} bits: {40 - len(gaps)} of 40 greedy texts as the plain twin writes them in bfloat16; ties of {gaps}")
+            print(
+                f"{bits} bits: {40 - len(gaps)} of 40 greedy texts as the plain twin writes them in bfloat16; ties of {gaps}"
+            )
             assert len(gaps) <= 10 and max(gaps, default=0.0) < 0.1
 
 

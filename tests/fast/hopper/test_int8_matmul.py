@@ -1,5 +1,5 @@
-"""The products with codes as they are stored, against the same in float64; and the walk that is made of them, with plain twins of theirs
-where there is no Hopper GPU (the walk is interpreted then: `make slow`)."""
+"""The products with codes as they are stored, against the same in float64; and the walk that is made of them, with
+plain twins of theirs where there is no Hopper GPU (the walk is interpreted then: `make slow`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from tests.tiny import save_tiny
 
 HOPPER = obstacles.is_hopper(DEVICE)
 on_hopper = pytest.mark.skipif(not HOPPER, reason="no Hopper GPU")
-runs_kernels = pytest.mark.skipif(not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device")
+runs_kernels = pytest.mark.skipif(
+    not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device"
+)
 
 
 def stored_places(K: int) -> torch.Tensor:
@@ -104,7 +106,8 @@ def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: int)
 @pytest.mark.gpu
 @on_hopper
 def test_parts_of_tiles_come_together_in_one_order(clusters: int) -> None:
-    """96 tiles, or 48 or 24 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch after launch."""
+    """96 tiles, or 48 or 24 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch
+    after launch."""
     assert wgmma.tiling(768, 32 // clusters, 128, wgmma._programs(clusters, DEVICE), True).shared
     codes = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
     x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
@@ -175,15 +178,23 @@ def test_attention_writes_and_reads_lane_order(head_dim: int) -> None:
     H, T = 4, 128
     _, start, end = documents([60, 68])
     scale, bias = (torch.rand(H, 3, head_dim, device=DEVICE) + 0.5 for _ in range(2))
-    fused, above = torch.randn(T, H, 3, head_dim, device=DEVICE).to(DTYPE), torch.randn(T, H, head_dim, device=DEVICE).to(DTYPE)
+    fused, above = (
+        torch.randn(T, H, 3, head_dim, device=DEVICE).to(DTYPE),
+        torch.randn(T, H, head_dim, device=DEVICE).to(DTYPE),
+    )
     found = []
     for form in (16, 4):
         mine, grads = fused.clone(), torch.empty_like(fused)
         parts = [t.unbind(-2) for t in (mine, scale, bias, grads)]
         out, lse = attention_kernel.forward(*parts[:3], start, alibi_slopes(H, DEVICE), form)
-        attention_kernel.backward(*parts[:3], out, lse, above.clone(), parts[3], start, end, alibi_slopes(H, DEVICE), form)
+        attention_kernel.backward(
+            *parts[:3], out, lse, above.clone(), parts[3], start, end, alibi_slopes(H, DEVICE), form
+        )
         found.append((out.view(T, -1), grads))
-    assert torch.equal(found[1][0], in_lane_order(found[0][0], H * head_dim)) and error(found[1][1], found[0][1]) < LAST_BIT
+    assert (
+        torch.equal(found[1][0], in_lane_order(found[0][0], H * head_dim))
+        and error(found[1][1], found[0][1]) < LAST_BIT
+    )
 
 
 @runs_kernels

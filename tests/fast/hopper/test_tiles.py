@@ -1,5 +1,5 @@
-"""How products with stored codes are cut in tiles: how long, which are shared, and that every part of each is made once (by the kernels'
-own functions, compiled for the processor)."""
+"""How products with stored codes are cut in tiles: how long, which are shared, and that every part of each is made once
+(by the kernels' own functions, compiled for the processor)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )
 def test_every_part_of_a_tile_is_made_once(T: int, tiles_o: int, units: int, processors: int, order: Any) -> None:
-    """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in the row."""
+    """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in
+    the row."""
     tokens, programs, shared = wgmma.shares(T, 256, tiles_o, units, processors)
     tiles = -(-T // tokens) * tiles_o
     made, left, gathered = [], {}, {}

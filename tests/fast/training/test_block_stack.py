@@ -1,4 +1,5 @@
-"""The trunk's kernels and its walk by hand against autograd in float32, on small shapes. Without a CUDA device Triton interprets them."""
+"""The trunk's kernels and its walk by hand against autograd in float32, on small shapes. Without a CUDA device Triton
+interprets them."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def documents(sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return document[None].to(DEVICE), first[document.long()].to(DEVICE), (first + size)[document.long()].to(DEVICE)
 
 
-MANY_HEADS = pytest.param(112, 128, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="a minute in the interpreter"))
+MANY_HEADS = pytest.param(
+    112, 128, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="a minute in the interpreter")
+)
 
 
 @pytest.mark.parametrize(("H", "head_dim"), [(3, 64), (3, 80), (3, 96), (3, 128), MANY_HEADS])
@@ -79,7 +82,8 @@ def low_unit(rounded: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_residual_stream_keeps_twice_the_bits_of_bfloat16() -> None:
-    """Of an embedding in float32, and of a sum; a number that rounding brings to the next power of two, 0 and the least number too."""
+    """Of an embedding in float32, and of a sum; a number that rounding brings to the next power of two, 0 and the least
+    number too."""
     torch.manual_seed(0)
     T, W = 9, 48
     norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
@@ -92,7 +96,9 @@ def test_the_residual_stream_keeps_twice_the_bits_of_bfloat16() -> None:
         assert torch.equal(saved, exact.bfloat16())
         whole = saved.double() + low.double() * low_unit(saved)
         assert ((whole - exact.double()).abs() <= 2**-15 * exact.abs().double() + 1e-44).all()
-        more, left = block_kernel.add_norm(saved, low, (saved, torch.ones(W, device=DEVICE), torch.zeros(W, device=DEVICE)), norm, normed)
+        more, left = block_kernel.add_norm(
+            saved, low, (saved, torch.ones(W, device=DEVICE), torch.zeros(W, device=DEVICE)), norm, normed
+        )
         assert error(more.double() + left.double() * low_unit(more), whole + saved.double()) < 1e-5
 
 
@@ -109,7 +115,9 @@ def test_norm_and_its_gradient(drop: float) -> None:
     seed = torch.tensor([11], device=DEVICE)
     exact = before.double() + (low.double() * low_unit(before) if low is not None else 0) + raw.double() * scale + bias
     normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (wide, W))
-    saved, left = block_kernel.add_norm(before, low, (raw, scale, bias), norm, normed, dropped if drop else None, seed, 2, drop)
+    saved, left = block_kernel.add_norm(
+        before, low, (raw, scale, bias), norm, normed, dropped if drop else None, seed, 2, drop
+    )
     assert error(saved, exact) < LAST_BIT and error(saved.double() + left.double() * low_unit(saved), exact) < 1e-5
     x = saved.double().requires_grad_()
     y = F.layer_norm(x, (W,), norm.weight.double(), norm.bias.double(), norm.eps)
@@ -164,7 +172,11 @@ def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
     assert error(thin, normed[:, :W].double() @ a.double().T) < LAST_BIT
     assert torch.equal(normed[:, W : W + rank], thin) and (normed[:, W + rank :] == 0).all()
     qkv_grad, above = torch.randn(T, N, device=DEVICE).to(DTYPE), torch.randn(T, W + R, device=DEVICE).to(DTYPE)
-    dropped, thin_grad, unfolding = torch.randn(T, W, device=DEVICE).to(DTYPE), above[:, W : W + rank], torch.rand(N, device=DEVICE)
+    dropped, thin_grad, unfolding = (
+        torch.randn(T, W, device=DEVICE).to(DTYPE),
+        above[:, W : W + rank],
+        torch.rand(N, device=DEVICE),
+    )
     grad_a, grad_b = adapter_kernel.gradients(dropped, thin_grad, qkv_grad, thin, unfolding)
     assert error(grad_a, thin_grad.double().T @ dropped.double()) < 1e-5
     assert error(grad_b, qkv_grad.double().T @ thin.double() * unfolding[:, None].double()) < 1e-5
@@ -189,10 +201,14 @@ def test_nf4_equals_bitsandbytes(shape: tuple[int, int], nested: bool) -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     torch.manual_seed(0)
-    packed, state = quantize_4bit(torch.randn(shape, device=DEVICE), quant_type="nf4", blocksize=64, compress_statistics=nested)
+    packed, state = quantize_4bit(
+        torch.randn(shape, device=DEVICE), quant_type="nf4", blocksize=64, compress_statistics=nested
+    )
     wide = torch.full((shape[0], shape[1] + 8), float("nan"), device=DEVICE).to(DTYPE)
     expand_kernel.widen_nf4(packed, state, wide[:, : shape[1]])
-    assert torch.equal(wide[:, : shape[1]], dequantize_4bit(packed, state).to(DTYPE)) and wide[:, shape[1] :].isnan().all()
+    assert (
+        torch.equal(wide[:, : shape[1]], dequantize_4bit(packed, state).to(DTYPE)) and wide[:, shape[1] :].isnan().all()
+    )
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -202,12 +218,15 @@ def test_int8_codes_are_exact(scaled: bool) -> None:
     wide = torch.full((5, 4208), float("nan"), device=DEVICE).to(DTYPE)
     expand_kernel.widen(codes, scale, wide[:, :4200])
     exact = codes.float() * (scale[:, None] / 127) if scaled else codes.float()
-    assert torch.equal(wide[:, :4200].float(), exact.to(DTYPE).float()) or error(wide[:, :4200], exact) < LAST_BIT * scaled
+    assert (
+        torch.equal(wide[:, :4200].float(), exact.to(DTYPE).float()) or error(wide[:, :4200], exact) < LAST_BIT * scaled
+    )
     assert wide[:, 4200:].isnan().all()
 
 
 def test_losses_and_their_gradient() -> None:
-    """Also of a token that is known well, whose gradient is small, of one with a loss of 40, and of a row without target."""
+    """Also of a token that is known well, whose gradient is small, of one with a loss of 40, and of a row without
+    target."""
     torch.manual_seed(0)
     hidden, weight = torch.randn(6, 40, device=DEVICE), torch.randn(5001, 40, device=DEVICE).to(DTYPE)
     targets = torch.randint(0, 5001, (6,), device=DEVICE)
@@ -277,10 +296,13 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan) -> None:
-    """A kernel that the rehearsal leaves out is compiled when a run's first step calls it, while the other cores wait."""
+    """A kernel that the rehearsal leaves out is compiled when a run's first step calls it, while the other cores
+    wait."""
     import triton
 
-    base = load_base(str(save_tiny(tmp_path / "bloom", heads=5, head_dim=64, layers=3)), bits=8, device=DEVICE, compute="bfloat16")
+    base = load_base(
+        str(save_tiny(tmp_path / "bloom", heads=5, head_dim=64, layers=3)), bits=8, device=DEVICE, compute="bfloat16"
+    )
     model = attach_adapter(base, make_config({"rank": 4, "dropout": 0.3, "bits": 8}))
     for module in (adapter_kernel, attention_kernel, block_kernel, expand_kernel, head_loss_kernel):
         for kernel in vars(module).values():  # what an earlier test had compiled would hide a gap

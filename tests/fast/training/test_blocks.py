@@ -1,5 +1,5 @@
-"""What a GPU runs by default (`block`, `loss`) on packed rows, against stock BLOOM in float32 on each quote alone: hidden states, losses,
-gradients of the adapter. Without a CUDA device Triton interprets the kernels, in float32."""
+"""What a GPU runs by default (`block`, `loss`) on packed rows, against stock BLOOM in float32 on each quote alone:
+hidden states, losses, gradients of the adapter. Without a CUDA device Triton interprets the kernels, in float32."""
 
 from __future__ import annotations
 
@@ -22,15 +22,26 @@ from tests.oracle import alone, places, rows_of, stock_float32
 from tests.tiny import save_tiny
 
 GPU = torch.cuda.is_available()
-pytestmark = pytest.mark.skipif(not GPU and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted")
+pytestmark = pytest.mark.skipif(
+    not GPU and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted"
+)
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPE = torch.bfloat16 if GPU else torch.float32
-# The sixth is longer than a row and than a batch, and gets one of its own; 1 is an opening and nothing else. The interpreter is slow.
+# The sixth is longer than a row and than a batch, and gets one of its own; 1 is an opening and nothing else. The
+# interpreter is slow.
 LENGTHS = (9, 1, 60, 2, 30, 141, 1, 11) if GPU else (9, 1, 20, 2, 5, 70, 1, 11)
-PLAN = PackPlan(row_tokens=100, multiple=64, batch_tokens=128) if GPU else PackPlan(row_tokens=64, multiple=64, batch_tokens=64)
+PLAN = (
+    PackPlan(row_tokens=100, multiple=64, batch_tokens=128)
+    if GPU
+    else PackPlan(row_tokens=64, multiple=64, batch_tokens=64)
+)
 MASKED, PART = 4, 2
-SHAPES = [(heads, head_dim, bits, False) for heads, head_dim in ((4, 64), (4, 80), (4, 96), (2, 128)) for bits in (8, 4)]
-on_hopper = pytest.mark.skipif(not obstacles.is_hopper(DEVICE), reason="int8 is multiplied as it is stored on a Hopper GPU")
+SHAPES = [
+    (heads, head_dim, bits, False) for heads, head_dim in ((4, 64), (4, 80), (4, 96), (2, 128)) for bits in (8, 4)
+]
+on_hopper = pytest.mark.skipif(
+    not obstacles.is_hopper(DEVICE), reason="int8 is multiplied as it is stored on a Hopper GPU"
+)
 
 
 def block(folder: Path, bits: int, dropout: float = 0.0) -> tuple[Any, Any]:
@@ -66,19 +77,26 @@ def stock(oracle: Any, examples: list[Any]) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow  # a minute each in the interpreter
-@pytest.mark.parametrize(("heads", "head_dim", "bits", "stored"), [*SHAPES, pytest.param(2, 128, 8, True, marks=on_hopper)])
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "bits", "stored"), [*SHAPES, pytest.param(2, 128, 8, True, marks=on_hopper)]
+)
 def test_packed_equals_stock_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: int, head_dim: int, bits: int, stored: bool
 ) -> None:
-    """In bfloat16 about as near to float32 as stock is in bfloat16 (a gradient of so small a model magnifies rounding: stock's is 5 to 25%
-    off, ours 0.5 to 1.3 times as much); in float32 to 1e-5. `stored`: int8 multiplied as it is stored, on a Hopper GPU."""
+    """In bfloat16 about as near to float32 as stock is in bfloat16 (a gradient of so small a model magnifies rounding:
+    stock's is 5 to 25% off, ours 0.5 to 1.3 times as much); in float32 to 1e-5. `stored`: int8 multiplied as it is
+    stored, on a Hopper GPU."""
     monkeypatch.setattr(obstacles, "SMALLEST", 0 if stored else 10**12)
     base, model = block(save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim, noise=0.02), bits)
     assert fast.reads_codes(transformer(model)) is stored
     examples = rows_of(LENGTHS, masked=MASKED, part=PART)
     oracle = stock_float32(base, model)
     exact = stock(oracle, examples)
-    limits = [error(a, b) for a, b in zip(stock(oracle.to(DTYPE), examples), exact, strict=True)] if GPU else [1e-5, 1e-6, 1e-5]
+    limits = (
+        [error(a, b) for a, b in zip(stock(oracle.to(DTYPE), examples), exact, strict=True)]
+        if GPU
+        else [1e-5, 1e-6, 1e-5]
+    )
 
     fast.install_trunk(transformer(model), 10**6, 10**6, 0, DTYPE)
     walk, packed = Walk(("block", "loss")), batches(examples)

@@ -1,9 +1,9 @@
-"""The Triton kernels of decoding between the products (`matmul_kernel.py`): embedding, residual and norm, attention over the cache.
+"""The Triton kernels of decoding between the products (`matmul_kernel.py`): embedding, residual and norm, attention
+over the cache.
 
-A step works on M token rows. Row m belongs to `slot[m]` of the cache (-1: none) and stands at `place[m]` of its text (-1: it is not to be
-worked on); all else follows from these two. No row's result depends on another's.
-Shapes: M rows, W width, R rank of the adapter, S places, H heads, D head dimension.
-"""
+A step works on M token rows. Row m belongs to `slot[m]` of the cache (-1: none) and stands at `place[m]` of its text
+(-1: it is not to be worked on); all else follows from these two. No row's result depends on another's. Shapes: M rows,
+W width, R rank of the adapter, S places, H heads, D head dimension."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -19,7 +19,8 @@ import triton.language as tl
 from florilegium.fast.training.norm_gelu_kernel import _norm
 from florilegium.fast.unpack_kernel import lane_order
 
-ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}  # the fastest of 36 on an H100, for one text, 64, and a prompt
+# the fastest of 36 on an H100, for one text, 64, and a prompt
+ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}
 
 
 @triton.jit
@@ -52,7 +53,8 @@ def enter_rows(
     ADD: tl.constexpr, SPLIT: tl.constexpr, R: tl.constexpr, EACH: tl.constexpr, GATHER: tl.constexpr, FORM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """after = residual + sum(partial) * scale + bias; normed = norm(after); thin = normed A^T where the row's slot wears the adapter.
+    """after = residual + sum(partial) * scale + bias; normed = norm(after); thin = normed A^T where the row's slot
+    wears the adapter.
 
     Programs (m, 0) write `after` and `normed`; programs (m, 1...) make the norm again and EACH columns of `thin`.
     GATHER: program m works on row rows[m] and writes `normed` alone. FORM: that of the weight which reads `normed`."""
@@ -94,9 +96,10 @@ def attend_rows(
 ):  # fmt: skip
     """softmax(q k / sqrt(D) + slope * (key - query)) v over the places 0 .. place of a row's slot, for one head.
 
-    Rows of one slot lie side by side, all with a place or none. Those in the same BLOCK_M read its keys together: the first of them works
-    for all, the others' programs end at once. Every row sums its blocks of places in the same order whoever reads them with it, and what
-    lies beyond its own place adds zeros: so a prompt's rows get the bits that they would get alone."""
+    Rows of one slot lie side by side, all with a place or none. Those in the same BLOCK_M read its keys together: the
+    first of them works for all, the others' programs end at once. Every row sums its blocks of places in the same order
+    whoever reads them with it, and what lies beyond its own place adds zeros: so a prompt's rows get the bits that they
+    would get alone."""
     m, h = tl.program_id(0), tl.program_id(1)
     mine = tl.load(slot + m)
     group = m // BLOCK_M * BLOCK_M
@@ -165,11 +168,13 @@ def enter(
     rows: Any = None,
     num_rows: int = 0,
 ) -> None:
-    """Adds the `pending` product (partial, weight, split) to the residual stream and norms it for a weight of that form.
-    `lora`: (A [R, W], adapter, slot, thin).
-    With `rows`, only those `num_rows` rows of the M are normed, and nothing else is written."""
+    """Adds the `pending` product (partial, weight, split) to the residual stream and norms it for a weight of that
+    form. `lora`: (A [R, W], adapter, slot, thin). With `rows`, only those `num_rows` rows of the M are normed, and
+    nothing else is written."""
     W = residual_MW.shape[1]
-    partial, scale, bias, split = (pending[0], pending[1].scale_N, pending[1].bias_N, pending[2]) if pending else (*(residual_MW,) * 3, 1)
+    partial, scale, bias, split = (
+        (pending[0], pending[1].scale_N, pending[1].bias_N, pending[2]) if pending else (*(residual_MW,) * 3, 1)
+    )
     a, adapter, slot, thin = lora or (residual_MW,) * 4
     R = a.shape[0] if lora else 0
     each = min(4, R)
@@ -185,7 +190,8 @@ def attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor, slopes_H: torch.Tensor,
     out: torch.Tensor, M: int, form: int,
 ) -> None:  # fmt: skip
-    """Each row's attention over its own slot of the cache, `keys` and `values` [slots, H, S, D]; rows without a place are left alone."""
+    """Each row's attention over its own slot of the cache, `keys` and `values` [slots, H, S, D]; rows without a place
+    are left alone."""
     _, H, S, D = keys.shape
     kernel: Any = attend_rows
     kernel[(M, H)](

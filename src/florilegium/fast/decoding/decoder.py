@@ -1,20 +1,23 @@
-"""Writing tokens at the speed of memory: a step of decoding over BLOOM's own modules, recorded once a shape and replayed.
+"""Writing tokens at the speed of memory: a step of decoding over BLOOM's own modules, recorded once a shape and
+replayed.
 
-The cache has `slots`, each with room for one text of `places` tokens. A step works on M token rows, and what they are is the caller's: the
-next token of slots that are writing, tokens of prompts that are being read, both at once. So reading a prompt needs no pass of its own, and
-a slot whose text has ended takes the next prompt while its neighbours write on.
+The cache has `slots`, each with room for one text of `places` tokens. A step works on M token rows, and what they are
+is the caller's: the next token of slots that are writing, tokens of prompts that are being read, both at once. So
+reading a prompt needs no pass of its own, and a slot whose text has ended takes the next prompt while its neighbours
+write on.
 
     decoder = Decoder(bloom, head_VW, slots=64, places=256, eos=2)
     decoder.admit(slots, limits, chances, ...)      new texts in those slots
     step = decoder.step(rows, wanted)               rows: (slot, token, place), or (slot, decoder.NEXT, decoder.NEXT) to write on
     tokens = step.tokens()                          waits; the next token of each row whose number is in `wanted`
 
-Which token comes next is chosen on the GPU, where the next step reads it: a step can be asked for before the one before it is done, and
-`tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter is live (a slot may go without), and a
-text is the same bit by bit whatever was written beside it: no sum depends on another row.
+Which token comes next is chosen on the GPU, where the next step reads it: a step can be asked for before the one before
+it is done, and `tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter is
+live (a slot may go without), and a text is the same bit by bit whatever was written beside it: no sum depends on
+another row.
 
-The twin is `decoder.py`'s BloomDecoder. Shapes: M rows, Q of them whose next token is chosen, W width, V vocabulary, H heads.
-"""
+The twin is `decoder.py`'s BloomDecoder. Shapes: M rows, Q of them whose next token is chosen, W width, V vocabulary, H
+heads."""
 
 from __future__ import annotations
 
@@ -42,7 +45,15 @@ class Decoder:
     NEXT = -1  # as a row's token and place: those that its slot goes on with
 
     def __init__(
-        self, bloom: Any, head_VW: torch.Tensor, *, slots: int, places: int, eos: int, most_rows: int = 1024, recorded: bool = True
+        self,
+        bloom: Any,
+        head_VW: torch.Tensor,
+        *,
+        slots: int,
+        places: int,
+        eos: int,
+        most_rows: int = 1024,
+        recorded: bool = True,
     ) -> None:
         """`places` bounds a text, prompt and all; `most_rows` the rows of a step. `recorded`: replay CUDA graphs."""
         self.bloom, self.eos, self.recorded = bloom, eos, recorded
@@ -56,7 +67,9 @@ class Decoder:
         V = len(head_VW)
         ones = torch.ones(1, device=device)
         self.head = Weight(head_VW, ones, ones, V, W, 16, (ones,) * 2, 1)
-        self.cache = torch.zeros(len(self.blocks), 2, slots, self.heads, places, W // self.heads, dtype=dtype, device=device)
+        self.cache = torch.zeros(
+            len(self.blocks), 2, slots, self.heads, places, W // self.heads, dtype=dtype, device=device
+        )
         self.state = make_slots(slots, places, V, self.rows[-1], device)
         M, padded = self.rows[-1], -(-self.rows[-1] // 128) * 128
         most = max(weight.split for block in self.blocks for weight in (block.dense, block.down))
@@ -88,12 +101,15 @@ class Decoder:
         self, slots: Sequence[int], limits: Sequence[int], chances: Sequence[torch.Tensor], rules: Sequence[Any],
         adapter: Sequence[bool], prompts: Sequence[Sequence[int]],
     ) -> None:  # fmt: skip
-        """New texts in these slots, which may write `limits` tokens. `chances` are uniform numbers, one for the opening and one for each
-        token; `rules` have the fields of SamplingSettings; `prompts` are for the penalty and are read by `step`."""
+        """New texts in these slots, which may write `limits` tokens. `chances` are uniform numbers, one for the opening
+        and one for each token; `rules` have the fields of SamplingSettings; `prompts` are for the penalty and are read
+        by `step`."""
         state, places = self.state, self.places
         table = torch.zeros(len(slots), 7 + places + 1)
         for row, slot, limit, worn, rule, chance in zip(table, slots, limits, adapter, rules, chances, strict=True):
-            row[:7] = torch.tensor([slot, limit, worn, rule.temperature, rule.top_p, rule.top_k, rule.repetition_penalty])
+            row[:7] = torch.tensor(
+                [slot, limit, worn, rule.temperature, rule.top_p, rule.top_k, rule.repetition_penalty]
+            )
             row[7 : 7 + len(chance)] = chance
             self.rules[slot] = rule
         # From pinned memory, or the copy would wait for the step under way.
@@ -110,7 +126,8 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row], wanted: Sequence[int]) -> Step:
-        """Works on `rows` and chooses the next token of rows number `wanted`, each the last of its slot's. At most `rows[-1]` of them."""
+        """Works on `rows` and chooses the next token of rows number `wanted`, each the last of its slot's. At most
+        `rows[-1]` of them."""
         M = next(m for m in self.rows if m >= len(rows))
         Q = min(M, self.num_slots)
         stage = self.turn = (self.turn + 1) % STAGES
@@ -128,14 +145,22 @@ class Decoder:
         """Whether any text of this step is cut by top-k, by top-p, or penalised."""
         rules = [self.rules[slot] for slot in {row[0] for row in rows}]
         drawn = [rule for rule in rules if rule.temperature > 0]
-        return any(r.top_k for r in drawn), any(r.top_p < 1 for r in drawn), any(r.repetition_penalty != 1 for r in rules)
+        return (
+            any(r.top_k for r in drawn),
+            any(r.top_p < 1 for r in drawn),
+            any(r.repetition_penalty != 1 for r in rules),
+        )
 
     def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], wanted: Sequence[int]) -> None:
         place, slot, asked = inputs_places(M)
         staged = self.staged[stage].memory[: asked + Q]
         staged.fill_(-1)
         table = torch.tensor(rows, dtype=torch.int32).T
-        staged[: len(rows)], staged[place : place + len(rows)], staged[slot : slot + len(rows)] = table[1], table[2], table[0]
+        staged[: len(rows)], staged[place : place + len(rows)], staged[slot : slot + len(rows)] = (
+            table[1],
+            table[2],
+            table[0],
+        )
         staged[asked : asked + len(wanted)] = torch.tensor(list(wanted), dtype=torch.int32)
         self._inputs(M, Q).memory.copy_(staged, non_blocking=True)
 
@@ -173,28 +198,51 @@ class Decoder:
         for number, block in enumerate(self.blocks):
             pending, now = self._block(number, block, inputs, pending, now, M)
         decode_kernel.enter(
-            self.residual[now], pending, self.bloom.ln_f, self.residual[now], self.normed, M, self.head.form, rows=inputs.wanted, num_rows=Q
+            self.residual[now],
+            pending,
+            self.bloom.ln_f,
+            self.residual[now],
+            self.normed,
+            M,
+            self.head.form,
+            rows=inputs.wanted,
+            num_rows=Q,
         )
         scores_QV = self.scores[: Q * self.head.N].view(Q, self.head.N)
         product_kernel.launch(self.normed, self.head, scores_QV, Q, SCORES)
         decode_kernel.rows_of(inputs, state, self.row_slot, self.row_place, Q)
         top_k, top_p, penalty = needs
         sample_kernel.choose(
-            scores_QV, self.row_slot, self.row_place, state, self.work, self.out, self.eos, top_k=top_k, top_p=top_p, penalty=penalty
+            scores_QV,
+            self.row_slot,
+            self.row_place,
+            state,
+            self.work,
+            self.out,
+            self.eos,
+            top_k=top_k,
+            top_p=top_p,
+            penalty=penalty,
         )
 
     def _block(self, number: int, block: Block, inputs: Inputs, pending: Any, now: int, M: int) -> tuple[Any, int]:
         state, D = self.state, self.cache.shape[-1]
         lora = (block.a_RW, state.adapter, inputs.slot, self.thin) if block.lora else None
-        decode_kernel.enter(self.residual[now], pending, block.norm1, self.residual[1 - now], self.normed, M, block.qkv.form, lora=lora)
+        decode_kernel.enter(
+            self.residual[now], pending, block.norm1, self.residual[1 - now], self.normed, M, block.qkv.form, lora=lora
+        )
         keys, values = self.cache[number]
         adapter = (block.b_NR, self.thin, block.lora.scaling) if block.lora else None
         cache = (keys, values, inputs.slot, state.place, self.heads, self.places)
         product_kernel.launch(self.normed, block.qkv, self.query, M, QKV, lora=adapter, cache=cache, D=D)
-        decode_kernel.attend(self.query, keys, values, inputs.slot, state.place, self.slopes_H, self.context, M, block.dense.form)
+        decode_kernel.attend(
+            self.query, keys, values, inputs.slot, state.place, self.slopes_H, self.context, M, block.dense.form
+        )
         product_kernel.launch(self.context, block.dense, self.partial, M, PARTIAL, split=block.dense.split)
         pending = (self.partial, block.dense, block.dense.split)
-        decode_kernel.enter(self.residual[1 - now], pending, block.norm2, self.residual[now], self.normed, M, block.up.form)
+        decode_kernel.enter(
+            self.residual[1 - now], pending, block.norm2, self.residual[now], self.normed, M, block.up.form
+        )
         product_kernel.launch(self.normed, block.up, self.active, M, GELU)
         product_kernel.launch(self.active, block.down, self.partial, M, PARTIAL, split=block.down.split)
         return (self.partial, block.down, block.down.split), now

@@ -1,16 +1,16 @@
-"""The Triton kernel of decoding: a few rows times a frozen weight that is read as it is stored, once, and made wide in registers.
+"""The Triton kernel of decoding: a few rows times a frozen weight that is read as it is stored, once, and made wide in
+registers.
 
     out[m, n] = sum_k x[m, k] * weight[n, k]        weight: int8 codes, NF4 codes with a level for 64 of them, or 16 bits
 
-Writing a token is bound by reading the weights, so nothing of them may be written back or read twice. What follows each product in a BLOOM
-block rides along (`KIND`): the sums alone (PARTIAL), scale, bias and GELU (GELU), scale, bias and the adapter's part, with query, keys and
-values going to their places (QKV), or scores (SCORES).
+Writing a token is bound by reading the weights, so nothing of them may be written back or read twice. What follows each
+product in a BLOOM block rides along (`KIND`): the sums alone (PARTIAL), scale, bias and GELU (GELU), scale, bias and
+the adapter's part, with query, keys and values going to their places (QKV), or scores (SCORES).
 
-A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the same, whatever the
-number of rows. Tiles only grow in M, and the split of K is the weight's own; that the matrix unit's own order does not depend on the tile
-was seen on an H100. It makes a text the same in every batch.
-Shapes: M rows, N outputs, K inputs, R rank of the adapter (a power of two from 16), S places of the cache, D head dimension.
-"""
+A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the
+same, whatever the number of rows. Tiles only grow in M, and the split of K is the weight's own; that the matrix unit's
+own order does not depend on the tile was seen on an H100. It makes a text the same in every batch. Shapes: M rows, N
+outputs, K inputs, R rank of the adapter (a power of two from 16), S places of the cache, D head dimension."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -57,7 +57,9 @@ def product_rows(
             if FORM == 8:
                 wide = int8_tile(weight, read, k, K, x.dtype.element_ty, ASM, BN, BK)
             else:
-                wide = tl.load(weight + read[:, None] * K + (k + kk)[None, :], eviction_policy="evict_first").to(rows.dtype)
+                wide = tl.load(weight + read[:, None] * K + (k + kk)[None, :], eviction_policy="evict_first").to(
+                    rows.dtype
+                )
             acc = tl.dot(wide, rows, acc)
     real = inside[:, None] & (m < M)[None, :]
     if KIND == 0:
@@ -65,7 +67,10 @@ def product_rows(
     elif KIND == 3:
         tl.store(out + m[None, :].to(tl.int64) * N + n[:, None], acc, mask=real)
     else:
-        y = acc * tl.load(scale + n, mask=inside, other=0.0)[:, None] + tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
+        y = (
+            acc * tl.load(scale + n, mask=inside, other=0.0)[:, None]
+            + tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
+        )
         if KIND == 1:
             y = y * tl.sigmoid(1.5957691216057308 * y * (1 + 0.044715 * y * y))
             to = m[None, :].to(tl.int64) * N + lane_order(n, FORM)[:, None]  # `down` reads it, and is stored as `up` is
@@ -89,8 +94,8 @@ def product_rows(
 
 
 def split_of(N: int, K: int, form: int) -> int:
-    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's. NF4 is bound by its
-    arithmetic and wants more warps at a time."""
+    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's. NF4 is
+    bound by its arithmetic and wants more warps at a time."""
     split = 1
     while N * split < (16384 if form == 4 else 8192) and split < 8 and K % (split * 2 * 128) == 0:
         split *= 2
@@ -104,8 +109,8 @@ def padded(M: int) -> tuple[int, int]:
 
 
 def tile(M: int, K: int, split: int, form: int, roomy: bool) -> dict[str, Any]:
-    """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/generate/steps.py --tiles`). `roomy`: the multiprocessor
-    has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
+    """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/generate/steps.py --tiles`).
+    `roomy`: the multiprocessor has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
     BM = padded(M)[0]
     BK = next(b for b in (256 if form in (4, 8) and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:
@@ -126,10 +131,19 @@ def _roomy(device: torch.device) -> bool:
 
 
 def launch(
-    x: torch.Tensor, weight: Any, out: torch.Tensor, M: int, kind: int, *, lora: Any = None, cache: Any = None, split: int = 1, D: int = 1
+    x: torch.Tensor,
+    weight: Any,
+    out: torch.Tensor,
+    M: int,
+    kind: int,
+    *,
+    lora: Any = None,
+    cache: Any = None,
+    split: int = 1,
+    D: int = 1,
 ) -> None:
-    """`x` [M padded, K] (in `lane_order`) times `weight` (`stored.Weight`) into `out`. `lora` is (B [N, R], thin [M padded, R], scaling),
-    `cache` is (keys, values, slot, place, heads, places). K is a multiple of 64 * split."""
+    """`x` [M padded, K] (in `lane_order`) times `weight` (`stored.Weight`) into `out`. `lora` is (B [N, R], thin [M
+    padded, R], scaling), `cache` is (keys, values, slot, place, heads, places). K is a multiple of 64 * split."""
     N, K = weight.N, weight.K
     shape = tile(M, K, split, weight.form, _roomy(x.device))
     b, thin, scaling = lora or (x, x, 1.0)

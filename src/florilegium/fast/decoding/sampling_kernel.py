@@ -1,14 +1,14 @@
-"""The Triton kernels that choose each row's next token from its scores, without sorting 250,880 of them and without asking the host.
+"""The Triton kernels that choose each row's next token from its scores, without sorting 250,880 of them and without
+asking the host.
 
     stats     a chunk's largest score and sum of exp((score - largest) / temperature)
     narrow    one pass of a search for the threshold at which top-k or top-p cuts: how much lies above each of 8 candidates, in a chunk
     pick      the token at which the running sum of what is left passes the row's chance (or the likeliest); the slot's state moves on
 
-Thresholds are in z = (score - largest) / temperature. A pass narrows the threshold 8-fold: six leave 1e-4 nats, and what ties within that
-stays in. Below z = -32 lies less than 3e-9 of the mass of BLOOM's vocabulary: where something is cut, that is. Sums are made in a fixed
-order, and a row's do not depend on its neighbours, so the same scores and chance give the same token.
-Shapes: Q rows, V vocabulary, C chunks of a row, J candidates of a pass, n passes.
-"""
+Thresholds are in z = (score - largest) / temperature. A pass narrows the threshold 8-fold: six leave 1e-4 nats, and
+what ties within that stays in. Below z = -32 lies less than 3e-9 of the mass of BLOOM's vocabulary: where something is
+cut, that is. Sums are made in a fixed order, and a row's do not depend on its neighbours, so the same scores and chance
+give the same token. Shapes: Q rows, V vocabulary, C chunks of a row, J candidates of a pass, n passes."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -81,7 +81,9 @@ def stats_rows(
 
 
 @triton.jit
-def _found(above, low, whole, rule, q, s, width, COUNT: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, J: tl.constexpr):
+def _found(
+    above, low, whole, rule, q, s, width, COUNT: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, J: tl.constexpr
+):
     """What a pass found: the threshold, its number among the candidates, and all that its search began with."""
     c, j = tl.arange(0, C), tl.arange(0, J)
     above_J = tl.sum(tl.load(above + (q * C + c[:, None]) * J + j[None, :]), 0)
@@ -102,8 +104,9 @@ def narrow_rows(
     COUNT: tl.constexpr, COUNT_BEFORE: tl.constexpr, FIRST_BEFORE: tl.constexpr, FRESH: tl.constexpr, PENALTY: tl.constexpr,
     C: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pass `number`: what the pass before it found, and the mass (COUNT: the number of tokens) above each of J candidates `width` apart.
-    Each pass has its own part of `above` [n, Q, C, J], `low` and `whole` [n, Q]. FRESH: there is no pass before it."""
+    """Pass `number`: what the pass before it found, and the mass (COUNT: the number of tokens) above each of J
+    candidates `width` apart. Each pass has its own part of `above` [n, Q, C, J], `low` and `whole` [n, Q]. FRESH: there
+    is no pass before it."""
     q, c = tl.program_id(0), tl.program_id(1)
     s = tl.load(row_slot + q)
     if s >= 0:
@@ -150,7 +153,17 @@ def pick_rows(
         threshold = float("-inf")
         if SEARCH:
             found, best, _ = _found(
-                above + last * rows * C * J, low + last * rows, whole + last * rows, rule, q, s, width, False, False, C, J
+                above + last * rows * C * J,
+                low + last * rows,
+                whole + last * rows,
+                rule,
+                q,
+                s,
+                width,
+                False,
+                False,
+                C,
+                J,
             )
             # Neighbours may need the search where this row does not: its token must not depend on that.
             cut = (tl.load(rule + s * 4 + 1) < 1) | (tl.load(rule + s * 4 + 2) > 0)
@@ -191,7 +204,13 @@ def pick_rows(
 def buffers(rows: int, device: Any) -> dict[str, torch.Tensor]:
     """What `choose` works in, for up to `rows` rows."""
     n = 2 * PASSES
-    sizes = {"tops": rows * CHUNKS, "sums": rows * CHUNKS, "above": n * rows * CHUNKS * CANDIDATES, "low": n * rows, "whole": n * rows}
+    sizes = {
+        "tops": rows * CHUNKS,
+        "sums": rows * CHUNKS,
+        "above": n * rows * CHUNKS * CANDIDATES,
+        "low": n * rows,
+        "whole": n * rows,
+    }
     return {name: torch.zeros(size, device=device) for name, size in sizes.items()} | {
         "args": torch.zeros(rows * CHUNKS, dtype=torch.int32, device=device)
     }
@@ -201,17 +220,19 @@ def choose(
     scores_QV: torch.Tensor, row_slot: torch.Tensor, row_place: torch.Tensor, state: Any, work: dict[str, torch.Tensor], out: torch.Tensor,
     eos: int, *, top_k: bool, top_p: bool, penalty: bool,
 ) -> None:  # fmt: skip
-    """Writes each row's next token to `out` (INACTIVE for a row without a place, BROKEN where scores are no numbers) and moves `state`
-    on. `top_k`, `top_p`, `penalty` say whether any slot's rule needs them. Scores are float32."""
+    """Writes each row's next token to `out` (INACTIVE for a row without a place, BROKEN where scores are no numbers)
+    and moves `state` on. `top_k`, `top_p`, `penalty` say whether any slot's rule needs them. Scores are float32."""
     Q, V = scores_QV.shape
     block = min(1024, triton.next_power_of_2(triton.cdiv(V, CHUNKS)))
     chunk = triton.cdiv(triton.cdiv(V, CHUNKS), block) * block
-    # Without fusing products into sums: what is fused differs from one variant of a kernel to the next, and with it the last bit.
+    # Without fusing products into sums: what is fused differs from one variant of a kernel to the next, and with it the
+    # last bit.
     fixed: dict[str, Any] = {"PENALTY": penalty, "C": CHUNKS, "BLOCK": block, "enable_fp_fusion": False}
     source = (scores_QV, state.seen, state.rule, row_slot)
     stats: Any = stats_rows
     stats[(Q, CHUNKS)](*source, work["tops"], work["sums"], work["args"], V, chunk, **fixed, num_warps=4)
-    # top-k first; what it leaves is the whole that top-p takes its share of, which also gives the masses that `pick` runs through.
+    # top-k first; what it leaves is the whole that top-p takes its share of, which also gives the masses that `pick`
+    # runs through.
     counts = [True] * PASSES * top_k + [False] * PASSES * (top_k or top_p)
     widths = [-LOWEST / CANDIDATES ** (i % PASSES + 1) for i in range(len(counts))]
     search = (work["above"], work["low"], work["whole"])

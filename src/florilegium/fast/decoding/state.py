@@ -1,4 +1,5 @@
-"""What the GPU knows while it writes: the state of every slot, the inputs of a step, and a step that was asked for (`decoder.py`)."""
+"""What the GPU knows while it writes: the state of every slot, the inputs of a step, and a step that was asked for
+(`decoder.py`)."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ import torch
 
 @dataclass
 class Slots:
-    """What the GPU knows of each slot, [slots] each: the token to read next and its place, tokens written and allowed, whether it has
-    ended, whether it wears the adapter; `rule` [slots, 4], `chance` [slots, places + 1], `seen` [slots, V]. And of each row of the
-    step under way its `place`."""
+    """What the GPU knows of each slot, [slots] each: the token to read next and its place, tokens written and allowed,
+    whether it has ended, whether it wears the adapter; `rule` [slots, 4], `chance` [slots, places + 1], `seen` [slots,
+    V]. And of each row of the step under way its `place`."""
 
     next_token: torch.Tensor
     length: torch.Tensor
@@ -44,15 +45,16 @@ class Inputs:
 
 
 def inputs_places(M: int) -> tuple[int, int, int]:
-    """Where in that memory places, slots and wanted rows begin: at multiples of 16 bytes, or Triton would compile for each M anew."""
+    """Where in that memory places, slots and wanted rows begin: at multiples of 16 bytes, or Triton would compile for
+    each M anew."""
     each = -(-M // 4) * 4
     return each, 2 * each, 3 * each
 
 
 @dataclass
 class Step:
-    """A step that was asked for: the slots whose tokens it chooses, and where they will be until `decode.STAGES` - 1 more are asked
-    for."""
+    """A step that was asked for: the slots whose tokens it chooses, and where they will be until `decode.STAGES` - 1
+    more are asked for."""
 
     slots: list[int]
     _out: torch.Tensor

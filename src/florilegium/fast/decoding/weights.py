@@ -1,13 +1,12 @@
-"""BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and beside them the adapter in 16 bits, as it is
-when the decoder is made.
+"""BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and beside them the adapter
+in 16 bits, as it is when the decoder is made.
 
 8     int8 codes, a scale a row             weight[n, k] = codes[n, k] * scale[n]
 4     NF4 codes, a level for 64 of them     weight[n, k] = table[codes[n, k]] * levels[k // 64, n]
 16    plain numbers
 
-bitsandbytes may store the levels as codes too (double quantisation): they are made wide here, 4 bytes for 64 weights, and turned so that
-the rows of a tile lie side by side.
-"""
+bitsandbytes may store the levels as codes too (double quantisation): they are made wide here, 4 bytes for 64 weights,
+and turned so that the rows of a tile lie side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +22,8 @@ from florilegium.fast.training.quantized_linear import Lora, lora_of
 
 @dataclass(frozen=True)
 class Weight:
-    """A frozen linear as it is stored. form: 8, 4 or 16; `nf4` is the table [16] and the levels [K / 64, N], float32."""
+    """A frozen linear as it is stored. form: 8, 4 or 16; `nf4` is the table [16] and the levels [K / 64, N],
+    float32."""
 
     codes: torch.Tensor
     scale_N: torch.Tensor
@@ -37,7 +37,8 @@ class Weight:
 
 @dataclass
 class Block:
-    """One BloomBlock. `a_RW` and `b_NR` are the adapter in the decoder's dtype, R its rank rounded up to a power of two from 16."""
+    """One BloomBlock. `a_RW` and `b_NR` are the adapter in the decoder's dtype, R its rank rounded up to a power of two
+    from 16."""
 
     norm1: Any
     qkv: Weight
@@ -51,7 +52,8 @@ class Block:
 
 
 def _readable(module: Any) -> bool:
-    """Whether the kernels read this linear of bitsandbytes or torch: all but 4-bit weights that are not NF4 in groups of 64."""
+    """Whether the kernels read this linear of bitsandbytes or torch: all but 4-bit weights that are not NF4 in groups
+    of 64."""
     state = getattr(module.weight, "quant_state", None)
     return state is None or (state.quant_type == "nf4" and state.blocksize == 64 and module.in_features % 64 == 0)
 
@@ -101,7 +103,8 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     if not all(_readable(module) for layer in bloom.h for module in linears(layer)):
         return "its 4-bit weights are not NF4 in groups of 64"
     if any(_form(layer.mlp.dense_h_to_4h) != _form(layer.mlp.dense_4h_to_h) for layer in bloom.h):
-        return "a block's two large weights are stored in different forms"  # the one writes its rows in the order of the other's codes
+        # the one writes its rows in the order of the other's codes
+        return "a block's two large weights are stored in different forms"
     return ""
 
 

@@ -17,7 +17,8 @@ import torch
 
 from florilegium.fast.hopper.nvrtc import Kernel, boxes, clusters_at_a_time, compiled
 
-CLUSTER = 2  # multiprocessors that share what they fetch of x: less work for the L2 cache, and so less of the card's 700 W
+# multiprocessors that share what they fetch of x: less work for the L2 cache, and so less of the card's 700 W
+CLUSTER = 2
 TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
 CACHED = 50_000_000  # bytes: the L2 cache of an H100
 SHARED = 232_448  # bytes of a multiprocessor that a program may have
@@ -47,12 +48,15 @@ class Variant(NamedTuple):
     def source(self) -> str:
         constants = {name: int(value) for name, value in self._asdict().items()} | {"STAGES": self.stages}
         lines = [f"constexpr int {name} = {value};" for name, value in constants.items()]
-        files = [Path(__file__).with_name(name).read_text() for name in ("tile_schedule.cuh", "tile.cuh", "int8_matmul.cu")]
+        files = [
+            Path(__file__).with_name(name).read_text() for name in ("tile_schedule.cuh", "tile.cuh", "int8_matmul.cu")
+        ]
         return "\n".join([Path(__file__).with_name("ptx.cuh").read_text(), *lines, _multiply(self.TOKENS), *files])
 
 
 def _multiply(tokens: int) -> str:
-    """The unit's instruction: 64 outputs by 16 rows of the sum from registers, those by the tokens from shared memory."""
+    """The unit's instruction: 64 outputs by 16 rows of the sum from registers, those by the tokens from shared
+    memory."""
     n = tokens // 2
     sums, results = ", ".join(f"%{i}" for i in range(n)), ", ".join(f'"+f"(acc[{i}])' for i in range(n))
     return f"""INSIDE void multiply(float (&acc)[{n}], u32 a0, u32 a1, u32 a2, u32 a3, u64 x, int adds) {{
@@ -73,7 +77,8 @@ def _begin(variant: Variant) -> Future[tuple[bytes, str]]:
 
 
 def _code(variant: Variant) -> tuple[bytes, str]:
-    """Waits for it. What failed in its thread, for want of memory, say, is tried once more: much later, perhaps, by a step."""
+    """Waits for it. What failed in its thread, for want of memory, say, is tried once more: much later, perhaps, by a
+    step."""
     try:
         return _begin(variant).result()
     except RuntimeError:
@@ -111,20 +116,24 @@ def _programs(cluster: int, device: torch.device) -> int:
 
 
 def forward(x_TC: torch.Tensor, codes_NK: torch.Tensor, adapter_NR: torch.Tensor | None = None) -> torch.Tensor:
-    """x codes^T [T, N] without the codes' scale. The first K columns of x are in the `lane_order` of form 4; with `adapter_NR` (bfloat16)
-    R more follow, in their own."""
-    return _launch(Variant(False, R=0 if adapter_NR is None else adapter_NR.shape[1]), x_TC, codes_NK, adapter=adapter_NR)[0]
+    """x codes^T [T, N] without the codes' scale. The first K columns of x are in the `lane_order` of form 4; with
+    `adapter_NR` (bfloat16) R more follow, in their own."""
+    return _launch(
+        Variant(False, R=0 if adapter_NR is None else adapter_NR.shape[1]), x_TC, codes_NK, adapter=adapter_NR
+    )[0]
 
 
 def forward_gelu(
     x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, form: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For raw = x codes^T [T, N]: gelu'(raw * scale + bias) * scale, and gelu(raw * scale + bias) in the `lane_order` of `form` (4 or 16).
-    The scale is float32, the bias bfloat16."""
+    """For raw = x codes^T [T, N]: gelu'(raw * scale + bias) * scale, and gelu(raw * scale + bias) in the `lane_order`
+    of `form` (4 or 16). The scale is float32, the bias bfloat16."""
     return _launch(Variant(False, KIND=1, FORM=form), x_TK, codes_NK, gelu=(scale_N, bias_N))
 
 
-def forward_slope(x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor) -> torch.Tensor:
+def forward_slope(
+    x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor
+) -> torch.Tensor:
     """The first of `forward_gelu`, to the last bit."""
     return _launch(Variant(False, KIND=3), x_TK, codes_NK, gelu=(scale_N, bias_N))[0]
 
@@ -177,7 +186,8 @@ def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tu
 
 
 class Tiling(NamedTuple):
-    """Tiles for `tokens` tokens, `programs` that make them, each of a multiprocessor or a cluster, and how many all programs share."""
+    """Tiles for `tokens` tokens, `programs` that make them, each of a multiprocessor or a cluster, and how many all
+    programs share."""
 
     tokens: int
     programs: int
@@ -186,9 +196,9 @@ class Tiling(NamedTuple):
 
 @functools.cache
 def tiling(T: int, tiles_o: int, units: int, most: int, sharing: bool) -> Tiling:
-    """The fastest for `tiles_o` tiles of outputs and `most` programs at a time, by a count that chooses within 1% of the fastest measured
-    (three widths, 256 to 8,192 tokens): a unit of 128 rows of a tile's sum takes what 30 tokens more would, and to share tiles takes 6
-    units. So 640 tokens are four times 160."""
+    """The fastest for `tiles_o` tiles of outputs and `most` programs at a time, by a count that chooses within 1% of
+    the fastest measured (three widths, 256 to 8,192 tokens): a unit of 128 rows of a tile's sum takes what 30 tokens
+    more would, and to share tiles takes 6 units. So 640 tokens are four times 160."""
 
     def cost(choice: Tiling) -> float:
         tiles = -(-T // choice.tokens) * tiles_o
@@ -201,12 +211,14 @@ def tiling(T: int, tiles_o: int, units: int, most: int, sharing: bool) -> Tiling
 
 
 def shares(T: int, tokens: int, tiles_o: int, units: int, most: int) -> Tiling:
-    """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many programs idle, that
-    round and the one before it. Where there are fewer tiles than programs, none makes less than 8 units (1,024 rows). Programs that share
-    are at different places of the sum, so they do where what they read of x lies in the L2 cache."""
+    """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many
+    programs idle, that round and the one before it. Where there are fewer tiles than programs, none makes less than 8
+    units (1,024 rows). Programs that share are at different places of the sum, so they do where what they read of x
+    lies in the L2 cache."""
     tiles = -(-T // tokens) * tiles_o
     rounds, rest = divmod(tiles, most)
-    if rest == 0 or rest > 0.9 * most or min(T, 8 * tokens) * units * 256 > CACHED:  # 8 tiles of tokens are at work together
+    # 8 tiles of tokens are at work together
+    if rest == 0 or rest > 0.9 * most or min(T, 8 * tokens) * units * 256 > CACHED:
         return Tiling(tokens, min(tiles, most), 0)
     shared = rest + (most if rounds else 0)
     if rounds:
@@ -217,6 +229,7 @@ def shares(T: int, tokens: int, tiles_o: int, units: int, most: int) -> Tiling:
 
 @functools.cache
 def _parts_of(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where programs leave parts of tiles for one another, and their flags, which are down between launches. One stream at a time."""
+    """Where programs leave parts of tiles for one another, and their flags, which are down between launches. One stream
+    at a time."""
     number = _processors(device)
     return torch.empty(number, 128 * 256, device=device), torch.zeros(2 * number, dtype=torch.int32, device=device)

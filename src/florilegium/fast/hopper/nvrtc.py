@@ -60,14 +60,22 @@ class Kernel:
     def __call__(self, programs: int, threads: int, *given: Any) -> None:
         """Launches it on the current stream."""
         values = tuple(g.data_ptr() if isinstance(g, torch.Tensor) else g for g in given)
-        kinds = tuple(ctypes.c_void_p if isinstance(g, torch.Tensor) else ctypes.c_int if isinstance(g, int) else None for g in given)
+        kinds = tuple(
+            ctypes.c_void_p if isinstance(g, torch.Tensor) else ctypes.c_int if isinstance(g, int) else None
+            for g in given
+        )
         stream = torch.cuda.current_stream().cuda_stream
-        _got(driver.cuLaunchKernel(self.function, programs, 1, 1, threads, 1, 1, self.shared_bytes, stream, (values, kinds), 0))
+        _got(
+            driver.cuLaunchKernel(
+                self.function, programs, 1, 1, threads, 1, 1, self.shared_bytes, stream, (values, kinds), 0
+            )
+        )
 
 
 def clusters_at_a_time(size: int, threads: int, shared_bytes: int, device: torch.device) -> int:
-    """How many clusters of `size` multiprocessors run together, a block of so many threads and so much shared memory on each. A cluster
-    lies within one of the card's partitions, which are of unequal sizes: an H100 of 132 multiprocessors runs 66 of two and 30 of four."""
+    """How many clusters of `size` multiprocessors run together, a block of so many threads and so much shared memory on
+    each. A cluster lies within one of the card's partitions, which are of unequal sizes: an H100 of 132 multiprocessors
+    runs 66 of two and 30 of four."""
     source = f'extern "C" __global__ void __cluster_dims__({size}, 1, 1) nothing() {{}}'
     with torch.cuda.device(device):
         kernel = Kernel(compiled(source)[0], "nothing", shared_bytes)
@@ -82,7 +90,8 @@ def clusters_at_a_time(size: int, threads: int, shared_bytes: int, device: torch
 
 
 def boxes(matrix: torch.Tensor, rows: int, columns: int) -> Any:
-    """A matrix as the copy engine knows it: how it lies in memory, what is copied at a time, and that shared memory takes it swizzled."""
+    """A matrix as the copy engine knows it: how it lies in memory, what is copied at a time, and that shared memory
+    takes it swizzled."""
     size = matrix.element_size()
     return _got(
         driver.cuTensorMapEncodeTiled(

@@ -1,18 +1,19 @@
-"""The Triton kernels of `flex_attention.py`: causal ALiBi attention inside each document of a packed row, forward and backward.
+"""The Triton kernels of `flex_attention.py`: causal ALiBi attention inside each document of a packed row, forward and
+backward.
 
-A document lies between `start` and `end`, so a block of queries reads keys from the start of its first document to its own last row, and a
-block of keys is read by queries up to the end of its last document: what lies between other documents is never touched, and no mask is
-stored. Documents of a quote's length fill about two blocks of 64.
+A document lies between `start` and `end`, so a block of queries reads keys from the start of its first document to its
+own last row, and a block of keys is read by queries up to the end of its last document: what lies between other
+documents is never touched, and no mask is stored. Documents of a quote's length fill about two blocks of 64.
 
-Query, key and value are raw products of a quantised projection, x = raw * scale + bias, and keys and values are used raw: with
-q' = q * scale_k the scores q' raw_k^T differ from q k^T by a number that is the same along a row, which softmax does not see, and the bias
-of the values, whose shares sum to 1, is added at the end. The forward pass leaves q' where the raw query was. The gradients
-that are written are those of the raw products. The context's columns lie in the lane order of FORM (`unpack_kernel.py`). T must be a
-multiple of 64.
+Query, key and value are raw products of a quantised projection, x = raw * scale + bias, and keys and values are used
+raw: with q' = q * scale_k the scores q' raw_k^T differ from q k^T by a number that is the same along a row, which
+softmax does not see, and the bias of the values, whose shares sum to 1, is added at the end. The forward pass leaves q'
+where the raw query was. The gradients that are written are those of the raw products. The context's columns lie in the
+lane order of FORM (`unpack_kernel.py`). T must be a multiple of 64.
 
-The backward pass is that of FlashAttention-2 (Dao 2023, arXiv:2307.08691): probabilities are made again from the saved log-sum-exp (here
-to the base 2). Nothing is added atomically, so the same input gives the same bits. Shapes: T tokens, H heads, D head dimension.
-"""
+The backward pass is that of FlashAttention-2 (Dao 2023, arXiv:2307.08691): probabilities are made again from the saved
+log-sum-exp (here to the base 2). Nothing is added atomically, so the same input gives the same bits. Shapes: T tokens,
+H heads, D head dimension."""
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
 
@@ -94,7 +95,9 @@ def attend_forward(
         total = total * old + tl.sum(share, 1)
         context = context * old[:, None] + tl.dot(share.to(value.dtype), value)
         top = higher
-    context = context / total[:, None] * _vector(vs + place, column, D)[None, :] + _vector(vb + place, column, D)[None, :]
+    context = (
+        context / total[:, None] * _vector(vs + place, column, D)[None, :] + _vector(vb + place, column, D)[None, :]
+    )
     context = context.to(out.dtype.element_ty)
     if D % 64 == 0:
         _write(in_lane_order(context, FORM, BLOCK, D), out + head * D, row, column, H * D, D, BLOCK_D)
@@ -105,7 +108,19 @@ def attend_forward(
 
 
 @triton.jit
-def attend_prepare(out, grad, vb, delta, stride_h, T, H, FORM: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr):
+def attend_prepare(
+    out,
+    grad,
+    vb,
+    delta,
+    stride_h,
+    T,
+    H,
+    FORM: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """delta = the sum over D of the gradient times (context - bias_v)."""
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -137,7 +152,8 @@ def attend_backward(
     delta += head * T
     grad += head * D
     by = _vector(vs + place, column, D)[None, :]  # the gradient of a raw value is its share of the gradient times this
-    if tl.program_id(0) == 0:  # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
+    # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
+    if tl.program_id(0) == 0:
         key = _rows(k + place, mine, column, stride_t, D, BLOCK_D)
         value = (_rows(v + place, mine, column, stride_t, D, BLOCK_D) * by).to(v.dtype.element_ty)
         grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -184,9 +200,9 @@ Three = tuple[torch.Tensor, ...]
 def forward(
     qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor, form: int = 16
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context [T, H, D], in the order of columns that `form` wants, and log-sum-exp [H, T]. `qkv`: the raw products, three [T, H, D] of
-    like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the strides of a row of `qkv`. The query is overwritten by
-    q'."""
+    """Context [T, H, D], in the order of columns that `form` wants, and log-sum-exp [H, T]. `qkv`: the raw products,
+    three [T, H, D] of like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the strides of a row of
+    `qkv`. The query is overwritten by q'."""
     q, k, v = qkv
     T, H, D = q.shape
     out = torch.empty(T, H, D, dtype=q.dtype, device=q.device)
@@ -212,7 +228,8 @@ def backward(
     slopes_H: torch.Tensor,
     form: int = 16,
 ) -> None:
-    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `out` is that of `forward`."""
+    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `out` is that of
+    `forward`."""
     q, k, v = qkv
     T, H, D = q.shape
     delta = torch.empty_like(lse)

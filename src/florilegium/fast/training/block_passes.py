@@ -34,9 +34,9 @@ class Block:
 
 @dataclass
 class Saved:
-    """What a block's backward pass needs, or None where it is made again: [T, W] each, qkv [T, 3W], gelu (its input or its slope:
-    `Products.forward_gelu`) [T, F], lse [H, T], thin (the adapter's x A^T) [T, rank]. The context's columns lie as `dense` wants them
-    (`Frozen.form`)."""
+    """What a block's backward pass needs, or None where it is made again: [T, W] each, qkv [T, 3W], gelu (its input or
+    its slope: `Products.forward_gelu`) [T, F], lse [H, T], thin (the adapter's x A^T) [T, rank]. The context's columns
+    lie as `dense` wants them (`Frozen.form`)."""
 
     input: torch.Tensor
     middle: Any = None
@@ -47,8 +47,8 @@ class Saved:
     thin: Any = None
 
 
-# The residual stream: what is saved of it, and what that rounding left (`norm_gelu_kernel.py`); None: nothing. It begins as the embedding, in
-# float32, which the first norm splits in two.
+# The residual stream: what is saved of it, and what that rounding left (`norm_gelu_kernel.py`); None: nothing. It
+# begins as the embedding, in float32, which the first norm splits in two.
 Stream = tuple[torch.Tensor, torch.Tensor | None]
 
 
@@ -109,14 +109,18 @@ class Steps:
         kept.gelu, active = self.products.forward_gelu(block.up, block.down, normed2)
         return kept, stream, (self.products.forward(block.down, active), block.down.scale_N, block.down.bias_N)
 
-    def _enter(self, number: int, block: Block, stream: Stream, pending: Any) -> tuple[torch.Tensor, torch.Tensor | None, Stream]:
+    def _enter(
+        self, number: int, block: Block, stream: Stream, pending: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Stream]:
         """The first norm, with the adapter's x A^T in the columns beyond; those columns; the stream there."""
         T, W = stream[0].shape
         qkv = block.qkv
         normed = stream[0].new_empty(T, qkv.stride, dtype=self.trunk.dtype)[:, : W + qkv.R]
         # The adapter reads the norm's output with dropout, or where that lies in another order, a copy.
         dropped = normed.new_empty(T, W) if qkv.lora and (self.drop or qkv.stored_forward) else None
-        stream = block_kernel.add_norm(*stream, pending, block.norm1, normed, dropped, self.seed, number, self.drop, qkv.form)
+        stream = block_kernel.add_norm(
+            *stream, pending, block.norm1, normed, dropped, self.seed, number, self.drop, qkv.form
+        )
         if qkv.lora is None:
             return normed, None, stream
         source = normed[:, :W] if dropped is None else dropped
@@ -132,7 +136,9 @@ class Steps:
 
     def _attend(self, block: Block, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale, bias = self._heads(block.qkv.scale_N), self._heads(block.qkv.bias_N)
-        context, lse = attention_kernel.forward(self._heads(qkv), scale, bias, self.start_T, self.trunk.slopes_H, block.dense.form)
+        context, lse = attention_kernel.forward(
+            self._heads(qkv), scale, bias, self.start_T, self.trunk.slopes_H, block.dense.form
+        )
         return context.view(len(qkv), -1), lse
 
     def _thinned(self, number: int, kept: Saved) -> Saved:
@@ -146,7 +152,8 @@ class Steps:
     def backward(self, above_TW: torch.Tensor, saved: list[Saved], last_TW: torch.Tensor) -> list[torch.Tensor]:
         """Gradients of A and B of each block, float32, in order."""
         trunk = self.trunk
-        scaled_TW = torch.empty_like(last_TW)  # the residual stream's gradient, times the scale of the linear that reads it next
+        # the residual stream's gradient, times the scale of the linear that reads it next
+        scaled_TW = torch.empty_like(last_TW)
         last_scale = trunk.blocks[-1].down.scale_N
         block_kernel.add_norm_grad(scaled_TW, above_TW.contiguous(), last_TW, trunk.bloom.ln_f, None, last_scale)
         self.products.home = True
@@ -199,7 +206,9 @@ class Steps:
         )
         return qkv_grad
 
-    def _enter_grad(self, number: int, block: Block, kept: Saved, qkv_grad: torch.Tensor, scaled_TW: torch.Tensor) -> list[torch.Tensor]:
+    def _enter_grad(
+        self, number: int, block: Block, kept: Saved, qkv_grad: torch.Tensor, scaled_TW: torch.Tensor
+    ) -> list[torch.Tensor]:
         """Gradients of the block's A and B; the residual stream's gradient goes on, but not below the first block."""
         qkv, norm = block.qkv, block.norm1
         above: torch.Tensor | None = None
@@ -214,7 +223,8 @@ class Steps:
             return []
         dropped = torch.empty_like(scaled_TW)
         more = torch.mm(thin_grad, self.A16[number])
-        # The last call is for `dropped`; what else it writes is read no more, and a kernel without that would be one more to compile.
+        # The last call is for `dropped`; what else it writes is read no more, and a kernel without that would be one
+        # more to compile.
         block_kernel.add_norm_grad(
             scaled_TW, more if above is None else above, kept.input, norm, *scales,
             thin_TW=more, dropped_TW=dropped, seed=self.seed, number=number, drop=self.drop,

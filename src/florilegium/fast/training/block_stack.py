@@ -1,22 +1,23 @@
-"""BLOOM's blocks over packed rows, forward and backward by hand, on a frozen quantised base with LoRA on `query_key_value`.
+"""BLOOM's blocks over packed rows, forward and backward by hand, on a frozen quantised base with LoRA on
+`query_key_value`.
 
-autograd would keep what it is shown: dequantised weights, float32 casts, each step of a GELU. Only the adapter learns here, so nearly
-nothing need be kept, and only the gradients of A, B and the residual stream are ever made. One function walks all blocks:
+autograd would keep what it is shown: dequantised weights, float32 casts, each step of a GELU. Only the adapter learns
+here, so nearly nothing need be kept, and only the gradients of A, B and the residual stream are ever made. One function
+walks all blocks:
 
     forward    residual -> norm -> qkv -> attention -> dense -> residual -> norm -> h_to_4h -> GELU -> 4h_to_h -> the next block
     backward   the same road home; what was not saved is made again on the way
 
-Between the products stand the kernels of `norm_gelu_kernel.py` and `attention_kernel.py`, which apply scales, biases and residuals as they
-pass.
-What is saved a token and block, in the compute dtype (W = width), is a matter of memory (`Plan`):
+Between the products stand the kernels of `norm_gelu_kernel.py` and `attention_kernel.py`, which apply scales, biases
+and residuals as they pass. What is saved a token and block, in the compute dtype (W = width), is a matter of memory
+(`Plan`):
 
     fast    80 kB at W = 4096: input, middle (the residual after attention), qkv, context, the input of GELU or its slope
     lean    16 kB: input and middle; qkv, attention and the first half of the MLP are made again (7/12 of a forward pass)
     least    8 kB: the input alone
 
-The twin is `packed_forward.py`'s walk over the same modules with autograd. Shapes: T packed tokens, W width, H heads, D head dimension,
-F = 4W.
-"""
+The twin is `packed_forward.py`'s walk over the same modules with autograd. Shapes: T packed tokens, W width, H heads, D
+head dimension, F = 4W."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ from florilegium.reference import alibi_slopes
 
 @dataclass(frozen=True)
 class Plan:
-    """How much memory the trunk may use: blocks that keep all activations, blocks that keep input and middle (the rest keep their
-    input), blocks whose wide weights are kept. Counted from the first block."""
+    """How much memory the trunk may use: blocks that keep all activations, blocks that keep input and middle (the rest
+    keep their input), blocks whose wide weights are kept. Counted from the first block."""
 
     full: int = 10**6
     middle: int = 10**6
@@ -63,8 +64,8 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     return ""
 
 
-# From this width on GELU and its gradient ride along with stored codes even where there are copies: at 2,560 cuBLAS with a copy, and a
-# kernel for GELU, take no longer.
+# From this width on GELU and its gradient ride along with stored codes even where there are copies: at 2,560 cuBLAS
+# with a copy, and a kernel for GELU, take no longer.
 RIDES = 4096
 REHEARSED = 64  # tokens of the step that compiles
 
@@ -72,7 +73,9 @@ REHEARSED = 64  # tokens of the step that compiles
 class Trunk:
     """The blocks of a BloomModel, ready to walk. Buffers and copies live as long as it does."""
 
-    def __init__(self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()) -> None:
+    def __init__(
+        self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
+    ) -> None:
         """`lengths`: numbers of tokens that will come, in order, whose kernels are compiled with the rest."""
         self.bloom, self.plan, self.dtype = bloom, plan, dtype
         self.blocks = [
@@ -93,7 +96,8 @@ class Trunk:
         for number, (block, layer) in enumerate(zip(self.blocks, bloom.h, strict=True)):
             stored, copied, rides = reads_codes(layer), number < plan.copies, block.up.K >= RIDES
             for linear in block.linears:
-                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along with.
+                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along
+                # with.
                 linear.stored_forward = stored and (not copied or (rides and linear is block.up))
                 linear.stored_backward = stored and (not copied or (rides and linear is block.down))
                 if copied:
@@ -138,9 +142,11 @@ class Trunk:
         loras = [block.qkv.lora for block in self.blocks]
         return [p for lora in loras if lora is not None for p in (lora.A_RK, lora.B_NR)]
 
-    def __call__(self, embedded_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None) -> torch.Tensor:
-        """The last norm's output [T, W] in bfloat16. Token t's document lies at start_T[t] .. end_T[t] (exclusive), int32. `seed`,
-        int64 [1] there, is that of the adapter's dropout; None: none."""
+    def __call__(
+        self, embedded_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The last norm's output [T, W] in bfloat16. Token t's document lies at start_T[t] .. end_T[t] (exclusive),
+        int32. `seed`, int64 [1] there, is that of the adapter's dropout; None: none."""
         apply: Any = Walk.apply
         out: torch.Tensor = apply(self, embedded_TW, start_T, end_T, seed, *self.parameters)
         return out

@@ -1,8 +1,10 @@
-"""A step without its launches: what a function asks of the GPU is recorded once a shape (a CUDA graph) and asked for again in one call.
+"""A step without its launches: what a function asks of the GPU is recorded once a shape (a CUDA graph) and asked for
+again in one call.
 
-A step of bloom-7b1 on 16 quotes is 45 ms of work in 1,300 kernels, and Python needs 75 ms to launch them. Replayed, they follow one another
-within a microsecond. The function must ask the device nothing back, and read and write the same memory each time: `inputs` are copied into
-tensors that stay, and so must what it updates (the gradients). All shapes share one pool of memory, so record the largest first.
+A step of bloom-7b1 on 16 quotes is 45 ms of work in 1,300 kernels, and Python needs 75 ms to launch them. Replayed,
+they follow one another within a microsecond. The function must ask the device nothing back, and read and write the same
+memory each time: `inputs` are copied into tensors that stay, and so must what it updates (the gradients). All shapes
+share one pool of memory, so record the largest first.
 
     run = Replay(function, updates)     function(inputs: dict of tensors) -> tensor; `updates` are the tensors that it adds to
     loss = run(inputs)                  copied from pinned memory, replayed; the result is overwritten by the next call
@@ -49,7 +51,9 @@ def _size(inputs: Inputs) -> int:
 
 
 class Replay:
-    def __init__(self, function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]
+    ) -> None:
         self.function, self.updates = function, list(updates)
         self.pool: Any = None
         self.recorded: dict[tuple[Any, ...], _Recorded] = {}
@@ -71,8 +75,8 @@ class Replay:
             view.copy_(inputs[name])
         graph = torch.cuda.CUDAGraph()
         if self.pool is None:
-            # Compilers and libraries prepare themselves on their first call, which cannot be recorded and must leave no trace: what it
-            # added would be added again by the replay.
+            # Compilers and libraries prepare themselves on their first call, which cannot be recorded and must leave no
+            # trace: what it added would be added again by the replay.
             before = [tensor.cpu() for tensor in self.updates]  # not on the device: its memory may be all but full
             self.function(here)
             for tensor, value in zip(self.updates, before, strict=True):

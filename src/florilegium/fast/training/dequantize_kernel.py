@@ -1,4 +1,5 @@
-"""The Triton kernels of `quantized_linear.py`: int8 codes, or NF4 codes with their scales, to bfloat16 in one pass over memory."""
+"""The Triton kernels of `quantized_linear.py`: int8 codes, or NF4 codes with their scales, to bfloat16 in one pass over
+memory."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -29,8 +30,8 @@ def nf4_rows(
     packed, table, absmax, absmax_table, absmax2, offset, out, stride, K, blocks,
     NESTED: tl.constexpr, GROUP: tl.constexpr, GROUP2: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program for `BLOCK` columns of a row. Two codes a byte, the first in the high half; a scale for each GROUP weights, which
-    (NESTED) is itself a code with a scale for each GROUP2 of them."""
+    """One program for `BLOCK` columns of a row. Two codes a byte, the first in the high half; a scale for each GROUP
+    weights, which (NESTED) is itself a code with a scale for each GROUP2 of them."""
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     half = (tl.program_id(0) % blocks) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
@@ -59,11 +60,14 @@ def widen(codes_NK: torch.Tensor, scale_N: torch.Tensor | None, out: torch.Tenso
     block, blocks = _blocks(K)
     kernel: Any = widen_rows
     given = scale_N is not None
-    kernel[(N * blocks,)](codes_NK, scale_N if given else codes_NK, out, out.stride(0), K, blocks, SCALED=given, BLOCK=block, num_warps=4)
+    kernel[(N * blocks,)](
+        codes_NK, scale_N if given else codes_NK, out, out.stride(0), K, blocks, SCALED=given, BLOCK=block, num_warps=4
+    )
 
 
 def widen_nf4(packed: torch.Tensor, state: Any, out: torch.Tensor) -> None:
-    """bitsandbytes' NF4 weight with its quantisation state into `out`, as `widen`. K must be a multiple of the group size."""
+    """bitsandbytes' NF4 weight with its quantisation state into `out`, as `widen`. K must be a multiple of the group
+    size."""
     N, K = state.shape
     block, blocks = _blocks(K)
     inner = state.state2 if state.nested else None

@@ -1,10 +1,10 @@
-"""The Triton kernels of the adapter's thin products in training (`block_passes.py`): x A^T, and the gradients of A and B.
+"""The Triton kernels of the adapter's thin products in training (`block_passes.py`): x A^T, and the gradients of A and
+B.
 
-A product with 16 columns is bound by its launches, and cuBLAS splits it in two or three: here one launch makes x A^T and writes it to both
-places that want it, one its gradient where no wide product has it beside, one the gradients of A and B, scale and all. Sums are float32, in
-one order.
-Shapes: T tokens (a multiple of 64), W width, N = 3W, R the adapter's columns beside the codes, BR the rank rounded up to a power of two.
-"""
+A product with 16 columns is bound by its launches, and cuBLAS splits it in two or three: here one launch makes x A^T
+and writes it to both places that want it, one its gradient where no wide product has it beside, one the gradients of A
+and B, scale and all. Sums are float32, in one order. Shapes: T tokens (a multiple of 64), W width, N = 3W, R the
+adapter's columns beside the codes, BR the rank rounded up to a power of two."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -26,7 +26,8 @@ def thin_rows(
     x, a, thin, beside, x_stride, stride, a_row, a_column, W, rank, R,
     SHARES: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """thin = x A^T, and the same in the R columns `beside`, which are zero beyond the rank. One of A's two strides is 1."""
+    """thin = x A^T, and the same in the R columns `beside`, which are zero beyond the rank. One of A's two strides is
+    1."""
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.arange(0, BR)
     share = (tl.arange(0, SHARES) * (W // SHARES))[:, None, None]
@@ -35,7 +36,9 @@ def thin_rows(
     for k in tl.range(0, W // SHARES, BK, num_stages=STAGES):
         rows = tl.load(x + m[None, :, None].to(tl.int64) * x_stride + share + k + part[None, None, :])
         weight = tl.load(
-            a + r[None, None, :] * a_row + (share + k + part[None, :, None]) * a_column, mask=r[None, None, :] < rank, other=0.0
+            a + r[None, None, :] * a_row + (share + k + part[None, :, None]) * a_column,
+            mask=r[None, None, :] < rank,
+            other=0.0,
         )
         acc = tl.dot(rows, weight, acc)
     y = tl.sum(acc, 0).to(thin.dtype.element_ty)
@@ -48,7 +51,8 @@ def grad_columns(
     dropped, thin_grad, grad_a, qkv_grad, thin, unfolding, grad_b, thin_grad_stride, T, W, N, rank,
     BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """grad_a [rank, W] = thin_grad^T dropped; grad_b [N, rank] = qkv_grad^T thin * unfolding. BC columns of W or of N a program."""
+    """grad_a [rank, W] = thin_grad^T dropped; grad_b [N, rank] = qkv_grad^T thin * unfolding. BC columns of W or of N a
+    program."""
     of_a = tl.cdiv(W, BC)
     number = tl.program_id(0)
     first = number < of_a
@@ -92,7 +96,8 @@ def grad_tile(rank: int) -> dict[str, int]:
 
 
 def thin(x_TW: torch.Tensor, a_RW: torch.Tensor, beside_TR: torch.Tensor) -> torch.Tensor:
-    """x A^T [T, rank]; `beside_TR` gets it too, and zeros beyond the rank. It and x may be views whose rows lie further apart."""
+    """x A^T [T, rank]; `beside_TR` gets it too, and zeros beyond the rank. It and x may be views whose rows lie further
+    apart."""
     (T, W), rank = x_TW.shape, len(a_RW)
     if rank > WIDEST:
         beside_TR[:, :rank], beside_TR[:, rank:] = torch.mm(x_TW, a_RW.T), 0
@@ -118,9 +123,14 @@ def thin_grad(y_TN: torch.Tensor, b_NR: torch.Tensor, rank: int) -> torch.Tensor
 
 
 def gradients(
-    dropped_TW: torch.Tensor, thin_grad_TR: torch.Tensor, qkv_grad_TN: torch.Tensor, thin_TR: torch.Tensor, unfolding_N: torch.Tensor
+    dropped_TW: torch.Tensor,
+    thin_grad_TR: torch.Tensor,
+    qkv_grad_TN: torch.Tensor,
+    thin_TR: torch.Tensor,
+    unfolding_N: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of A [rank, W] and B [N, rank], float32: they are not rounded on their way to float32 parameters. `thin_grad_TR` may be a view."""
+    """Of A [rank, W] and B [N, rank], float32: they are not rounded on their way to float32 parameters. `thin_grad_TR`
+    may be a view."""
     (T, W), N, rank = dropped_TW.shape, qkv_grad_TN.shape[1], thin_TR.shape[1]
     if rank > WIDEST:
         return _product(thin_grad_TR.T, dropped_TW), _product(qkv_grad_TN.T, thin_TR).mul_(unfolding_N[:, None])

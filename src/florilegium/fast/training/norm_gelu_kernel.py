@@ -1,14 +1,14 @@
-"""The Triton kernels between the matrix products of a BLOOM block (`block_stack.py`): residual and norm, GELU, and their backward passes.
+"""The Triton kernels between the matrix products of a BLOOM block (`block_stack.py`): residual and norm, GELU, and
+their backward passes.
 
-Each reads the raw product of a quantised linear and applies what is left of that linear on the way: raw * scale + bias. So scales and
-biases cost no pass over memory of their own.
+Each reads the raw product of a quantised linear and applies what is left of that linear on the way: raw * scale + bias.
+So scales and biases cost no pass over memory of their own.
 
-The residual stream in flight is what a block saves of it anyway, in bfloat16, and 8 bits of what that rounding left, in a buffer that all
-blocks share. The norm reads the saved form, forward and backward alike. The stream's gradient is written once, times the scale of the
-linear that reads it next, and divided by that where it goes on. Dropout (on the adapter's input) is a function of a seed, the block's
-number and the element's place, made again in the backward pass. Statistics are float32. One program a row, or a block of elements.
-Shapes: T tokens, W width, F = 4W.
-"""
+The residual stream in flight is what a block saves of it anyway, in bfloat16, and 8 bits of what that rounding left, in
+a buffer that all blocks share. The norm reads the saved form, forward and backward alike. The stream's gradient is
+written once, times the scale of the linear that reads it next, and divided by that where it goes on. Dropout (on the
+adapter's input) is a function of a seed, the block's number and the element's place, made again in the backward pass.
+Statistics are float32. One program a row, or a block of elements. Shapes: T tokens, W width, F = 4W."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -35,8 +35,9 @@ def _norm(x, inside, W, eps):
 
 @triton.jit
 def _kept(seed, number, row, W, drop, BLOCK: tl.constexpr):
-    """Which numbers of a row dropout leaves, [BLOCK]: one look at the generator gives four; seven rounds of it are random enough (Salmon
-    et al. 2011: Philox 4x32-7 passes BigCrush), and ten for each number took as long as the memory did."""
+    """Which numbers of a row dropout leaves, [BLOCK]: one look at the generator gives four; seven rounds of it are
+    random enough (Salmon et al. 2011: Philox 4x32-7 passes BigCrush), and ten for each number took as long as the
+    memory did."""
     place = (row * (W // 4)).to(tl.int32) + tl.arange(0, BLOCK // 4)
     r0, r1, r2, r3 = tl.rand4x(tl.load(seed) + number * 7919, place, n_rounds=7)
     return tl.reshape(tl.join(tl.join(r0, r2), tl.join(r1, r3)), (BLOCK,)) >= drop
@@ -55,8 +56,8 @@ def add_norm_forward(
     ADD: tl.constexpr, LOW: tl.constexpr, SAVE: tl.constexpr, TWICE: tl.constexpr, DROP: tl.constexpr, FORM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """SAVE: saved + low = before, + low (LOW: there is one), + raw * scale + bias (ADD); else saved is before. normed = norm(saved), its
-    columns in the lane order of FORM; TWICE: dropped = dropout(normed), as the columns are."""
+    """SAVE: saved + low = before, + low (LOW: there is one), + raw * scale + bias (ADD); else saved is before. normed =
+    norm(saved), its columns in the lane order of FORM; TWICE: dropped = dropout(normed), as the columns are."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
@@ -91,8 +92,8 @@ def norm_backward(
     scaled, above, thin, saved, gamma, beta, scale, next_scale, dropped, above_stride, W, eps, seed, number, drop,
     FIRST: tl.constexpr, THIN: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """scaled = next_scale * (gradient of norm(saved) under `above`, + dropout's of `thin` (THIN), + scaled / scale (not FIRST)), in place;
-    dropped = dropout(norm(saved))."""
+    """scaled = next_scale * (gradient of norm(saved) under `above`, + dropout's of `thin` (THIN), + scaled / scale (not
+    FIRST)), in place; dropped = dropout(norm(saved))."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
@@ -112,7 +113,9 @@ def norm_backward(
     weighted = tl.where(inside, dy * g, 0.0)
     dx = (weighted - unit * (tl.sum(weighted * unit, 0) / W) - tl.sum(weighted, 0) / W) * rstd
     if not FIRST:
-        dx += tl.load(scaled + place, mask=inside, other=0.0).to(tl.float32) / tl.load(scale + column, mask=inside, other=1.0)
+        dx += tl.load(scaled + place, mask=inside, other=0.0).to(tl.float32) / tl.load(
+            scale + column, mask=inside, other=1.0
+        )
     dx *= tl.load(next_scale + column, mask=inside, other=0.0)
     tl.store(scaled + place, dx.to(scaled.dtype.element_ty), mask=inside)
 
@@ -154,9 +157,15 @@ def fold_rows(B, scale, factor, to, stride, N, rank, R: tl.constexpr, BLOCK_R: t
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_R)
     inside = (row[:, None] < N) & (column[None, :] < R)
-    b = tl.load(B + row[:, None] * rank + column[None, :], mask=inside & (column[None, :] < rank), other=0.0).to(tl.float32)
+    b = tl.load(B + row[:, None] * rank + column[None, :], mask=inside & (column[None, :] < rank), other=0.0).to(
+        tl.float32
+    )
     s = tl.load(scale + row, mask=row < N, other=1.0)
-    tl.store(to + row[:, None].to(tl.int64) * stride + column[None, :], (b * (factor / s[:, None])).to(to.dtype.element_ty), mask=inside)
+    tl.store(
+        to + row[:, None].to(tl.int64) * stride + column[None, :],
+        (b * (factor / s[:, None])).to(to.dtype.element_ty),
+        mask=inside,
+    )
 
 
 def _row(W: int) -> dict[str, Any]:
@@ -176,10 +185,11 @@ def add_norm(
     drop: float = 0.0,
     form: int = 16,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Adds the pending product (raw, scale, bias) to the residual stream, `before_TW` + `low_TW` (None: 0), and norms it into `normed_TW`
-    (whose rows may be wider), in the order of columns that `form` wants; and with dropout, but in the columns' own order, into
-    `dropped_TW`. Returns the stream then, rounded to the dtype of `normed_TW`, and what that left (int8, see `_low_unit`): what came where
-    nothing is pending and nothing is to round; the low part is written over."""
+    """Adds the pending product (raw, scale, bias) to the residual stream, `before_TW` + `low_TW` (None: 0), and norms
+    it into `normed_TW` (whose rows may be wider), in the order of columns that `form` wants; and with dropout, but in
+    the columns' own order, into `dropped_TW`. Returns the stream then, rounded to the dtype of `normed_TW`, and what
+    that left (int8, see `_low_unit`): what came where nothing is pending and nothing is to round; the low part is
+    written over."""
     T, W = before_TW.shape
     saves = pending is not None or before_TW.dtype != normed_TW.dtype
     saved_TW = torch.empty_like(before_TW, dtype=normed_TW.dtype) if saves else before_TW
@@ -210,9 +220,9 @@ def add_norm_grad(
     number: int = 0,
     drop: float = 0.0,
 ) -> None:
-    """The backward pass of `add_norm`. `scaled_TW` is the residual stream's gradient times `scale_W` (None: there is none yet), and then
-    with the norm's times `next_scale_W` (both float32). `thin_TW` is the adapter's part of the gradient; then `dropped_TW` gets the
-    adapter's input back."""
+    """The backward pass of `add_norm`. `scaled_TW` is the residual stream's gradient times `scale_W` (None: there is
+    none yet), and then with the norm's times `next_scale_W` (both float32). `thin_TW` is the adapter's part of the
+    gradient; then `dropped_TW` gets the adapter's input back."""
     T, W = scaled_TW.shape
     kernel: Any = norm_backward
     kernel[(T,)](
@@ -234,12 +244,17 @@ def gelu(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor) -> t
 def gelu_grad(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor, grad_TF: torch.Tensor) -> None:
     """Turns the gradient of gelu's output into that of the raw product, in place."""
     kernel: Any = gelu_backward
-    kernel[(triton.cdiv(raw_TF.numel(), 4096),)](raw_TF, scale_F, bias_F, grad_TF, raw_TF.shape[1], raw_TF.numel(), BLOCK=4096, num_warps=8)
+    kernel[(triton.cdiv(raw_TF.numel(), 4096),)](
+        raw_TF, scale_F, bias_F, grad_TF, raw_TF.shape[1], raw_TF.numel(), BLOCK=4096, num_warps=8
+    )
 
 
 def fold(B_NR: torch.Tensor, scale_N: torch.Tensor, factor: float, to: torch.Tensor) -> None:
-    """Writes the adapter's B to a view [N, R], R being the rank or more, so that the scale of the codes gives it back."""
+    """Writes the adapter's B to a view [N, R], R being the rank or more, so that the scale of the codes gives it
+    back."""
     N, rank = B_NR.shape
     R = to.shape[1]
     kernel: Any = fold_rows
-    kernel[(triton.cdiv(N, 128),)](B_NR, scale_N, factor, to, to.stride(0), N, rank, R=R, BLOCK_R=triton.next_power_of_2(R), BLOCK=128)
+    kernel[(triton.cdiv(N, 128),)](
+        B_NR, scale_N, factor, to, to.stride(0), N, rank, R=R, BLOCK_R=triton.next_power_of_2(R), BLOCK=128
+    )

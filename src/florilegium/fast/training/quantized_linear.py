@@ -3,14 +3,14 @@
     codes  int8 [N, K], exact in bfloat16            y = (x codes^T) * scale + bias
     NF4    4 bits a weight, a scale for each 64      y = (x weight^T) + bias           (scale is 1)
 
-There are three ways to a product. A Hopper GPU reads large int8 weights as they are stored (`int8_matmul.py`). Elsewhere the product reads
-bfloat16, so codes are made wide for one product and forgotten: 6 ms a pass over bloom-7b1 if memory does nothing else. A weight that has a
-`copy` (where the card has room: `trunk.Plan`) is made wide once for the whole run; it is a cache, the base stays quantised.
+There are three ways to a product. A Hopper GPU reads large int8 weights as they are stored (`int8_matmul.py`).
+Elsewhere the product reads bfloat16, so codes are made wide for one product and forgotten: 6 ms a pass over bloom-7b1
+if memory does nothing else. A weight that has a `copy` (where the card has room: `trunk.Plan`) is made wide once for
+the whole run; it is a cache, the base stays quantised.
 
-A linear with LoRA is R columns wider: beside the codes lie those of B * scaling / scale, beside its input x A^T, so that the adapter costs
-no product of its own (but for its gradient where codes are read as they are stored). Shapes: T tokens, N outputs, K inputs, R the adapter's
-rank rounded up to 8.
-"""
+A linear with LoRA is R columns wider: beside the codes lie those of B * scaling / scale, beside its input x A^T, so
+that the adapter costs no product of its own (but for its gradient where codes are read as they are stored). Shapes: T
+tokens, N outputs, K inputs, R the adapter's rank rounded up to 8."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Frozen:
 
     @property
     def form(self) -> int:
-        """The order of columns in which the product wants its input (`codes_kernel.lane_order`; that of 4, which int8 takes here too)."""
+        """The order of columns in which the product wants its input (`codes_kernel.lane_order`; that of 4, which int8
+        takes here too)."""
         return 4 if self.stored_forward else 16
 
     @property
@@ -97,7 +98,8 @@ def frozen(layer: Any) -> Frozen:
     else:
         codes_scale = weight.SCB if weight.SCB is not None else module.state.SCB
         scale_N = codes_scale.float() / 127
-        scale_N[scale_N == 0] = 1  # a row of zeros: its codes are zero at any scale, and the adapter's columns are divided by it
+        # a row of zeros: its codes are zero at any scale, and the adapter's columns are divided by it
+        scale_N[scale_N == 0] = 1
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
     lora = lora_of(layer)
     R = -(-lora.A_RK.shape[0] // 8) * 8 if lora else 0
@@ -113,14 +115,19 @@ def lora_of(layer: Any) -> Lora | None:
 
 
 def prepare(linears: Sequence[Frozen], T: int, again: bool) -> None:
-    """Has the kernels of a block's products with stored codes on T tokens compiled side by side; `again`: those too that make what was not
-    saved."""
+    """Has the kernels of a block's products with stored codes on T tokens compiled side by side; `again`: those too
+    that make what was not saved."""
     if not any(linear.stored_forward or linear.stored_backward for linear in linears):
         return
     from florilegium.fast.hopper.int8_matmul import Variant, compile_soon
 
     qkv, dense, up, down = linears
-    ways = [(qkv, Variant(False, R=qkv.R)), (dense, Variant(False)), (up, Variant(False, 1, down.form)), (down, Variant(False))]
+    ways = [
+        (qkv, Variant(False, R=qkv.R)),
+        (dense, Variant(False)),
+        (up, Variant(False, 1, down.form)),
+        (down, Variant(False)),
+    ]
     ways += [(up, Variant(False, 3))] if again else []
     ways += [(qkv, Variant(True)), (dense, Variant(True)), (up, Variant(True)), (down, Variant(True, 2))]
     for linear, variant in ways:
@@ -129,12 +136,13 @@ def prepare(linears: Sequence[Frozen], T: int, again: bool) -> None:
 
 
 class Products:
-    """The products of one walk. `buffer` takes one weight at a time, made wide. `int8_matmul.py` is imported where it is used: it needs CUDA's
-    compiler."""
+    """The products of one walk. `buffer` takes one weight at a time, made wide. `int8_matmul.py` is imported where it
+    is used: it needs CUDA's compiler."""
 
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer
-        self.adapters: dict[int, torch.Tensor] = {}  # B as it is in this walk, [N, R], by a linear's id: where no wide weight holds it
+        # B as it is in this walk, [N, R], by a linear's id: where no wide weight holds it
+        self.adapters: dict[int, torch.Tensor] = {}
         self.home = False  # on the road home the copies hold the adapter's B already
 
     def forward(self, linear: Frozen, x: torch.Tensor) -> torch.Tensor:
@@ -146,9 +154,9 @@ class Products:
         return torch.mm(x, self._wide(linear).T)
 
     def forward_gelu(self, up: Frozen, down: Frozen, x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What GELU's gradient needs of the raw product with `up`, and its GELU in the order that `down` wants. Where GELU rides along with
-        stored codes that is its slope; a kernel of its own would move half as much again to write this too, so elsewhere it is the raw
-        product."""
+        """What GELU's gradient needs of the raw product with `up`, and its GELU in the order that `down` wants. Where
+        GELU rides along with stored codes that is its slope; a kernel of its own would move half as much again to write
+        this too, so elsewhere it is the raw product."""
         if up.stored_forward:
             from florilegium.fast.hopper import int8_matmul as wgmma
 
@@ -165,8 +173,8 @@ class Products:
         return self.forward(up, x_TK)
 
     def backward_gelu(self, up: Frozen, down: Frozen, y_TW: torch.Tensor, kept_TF: torch.Tensor) -> torch.Tensor:
-        """The gradient of the raw product with `up`, from that of `down`'s and what `forward_gelu` kept. Both weights are read as they are
-        stored, or neither is (`block_stack.py`)."""
+        """The gradient of the raw product with `up`, from that of `down`'s and what `forward_gelu` kept. Both weights
+        are read as they are stored, or neither is (`block_stack.py`)."""
         if down.stored_backward:
             from florilegium.fast.hopper import int8_matmul as wgmma
 
