@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 import florilegium
+from florilegium.cli.tables import print_evaluation
 from florilegium.data import read_rows
 from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.table import LINES, lookup, table
 from florilegium.runs.evaluate import evaluate, read_material
-from florilegium.cli.tables import print_evaluation
 from florilegium.seedling import FOLDER as SEEDLING
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,7 +28,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "short"
-    florilegium.train("sample", model="seedling", max_steps=40, batch_rows=8, learning_rate=4e-3, evaluate_every=40, output=str(folder))
+    florilegium.train(
+        "sample",
+        model="seedling",
+        max_steps=40,
+        batch_rows=8,
+        learning_rate=4e-3,
+        evaluate_every=40,
+        output=str(folder),
+    )
     return folder
 
 
@@ -52,11 +60,19 @@ def test_every_line_of_the_table_has_both_sides(report: dict[str, Any]) -> None:
 
 def test_tuning_shows(report: dict[str, Any]) -> None:
     base, tuned = report["base"], report["tuned"]
-    assert tuned["loss"]["high"] < base["loss"]["low"] and tuned["tags"]["loss"]["value"] < base["tags"]["loss"]["value"]
+    assert (
+        tuned["loss"]["high"] < base["loss"]["low"] and tuned["tags"]["loss"]["value"] < base["tags"]["loss"]["value"]
+    )
     assert tuned["form"]["format_rate"]["value"] > base["form"]["format_rate"]["value"]
     controls = report["controls"]
-    assert controls["copies_instrument"]["planted_found"] == 1.0 and controls["copies_instrument"]["shuffled_found"] == 0.0
-    assert controls["held_out"]["relevance"]["wins"]["value"] > 0.6 > controls["held_out"]["relevance"]["shuffled"]["wins"]["value"]
+    assert (
+        controls["copies_instrument"]["planted_found"] == 1.0 and controls["copies_instrument"]["shuffled_found"] == 0.0
+    )
+    assert (
+        controls["held_out"]["relevance"]["wins"]["value"]
+        > 0.6
+        > controls["held_out"]["relevance"]["shuffled"]["wins"]["value"]
+    )
     assert report["forgetting"]["before"]["loss"]["value"] != report["forgetting"]["after"]["loss"]["value"]
     assert report["leaks"] == 0 and report["general"] == "bundled"
 
@@ -79,11 +95,19 @@ def test_fewer_rows_and_the_same_seed(run: Path, report: dict[str, Any], tmp_pat
     assert found["tuned"]["copies"] == report["tuned"]["copies"]
 
 
-def test_the_screen(report: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_screen(
+    report: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     print_evaluation(report)
     shown = " ".join(capsys.readouterr().out.split())  # a cell may be broken anywhere
-    for word in ("micro F1", "most frequent tags", "distinct-2", "100% of 200 planted copies found, 0% of shuffled", "General text"):
+    for word in (
+        "micro F1",
+        "most frequent tags",
+        "distinct-2",
+        "100% of 200 planted copies found, 0% of shuffled",
+        "General text",
+    ):
         assert word in shown
     print_evaluation({**report, "base": None})
     assert "before " in capsys.readouterr().out, "what was forgotten needs both sides, asked or not"
@@ -128,7 +152,15 @@ def test_lm_eval_itself(run: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, check=True)
     bits = []
     for adapter in ("", f",peft={run}/adapter"):
-        command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={SEEDLING}{adapter},dtype=float32"]
+        command = [
+            sys.executable,
+            "-m",
+            "lm_eval",
+            "--model",
+            "hf",
+            "--model_args",
+            f"pretrained={SEEDLING}{adapter},dtype=float32",
+        ]
         command += ["--include_path", str(DOCS / "lm_eval"), "--tasks", "florilegium_held_out", "--device", "cpu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         bits += [float(x) for x in re.findall(r"bits_per_byte\s*\|[^|]*\|\s*([\d.]+)", done.stdout)]

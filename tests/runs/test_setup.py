@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from florilegium.model import fast_paths as paths
-from florilegium.runs import setup as setting_up
 from florilegium.config import make_config
 from florilegium.errors import UsageError
-from florilegium.runs.manifest import describe_fast, say_plan
 from florilegium.model import attach_adapter, count_parameters
+from florilegium.model import fast_paths as paths
 from florilegium.model.memory_plan import Forecast
+from florilegium.runs import setup as setting_up
+from florilegium.runs.manifest import describe_fast, say_plan
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import Silent
 from florilegium.runs.setup import set_up
@@ -46,7 +46,9 @@ def test_a_named_path_that_cannot_run_is_refused(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(("copies", "said"), [(0, True), (1, True), (2, False)])
-def test_the_first_lines_say_how_int8_is_read(tiny: Path, copies: int, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_lines_say_how_int8_is_read(
+    tiny: Path, copies: int, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless every block has a copy. And the lengths whose kernels are compiled ahead."""
     prepared = prepared_for_block(tiny, "auto", max_steps=4)
     model = attach_adapter(prepared.base, prepared.config)

@@ -3,7 +3,7 @@
 A setting that is changed and then ignored is the worst of three ways: nobody is told. Here each change is refused, or
 applied and said. What a step means must stay (the rows, their order and the batch they come in; the base; the shape of
 the adapter and of the optimiser's state). What may change is how fast it learns, how long, where it runs, and how often
-it looks, saves and tells. """
+it looks, saves and tells."""
 
 from __future__ import annotations
 
@@ -65,5 +65,8 @@ def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
             )
         lines.append(f"changed {name} from {before[name]} to {value}")
         if name == "epochs" and now.max_steps is not None and before.get("max_steps") == now.max_steps:
-            raise UsageError(f"--epochs {value:g} would change nothing: the run takes --max-steps {now.max_steps}", "Change --max-steps")
+            raise UsageError(
+                f"--epochs {value:g} would change nothing: the run takes --max-steps {now.max_steps}",
+                "Change --max-steps",
+            )
     return lines

@@ -7,7 +7,7 @@
 
 The rows are read again and split again as the run did it, and must be the same (the digest in manifest.json). The
 answer is one JSON object, `evaluation.json` in the run's folder, and report.html there is written anew. A figure is
-`{"value", "low", "high"}`: a 95% bootstrap interval. """
+`{"value", "low", "high"}`: a 95% bootstrap interval."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from typing import Any
 
 from florilegium.config import SamplingSettings, TrainConfig, make_config, read_config
 from florilegium.data import Quote, Rows, Split, Template, make_split, read_rows
-from florilegium.storage.atomic_files import write_json
 from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import (
     GENERAL,
@@ -44,11 +43,12 @@ from florilegium.evaluation import (
     words,
 )
 from florilegium.generation import Generated, generate_texts
-from florilegium.runs.recorder import Silent, View
+from florilegium.generation.tuned import Tuned, load
 from florilegium.report import write_report
+from florilegium.runs.recorder import Silent, View
+from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import adapter_folder, find_run
 from florilegium.tokens import label_prompt
-from florilegium.generation.tuned import Tuned, load
 
 FILE = "evaluation.json"
 TAG_TOKENS = 40
@@ -89,7 +89,7 @@ def evaluate(
     written.
 
     Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and
-    what loading raises. """
+    what loading raises."""
     view, began = view or Silent(), time.monotonic()
     if generations < 1 or rows < 1:
         raise UsageError(f"--{'generations' if generations < 1 else 'rows'} is below 1", "It takes 1 or more")
@@ -124,15 +124,23 @@ def read_material(directory: Path, data: str | None = None, most_rows: int = 500
     than it was made on."""
     path = directory / "config.yaml"
     if not path.is_file():
-        raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")
+        raise UsageError(
+            f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
+        )
     config = make_config(read_config(path), source=str(path))
     rows = read_rows(data or config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
     digest = _manifest(directory).get("data", {}).get("digest")
     if digest and digest != rows.digest:
-        raise DataError(f"{data or config.data} does not hold the rows that {directory} was trained on", "Name their file with --data")
+        raise DataError(
+            f"{data or config.data} does not hold the rows that {directory} was trained on",
+            "Name their file with --data",
+        )
     split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
     if not split.held_out:
-        raise DataError(f"{directory} held no row out, so there is nothing to measure on", "Train again with --held-out 0.1 and more rows")
+        raise DataError(
+            f"{directory} held no row out, so there is nothing to measure on",
+            "Train again with --held-out 0.1 and more rows",
+        )
     numbers = split.held_out[:: max(1, -(-len(split.held_out) // most_rows))]
     held_out, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
     return Material(config, rows, split, [rows.quotes[i] for i in split.training], held_out, places)
@@ -165,7 +173,12 @@ class Examiner:
             tags = self._written_tags()
             self.view.say(f"{name}  {self.generations} free texts")
             texts = self.tuned.generate("", n=self.generations, settings=self.settings)
-        return {"losses": losses, "form": self._form(texts), "_tags": tags, "_texts": [self._main_text(row) for row in texts]}
+        return {
+            "losses": losses,
+            "form": self._form(texts),
+            "_tags": tags,
+            "_texts": [self._main_text(row) for row in texts],
+        }
 
     def compare(self, sides: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
         """Both sides with the figures that need a common measure, and the controls."""
@@ -192,7 +205,11 @@ class Examiner:
             }
         out["controls"] = {
             "frequent_tags": self._frequent_tags(wanted),
-            "held_out": {"variety": _variety(held_out_texts, budget), "copies": copy_figures(index, held_out_texts), "relevance": own_tags},
+            "held_out": {
+                "variety": _variety(held_out_texts, budget),
+                "copies": copy_figures(index, held_out_texts),
+                "relevance": own_tags,
+            },
             "copies_instrument": instrument_check(index, self.material.main_texts),
             "variety_words": budget,
         }
@@ -210,7 +227,9 @@ class Examiner:
 
     def _losses(self) -> dict[str, Any]:
         limit = self.material.config.max_length
-        parts = row_parts(self.tuned.base, self.tuned.model, self._template, self.material.held_out, limit, self.material.places)
+        parts = row_parts(
+            self.tuned.base, self.tuned.model, self._template, self.material.held_out, limit, self.material.places
+        )
         return loss_figures(parts)
 
     def _written_tags(self) -> list[list[str]] | None:
@@ -225,7 +244,11 @@ class Examiner:
 
     def _tags_of(self, quotes: Sequence[Quote]) -> list[list[str]] | None:
         columns = self._template.columns
-        return [list(quote[columns[-1]]) for quote in quotes] if len(columns) > 1 and columns[-1] in self._template.list_columns else None
+        return (
+            [list(quote[columns[-1]]) for quote in quotes]
+            if len(columns) > 1 and columns[-1] in self._template.list_columns
+            else None
+        )
 
     def _frequent_tags(self, wanted: Sequence[Sequence[str]] | None) -> dict[str, Any] | None:
         trained = self._tags_of(self.material.training)

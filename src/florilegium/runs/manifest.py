@@ -50,12 +50,19 @@ def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule
         "version": importlib.metadata.version("florilegium"),
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "device": torch.cuda.get_device_name() if prepared.base.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if prepared.base.device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
         "compute": config.compute,
         "fast": list(prepared.fast),
         "seed": config.seed,
         "base": base_facts(prepared.base),
-        "data": {"source": tilde(rows.source), "digest": rows.digest, "rows": len(rows.quotes), "duplicates": rows.duplicates},
+        "data": {
+            "source": tilde(rows.source),
+            "digest": rows.digest,
+            "rows": len(rows.quotes),
+            "duplicates": rows.duplicates,
+        },
         "template": rows.template.text,
         "training_rows": len(prepared.training.examples),
         "held_out_rows": len(prepared.held_out.examples),
@@ -73,7 +80,11 @@ def count_layers(base: Base) -> int:
 
 def describe_forecast(forecast: Forecast, layers: int) -> str:
     """What the plan keeps, in words, and the peak that it expects."""
-    kept = "all activations kept" if forecast.full == layers else f"{forecast.full} of {layers} blocks keep their activations"
+    kept = (
+        "all activations kept"
+        if forecast.full == layers
+        else f"{forecast.full} of {layers} blocks keep their activations"
+    )
     copies = f", {forecast.copies} of {layers} blocks with a bfloat16 copy of their weights" if forecast.copies else ""
     total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
     return f"{kept}{copies}, {forecast.tokens:,} tokens at once; forecast {forecast.peak / 2**30:.1f} GiB{total}"
@@ -89,14 +100,23 @@ def describe_fast(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "off"
 
 
-def say_plan(view: View, prepared: Prepared, count: ParameterCount, schedule: Schedule, directory: Path, forecast: Forecast | None) -> None:
+def say_plan(
+    view: View,
+    prepared: Prepared,
+    count: ParameterCount,
+    schedule: Schedule,
+    directory: Path,
+    forecast: Forecast | None,
+) -> None:
     config, base = prepared.config, prepared.base
     held = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}[config.bits]
     where = torch.cuda.get_device_name() if base.device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
     view.say(
         f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {held}, computing in {config.compute} on {where}"
     )
-    view.say(f"adapter  LoRA rank {config.rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)")
+    view.say(
+        f"adapter  LoRA rank {config.rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)"
+    )
     rows = "packed rows" if base.packs else "padded rows, one quote each"
     view.say(f"path     {rows}; fast: {describe_fast(prepared.fast)}")
     if forecast is not None:

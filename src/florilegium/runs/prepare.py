@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from florilegium.model import fast_paths as paths
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, make_split, read_rows
 from florilegium.errors import ModelError, UsageError
 from florilegium.model import Base, choose_device, count_parameters, load_base
+from florilegium.model import fast_paths as paths
 from florilegium.model.packed_forward import head_obstacle
 from florilegium.runs.recorder import View
 from florilegium.tokens import Encoded, encode
@@ -55,7 +55,9 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     dropped += f", {len(split.set_aside)} set aside as near-copies of both sides" if split.set_aside else ""
     view.say(f"data     {config.data}: {len(train_rows):,} rows to learn, {len(held_rows):,} held out{dropped}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
-        view.say("         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)")
+        view.say(
+            "         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)"
+        )
     base = load_base(config.model, bits=config.bits, device=device, compute=config.compute, revision=config.revision)
     if config.seed >= 2**63:
         raise UsageError(f"--seed is {config.seed}", "It takes a number below 2^63")
@@ -70,7 +72,9 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
 
     training, held_out = encoded(train_rows), encoded(held_rows)
     if training.num_cut + held_out.num_cut:
-        view.say(f"         {training.num_cut + held_out.num_cut} quotes cut to {config.max_length} tokens (--max-length)")
+        view.say(
+            f"         {training.num_cut + held_out.num_cut} quotes cut to {config.max_length} tokens (--max-length)"
+        )
     return Prepared(
         _resolved(config, base, names),
         rows,
@@ -115,7 +119,14 @@ def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:
     first = prepared.rows.template.columns[0]
     if first in prepared.rows.template.list_columns:
         return [("", False)]
-    quotes = sorted((str(q[first]) for q in prepared.held_out_quotes or prepared.training_quotes), key=lambda t: (len(t) < 20, len(t)))
+    quotes = sorted(
+        (str(q[first]) for q in prepared.held_out_quotes or prepared.training_quotes),
+        key=lambda t: (len(t) < 20, len(t)),
+    )
     two = " ".join(quotes[0].split()[:2])
     prompts = [("", False), (two, False)]
-    return [*prompts, (quotes[-1 if len(quotes) < 2 else 1], True)] if len(prepared.rows.template.columns) == 2 else prompts
+    return (
+        [*prompts, (quotes[-1 if len(quotes) < 2 else 1], True)]
+        if len(prepared.rows.template.columns) == 2
+        else prompts
+    )

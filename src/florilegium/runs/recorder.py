@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from florilegium.config import SamplingSettings
-from florilegium.storage.atomic_files import append_line, read_lines, sync_file, write_text
 from florilegium.generation import Generated
-from florilegium.training import Snapshot, save_checkpoint
 from florilegium.generation.tuned import Tuned
+from florilegium.storage.atomic_files import append_line, read_lines, sync_file, write_text
+from florilegium.training import Snapshot, save_checkpoint
 
 METRICS, SAMPLES, EVENTS, CHECKPOINTS = "metrics.jsonl", "samples.jsonl", "events.jsonl", "checkpoints"
 SAMPLE_TOKENS = 60

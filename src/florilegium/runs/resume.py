@@ -12,16 +12,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from florilegium.storage.atomic_folders import MANIFEST, sweep
 from florilegium.config import as_dict, dump_config, read_config
-from florilegium.storage.atomic_files import append_line, write_text
 from florilegium.errors import DataError, ModelError, UsageError
-from florilegium.runs.changes import REPACKS, compare, identity, with_changes
 from florilegium.model import base_facts
 from florilegium.model.untrusted import read_json
-from florilegium.runs.train import CONFIG, Trained, run_prepared
+from florilegium.runs.changes import REPACKS, compare, identity, with_changes
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import CHECKPOINTS, EVENTS, Silent, View, forget_after
+from florilegium.runs.train import CONFIG, Trained, run_prepared
+from florilegium.storage.atomic_files import append_line, write_text
+from florilegium.storage.atomic_folders import MANIFEST, sweep
 from florilegium.storage.run_directory import RUNS, find_run, locked, refuse_links
 from florilegium.training import Snapshot, clear_way, load_checkpoint, newest_whole, settings_of, watch
 
@@ -31,7 +31,7 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
 
     `settings` change what may change on the way (`runs/changes.py`: the learning rate, the number of steps, the device,
     ...); each change is said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a
-    setting cannot change, DataError or ModelError when rows or base are others than before. """
+    setting cannot change, DataError or ModelError when rows or base are others than before."""
     view = view or Silent()
     directory = _unfinished(str(run))
     with watch() as stop, locked(directory):
@@ -52,7 +52,9 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
         return run_prepared(prepared, directory, view, stop, snapshot)
 
 
-def _take_up(directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[str]) -> Snapshot | None:
+def _take_up(
+    directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[str]
+) -> Snapshot | None:
     """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
     snapshot = load_checkpoint(checkpoint) if checkpoint else None
     step = snapshot.progress.step if snapshot else 0
@@ -77,7 +79,9 @@ def _unfinished(run: str) -> Path:
         return max(waiting, key=lambda p: (p / CONFIG).stat().st_mtime)
     directory = find_run(run)
     if not (directory / CONFIG).is_file():
-        raise UsageError(f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made")
+        raise UsageError(
+            f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
+        )
     return directory
 
 
@@ -89,7 +93,11 @@ def read_manifest_of_run(directory: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = read_json(path, str(path))
-        if isinstance(manifest["data"]["digest"], str) and isinstance(manifest["base"], dict) and "template" in manifest:
+        if (
+            isinstance(manifest["data"]["digest"], str)
+            and isinstance(manifest["base"], dict)
+            and "template" in manifest
+        ):
             return dict(manifest)
     except (ModelError, KeyError, TypeError):
         pass
@@ -99,6 +107,11 @@ def read_manifest_of_run(directory: Path) -> dict[str, Any]:
 
 def _check_same(manifest: dict[str, Any], prepared: Prepared, directory: Path) -> None:
     if manifest["data"]["digest"] != prepared.rows.digest:
-        raise DataError(f"the rows of {prepared.config.data} are others than when {directory} began", "Bring them back, or train anew")
+        raise DataError(
+            f"the rows of {prepared.config.data} are others than when {directory} began",
+            "Bring them back, or train anew",
+        )
     if manifest["base"] != base_facts(prepared.base):
-        raise ModelError(f"the base {prepared.config.model} is another than when {directory} began", "Bring it back, or train anew")
+        raise ModelError(
+            f"the base {prepared.config.model} is another than when {directory} began", "Bring it back, or train anew"
+        )

@@ -8,15 +8,24 @@ from typing import Any
 
 import torch
 
-from florilegium.model import fast_paths as paths
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import Walk
+from florilegium.model import fast_paths as paths
 from florilegium.model.memory_plan import Forecast, choose, shape_of
 from florilegium.model.packed_forward import add_neftune, transformer
 from florilegium.runs.prepare import Prepared, choose_order
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import LOOK_ROWS, Schedule, Trainer, gradients, make_optimizer, make_schedule, make_schedule_numbers, order_of
+from florilegium.training import (
+    LOOK_ROWS,
+    Schedule,
+    Trainer,
+    gradients,
+    make_optimizer,
+    make_schedule,
+    make_schedule_numbers,
+    order_of,
+)
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MOST_STEPS = 2048  # looked at for a forecast; a longer step that comes later is taken in two pieces
@@ -30,7 +39,11 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     base = prepared.base
     for name in ("block", "decode"):
         if name in prepared.fast:
-            obstacle = paths.obstacle(name, transformer(model), base.device, base.compute_dtype) if base.packs else "it is BLOOM's"
+            obstacle = (
+                paths.obstacle(name, transformer(model), base.device, base.compute_dtype)
+                if base.packs
+                else "it is BLOOM's"
+            )
             _drop_or_refuse(prepared, name, obstacle)
     paths.install(model, prepared.fast)
     if "block" not in prepared.fast:
@@ -39,7 +52,10 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     forecast = _forecast(prepared, model, lengths)
     if forecast.copies < len(bloom.h):
         forecast = replace(forecast, products=paths.say_products(bloom))
-    coming = _looks(prepared, forecast) + lengths[: make_schedule_numbers(len(prepared.training.examples), prepared.config).num_steps]
+    coming = (
+        _looks(prepared, forecast)
+        + lengths[: make_schedule_numbers(len(prepared.training.examples), prepared.config).num_steps]
+    )
     whole = dict.fromkeys(tokens for tokens in coming if tokens <= forecast.tokens)
     paths.install_trunk(bloom, forecast.full, forecast.middle, forecast.copies, list(whole))
     return forecast
@@ -47,7 +63,9 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
 
 def _drop_or_refuse(prepared: Prepared, name: str, obstacle: str) -> None:
     if obstacle and prepared.asked_fast != "auto":
-        raise UsageError(f"--fast: the fast path {name!r} cannot run: {obstacle}", "Use --fast auto, or leave that name out")
+        raise UsageError(
+            f"--fast: the fast path {name!r} cannot run: {obstacle}", "Use --fast auto, or leave that name out"
+        )
     if obstacle:
         prepared.fast = tuple(other for other in prepared.fast if other != name)
         # config.yaml must not name what was dropped: a resumed run would be refused for it.
@@ -89,11 +107,15 @@ def pack_plan(prepared: Prepared, forecast: Forecast | None) -> PackPlan:
     if forecast is not None:
         return PackPlan(forecast.tokens, 64, forecast.tokens, bucketed=True)
     if base.device.type == "cuda":
-        return PackPlan(ROW_TOKENS, 256 if "attention" in prepared.fast else 8, config.batch_tokens or ROW_TOKENS, not base.packs)
+        return PackPlan(
+            ROW_TOKENS, 256 if "attention" in prepared.fast else 8, config.batch_tokens or ROW_TOKENS, not base.packs
+        )
     return PackPlan(CPU_ROW_TOKENS, 8, config.batch_tokens or 4096, not base.packs)
 
 
-def make_trainer(prepared: Prepared, model: Any, accelerator: Any, schedule: Schedule, forecast: Forecast | None) -> Trainer:
+def make_trainer(
+    prepared: Prepared, model: Any, accelerator: Any, schedule: Schedule, forecast: Forecast | None
+) -> Trainer:
     config, base = prepared.config, prepared.base
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     rate = make_schedule(optimizer, config, schedule.num_steps)

@@ -14,24 +14,25 @@ from typing import Any
 
 import torch
 
-from florilegium.model import fast_paths as paths
-from florilegium.storage.atomic_folders import MANIFEST
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows, report_on
-from florilegium.storage.atomic_files import write_json, write_text
+from florilegium.data.novelty import FILE as NGRAMS
 from florilegium.errors import ResourceError, UsageError
 from florilegium.evaluation import NoveltyIndex
-from florilegium.data.novelty import FILE as NGRAMS
 from florilegium.export import adapter_card
 from florilegium.generation import Generated
+from florilegium.generation.tuned import Tuned
+from florilegium.model import attach_adapter, check_adapter, count_parameters, save_adapter, set_adapter_state
+from florilegium.model import fast_paths as paths
+from florilegium.report import import_soon, write_report
 from florilegium.runs.changes import identity
 from florilegium.runs.manifest import adapter_facts, figures_before, say_plan
-from florilegium.model import attach_adapter, check_adapter, count_parameters, save_adapter, set_adapter_state
 from florilegium.runs.prepare import Prepared, prepare, sample_prompts
 from florilegium.runs.recorder import Recorder, Silent, View
-from florilegium.report import import_soon, write_report
-from florilegium.storage.run_directory import new_run, tilde, without_home
 from florilegium.runs.setup import make_trainer, set_up
+from florilegium.storage.atomic_files import write_json, write_text
+from florilegium.storage.atomic_folders import MANIFEST
+from florilegium.storage.run_directory import new_run, tilde, without_home
 from florilegium.training import (
     Snapshot,
     StopRequest,
@@ -43,7 +44,6 @@ from florilegium.training import (
     run_steps,
     watch,
 )
-from florilegium.generation.tuned import Tuned
 
 CONFIG = "config.yaml"
 
@@ -63,14 +63,16 @@ def train(data: str | Path = "sample", *, view: View | None = None, **settings: 
     bits=, ...).
 
     Raises UsageError, DataError, ModelError, ResourceError, DivergedError; Interrupted when a signal stopped it, after
-    saving. """
+    saving."""
     config = make_config({**settings, "data": str(data)})
     return train_config(config, view or Silent())
 
 
 def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> Trained:
     """`train` for a config that is made already, with rows that are read already or are read here."""
-    config = replace(config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output))
+    config = replace(
+        config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output)
+    )
     with watch() as stop:
         prepared = prepare(config, view, rows)
         config = prepared.config
@@ -82,7 +84,9 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
 
 
 @paths.compiling_ahead()
-def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
+def run_prepared(
+    prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None
+) -> Trained:
     config, base = prepared.config, prepared.base
     accelerator = _accelerator(config, directory)
     torch.manual_seed(config.seed)  # before the adapter exists: same seed, same bits
@@ -116,11 +120,15 @@ def run_prepared(prepared: Prepared, directory: Path, view: View, stop: StopRequ
     if base.device.type == "cuda":  # on a CPU the training needs every core
         import_soon()
     with stop.deferred():
-        end = run_steps(trainer, prepared.training.examples, prepared.held_out.examples, schedule, recorder, stop, snapshot)
+        end = run_steps(
+            trainer, prepared.training.examples, prepared.held_out.examples, schedule, recorder, stop, snapshot
+        )
         if stop.number:
             if recorder.last_saved != end.progress.step:
                 recorder.save(end)
-            raise interrupted(stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {directory}")
+            raise interrupted(
+                stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {directory}"
+            )
         trained = _finish(prepared, directory, view, tuned, figures, facts, end, recorder)
         stop.what = f"the run is finished and its adapter is in {directory / 'adapter'}"
         return trained
@@ -165,7 +173,9 @@ def _write_page(prepared: Prepared, directory: Path, view: View) -> None:
     """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
     disk or in memory, takes nothing from it."""
     config = prepared.config
-    found = json.dumps(report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False)
+    found = json.dumps(
+        report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False
+    )
     try:
         # Places name files, and files lie in somebody's home folder.
         write_text(directory / "data.json", without_home(found) + "\n")
@@ -180,7 +190,10 @@ def _accelerator(config: TrainConfig, directory: Path) -> Any:
     trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
     accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
     if len(accelerator.log_with) < len(set(trackers)):  # it passes over those that it cannot use
-        raise UsageError(f"--report-to {config.report_to}: Accelerate cannot use all of them here", "Leave it out, or install them again")
+        raise UsageError(
+            f"--report-to {config.report_to}: Accelerate cannot use all of them here",
+            "Leave it out, or install them again",
+        )
     if trackers:
         plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}
         accelerator.init_trackers("florilegium", config=plain)
