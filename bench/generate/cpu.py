@@ -72,7 +72,7 @@ def main() -> None:
             written: dict[str, Any] = {}
             for round_number in range(arguments.rounds + 1):
                 for name, function in (("stock", stock), ("ours", ours)):
-                    fast.install(model, ("linear",) if name == "ours" and arguments.bits in (8, 4) else ())
+                    fast.install(model, ("quantized-linear",) if name == "ours" and arguments.bits in (8, 4) else ())
                     began = time.perf_counter()
                     written[name] = function(rows, sample)
                     seconds[name] += [(time.perf_counter() - began) / (batch * tokens)] if round_number else []

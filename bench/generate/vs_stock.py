@@ -157,7 +157,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     if not arguments.agreement:
         with_an_end(model)
     base.model = model
-    fast.install(model, ("linear", "decode"))
+    fast.install(model, ("quantized-linear", "fast-decode"))
     head, bloom = head_weight(model).detach(), transformer(model)
 
     def run(decoder: Any, rows: list[list[int]], settings: SamplingSettings) -> Any:

@@ -52,7 +52,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         obstacles.SMALLEST = arguments.smallest
     names = ("bits", "memory", "memory_limit", "fast", "dropout")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
-    settings["order"] = "filled"  # as the other sides have it
+    settings["batching"] = "tile-aligned"  # as the other sides have it
     config = make_config(
         {"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}}
     )

@@ -120,10 +120,10 @@ def main() -> None:
     model.train()
     for plan in arguments.plans:
         fast.install(model, ())
-        paths: tuple[str, ...] = ("block", "loss")
+        paths: tuple[str, ...] = ("fused-blocks", "chunked-loss")
         if plan == "plain":
-            fast.install(model, ("linear",))
-            paths = ("attention", "linear", "loss")
+            fast.install(model, ("quantized-linear",))
+            paths = ("flex-attention", "quantized-linear", "chunked-loss")
         else:
             transformer(model).__dict__.pop("trunk", None)
             gc.collect()

@@ -89,7 +89,7 @@ def near_copy(text: str, chance: random.Random) -> str:
 
 
 def test_no_planted_copy_crosses_the_split_in_1000_tries(english_quotes: Path) -> None:
-    quotes = [str(row["quote"]) for row in read_rows(english_quotes, repair=True).quotes]
+    quotes = [str(row["quote"]) for row in read_rows(english_quotes, fix_encoding=True).quotes]
     chance = random.Random(0)
     tries = crossed = at_random = moved = 0
     for seed in range(10):

@@ -27,7 +27,7 @@ def test_english_quotes_known_dirt(english_quotes: Path) -> None:
 
 
 def test_repair_mends_english_quotes_and_touches_nothing_else(english_quotes: Path) -> None:
-    plain, mended = read_rows(english_quotes), read_rows(english_quotes, repair=True)
+    plain, mended = read_rows(english_quotes), read_rows(english_quotes, fix_encoding=True)
     assert mended.repaired == 201 and len(mended.quotes) == len(plain.quotes) == 2508
     still = [place for place, quote in zip(mended.places, mended.quotes, strict=True) if is_broken(quote)]
     assert still == ["english_quotes.jsonl:1189", "english_quotes.jsonl:1726"], "bytes that were lost for good"

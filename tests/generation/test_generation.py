@@ -76,7 +76,7 @@ def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
         pytest.skip("stock int8 on the CPU is for training only")
     import florilegium.fast as fast
 
-    fast.install(base.model, ("linear",) if base.bits == 8 else ())
+    fast.install(base.model, ("quantized-linear",) if base.bits == 8 else ())
     for settings in (GREEDY, SamplingSettings(max_new_tokens=24, seed=3)):
         together = complete(decoder(base, base.model), prompts(12), settings)
         alone = [complete(decoder(base, base.model), [p], settings, i)[0] for i, p in enumerate(prompts(12))]
@@ -100,7 +100,7 @@ def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None
 
     if base.bits != 8:
         pytest.skip("for quantised bases")
-    fast.install(base.model, ("linear",))
+    fast.install(base.model, ("quantized-linear",))
     plain = complete(BloomDecoder(base, base.model), prompts(5), GREEDY)
     with fast.frozen_linear.dequantised_once(base.model, torch.float32):
         once = complete(BloomDecoder(base, base.model), prompts(5), GREEDY)

@@ -56,8 +56,8 @@ def test_the_packed_walk_is_nearer_to_float32_than_stock_is(tmp_path: Path, bits
     folder = save_tiny(tmp_path / "bloom", heads=4, head_dim=64)
     results = {}
     for name, device, compute, paths in (
-        ("exact", torch.device("cpu"), "float32", ("linear",)),
-        ("fast", CUDA, "bfloat16", ("attention", "linear", "loss")),
+        ("exact", torch.device("cpu"), "float32", ("quantized-linear",)),
+        ("fast", CUDA, "bfloat16", ("flex-attention", "quantized-linear", "chunked-loss")),
         ("plain", CUDA, "bfloat16", ()),
     ):
         base = load_base(str(folder), bits=bits, device=device, compute=compute)
@@ -101,14 +101,14 @@ def test_the_kernel_dequantises_as_the_plain_twin_does(shape: tuple[int, int], d
 
 def test_hidden_states_do_not_leak(tmp_path: Path) -> None:
     base = load_base(str(save_tiny(tmp_path / "bloom", heads=4, head_dim=64)), bits=8, device=CUDA)
-    fast.install(base.model, ("linear",))
+    fast.install(base.model, ("quantized-linear",))
     examples = [Example([*torch.randint(4, 400, (50,)).tolist(), 2], [True] * 51) for _ in range(5)]
     (batch,) = pack(examples, PackPlan(512, 128))
     batch = batch.to(CUDA)
     with torch.no_grad():
-        before = hidden_states(base, base.model, batch, Walk(("attention",)))
+        before = hidden_states(base, base.model, batch, Walk(("flex-attention",)))
         batch.tokens_BT[batch.document_BT == 0] = 7
-        after = hidden_states(base, base.model, batch, Walk(("attention",)))
+        after = hidden_states(base, base.model, batch, Walk(("flex-attention",)))
     others = batch.document_BT > 0
     assert torch.equal(before[others], after[others]) and not torch.equal(before, after)
 

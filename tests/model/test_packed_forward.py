@@ -39,12 +39,12 @@ def adapted(folder: Path, bits: int):
 
 
 @pytest.mark.parametrize("bits", [32, 8])
-@pytest.mark.parametrize("fast", [(), ("linear", "loss")], ids=["plain", "fast"])
+@pytest.mark.parametrize("fast", [(), ("quantized-linear", "chunked-loss")], ids=["plain", "fast"])
 def test_packed_equals_stock_alone(folder: Path, bits: int, fast: tuple[str, ...]) -> None:
     import florilegium.fast
 
     base, model = adapted(folder, bits)
-    florilegium.fast.install(model, tuple(n for n in fast if n != "linear" or bits == 8))
+    florilegium.fast.install(model, tuple(n for n in fast if n != "quantized-linear" or bits == 8))
     # bitsandbytes' own int8 forward on the CPU dequantises only in training mode; dropout is 0, so nothing else
     # changes.
     model.train()

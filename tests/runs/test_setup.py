@@ -23,11 +23,16 @@ from florilegium.tokens import pack
 from florilegium.training import Schedule, order_of
 
 
+ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
+
+
 def prepared_for_block(tiny: Path, asked: str, **settings: Any) -> Prepared:
     """As on a CUDA machine, where `block` is chosen before the model is known; here nothing can run it."""
-    prepared = prepare(make_config({"model": str(tiny), "device": "cpu", "fast": "loss"} | settings), Silent())
-    prepared.fast, prepared.asked_fast = ("block", "loss"), asked
-    prepared.config = replace(prepared.config, fast="block,loss")
+    prepared = prepare(
+        make_config({"model": str(tiny), "device": "cpu", "kernels": "chunked-loss"} | settings), Silent()
+    )
+    prepared.fast, prepared.asked_fast = ("fused-blocks", "chunked-loss"), asked
+    prepared.config = replace(prepared.config, kernels="fused-blocks,chunked-loss")
     return prepared
 
 
@@ -35,13 +40,13 @@ def prepared_for_block(tiny: Path, asked: str, **settings: Any) -> Prepared:
 def test_auto_drops_a_path_from_the_config_too(tiny: Path) -> None:
     prepared = prepared_for_block(tiny, "auto")
     assert set_up(prepared, attach_adapter(prepared.base, prepared.config)) is None
-    assert prepared.fast == ("loss",) and prepared.config.fast == "loss"
+    assert prepared.fast == ("chunked-loss",) and prepared.config.kernels == "chunked-loss"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where block cannot run")
 def test_a_named_path_that_cannot_run_is_refused(tiny: Path) -> None:
-    prepared = prepared_for_block(tiny, "block,loss")
-    with pytest.raises(UsageError, match="the fast path 'block' cannot run"):
+    prepared = prepared_for_block(tiny, "fused-blocks,chunked-loss")
+    with pytest.raises(UsageError, match="the fast path 'fused-blocks' cannot run"):
         set_up(prepared, attach_adapter(prepared.base, prepared.config))
 
 
@@ -67,7 +72,7 @@ def test_the_first_lines_say_how_int8_is_read(
     say_plan(Lines(), prepared, count_parameters(model), Schedule(10, 1, 1, 1), tiny, forecast)
     assert ("int8 multiplied as it is stored" in lines) is said
     (*plan, lengths) = installed[0]
-    assert plan == [2, 2, copies] and "path     packed rows; fast: block, loss" in lines
+    assert plan == [2, 2, copies] and "path     packed rows; fast: fused-blocks, chunked-loss" in lines
     # Of the look before the first step, then of the run's four steps; none twice, and none that would be taken in
     # pieces.
     order = order_of(prepared.training.examples, prepared.config)
@@ -82,9 +87,9 @@ def test_the_first_lines_say_how_int8_is_read(
     ("names", "said"),
     [
         ((), "off"),
-        (("attention", "loss"), "attention, loss"),
-        (("block", "loss"), "block, loss"),
-        (("block", "attention", "linear", "loss", "decode"), "block (its own attention and linear), loss, decode"),
+        (("flex-attention", "chunked-loss"), "flex-attention, chunked-loss"),
+        (("fused-blocks", "chunked-loss"), "fused-blocks, chunked-loss"),
+        (ALL, "fused-blocks, chunked-loss, fast-decode"),
     ],
 )
 def test_the_first_lines_name_what_runs(names: tuple[str, ...], said: str) -> None:

@@ -117,7 +117,7 @@ class Tally:
         self.tried += 1
         deeper = draw.random() < 0.02
         try:
-            rows = read_rows(path, skip_bad_rows=draw.random() < 0.3, repair=draw.random() < 0.1)
+            rows = read_rows(path, skip_bad_rows=draw.random() < 0.3, fix_encoding=draw.random() < 0.1)
         except DataError as error:
             self.refused += 1
             what = misplaced(path.name, error.cause, error.fix, data)

@@ -65,7 +65,7 @@ def test_padded_losses_equal_the_stock_loss(llama: Path, quotes: Path) -> None:
     examples = florilegium.encode(base.tokenizer, rows.template, rows.quotes[:6]).examples
     batches = florilegium.pack(examples, PackPlan(separate=True))
     with torch.no_grad():
-        ours = sum(float(florilegium.token_losses(base, base.model, b, Walk(("loss",))).sum()) for b in batches)
+        ours = sum(float(florilegium.token_losses(base, base.model, b, Walk(("chunked-loss",))).sum()) for b in batches)
         stock = 0.0
         for example in examples:
             ids = torch.tensor([example.token_ids])

@@ -202,7 +202,7 @@ def bare_trainer(finished, quotes: Path):
         base,
         model,
         config,
-        Walk(("loss",)),
+        Walk(("chunked-loss",)),
         PackPlan(),
         optimizer,
         make_schedule(optimizer, config, 10),

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from florilegium.config import TrainConfig, make_config, read_config
+from florilegium.config import TrainConfig, current_settings, make_config, read_config
 
 
 def add_config_flags(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
@@ -37,9 +37,9 @@ def _add_flag(group: Any, name: str, hint: Any, default: Any, meta: Any) -> None
         return
     kind = next(t for t in getattr(hint, "__args__", (hint,)) if t is not type(None))
     shown = meta["help"] if default is None else f"{meta['help']} ({default})"
-    options: dict[str, Any] = (
-        {"choices": list(meta["choices"])} if meta["choices"] else {"metavar": kind.__name__.upper()[0]}
-    )
+    # The values are checked by `make_config`, which knows those of earlier versions too.
+    taken = "{" + ",".join(map(str, meta["choices"])) + "}"
+    options: dict[str, Any] = {"metavar": taken if meta["choices"] else kind.__name__.upper()[0]}
     group.add_argument(flag, dest=name, type=kind, default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **options)
 
 
@@ -52,4 +52,4 @@ def config_from_flags(flags: argparse.Namespace) -> TrainConfig:
         return make_config(given)
     written = read_config(Path(path))
     make_config(written, source=path)  # so that a mistake in the file is told as the file's
-    return make_config({str(k).replace("-", "_"): v for k, v in written.items()} | given)
+    return make_config(current_settings(written) | given)

@@ -37,7 +37,7 @@ def run_train(flags: argparse.Namespace) -> None:
     from florilegium.data import read_rows
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
+    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding)
 
     from florilegium.cli.progress import TerminalView
     from florilegium.runs.train import train_config

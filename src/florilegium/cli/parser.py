@@ -8,11 +8,11 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from florilegium.cli.flags import add_config_flags
-from florilegium.config import TrainConfig
+from florilegium.config import RENAMED, TrainConfig
 from florilegium.errors import UsageError, nearest
 
 INSPECT_SETTINGS = (
-    "data", "template", "skip_bad_rows", "repair", "held_out", "split_by", "max_length", "loss_on", "model", "revision", "seed",
+    "data", "template", "skip_bad_rows", "fix_encoding", "held_out", "split_by", "max_length", "loss_on", "model", "revision", "seed",
 )  # fmt: skip
 
 
@@ -36,7 +36,8 @@ def _kebab(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
     name, *value = argument.split("=", 1)
-    return "=".join([name.replace("_", "-"), *value])
+    key = name.removeprefix("--").replace("-", "_")
+    return "=".join(["--" + RENAMED.get(key, key).replace("_", "-"), *value])
 
 
 def _subparsers(parser: argparse.ArgumentParser, values: argparse.Namespace) -> list[argparse.ArgumentParser]:
@@ -195,7 +196,7 @@ def _add_inspect(commands: Any) -> None:
         "inspect",
         "show what DATA holds, what is wrong with it, and how it will be trained",
         "florilegium inspect quotes.jsonl",
-        "florilegium inspect quotes.csv --repair --split-by author",
+        "florilegium inspect quotes.csv --fix-encoding --split-by author",
     )
     add_config_flags(
         inspect,
@@ -203,7 +204,7 @@ def _add_inspect(commands: Any) -> None:
             "data",
             "template",
             "skip_bad_rows",
-            "repair",
+            "fix_encoding",
             "split_by",
             "max_length",
             "loss_on",

@@ -1,7 +1,7 @@
 """The data doctor: what in the rows would teach the wrong thing, found before anybody trains on them.
 
     near duplicates     clusters of rows that say the same (`near_duplicates.py`): trained twice, or examined on what was trained
-    repair              broken encoding that `--repair` mends, and what it cannot mend
+    repair              broken encoding that `--fix-encoding` mends, and what it cannot mend
     tags                tags that say something about the source and not the text, sentences, signs; two spellings of one tag
     authors             names with a comma or quotation marks left over from the page they were copied from
     outliers            texts far longer than the rest, rows with far more tags: Tukey's outer fence (1977), Q3 + 3 (Q3 - Q1)
@@ -89,7 +89,7 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
         what = (
             f"{repair['mended']:,} rows mended"
             if repair["mended"]
-            else f"--repair would mend {repair['can_be_mended']:,} rows"
+            else f"--fix-encoding would mend {repair['can_be_mended']:,} rows"
         )
         example = repair["example"]
         shown = f": {_short(example['before'], 40)} -> {_short(example['after'], 40)}" if example else ""
@@ -137,7 +137,7 @@ def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) ->
 
 
 def _repair(rows: Rows) -> dict[str, Any]:
-    """What was mended, what `--repair` would mend, and what stays broken either way: a byte that was lost cannot be
+    """What was mended, what `--fix-encoding` would mend, and what stays broken either way: a byte that was lost cannot be
     guessed."""
     broken = [quote for quote in rows.quotes if is_broken(quote)]
     mended = [mend_quote(quote) for quote in broken]

@@ -51,18 +51,18 @@ def read_rows(
     template_text: str = DEFAULT_TEMPLATE,
     *,
     skip_bad_rows: bool = False,
-    repair: bool = False,
+    fix_encoding: bool = False,
     split: str = "train",
 ) -> Rows:
     """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id (`split` counts only there).
-    With `repair`, text whose encoding is broken is mended before anything else looks at it.
+    With `fix_encoding`, text whose encoding is broken is mended before anything else looks at it.
 
     A column that holds a list in the first row that has one of text or list for it is a list column; `tags` always is
     one.
 
     Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is
     left); UsageError for a template that is none."""
-    reading = _Reading(Template.from_text(template_text), skip_bad_rows, repair)
+    reading = _Reading(Template.from_text(template_text), skip_bad_rows, fix_encoding)
     for found in open_source(data, reading.template.columns, split):
         reading.num_read += 1
         problem = found if isinstance(found, Problem) else reading.take(found)
@@ -77,7 +77,7 @@ class _Reading:
 
     template: Template
     skip_bad_rows: bool
-    repair: bool = False
+    fix_encoding: bool = False
     quotes: list[Quote] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     columns: dict[str, None] = field(default_factory=dict)  # a dict as an ordered set
@@ -102,7 +102,7 @@ class _Reading:
             return no_such_column(raw.place, list(raw.row), self.template.columns)
         try:
             quote = self.template.normalise(raw.row)
-            mended = self.template.normalise(mend_quote(quote)) if self.repair and is_broken(quote) else quote
+            mended = self.template.normalise(mend_quote(quote)) if self.fix_encoding and is_broken(quote) else quote
             text = self.template.render(mended)
         except DataError as error:
             return Problem(raw.place, error.cause, error.fix)
@@ -158,7 +158,7 @@ class _Reading:
         self.columns.update(dict.fromkeys(row))
         author = row.get(AUTHOR)
         text = one_line(author[:LONGEST_AUTHOR]) if isinstance(author, str) else ""
-        self.authors.append(mend(text) if self.repair else text)
+        self.authors.append(mend(text) if self.fix_encoding else text)
         return True
 
 

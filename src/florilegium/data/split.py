@@ -23,7 +23,7 @@ from florilegium.data.near_duplicates import Pair, near_pairs
 from florilegium.data.quote import Quote, join_items
 from florilegium.errors import DataError, UsageError
 
-SPLIT_BY = ("cluster", "author", "random")
+SPLIT_BY = ("near-duplicates", "author", "random")
 _FEW_ROWS = 10
 
 
@@ -44,7 +44,12 @@ class Split:
 
 
 def split_rows(
-    quotes: Sequence[Quote], held_out_share: float, seed: int = 0, *, by: str = "cluster", authors: Sequence[str] = ()
+    quotes: Sequence[Quote],
+    held_out_share: float,
+    seed: int = 0,
+    *,
+    by: str = "near-duplicates",
+    authors: Sequence[str] = (),
 ) -> tuple[list[int], list[int]]:
     """The two sides of `make_split`: indices for training and held out."""
     split = make_split(quotes, held_out_share, seed, by=by, authors=authors)
@@ -56,7 +61,7 @@ def make_split(
     held_out_share: float,
     seed: int = 0,
     *,
-    by: str = "cluster",
+    by: str = "near-duplicates",
     authors: Sequence[str] = (),
     pairs: list[Pair] | None = None,
 ) -> Split:
@@ -86,7 +91,7 @@ def make_split(
             _draw(f"author {author}", seed) if author.strip() else number
             for author, number in zip(authors, drawn, strict=True)
         ]
-    sides = _sides(drawn, [] if by == "random" else pairs, held_out_share, follow=by == "cluster")
+    sides = _sides(drawn, [] if by == "random" else pairs, held_out_share, follow=by == "near-duplicates")
     numbers = range(len(quotes))
     training, held_out, aside = ([i for i in numbers if sides[i] is side] for side in (False, True, None))
     return Split(training, held_out, aside, pairs)

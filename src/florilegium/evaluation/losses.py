@@ -27,7 +27,9 @@ from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack, text_
 
 GENERAL = Path(__file__).parent / "general.txt"
 PIECE_TOKENS, MOST_PIECES = 256, 64
-EVALUATION_WALK = Walk(("loss",))  # the head's losses in pieces: all logits of a vocabulary of 250,880 would not fit
+EVALUATION_WALK = Walk(
+    ("chunked-loss",)
+)  # the head's losses in pieces: all logits of a vocabulary of 250,880 would not fit
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,15 @@ def adapter_card(config: TrainConfig, figures: Mapping[str, Any], samples: list[
 
 # Adapter for {_name(config.model)}
 
-LoRA (rank {config.rank}, alpha {config.alpha:g}) on {_name(config.model)}, its base frozen in {config.bits} bits, trained by
+LoRA (rank {config.lora_rank}, alpha {config.lora_alpha:g}) on {_name(config.model)}, its base frozen in {config.bits} bits, trained by
 florilegium {figures["version"]} on {figures["training_rows"]} rows rendered as
 `{config.template}`. {figures["trained_parameters"]:,} of {figures["total_parameters"]:,} parameters were trained
 ({100 * figures["trained_parameters"] / figures["total_parameters"]:.3f}%).
 
 | | |
 |---|---|
-| steps, rows a step | {figures["steps"]}, {config.batch_rows} |
-| learning rate, schedule | {config.learning_rate:g}, {config.schedule} |
+| steps, rows a step | {figures["steps"]}, {config.batch_size} |
+| learning rate, schedule | {config.learning_rate:g}, {config.lr_schedule} |
 | held-out loss | {loss} |
 | seed | {config.seed} |
 

@@ -18,7 +18,7 @@ from florilegium.fast import support as obstacles
 from florilegium.fast.head_loss import head_losses
 from florilegium.fast.training.cuda_graph import Replay
 
-NAMES = ("block", "attention", "linear", "loss", "decode")
+NAMES = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
 
 def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -28,19 +28,19 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
     `auto` leaves out what cannot run; a name that cannot run comes back with its reason and is not silently dropped.
     """
     obstacles = {
-        "block": "its kernels are for CUDA"
+        "fused-blocks": "its kernels are for CUDA"
         if device.type != "cuda"
         else ""
         if bits in (4, 8)
         else "it is for a base in 8 or 4 bits",
-        "decode": "its kernels are for CUDA"
+        "fast-decode": "its kernels are for CUDA"
         if device.type != "cuda"
         else "it computes in bfloat16"
         if bits == 32
         else "",
-        "attention": attention.flex_obstacle(device, attention.FLEX_BLOCK),
-        "linear": "" if bits in (4, 8) else f"the base is held in {bits} bits, and it is for 8 and 4",
-        "loss": "",
+        "flex-attention": attention.flex_obstacle(device, attention.FLEX_BLOCK),
+        "quantized-linear": "" if bits in (4, 8) else f"the base is held in {bits} bits, and it is for 8 and 4",
+        "chunked-loss": "",
     }
     if request == "off":
         return (), ""
@@ -58,8 +58,8 @@ def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ..
 def install(model: Any, names: tuple[str, ...]) -> Any:
     """Swaps the named fast paths into `model` in place and returns it. Takes off what is not named."""
     frozen_linear.remove(model)
-    model.__dict__["fast_decode"] = "decode" in names
-    if "linear" in names:
+    model.__dict__["fast_decode"] = "fast-decode" in names
+    if "quantized-linear" in names:
         frozen_linear.install(model)
     return model
 

@@ -121,7 +121,7 @@ def _has_fast_decoder(base: Base, model: Any) -> bool:
     since)."""
     if not base.packs or not model.__dict__.get("fast_decode"):
         return False
-    return not paths.obstacle("decode", transformer(model), base.device, base.compute_dtype)
+    return not paths.obstacle("fast-decode", transformer(model), base.device, base.compute_dtype)
 
 
 def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:

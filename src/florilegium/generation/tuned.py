@@ -190,9 +190,9 @@ def load(
     )
     tuned_model = load_adapter(base, adapter)
     names, obstacle = paths.choose(fast_paths, where, base.bits)
-    if not obstacle and "decode" in names and fast_paths != "auto":
+    if not obstacle and "fast-decode" in names and fast_paths != "auto":
         obstacle = (
-            paths.obstacle("decode", transformer(tuned_model), where, base.compute_dtype)
+            paths.obstacle("fast-decode", transformer(tuned_model), where, base.compute_dtype)
             if base.packs
             else "it is BLOOM's"
         )

@@ -42,11 +42,11 @@ def obstacle(name: str, bloom: Any, device: torch.device, compute: torch.dtype) 
     """Why 'block' or 'decode' cannot run on this BloomModel, or an empty string."""
     if not HAS_FAST:
         return NONE_HERE
-    return {"block": fast.trunk_obstacle, "decode": fast.decode_obstacle}[name](bloom, device, compute)
+    return {"fused-blocks": fast.trunk_obstacle, "fast-decode": fast.decode_obstacle}[name](bloom, device, compute)
 
 
 def losses(names: tuple[str, ...]) -> Losses:
-    return fast.head_losses if "loss" in names else plain.plain_head_losses
+    return fast.head_losses if "chunked-loss" in names else plain.plain_head_losses
 
 
 def attention(
@@ -55,7 +55,7 @@ def attention(
     """Attention inside the documents of a batch. A row that flex_attention cannot take goes the plain way: the names
     say what may run."""
     device, num_tokens = document_BT.device, document_BT.shape[1]
-    if "attention" in names and not fast.attention.flex_obstacle(device, num_tokens):
+    if "flex-attention" in names and not fast.attention.flex_obstacle(device, num_tokens):
         return fast.attention.flex(document_BT, slopes_H, dtype)
     return plain.plain(document_BT, slopes_H, dtype)
 

@@ -51,11 +51,11 @@ def attach_adapter(base: Base, config: TrainConfig) -> Any:
     call."""
     from peft import LoraConfig, get_peft_model
 
-    init: Any = True if config.init_lora == "default" else config.init_lora
+    init: Any = True if config.lora_init == "default" else config.lora_init
     lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
         target_modules=target_modules(base.model, config.target_modules),
         use_rslora=config.rslora,
         use_dora=config.dora,
@@ -79,9 +79,10 @@ def check_adapter(base: Base, config: TrainConfig) -> None:
     projection itself."""
     target_modules(base.model, config.target_modules)
     widest = 4 * base.model.config.get_text_config().hidden_size
-    if config.rank > widest:
+    if config.lora_rank > widest:
         raise UsageError(
-            f"--rank is {config.rank}, and the widest projection of {base.name} is {widest}", "16 is usual, 64 is much"
+            f"--rank is {config.lora_rank}, and the widest projection of {base.name} is {widest}",
+            "16 is usual, 64 is much",
         )
 
 

@@ -58,7 +58,7 @@ def hidden_states(base: Base, model: Any, batch: Batch, walk: Walk = PLAIN) -> t
     if not base.packs:
         return _stock_hidden_states(model, batch)
     bloom = transformer(model)
-    trunk = bloom.__dict__.get("trunk") if "block" in walk.fast else None
+    trunk = bloom.__dict__.get("trunk") if "fused-blocks" in walk.fast else None
     hidden_BTW = embed(bloom, batch.tokens_BT, torch.float32 if trunk else base.compute_dtype)
     if walk.neftune_alpha and model.training:
         hidden_BTW = _add_noise(hidden_BTW, batch, walk.neftune_alpha)

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from florilegium.config import TrainConfig, as_dict, make_config
+from florilegium.config import TrainConfig, as_dict, current_settings, make_config
 from florilegium.errors import UsageError
 
 CHANGEABLE = (
-    "learning_rate", "schedule", "warmup", "weight_decay", "clip", "epochs", "max_steps", "patience", "dropout", "neftune_alpha",
-    "device", "compute", "fast", "memory", "batch_tokens",
-    "evaluate_every", "save_every", "keep_checkpoints", "log_every", "report_to",
+    "learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs", "max_steps",
+    "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "micro_batch_tokens",
+    "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to",
 )  # fmt: skip
 BEFORE_ORDERS = "shuffled"  # the order of a run that was begun when there was no choice
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 # after these, how much memory holds is not what the checkpoint remembers
-REPACKS = ("device", "memory", "batch_tokens")
+REPACKS = ("device", "memory", "micro_batch_tokens")
 
 
 def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -41,11 +41,13 @@ def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]
 def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: str) -> TrainConfig:
     """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises
     UsageError."""
-    values = {str(key).replace("-", "_"): value for key, value in written.items()}
-    values.setdefault("order", BEFORE_ORDERS)
+    values = current_settings(written)
+    values.setdefault("batching", BEFORE_ORDERS)
     make_config(values, source=source)
-    given = {name: value for name, value in given.items() if (name, value) != ("order", "auto")}  # which is what it was
-    fresh = {"fast": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
+    given = current_settings(given)
+    if given.get("batching") == "auto":  # which is what it was
+        del given["batching"]
+    fresh = {"kernels": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
     return make_config({**values, **fresh, **given})
 
 
@@ -53,7 +55,7 @@ def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
     """A line on each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
     way."""
     lines = []
-    before = {"order": BEFORE_ORDERS, **before}
+    before = {"batching": BEFORE_ORDERS, **current_settings(before)}
     for name, value in as_dict(now).items():
         if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
             continue

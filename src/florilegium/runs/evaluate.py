@@ -128,7 +128,9 @@ def read_material(directory: Path, data: str | None = None, most_rows: int = 500
             f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
         )
     config = make_config(read_config(path), source=str(path))
-    rows = read_rows(data or config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
+    rows = read_rows(
+        data or config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
+    )
     digest = _manifest(directory).get("data", {}).get("digest")
     if digest and digest != rows.digest:
         raise DataError(

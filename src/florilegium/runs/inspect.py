@@ -20,8 +20,8 @@ def inspect(
     model: str = "seedling",
     revision: str | None = None,
     skip_bad_rows: bool = False,
-    repair: bool = False,
-    split_by: str = "cluster",
+    fix_encoding: bool = False,
+    split_by: str = "near-duplicates",
     max_length: int = 1024,
     loss_on: str = "all",
     held_out: float = 0.1,
@@ -31,7 +31,7 @@ def inspect(
     across the split and across a random one (`leaks`), and under `rows` the first three of a first step of 16 shuffled
     rows: text, tokens, which tokens carry loss, and where each lies in its packed row. Plain values. Raises what
     reading and encoding raise."""
-    rows = read_rows(data, template, skip_bad_rows=skip_bad_rows, repair=repair)
+    rows = read_rows(data, template, skip_bad_rows=skip_bad_rows, fix_encoding=fix_encoding)
     tokenizer = _tokenizer(model, revision)
     split = make_split(rows.quotes, held_out, seed, by=split_by, authors=rows.authors)
     training = split.training

@@ -53,7 +53,7 @@ def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule
         "device": torch.cuda.get_device_name()
         if prepared.base.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
-        "compute": config.compute,
+        "compute": config.dtype,
         "fast": list(prepared.fast),
         "seed": config.seed,
         "base": base_facts(prepared.base),
@@ -91,13 +91,10 @@ def describe_forecast(forecast: Forecast, layers: int) -> str:
 
 
 def describe_fast(names: tuple[str, ...]) -> str:
-    """The fast paths that a run takes: `block` has attention and linears of its own, and leaves nothing to those of
-    these names."""
-    if "block" in names:
-        own = [name for name in ("attention", "linear") if name in names]
-        rest = [name for name in names if name not in ("block", *own)]
-        return ", ".join([f"block (its own {' and '.join(own)})" if own else "block", *rest])
-    return ", ".join(names) or "off"
+    """The kernels that a run takes. Fused blocks bring attention and linears of their own: the other two are not used
+    beside them."""
+    replaced = ("flex-attention", "quantized-linear") if "fused-blocks" in names else ()
+    return ", ".join(name for name in names if name not in replaced) or "off"
 
 
 def say_plan(
@@ -112,10 +109,10 @@ def say_plan(
     held = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}[config.bits]
     where = torch.cuda.get_device_name() if base.device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
     view.say(
-        f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {held}, computing in {config.compute} on {where}"
+        f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {held}, computing in {config.dtype} on {where}"
     )
     view.say(
-        f"adapter  LoRA rank {config.rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)"
+        f"adapter  LoRA rank {config.lora_rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)"
     )
     rows = "packed rows" if base.packs else "padded rows, one quote each"
     view.say(f"path     {rows}; fast: {describe_fast(prepared.fast)}")
@@ -124,6 +121,6 @@ def say_plan(
         if forecast.products:
             view.say(f"         {forecast.products}")
     view.say(
-        f"plan     {schedule.num_steps:,} steps of {config.batch_rows} quotes, learning rate {config.learning_rate:g}, seed {config.seed}"
+        f"plan     {schedule.num_steps:,} steps of {config.batch_size} quotes, learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     view.say(f"run      {directory}")

@@ -41,10 +41,12 @@ class Prepared:
 def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
     """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
     device = choose_device(config.device)
-    names, obstacle = paths.choose(config.fast, device, config.bits)
+    names, obstacle = paths.choose(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
-    rows = rows or read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, repair=config.repair)
+    rows = rows or read_rows(
+        config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
+    )
     for problem in rows.skipped:
         view.say(f"skipped {problem.place}: {problem.cause}")
     split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
@@ -58,7 +60,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
         view.say(
             "         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)"
         )
-    base = load_base(config.model, bits=config.bits, device=device, compute=config.compute, revision=config.revision)
+    base = load_base(config.model, bits=config.bits, device=device, compute=config.dtype, revision=config.revision)
     if config.seed >= 2**63:
         raise UsageError(f"--seed is {config.seed}", "It takes a number below 2^63")
     obstacle = head_obstacle(base.model)
@@ -84,8 +86,8 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
         [rows.quotes[i] for i in held_rows],
         base,
         names,
-        config.fast,
-        config.order,
+        config.kernels,
+        config.batching,
         split,
     )
 
@@ -101,16 +103,16 @@ def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainC
     return replace(
         config,
         learning_rate=choose_learning_rate(config, count_parameters(base.model).total),
-        compute=str(base.compute_dtype).removeprefix("torch."),
+        dtype=str(base.compute_dtype).removeprefix("torch."),
         device=base.device.type,
-        fast=",".join(names) or "off",
-        order=choose_order(config.order, names),
+        kernels=",".join(names) or "off",
+        batching=choose_order(config.batching, names),
     )
 
 
 def choose_order(request: str, names: tuple[str, ...]) -> str:
     """The order of rows for these fast paths: `block` alone gains from steps that fill its tiles."""
-    return request if request != "auto" else "filled" if "block" in names else "shuffled"
+    return request if request != "auto" else "tile-aligned" if "fused-blocks" in names else "shuffled"
 
 
 def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:

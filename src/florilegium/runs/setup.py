@@ -37,7 +37,7 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
     """Swaps the fast paths of `prepared.fast` into the model, and forecasts its memory where the trunk runs. A path of
     'auto' that this model cannot take is dropped from `prepared.fast`; one that was named is a UsageError."""
     base = prepared.base
-    for name in ("block", "decode"):
+    for name in ("fused-blocks", "fast-decode"):
         if name in prepared.fast:
             obstacle = (
                 paths.obstacle(name, transformer(model), base.device, base.compute_dtype)
@@ -46,7 +46,7 @@ def set_up(prepared: Prepared, model: Any) -> Forecast | None:
             )
             _drop_or_refuse(prepared, name, obstacle)
     paths.install(model, prepared.fast)
-    if "block" not in prepared.fast:
+    if "fused-blocks" not in prepared.fast:
         return None
     bloom, lengths = transformer(model), _lengths(prepared)
     forecast = _forecast(prepared, model, lengths)
@@ -70,7 +70,7 @@ def _drop_or_refuse(prepared: Prepared, name: str, obstacle: str) -> None:
         prepared.fast = tuple(other for other in prepared.fast if other != name)
         # config.yaml must not name what was dropped: a resumed run would be refused for it.
         order = choose_order(prepared.asked_order, prepared.fast)
-        prepared.config = replace(prepared.config, fast=",".join(prepared.fast) or "off", order=order)
+        prepared.config = replace(prepared.config, kernels=",".join(prepared.fast) or "off", batching=order)
 
 
 def _lengths(prepared: Prepared) -> list[int]:
@@ -92,9 +92,9 @@ def _forecast(prepared: Prepared, model: Any, lengths: list[int]) -> Forecast:
     free, total = torch.cuda.mem_get_info()
     held = torch.cuda.memory_allocated()
     # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
-    budget = int(config.memory_limit * 2**30) if config.memory_limit else int((free + held) * 0.92)
+    budget = int(config.gpu_memory_limit * 2**30) if config.gpu_memory_limit else int((free + held) * 0.92)
     longest = ROUNDED.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
-    limit = config.batch_tokens or ROW_TOKENS
+    limit = config.micro_batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in lengths]
     shape = shape_of(model, held, reads_codes=paths.reads_codes(transformer(model)))
     return choose(shape, steps, budget, config.memory, longest)
@@ -108,9 +108,12 @@ def pack_plan(prepared: Prepared, forecast: Forecast | None) -> PackPlan:
         return PackPlan(forecast.tokens, 64, forecast.tokens, bucketed=True)
     if base.device.type == "cuda":
         return PackPlan(
-            ROW_TOKENS, 256 if "attention" in prepared.fast else 8, config.batch_tokens or ROW_TOKENS, not base.packs
+            ROW_TOKENS,
+            256 if "flex-attention" in prepared.fast else 8,
+            config.micro_batch_tokens or ROW_TOKENS,
+            not base.packs,
         )
-    return PackPlan(CPU_ROW_TOKENS, 8, config.batch_tokens or 4096, not base.packs)
+    return PackPlan(CPU_ROW_TOKENS, 8, config.micro_batch_tokens or 4096, not base.packs)
 
 
 def make_trainer(

@@ -48,9 +48,9 @@ class Observer(Protocol):
 
 def make_schedule_numbers(num_rows: int, config: TrainConfig) -> Schedule:
     """Steps of the run and when to look and to save: four looks a run unless the config says otherwise."""
-    per_epoch = math.ceil(num_rows / config.batch_rows)
+    per_epoch = math.ceil(num_rows / config.batch_size)
     steps = config.max_steps or math.ceil(per_epoch * config.epochs)
-    every = config.evaluate_every or max(1, math.ceil(steps / 4))
+    every = config.eval_every or max(1, math.ceil(steps / 4))
     return Schedule(steps, per_epoch, every, config.save_every or every)
 
 
@@ -77,7 +77,10 @@ def run_steps(
     began = time.monotonic() - progress.elapsed_seconds
     reporter = _Reporter(progress, schedule, observer, began)
     while progress.step < schedule.num_steps and not stop.number:
-        if trainer.config.patience is not None and progress.looks_since_best >= trainer.config.patience:
+        if (
+            trainer.config.early_stopping_patience is not None
+            and progress.looks_since_best >= trainer.config.early_stopping_patience
+        ):
             observer.note(
                 f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}"
             )
@@ -139,7 +142,10 @@ class _Reporter:
 def order_of(training: Sequence[Example], config: TrainConfig) -> Order:
     """The rows of each step, for a config whose `order` has been chosen."""
     return Order(
-        [len(e.token_ids) - 1 for e in training], config.batch_rows, config.seed, filled=config.order == "filled"
+        [len(e.token_ids) - 1 for e in training],
+        config.batch_size,
+        config.seed,
+        filled=config.batching == "tile-aligned",
     )
 
 

@@ -64,9 +64,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_ste
     """Transformers' schedule: a rise over `--warmup` of the steps, then cosine, linear or constant."""
     from transformers import get_scheduler
 
-    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    name = "constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule
     return get_scheduler(
-        name, optimizer, num_warmup_steps=round(config.warmup * num_steps), num_training_steps=num_steps
+        name, optimizer, num_warmup_steps=round(config.warmup_ratio * num_steps), num_training_steps=num_steps
     )
 
 

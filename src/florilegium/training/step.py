@@ -153,7 +153,7 @@ def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
 
 def _clip(trainer: Trainer) -> torch.Tensor:
     """The gradient's norm, after which it is at most `--clip`."""
-    limit = trainer.config.clip if trainer.config.clip > 0 else math.inf
+    limit = trainer.config.max_grad_norm if trainer.config.max_grad_norm > 0 else math.inf
     norm: torch.Tensor = trainer.accelerator.clip_grad_norm_(trainer.parameters, limit)
     return norm
 

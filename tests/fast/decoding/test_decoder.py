@@ -261,7 +261,7 @@ def tuned(folder: Path, bits: int, head_dim: int) -> tuple[Any, Any]:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.1)
-    fast.install(model, ("linear",) if bits < 16 else ())
+    fast.install(model, ("quantized-linear",) if bits < 16 else ())
     return base, model.eval()
 
 
@@ -296,7 +296,7 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.2)
-    fast.install(model.eval(), ("linear",))
+    fast.install(model.eval(), ("quantized-linear",))
     settings = SamplingSettings(max_new_tokens=3, temperature=0.0)
     rows = [[7, 9, 11], [12, 40, 7, 99, 3, 56, 21, 8, 77], [8], [30, 40]]
     asked = [Request(row, i, settings, adapter=i != 2) for i, row in enumerate(rows)]

@@ -287,7 +287,9 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
     (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(100, 64))
     assert len(batch.tokens_BT) > 1
     batch = batch.to(DEVICE)
-    hidden = hidden_states(base, model, batch, Walk(("block",) if plan is not None else ()))[batch.document_BT >= 0]
+    hidden = hidden_states(base, model, batch, Walk(("fused-blocks",) if plan is not None else ()))[
+        batch.document_BT >= 0
+    ]
     (hidden * torch.randn(hidden.shape, device=DEVICE)).sum().backward()
     return [hidden.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])]
 
@@ -314,8 +316,8 @@ def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan
     triton.knobs.runtime.jit_post_compile_hook = lambda **told: compiled.append(str(told["fn"].name))
     try:
         with torch.no_grad():
-            token_losses(base, model.eval(), batch.to(DEVICE), Walk(("block", "loss")))
-        token_losses(base, model.train(), batch.to(DEVICE), Walk(("block", "loss"))).sum().backward()
+            token_losses(base, model.eval(), batch.to(DEVICE), Walk(("fused-blocks", "chunked-loss")))
+        token_losses(base, model.train(), batch.to(DEVICE), Walk(("fused-blocks", "chunked-loss"))).sum().backward()
     finally:
         triton.knobs.runtime.jit_post_compile_hook = None
     assert not compiled

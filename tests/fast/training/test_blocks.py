@@ -99,7 +99,7 @@ def test_packed_equals_stock_alone(
     )
 
     fast.install_trunk(transformer(model), 10**6, 10**6, 0, DTYPE)
-    walk, packed = Walk(("block", "loss")), batches(examples)
+    walk, packed = Walk(("fused-blocks", "chunked-loss")), batches(examples)
     assert len(packed) > 1 and max(batch.tokens_BT.numel() for batch in packed) > PLAN.batch_tokens
     sums = [token_losses(base, model, batch, walk).sum() for batch in packed]
     count = sum(batch.num_targets for batch in packed)
@@ -121,9 +121,9 @@ def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:
     fast.install_trunk(transformer(model), 10**6, 10**6, 0, DTYPE)
     batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
     with torch.no_grad():
-        before = hidden_states(base, model, batch, Walk(("block",)))
+        before = hidden_states(base, model, batch, Walk(("fused-blocks",)))
         batch.tokens_BT[batch.document_BT == 0] = 7
-        after = hidden_states(base, model, batch, Walk(("block",)))
+        after = hidden_states(base, model, batch, Walk(("fused-blocks",)))
     others = batch.document_BT > 0
     assert torch.equal(before[others], after[others]) and not torch.equal(before, after)
 
@@ -143,7 +143,7 @@ def test_what_is_made_again_has_the_same_dropout(tmp_path: Path) -> None:
         fast.install_trunk(transformer(model), *plan, DTYPE)
         batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
         batch.seed_1.fill_(seed)
-        token_losses(base, model, batch, Walk(("block", "loss"))).sum().backward()
+        token_losses(base, model, batch, Walk(("fused-blocks", "chunked-loss"))).sum().backward()
         gradients[name] = gradient(model)
     limit = 2e-2 if GPU else 1e-5
     errors = {name: error(found, gradients["kept"]) for name, found in gradients.items()}

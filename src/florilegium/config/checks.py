@@ -1,0 +1,111 @@
+"""A `TrainConfig` out of plain values, checked: what cannot work is refused here, before anything is loaded or written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from florilegium.config.renamed import current_setting
+from florilegium.config.settings import TrainConfig
+from florilegium.errors import UsageError, nearest
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
+    """`values` over the defaults, checked. Raises UsageError that names `source`, the key and what it takes."""
+    known = {f.name: f for f in fields(TrainConfig)}
+    hints = get_type_hints(TrainConfig)
+    where = f"{source}: " if source else ""
+    clean: dict[str, Any] = {}
+    for name, value in values.items():
+        key, value = current_setting(str(name), value)
+        if key not in known:
+            raise UsageError(
+                f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them"
+            )
+        clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
+    config = TrainConfig(**clean)
+    _check_compute(config)
+    _check_adapter(config)
+    _check_trackers(config.report_to)
+    return config
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _check_compute(config: TrainConfig) -> None:
+    """Weights that are held as plain numbers are multiplied in the precision that they are held in. Raises
+    UsageError."""
+    held = {16: "bfloat16", 32: "float32"}.get(config.bits)
+    if held and config.dtype not in ("auto", held):
+        fix = f"Leave --compute out, or use --bits {48 - config.bits}"
+        raise UsageError(f"--bits {config.bits} computes in {held}, and --compute asks for {config.dtype}", fix)
+
+
+def _check_adapter(config: TrainConfig) -> None:
+    """Refuses what cannot work on a quantised base. Raises UsageError with the reason."""
+    if config.bits >= 16:
+        return
+    fix = f"Use --bits 16 for it, or leave it out: plain LoRA and --rslora work in {config.bits} bits"
+    if config.dora:
+        raise UsageError(f"--dora needs the base's weights as numbers, and in {config.bits} bits they are codes", fix)
+    if config.lora_init in ("pissa", "corda", "olora"):
+        raise UsageError(
+            f"--init-lora {config.lora_init} takes A and B out of the base's weights, and in {config.bits} bits they are codes",
+            fix,
+        )
+
+
+def _check_trackers(report_to: str) -> None:
+    for name in (n.strip() for n in report_to.split(",")):
+        if name not in ("none", "", *TRACKERS):
+            raise UsageError(f"--report-to {name}", f"It takes none, or of {', '.join(TRACKERS)}")
+        if name in TRACKERS and not _is_installed(name):
+            raise UsageError(f"--report-to {name} needs the package {name}", f"Type: pip install {name}")
+
+
+def _is_installed(name: str) -> bool:
+    """As Accelerate asks, which passes over trackers that are not: a folder of that name can be imported too (wandb
+    leaves one)."""
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return importlib.util.find_spec(name) is not None
+
+
+def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> Any:
+    """`value` as the field's type, or UsageError. An int is taken for a float, nothing else is converted."""
+    accepted = getattr(hint, "__args__", (hint,))
+    if isinstance(value, int) and not isinstance(value, bool) and float in accepted and int not in accepted:
+        value = float(value)
+    if isinstance(value, str) and float in accepted and str not in accepted:
+        value = _number(value)  # YAML reads 2e-4, without a point, as text
+    # bool is a kind of int in Python, but `rank: true` is a mistake.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        names = " or ".join("nothing" if t is type(None) else t.__name__ for t in accepted)
+        raise UsageError(f"{where}{name} is {value!r}", f"It takes {names}")
+    if value is None:
+        return value
+    if meta["choices"] and value not in meta["choices"]:
+        listed = ", ".join(str(c) for c in meta["choices"])
+        raise UsageError(
+            f"{where}{name} is {value!r}", f"It takes one of {listed}; {nearest(str(value), map(str, meta['choices']))}"
+        )
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise UsageError(f"{where}{name} is {value!r}", "It takes a finite number")
+        if meta["minimum"] is not None and value < meta["minimum"]:
+            raise UsageError(f"{where}{name} is {value!r}", f"It takes {meta['minimum']:g} or more")
+    if name in ("held_out", "lora_dropout", "warmup_ratio") and value >= 1:
+        raise UsageError(f"{where}{name} is {value!r}", "It is a share: 0 or more and less than 1")
+    return value
