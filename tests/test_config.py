@@ -33,7 +33,7 @@ def test_every_setting_is_a_flag_with_help() -> None:
 @pytest.mark.parametrize(
     "values,words",
     [
-        ({"rnk": 8}, "did you mean 'rank'"),
+        ({"rnk": 8}, "did you mean 'lora_rank'"),
         ({"rank": "8"}, "takes int"),
         ({"dropout": "little"}, "takes float"),
         ({"rank": True}, "takes int"),

@@ -29,7 +29,7 @@ def test_other_threads_compile_as_ever_meanwhile() -> None:
     """Several threads import, and one compiles a function of its own while they do."""
     code = """
 import sys, threading, time, types, torch
-from florilegium.model import importing
+from florilegium.model import bitsandbytes_import as importing
 compile = torch.compile
 sys.meta_path.insert(0, types.SimpleNamespace(find_spec=lambda name, *_: time.sleep(0.3) if name == "bitsandbytes" else None))
 threads = [threading.Thread(target=importing.import_bitsandbytes) for _ in range(3)]

@@ -201,9 +201,9 @@ print("matplotlib.backends.backend_agg" in sys.modules)
 def test_two_runs(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", loss=3.4)
     text = (b / "config.yaml").read_text()
-    (b / "config.yaml").write_text(text.replace("rank: 16", "rank: 4"))
+    (b / "config.yaml").write_text(text.replace("lora_rank: 16", "lora_rank: 4"))
     found = compare_runs(read_run(a), read_run(b))
-    assert found["settings"] == {"rank": [16, 4]} and found["same_rows"]
+    assert found["settings"] == {"lora_rank": [16, 4]} and found["same_rows"]
     assert found["figures"]["eval_loss"] == [3.6, 3.4] and found["figures"]["written_tags.micro_f1"][0]["value"] == 0.5
     page = comparison_page(read_run(a), read_run(b))
     assert page.count("<svg") == 4 and "held out A" in page and "rank" in page and "different rows" not in page

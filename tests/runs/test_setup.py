@@ -22,7 +22,6 @@ from florilegium.runs.setup import set_up
 from florilegium.tokens import pack
 from florilegium.training import Schedule, order_of
 
-
 ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
 

@@ -77,7 +77,7 @@ BREAKS = [
           "test_memory.py::test_five_thousand_steps"),
     Break("changed settings: nothing is compared", "runs/changes.py", "or before[name] == value:", "or True:",
           "test_going_on.py::test_every_change_is_applied_or_refused_and_said"),
-    Break("order: an older run takes another", "runs/changes.py", 'before = {"order": BEFORE_ORDERS, **before}', "before = dict(before)",
+    Break("order: an older run takes another", "runs/changes.py", 'before = {"batching": BEFORE_ORDERS, **current_settings(before)}', "before = current_settings(before)",
           "test_going_on.py::test_a_run_from_before_there_were_orders"),
     Break("device: not said", "runs/changes.py", "NOT_OF_THE_RUN = (", 'NOT_OF_THE_RUN = ("device", "report_to", ',
           "test_going_on.py::test_device"),

@@ -18,25 +18,50 @@ from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.warm import Warm
 
 APPLIED = {
-    "learning_rate": 0.0001, "schedule": "linear", "warmup": 0.5, "weight_decay": 0.1, "clip": 0.01, "max_steps": 14, "dropout": 0.0,
-    "neftune_alpha": 5.0, "batch_tokens": 128, "memory": "lean", "fast": "off", "patience": 1,
-    "evaluate_every": 3, "save_every": 3, "keep_checkpoints": 1, "log_every": 4,
-}  # fmt: skip
+    "learning_rate": 0.0001,
+    "lr_schedule": "linear",
+    "warmup_ratio": 0.5,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.01,
+    "max_steps": 14,
+    "lora_dropout": 0.0,
+    "neftune_alpha": 5.0,
+    "micro_batch_tokens": 128,
+    "memory": "lean",
+    "kernels": "off",
+    "early_stopping_patience": 1,
+    "eval_every": 3,
+    "save_every": 3,
+    "keep_checkpoints": 1,
+    "log_every": 4,
+}
 REFUSED = {
-    "rank": 8, "alpha": 8.0, "bits": 8, "seed": 3, "batch_rows": 4, "template": "{quote} :: {tags}", "loss_on": "tags", "rslora": True,
-    "max_length": 64, "held_out": 0.3, "lora_plus_ratio": 4.0, "optimizer": "adamw-8bit", "target_modules": "dense",
-    "init_lora": "gaussian",
-    "skip_bad_rows": True, "order": "filled",
-}  # fmt: skip
+    "lora_rank": 8,
+    "lora_alpha": 8.0,
+    "bits": 8,
+    "seed": 3,
+    "batch_size": 4,
+    "template": "{quote} :: {tags}",
+    "loss_on": "tags",
+    "rslora": True,
+    "max_length": 64,
+    "held_out": 0.3,
+    "lora_plus_ratio": 4.0,
+    "optimizer": "adamw-8bit",
+    "target_modules": "dense",
+    "lora_init": "gaussian",
+    "skip_bad_rows": True,
+    "batching": "tile-aligned",
+}
 SAME_BITS = {
     "memory",
-    "fast",
-    "evaluate_every",
+    "kernels",
+    "eval_every",
     "save_every",
     "keep_checkpoints",
     "log_every",
-    "batch_tokens",
-    "patience",
+    "micro_batch_tokens",
+    "early_stopping_patience",
 }
 
 
@@ -133,10 +158,10 @@ def on_another_machine(run: Path) -> None:
     """As if the run had been begun on a GPU: its config and its checkpoints say so, and name paths that only run
     there."""
     edit_config(run, "device", "cuda")
-    edit_config(run, "fast", "attention,block")
+    edit_config(run, "kernels", "flex-attention,fused-blocks")
     for manifest in run.glob("checkpoints/*/manifest.json"):
         facts = json.loads(manifest.read_text())
-        facts["run"]["settings"] |= {"device": "cuda", "fast": "attention,block"}
+        facts["run"]["settings"] |= {"device": "cuda", "kernels": "flex-attention,fused-blocks"}
         manifest.write_text(json.dumps(facts))
 
 
@@ -174,10 +199,10 @@ def test_a_run_of_a_machine_with_a_gpu(
         child = warm.run(["resume", run, *flag("device", device)], cwd=tmp_path)
         assert child.code == 0 and f"changed device from cuda to {device}" in child.err, child.err
         # its paths do not run here: they are chosen anew
-        assert "changed fast from attention,block to auto" in child.err
+        assert "changed kernels from flex-attention,fused-blocks to auto" in child.err
         assert (
             read_config(run / "config.yaml")["device"] == "cpu"
-            and "block" not in read_config(run / "config.yaml")["fast"]
+            and "fused-blocks" not in read_config(run / "config.yaml")["kernels"]
         )
         assert different_bits(weights(run), weights(reference())) == 0
 
@@ -259,14 +284,14 @@ def test_epochs(warm: Warm, stopped: Callable[[], Path], tmp_path: Path) -> None
 
 
 def test_compute(warm: Warm, stopped: Callable[[], Path], reference: Callable[..., Path], tmp_path: Path) -> None:
-    child = warm.run(["resume", stopped(), *flag("compute", "bfloat16")], cwd=tmp_path)
+    child = warm.run(["resume", stopped(), *flag("dtype", "bfloat16")], cwd=tmp_path)
     assert child.code == 2 and "computes in float32" in child.last_line, child.err  # weights of 32 bits
     run = tmp_path / "eight"
     shutil.copytree(reference(8), run)
     shutil.rmtree(run / "adapter")
     shutil.rmtree(run / "checkpoints" / "step-00000012")
-    child = warm.run(["resume", run, *flag("compute", "bfloat16")], cwd=tmp_path)
-    assert child.code == 0 and "changed compute from float32 to bfloat16" in child.err, child.err
+    child = warm.run(["resume", run, *flag("dtype", "bfloat16")], cwd=tmp_path)
+    assert child.code == 0 and "changed dtype from float32 to bfloat16" in child.err, child.err
     assert different_bits(weights(run), weights(reference(8))) > 0
 
 
@@ -276,20 +301,20 @@ def test_a_run_from_before_there_were_orders(
     """Neither its config nor its checkpoints name one: it goes on as it began, and another is refused."""
     run = stopped()
     config = run / "config.yaml"
-    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("order:")))
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("batching:")))
     for manifest in run.glob("checkpoints/*/manifest.json"):
         held = json.loads(manifest.read_text())
-        assert held["run"]["settings"].pop("order") == "shuffled"
+        assert held["run"]["settings"].pop("batching") == "shuffled"
         manifest.write_text(json.dumps(held))
-    child = warm.run(["resume", run, *flag("order", "filled")], cwd=tmp_path)
-    assert child.code == 2 and "--order was 'shuffled' when the run began" in child.last_line, child.err
-    child = warm.run(["resume", run, *flag("order", "auto")], cwd=tmp_path)
-    assert child.code == 0 and "order: shuffled" in config.read_text(), child.err
+    child = warm.run(["resume", run, *flag("batching", "tile-aligned")], cwd=tmp_path)
+    assert child.code == 2 and "--batching was 'shuffled' when the run began" in child.last_line, child.err
+    child = warm.run(["resume", run, *flag("batching", "auto")], cwd=tmp_path)
+    assert child.code == 0 and "batching: shuffled" in config.read_text(), child.err
     assert different_bits(weights(run), weights(reference())) == 0
 
 
 def test_what_may_change_is_what_is_tested() -> None:
-    assert set(CHANGEABLE) - set(APPLIED) == {"device", "report_to", "epochs", "compute"}  # by the tests above
+    assert set(CHANGEABLE) - set(APPLIED) == {"device", "report_to", "epochs", "dtype"}  # by the tests above
 
 
 def test_resuming_at_the_end_changes_nothing(warm: Warm, reference: Callable[..., Path], tmp_path: Path) -> None:

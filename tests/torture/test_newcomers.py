@@ -40,7 +40,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["train", "quotes.jsonl", "--epoch", "3"], 2, "--epochs"),
     (["train", "quotes.jsonl", "--lerning_rate", "3"], 2, "--learning-rate"),
     (["train", "quotes.jsonl", "--lr", "3"], 2, "--"),
-    (["train", "quotes.jsonl", "--batch-size", "4"], 2, "--batch"),
+    (["train", "quotes.jsonl", "--batch-sizes", "4"], 2, "--batch-size"),
     (["train", "quotes.jsonl", "--bits", "5"], 2, "8"),
     (["train", "quotes.jsonl", "--bits", "eight"], 2, "bits"),
     (["train", "quotes.jsonl", "--rank", "0"], 2, "1 or more"),

@@ -1,5 +1,1 @@
-"""The command line: parse, one library call, print."""
-
-from florilegium.cli.main import main
-
-__all__ = ["main"]
+"""The command line: parse, one library call, print. It begins in `main.py`."""

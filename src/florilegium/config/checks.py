@@ -35,6 +35,11 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     return config
 
 
+def _near(value: Any, choices: tuple[Any, ...]) -> str:
+    near = nearest(str(value), map(str, choices))
+    return f"; {near}" if near else ""
+
+
 def _number(text: str) -> float | str:
     try:
         return float(text)
@@ -99,7 +104,8 @@ def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, An
     if meta["choices"] and value not in meta["choices"]:
         listed = ", ".join(str(c) for c in meta["choices"])
         raise UsageError(
-            f"{where}{name} is {value!r}", f"It takes one of {listed}; {nearest(str(value), map(str, meta['choices']))}"
+            f"{where}--{name.replace('_', '-')} is {value!r}",
+            f"It takes one of {listed}{_near(value, meta['choices'])}",
         )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if value != value or value in (float("inf"), float("-inf")):

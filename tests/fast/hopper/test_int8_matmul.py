@@ -22,7 +22,7 @@ from florilegium.fast.training.block_stack import Plan
 from florilegium.fast.training.cuda_graph import Replay
 from florilegium.fast.unpack_kernel import lane_order
 from florilegium.reference import alibi_slopes
-from tests.fast.test_trunk import DEVICE, DTYPE, LAST_BIT, documents, error, walked
+from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, documents, error, walked
 from tests.tiny import save_tiny
 
 HOPPER = obstacles.is_hopper(DEVICE)

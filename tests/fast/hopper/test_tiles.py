@@ -58,7 +58,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "order.cpp").write_text(
         f"""#define INSIDE inline
         constexpr int TOKENS = 256, CLUSTER = 1;
-        #include "{Path(wgmma.__file__).with_name("wgmma_order.cuh")}"
+        #include "{Path(wgmma.__file__).with_name("tile_schedule.cuh")}"
         extern "C" void piece(int number, int me, int programs, int units, int shared, int tiles, Piece *to) {{
             *to = piece_of(number, me, programs, units, shared, tiles);
         }}
