@@ -3,40 +3,53 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train install test lint types check slow gpu torture bench clean
+.PHONY: help train install test fix lint types check docs serve-docs slow gpu torture bench clean
 
-train: install  ## tune the seedling on the bundled sayings: no GPU, no downloads, no account
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+train: install  ## tune the demo model on the bundled quotes: no GPU, no download but the libraries, no account
 	$(BIN)/florilegium train
 
-install: $(VENV)/installed
+install: $(VENV)/installed  ## the virtual environment: this package, editable, and the pinned libraries
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
-test: install lint types check  ## all that CI runs
+test: install lint types docs check  ## all that CI runs
 
-lint: install
+fix: install  ## lint findings that can be fixed are, and all code is formatted
+	$(BIN)/ruff check --fix src tests tools bench
+	$(BIN)/ruff format src tests tools bench
+
+lint: install  ## ruff: lint and format
 	$(BIN)/ruff check src tests tools bench
 	$(BIN)/ruff format --check src tests tools bench
 
-types: install
+types: install  ## mypy, strict
 	$(BIN)/mypy
 
-check: install
+check: install  ## the tests, also those of the GPU kernels in Triton's interpreter
 	$(BIN)/pytest -n auto --dist worksteal
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/decoding/test_decoder.py tests/fast/training/test_block_stack.py tests/fast/training/test_blocks.py
+
+docs: install  ## the documentation as a site in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+serve-docs: install  ## the documentation on this machine while you write it
+	$(BIN)/mkdocs serve
 
 slow: install  ## tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
 
-gpu: install  ## on a machine with a CUDA device: every kernel, the walks, loading, runs
+gpu: install  ## on a machine with a CUDA device: every kernel, the block stack, loading, runs
 	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_tensor_reader.py tests/model/test_bloom_loader.py
 
-torture: install  ## kill it, fill its disk, feed it poison: all of it, half an hour; writes RELIABILITY.md
+torture: install  ## kill runs, fill disks, damage files: half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl
 	FLORILEGIUM_TORTURE=1 $(BIN)/pytest -n 2 --dist worksteal --durations=20 tests/torture
 	$(BIN)/python -m tests.torture.figures
@@ -44,5 +57,5 @@ torture: install  ## kill it, fill its disk, feed it poison: all of it, half an 
 bench: install  ## the stock recipe and ours, side by side, on this machine
 	$(BIN)/python -m bench.train.vs_stock
 
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove the virtual environment and what tools cached
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis site

@@ -22,7 +22,7 @@ from florilegium.evaluation.table import LINES, lookup, table
 from florilegium.runs.evaluate import evaluate, read_material
 from florilegium.seedling import FOLDER as SEEDLING
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 
 
 @pytest.fixture(scope="module")
@@ -133,22 +133,22 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_recipe_for_lm_eval_writes_the_held_out_rows(run: Path, tmp_path: Path) -> None:
-    """What docs/lm_eval.md relies on: its snippet, its task file, and an adapter that PEFT loads on the base's
+    """What docs/how-to/lm-eval.md relies on: its snippet, its task file, and an adapter that PEFT loads on the base's
     folder."""
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm-eval.md").read_text(), re.S)
     done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "held_out.jsonl").read_text().splitlines()
     assert len(lines) == 116 and all(" ->: " in json.loads(line)["text"] for line in lines)
     task = yaml.safe_load((DOCS / "lm_eval" / "florilegium_held_out.yaml").read_text())
     assert task["dataset_kwargs"]["data_files"][task["test_split"]] == "held_out.jsonl"
-    assert "--tasks " + task["task"] in (DOCS / "lm_eval.md").read_text()
+    assert "--tasks " + task["task"] in (DOCS / "lm-eval.md").read_text()
 
 
 @pytest.mark.slow
 def test_lm_eval_itself(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm-eval[hf]'")
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm_eval.md").read_text(), re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "lm-eval.md").read_text(), re.S)
     subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, check=True)
     bits = []
     for adapter in ("", f",peft={run}/adapter"):
