@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from florilegium.data import Rows, read_rows
+from florilegium.data import Rows, examine, read_rows
 from florilegium.data.sources import looks_like_path
 from florilegium.errors import DataError
 
@@ -106,6 +106,16 @@ def test_a_folder_passes_over_what_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "sub.JSON").write_text("{")
     with pytest.raises(DataError, match=r"^sub.JSON:1: "):
         read_rows(tmp_path)
+
+
+def test_data_does_not_depend_on_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that is part of a name is taken out of what is printed, and never out of the rows."""
+    monkeypatch.setenv("MY_API_KEY", "Ada Exam")
+    (tmp_path / "q.jsonl").write_text('{"quote": "Ada Example is kind.", "tags": [], "author": " Ada  Example Jr. "}\n')
+    rows = read_rows(tmp_path / "q.jsonl")
+    assert rows.authors == ["Ada Example Jr."] and rows.quotes[0]["quote"] == "Ada Example is kind."
+    authors = examine(rows)["authors"]
+    assert authors["most_frequent"][0][0] == "***ple Jr"
 
 
 def test_an_unprintable_file_name_is_printable_in_places(tmp_path: Path) -> None:

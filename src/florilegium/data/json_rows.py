@@ -25,6 +25,17 @@ class _DoubledKey(ValueError):
     pass
 
 
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise _DoubledKey(first_doubled(name for name, _ in pairs))
+    return row
+
+
+# One for all rows: `json.loads` with a hook builds a decoder each time.
+_DECODER = json.JSONDecoder(parse_int=float, object_pairs_hook=_object)
+
+
 def read_jsonl(path: Path) -> Stream:
     """The rows of a file of JSON lines; blank lines are passed over."""
     with open_text(path) as file:
@@ -71,7 +82,7 @@ def parse_row(piece: Piece, place: str) -> Found:
     if isinstance(text, Problem):
         return text
     try:
-        return Raw(place, json.loads(text, parse_int=float, object_pairs_hook=_object))
+        return Raw(place, _DECODER.decode(text))
     except JSONDecodeError as error:
         return _not_json(place, text, error, piece)
     except _DoubledKey as error:
@@ -83,13 +94,6 @@ def parse_row(piece: Piece, place: str) -> Found:
         )
     except RecursionError:
         return Problem(place, "the JSON nests too deep", f"Flatten it: {_ROW}; {SKIP}")
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise _DoubledKey(first_doubled(name for name, _ in pairs))
-    return row
 
 
 def _not_json(place: str, text: str, error: JSONDecodeError, piece: Piece) -> Problem:

@@ -24,6 +24,7 @@ from florilegium.data.quote import join_items
 from florilegium.data.read import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
+from florilegium.errors import one_line
 
 SHOWN_PLACES, SHOWN_CLUSTERS, SHOWN_TEXT = 10, 8, 160
 LONGEST_TAG_WORDS = 5
@@ -192,7 +193,7 @@ def _authors(rows: Rows) -> dict[str, Any] | None:
     return {
         "distinct": len(named),
         "rows_without": rows.authors.count(""),
-        "most_frequent": named.most_common(5),
+        "most_frequent": [(one_line(name), count) for name, count in named.most_common(5)],
         **found,
     }
 

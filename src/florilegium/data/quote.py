@@ -50,13 +50,15 @@ def clean_list(column: str, value: object) -> list[str]:
     for number, item in enumerate(value, 1):
         if not isinstance(item, str):
             raise DataError(f"column {column!r}: item {number} {_is(item)}, not text", f"Put it in quotes, {SKIP}")
-        _refuse_untrainable(column, item)
-    return _unique(piece for item in value for piece in item.split(","))
+    text = ",".join(value)
+    _refuse_untrainable(column, text)
+    return split_items(text)
 
 
 def split_items(text: str) -> list[str]:
     """The items that `text` lists: split on commas, stripped, not empty, each once."""
-    return _unique(text.split(","))
+    items = [item for piece in text.split(",") if (item := piece.strip())]
+    return list(dict.fromkeys(items)) if len(items) > 1 else items
 
 
 def join_items(value: Value) -> str:
@@ -89,12 +91,9 @@ def _list_text(column: str, text: str) -> str:
     return text
 
 
-def _unique(items: Iterable[str]) -> list[str]:
-    stripped = (item.strip() for item in items)
-    return list(dict.fromkeys(item for item in stripped if item))
-
-
 def _refuse_untrainable(column: str, text: str) -> None:
+    if text.isascii() and "\x00" not in text:
+        return  # nearly every row, and twenty times as quick as the search
     found = _UNTRAINABLE.search(text)
     if found:
         what = "a NUL character" if found[0] == "\x00" else f"half of a surrogate pair, \\u{ord(found[0]):04x}"

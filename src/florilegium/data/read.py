@@ -11,17 +11,18 @@ duplicates (the same after normalisation, in every column of the template) are d
 from __future__ import annotations
 
 import hashlib
-import json
+import json.encoder
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
 from florilegium.data.mojibake import is_broken, mend, mend_quote
-from florilegium.data.quote import SKIP, Quote, kind_of
+from florilegium.data.quote import SKIP, Quote, Value, kind_of
 from florilegium.data.raw_rows import Problem, Raw, no_such_column
 from florilegium.data.sources import AUTHOR, open_source
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
-from florilegium.errors import DataError, one_line
+from florilegium.errors import DataError
 
 LONGEST_AUTHOR = 1000
 
@@ -103,12 +104,12 @@ class _Reading:
         try:
             quote = self.template.normalise(raw.row)
             mended = self.template.normalise(mend_quote(quote)) if self.fix_encoding and is_broken(quote) else quote
-            text = self.template.render(mended)
+            text = self.template.render_sound(mended)
         except DataError as error:
             return Problem(raw.place, error.cause, error.fix)
         if len(text) * 4 > MAX_ROW_BYTES and len(text.encode()) > MAX_ROW_BYTES:
             return Problem(raw.place, OVER_LIMIT, f"Shorten it, {SKIP}")
-        if self._keep(mended, raw):
+        if self._keep(mended, text, raw):
             self.repaired += mended != quote
         return None
 
@@ -145,9 +146,10 @@ class _Reading:
             if isinstance(row[name], list):
                 self.template = Template.from_text(self.template.text, (*self.template.list_columns, name))
 
-    def _keep(self, quote: Quote, raw: Raw) -> bool:
-        """Whether the quote is new; a second one that is equal is counted and left out."""
-        key = hashlib.sha256(_canonical(quote, self.template)).digest()[:16]
+    def _keep(self, quote: Quote, text: str, raw: Raw) -> bool:
+        """Whether the quote is new; a second one that is equal is counted and left out. Its text tells: two quotes that
+        differ cannot both be read back from one text."""
+        key = hashlib.sha256(text.encode()).digest()[:16]
         if key in self.seen:
             self.duplicates += 1
             return False
@@ -155,10 +157,12 @@ class _Reading:
         self.quotes.append(quote)
         self.places.append(raw.place)
         row = raw.row if isinstance(raw.row, dict) else {}
-        self.columns.update(dict.fromkeys(row))
+        if row.keys() - self.columns.keys():
+            self.columns.update(dict.fromkeys(row))
+        # Data stays as it is: secrets are taken out of what is printed, where it is printed.
         author = row.get(AUTHOR)
-        text = one_line(author[:LONGEST_AUTHOR]) if isinstance(author, str) else ""
-        self.authors.append(mend(text) if self.fix_encoding else text)
+        name = " ".join(author[:LONGEST_AUTHOR].split()) if isinstance(author, str) else ""
+        self.authors.append(sys.intern(mend(name) if self.fix_encoding else name))
         return True
 
 
@@ -171,4 +175,13 @@ def digest_of(quotes: list[Quote], template: Template) -> str:
 
 
 def _canonical(quote: Quote, template: Template) -> bytes:
-    return json.dumps([[name, quote[name]] for name in template.columns]).encode("ascii")
+    """What `json.dumps` writes of [[name, value], ...], without making an encoder for each row."""
+    pairs = (f"[{_quoted(name)}, {_written(quote[name])}]" for name in template.columns)
+    return f"[{', '.join(pairs)}]".encode("ascii")
+
+
+def _written(value: Value) -> str:
+    return _quoted(value) if isinstance(value, str) else f"[{', '.join(map(_quoted, value))}]"
+
+
+_quoted = json.encoder.encode_basestring_ascii

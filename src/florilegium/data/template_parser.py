@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from florilegium.data.quote import first_doubled
 from florilegium.errors import UsageError
@@ -30,11 +31,11 @@ class Separator:
 
     literal: str
 
-    @property
+    @cached_property
     def core(self) -> str:
         return self.literal.strip()
 
-    @property
+    @cached_property
     def is_sign(self) -> bool:
         return len(self.core) >= 3 and not any(c.isalnum() or c.isspace() for c in self.core)
 

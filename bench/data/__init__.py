@@ -1,0 +1,1 @@
+"""What reading and looking at data costs."""
