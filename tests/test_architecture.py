@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -88,11 +87,13 @@ def test_public_names_are_sorted_and_there() -> None:
 
 
 def test_help_is_instant() -> None:
+    """In seconds of processor time: the clock on the wall would measure what else this machine does."""
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "florilegium", "--help"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(seconds) < 0.3, seconds
 
 

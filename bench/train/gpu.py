@@ -38,12 +38,11 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from bench.train.stock import RATE, same_adapter
     from florilegium.config import make_config
-    from florilegium.model import attach_adapter
     from florilegium.runs.prepare import prepare
     from florilegium.runs.recorder import Silent
-    from florilegium.runs.setup import make_trainer, set_up
+    from florilegium.runs.setup import make_ready, make_trainer
     from florilegium.runs.train import _accelerator
-    from florilegium.training import make_schedule_numbers, order_of
+    from florilegium.training import order_of
     from florilegium.training.loop import start_step
 
     if arguments.smallest is not None:
@@ -59,13 +58,12 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     prepared = prepare(config, Silent())
     preparing, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
-    model = attach_adapter(prepared.base, prepared.config)
-    same_adapter(model)
-    forecast = set_up(prepared, model)
-    schedule = make_schedule_numbers(len(prepared.training.examples), config)
-    trainer = make_trainer(prepared, model, _accelerator(prepared.config, folder), schedule, forecast)
+    ready = make_ready(prepared)
+    same_adapter(ready.model)
+    plan, memory = ready.plan, ready.plan.memory
+    trainer = make_trainer(ready, _accelerator(plan.config, folder))
     examples = prepared.training.examples
-    order = order_of(examples, prepared.config)
+    order = order_of(examples, plan.config)
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
@@ -85,12 +83,12 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "ms_per_step": round(1000 * seconds / len(steps), 1),
         "tokens_per_step": round(tokens / len(steps), 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        "forecast_gib": round(forecast.peak / 2**30, 2) if forecast else None,
-        "plan": forecast and [forecast.full, forecast.middle, forecast.copies, forecast.tokens],
+        "forecast_gib": round(memory.peak / 2**30, 2) if memory else None,
+        "plan": memory and [memory.full, memory.middle, memory.copies, memory.tokens],
         "load_peak_gib": round(load_peak / 2**30, 2),
         "prepare_seconds": round(preparing, 1),
         "first_seconds": round(first, 1),
-        "fast": prepared.fast,
+        "fast": plan.kernels,
         "losses": [round(loss, 5) for loss in losses],
     }
 

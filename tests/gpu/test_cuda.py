@@ -147,9 +147,9 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("off", "off"),
-        ("attention,loss", "attention, loss"),
-        ("auto", "block (its own attention and linear), loss, decode"),
+        ("off", "no fast kernels"),
+        ("attention,loss", "flex-attention, chunked-loss"),
+        ("auto", "fused-blocks, chunked-loss, fast-decode"),
     ],
 )
 def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, said: str) -> None:
@@ -165,7 +165,7 @@ def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, s
 
     torch.cuda.reset_peak_memory_stats()
     figures = florilegium.train("sample", output=str(tmp_path / "run"), max_steps=3, fast=asked, view=Lines()).figures
-    assert f"path     packed rows; fast: {said}" in lines
+    assert f"kernels  packed rows; {said}" in lines
     assert figures["steps"] == 3 and any("forecast" in line for line in lines) is (asked == "auto")
     if asked == "auto":
         print(figures["peak_memory_bytes"], figures["forecast_bytes"])

@@ -254,9 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = build_parser()
         flags = parser.parse_known(sys.argv[1:] if arguments is None else arguments)
         if flags.version:
-            import importlib.metadata
+            from florilegium.config.installed import installed_version
 
-            print(importlib.metadata.version("florilegium"))
+            print(installed_version("florilegium"))
             return 0
         if flags.command is None:
             parser.print_help()

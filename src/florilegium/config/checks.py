@@ -29,6 +29,8 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
             )
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
     config = TrainConfig(**clean)
+    if config.seed >= 2**63:
+        raise UsageError(f"{where}--seed is {config.seed}", "It takes a number below 2^63")
     _check_compute(config)
     _check_adapter(config)
     _check_trackers(config.report_to)

@@ -8,6 +8,7 @@ it looks, saves and tells."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from florilegium.config import TrainConfig, as_dict, current_settings, make_config
@@ -22,6 +23,18 @@ BEFORE_ORDERS = "shuffled"  # the order of a run that was begun when there was n
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 # after these, how much memory holds is not what the checkpoint remembers
 REPACKS = ("device", "memory", "micro_batch_tokens")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs from what the checkpoint was trained with."""
+
+    name: str
+    before: object
+    after: object
+
+    def __str__(self) -> str:
+        return f"changed {self.name} from {self.before} to {self.after}"
 
 
 def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -51,10 +64,10 @@ def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: s
     return make_config({**values, **fresh, **given})
 
 
-def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """A line on each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
+def compare(before: Mapping[str, Any], now: TrainConfig) -> list[Change]:
+    """Each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
     way."""
-    lines = []
+    changes = []
     before = {"batching": BEFORE_ORDERS, **current_settings(before)}
     for name, value in as_dict(now).items():
         if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
@@ -65,10 +78,10 @@ def compare(before: Mapping[str, Any], now: TrainConfig) -> list[str]:
                 f"{flag} was {before[name]!r} when the run began, and is {value!r} now: it cannot change on the way",
                 "Leave it as it was, or train anew",
             )
-        lines.append(f"changed {name} from {before[name]} to {value}")
+        changes.append(Change(name, before[name], value))
         if name == "epochs" and now.max_steps is not None and before.get("max_steps") == now.max_steps:
             raise UsageError(
                 f"--epochs {value:g} would change nothing: the run takes --max-steps {now.max_steps}",
                 "Change --max-steps",
             )
-    return lines
+    return changes

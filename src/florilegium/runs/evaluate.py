@@ -12,7 +12,6 @@ answer is one JSON object, `evaluation.json` in the run's folder, and report.htm
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.config import SamplingSettings, TrainConfig, make_config, read_config
+from florilegium.config.installed import installed_version
 from florilegium.data import Quote, Rows, Split, Template, make_split, read_rows
 from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import (
@@ -102,7 +102,7 @@ def evaluate(
     sides = {"tuned": examiner.side(use_base=False), "base": examiner.side(use_base=True) if base else None}
     view.say("general text, before and after")
     report = {
-        "version": importlib.metadata.version("florilegium"),
+        "version": installed_version("florilegium"),
         "held_out_rows": len(material.held_out),
         "split_by": material.config.split_by,
         "leaks": material.split.leaks,

@@ -1,23 +1,19 @@
-"""What a run writes down about itself: manifest.json, the adapter's florilegium.json, and the first lines on the
-screen."""
+"""What a run writes down about itself: manifest.json and the adapter's florilegium.json."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from florilegium.model import Base, ParameterCount, base_facts
-from florilegium.model.memory_plan import Forecast
+from florilegium.config.installed import installed_version
+from florilegium.model import ParameterCount, base_facts
+from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
-from florilegium.runs.recorder import View
 from florilegium.storage.run_directory import tilde
-from florilegium.training import Schedule
 
 LONGEST_WORD = 20
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
@@ -44,17 +40,19 @@ def _openings(texts: Sequence[str]) -> dict[str, int]:
     return dict(Counter(word if len(word) <= LONGEST_WORD else word[:2] for word in words).most_common(500))
 
 
-def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule) -> dict[str, Any]:
-    config, rows = prepared.config, prepared.rows
+def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCount) -> dict[str, Any]:
+    """manifest.json as it stands before the first step; the results come at the end."""
+    config, rows = plan.config, prepared.rows
+    forecast = {"forecast_bytes": plan.memory.peak} if plan.memory else {}
     return {
-        "version": importlib.metadata.version("florilegium"),
+        "version": installed_version("florilegium"),
         "python": platform.python_version(),
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: installed_version(name) for name in LIBRARIES},
         "device": torch.cuda.get_device_name()
         if prepared.base.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
         "compute": config.dtype,
-        "fast": list(prepared.fast),
+        "fast": list(plan.kernels),
         "seed": config.seed,
         "base": base_facts(prepared.base),
         "data": {
@@ -70,57 +68,6 @@ def figures_before(prepared: Prepared, count: ParameterCount, schedule: Schedule
         "skipped_rows": len(rows.skipped),
         "trained_parameters": count.trained,
         "total_parameters": count.total,
-        "planned_steps": schedule.num_steps,
+        "planned_steps": plan.schedule.num_steps,
+        **forecast,
     }
-
-
-def count_layers(base: Base) -> int:
-    return int(base.model.config.get_text_config().num_hidden_layers)
-
-
-def describe_forecast(forecast: Forecast, layers: int) -> str:
-    """What the plan keeps, in words, and the peak that it expects."""
-    kept = (
-        "all activations kept"
-        if forecast.full == layers
-        else f"{forecast.full} of {layers} blocks keep their activations"
-    )
-    copies = f", {forecast.copies} of {layers} blocks with a bfloat16 copy of their weights" if forecast.copies else ""
-    total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
-    return f"{kept}{copies}, {forecast.tokens:,} tokens at once; forecast {forecast.peak / 2**30:.1f} GiB{total}"
-
-
-def describe_fast(names: tuple[str, ...]) -> str:
-    """The kernels that a run takes. Fused blocks bring attention and linears of their own: the other two are not used
-    beside them."""
-    replaced = ("flex-attention", "quantized-linear") if "fused-blocks" in names else ()
-    return ", ".join(name for name in names if name not in replaced) or "off"
-
-
-def say_plan(
-    view: View,
-    prepared: Prepared,
-    count: ParameterCount,
-    schedule: Schedule,
-    directory: Path,
-    forecast: Forecast | None,
-) -> None:
-    config, base = prepared.config, prepared.base
-    held = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}[config.bits]
-    where = torch.cuda.get_device_name() if base.device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
-    view.say(
-        f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {held}, computing in {config.dtype} on {where}"
-    )
-    view.say(
-        f"adapter  LoRA rank {config.lora_rank}: {count.trained:,} of {count.total:,} parameters train ({100 * count.share:.3f}%)"
-    )
-    rows = "packed rows" if base.packs else "padded rows, one quote each"
-    view.say(f"path     {rows}; fast: {describe_fast(prepared.fast)}")
-    if forecast is not None:
-        view.say(f"memory   {describe_forecast(forecast, count_layers(base))}")
-        if forecast.products:
-            view.say(f"         {forecast.products}")
-    view.say(
-        f"plan     {schedule.num_steps:,} steps of {config.batch_size} quotes, learning rate {config.learning_rate:g}, seed {config.seed}"
-    )
-    view.say(f"run      {directory}")

@@ -21,9 +21,10 @@ from florilegium.tokens import Encoded, encode
 from florilegium.training import choose_learning_rate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """Everything that is known before the first byte is written."""
+    """Rows and base, checked and encoded. `kernels` are those that this machine can run; which of them this model takes
+    is decided by `plan.py`, from what was asked for."""
 
     config: TrainConfig
     rows: Rows
@@ -32,9 +33,9 @@ class Prepared:
     training_quotes: list[Quote]
     held_out_quotes: list[Quote]
     base: Base
-    fast: tuple[str, ...]
-    asked_fast: str
-    asked_order: str
+    kernels: tuple[str, ...]
+    requested_kernels: str
+    requested_batching: str
     split: Split
 
 
@@ -43,7 +44,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     device = choose_device(config.device)
     names, obstacle = paths.choose(config.kernels, device, config.bits)
     if obstacle:
-        raise UsageError(f"--fast: {obstacle}", "Use --fast auto, or leave that name out")
+        raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
     rows = rows or read_rows(
         config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
     )
@@ -61,8 +62,6 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
             "         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)"
         )
     base = load_base(config.model, bits=config.bits, device=device, compute=config.dtype, revision=config.revision)
-    if config.seed >= 2**63:
-        raise UsageError(f"--seed is {config.seed}", "It takes a number below 2^63")
     obstacle = head_obstacle(base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
@@ -78,7 +77,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
             f"         {training.num_cut + held_out.num_cut} quotes cut to {config.max_length} tokens (--max-length)"
         )
     return Prepared(
-        _resolved(config, base, names),
+        _resolved(config, base),
         rows,
         training,
         held_out,
@@ -98,21 +97,14 @@ def _context(base: Base, asked: int) -> int:
     return min(asked, limit) if isinstance(limit, int) and limit > 0 else asked
 
 
-def _resolved(config: TrainConfig, base: Base, names: tuple[str, ...]) -> TrainConfig:
-    """The config with what the defaults came to, as config.yaml keeps it."""
+def _resolved(config: TrainConfig, base: Base) -> TrainConfig:
+    """The config with what the defaults came to for this base."""
     return replace(
         config,
         learning_rate=choose_learning_rate(config, count_parameters(base.model).total),
         dtype=str(base.compute_dtype).removeprefix("torch."),
         device=base.device.type,
-        kernels=",".join(names) or "off",
-        batching=choose_order(config.batching, names),
     )
-
-
-def choose_order(request: str, names: tuple[str, ...]) -> str:
-    """The order of rows for these fast paths: `block` alone gains from steps that fill its tiles."""
-    return request if request != "auto" else "tile-aligned" if "fused-blocks" in names else "shuffled"
 
 
 def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:

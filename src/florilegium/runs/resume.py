@@ -15,11 +15,13 @@ from typing import Any
 from florilegium.config import as_dict, dump_config, read_config
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.model import base_facts
+from florilegium.model import fast_paths as paths
 from florilegium.model.untrusted import read_json
-from florilegium.runs.changes import REPACKS, compare, identity, with_changes
+from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import CHECKPOINTS, EVENTS, Silent, View, forget_after
-from florilegium.runs.train import CONFIG, Trained, run_prepared
+from florilegium.runs.setup import make_ready
+from florilegium.runs.train import CONFIG, Trained, execute_run
 from florilegium.storage.atomic_files import append_line, write_text
 from florilegium.storage.atomic_folders import MANIFEST, sweep
 from florilegium.storage.run_directory import RUNS, find_run, locked, refuse_links
@@ -34,7 +36,7 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
     setting cannot change, DataError or ModelError when rows or base are others than before."""
     view = view or Silent()
     directory = _unfinished(str(run))
-    with watch() as stop, locked(directory):
+    with watch() as stop, paths.compiling_ahead(), locked(directory):
         refuse_links(directory)
         if (directory / "adapter" / "adapter_config.json").is_file():
             raise UsageError(f"{directory} is finished", f"Use it: florilegium generate --run {directory}")
@@ -47,13 +49,14 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
         prepared = prepare(config, view)
         if manifest:
             _check_same(manifest, prepared, directory)
+        ready = make_ready(prepared)
         snapshot = _take_up(directory, view, *found, changes)
-        write_text(directory / CONFIG, dump_config(prepared.config))
-        return run_prepared(prepared, directory, view, stop, snapshot)
+        write_text(directory / CONFIG, dump_config(ready.plan.config))
+        return execute_run(ready, directory, view, stop, snapshot)
 
 
 def _take_up(
-    directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[str]
+    directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[Change]
 ) -> Snapshot | None:
     """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
     snapshot = load_checkpoint(checkpoint) if checkpoint else None
@@ -62,10 +65,10 @@ def _take_up(
     sweep(directory)
     forget_after(directory, step if snapshot else -1)
     going_on = f"going on from step {step}" if checkpoint else "no whole checkpoint: starting at step 0"
-    for line in [*skipped, *aside, going_on, *changes]:
+    for line in [*skipped, *aside, going_on, *map(str, changes)]:
         view.say(line)
         append_line(directory / EVENTS, {"step": step, "event": line})
-    if snapshot and any(line.split()[1] in REPACKS for line in changes):
+    if snapshot and any(change.name in REPACKS for change in changes):
         snapshot.pack = {}
     return snapshot
 

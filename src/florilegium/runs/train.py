@@ -1,8 +1,9 @@
-"""The whole walk, from DATA to an adapter on disk: what `florilegium train` and `florilegium.train` do.
+"""A run from DATA to an adapter on disk: what `florilegium train` and `florilegium.train` do.
 
-    prepare -> (the folder of the run) -> attach_adapter -> fast.install -> run_steps -> adapter/
+    prepare -> make_ready (adapter, plan, kernels) -> the run's folder -> run_steps -> adapter/, report.html
 
-`prepare` writes nothing; from the folder on, a stop of any kind leaves something to go on from (`runs/resume.py`).
+Until the folder is made nothing is written; from then on, a stop of any kind leaves something to resume
+(`runs/resume.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows, report_on
 from florilegium.data.novelty import FILE as NGRAMS
@@ -22,24 +21,23 @@ from florilegium.evaluation import NoveltyIndex
 from florilegium.export import adapter_card
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
-from florilegium.model import attach_adapter, check_adapter, count_parameters, save_adapter, set_adapter_state
 from florilegium.model import fast_paths as paths
+from florilegium.model import save_adapter, set_adapter_state
 from florilegium.report import import_soon, write_report
 from florilegium.runs.changes import identity
-from florilegium.runs.manifest import adapter_facts, figures_before, say_plan
+from florilegium.runs.manifest import adapter_facts, initial_manifest
+from florilegium.runs.plan_text import say_plan
 from florilegium.runs.prepare import Prepared, prepare, sample_prompts
 from florilegium.runs.recorder import Recorder, Silent, View
-from florilegium.runs.setup import make_trainer, set_up
+from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.storage.atomic_files import write_json, write_text
 from florilegium.storage.atomic_folders import MANIFEST
-from florilegium.storage.run_directory import new_run, tilde, without_home
+from florilegium.storage.run_directory import new_run, refuse_taken, tilde, without_home
 from florilegium.training import (
     Snapshot,
     StopRequest,
-    check_optimizer,
     check_room,
     interrupted,
-    make_schedule_numbers,
     peak_memory,
     run_steps,
     watch,
@@ -73,55 +71,44 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
     config = replace(
         config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output)
     )
-    with watch() as stop:
-        prepared = prepare(config, view, rows)
-        config = prepared.config
-        check_adapter(prepared.base, config)
-        check_optimizer(config.optimizer, prepared.base.device)
+    refuse_taken(config.output, force=config.force)
+    with watch() as stop, paths.compiling_ahead():
+        ready = make_ready(prepare(config, view, rows))
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
-            write_text(directory / CONFIG, dump_config(config))
-            return run_prepared(prepared, directory, view, stop, None)
+            write_text(directory / CONFIG, dump_config(ready.plan.config))
+            return execute_run(ready, directory, view, stop, None)
 
 
-@paths.compiling_ahead()
-def run_prepared(
-    prepared: Prepared, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None
-) -> Trained:
-    config, base = prepared.config, prepared.base
-    accelerator = _accelerator(config, directory)
-    torch.manual_seed(config.seed)  # before the adapter exists: same seed, same bits
-    model = attach_adapter(base, config)
-    forecast = set_up(prepared, model)
-    if prepared.config != config:  # a fast path of 'auto' that this model cannot take
-        config = prepared.config
-        write_text(directory / CONFIG, dump_config(config))
-    count = count_parameters(model)
-    schedule = make_schedule_numbers(len(prepared.training.examples), config)
-    check_room(directory, count.trained, config)
+def execute_run(ready: ReadyRun, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
+    """Takes the steps that are planned, from `snapshot` or from the first, and writes what came of them into the run's
+    folder. Raises Interrupted when a signal stopped it, after saving."""
+    prepared, plan = ready.prepared, ready.plan
+    check_room(directory, ready.count.trained, plan.config)
+    accelerator = _accelerator(plan.config, directory)
     facts = adapter_facts(prepared)
-    tuned = Tuned(base, model, prepared.rows.template, facts["openings"], _novelty(prepared, directory))
-    figures = figures_before(prepared, count, schedule) | ({"forecast_bytes": forecast.peak} if forecast else {})
+    tuned = Tuned(prepared.base, ready.model, prepared.rows.template, facts["openings"], _novelty(prepared, directory))
+    figures = initial_manifest(prepared, plan, ready.count)
     write_json(directory / MANIFEST, figures)
-    say_plan(view, prepared, count, schedule, directory, forecast)
-    trainer = make_trainer(prepared, model, accelerator, schedule, forecast)
+    say_plan(view, prepared, plan, ready.count, directory)
+    trainer = make_trainer(ready, accelerator)
     recorder = Recorder(
         directory,
         tuned,
         view,
-        schedule.num_steps,
-        config.log_every,
-        config.keep_checkpoints,
+        plan.schedule.num_steps,
+        plan.config.log_every,
+        plan.config.keep_checkpoints,
         sample_prompts(prepared),
-        config.seed,
-        identity(figures, config),
+        plan.config.seed,
+        identity(figures, plan.config),
         accelerator,
         last_saved=snapshot.progress.step if snapshot else -1,
     )
-    if base.device.type == "cuda":  # on a CPU the training needs every core
+    if prepared.base.device.type == "cuda":  # on a CPU the training needs every core
         import_soon()
     with stop.deferred():
         end = run_steps(
-            trainer, prepared.training.examples, prepared.held_out.examples, schedule, recorder, stop, snapshot
+            trainer, prepared.training.examples, prepared.held_out.examples, plan.schedule, recorder, stop, snapshot
         )
         if stop.number:
             if recorder.last_saved != end.progress.step:
@@ -129,13 +116,13 @@ def run_prepared(
             raise interrupted(
                 stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {directory}"
             )
-        trained = _finish(prepared, directory, view, tuned, figures, facts, end, recorder)
+        trained = _finish(ready, directory, view, tuned, figures, facts, end, recorder)
         stop.what = f"the run is finished and its adapter is in {directory / 'adapter'}"
         return trained
 
 
 def _finish(
-    prepared: Prepared,
+    ready: ReadyRun,
     directory: Path,
     view: View,
     tuned: Tuned,
@@ -145,7 +132,7 @@ def _finish(
     recorder: Recorder,
 ) -> Trained:
     """The adapter on disk (the best one seen), and the figures of the run."""
-    progress = end.progress
+    prepared, config, progress = ready.prepared, ready.plan.config, end.progress
     state = end.best or end.adapter
     if end.best and progress.best_step != progress.step:
         view.say(f"the best adapter was that of step {progress.best_step}: it is the one that is kept")
@@ -161,18 +148,17 @@ def _finish(
         "best_step": progress.best_step,
     }
     write_json(directory / MANIFEST, figures)
-    card = adapter_card(prepared.config, figures, recorder.last_samples())
+    card = adapter_card(config, figures, recorder.last_samples())
     save_adapter(tuned.model, prepared.base, directory / "adapter", facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()
-    _write_page(prepared, directory, view)
+    _write_page(prepared, config, directory, view)
     return Trained(directory, tuned, figures, recorder.samples)
 
 
-def _write_page(prepared: Prepared, directory: Path, view: View) -> None:
+def _write_page(prepared: Prepared, config: TrainConfig, directory: Path, view: View) -> None:
     """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
     disk or in memory, takes nothing from it."""
-    config = prepared.config
     found = json.dumps(
         report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False
     )

@@ -39,13 +39,10 @@ def new_run(output: str | None, name: str, *, force: bool = False) -> Iterator[P
     An `output` that already holds something is refused with UsageError; with `force` it is renamed to `<output>.old-N`
     first, so that nothing is lost, but never while another process trains in it. A folder that was made here and stayed
     empty is removed again."""
+    refuse_taken(output, force=force)
     directory = _free_name(name) if output is None else check_path(output, "--output")
     with contextlib.ExitStack() as held:
         if output is not None and _taken(directory):
-            if not force:
-                raise UsageError(
-                    f"{directory} is already there", "Choose another --output, or set it aside with --force"
-                )
             if directory.is_dir() and not directory.is_symlink():
                 held.enter_context(locked(directory))  # whoever trains there goes on, and we do not
             set_aside(directory)
@@ -61,6 +58,13 @@ def new_run(output: str | None, name: str, *, force: bool = False) -> Iterator[P
                 (directory / LOCK).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     directory.rmdir()
+
+
+def refuse_taken(output: str | None, *, force: bool = False) -> None:
+    """Raises UsageError when `output` already holds something that a run would mix with. Asked before rows or a model
+    are read, and once more when the folder is made."""
+    if output is not None and not force and _taken(directory := check_path(output, "--output")):
+        raise UsageError(f"{directory} is already there", "Choose another --output, or set it aside with --force")
 
 
 def _free_name(name: str) -> Path:

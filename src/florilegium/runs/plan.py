@@ -1,0 +1,131 @@
+"""How a run will be executed, decided once, before its folder exists, and never changed afterwards.
+
+    prepared rows and base, the adapter  ->  ExecutionPlan(config, kernels, packing, memory, lengths, schedule)
+
+`auto` becomes names here: a kernel that this model cannot take is left out, one that was asked for by name is refused
+with the reason. Where the fused blocks run, memory is planned too: what they keep of each token, and how many tokens a
+piece of a step may hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from florilegium.config import TrainConfig
+from florilegium.errors import UsageError
+from florilegium.model import fast_paths as paths
+from florilegium.model.memory_plan import Forecast, choose, shape_of
+from florilegium.model.packed_forward import transformer
+from florilegium.runs.prepare import Prepared
+from florilegium.tokens import PackPlan, pack
+from florilegium.training import LOOK_ROWS, Schedule, make_schedule_numbers, order_of
+
+ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
+CPU_BATCH_TOKENS = 4096
+MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
+MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
+BLOCK_ROWS = PackPlan(bucketed=True, multiple=64)  # the lengths that the fused blocks take
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """`config` has every `auto` resolved, and is what config.yaml says. `memory` is None where the fused blocks do not
+    run; `products` then says nothing. `lengths` are tokens of batches to come, whose kernels are compiled ahead."""
+
+    config: TrainConfig
+    kernels: tuple[str, ...]
+    packing: PackPlan
+    schedule: Schedule
+    memory: Forecast | None = None
+    lengths: tuple[int, ...] = ()
+    products: str = ""  # how the fused blocks read int8 weights
+
+
+def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
+    """The plan for the prepared rows on this model, the adapter attached. Raises UsageError for a kernel asked for by
+    name that cannot run, ResourceError when not even the most economical memory plan fits."""
+    kernels = _usable_kernels(prepared, model)
+    config = replace(
+        prepared.config,
+        kernels=",".join(kernels) or "off",
+        batching=choose_batching(prepared.requested_batching, kernels),
+    )
+    schedule = make_schedule_numbers(len(prepared.training.examples), config)
+    if "fused-blocks" not in kernels:
+        return ExecutionPlan(config, kernels, _packing(config, kernels, prepared.base.packs), schedule)
+    bloom, lengths = transformer(model), _step_lengths(prepared, config)
+    memory = _plan_memory(prepared, config, model, lengths)
+    packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
+    coming = _evaluation_lengths(prepared, packing) + lengths[: schedule.num_steps]
+    return ExecutionPlan(
+        config,
+        kernels,
+        packing,
+        schedule,
+        memory,
+        tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
+        paths.say_products(bloom) if memory.copies < len(bloom.h) else "",
+    )
+
+
+def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
+    """The order of rows for these kernels: the fused blocks alone gain from steps that fill their tiles."""
+    return request if request != "auto" else "tile-aligned" if "fused-blocks" in kernels else "shuffled"
+
+
+def _usable_kernels(prepared: Prepared, model: Any) -> tuple[str, ...]:
+    """Those of `prepared.kernels` that this model can take."""
+    return tuple(name for name in prepared.kernels if not _refused(prepared, model, name))
+
+
+def _refused(prepared: Prepared, model: Any, name: str) -> bool:
+    """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
+    if name not in ("fused-blocks", "fast-decode"):
+        return False
+    base = prepared.base
+    reason = (
+        paths.obstacle(name, transformer(model), base.device, base.compute_dtype)
+        if base.packs
+        else "it supports BLOOM models only"
+    )
+    if reason and prepared.requested_kernels != "auto":
+        raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")
+    return bool(reason)
+
+
+def _packing(config: TrainConfig, kernels: tuple[str, ...], packs: bool) -> PackPlan:
+    """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU
+    several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
+    if config.device == "cuda":
+        multiple = 256 if "flex-attention" in kernels else 8
+        return PackPlan(ROW_TOKENS, multiple, config.micro_batch_tokens or ROW_TOKENS, separate=not packs)
+    return PackPlan(CPU_ROW_TOKENS, 8, config.micro_batch_tokens or CPU_BATCH_TOKENS, separate=not packs)
+
+
+def _step_lengths(prepared: Prepared, config: TrainConfig) -> list[int]:
+    """Tokens of the steps to come, as they are packed."""
+    order = order_of(prepared.training.examples, config)
+    planned = range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))
+    return [BLOCK_ROWS.round_up(order.tokens(number)) for number in planned]
+
+
+def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
+    """Tokens of the batches of an evaluation, of which one comes before the first step."""
+    held_out = prepared.held_out.examples[:MAX_ROWS_PLANNED]
+    parts = [held_out[first : first + LOOK_ROWS] for first in range(0, len(held_out), LOOK_ROWS)]
+    return [batch.tokens_BT.numel() for part in parts for batch in pack(part, packing)]
+
+
+def _plan_memory(prepared: Prepared, config: TrainConfig, model: Any, lengths: list[int]) -> Forecast:
+    """Raises ResourceError when not even the most economical plan fits."""
+    free, _ = torch.cuda.mem_get_info()
+    held = torch.cuda.memory_allocated()
+    # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
+    budget = int(config.gpu_memory_limit * 2**30) if config.gpu_memory_limit else int((free + held) * 0.92)
+    longest = BLOCK_ROWS.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
+    limit = config.micro_batch_tokens or ROW_TOKENS
+    steps = [max(longest, min(tokens, limit)) for tokens in lengths]
+    shape = shape_of(model, held, reads_codes=paths.reads_codes(transformer(model)))
+    return choose(shape, steps, budget, config.memory, longest)

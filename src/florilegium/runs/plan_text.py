@@ -1,0 +1,66 @@
+"""The first lines on the screen: the model, the adapter, the kernels and the memory that a run will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from florilegium.model import Base, ParameterCount
+from florilegium.model.memory_plan import Forecast
+from florilegium.runs.plan import ExecutionPlan
+from florilegium.runs.prepare import Prepared
+from florilegium.runs.recorder import View
+
+STORED_AS = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}
+
+
+def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: ParameterCount, directory: Path) -> None:
+    """Tells the view, a line a subject."""
+    config, base = plan.config, prepared.base
+    view.say(
+        f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {STORED_AS[config.bits]}, "
+        f"computing in {config.dtype} on {describe_device(base)}"
+    )
+    view.say(
+        f"adapter  LoRA rank {config.lora_rank}: {count.trained:,} of {count.total:,} parameters train "
+        f"({100 * count.share:.3f}%)"
+    )
+    rows = "packed rows" if base.packs else "padded rows, one quote each"
+    view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
+    if plan.memory is not None:
+        view.say(f"memory   {describe_memory(plan.memory, count_layers(base))}")
+    if plan.products:
+        view.say(f"         {plan.products}")
+    view.say(
+        f"plan     {plan.schedule.num_steps:,} steps of {config.batch_size} quotes, "
+        f"learning rate {config.learning_rate:g}, seed {config.seed}"
+    )
+    view.say(f"run      {directory}")
+
+
+def describe_device(base: Base) -> str:
+    if base.device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU ({torch.get_num_threads()} threads)"
+
+
+def describe_kernels(names: tuple[str, ...]) -> str:
+    """The kernels that a run takes. Fused blocks bring attention and linears of their own: the other two are not used
+    beside them."""
+    replaced = ("flex-attention", "quantized-linear") if "fused-blocks" in names else ()
+    return ", ".join(name for name in names if name not in replaced) or "no fast kernels"
+
+
+def describe_memory(memory: Forecast, layers: int) -> str:
+    """What the plan keeps, in words, and the peak that it expects."""
+    kept = (
+        "all activations kept" if memory.full == layers else f"{memory.full} of {layers} blocks keep their activations"
+    )
+    copies = f", {memory.copies} of {layers} blocks with a bfloat16 copy of their weights" if memory.copies else ""
+    total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
+    return f"{kept}{copies}, {memory.tokens:,} tokens at once; forecast {memory.peak / 2**30:.1f} GiB{total}"
+
+
+def count_layers(base: Base) -> int:
+    return int(base.model.config.get_text_config().num_hidden_layers)

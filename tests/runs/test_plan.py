@@ -1,0 +1,125 @@
+"""How a run is executed: what 'auto' cannot take is left out of the config too, what was named is refused, and all of it
+is decided before the folder exists."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from florilegium.config import make_config
+from florilegium.errors import UsageError
+from florilegium.model import attach_adapter, count_parameters
+from florilegium.model import fast_paths as paths
+from florilegium.model.memory_plan import Forecast
+from florilegium.runs import plan as planning
+from florilegium.runs.plan import plan_execution
+from florilegium.runs.plan_text import describe_kernels, say_plan
+from florilegium.runs.prepare import Prepared, prepare
+from florilegium.runs.recorder import Silent
+from florilegium.runs.setup import install_kernels, make_ready
+from florilegium.runs.train import train
+from florilegium.tokens import pack
+from florilegium.training import order_of
+
+ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
+
+
+def prepared_for_block(tiny: Path, asked: str, **settings: Any) -> Prepared:
+    """As on a CUDA machine, where fused blocks are chosen before the model is known; here nothing can run them."""
+    prepared = prepare(
+        make_config({"model": str(tiny), "device": "cpu", "kernels": "chunked-loss"} | settings), Silent()
+    )
+    return replace(prepared, kernels=("fused-blocks", "chunked-loss"), requested_kernels=asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where fused blocks cannot run")
+def test_auto_leaves_a_kernel_out_of_the_config_too(tiny: Path) -> None:
+    prepared = prepared_for_block(tiny, "auto")
+    plan = plan_execution(prepared, attach_adapter(prepared.base, prepared.config))
+    assert plan.memory is None and plan.lengths == ()
+    assert plan.kernels == ("chunked-loss",) and plan.config.kernels == "chunked-loss"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where fused blocks cannot run")
+def test_a_named_kernel_that_cannot_run_is_refused(tiny: Path) -> None:
+    prepared = prepared_for_block(tiny, "fused-blocks,chunked-loss")
+    with pytest.raises(UsageError, match="'fused-blocks' cannot run"):
+        plan_execution(prepared, attach_adapter(prepared.base, prepared.config))
+
+
+def test_nothing_changes_what_was_planned(tiny: Path) -> None:
+    ready = make_ready(prepare(make_config({"model": str(tiny), "device": "cpu"}), Silent()))
+    with pytest.raises(FrozenInstanceError):
+        ready.plan.kernels = ()  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        ready.prepared.config = ready.plan.config  # type: ignore[misc]
+
+
+def test_a_folder_that_is_taken_is_refused_before_a_row_is_read(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    lines: list[str] = []
+
+    class Lines(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    with pytest.raises(UsageError, match="is already there"):
+        train("no-such-file.jsonl", view=Lines(), output=str(tmp_path / "taken"))
+    assert lines == [] and [p.name for p in (tmp_path / "taken").iterdir()] == ["notes.txt"]
+
+
+def test_a_seed_that_torch_cannot_take_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="below 2\\^63"):
+        make_config({"seed": 2**63})
+
+
+@pytest.mark.parametrize(("copies", "said"), [(0, True), (1, True), (2, False)])
+def test_the_first_lines_say_how_int8_is_read(
+    tiny: Path, copies: int, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless every block has a copy. And the lengths whose kernels are compiled ahead."""
+    prepared = prepared_for_block(tiny, "auto", max_steps=4)
+    model = attach_adapter(prepared.base, prepared.config)
+    monkeypatch.setattr(paths, "obstacle", lambda *given: "")
+    installed: list[tuple[object, ...]] = []
+    monkeypatch.setattr(paths, "install_trunk", lambda bloom, *given: installed.append(given))
+    monkeypatch.setattr(paths, "say_products", lambda bloom: "int8 multiplied as it is stored")
+    monkeypatch.setattr(planning, "_plan_memory", lambda *given: Forecast(2, 2, copies, 1024, 2**30))
+    plan = plan_execution(prepared, model)
+    install_kernels(model, plan)
+    lines: list[str] = []
+
+    class Lines(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line.strip())
+
+    say_plan(Lines(), prepared, plan, count_parameters(model), tiny)
+    assert ("int8 multiplied as it is stored" in lines) is said
+    (*memory, lengths) = installed[0]
+    assert memory == [2, 2, copies] and "kernels  packed rows; fused-blocks, chunked-loss" in lines
+    # Of the evaluation before the first step, then of the run's four steps; none twice, and none that would be taken in
+    # pieces.
+    order = order_of(prepared.training.examples, plan.config)
+    steps = [planning.BLOCK_ROWS.round_up(order.tokens(number)) for number in range(4)]
+    held_out = prepared.held_out.examples
+    looks = [batch.tokens_BT.numel() for part in (held_out[:64], held_out[64:]) for batch in pack(part, plan.packing)]
+    assert len(held_out) < 128 and min(steps) <= 1024 < max(steps)
+    assert lengths == list(dict.fromkeys([*looks, *(tokens for tokens in steps if tokens <= 1024)]))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "no fast kernels"),
+        (("flex-attention", "chunked-loss"), "flex-attention, chunked-loss"),
+        (("fused-blocks", "chunked-loss"), "fused-blocks, chunked-loss"),
+        (ALL, "fused-blocks, chunked-loss, fast-decode"),
+    ],
+)
+def test_the_first_lines_name_what_runs(names: tuple[str, ...], said: str) -> None:
+    assert describe_kernels(names) == said
