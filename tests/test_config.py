@@ -33,12 +33,12 @@ def test_every_setting_is_a_flag_with_help() -> None:
 @pytest.mark.parametrize(
     "values,words",
     [
-        ({"rnk": 8}, "did you mean 'lora_rank'"),
+        ({"rnk": 8}, "Did you mean 'lora_rank'"),
         ({"rank": "8"}, "takes int"),
         ({"dropout": "little"}, "takes float"),
         ({"rank": True}, "takes int"),
         ({"bits": 7}, "one of 8, 4, 16, 32"),
-        ({"loss_on": "tag"}, "did you mean 'tags'"),
+        ({"loss_on": "tag"}, "Did you mean 'tags'"),
         ({"dropout": 1.0}, "less than 1"),
         ({"learning_rate": float("inf")}, "finite"),
         ({"seed": -1}, "0 or more"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
 
@@ -82,7 +82,9 @@ def redact(text: str) -> str:
     return text
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"did you mean 'quote'?"`, or an empty string when nothing known looks like `name`."""
-    match = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {match[0]!r}?" if match else ""
+def nearest(name: str, known: Collection[str]) -> str:
+    """`"Did you mean 'quote'?"`, or an empty string where nothing known is near enough: a wrong guess is worse than
+    none. A mapping says under what name a known one is shown (none: it is no guess)."""
+    match = get_close_matches(name, known, n=1, cutoff=0.7)
+    shown = known[match[0]] if match and isinstance(known, Mapping) else "".join(match)
+    return f"Did you mean {shown!r}?" if shown else ""

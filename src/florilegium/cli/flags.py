@@ -1,55 +1,93 @@
-"""Flags out of the config's fields, and the config out of flags and file: `config.py` is the only list of settings."""
+"""Flags out of the config's fields, and the config out of flags and file: `config/settings.py` is the only list of
+settings."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from florilegium.cli.translate import translate_settings
 from florilegium.config import TrainConfig, current_settings, make_config, read_config
+from florilegium.errors import UsageError
+
+COMMON = (
+    "data", "model", "template", "bits", "epochs", "max_steps", "batch_size", "learning_rate", "lora_rank",
+    "max_length", "loss_on", "held_out", "memory", "seed", "output", "config", "json", "help", "help_all",
+)  # fmt: skip
 
 
-def add_config_flags(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
+class _Once(argparse.Action):
+    """DATA or `--data FILE`, RUN or `--run RUN`: one of them, not both."""
+
+    def __call__(self, parser: Any, flags: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        before = getattr(flags, self.dest, value)
+        if before != value:
+            raise UsageError(f"{self.dest.upper()} is given twice: {before} and {value}", "Leave one of them out")
+        setattr(flags, self.dest, value)
+
+
+def add_run(parser: argparse.ArgumentParser, help: str) -> None:
+    """RUN, or `--run RUN`, which people type by habit; `given_run` says which run was named."""
+    parser.add_argument("run", nargs="?", default=argparse.SUPPRESS, metavar="RUN", help=help, action=_Once)
+    parser.add_argument("-r", "--run", dest="run", default=argparse.SUPPRESS, help=argparse.SUPPRESS, action=_Once)
+
+
+def given_run(flags: argparse.Namespace) -> str:
+    """The run that was named; the newest one where none was."""
+    return str(getattr(flags, "run", "latest"))
+
+
+def add_config_flags(parser: argparse.ArgumentParser, only: Collection[str] = (), hidden: Collection[str] = ()) -> None:
     """A flag for each field of TrainConfig (or of those in `only`), grouped, with its default in the help. DATA stands
-    alone."""
+    alone. Those in `hidden` are understood, and not shown."""
     hints = get_type_hints(TrainConfig)
     groups: dict[str, Any] = {}
     for f in fields(TrainConfig):
         if only and f.name not in only:
             continue
         if f.name == "data":
-            parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="DATA", help=f.metadata["help"])
+            _add_data(parser, f.metadata)
             continue
-        group = groups.get(f.metadata["group"]) or groups.setdefault(
-            f.metadata["group"], parser.add_argument_group(f.metadata["group"])
-        )
-        _add_flag(group, f.name, hints[f.name], f.default, f.metadata)
+        name = f.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_flag(groups[name], f, hints[f.name], f.name in hidden)
 
 
-def _add_flag(group: Any, name: str, hint: Any, default: Any, meta: Any) -> None:
-    flag = "--" + name.replace("_", "-")
+def _add_data(parser: argparse.ArgumentParser, meta: Mapping[str, Any]) -> None:
+    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="DATA", help=meta["help"], action=_Once)
+    parser.add_argument("--data", dest="data", default=argparse.SUPPRESS, help=argparse.SUPPRESS, action=_Once)
+
+
+def _add_flag(group: Any, f: Field[Any], hint: Any, is_hidden: bool) -> None:
+    meta, flag = f.metadata, "--" + f.name.replace("_", "-")
+    shown = meta["help"] if f.default is None or hint is bool else f"{meta['help']} ({f.default})"
+    help = argparse.SUPPRESS if is_hidden else shown.replace("%", "%%")
     if hint is bool:
-        group.add_argument(
-            flag, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=meta["help"]
-        )
+        group.add_argument(flag, dest=f.name, action="store_true", default=argparse.SUPPRESS, help=help)
+        off = "--no-" + flag[2:]  # over a --config file that turns it on
+        group.add_argument(off, dest=f.name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return
     kind = next(t for t in getattr(hint, "__args__", (hint,)) if t is not type(None))
-    shown = meta["help"] if default is None else f"{meta['help']} ({default})"
     # The values are checked by `make_config`, which knows those of earlier versions too.
-    taken = "{" + ",".join(map(str, meta["choices"])) + "}"
-    options: dict[str, Any] = {"metavar": taken if meta["choices"] else kind.__name__.upper()[0]}
-    group.add_argument(flag, dest=name, type=kind, default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **options)
+    taken = "{" + ",".join(map(str, meta["choices"])) + "}" if meta["choices"] else meta["metavar"] or "N"
+    group.add_argument(flag, dest=f.name, type=kind, default=argparse.SUPPRESS, help=help, metavar=taken)
+
+
+def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags."""
+    names = {f.name for f in fields(TrainConfig)}
+    return {name: value for name, value in vars(flags).items() if name in names}
 
 
 def config_from_flags(flags: argparse.Namespace) -> TrainConfig:
     """Defaults, then the file of --config, then the flags that were given. Raises UsageError."""
-    names = {f.name for f in fields(TrainConfig)}
-    given = {name: value for name, value in vars(flags).items() if name in names}
-    path = getattr(flags, "config", None)
+    given, path = given_settings(flags), getattr(flags, "config", None)
     if not path:
         return make_config(given)
-    written = read_config(Path(path))
+    written = translate_settings(read_config(Path(path)), path)
     make_config(written, source=path)  # so that a mistake in the file is told as the file's
     return make_config(current_settings(written) | given)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from florilegium.data import Template
-from florilegium.generation import Generated
+if TYPE_CHECKING:
+    from florilegium.data import Template
+    from florilegium.generation import Generated
 
 
 def printable(text: str) -> str:

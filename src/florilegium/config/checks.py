@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from florilegium.config.renamed import current_setting
+from florilegium.config.renamed import RENAMED, current_setting
 from florilegium.config.settings import TrainConfig
 from florilegium.errors import UsageError, nearest
 
@@ -25,7 +23,8 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
         key, value = current_setting(str(name), value)
         if key not in known:
             raise UsageError(
-                f"{where}unknown setting {str(name)!r}", nearest(key, known) or "--print-config shows all of them"
+                f"{where}unknown setting {str(name)!r}",
+                nearest(key, RENAMED | {k: k for k in known}) or "--print-config shows all of them",
             )
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
     config = TrainConfig(**clean)
@@ -38,8 +37,8 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
 
 
 def _near(value: Any, choices: tuple[Any, ...]) -> str:
-    near = nearest(str(value), map(str, choices))
-    return f"; {near}" if near else ""
+    near = nearest(str(value), [str(choice) for choice in choices])
+    return f". {near}" if near else ""
 
 
 def _number(text: str) -> float | str:
@@ -83,6 +82,9 @@ def _check_trackers(report_to: str) -> None:
 def _is_installed(name: str) -> bool:
     """As Accelerate asks, which passes over trackers that are not: a folder of that name can be imported too (wandb
     leaves one)."""
+    import importlib.metadata  # slow to import, and rarely needed
+    import importlib.util
+
     try:
         importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

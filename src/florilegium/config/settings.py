@@ -13,10 +13,19 @@ from typing import Any
 DEFAULT_TEMPLATE = "{quote} ->: {tags}"
 
 
-def setting(default: Any, help: str, *, group: str, choices: tuple[Any, ...] = (), minimum: float | None = None) -> Any:
-    """A field of the config: `choices` and `minimum` (inclusive) are checked by `check`, `help` is shown by
-    `--help`."""
-    return field(default=default, metadata={"help": help, "group": group, "choices": choices, "minimum": minimum})
+def setting(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    choices: tuple[Any, ...] = (),
+    minimum: float | None = None,
+    metavar: str = "",
+) -> Any:
+    """A field of the config: `choices` and `minimum` (inclusive) are checked by `make_config`, `help` and `metavar` are
+    shown by `--help`."""
+    meta = {"help": help, "group": group, "choices": choices, "minimum": minimum, "metavar": metavar}
+    return field(default=default, metadata=meta)
 
 
 @dataclass(frozen=True)
@@ -24,100 +33,118 @@ class TrainConfig:
     """The settings of a training run; `config.yaml` of a run holds the resolved set."""
 
     data: str = setting(
-        "sample", "JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data"
+        "sample", "a JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data"
     )
-    template: str = setting(DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data")
-    skip_bad_rows: bool = setting(False, "leave rows out that cannot be used, and say which", group="data")
-    fix_encoding: bool = setting(False, "mend broken encoding (mojibake) before anything else", group="data")
-    held_out: float = setting(0.1, "share of the rows kept aside to measure on", group="data", minimum=0.0)
+    template: str = setting(
+        DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data", metavar="TEXT"
+    )
+    skip_bad_rows: bool = setting(False, "skip rows that cannot be used, and say which", group="data")
+    fix_encoding: bool = setting(False, "repair broken encoding (mojibake) first", group="data")
+    held_out: float = setting(0.1, "fraction of the rows held out to test on", group="data", minimum=0.0, metavar="X")
     split_by: str = setting(
         "near-duplicates",
-        "what stays on one side: near-copies, an author, nothing",
+        "keep together in train or test: near-duplicates, authors, or nothing (random)",
         group="data",
         choices=("near-duplicates", "author", "random"),
     )
     max_length: int = setting(
-        1024, "tokens a row may have; the quote is cut, never tags or end-of-text", group="data", minimum=8
+        1024, "maximum length of a text in tokens; the quote is cut, tags never", group="data", minimum=8
     )
-    loss_on: str = setting("all", "which tokens are learned", group="data", choices=("all", "tags"))
+    loss_on: str = setting("all", "which tokens are trained", group="data", choices=("all", "tags"))
 
-    model: str = setting("seedling", "a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'", group="model")
-    revision: str | None = setting(None, "branch, tag or commit of the model on the Hub", group="model")
+    model: str = setting(
+        "seedling", "a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'", group="model", metavar="MODEL"
+    )
+    revision: str | None = setting(
+        None, "branch, tag or commit of the model on the Hub", group="model", metavar="REVISION"
+    )
     bits: int = setting(
-        8, "how the frozen base is held: 8 and 4 by bitsandbytes, 16, 32", group="model", choices=(8, 4, 16, 32)
+        8, "base weights: 8 = int8, 4 = NF4, 16 = bfloat16, 32 = float32", group="model", choices=(8, 4, 16, 32)
     )
     device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
-    dtype: str = setting("auto", "precision of the arithmetic", group="model", choices=("auto", "bfloat16", "float32"))
-    kernels: str = setting("auto", "fast paths: auto, off, or names such as attention,linear", group="model")
+    dtype: str = setting("auto", "compute dtype", group="model", choices=("auto", "bfloat16", "float32"))
+    kernels: str = setting(
+        "auto", "fast kernels: auto, off, or names such as fused-blocks,chunked-loss", group="model", metavar="NAMES"
+    )
     memory: str = setting(
         "auto",
-        "lean recomputes activations, fast keeps them, auto fills the card",
+        "lean recomputes activations, fast keeps them, auto fits the GPU",
         group="model",
         choices=("auto", "fast", "lean"),
     )
     gpu_memory_limit: float | None = setting(
-        None, "GiB of the GPU that a run may take; default: what is free", group="model", minimum=0.0
+        None, "GiB of GPU memory that a run may use; default: what is free", group="model", minimum=0.0, metavar="GIB"
     )
 
     lora_rank: int = setting(16, "rank of the adapter", group="adapter", minimum=1)
-    lora_alpha: float = setting(32.0, "the adapter is scaled by alpha / rank", group="adapter")
-    lora_dropout: float = setting(0.05, "dropout on the adapter's input", group="adapter", minimum=0.0)
-    target_modules: str = setting("auto", "'auto', 'all-linear', or names separated by commas", group="adapter")
-    rslora: bool = setting(False, "scale by alpha / sqrt(rank)", group="adapter")
+    lora_alpha: float = setting(32.0, "the adapter is scaled by alpha / rank", group="adapter", metavar="X")
+    lora_dropout: float = setting(0.05, "dropout on the adapter's input", group="adapter", minimum=0.0, metavar="X")
+    target_modules: str = setting(
+        "auto", "'auto', 'all-linear', or names separated by commas", group="adapter", metavar="NAMES"
+    )
+    rslora: bool = setting(False, "rank-stabilised LoRA: scale by alpha / sqrt(rank)", group="adapter")
     dora: bool = setting(False, "weight-decomposed LoRA (needs --bits 16 or 32)", group="adapter")
     lora_init: str = setting(
         "default",
-        "how A and B start",
+        "LoRA weight initialisation",
         group="adapter",
         choices=("default", "gaussian", "orthogonal", "olora", "pissa", "corda"),
     )
 
-    epochs: float = setting(3.0, "times over the rows", group="training", minimum=0.0)
-    max_steps: int | None = setting(None, "take this many steps, whatever --epochs says", group="training", minimum=1)
-    batch_size: int = setting(16, "rows of an optimiser step", group="training", minimum=1)
+    epochs: float = setting(3.0, "passes over the data", group="training", minimum=0.0)
+    max_steps: int | None = setting(None, "stop after N steps, whatever --epochs says", group="training", minimum=1)
+    batch_size: int = setting(16, "quotes per optimizer step", group="training", minimum=1)
     batching: str = setting(
         "auto",
-        "of rows: a shuffle, or one arranged so that steps fill a GPU's tiles",
+        "row order: shuffled, or arranged to fill a GPU's tiles",
         group="training",
         choices=("auto", "shuffled", "tile-aligned"),
     )
-    micro_batch_tokens: int = setting(
-        0, "tokens held in memory at once; 0 asks the device", group="training", minimum=0
-    )
+    micro_batch_tokens: int = setting(0, "maximum tokens per micro-batch; 0 = automatic", group="training", minimum=0)
     learning_rate: float | None = setting(
-        None, "default: 2e-4, and 1e-3 below 100M parameters", group="training", minimum=0.0
+        None, "default: 2e-4, or 1e-3 below 100M parameters", group="training", minimum=0.0, metavar="RATE"
     )
     lr_schedule: str = setting(
-        "cosine", "how the rate falls", group="training", choices=("cosine", "linear", "constant")
+        "cosine", "learning-rate schedule", group="training", choices=("cosine", "linear", "constant")
     )
-    warmup_ratio: float = setting(0.05, "share of the steps over which the rate rises", group="training", minimum=0.0)
-    weight_decay: float = setting(0.0, "AdamW's weight decay", group="training", minimum=0.0)
+    warmup_ratio: float = setting(
+        0.05, "warm-up, as a fraction of all steps", group="training", minimum=0.0, metavar="X"
+    )
+    weight_decay: float = setting(0.0, "AdamW's weight decay", group="training", minimum=0.0, metavar="X")
     max_grad_norm: float = setting(
-        1.0, "largest norm of the gradient; 0 leaves it alone", group="training", minimum=0.0
+        1.0, "gradient-norm clipping; 0 turns it off", group="training", minimum=0.0, metavar="X"
     )
     optimizer: str = setting(
         "adamw",
-        "8-bit and paged ones are bitsandbytes'",
+        "the 8-bit and paged ones need bitsandbytes on a GPU",
         group="training",
         choices=("adamw", "adamw-8bit", "paged-adamw-8bit"),
     )
     lora_plus_ratio: float | None = setting(
-        None, "LoRA+: B learns this many times faster than A", group="training", minimum=1.0
+        None, "LoRA+: learning rate of B over that of A", group="training", minimum=1.0, metavar="X"
     )
     neftune_alpha: float | None = setting(
-        None, "NEFTune: noise on the embeddings while training", group="training", minimum=0.0
+        None, "NEFTune: noise on the embeddings while training", group="training", minimum=0.0, metavar="X"
     )
-    seed: int = setting(0, "of the adapter, the order of rows, dropout and the samples", group="training", minimum=0)
+    seed: int = setting(
+        0, "random seed (held-out split, adapter init, row order, dropout, samples)", group="training", minimum=0
+    )
 
-    eval_every: int | None = setting(
-        None, "steps between looks at held-out rows; default: 4 times a run", group="run", minimum=1
-    )
+    eval_every: int | None = setting(None, "evaluate every N steps; default: 4 times a run", group="run", minimum=1)
     early_stopping_patience: int | None = setting(
-        None, "stop after this many looks without a better loss", group="run", minimum=1
+        None, "stop after N evaluations without improvement", group="run", minimum=1
     )
-    save_every: int | None = setting(None, "steps between checkpoints; default: with each look", group="run", minimum=1)
-    keep_checkpoints: int = setting(2, "checkpoints kept", group="run", minimum=1)
-    log_every: int = setting(1, "steps between lines of metrics.jsonl", group="run", minimum=1)
-    output: str | None = setting(None, "the run's folder; default: runs/ and date and name", group="run")
-    force: bool = setting(False, "use --output even if a run is there (the old one is set aside)", group="run")
-    report_to: str = setting("none", "none, or of tensorboard, wandb, trackio, separated by commas", group="run")
+    save_every: int | None = setting(
+        None, "save a checkpoint every N steps; default: at each evaluation", group="run", minimum=1
+    )
+    keep_checkpoints: int = setting(2, "number of checkpoints to keep", group="run", minimum=1)
+    log_every: int = setting(1, "write a line to metrics.jsonl every N steps", group="run", minimum=1)
+    output: str | None = setting(
+        None, "the run's folder; default: runs/ with date and name", group="run", metavar="FOLDER"
+    )
+    force: bool = setting(
+        False, "use --output even if a run is there (the old one is moved to FOLDER.old-1)", group="run"
+    )
+    report_to: str = setting(
+        "none", "none, or any of tensorboard, wandb, trackio, separated by commas", group="run", metavar="NAMES"
+    )

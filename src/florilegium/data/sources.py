@@ -117,10 +117,16 @@ def _names_in(folder: Path) -> list[str]:
     return [entry.name for entry in islice(folder.iterdir(), 2000) if not entry.name.startswith(".")]
 
 
+def _meant(name: str, names: list[str]) -> str:
+    """The file that was probably meant: the same name with its ending, or one that is spelled nearly the same."""
+    endings = [other for other in names if Path(other).stem == Path(name).stem and Path(other).suffix in READERS]
+    return f"Did you mean {endings[0]!r}?" if endings else nearest(name, names)
+
+
 def _no_such_file(path: Path) -> DataError:
     if path.parent.is_dir():
         with readable(path.parent):
-            meant = nearest(path.name, _names_in(path.parent))
-        advice = meant[:1].upper() + meant[1:] or f"Give {_KINDS}, a folder of them, a Hub id (owner/name), or sample"
+            meant = _meant(path.name, _names_in(path.parent))
+        advice = meant or f"Give {_KINDS}, a folder of them, a Hub id (owner/name), or sample"
         return DataError(f"no such file: {path}", advice)
     return DataError(f"no such file: {path} (there is no folder {path.parent} either)", "Check the path")

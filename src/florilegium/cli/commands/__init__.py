@@ -1,0 +1,19 @@
+"""The commands, a module each: `add` describes its flags, `run` parses them further, makes one library call and prints.
+
+They import what they need when they run, so that `florilegium --help` is instant. Their order is that of `--help`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from florilegium.cli.commands import completion, evaluate, generate, inspect, report, resume, train
+
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "resume": resume,
+    "generate": generate,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "report": report,
+    "completion": completion,
+}

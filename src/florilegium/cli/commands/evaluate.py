@@ -1,0 +1,49 @@
+"""`florilegium evaluate`: what a run learned, forgot and copies, measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.commands.generate import add_where_it_runs
+from florilegium.cli.flags import add_run, given_run
+from florilegium.cli.loading import loading_pytorch
+from florilegium.storage.run_directory import adapter_folder, find_run
+
+_SETTINGS = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device")
+
+
+def add(commands: Commands) -> None:
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        "measure a run: held-out loss, tag accuracy, forgetting, copying",
+        "florilegium evaluate --base",
+        "florilegium evaluate runs/NAME --base --general my_own_texts.txt",
+    )
+    add_run(evaluate, "a run's folder or name; default: the newest one")
+    add = evaluate.add_argument
+    add("--base", action="store_true", help="measure the base model too, side by side")
+    add("--data", metavar="DATA", help="path of the run's data, if it has moved")
+    add("--model", metavar="MODEL", help="path of the base model, if it has moved")
+    add("--general", metavar="FILE", help="general text to measure forgetting with; default: built-in sample text")
+    add("--generations", type=int, default=200, metavar="N", help="unconditional samples to write (200)")
+    add("--rows", type=int, default=500, metavar="N", help="evaluate on at most N held-out rows (500)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the samples (0)")
+    add_where_it_runs(evaluate)
+
+
+def run(flags: argparse.Namespace) -> None:
+    adapter_folder(find_run(given_run(flags)))  # before torch is imported
+    with loading_pytorch():
+        from florilegium.cli.progress import TerminalView
+        from florilegium.runs.evaluate import evaluate
+    settings = {name: getattr(flags, name) for name in _SETTINGS}
+    report = evaluate(given_run(flags), **settings, view=TerminalView())
+    if flags.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    from florilegium.cli.tables import print_evaluation
+
+    print_evaluation(report)

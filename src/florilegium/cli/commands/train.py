@@ -1,0 +1,50 @@
+"""`florilegium train`: settings and rows first, which need no torch; then the run, and what to do with it."""
+
+from __future__ import annotations
+
+import argparse
+
+from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.flags import COMMON, add_config_flags, config_from_flags
+from florilegium.cli.loading import loading_pytorch
+
+
+def add(commands: Commands) -> None:
+    train = add_command(
+        commands,
+        "train",
+        "fine-tune a model on quotes with tags",
+        "florilegium train",
+        "florilegium train quotes.jsonl --model bigscience/bloom-560m",
+        'florilegium train poems.csv --template "{poem} ->: {mood}" --epochs 5',
+        "florilegium train --config run.yaml --bits 4 --lora-rank 32",
+        usage="florilegium train [DATA] [--model MODEL] [options]",
+    )
+    train.common = COMMON
+    train.add_argument("--config", metavar="FILE", help="settings in YAML; flags win over it")
+    train.add_argument(
+        "--print-config", action="store_true", help="print the settings as a file that --config reads, and exit"
+    )
+    add_config_flags(train)
+
+
+def run(flags: argparse.Namespace) -> None:
+    config = config_from_flags(flags)
+    if flags.print_config:
+        from florilegium.config import dump_config
+
+        print(dump_config(config), end="")
+        return
+    from florilegium.data import read_rows
+
+    # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
+    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding)
+    with loading_pytorch():
+        from florilegium.cli.progress import TerminalView
+        from florilegium.cli.trained import show_trained
+        from florilegium.runs.train import train_config
+    view = TerminalView()
+    try:
+        show_trained(train_config(config, view, rows), flags.json)
+    finally:
+        view.stop()

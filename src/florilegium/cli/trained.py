@@ -1,0 +1,53 @@
+"""The end of a run on the screen: some quotes, what it came to, where it lies, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from florilegium.cli.progress import gigabytes, print_quote
+from florilegium.generation import Generated
+from florilegium.runs.train import Trained
+
+NUM_QUOTES = 5
+
+
+def show_trained(trained: Trained, as_json: bool) -> None:
+    """Writes a few quotes with the new adapter, and prints them with the run's figures: for people, or as JSON."""
+    rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
+    if as_json:
+        print(json.dumps(_as_json(trained, rows)))
+        return
+    print(flush=True)
+    for row in rows:
+        print_quote(row, trained.tuned.template)
+    print(f"\n{_summary(trained)}\n{_next_commands(trained)}")
+
+
+def _as_json(trained: Trained, rows: list[Generated]) -> dict[str, object]:
+    return {
+        "run": str(trained.directory),
+        "adapter": str(trained.directory / "adapter"),
+        **trained.figures,
+        "quotes": [row.as_row(trained.tuned.template) for row in rows],
+    }
+
+
+def _summary(trained: Trained) -> str:
+    figures = trained.figures
+    before, after, steps = figures["eval_loss_before"], figures["eval_loss"], figures["steps"]
+    loss = f"held-out loss {before:.3f} -> {after:.3f}, " if after is not None else ""
+    speed = f"{figures['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(figures['peak_memory_bytes'])}"
+    return f"{loss}{steps} {'step' if steps == 1 else 'steps'} in {figures['elapsed_seconds']:.0f} s, {speed}"
+
+
+def _next_commands(trained: Trained) -> str:
+    """Three commands that can be pasted: with this run, and an opening of its own rows."""
+    run = shlex.quote(str(trained.directory))
+    opening = next(iter(trained.tuned.openings), "")
+    prompt = f"{shlex.quote(opening)} " if opening else ""
+    return f"""
+The run is in {trained.directory}: its adapter in adapter/, its page in report.html.
+    florilegium generate {prompt}-n 5 --run {run}
+    florilegium evaluate {run} --base
+    florilegium report {run}"""
