@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from florilegium.model.packed_forward import transformer
+from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Batch, Example
 
 
@@ -65,7 +65,7 @@ def alone(oracle: Any, examples: Sequence[Example]) -> tuple[list[torch.Tensor],
     hidden, total, count = [], torch.zeros(()), 0
     for example in examples:
         ids = torch.tensor([example.token_ids], device=oracle.device)
-        hidden.append(transformer(oracle)(ids).last_hidden_state[0, :-1].detach())
+        hidden.append(bloom_model(oracle)(ids).last_hidden_state[0, :-1].detach())
         learned = torch.tensor(example.loss_mask[1:], device=ids.device)
         if learned.any():
             logits = oracle(ids).logits[0, :-1]

@@ -43,14 +43,15 @@ def with_adapter(base: Any) -> Any:
 def step_time(base: Any, model: Any, batch: int, context: int, temperature: float, profile: bool) -> dict[str, Any]:
     from florilegium.config import SamplingSettings
     from florilegium.fast.decoding.decoder import Decoder
-    from florilegium.model.packed_forward import head_weight, transformer
+    from florilegium.model.families import head_weight
+    from florilegium.model.families.bloom import bloom_model
 
     places = -(-(context + 80) // 64) * 64
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     began = time.perf_counter()
     head = head_weight(model).detach()
-    decoder = Decoder(transformer(model), head, slots=batch, places=places, eos=-5, most_rows=max(64, batch))
+    decoder = Decoder(bloom_model(model), head, slots=batch, places=places, eos=-5, most_rows=max(64, batch))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(4, 250_000, (batch, context), generator=generator).tolist()
     rule = SamplingSettings(temperature=temperature, top_p=0.9 if temperature else 1.0)

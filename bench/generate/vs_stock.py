@@ -150,7 +150,8 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     from florilegium.generation import Request, SlotWriter, collect
     from florilegium.generation.generate import write
     from florilegium.model import load_base
-    from florilegium.model.packed_forward import head_weight, transformer
+    from florilegium.model.families import head_weight
+    from florilegium.model.families.bloom import bloom_model
 
     base = load_base(str(folder), bits=arguments.bits)
     model: Any = with_adapter(base.model)
@@ -158,7 +159,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
         with_an_end(model)
     base.model = model
     fast.install(model, ("quantized-linear", "fast-decode"))
-    head, bloom = head_weight(model).detach(), transformer(model)
+    head, bloom = head_weight(model).detach(), bloom_model(model)
 
     def run(decoder: Any, rows: list[list[int]], settings: SamplingSettings) -> Any:
         writer = SlotWriter(decoder)

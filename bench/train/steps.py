@@ -113,7 +113,7 @@ def main() -> None:
     from florilegium import fast
     from florilegium.config import make_config
     from florilegium.model import attach_adapter
-    from florilegium.model.packed_forward import transformer
+    from florilegium.model.families.bloom import bloom_model
 
     base = random_base(arguments.size, arguments.bits)
     model = attach_adapter(base, make_config({"bits": arguments.bits, "dropout": arguments.dropout}))
@@ -125,10 +125,10 @@ def main() -> None:
             fast.install(model, ("quantized-linear",))
             paths = ("flex-attention", "quantized-linear", "chunked-loss")
         else:
-            transformer(model).__dict__.pop("trunk", None)
+            bloom_model(model).__dict__.pop("trunk", None)
             gc.collect()
             torch.cuda.empty_cache()
-            fast.install_trunk(transformer(model), *(PLANS.get(plan) or tuple(map(int, plan.split(",")))))
+            fast.install_trunk(bloom_model(model), *(PLANS.get(plan) or tuple(map(int, plan.split(",")))))
         for tokens in arguments.tokens:
             batch = batch_of(tokens)
             step = stepper(base, model, batch, paths, arguments.graph and plan != "plain")

@@ -19,7 +19,7 @@ from florilegium.fast.decoding import weights as stored
 from florilegium.fast.decoding.state import Inputs
 from florilegium.fast.training import block_stack as trunk
 from florilegium.model import load_base
-from florilegium.model.packed_forward import transformer
+from florilegium.model.families.bloom import bloom_model
 from tests.tiny import save_tiny
 
 CUDA = torch.device("cuda")
@@ -32,7 +32,7 @@ def model(folder: Path, bits: int = 8, head_dim: int = 16, **lora: Any) -> Any:
 
 
 def reasons(tuned: Any) -> set[str]:
-    return {room.obstacle(transformer(tuned), CUDA, torch.bfloat16) for room in (trunk, stored)}
+    return {room.obstacle(bloom_model(tuned), CUDA, torch.bfloat16) for room in (trunk, stored)}
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -58,15 +58,15 @@ def test_what_would_be_passed_over_is_refused(tmp_path: Path, lora: dict[str, An
 def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
     merged = model(tmp_path / "a", bits=16)
     merged.merge_adapter()
-    assert "no plain LoRA" in stored.obstacle(transformer(merged), CUDA, torch.bfloat16)
+    assert "no plain LoRA" in stored.obstacle(bloom_model(merged), CUDA, torch.bfloat16)
     plain = model(tmp_path / "b", bits=16)
-    assert stored.obstacle(transformer(plain), CUDA, torch.bfloat16) == ""
-    assert "8 or 4 bits" in trunk.obstacle(transformer(plain), CUDA, torch.bfloat16)
-    assert "multiple of 64" in stored.obstacle(transformer(model(tmp_path / "c", head_dim=8)), CUDA, torch.bfloat16)
+    assert stored.obstacle(bloom_model(plain), CUDA, torch.bfloat16) == ""
+    assert "8 or 4 bits" in trunk.obstacle(bloom_model(plain), CUDA, torch.bfloat16)
+    assert "multiple of 64" in stored.obstacle(bloom_model(model(tmp_path / "c", head_dim=8)), CUDA, torch.bfloat16)
     for room in (trunk, stored):
-        assert "CUDA" in room.obstacle(transformer(plain), torch.device("cpu"), torch.bfloat16)
-        assert "bfloat16" in room.obstacle(transformer(plain), CUDA, torch.float32)
-    mixed, other = (transformer(model(tmp_path / name, bits=bits)) for name, bits in (("d", 8), ("e", 4)))
+        assert "CUDA" in room.obstacle(bloom_model(plain), torch.device("cpu"), torch.bfloat16)
+        assert "bfloat16" in room.obstacle(bloom_model(plain), CUDA, torch.float32)
+    mixed, other = (bloom_model(model(tmp_path / name, bits=bits)) for name, bits in (("d", 8), ("e", 4)))
     mixed.h[1].mlp.dense_4h_to_h = other.h[1].mlp.dense_4h_to_h
     assert "different forms" in stored.obstacle(mixed, CUDA, torch.bfloat16)
 
@@ -86,7 +86,7 @@ def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> Non
 
 def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large int8 weights, on a Hopper GPU, where CUDA's compiler is at hand."""
-    whole = transformer(model(tmp_path / "a", head_dim=64))
+    whole = bloom_model(model(tmp_path / "a", head_dim=64))
     ours = whole.h[0].mlp.dense_h_to_4h
     assert ours.out_features == 4 * ours.in_features == 1024 and obstacles.stored_obstacle(ours) == "it is small"
     monkeypatch.setattr(obstacles, "SMALLEST", 1024 * 256)
@@ -103,7 +103,7 @@ def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(obstacles, "stored_obstacle", lambda module: "")
     assert obstacles.say_products(whole) == "int8 multiplied as it is stored"
     monkeypatch.undo()
-    narrow = transformer(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h
+    narrow = bloom_model(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h
     assert "multiples of 128" in obstacles.stored_obstacle(narrow)
-    nf4 = transformer(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h
+    nf4 = bloom_model(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h
     assert "no int8" in obstacles.stored_obstacle(nf4)

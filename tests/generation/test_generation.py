@@ -13,8 +13,8 @@ from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
 from florilegium.generation import (
-    BloomDecoder,
     Completion,
+    PackedDecoder,
     Request,
     StockDecoder,
     collect,
@@ -65,12 +65,12 @@ def test_greedy_equals_stock_generate_at_every_batch_size(base: Base) -> None:
         got = []
         for start in range(0, 40, size):
             part = prompts(40)[start : start + size]
-            got += complete(BloomDecoder(base, base.model), part, GREEDY)
+            got += complete(PackedDecoder(base, base.model), part, GREEDY)
         assert [c.token_ids for c in got] == wanted
         assert all(c.finished == (len(c.token_ids) < 24) for c in got)
 
 
-@pytest.mark.parametrize("decoder", [BloomDecoder, StockDecoder])
+@pytest.mark.parametrize("decoder", [PackedDecoder, StockDecoder])
 def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
     if base.bits == 8 and decoder is StockDecoder:
         pytest.skip("stock int8 on the CPU is for training only")
@@ -84,7 +84,7 @@ def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
 
 
 def test_closing_the_iterator_stops_at_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = BloomDecoder(base, base.model)
+    decoder = PackedDecoder(base, base.model)
     calls = []
     plain = decoder.write
     monkeypatch.setattr(decoder, "write", lambda tokens: calls.append(1) or plain(tokens))
@@ -101,9 +101,9 @@ def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None
     if base.bits != 8:
         pytest.skip("for quantised bases")
     fast.install(base.model, ("quantized-linear",))
-    plain = complete(BloomDecoder(base, base.model), prompts(5), GREEDY)
+    plain = complete(PackedDecoder(base, base.model), prompts(5), GREEDY)
     with fast.frozen_linear.dequantised_once(base.model, torch.float32):
-        once = complete(BloomDecoder(base, base.model), prompts(5), GREEDY)
+        once = complete(PackedDecoder(base, base.model), prompts(5), GREEDY)
     assert plain == once
     assert not any("dequantised_NK" in m.__dict__ for m in base.model.modules())
 
@@ -215,7 +215,7 @@ def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
         got = []
         for start in range(0, number, size):
             batch = [Request(row, i, settings) for i, row in enumerate(rows[start : min(start + size, number)])]
-            got += collect(write_batch(BloomDecoder(base, base.model), batch, eos), len(batch))
+            got += collect(write_batch(PackedDecoder(base, base.model), batch, eos), len(batch))
         assert [c.token_ids for c in got] == wanted[:number]
 
 

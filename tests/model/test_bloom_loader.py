@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from florilegium.model import load_base
-from florilegium.model.base import _quantisation
+from florilegium.model.base import quantization_config
 from florilegium.model.bloom_loader import PIECE, _bfloat16
 from tests.tiny import save_tiny
 
@@ -78,7 +78,9 @@ def test_what_is_streamed_is_what_transformers_loads(
     # Stock converts to its dtype before it quantises; bitsandbytes' int8 is made of float16, its NF4 here of bfloat16.
     options: dict[str, Any] = {"device_map": {"": "cuda:0"}, "dtype": dtype if bits == 8 else torch.bfloat16}
     theirs = facts(
-        AutoModelForCausalLM.from_pretrained(folder, quantization_config=_quantisation(bits, torch.bfloat16), **options)
+        AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=quantization_config(bits, torch.bfloat16), **options
+        )
     )
     assert ours.keys() == theirs.keys()
     for name, wanted in theirs.items():

@@ -8,11 +8,17 @@ from dataclasses import replace
 import pytest
 
 from florilegium.errors import ResourceError
-from florilegium.model.memory_plan import GIB, PARTS, Shape, choose, peak
+from florilegium.model.families.bloom import block_sizes
+from florilegium.model.memory_plan import GIB, TILE_PARTS, ModelShape, peak_bytes, plan_memory
 from florilegium.tokens import PackPlan
 
-BLOOM_7B1 = Shape(
-    base=int(7.54 * GIB), layers=30, width=4096, heads=32, vocabulary=250_880, adapter_parameters=7_864_320
+BLOOM_7B1 = ModelShape(
+    base_bytes=int(7.54 * GIB),
+    num_layers=30,
+    width=4096,
+    vocab_size=250_880,
+    adapter_parameters=7_864_320,
+    block=block_sizes(4096, 32),
 )
 # (full, middle, copies), tokens, and the peak that an H100 showed (bench/train/steps.py, bench/train/gpu.py), in GiB.
 MEASURED = [
@@ -20,7 +26,7 @@ MEASURED = [
     ((30, 30, 28), 1152, 21.59), ((30, 30, 29), 1152, 21.97), ((30, 30, 30), 1024, 21.86),
 ]  # fmt: skip
 # The same where weights are read as they are stored.
-MEASURED_CODES = [
+MEASURED_INT8 = [
     ((30, 30, 0), 768, 9.91), ((30, 30, 0), 1024, 10.63), ((30, 30, 0), 1152, 10.84), ((30, 30, 0), 2048, 12.99),
     ((30, 30, 0), 8192, 27.37), ((0, 30, 0), 2048, 9.2), ((0, 20, 0), 2048, 9.08), ((30, 30, 29), 1152, 21.71),
 ]  # fmt: skip
@@ -32,11 +38,11 @@ def steps() -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "reads_codes,plan,tokens,gib",
-    [*((False, *measured) for measured in MEASURED), *((True, *measured) for measured in MEASURED_CODES)],
+    "reads_int8,plan,tokens,gib",
+    [*((False, *measured) for measured in MEASURED), *((True, *measured) for measured in MEASURED_INT8)],
 )
-def test_it_says_what_was_measured(reads_codes: bool, plan: tuple[int, int, int], tokens: int, gib: float) -> None:
-    forecast = peak(replace(BLOOM_7B1, reads_codes=reads_codes), tokens, *plan) / GIB
+def test_it_says_what_was_measured(reads_int8: bool, plan: tuple[int, int, int], tokens: int, gib: float) -> None:
+    forecast = peak_bytes(replace(BLOOM_7B1, reads_int8=reads_int8), tokens, *plan) / GIB
     assert gib - 0.02 < forecast < 1.02 * gib  # a limit that was asked for must hold
 
 
@@ -44,38 +50,43 @@ def test_a_wide_copy_has_the_adapters_columns_beside_in_whole_lines() -> None:
     """As `quantized_linear.py` lays them: 64 columns of 2 bytes for a rank up to 64."""
     without = replace(BLOOM_7B1, adapter_parameters=0)
     ranks = [replace(BLOOM_7B1, adapter_parameters=4 * 4096 * 30 * rank) for rank in (1, 16, 64, 65)]
-    assert [shape.copy - without.copy for shape in ranks] == [3 * 4096 * columns * 2 for columns in (64, 64, 64, 128)]
+    assert [shape.copy_bytes - without.copy_bytes for shape in ranks] == [
+        3 * 4096 * columns * 2 for columns in (64, 64, 64, 128)
+    ]
 
 
 def test_parts_of_tiles_have_their_room_beside_copies_too() -> None:
     """GELU's products read codes as they are stored even where every block has a copy."""
-    assert peak(replace(BLOOM_7B1, reads_codes=True), 1024, 30, 30, 30) - peak(BLOOM_7B1, 1024, 30, 30, 30) == PARTS
+    assert (
+        peak_bytes(replace(BLOOM_7B1, reads_int8=True), 1024, 30, 30, 30) - peak_bytes(BLOOM_7B1, 1024, 30, 30, 30)
+        == TILE_PARTS
+    )
 
 
-@pytest.mark.parametrize("reads_codes", [False, True])
+@pytest.mark.parametrize("reads_int8", [False, True])
 @pytest.mark.parametrize("memory", ["auto", "fast", "lean"])
 @pytest.mark.parametrize("gib", [8.8, 9.5, 11.5, 16, 22, 79])
-def test_a_plan_fits_its_budget(memory: str, gib: float, reads_codes: bool) -> None:
-    shape = replace(BLOOM_7B1, reads_codes=reads_codes)
-    plan = choose(shape, steps(), int(gib * GIB), memory)
-    assert plan.peak <= gib * GIB and plan.peak == peak(shape, plan.tokens, plan.full, plan.middle, plan.copies)
+def test_a_plan_fits_its_budget(memory: str, gib: float, reads_int8: bool) -> None:
+    shape = replace(BLOOM_7B1, reads_int8=reads_int8)
+    plan = plan_memory(shape, steps(), int(gib * GIB), memory)
+    assert plan.peak <= gib * GIB and plan.peak == peak_bytes(shape, plan.tokens, plan.full, plan.middle, plan.copies)
     assert 0 <= plan.full <= plan.middle <= 30 and (plan.copies == 0 or plan.full == 30)
     assert memory == "auto" or plan.copies == 0
     assert memory != "lean" or plan.full == 0
 
 
-@pytest.mark.parametrize("reads_codes", [False, True])
-def test_more_room_is_used(reads_codes: bool) -> None:
-    shape = replace(BLOOM_7B1, reads_codes=reads_codes)
-    plans = [choose(shape, steps(), int(gib * GIB), "auto") for gib in (9, 10, 13, 17, 22, 40)]
+@pytest.mark.parametrize("reads_int8", [False, True])
+def test_more_room_is_used(reads_int8: bool) -> None:
+    shape = replace(BLOOM_7B1, reads_int8=reads_int8)
+    plans = [plan_memory(shape, steps(), int(gib * GIB), "auto") for gib in (9, 10, 13, 17, 22, 40)]
     kept = [(plan.full, plan.copies) for plan in plans]
     assert kept == sorted(kept) and plans[0].full < 30 and plans[-1].copies == 30
 
 
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ResourceError, match=r"the leanest step needs 8.1 GiB, and 7.0 GiB are there"):
-        choose(BLOOM_7B1, [8192] * 9, 7 * GIB, "auto")
-    assert choose(BLOOM_7B1, [8192] * 9, int(8.15 * GIB), "auto").peak < 8.15 * GIB
+        plan_memory(BLOOM_7B1, [8192] * 9, 7 * GIB, "auto")
+    assert plan_memory(BLOOM_7B1, [8192] * 9, int(8.15 * GIB), "auto").peak < 8.15 * GIB
 
 
 @pytest.mark.parametrize("longest", [960, 2048, 8448])
@@ -83,9 +94,9 @@ def test_what_does_not_fit_is_said() -> None:
 def test_a_row_is_never_cut_and_the_plan_knows(longest: int, gib: float) -> None:
     """What is packed is as the plan says, with a row as long as any."""
     try:
-        plan = choose(BLOOM_7B1, [longest, 2304, 700], int(gib * GIB), "auto", longest)
+        plan = plan_memory(BLOOM_7B1, [longest, 2304, 700], int(gib * GIB), "auto", longest)
     except ResourceError:
-        assert peak(BLOOM_7B1, longest, 0, 0, 0) > 0.98 * gib * GIB
+        assert peak_bytes(BLOOM_7B1, longest, 0, 0, 0) > 0.98 * gib * GIB
         return
     assert PackPlan(plan.tokens, 64, plan.tokens, bucketed=True).round_up(longest) <= plan.tokens
     assert PackPlan(plan.tokens, 64, plan.tokens, bucketed=True).round_up(plan.tokens) == plan.tokens
@@ -93,5 +104,5 @@ def test_a_row_is_never_cut_and_the_plan_knows(longest: int, gib: float) -> None
 
 def test_a_few_long_steps_do_not_cost_the_others_their_copies() -> None:
     """english_quotes by 16 rows, within a 24 GB card: memory for 1,024 tokens at once, and a copy for every block."""
-    plan = choose(BLOOM_7B1, [768] * 106 + [1024] * 46 + [1088] * 2 + [1152] * 2, 22 * GIB, "auto", 896)
+    plan = plan_memory(BLOOM_7B1, [768] * 106 + [1024] * 46 + [1088] * 2 + [1152] * 2, 22 * GIB, "auto", 896)
     assert (plan.full, plan.copies, plan.tokens) == (30, 30, 1024) and plan.peak < 22 * GIB

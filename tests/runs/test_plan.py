@@ -14,7 +14,7 @@ from florilegium.config import make_config
 from florilegium.errors import UsageError
 from florilegium.model import attach_adapter, count_parameters
 from florilegium.model import fast_paths as paths
-from florilegium.model.memory_plan import Forecast
+from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs import plan as planning
 from florilegium.runs.plan import plan_execution
 from florilegium.runs.plan_text import describe_kernels, say_plan
@@ -89,7 +89,7 @@ def test_the_first_lines_say_how_int8_is_read(
     installed: list[tuple[object, ...]] = []
     monkeypatch.setattr(paths, "install_trunk", lambda bloom, *given: installed.append(given))
     monkeypatch.setattr(paths, "say_products", lambda bloom: "int8 multiplied as it is stored")
-    monkeypatch.setattr(planning, "_plan_memory", lambda *given: Forecast(2, 2, copies, 1024, 2**30))
+    monkeypatch.setattr(planning, "_plan_memory", lambda *given: MemoryPlan(2, 2, copies, 1024, 2**30))
     plan = plan_execution(prepared, model)
     install_kernels(model, plan)
     lines: list[str] = []

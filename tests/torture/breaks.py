@@ -64,7 +64,7 @@ BREAKS = [
           "test_signals.py::test_signals_at_every_stage"),
     Break("signals: a second Ctrl-C waits", "signals.py", "signal.signal(signal.SIGINT, signal.SIG_DFL)", "pass",
           "test_signals.py::test_a_second_ctrl_c_ends_at_once_and_what_is_on_disk_is_whole"),
-    Break("memory: what ran out is not known", "training/memory.py", "\"can't allocate memory\", ", "",
+    Break("memory: what ran out is not known", "storage/library_errors.py", "\"can't allocate memory\",", "",
           "test_memory.py::test_steps_down"),
     Break("memory: gradients of the failed try stay", "training/loop.py",
           "trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)", "pass", "test_memory.py::test_steps_down"),

@@ -1,14 +1,14 @@
 """Generation: prompts to tokens (`decode`, `slots`), chance (`sampling`), and quotes out of them (`generate`)."""
 
-from florilegium.generation.decode import BloomDecoder, StockDecoder, write_batch
+from florilegium.generation.decode import PackedDecoder, StockDecoder, write_batch
 from florilegium.generation.generate import Generated, collect, generate_texts, stream_text, write
 from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.scheduler import SlotWriter
 
 __all__ = [
-    "BloomDecoder",
     "Completion",
     "Generated",
+    "PackedDecoder",
     "Request",
     "SlotWriter",
     "StockDecoder",

@@ -1,10 +1,10 @@
 """From prompts to tokens, a batch at a time: read the prompts at once, then write a token a row, with what was read
 kept.
 
-`BloomDecoder` walks BLOOM's modules as training does (`packed_forward.py`) with a static cache of keys and values. Rows
-of different length lie in one batch without padding errors, since each has its own positions: row b's next token goes
-to its own place, and its attention ends there. `StockDecoder` gives any other family's own forward the same three
-methods. On CUDA BLOOM has `fast/decode.py`, which `scheduler.py` drives.
+`PackedDecoder` calls the modules of a family that packs, as training does (`packed_forward.py`), with a static cache of
+keys and values. Rows of different length lie in one batch without padding errors, since each has its own positions: row
+b's next token goes to its own place, and its attention ends there. `StockDecoder` gives any other family's own forward
+the same three methods. On CUDA BLOOM has `fast/decoding/decoder.py`, which `scheduler.py` drives.
 
     scores_BV = decoder.read(prompts)        the scores of the first new token of each prompt
     scores_BV = decoder.write(tokens_B)      and of the next
@@ -27,7 +27,7 @@ from florilegium.errors import DivergedError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances, next_tokens
 from florilegium.model.base import Base
-from florilegium.model.packed_forward import block, embed, head_weight, norm, transformer
+from florilegium.model.families import head_weight, packs
 
 HEAD_COPY_BYTES = 2 * 2**30
 
@@ -78,12 +78,13 @@ def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) ->
         scores_BV = decoder.write(tokens_B)
 
 
-class BloomDecoder:
-    """A static cache around BLOOM's own modules."""
+class PackedDecoder:
+    """A static cache around the model's own modules, for a family that packs."""
 
     def __init__(self, base: Base, model: Any) -> None:
-        self.bloom, self.dtype, self.device = transformer(model), base.compute_dtype, base.device
-        self.slopes_H = plain.alibi_slopes(self.bloom.num_heads, base.device)
+        assert packs(base.family)
+        self.model, self.family, self.dtype, self.device = model, base.family, base.compute_dtype, base.device
+        self.slopes_H = self.family.alibi_slopes(model, base.device)
         head = head_weight(model).detach()
         # In float32 scores of a batch and of a single row agree to rounding; in bfloat16 thousands of tokens would tie.
         small = head.numel() * 4 <= HEAD_COPY_BYTES
@@ -98,14 +99,8 @@ class BloomDecoder:
         index_T = torch.arange(longest, device=self.device)
         document_BT = torch.where(index_T[None] < self.length_B[:, None], 0, -1)
         attend = plain.plain(document_BT, self.slopes_H, self.dtype)
-        shape = (
-            2,
-            len(self.bloom.h),
-            B,
-            self.bloom.num_heads,
-            longest + room,
-            self.bloom.embed_dim // self.bloom.num_heads,
-        )
+        config, heads = self.model.config, len(self.slopes_H)
+        shape = (2, config.num_hidden_layers, B, heads, longest + room, config.hidden_size // heads)
         self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
 
         def keeping(layer: int) -> plain.Attend:
@@ -147,10 +142,10 @@ class BloomDecoder:
         self.cache, self.length_B = self.cache[:, :, rows], self.length_B[rows]
 
     def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], plain.Attend]) -> torch.Tensor:
-        hidden_BTW = embed(self.bloom, tokens_BT, self.dtype)
-        for number, layer in enumerate(self.bloom.h):
-            hidden_BTW = block(layer, hidden_BTW, attention(number))
-        return norm(self.bloom.ln_f, hidden_BTW)
+        hidden_BTW = self.family.embed(self.model, tokens_BT, self.dtype)
+        for number, block in enumerate(self.family.blocks(self.model)):
+            hidden_BTW = self.family.apply_block(block, hidden_BTW, attention(number))
+        return self.family.final_norm(self.model, hidden_BTW)
 
     def _scores(self, hidden_BW: torch.Tensor) -> torch.Tensor:
         if self.head_VW.dtype == hidden_BW.dtype:

@@ -16,13 +16,13 @@ import torch
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
-from florilegium.generation.decode import BloomDecoder, StockDecoder, broken_scores, write_batch
+from florilegium.generation.decode import PackedDecoder, StockDecoder, broken_scores, write_batch
 from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.sampling import chances
 from florilegium.generation.scheduler import SlotWriter
 from florilegium.model import fast_paths as paths
 from florilegium.model.base import Base
-from florilegium.model.packed_forward import head_weight, transformer
+from florilegium.model.families import head_weight
 from florilegium.tokens import end_of_text, text_ids
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}
@@ -121,7 +121,7 @@ def _has_fast_decoder(base: Base, model: Any) -> bool:
     since)."""
     if not base.packs or not model.__dict__.get("fast_decode"):
         return False
-    return not paths.obstacle("fast-decode", transformer(model), base.device, base.compute_dtype)
+    return not paths.obstacle("fast-decode", base.family.backbone(model), base.device, base.compute_dtype)
 
 
 def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
@@ -146,7 +146,7 @@ def _decoder(base: Base, model: Any, requests: Sequence[Request]) -> Any:
     sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(base.tokenizer)}
     while True:
         try:
-            return paths.decoder(transformer(model), head_weight(model).detach(), slots=slots, **sizes)
+            return paths.decoder(base.family.backbone(model), head_weight(model).detach(), slots=slots, **sizes)
         except torch.OutOfMemoryError:
             if slots == 1:
                 raise
@@ -165,7 +165,7 @@ def _in_batches(base: Base, model: Any, requests: Sequence[Request]) -> Iterator
             rows.sort(key=lambda i: len(requests[i].token_ids))
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
-                decoder = BloomDecoder(base, model) if base.packs else StockDecoder(base, model)
+                decoder = PackedDecoder(base, model) if base.packs else StockDecoder(base, model)
                 with contextlib.nullcontext() if adapter else model.disable_adapter():
                     for written in write_batch(decoder, [requests[i] for i in batch], eos):
                         yield replace(written, request=batch[written.request])

@@ -23,7 +23,6 @@ from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
 from florilegium.model import fast_paths as paths
-from florilegium.model.packed_forward import transformer
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 NOVEL_TRIES = 10
@@ -159,6 +158,11 @@ class Tuned:
         return self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()
 
 
+def _callers_random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """What is drawn inside, on the CPU and on `device`, is not missing outside."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
+
+
 def load(
     run: str | Path = "latest",
     *,
@@ -181,18 +185,15 @@ def load(
         raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
     where = choose_device(device)
     held = bits or int(facts.get("bits", 8))
-    base = load_base(
-        name,
-        bits=held,
-        device=where,
-        compute="float32" if where.type == "cpu" and held in (8, 4) else "auto",
-        revision=facts.get("revision") if model is None else None,
-    )
-    tuned_model = load_adapter(base, adapter)
+    compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
+    revision = facts.get("revision") if model is None else None
+    with _callers_random_numbers_kept(where):  # PEFT draws an adapter before it reads the one on disk
+        base = load_base(name, bits=held, device=where, compute=compute, revision=revision)
+        tuned_model = load_adapter(base, adapter)
     names, obstacle = paths.choose(fast_paths, where, base.bits)
     if not obstacle and "fast-decode" in names and fast_paths != "auto":
         obstacle = (
-            paths.obstacle("fast-decode", transformer(tuned_model), where, base.compute_dtype)
+            paths.obstacle("fast-decode", base.family.backbone(tuned_model), where, base.compute_dtype)
             if base.packs
             else "it is BLOOM's"
         )
@@ -201,7 +202,6 @@ def load(
     paths.install(tuned_model, names)
     template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
     index = adapter.parent / NGRAMS
-    torch.manual_seed(0)
     return Tuned(
         base,
         tuned_model,

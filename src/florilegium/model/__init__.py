@@ -1,7 +1,8 @@
 """The base model, the adapter on it, and the forward pass over packed rows."""
 
-from florilegium.model.adapter_loading import base_facts, load_adapter, read_facts
+from florilegium.model.adapter_loading import load_adapter, read_facts
 from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
+from florilegium.model.identity import base_facts
 from florilegium.model.lora import (
     ParameterCount,
     adapter_state,

@@ -14,16 +14,12 @@ from typing import Any
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
+from florilegium.model.identity import base_facts
 from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state
 from florilegium.model.untrusted import lora_values, read_json
 from florilegium.storage.atomic_folders import Unvouched, read_vouched
 from florilegium.storage.safetensors_io import read_header
 
-# What the same weights are computed with: none of it shows in a tensor's size.
-SHAPE = (
-    "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function", "layer_norm_epsilon", "rms_norm_eps",
-    "rope_theta", "apply_residual_connection_post_layernorm", "tie_word_embeddings", "sliding_window",
-)  # fmt: skip
 FACT_KINDS: dict[str, Any] = {
     "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
     "template": str,
@@ -140,20 +136,3 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
     values = {**facts, **(shape if isinstance(shape, dict) else {})}
     order = sorted(values, key=lambda key: "digest" in key)
     return {key: values[key] for key in order if key not in ("name", "shape")}
-
-
-def base_facts(base: Base) -> dict[str, Any]:
-    """What identifies a base: name, shape, digests."""
-    config = base.model.config.get_text_config()
-    return {
-        "name": base.name,
-        "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "num_layers": config.num_hidden_layers,
-        "vocab_size": config.vocab_size,
-        "shape": {
-            name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))
-        },
-        "digest": base.digest,
-        "tokenizer_digest": base.tokenizer_digest,
-    }

@@ -10,20 +10,24 @@ The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigsci
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from florilegium.model.tensor_reader import TensorReader
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
 PIECE = 1 << 22  # numbers that are converted at a time
 
 
-def load_streamed(folder: Path, quantisation: Any, device: torch.device) -> Any:
+def load_streamed(folder: Path, quantisation: QuantizationConfigMixin, device: torch.device) -> PreTrainedModel | None:
     """A BloomForCausalLM with bitsandbytes linears on `device`, or None where the folder is not one that this loader
     knows (then Transformers' own loader takes it, or says what is wrong)."""
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.quantizers import AutoHfQuantizer
+    from transformers.quantizers.auto import AutoHfQuantizer
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if getattr(config, "quantization_config", None) is not None or not config.tie_word_embeddings:
@@ -49,7 +53,7 @@ def load_streamed(folder: Path, quantisation: Any, device: torch.device) -> Any:
     model.tie_weights()
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
-    return model
+    return cast("PreTrainedModel", model)
 
 
 def _place(model: Any, name: str, tensor: torch.Tensor) -> None:

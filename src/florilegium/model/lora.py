@@ -21,14 +21,13 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
+from florilegium.model.families import family_of
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
 from florilegium.storage.run_directory import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 
-FUSED = ("query_key_value", "qkv_proj", "Wqkv", "c_attn", "W_pack")
-SEPARATE = ("q_proj", "k_proj", "v_proj")
 FACTS = "florilegium.json"
 # a change here changes every weight's meaning
 ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")
@@ -54,7 +53,7 @@ def attach_adapter(base: Base, config: TrainConfig) -> Any:
     init: Any = True if config.lora_init == "default" else config.lora_init
     lora = LoraConfig(
         r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by the rank: any number will do
         lora_dropout=config.lora_dropout,
         target_modules=target_modules(base.model, config.target_modules),
         use_rslora=config.rslora,
@@ -87,8 +86,7 @@ def check_adapter(base: Base, config: TrainConfig) -> None:
 
 
 def target_modules(model: Any, request: str) -> list[str] | str:
-    """The linears that LoRA goes on. 'auto': the family's fused projection, else query, key and value, else every
-    linear."""
+    """The linears that LoRA goes on. 'auto': the family's own choice."""
     if request == "all-linear":
         return request
     names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
@@ -99,9 +97,7 @@ def target_modules(model: Any, request: str) -> list[str] | str:
                 listed = ", ".join(sorted(n for n in names if not n.isdigit())[:12])
                 raise UsageError(f"--target-modules: {name!r} is not in this model", f"It has {listed}; or use auto")
         return wanted
-    fused = [name for name in FUSED if name in names]
-    separate = [name for name in SEPARATE if name in names]
-    return fused or separate or "all-linear"
+    return family_of(model.config.model_type).lora_targets(model)
 
 
 def count_parameters(model: Any) -> ParameterCount:
@@ -128,7 +124,7 @@ def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
     """Puts tensors from `adapter_state` back. Raises ModelError when they are not this adapter's."""
     from peft import set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model, dict(state))
+    result: Any = set_peft_model_state_dict(model, dict(state))  # a namedtuple of keys, which PEFT does not annotate
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
         raise ModelError(
             "the saved adapter does not fit this model", "Use the base model and --rank it was trained with"

@@ -70,7 +70,8 @@ def inspect(
 def _tokenizer(model: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    from florilegium.model.base import locate, model_errors
+    from florilegium.model.hub import locate
+    from florilegium.model.load_errors import model_errors
 
     with model_errors(model):
         return AutoTokenizer.from_pretrained(locate(model, revision), local_files_only=True)

@@ -16,8 +16,8 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import fast_paths as paths
-from florilegium.model.memory_plan import Forecast, choose, shape_of
-from florilegium.model.packed_forward import transformer
+from florilegium.model.families.bloom import BLOOM, bloom_model
+from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
 from florilegium.training import LOOK_ROWS, Schedule, make_schedule_numbers, order_of
@@ -38,7 +38,7 @@ class ExecutionPlan:
     kernels: tuple[str, ...]
     packing: PackPlan
     schedule: Schedule
-    memory: Forecast | None = None
+    memory: MemoryPlan | None = None
     lengths: tuple[int, ...] = ()
     products: str = ""  # how the fused blocks read int8 weights
 
@@ -55,7 +55,7 @@ def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
         return ExecutionPlan(config, kernels, _packing(config, kernels, prepared.base.packs), schedule)
-    bloom, lengths = transformer(model), _step_lengths(prepared, config)
+    bloom, lengths = bloom_model(model), _step_lengths(prepared, config)
     memory = _plan_memory(prepared, config, model, lengths)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
     coming = _evaluation_lengths(prepared, packing) + lengths[: schedule.num_steps]
@@ -86,7 +86,7 @@ def _refused(prepared: Prepared, model: Any, name: str) -> bool:
         return False
     base = prepared.base
     reason = (
-        paths.obstacle(name, transformer(model), base.device, base.compute_dtype)
+        paths.obstacle(name, bloom_model(model), base.device, base.compute_dtype)
         if base.packs
         else "it supports BLOOM models only"
     )
@@ -118,7 +118,7 @@ def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
     return [batch.tokens_BT.numel() for part in parts for batch in pack(part, packing)]
 
 
-def _plan_memory(prepared: Prepared, config: TrainConfig, model: Any, lengths: list[int]) -> Forecast:
+def _plan_memory(prepared: Prepared, config: TrainConfig, model: Any, lengths: list[int]) -> MemoryPlan:
     """Raises ResourceError when not even the most economical plan fits."""
     free, _ = torch.cuda.mem_get_info()
     held = torch.cuda.memory_allocated()
@@ -127,5 +127,5 @@ def _plan_memory(prepared: Prepared, config: TrainConfig, model: Any, lengths: l
     longest = BLOCK_ROWS.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
     limit = config.micro_batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in lengths]
-    shape = shape_of(model, held, reads_codes=paths.reads_codes(transformer(model)))
-    return choose(shape, steps, budget, config.memory, longest)
+    shape = model_shape(BLOOM, model, held, reads_int8=paths.reads_codes(bloom_model(model)))
+    return plan_memory(shape, steps, budget, config.memory, longest)

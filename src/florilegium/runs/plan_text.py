@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from florilegium.model import Base, ParameterCount
-from florilegium.model.memory_plan import Forecast
+from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import View
@@ -52,7 +52,7 @@ def describe_kernels(names: tuple[str, ...]) -> str:
     return ", ".join(name for name in names if name not in replaced) or "no fast kernels"
 
 
-def describe_memory(memory: Forecast, layers: int) -> str:
+def describe_memory(memory: MemoryPlan, layers: int) -> str:
     """What the plan keeps, in words, and the peak that it expects."""
     kept = (
         "all activations kept" if memory.full == layers else f"{memory.full} of {layers} blocks keep their activations"

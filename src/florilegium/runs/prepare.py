@@ -15,7 +15,7 @@ from florilegium.data import Quote, Rows, Split, make_split, read_rows
 from florilegium.errors import ModelError, UsageError
 from florilegium.model import Base, choose_device, count_parameters, load_base
 from florilegium.model import fast_paths as paths
-from florilegium.model.packed_forward import head_obstacle
+from florilegium.model.families import head_unsupported
 from florilegium.runs.recorder import View
 from florilegium.tokens import Encoded, encode
 from florilegium.training import choose_learning_rate
@@ -62,7 +62,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
             "         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)"
         )
     base = load_base(config.model, bits=config.bits, device=device, compute=config.dtype, revision=config.revision)
-    obstacle = head_obstacle(base.model)
+    obstacle = head_unsupported(base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
 

@@ -11,7 +11,8 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.model import ParameterCount, Walk, attach_adapter, check_adapter, count_parameters
 from florilegium.model import fast_paths as paths
-from florilegium.model.packed_forward import add_neftune, transformer
+from florilegium.model.families.bloom import bloom_model
+from florilegium.model.families.other import add_neftune, recompute_activations
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
 from florilegium.training import Trainer, check_optimizer, gradients, make_optimizer, make_schedule
@@ -44,7 +45,7 @@ def install_kernels(model: Any, plan: ExecutionPlan) -> None:
     paths.install(model, plan.kernels)
     if plan.memory is not None:
         memory = plan.memory
-        paths.install_trunk(transformer(model), memory.full, memory.middle, memory.copies, list(plan.lengths))
+        paths.install_trunk(bloom_model(model), memory.full, memory.middle, memory.copies, list(plan.lengths))
 
 
 def make_trainer(ready: ReadyRun, accelerator: Any) -> Trainer:
@@ -67,8 +68,7 @@ def _prepare_other_family(config: TrainConfig, packs: bool, model: Any) -> None:
     """Noise on the embeddings and recomputed activations, where the forward pass is not ours but Transformers'."""
     if packs:
         return
-    inner = model.get_base_model()
     if config.neftune_alpha:
-        add_neftune(inner, config.neftune_alpha)
+        add_neftune(model, config.neftune_alpha)
     if config.memory == "lean":
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ResourceError
+from florilegium.storage.library_errors import is_disk_full
 
 EARLY = 4 << 20  # bytes after which the disk is set to work, long before the flush
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,7 +49,7 @@ def disk_errors(path: Path, needed: int = 4096) -> Iterator[Room]:
         )
         raise ResourceError(f"cannot write {path}: {error.strerror or error}", fix) from error
     except Exception as error:
-        if "os error 28" in str(error):  # how a library written in Rust reports a full disk
+        if is_disk_full(error):
             raise ResourceError(
                 f"cannot write {path}: No space left on device", no_room_fix(path, room.needed)
             ) from error

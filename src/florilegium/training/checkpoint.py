@@ -34,10 +34,10 @@ from florilegium.storage.atomic_folders import (
     remove_folder,
     sweep,
 )
+from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.storage.run_directory import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot
-from florilegium.training.memory import out_of_memory
 
 FORMAT = 2
 CHECKPOINT_REST = 1 << 14  # headers, random states, state and manifest
@@ -84,7 +84,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[
     try:
         _commit(final, snapshot, json.loads(json.dumps(whose or {})))
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(
             f"memory ran out while saving {final}", "The one before it is whole: florilegium resume goes on"

@@ -18,10 +18,10 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError
 from florilegium.model import adapter_state, token_losses
 from florilegium.signals import StopRequest
+from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import Example, Order, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
 from florilegium.training.guards import check_look
-from florilegium.training.memory import out_of_memory
 from florilegium.training.step import Step, Trainer, take_step
 
 LOOK_ROWS = 64  # held-out rows that are packed together
@@ -164,7 +164,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
         try:
             return take_step(trainer, pack(examples, trainer.plan))
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if trainer.replay is not None:
                 trainer.replay.forget()
@@ -223,7 +223,7 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
                 for b in batches
             ]
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             plan = smaller(plan, part, error)
             continue

@@ -23,10 +23,11 @@ from florilegium.fast.decoding import matmul_kernel as product_kernel
 from florilegium.fast.decoding import sampling_kernel as sample_kernel
 from florilegium.fast.decoding.decoder import Decoder
 from florilegium.fast.decoding.weights import weight_of
-from florilegium.generation import BloomDecoder, Completion, Request, SlotWriter, collect, write_batch
+from florilegium.generation import Completion, PackedDecoder, Request, SlotWriter, collect, write_batch
 from florilegium.generation.sampling import weights
 from florilegium.model import attach_adapter, load_base
-from florilegium.model.packed_forward import head_weight, transformer
+from florilegium.model.families import head_weight
+from florilegium.model.families.bloom import bloom_model
 from florilegium.reference import alibi_slopes
 from tests.tiny import save_tiny
 
@@ -276,7 +277,7 @@ def requests(number: int, settings: SamplingSettings, **more: Any) -> list[Reque
 
 def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: Any) -> list[Completion]:
     head = head_weight(model).detach()
-    writer = SlotWriter(Decoder(transformer(model), head, slots=slots, places=128, eos=EOS, **sizes))
+    writer = SlotWriter(Decoder(bloom_model(model), head, slots=slots, places=128, eos=EOS, **sizes))
     for request in asked:
         writer.add(request)
 
@@ -300,11 +301,11 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     settings = SamplingSettings(max_new_tokens=3, temperature=0.0)
     rows = [[7, 9, 11], [12, 40, 7, 99, 3, 56, 21, 8, 77], [8], [30, 40]]
     asked = [Request(row, i, settings, adapter=i != 2) for i, row in enumerate(rows)]
-    wanted = [collect(write_batch(BloomDecoder(base, model), [request], EOS), 1)[0] for request in asked]
+    wanted = [collect(write_batch(PackedDecoder(base, model), [request], EOS), 1)[0] for request in asked]
     with model.disable_adapter():
-        wanted[2] = collect(write_batch(BloomDecoder(base, model), [asked[2]], EOS), 1)[0]
+        wanted[2] = collect(write_batch(PackedDecoder(base, model), [asked[2]], EOS), 1)[0]
     decoder = Decoder(
-        transformer(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False
+        bloom_model(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False
     )
     writer = SlotWriter(decoder)
     for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
@@ -327,7 +328,7 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
     a, b = ([*text.token_ids, *[EOS] * text.finished] for text in (ours, theirs))
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     with torch.inference_mode():
-        (scores,) = BloomDecoder(replace(base, compute_dtype=torch.float32), model).read(
+        (scores,) = PackedDecoder(replace(base, compute_dtype=torch.float32), model).read(
             [[*asked.token_ids, *a[:same]]], 1
         )
     return round(float((scores[a[same]] - scores[b[same]]).abs() / scores.std()), 4)
@@ -338,7 +339,7 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
 @pytest.mark.parametrize(("bits", "head_dim"), [(8, 64), (8, 80), (4, 128), (16, 32)])
 def test_decoder_equals_the_plain_twin_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
     base, model = tuned(tmp_path, bits, head_dim)
-    plain = collect(write_batch(BloomDecoder(base, model), requests(40, GREEDY), EOS), 40)
+    plain = collect(write_batch(PackedDecoder(base, model), requests(40, GREEDY), EOS), 40)
     for settings in (
         GREEDY,
         SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=3),
@@ -377,7 +378,7 @@ def test_cancelled_texts_write_no_more_and_leave_the_others_alone(tmp_path: Path
     base, model = tuned(tmp_path, 8, 64)
     asked = requests(6, GREEDY)
     wanted = by_slots(base, model, asked, 2)
-    decoder = Decoder(transformer(model), head_weight(model).detach(), slots=2, places=128, eos=EOS)
+    decoder = Decoder(bloom_model(model), head_weight(model).detach(), slots=2, places=128, eos=EOS)
     writer = SlotWriter(decoder)
     for request in asked:
         writer.add(request)

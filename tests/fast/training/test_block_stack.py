@@ -23,7 +23,7 @@ from florilegium.fast.training import lora_kernel as adapter_kernel
 from florilegium.fast.training import norm_gelu_kernel as block_kernel
 from florilegium.fast.training.block_stack import Plan
 from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
-from florilegium.model.packed_forward import transformer
+from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import save_tiny
 
@@ -281,7 +281,7 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
             parameter.quant_state.dtype = dtype  # bitsandbytes would round its NF4 weights to bfloat16
     frozen_linear.install(model)
     if plan is not None:
-        fast.install_trunk(transformer(model), plan.full, plan.middle, plan.copies, dtype)
+        fast.install_trunk(bloom_model(model), plan.full, plan.middle, plan.copies, dtype)
     model.train()
     rows = [torch.randint(4, 400, (n,)).tolist() for n in (9, 2, 60, 5, 30, 11)]
     (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(100, 64))
@@ -310,7 +310,7 @@ def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan
         for kernel in vars(module).values():  # what an earlier test had compiled would hide a gap
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()
-    fast.install_trunk(transformer(model), plan.full, plan.middle, plan.copies)
+    fast.install_trunk(bloom_model(model), plan.full, plan.middle, plan.copies)
     (batch,) = pack([Example([*range(4, 200), 2], [True] * 197)], PackPlan(192, 64))
     compiled: list[str] = []
     triton.knobs.runtime.jit_post_compile_hook = lambda **told: compiled.append(str(told["fn"].name))

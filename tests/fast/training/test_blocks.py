@@ -16,7 +16,7 @@ from florilegium import fast
 from florilegium.config import make_config
 from florilegium.fast import support as obstacles
 from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
-from florilegium.model.packed_forward import transformer
+from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Batch, PackPlan, pack
 from tests.oracle import alone, places, rows_of, stock_float32
 from tests.tiny import save_tiny
@@ -88,7 +88,7 @@ def test_packed_equals_stock_alone(
     stored, on a Hopper GPU."""
     monkeypatch.setattr(obstacles, "SMALLEST", 0 if stored else 10**12)
     base, model = block(save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim, noise=0.02), bits)
-    assert fast.reads_codes(transformer(model)) is stored
+    assert fast.reads_codes(bloom_model(model)) is stored
     examples = rows_of(LENGTHS, masked=MASKED, part=PART)
     oracle = stock_float32(base, model)
     exact = stock(oracle, examples)
@@ -98,7 +98,7 @@ def test_packed_equals_stock_alone(
         else [1e-5, 1e-6, 1e-5]
     )
 
-    fast.install_trunk(transformer(model), 10**6, 10**6, 0, DTYPE)
+    fast.install_trunk(bloom_model(model), 10**6, 10**6, 0, DTYPE)
     walk, packed = Walk(("fused-blocks", "chunked-loss")), batches(examples)
     assert len(packed) > 1 and max(batch.tokens_BT.numel() for batch in packed) > PLAN.batch_tokens
     sums = [token_losses(base, model, batch, walk).sum() for batch in packed]
@@ -118,7 +118,7 @@ def test_packed_equals_stock_alone(
 
 def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:
     base, model = block(save_tiny(tmp_path / "bloom", heads=4, head_dim=64, noise=0.02), 8)
-    fast.install_trunk(transformer(model), 10**6, 10**6, 0, DTYPE)
+    fast.install_trunk(bloom_model(model), 10**6, 10**6, 0, DTYPE)
     batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
     with torch.no_grad():
         before = hidden_states(base, model, batch, Walk(("fused-blocks",)))
@@ -140,7 +140,7 @@ def test_what_is_made_again_has_the_same_dropout(tmp_path: Path) -> None:
         ("other", (9, 9, 0), 6),
     ):
         base, model = block(save_tiny(tmp_path / name, heads=4, head_dim=64, noise=0.02), 8, dropout=0.3)
-        fast.install_trunk(transformer(model), *plan, DTYPE)
+        fast.install_trunk(bloom_model(model), *plan, DTYPE)
         batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
         batch.seed_1.fill_(seed)
         token_losses(base, model, batch, Walk(("fused-blocks", "chunked-loss"))).sum().backward()

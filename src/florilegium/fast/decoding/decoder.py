@@ -16,7 +16,7 @@ it is done, and `tokens` of a step that has ended costs nothing. Weights are rea
 live (a slot may go without), and a text is the same bit by bit whatever was written beside it: no sum depends on
 another row.
 
-The twin is `decoder.py`'s BloomDecoder. Shapes: M rows, Q of them whose next token is chosen, W width, V vocabulary, H
+The twin is `generation/decode.py`'s PackedDecoder. Shapes: M rows, Q of them whose next token is chosen, W width, V vocabulary, H
 heads."""
 
 from __future__ import annotations

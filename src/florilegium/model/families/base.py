@@ -1,0 +1,125 @@
+"""What the rest of the package may ask of a family of models.
+
+    Family          any causal LM of Transformers: its backbone, the linears that take LoRA, how it is loaded
+    PackedFamily    one whose modules we call ourselves, so that a row may hold many documents: its embedding, its blocks
+                    with an attention that is handed in, its last norm, and what a block costs in memory
+
+To add a family, write its file beside `bloom.py` and name it in `FAMILIES`. `model` is the Transformers model or PEFT's
+wrapping of it. Shapes: B rows, T tokens, W width, V vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+import torch
+from torch import nn
+
+from florilegium.reference import Attend
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    AnyModel = PreTrainedModel | PeftModel
+
+
+class BlockLinears(NamedTuple):
+    """A block's linears by role, with whatever PEFT or bitsandbytes made of them."""
+
+    qkv: nn.Module
+    attention_out: nn.Module
+    mlp_up: nn.Module
+    mlp_down: nn.Module
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """What a block takes: numbers in its frozen weights, and bytes a token in the fused blocks (`memory_plan.py`)."""
+
+    weights: int
+    largest_weight: int
+    lora_inputs: int  # of the linear that takes LoRA
+    lora_outputs: int
+    kept: int  # bytes a token, where all activations are kept
+    kept_middle: int  # where the block's input and the residual after attention are
+    kept_input: int  # where the input alone is
+    at_work: int  # what exists only while the block computes
+    recomputed: int  # the same of what was not kept and is made again
+
+
+class Family(Protocol):
+    """Where things are in the models of these types."""
+
+    @property
+    def model_types(self) -> tuple[str, ...]: ...
+
+    @property
+    def packs(self) -> bool:
+        """Whether this is a PackedFamily."""
+
+    def backbone(self, model: AnyModel) -> nn.Module:
+        """The model without its head."""
+
+    def lora_targets(self, model: AnyModel) -> list[str] | str:
+        """The linears that LoRA goes on unless the user says otherwise, as PEFT's `target_modules`."""
+
+    def load_quantized(
+        self, folder: Path, quantization: QuantizationConfigMixin, device: torch.device
+    ) -> PreTrainedModel | None:
+        """The model of `folder` by a loader of our own, or None where Transformers' own takes it."""
+
+
+class PackedFamily(Family, Protocol):
+    """A family whose modules our own forward pass calls. Its positions are ALiBi: relative, so a document mask alone
+    makes packing exact."""
+
+    @property
+    def fused_qkv(self) -> str:
+        """The name of the linear that makes query, key and value."""
+
+    def blocks(self, model: AnyModel) -> Sequence[nn.Module]: ...
+
+    def linears(self, block: nn.Module) -> BlockLinears: ...
+
+    def embed(self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What the first block reads, [B, T, W]."""
+
+    def apply_block(self, block: nn.Module, hidden_BTW: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """One block's output. `attend` holds the batch's mask; all else is the block's own modules."""
+
+    def final_norm(self, model: AnyModel, hidden_BTW: torch.Tensor) -> torch.Tensor: ...
+
+    def alibi_slopes(self, model: AnyModel, device: torch.device) -> torch.Tensor:
+        """The slope of each attention head, float32 [H]."""
+
+    def block_sizes(self, config: PretrainedConfig) -> BlockSizes: ...
+
+
+def inner_model(model: AnyModel) -> PreTrainedModel:
+    """Transformers' own model, out of PEFT's wrapping if there is one."""
+    return cast("PreTrainedModel", model.get_base_model() if hasattr(model, "get_base_model") else model)  # type: ignore[operator]
+
+
+def head_weight(model: AnyModel) -> torch.Tensor:
+    """The output embedding [V, W]."""
+    weight: torch.Tensor = inner_model(model).get_output_embeddings().weight
+    return weight
+
+
+def head_unsupported(model: AnyModel) -> str:
+    """Why `head_weight` alone would not give this model's logits, or an empty string: some families scale or cap
+    them."""
+    config = inner_model(model).config
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
+        value = getattr(config, name, None)
+        if value not in (None, 1, 1.0) and not (isinstance(value, float) and math.isclose(value, 1.0)):
+            return f"its logits are changed after the head ({name})"
+    head = inner_model(model).get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        return "its head is not a plain matrix"
+    return ""

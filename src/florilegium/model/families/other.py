@@ -1,0 +1,76 @@
+"""Every other family: a causal LM through Transformers' own forward pass, one document a row, padded.
+
+Nothing is assumed of its modules but what Transformers promises (`base_model_prefix`, the input embedding). What our
+own forward pass does by itself is asked of the model here: recomputing activations, NEFTune's noise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from florilegium.model.families.base import inner_model
+from florilegium.model.families.bloom import FUSED_QKV
+from florilegium.tokens import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    from florilegium.model.families.base import AnyModel
+
+# One linear for query, key and value; GPT-NeoX and Falcon name theirs as BLOOM does.
+FUSED = (FUSED_QKV, "qkv_proj", "Wqkv", "c_attn", "W_pack")
+SEPARATE = ("q_proj", "k_proj", "v_proj")
+
+
+class OtherFamily:
+    model_types: tuple[str, ...] = ()
+    packs = False
+
+    def backbone(self, model: AnyModel) -> nn.Module:
+        inner = inner_model(model)
+        return cast(nn.Module, getattr(inner, inner.base_model_prefix))
+
+    def lora_targets(self, model: AnyModel) -> list[str] | str:
+        """Its fused projection, else query, key and value, else every linear."""
+        names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
+        fused = [name for name in FUSED if name in names]
+        return fused or [name for name in SEPARATE if name in names] or "all-linear"
+
+    def load_quantized(
+        self, folder: Path, quantization: QuantizationConfigMixin, device: torch.device
+    ) -> PreTrainedModel | None:
+        return None
+
+
+OTHER = OtherFamily()
+
+
+def padded_hidden_states(model: AnyModel, batch: Batch) -> torch.Tensor:
+    """The last layer's normed output [B, T, W] of rows of one document each."""
+    backbone = OTHER.backbone(model)
+    mask = (batch.document_BT >= 0).long()
+    hidden: torch.Tensor = backbone(input_ids=batch.tokens_BT, attention_mask=mask, use_cache=False).last_hidden_state
+    return hidden
+
+
+def recompute_activations(model: AnyModel) -> None:
+    """Makes activations again in the backward pass, as `--memory lean` asks."""
+    inner_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def add_neftune(model: AnyModel, alpha: float) -> None:
+    """NEFTune's noise while training, on what the input embedding gives for padded rows."""
+    inner = inner_model(model)
+
+    def noisy(module: nn.Module, inputs: tuple[torch.Tensor, ...], hidden_BTW: torch.Tensor) -> torch.Tensor:
+        if not inner.training:
+            return hidden_BTW
+        size = alpha / math.sqrt(hidden_BTW.shape[1] * hidden_BTW.shape[2])
+        return hidden_BTW + torch.empty_like(hidden_BTW).uniform_(-size, size)
+
+    inner.get_input_embeddings().register_forward_hook(noisy)

@@ -1,0 +1,69 @@
+"""What tells one base from another: digests of its weights and its tokenizer, and the shape that no tensor shows.
+
+An adapter remembers them, a run's manifest too, and both are compared before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from florilegium.model.base import Base
+
+PROBE = "It's 3,14\u2014\u201c\u00catre\u201d \u00e9 e\u0301 ->: 数学, हिन्दी; don't\n\t  STOP... ﬁne"
+DIGEST_SLICES, DIGEST_SLICE_BYTES = 64, 65_536
+# What the same weights are computed with: none of it shows in a tensor's size.
+SHAPE = (
+    "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function", "layer_norm_epsilon", "rms_norm_eps",
+    "rope_theta", "apply_residual_connection_post_layernorm", "tie_word_embeddings", "sliding_window",
+)  # fmt: skip
+
+
+def base_facts(base: Base) -> dict[str, Any]:
+    """What identifies a base: name, shape, digests."""
+    config = base.model.config.get_text_config()
+    return {
+        "name": base.name,
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "vocab_size": config.vocab_size,
+        "shape": {
+            name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))
+        },
+        "digest": base.digest,
+        "tokenizer_digest": base.tokenizer_digest,
+    }
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over what decides a text's ids: vocabulary, special tokens, merges, and (for what comes before the merges,
+    whose description changes with the library's version) the ids of PROBE."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merges = json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    parts = [
+        sorted(tokenizer.get_vocab().items()),
+        str(tokenizer.special_tokens_map),
+        pairs,
+        tokenizer(PROBE)["input_ids"],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over name, size and 64 evenly spread slices of each weight file: tells two models apart without reading 14
+    GB."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for i in range(DIGEST_SLICES):
+                file.seek(max(0, size - DIGEST_SLICE_BYTES) * i // (DIGEST_SLICES - 1))
+                digest.update(file.read(DIGEST_SLICE_BYTES))
+    return digest.hexdigest()

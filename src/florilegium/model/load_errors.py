@@ -1,0 +1,48 @@
+"""While a library loads a model: its advice kept off the terminal, and what it raises told in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+from florilegium.errors import FlorilegiumError, ModelError, ResourceError
+from florilegium.storage.library_errors import is_out_of_memory
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps Transformers' progress bars and advice off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def model_errors(name: str) -> Iterator[None]:
+    """Turns what a loader raises on a broken or unfitting model into ModelError, and a full memory into
+    ResourceError."""
+    try:
+        yield
+    except FlorilegiumError:
+        raise
+    except Exception as error:
+        raise _told(name, error) from error
+
+
+def _told(name: str, error: Exception) -> FlorilegiumError:
+    if is_out_of_memory(error):
+        return ResourceError(f"{name} does not fit in memory", "Try --bits 4, or a smaller --model")
+    if isinstance(error, OSError) and error.errno:
+        cause = f"{name} cannot be read ({error.strerror or error})"
+        return ModelError(cause, "Look at the disk and the files' permissions, or get it again")
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return ModelError(f"cannot load {name} ({first})", "Check that it is a causal LM that Transformers knows")

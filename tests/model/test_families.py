@@ -1,0 +1,78 @@
+"""One file knows a family's modules by name: what it says is what Transformers' model does, and nobody else says it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import florilegium
+from florilegium.model import load_base
+from florilegium.model.families import BLOOM, OTHER, family_of, head_unsupported, head_weight, packs
+from florilegium.model.families.bloom import block_sizes
+from florilegium.reference import plain
+from tests.tiny import make_bloom
+
+ROOT = Path(florilegium.__file__).parent
+
+
+def test_a_family_by_its_model_type() -> None:
+    assert family_of("bloom") is BLOOM and packs(BLOOM)
+    assert family_of("llama") is OTHER and family_of(None) is OTHER and not packs(OTHER)
+
+
+def test_blooms_modules_in_turn_are_stock_bloom() -> None:
+    """On one document with no padding: stock BLOOM's own last hidden states."""
+    model = make_bloom()
+    tokens_BT = torch.randint(4, 400, (2, 11), generator=torch.Generator().manual_seed(1))
+    attend = plain(torch.zeros_like(tokens_BT), BLOOM.alibi_slopes(model, torch.device("cpu")), torch.float32)
+    with torch.no_grad():
+        hidden_BTW = BLOOM.embed(model, tokens_BT, torch.float32)
+        for block in BLOOM.blocks(model):
+            hidden_BTW = BLOOM.apply_block(block, hidden_BTW, attend)
+        ours = BLOOM.final_norm(model, hidden_BTW)
+        stock = BLOOM.backbone(model)(tokens_BT).last_hidden_state
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-5)
+    assert head_weight(model) is model.lm_head.weight and head_unsupported(model) == ""
+
+
+def test_block_sizes_are_those_of_the_modules() -> None:
+    model = make_bloom(heads=2, head_dim=16)
+    sizes, linears = BLOOM.block_sizes(model.config), BLOOM.linears(BLOOM.blocks(model)[0])
+    assert sizes == block_sizes(32, 2)
+    assert sizes.weights == sum(linear.weight.numel() for linear in linears)
+    assert sizes.largest_weight == max(linear.weight.numel() for linear in linears)
+    assert (sizes.lora_outputs, sizes.lora_inputs) == tuple(linears.qkv.weight.shape)
+    assert BLOOM.lora_targets(model) == [BLOOM.fused_qkv]
+
+
+def test_another_familys_targets() -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    assert OTHER.lora_targets(model) == ["q_proj", "k_proj", "v_proj"]
+    assert OTHER.backbone(model) is model.model
+
+
+def test_the_bases_family(tiny: Path) -> None:
+    base = load_base(str(tiny), bits=16, device=torch.device("cpu"))
+    assert base.family is BLOOM and base.packs
+
+
+NAMED = re.compile(
+    r"query_key_value|(?<!tie_)word_embeddings|dense_h_to_4h|dense_4h_to_h|[.]self_attention|[.]ln_f|== .bloom."
+)
+
+
+def test_blooms_modules_are_named_in_one_file() -> None:
+    """And in the kernels that were written for it."""
+    named = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if NAMED.search(path.read_text(encoding="utf-8"))
+    }
+    kernels = ("fast/training/", "fast/decoding/", "fast/support.py")
+    assert {name for name in named if not name.startswith(kernels)} == {"model/families/bloom.py"}

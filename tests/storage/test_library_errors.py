@@ -1,0 +1,43 @@
+"""Every phrase that tells of a full memory or disk, as the libraries say it, and what is something else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from florilegium.storage.library_errors import DISK_FULL, OUT_OF_MEMORY, is_disk_full, is_out_of_memory
+
+SAID = {
+    "can't allocate memory": "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)",
+    "out of memory": "CUDA error: out of memory",
+    "ALLOC_FAILED": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "bad_alloc": "std::bad_alloc",
+}
+
+
+@pytest.mark.parametrize("sign", OUT_OF_MEMORY)
+def test_each_sign_of_a_full_memory(sign: str) -> None:
+    assert sign in SAID[sign] and [other for other in OUT_OF_MEMORY if other in SAID[sign]] == [sign]
+    assert is_out_of_memory(RuntimeError(SAID[sign]))
+
+
+def test_memory_by_class() -> None:
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("Tried to allocate 2 GiB"))
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError())
+
+
+def test_torch_on_the_cpu_really_says_so() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**59, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyboardInterrupt()])
+def test_what_is_something_else(error: BaseException) -> None:
+    assert not is_out_of_memory(error) and not is_disk_full(error)
+
+
+@pytest.mark.parametrize("sign", DISK_FULL)
+def test_each_sign_of_a_full_disk(sign: str) -> None:
+    assert is_disk_full(Exception(f"Error while serializing: I/O error: No space left on device ({sign})"))
