@@ -17,7 +17,6 @@ from florilegium.errors import ModelError
 from florilegium.storage.atomic_files import atomic_write
 
 RUN_WORDS = 8
-FILE = "training_ngrams.safetensors"
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 

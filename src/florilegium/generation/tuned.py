@@ -17,13 +17,12 @@ import torch
 
 from florilegium.config import DEFAULT_TEMPLATE, SamplingSettings
 from florilegium.data import Template
-from florilegium.data.novelty import FILE as NGRAMS
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
 from florilegium.model import fast_paths as paths
-from florilegium.storage.run_directory import adapter_folder, find_run
+from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 NOVEL_TRIES = 10
 
@@ -201,7 +200,7 @@ def load(
         raise UsageError(f"fast_paths={fast_paths!r}: {obstacle}", "Use 'auto', or leave that name out")
     paths.install(tuned_model, names)
     template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
-    index = adapter.parent / NGRAMS
+    index = RunDirectory(adapter.parent).training_ngrams
     return Tuned(
         base,
         tuned_model,

@@ -16,7 +16,7 @@ from typing import Any
 from florilegium.errors import ModelError
 from florilegium.model.untrusted import read_json, refuse_code
 from florilegium.seedling import FOLDER as SEEDLING
-from florilegium.storage.run_directory import check_path
+from florilegium.storage.paths import check_path
 
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt"]
 

@@ -25,7 +25,7 @@ from florilegium.model.families import family_of
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
-from florilegium.storage.run_directory import set_aside
+from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 
 FACTS = "florilegium.json"

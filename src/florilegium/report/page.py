@@ -23,8 +23,8 @@ from florilegium.report.curves import Curve, chart
 from florilegium.report.picture import write_picture
 from florilegium.report.run_reader import RunFacts, read_run
 from florilegium.storage.atomic_files import write_text
+from florilegium.storage.run_directory import RunDirectory
 
-FILE = "report.html"
 HERE = Path(__file__).parent
 MOST_SAMPLE_STEPS, MOST_CLUSTERS = 4, 3
 
@@ -36,8 +36,9 @@ def write_report(directory: Path) -> Path:
     """
     facts = read_run(directory)
     write_picture(facts)
-    write_text(directory / FILE, run_page(facts))
-    return directory / FILE
+    path = RunDirectory(directory).report
+    write_text(path, run_page(facts))
+    return path
 
 
 def run_page(facts: RunFacts) -> str:

@@ -7,7 +7,6 @@ somebody edited."""
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from florilegium.config import read_config
 from florilegium.errors import UsageError
-from florilegium.storage.atomic_files import read_lines
+from florilegium.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -50,31 +49,21 @@ class RunFacts:
 
 def read_run(directory: Path) -> RunFacts:
     """Raises UsageError for a folder that is no run."""
-    if not (directory / "config.yaml").is_file():
-        raise UsageError(
-            f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
-        )
-    metrics = [row for row in read_lines(directory / "metrics.jsonl") if isinstance(row, dict)]
+    run = RunDirectory(directory).check()
+    metrics = run.read_metrics()
     config: dict[str, Any] = {}
     with contextlib.suppress(UsageError):
-        config = read_config(directory / "config.yaml")
+        config = read_config(run.config)
     return RunFacts(
         directory,
-        _read_object(directory / "manifest.json"),
+        run.read_manifest(),
         config,
         [row for row in metrics if "loss" in row],
         [row for row in metrics if "eval_loss" in row],
-        [row for row in read_lines(directory / "samples.jsonl") if isinstance(row, dict)],
-        _read_object(directory / "data.json"),
-        _read_object(directory / "evaluation.json"),
+        run.read_samples(),
+        run.read_data_report(),
+        run.read_evaluation(),
     )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def _number(value: object) -> float | None:

@@ -12,7 +12,6 @@ answer is one JSON object, `evaluation.json` in the run's folder, and report.htm
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -47,10 +46,9 @@ from florilegium.generation.tuned import Tuned, load
 from florilegium.report import write_report
 from florilegium.runs.recorder import Silent, View
 from florilegium.storage.atomic_files import write_json
-from florilegium.storage.run_directory import adapter_folder, find_run
+from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 from florilegium.tokens import label_prompt
 
-FILE = "evaluation.json"
 TAG_TOKENS = 40
 
 
@@ -114,7 +112,7 @@ def evaluate(
         "forgetting": examiner.forgetting(paragraphs),
         "elapsed_seconds": round(time.monotonic() - began, 1),
     }
-    write_json(directory / FILE, report)
+    write_json(RunDirectory(directory).evaluation, report)
     view.say(f"report {write_report(directory)}")
     return report
 
@@ -122,16 +120,12 @@ def evaluate(
 def read_material(directory: Path, data: str | None = None, most_rows: int = 500) -> Material:
     """The run's rows, read and split again. Raises UsageError for a folder that is no run, DataError for other rows
     than it was made on."""
-    path = directory / "config.yaml"
-    if not path.is_file():
-        raise UsageError(
-            f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
-        )
-    config = make_config(read_config(path), source=str(path))
+    run = RunDirectory(directory).check()
+    config = make_config(read_config(run.config), source=str(run.config))
     rows = read_rows(
         data or config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
     )
-    digest = _manifest(directory).get("data", {}).get("digest")
+    digest = run.read_manifest().get("data", {}).get("digest")
     if digest and digest != rows.digest:
         raise DataError(
             f"{data or config.data} does not hold the rows that {directory} was trained on",
@@ -146,13 +140,6 @@ def read_material(directory: Path, data: str | None = None, most_rows: int = 500
     numbers = split.held_out[:: max(1, -(-len(split.held_out) // most_rows))]
     held_out, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
     return Material(config, rows, split, [rows.quotes[i] for i in split.training], held_out, places)
-
-
-def _manifest(directory: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 @dataclass

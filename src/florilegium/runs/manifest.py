@@ -13,7 +13,7 @@ from florilegium.config.installed import installed_version
 from florilegium.model import ParameterCount, base_facts
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
-from florilegium.storage.run_directory import tilde
+from florilegium.storage.paths import tilde
 
 LONGEST_WORD = 20
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.storage.atomic_files import append_line, read_lines, sync_file, write_text
+from florilegium.storage.run_directory import RunDirectory
 from florilegium.training import Snapshot, save_checkpoint
 
-METRICS, SAMPLES, EVENTS, CHECKPOINTS = "metrics.jsonl", "samples.jsonl", "events.jsonl", "checkpoints"
 SAMPLE_TOKENS = 60
 
 
@@ -40,7 +39,7 @@ class Silent:
 class Recorder:
     """The loop's observer: it writes to the run's folder and tells the view."""
 
-    directory: Path
+    run: RunDirectory
     tuned: Tuned
     view: View
     num_steps: int
@@ -57,12 +56,12 @@ class Recorder:
     def step_done(self, metrics: dict[str, Any]) -> None:
         self.step = metrics["step"]
         if metrics["step"] % self.log_every == 0 or metrics["step"] == self.num_steps:
-            append_line(self.directory / METRICS, metrics)
+            append_line(self.run.metrics, metrics)
             self._track(metrics)
         self.view.step(metrics, self.num_steps)
 
     def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
-        append_line(self.directory / METRICS, metrics)
+        append_line(self.run.metrics, metrics)
         if metrics["eval_loss"] is not None:
             self._track(metrics)
             self.view.looked(metrics, is_best)
@@ -71,22 +70,22 @@ class Recorder:
         self.samples = self.tuned.complete(texts, settings)
         for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
             line = {"step": metrics["step"], "prompt": prompt, **row.as_row(self.tuned.template)}
-            append_line(self.directory / SAMPLES, line)
+            append_line(self.run.samples, line)
             self.view.sample(metrics["step"], prompt, row)
 
     def save(self, snapshot: Snapshot) -> None:
-        for name in (METRICS, SAMPLES, EVENTS):  # what a checkpoint goes on from must not have lost its lines
-            sync_file(self.directory / name)
-        save_checkpoint(self.directory / CHECKPOINTS, snapshot, self.keep_checkpoints, self.whose)
+        for path in (self.run.metrics, self.run.samples, self.run.events):
+            sync_file(path)  # a run that is resumed from this checkpoint must not have lost its lines
+        save_checkpoint(self.run.checkpoints, snapshot, self.keep_checkpoints, self.whose)
         self.last_saved = snapshot.progress.step
 
     def note(self, line: str) -> None:
-        append_line(self.directory / EVENTS, {"step": self.step, "event": line})
+        append_line(self.run.events, {"step": self.step, "event": line})
         self.view.say(line)
 
     def last_samples(self) -> list[str]:
         """The texts of the last look, from the disk: a run that was resumed at its end took none itself."""
-        rows = [row for row in read_lines(self.directory / SAMPLES) if isinstance(row.get("text"), str)]
+        rows = [row for row in self.run.read_samples() if isinstance(row.get("text"), str)]
         return [row["text"] for row in rows if row.get("step") == rows[-1].get("step")]
 
     def _track(self, metrics: dict[str, Any]) -> None:
@@ -95,10 +94,9 @@ class Recorder:
             self.accelerator.log(numbers, step=metrics["step"])
 
 
-def forget_after(directory: Path, step: int) -> None:
+def forget_after(run: RunDirectory, step: int) -> None:
     """Drops what was logged beyond `step`, before a run goes on from there."""
-    for name in (METRICS, SAMPLES):
-        path = directory / name
+    for path in (run.metrics, run.samples):
         if path.exists():
             rows = read_lines(path)
             kept = [row for row in rows if isinstance(row.get("step"), (int, float)) and row["step"] <= step]

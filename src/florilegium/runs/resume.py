@@ -19,12 +19,13 @@ from florilegium.model import fast_paths as paths
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.prepare import Prepared, prepare
-from florilegium.runs.recorder import CHECKPOINTS, EVENTS, Silent, View, forget_after
+from florilegium.runs.recorder import Silent, View, forget_after
 from florilegium.runs.setup import make_ready
-from florilegium.runs.train import CONFIG, Trained, execute_run
+from florilegium.runs.train import Trained, execute_run
 from florilegium.storage.atomic_files import append_line, write_text
-from florilegium.storage.atomic_folders import MANIFEST, sweep
-from florilegium.storage.run_directory import RUNS, find_run, locked, refuse_links
+from florilegium.storage.atomic_folders import sweep
+from florilegium.storage.run_directory import RUNS, RunDirectory, find_run
+from florilegium.storage.run_lock import locked, refuse_links
 from florilegium.training import Snapshot, clear_way, load_checkpoint, newest_whole, settings_of, watch
 
 
@@ -35,63 +36,60 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
     ...); each change is said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a
     setting cannot change, DataError or ModelError when rows or base are others than before."""
     view = view or Silent()
-    directory = _unfinished(str(run))
+    found_run = _unfinished(str(run))
+    directory = found_run.path
     with watch() as stop, paths.compiling_ahead(), locked(directory):
         refuse_links(directory)
-        if (directory / "adapter" / "adapter_config.json").is_file():
+        if found_run.has_adapter:
             raise UsageError(f"{directory} is finished", f"Use it: florilegium generate --run {directory}")
-        written = read_config(directory / CONFIG)
-        config = with_changes(written, settings, str(directory / CONFIG))
-        manifest = read_manifest_of_run(directory)
-        found = newest_whole(directory / CHECKPOINTS, identity(manifest, config)) if manifest else (None, [])
+        written = read_config(found_run.config)
+        config = with_changes(written, settings, str(found_run.config))
+        manifest = read_manifest_of_run(found_run)
+        found = newest_whole(found_run.checkpoints, identity(manifest, config)) if manifest else (None, [])
         before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
         changes = compare(before, config)
         prepared = prepare(config, view)
         if manifest:
             _check_same(manifest, prepared, directory)
         ready = make_ready(prepared)
-        snapshot = _take_up(directory, view, *found, changes)
-        write_text(directory / CONFIG, dump_config(ready.plan.config))
-        return execute_run(ready, directory, view, stop, snapshot)
+        snapshot = _take_up(found_run, view, *found, changes)
+        write_text(found_run.config, dump_config(ready.plan.config))
+        return execute_run(ready, found_run, view, stop, snapshot)
 
 
 def _take_up(
-    directory: Path, view: View, checkpoint: Path | None, skipped: list[str], changes: list[Change]
+    run: RunDirectory, view: View, checkpoint: Path | None, skipped: list[str], changes: list[Change]
 ) -> Snapshot | None:
     """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
     snapshot = load_checkpoint(checkpoint) if checkpoint else None
     step = snapshot.progress.step if snapshot else 0
-    aside = clear_way(directory / CHECKPOINTS, step if snapshot else -1)
-    sweep(directory)
-    forget_after(directory, step if snapshot else -1)
+    aside = clear_way(run.checkpoints, step if snapshot else -1)
+    sweep(run.path)
+    forget_after(run, step if snapshot else -1)
     going_on = f"going on from step {step}" if checkpoint else "no whole checkpoint: starting at step 0"
     for line in [*skipped, *aside, going_on, *map(str, changes)]:
         view.say(line)
-        append_line(directory / EVENTS, {"step": step, "event": line})
+        append_line(run.events, {"step": step, "event": line})
     if snapshot and any(change.name in REPACKS for change in changes):
         snapshot.pack = {}
     return snapshot
 
 
-def _unfinished(run: str) -> Path:
+def _unfinished(name: str) -> RunDirectory:
     """The run to go on with; `latest` is the newest that has no adapter yet."""
-    if run == "latest":
-        waiting = [p.parent for p in RUNS.glob(f"*/{CONFIG}") if not (p.parent / "adapter").is_dir()]
+    if name == "latest":
+        runs = [RunDirectory(path) for path in RUNS.glob("*") if path.is_dir()]
+        waiting = [run for run in runs if run.is_run and not run.adapter.is_dir()]
         if not waiting:
             raise UsageError("no run in runs/ is waiting to go on", "Name one: florilegium resume runs/NAME")
-        return max(waiting, key=lambda p: (p / CONFIG).stat().st_mtime)
-    directory = find_run(run)
-    if not (directory / CONFIG).is_file():
-        raise UsageError(
-            f"{directory} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
-        )
-    return directory
+        return max(waiting, key=lambda run: run.config.stat().st_mtime)
+    return RunDirectory(find_run(name)).check()
 
 
-def read_manifest_of_run(directory: Path) -> dict[str, Any]:
+def read_manifest_of_run(run: RunDirectory) -> dict[str, Any]:
     """manifest.json of a run, whose digests tell whether rows and base are still the same; empty when the run was
     stopped before it was written. Raises UsageError when it cannot be read."""
-    path = directory / MANIFEST
+    path = run.manifest
     if not path.exists():
         return {}
     try:
@@ -104,7 +102,7 @@ def read_manifest_of_run(directory: Path) -> dict[str, Any]:
             return dict(manifest)
     except (ModelError, KeyError, TypeError):
         pass
-    fix = f"Remove {directory / 'checkpoints'} and it to begin anew, or train with --config {directory / CONFIG}"
+    fix = f"Remove {run.checkpoints} and it to begin anew, or train with --config {run.config}"
     raise UsageError(f"{path} cannot be read: whether rows and base are the same is not known", fix)
 
 

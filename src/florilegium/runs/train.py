@@ -15,7 +15,6 @@ from typing import Any
 
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows, report_on
-from florilegium.data.novelty import FILE as NGRAMS
 from florilegium.errors import ResourceError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.export import adapter_card
@@ -31,8 +30,9 @@ from florilegium.runs.prepare import Prepared, prepare, sample_prompts
 from florilegium.runs.recorder import Recorder, Silent, View
 from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.storage.atomic_files import write_json, write_text
-from florilegium.storage.atomic_folders import MANIFEST
-from florilegium.storage.run_directory import new_run, refuse_taken, tilde, without_home
+from florilegium.storage.paths import tilde, without_home
+from florilegium.storage.run_directory import RunDirectory
+from florilegium.storage.run_lock import new_run, refuse_taken
 from florilegium.training import (
     Snapshot,
     StopRequest,
@@ -42,8 +42,6 @@ from florilegium.training import (
     run_steps,
     watch,
 )
-
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -75,24 +73,27 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
     with watch() as stop, paths.compiling_ahead():
         ready = make_ready(prepare(config, view, rows))
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
-            write_text(directory / CONFIG, dump_config(ready.plan.config))
-            return execute_run(ready, directory, view, stop, None)
+            run = RunDirectory(directory)
+            write_text(run.config, dump_config(ready.plan.config))
+            return execute_run(ready, run, view, stop, None)
 
 
-def execute_run(ready: ReadyRun, directory: Path, view: View, stop: StopRequest, snapshot: Snapshot | None) -> Trained:
+def execute_run(
+    ready: ReadyRun, run: RunDirectory, view: View, stop: StopRequest, snapshot: Snapshot | None
+) -> Trained:
     """Takes the steps that are planned, from `snapshot` or from the first, and writes what came of them into the run's
     folder. Raises Interrupted when a signal stopped it, after saving."""
     prepared, plan = ready.prepared, ready.plan
-    check_room(directory, ready.count.trained, plan.config)
-    accelerator = _accelerator(plan.config, directory)
+    check_room(run.path, ready.count.trained, plan.config)
+    accelerator = _accelerator(plan.config, run.path)
     facts = adapter_facts(prepared)
-    tuned = Tuned(prepared.base, ready.model, prepared.rows.template, facts["openings"], _novelty(prepared, directory))
+    tuned = Tuned(prepared.base, ready.model, prepared.rows.template, facts["openings"], _novelty(prepared, run))
     figures = initial_manifest(prepared, plan, ready.count)
-    write_json(directory / MANIFEST, figures)
-    say_plan(view, prepared, plan, ready.count, directory)
+    write_json(run.manifest, figures)
+    say_plan(view, prepared, plan, ready.count, run.path)
     trainer = make_trainer(ready, accelerator)
     recorder = Recorder(
-        directory,
+        run,
         tuned,
         view,
         plan.schedule.num_steps,
@@ -113,17 +114,15 @@ def execute_run(ready: ReadyRun, directory: Path, view: View, stop: StopRequest,
         if stop.number:
             if recorder.last_saved != end.progress.step:
                 recorder.save(end)
-            raise interrupted(
-                stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {directory}"
-            )
-        trained = _finish(ready, directory, view, tuned, figures, facts, end, recorder)
-        stop.what = f"the run is finished and its adapter is in {directory / 'adapter'}"
+            raise interrupted(stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {run.path}")
+        trained = _finish(ready, run, view, tuned, figures, facts, end, recorder)
+        stop.what = f"the run is finished and its adapter is in {run.adapter}"
         return trained
 
 
 def _finish(
     ready: ReadyRun,
-    directory: Path,
+    run: RunDirectory,
     view: View,
     tuned: Tuned,
     figures: dict[str, Any],
@@ -147,16 +146,16 @@ def _finish(
         "eval_loss": progress.best_loss,
         "best_step": progress.best_step,
     }
-    write_json(directory / MANIFEST, figures)
+    write_json(run.manifest, figures)
     card = adapter_card(config, figures, recorder.last_samples())
-    save_adapter(tuned.model, prepared.base, directory / "adapter", facts, card, state)
+    save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()
-    _write_page(prepared, config, directory, view)
-    return Trained(directory, tuned, figures, recorder.samples)
+    _write_page(prepared, config, run, view)
+    return Trained(run.path, tuned, figures, recorder.samples)
 
 
-def _write_page(prepared: Prepared, config: TrainConfig, directory: Path, view: View) -> None:
+def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view: View) -> None:
     """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
     disk or in memory, takes nothing from it."""
     found = json.dumps(
@@ -164,10 +163,10 @@ def _write_page(prepared: Prepared, config: TrainConfig, directory: Path, view: 
     )
     try:
         # Places name files, and files lie in somebody's home folder.
-        write_text(directory / "data.json", without_home(found) + "\n")
-        view.say(f"report   {write_report(directory)}")
+        write_text(run.data_report, without_home(found) + "\n")
+        view.say(f"report   {write_report(run.path)}")
     except (ResourceError, ImportError, MemoryError, RuntimeError) as error:
-        view.say(f"report   not written: {error}; later: florilegium report {directory}")
+        view.say(f"report   not written: {error}; later: florilegium report {run.path}")
 
 
 def _accelerator(config: TrainConfig, directory: Path) -> Any:
@@ -186,8 +185,8 @@ def _accelerator(config: TrainConfig, directory: Path) -> Any:
     return accelerator
 
 
-def _novelty(prepared: Prepared, directory: Path) -> NoveltyIndex:
+def _novelty(prepared: Prepared, run: RunDirectory) -> NoveltyIndex:
     first = prepared.rows.template.main_column
     index = NoveltyIndex.from_texts(str(quote[first]) for quote in prepared.training_quotes)
-    index.save(directory / NGRAMS)
+    index.save(run.training_ngrams)
     return index

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ResourceError
+from florilegium.storage import platform
 from florilegium.storage.library_errors import is_disk_full
+from florilegium.storage.platform import sync_folder
 
 EARLY = 4 << 20  # bytes after which the disk is set to work, long before the flush
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -59,8 +60,8 @@ def disk_errors(path: Path, needed: int = 4096) -> Iterator[Room]:
 def no_room_fix(path: Path, needed: int) -> str:
     """What to do where `needed` bytes found no room: how much that is, how much is free, and how large a file may be at
     all."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    largest = f", files of {limit / 1e6:.3f} MB at most (ulimit -f)" if limit != resource.RLIM_INFINITY else ""
+    limit = platform.largest_file()
+    largest = f", files of {limit / 1e6:.3f} MB at most (ulimit -f)" if limit is not None else ""
     what = f"{needed / 1e6:.3f} MB are needed and {free_bytes(path) / 1e6:.3f} MB are free there{largest}"
     return f"{what}: make room, then `florilegium resume`"
 
@@ -85,17 +86,14 @@ class Output:
         while view:
             view = view[os.write(self.handle, view) :]
         if self.asked - self.on_the_way >= EARLY:
-            # "Not needed any more" has the system write these bytes now, beside what we do next. The flush at the end,
-            # which alone promises anything and tells of errors, finds little left; and a checkpoint pushes nothing of
-            # others' out of the cache.
-            os.posix_fadvise(self.handle, self.on_the_way, self.asked - self.on_the_way, os.POSIX_FADV_DONTNEED)
+            platform.write_back_soon(self.handle, self.on_the_way, self.asked - self.on_the_way)
             self.on_the_way = self.asked
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Output]:
     """A file that was not there before, with the umask's mode, on disk when the block ends."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | platform.SAFE_OPEN, 0o666)
     try:
         yield Output(handle)
         os.fsync(handle)
@@ -116,20 +114,11 @@ def atomic_write(path: Path) -> Iterator[Output]:
                     yield file
                 finally:
                     room.needed = max(room.needed, file.asked)
-            os.rename(temporary, path)
+            os.replace(temporary, path)
             sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -146,7 +135,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     `read_lines`."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with disk_errors(path):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | platform.SAFE_OPEN, 0o666)
         try:
             Output(handle).write(line)
         finally:
@@ -157,7 +146,7 @@ def sync_file(path: Path) -> None:
     """Makes the lines appended so far survive a power cut."""
     if path.exists():
         with disk_errors(path):
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(path, os.O_RDONLY | platform.SAFE_OPEN)
             try:
                 os.fsync(handle)
             finally:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ResourceError
-from florilegium.storage.atomic_files import disk_errors, free_bytes, new_file, no_room_fix, sync_folder
+from florilegium.storage.atomic_files import disk_errors, free_bytes, new_file, no_room_fix
+from florilegium.storage.platform import sync_folder
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20

@@ -35,7 +35,7 @@ from florilegium.storage.atomic_folders import (
     sweep,
 )
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.storage.run_directory import set_aside
+from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-
 import torch
+
+from florilegium.storage.platform import peak_resident_bytes
 
 
 def peak_memory(device: torch.device) -> int:
-    """On CUDA what torch allocated there at most; on the CPU the process's largest resident size (Linux counts it in
-    kB)."""
+    """On CUDA what torch allocated there at most; on the CPU the process's largest resident size."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
