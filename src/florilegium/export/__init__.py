@@ -1,5 +1,2 @@
-"""What leaves the house: the model card."""
-
-from florilegium.export.card import adapter_card
-
-__all__ = ["adapter_card"]
+"""What leaves the house: merged models, GGUF files, model cards, and the verdict on each. `runs/export.py` puts them
+together."""

@@ -1,76 +1,157 @@
-"""The model card of an adapter, filled: what it is, how it was made, what it scored, how to use it."""
+"""The model card, filled: what it is, what it scored, what it copies and forgot, how to load it, under which terms.
+
+One card for all forms. Every text that a run, a user or a model brought is written as a quotation or as code, so that
+none of it becomes the page's own markup; the metadata on top is YAML by a YAML library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from florilegium.config import TrainConfig
+from florilegium.export.card_use import THIS, ways_to_load
+from florilegium.export.origin import HUB_ID, Origin
+from florilegium.export.verdict import Verdict
 
-RAIL = (
-    "The base model is under the BigScience BLOOM RAIL License 1.0, whose use restrictions apply to this adapter too "
-    "(https://huggingface.co/spaces/bigscience/license)."
-)
-
-
-def adapter_card(config: TrainConfig, figures: Mapping[str, Any], samples: list[str]) -> str:
-    """Markdown with the Hub's metadata on top. `figures` are those of the run's manifest and its losses."""
-    is_hub_id = config.model.count("/") == 1 and not config.model.startswith((".", "/", "~"))
-    is_bloom = config.model.startswith("bigscience/bloom")
-    meta = ["library_name: peft", "pipeline_tag: text-generation", "tags:", "- lora", "- florilegium"]
-    meta += [f"base_model: {config.model}", "base_model_relation: adapter"] if is_hub_id else []
-    meta += ["license: bigscience-bloom-rail-1.0"] if is_bloom else []
-    shown = "\n\n".join("> " + sample.replace("\n", "\n> ") for sample in samples)
-    loss = "not measured"
-    if figures.get("eval_loss") is not None:
-        loss = f"{figures['eval_loss_before']:.3f} before, {figures['eval_loss']:.3f} after (nats a token, {figures['held_out_rows']} rows)"
-    base = f'"{config.model}"' if is_hub_id else "FOLDER_OF_THE_BASE_MODEL"
-    return f"""---
-{chr(10).join(meta)}
----
-
-# Adapter for {_name(config.model)}
-
-LoRA (rank {config.lora_rank}, alpha {config.lora_alpha:g}) on {_name(config.model)}, its base frozen in {config.bits} bits, trained by
-florilegium {figures["version"]} on {figures["training_rows"]} rows rendered as
-`{config.template}`. {figures["trained_parameters"]:,} of {figures["total_parameters"]:,} parameters were trained
-({100 * figures["trained_parameters"] / figures["total_parameters"]:.3f}%).
-
-| | |
-|---|---|
-| steps, rows a step | {figures["steps"]}, {config.batch_size} |
-| learning rate, schedule | {config.learning_rate:g}, {config.lr_schedule} |
-| held-out loss | {loss} |
-| seed | {config.seed} |
-
-## Use
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base})
-model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_ADAPTER")
-tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_ADAPTER")
-```
-
-or `florilegium generate --run FOLDER_OF_THIS_ADAPTER`.
-
-## As it came out
-
-{shown or "No samples were taken."}
-
-## Limits
-
-It writes what its training rows and its base model make likely, which may be wrong, unfair or close to a text it was trained on.
-{RAIL if is_bloom else ""}
-"""
+TITLES = {
+    "adapter": "LoRA adapter",
+    "merged": "Tuned model",
+    "gguf": "Tuned model in GGUF",
+    "gguf-adapter": "LoRA adapter in GGUF",
+}
+RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized", "gguf-adapter": "adapter"}
+LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf", "gguf-adapter": "gguf"}
 
 
-def _name(model: str) -> str:
-    """A model's name without the path it happened to lie in."""
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says. `config` and `figures` are those of the run, or empty for an adapter that has none; `scores`
+    are lines of the evaluation: its group, then name, base, tuned, what to compare with."""
+
+    to: str
+    base: Origin
+    template: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    scores: Sequence[tuple[str, str, str, str, str]] = ()
+    samples: Sequence[str] = ()
+    rank: int = 0
+    alpha: float = 0.0
+    where: str = THIS
+    data_is_local: bool = True
+    files: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+    verdict: Verdict | None = None
+    prompts: Sequence[str] = ()
+
+
+def make_card(facts: CardFacts) -> str:
+    """The README.md of what is described by `facts`."""
+    parts = [
+        f"---\n{_metadata(facts)}---\n\n# {TITLES[facts.to]} on {facts.base.name}",
+        _what_it_is(facts),
+        _figures(facts),
+        _files(facts),
+        f"## Load it\n\n{ways_to_load(facts.to, facts.base, facts.where, facts.template, facts.files)}",
+        "## As it came out\n\n" + ("\n\n".join(_quoted(text) for text in facts.samples) or "No samples were taken."),
+        _limits(facts),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metadata(facts: CardFacts) -> str:
+    import yaml
+
+    values: dict[str, Any] = {
+        "library_name": LIBRARIES[facts.to],
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "florilegium", "quotes", *(["gguf", "llama.cpp"] if facts.to.startswith("gguf") else [])],
+    }
+    if facts.base.licence:
+        values["license"] = facts.base.licence
+    if facts.base.on_hub:
+        values |= {"base_model": facts.base.name, "base_model_relation": RELATIONS[facts.to]}
+    source = str(facts.config.get("data", ""))
+    if HUB_ID.fullmatch(source) and not facts.data_is_local:
+        values["datasets"] = [source]
+    if facts.prompts:
+        values["widget"] = [{"text": prompt} for prompt in facts.prompts]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _what_it_is(facts: CardFacts) -> str:
+    config, figures = facts.config, facts.figures
+    lora = f"LoRA (rank {facts.rank}, alpha {facts.alpha:g}) on {facts.base.name}"
+    if not figures:
+        return f"{lora}. It was trained on rows rendered as\n\n{_code(facts.template)}"
+    trained, total = int(figures.get("trained_parameters", 0)), int(figures.get("total_parameters", 1))
+    lines = [
+        f"{lora}, its base frozen in {config.get('bits', '?')} bits while it was trained by florilegium "
+        f"{figures.get('version', '')} on {figures.get('training_rows', '?')} rows rendered as\n\n{_code(facts.template)}\n",
+        f"{trained:,} of {total:,} parameters were trained ({100 * trained / max(1, total):.3f}%).\n",
+        "| | |\n|---|---|",
+        f"| steps, rows a step | {figures.get('steps', '?')}, {config.get('batch_size', '?')} |",
+        f"| learning rate, schedule | {config.get('learning_rate', '?')}, {config.get('lr_schedule', '?')} |",
+        f"| seed | {config.get('seed', '?')} |",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(facts: CardFacts) -> str:
+    """Losses of the training, the evaluation's table with its intervals, and the verdict on this export."""
+    lines = ["## Figures\n"]
+    if facts.figures.get("eval_loss") is not None:
+        before, after = facts.figures["eval_loss_before"], facts.figures["eval_loss"]
+        rows = facts.figures.get("held_out_rows", "?")
+        lines.append(f"Held-out loss {before:.3f} before, {after:.3f} after (nats a token, {rows} rows).\n")
+    if facts.scores:
+        lines += ["| | base | tuned | to compare |\n|---|---|---|---|"]
+        for group in dict.fromkeys(score[0] for score in facts.scores):
+            lines.append(f"| **{group}** | | | |")
+            lines += [
+                f"| {_cell(n)} | {_cell(b)} | {_cell(t)} | {_cell(c)} |" for g, n, b, t, c in facts.scores if g == group
+            ]
+        lines.append("\nIn brackets: 95% intervals, by bootstrap over rows (Wilson for shares of texts).\n")
+    elif facts.figures:
+        lines.append("What it learned, forgot and copies was not measured (`florilegium evaluate --base` does).\n")
+    if facts.verdict is not None:
+        lines.append(f"This export, {facts.kind}, against the live adapter on its base: {facts.verdict.sentence()}.")
+        if facts.verdict.rows_are:
+            lines.append(f"({facts.verdict.rows} {facts.verdict.rows_are})")
+    return "\n".join(lines).rstrip() if len(lines) > 1 else ""
+
+
+def _files(facts: CardFacts) -> str:
+    shown = {name: size for name, size in facts.files.items() if name.endswith((".gguf", ".safetensors", "Modelfile"))}
+    if not shown or facts.to == "adapter":
+        return ""
+    lines = [f"| `{name}` | {size / 1e6:,.1f} MB |" for name, size in shown.items()]
+    return "## Files\n\n| file | size |\n|---|---|\n" + "\n".join(lines)
+
+
+def _limits(facts: CardFacts) -> str:
+    terms = facts.base.restrictions()
     return (
-        model
-        if model.count("/") == 1 and not model.startswith((".", "/", "~"))
-        else model.rstrip("/").rsplit("/", 1)[-1]
+        "## Limits and terms\n\nIt writes what its training rows and its base model make likely, which may be wrong, unfair "
+        f"or close to a text it was trained on.\n\n{terms}"
     )
+
+
+def _code(text: str) -> str:
+    """`text` as a block of code, whatever backticks it holds."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _quoted(text: str) -> str:
+    return "> " + _plain(text).replace("\n", "\n> ")
+
+
+def _cell(text: str) -> str:
+    return _plain(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    """Text that stays text in Markdown: no HTML, no link, no image."""
+    return re.sub(r"([\\`<\[!])", r"\\\1", text)

@@ -7,7 +7,7 @@ read as well, as data (`untrusted.py`)."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,14 @@ def _check_words(facts: Mapping[str, Any], what: str) -> None:
             ) from None
 
 
-def load_adapter(base: Base, folder: Path) -> Any:
+def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Any:
     """The base with the adapter of `folder` on it, ready to generate. Raises ModelError when it was made for another
-    base, is damaged, or asks for anything but LoRA."""
+    base (with `other_weights`: of another shape; an adapter trained on int8 weights is merged into the 16-bit ones), is
+    damaged, or asks for anything but LoRA."""
     from peft import LoraConfig, PeftModel
 
     facts = read_facts(folder)
-    check_fit(base, facts, folder)
+    check_fit(base, facts, folder, ignored=("digest",) if other_weights else ())
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not read")
     values = lora_values(folder, base.model.config.get_text_config().hidden_size)
@@ -117,11 +118,12 @@ def _check_all_used(model: Any, folder: Path, base: Base) -> None:
             raise ModelError(cause, "It was made for another model: name that one with --model")
 
 
-def check_fit(base: Base, facts: Mapping[str, Any], folder: Path) -> None:
-    """Compares what the adapter was made for with the base at hand. Raises ModelError that says which differs."""
+def check_fit(base: Base, facts: Mapping[str, Any], folder: Path, *, ignored: Sequence[str] = ()) -> None:
+    """Compares what the adapter was made for with the base at hand, but for `ignored`. Raises ModelError that says
+    which differs."""
     made_for = facts.get("base", {})
     mine, theirs = _flat(base_facts(base)), _flat(made_for)
-    for key in [key for key in mine if key in theirs and mine[key] != theirs[key]]:
+    for key in [key for key in mine if key in theirs and key not in ignored and mine[key] != theirs[key]]:
         what = {"digest": "weights", "tokenizer_digest": "tokenizer"}.get(key, key)
         detail = "" if "digest" in key else f" ({str(theirs[key])[:40]}, here {mine[key]})"
         raise ModelError(

@@ -39,6 +39,13 @@ class Base:
     compute_dtype: torch.dtype
     digest: str
     tokenizer_digest: str
+    folder: Path | None = None  # where its files lie on this machine
+
+    @property
+    def path(self) -> str:
+        """What stock PEFT can load it by on this machine: its Hub id, or its folder in full."""
+        is_folder = self.name == "seedling" or Path(self.name).expanduser().is_dir()
+        return str(self.folder.absolute()) if is_folder and self.folder else self.name
 
     @property
     def family(self) -> Family:
@@ -102,6 +109,7 @@ def load_base(
         compute_dtype,
         weights_digest(folder),
         tokenizer_digest(tokenizer),
+        folder,
     )
 
 

@@ -144,7 +144,7 @@ def save_adapter(
     check_tensors(tensors, "the adapter")
     values = {
         **_plain(model.peft_config["default"].to_dict()),
-        "base_model_name_or_path": base.name,
+        "base_model_name_or_path": base.path,  # loads in stock PEFT on this machine; `push` takes it out
         "inference_mode": True,
     }
     with disk_errors(folder, tensor_bytes(tensors) + (1 << 20)):

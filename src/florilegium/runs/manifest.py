@@ -27,6 +27,7 @@ def adapter_facts(prepared: Prepared) -> dict[str, Any]:
         "template": template.text,
         "list_columns": list(template.list_columns),
         "base": base_facts(prepared.base),
+        "base_is_local": prepared.base.path != prepared.base.name,
         "revision": prepared.config.revision,
         "bits": prepared.config.bits,
         "openings": _openings([template.render(quote) for quote in prepared.training_quotes]),

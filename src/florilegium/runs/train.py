@@ -17,12 +17,12 @@ from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows, report_on
 from florilegium.errors import ResourceError, UsageError
 from florilegium.evaluation import NoveltyIndex
-from florilegium.export import adapter_card
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.model import fast_paths as paths
 from florilegium.model import save_adapter, set_adapter_state
 from florilegium.report import import_soon, write_report
+from florilegium.runs.cards import adapter_card
 from florilegium.runs.changes import identity
 from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.plan_text import say_plan
@@ -147,7 +147,7 @@ def _finish(
         "best_step": progress.best_step,
     }
     write_json(run.manifest, figures)
-    card = adapter_card(config, figures, recorder.last_samples())
+    card = adapter_card(config, figures, recorder.last_samples(), prepared.base.folder)
     save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()

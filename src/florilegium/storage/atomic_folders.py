@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,31 @@ class Unvouched(Exception):
     """A folder that its manifest does not vouch for, and why. Who reads it decides which of `errors.py` that is."""
 
 
-def commit_folder(
-    final: Path, files: Files, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST
-) -> None:
-    """Writes `files` (name to pieces) as the folder `final`, whole or not at all, `facts` and the sums in its manifest.
+class NewFolder:
+    """A folder in the making, under a name that nobody reads. `facts` may be added to until it is whole."""
 
-    `needed` is the size in bytes, compared with what is free before anything is written. What stands at `final` must be
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        self.path, self.facts = path, dict(facts)
+        self.sums: dict[str, dict[str, Any]] = {}
+
+    def write(self, name: str, pieces: Iterable[Piece]) -> None:
+        """One file, flushed; its sum is taken from the pieces."""
+        self.sums[name] = _write(self.path / name, pieces)
+
+    def adopt(self, name: str) -> None:
+        """A file that another program wrote here: flushed, and summed as it lies."""
+        handle = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with open(handle, "rb") as file:
+            os.fsync(handle)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            self.sums[name] = {"sha256": digest, "bytes": os.fstat(handle).st_size}
+
+
+@contextlib.contextmanager
+def new_folder(final: Path, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST) -> Iterator[NewFolder]:
+    """A folder to write into that appears at `final` whole, with its manifest, when the block ends, or not at all.
+
+    `needed` is its size in bytes, compared with what is free before anything is written. What stands at `final` must be
     out of the way already. Raises ResourceError; then nothing of it is left."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     with disk_errors(final, needed):
@@ -54,11 +73,10 @@ def commit_folder(
         remove_folder(temporary)
         os.mkdir(temporary)
         try:
-            sums = {name: _write(temporary / name, pieces) for name, pieces in files.items()}
-            _write(
-                temporary / manifest,
-                [json.dumps({**facts, "files": sums}, indent=2, ensure_ascii=False).encode() + b"\n"],
-            )
+            folder = NewFolder(temporary, facts)
+            yield folder
+            values = {**folder.facts, "files": folder.sums}
+            _write(temporary / manifest, [json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"])
             sync_folder(temporary)
             os.rename(temporary, final)
         except BaseException:
@@ -66,6 +84,15 @@ def commit_folder(
                 remove_folder(temporary)
             raise
         sync_folder(final.parent)
+
+
+def commit_folder(
+    final: Path, files: Files, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST
+) -> None:
+    """Writes `files` (name to pieces) as the folder `final`, whole or not at all: `new_folder` at one stroke."""
+    with new_folder(final, facts, needed=needed, manifest=manifest) as folder:
+        for name, pieces in files.items():
+            folder.write(name, pieces)
 
 
 def _write(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:

@@ -47,14 +47,19 @@ def tensor_pieces(
         end = start + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
+    yield header_piece(header)
     for name in names:
         plain = tensors[name].detach().to("cpu").contiguous()
         if plain.numel():
             pieces: Any = plain.reshape(-1).view(torch.uint8).numpy()
             yield memoryview(pieces)
+
+
+def header_piece(header: Mapping[str, Any]) -> bytes:
+    """How a safetensors file begins: the length of its header, and the header."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def read_header(path: Path, what: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from florilegium.cli.commands import completion, evaluate, generate, inspect, report, resume, train
+from florilegium.cli.commands import completion, evaluate, export, generate, inspect, report, resume, train
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -15,5 +15,6 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "evaluate": evaluate,
     "report": report,
+    "export": export,
     "completion": completion,
 }

@@ -1,0 +1,71 @@
+"""`florilegium export`: a tuned model for other programs, checked before it has a name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.flags import add_run, given_run
+from florilegium.cli.loading import loading_pytorch
+from florilegium.errors import UsageError
+from florilegium.storage.run_directory import adapter_folder, find_run
+
+FORMS = ("merged", "gguf", "gguf-adapter", "onnx")
+_SETTINGS = ("to", "output", "model", "data", "check", "force", "device")
+
+
+def add(commands: Commands) -> None:
+    export = add_command(
+        commands,
+        "export",
+        "export a run as a merged model, a GGUF file or a LoRA GGUF, checked",
+        "florilegium export latest --to merged",
+        "florilegium export runs/NAME --to gguf --type q8_0 --output quotes-gguf",
+    )
+    add_run(export, "a run's folder or name, or an adapter folder; default: the newest run")
+    add = export.add_argument
+    add("--to", choices=FORMS, default="merged", help="form of the export (merged)")
+    add("--type", metavar="T", help="GGUF type: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q4_k_m, ... (f16)")
+    add("--output", metavar="DIR", help="folder to make (RUN/exports/FORM)")
+    add("--model", metavar="MODEL", help="path of the 16-bit base model, if it has moved or was given in int8")
+    add("--data", metavar="DATA", help="path of the run's data, if it has moved")
+    add("--check", action=argparse.BooleanOptionalAction, default=True, help="load the export and compare it (on)")
+    add("--force", action="store_true", help="set aside what is at --output")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the check (auto)")
+
+
+def run(flags: argparse.Namespace) -> None:
+    if flags.type is not None and not flags.to.startswith("gguf"):
+        raise UsageError(f"--type is for GGUF files, and --to is {flags.to}", "Leave --type out, or type: --to gguf")
+    adapter_folder(find_run(given_run(flags)))  # before torch is imported
+    with loading_pytorch():
+        from florilegium.cli.progress import TerminalView
+        from florilegium.runs.export import export
+    view = TerminalView()
+    settings = {name: getattr(flags, name) for name in _SETTINGS}
+    try:
+        done = export(given_run(flags), kind=flags.type or "f16", view=view, **settings)
+    finally:
+        view.stop()
+    if flags.json:
+        report = {"directory": str(done.directory), "to": done.to, "type": done.kind, "files": done.files}
+        print(json.dumps({**report, "verdict": done.verdict.as_json()}, ensure_ascii=False))
+        return
+    _show(done)
+
+
+def _show(done: Any) -> None:
+    """What was made, how it compares, what to type next."""
+    for name, size in done.files.items():
+        if size > 1 << 20 or name.endswith((".gguf", ".safetensors")):
+            print(f"{size / 1e6:>12,.1f} MB  {done.directory / name}")
+    print(f"\n{done.verdict.sentence()}")
+    if done.verdict.passed:
+        print(
+            f"It was loaded again and answers as the live adapter does ({done.verdict.rows} {done.verdict.rows_are})."
+        )
+    where = shlex.quote(str(done.directory))
+    print(f"\nIts card: {done.directory / 'README.md'}\nTo the Hub:\n    florilegium push {where} USER/NAME --dry-run")

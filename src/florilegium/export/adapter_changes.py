@@ -1,0 +1,105 @@
+"""An adapter folder as what it does to each weight of its base.
+
+PEFT itself says which modules the adapter sits on and with what scaling (rank and alpha patterns, rsLoRA): it is put
+on the base's shape, on the meta device, which holds no numbers. The numbers come from `adapter_model.safetensors`:
+
+    base_model.model.transformer.h.0.self_attention.dense.lora_A.weight      a LoraChange of ...dense.weight
+    base_model.model.transformer.h.0.self_attention.dense.base_layer.bias    another bias (bias="lora_only", "all")
+    base_model.model.lm_head.weight                                          another weight (modules_to_save)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florilegium.errors import ModelError
+from florilegium.export.lora_change import LoraChange
+from florilegium.model.untrusted import lora_values
+from florilegium.storage.safetensors_io import read_header
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class AdapterChanges:
+    """`changes` and `replaced` by the names that the weights have in the Transformers model; `digest` is the sha256 of
+    the adapter's file."""
+
+    changes: dict[str, LoraChange]
+    replaced: dict[str, torch.Tensor]
+    bias_added: dict[str, torch.Tensor]
+    values: dict[str, Any]
+    digest: str
+    rank: int
+    alpha: float
+
+
+def read_changes(folder: Path, model: Any) -> AdapterChanges:
+    """What the adapter in `folder` does to `model`, which may lie on the meta device and gets PEFT's modules put into
+    it. Raises ModelError for an adapter that is damaged, not LoRA, or does not sit on this model."""
+    from safetensors.torch import load_file
+
+    values = lora_values(folder, model.config.get_text_config().hidden_size)
+    init = values.get("init_lora_weights", True)
+    if isinstance(init, str) and init not in ("gaussian", "orthogonal", "pissa", "olora"):
+        raise ModelError(
+            f"the adapter in {folder} was started by {init!r}, which changes its base in a way that cannot be repeated",
+            "Convert it to plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)",
+        )
+    layers = _lora_layers(model, values, folder)
+    read_header(folder / WEIGHTS, f"the adapter in {folder}")
+    tensors = load_file(folder / WEIGHTS)
+    changes, replaced, added = {}, {}, {}
+    for name, layer in layers.items():
+        changes[f"{name}.weight"] = _change(name, layer, tensors, init, folder)
+        if (bias := tensors.pop(f"{PREFIX}{name}.lora_B.bias", None)) is not None:
+            added[f"{name}.bias"] = bias.float() * layer.scaling["default"]
+    for key, tensor in tensors.items():
+        name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
+        if ".lora_" in key:
+            raise ModelError(f"the adapter in {folder} has {key}, which this base lacks", "Name its base with --model")
+        replaced[name] = tensor
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return AdapterChanges(changes, replaced, added, values, digest, int(values["r"]), float(values["lora_alpha"]))
+
+
+def _lora_layers(model: Any, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            tuned: Any = get_peft_model(model, LoraConfig(**{**values, "init_lora_weights": False}))
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(
+            f"the adapter in {folder} does not fit its base ({first})", "Name its base with --model"
+        ) from error
+    modules = tuned.base_model.model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, LoraLayer)}
+
+
+def _change(name: str, layer: Any, tensors: dict[str, torch.Tensor], init: Any, folder: Path) -> LoraChange:
+    embedding = f"{PREFIX}{name}.lora_embedding_A" in tensors
+    names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    try:
+        a_RK, b_NR = (tensors.pop(f"{PREFIX}{name}.{part}").float() for part in names)
+        magnitude = tensors.pop(f"{PREFIX}{name}.lora_magnitude_vector").float() if layer.use_dora["default"] else None
+    except KeyError as error:
+        raise ModelError(
+            f"the adapter in {folder} lacks {str(error)[:120]}", "Copy it again, or name its base with --model"
+        ) from None
+    scaling = float(layer.scaling["default"])
+    transposed = embedding or bool(layer.fan_in_fan_out)
+    left, right = (a_RK.T, b_NR.T) if transposed else (b_NR, a_RK)
+    kept = init if init in ("pissa", "olora") else "default"
+    return LoraChange(left * scaling, right, magnitude, transposed, kept, scaling)

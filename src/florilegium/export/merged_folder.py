@@ -1,0 +1,98 @@
+"""`--to merged`: a model folder as Transformers saves one, written as it is merged.
+
+model-00001-of-00002.safetensors ...   as many files as the base has, each tensor where it was
+model.safetensors.index.json           where the base has one
+config.json, generation_config.json    the base's, without quantisation, paths and what no longer holds
+tokenizer.json ...                     the adapter's: the one it was trained with
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florilegium.export.base_weights import INDEX, StoredTensor
+from florilegium.export.merge import Merge
+from florilegium.model.untrusted import read_json
+from florilegium.storage.atomic_folders import NewFolder
+from florilegium.storage.safetensors_io import DTYPES, header_piece
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+DROPPED = ("quantization_config", "_name_or_path", "_attn_implementation_autoset", "auto_map")
+
+
+def merged_bytes(merge: Merge) -> int:
+    """About what the folder will take."""
+    return sum(tensor_bytes(tensor) for tensor in merge) + (64 << 20)
+
+
+def tensor_bytes(tensor: StoredTensor) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def write_merged(folder: NewFolder, merge: Merge, adapter: Path) -> None:
+    """The model's files into `folder`."""
+    by_file = {file: [tensor for tensor in merge if tensor.file == file] for file in merge.base.files}
+    for file, tensors in by_file.items():
+        folder.write(file, _pieces(merge, tensors))
+    if (merge.base.folder / INDEX).is_file() or len(by_file) > 1:
+        total = sum(tensor_bytes(tensor) for tensor in merge)
+        places = {tensor.key: tensor.file for tensor in sorted(merge, key=lambda tensor: tensor.key)}
+        folder.write(INDEX, [as_json({"metadata": {"total_size": total}, "weight_map": places})])
+    folder.write("config.json", [as_json(merged_config(merge))])
+    for name, data in small_files(merge.base.folder, adapter).items():
+        folder.write(name, [data])
+
+
+def merged_config(merge: Merge) -> dict[str, Any]:
+    """The base's config.json, true of the merged weights."""
+    config = {name: value for name, value in merge.base.config.items() if name not in DROPPED}
+    if merge.base.tied and not merge.tied:
+        config["tie_word_embeddings"] = False
+    return config
+
+
+def small_files(base: Path, adapter: Path) -> dict[str, bytes]:
+    """The tokenizer that the adapter was trained with (the base's, where the adapter brings none), and how to
+    generate."""
+    source = adapter if (adapter / "tokenizer_config.json").is_file() else base
+    found = [source / name for name in TOKENIZER_FILES] + [base / "generation_config.json"]
+    return {path.name: _without_paths(path) for path in found if path.is_file()}
+
+
+def _without_paths(path: Path) -> bytes:
+    """A file's bytes; of tokenizer_config.json without the folder it once lay in."""
+    if path.name != "tokenizer_config.json":
+        return path.read_bytes()
+    values = read_json(path, path.name)
+    if not values.keys() & {"name_or_path", "_name_or_path"}:
+        return path.read_bytes()
+    return as_json({name: value for name, value in values.items() if name not in ("name_or_path", "_name_or_path")})
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _pieces(merge: Merge, tensors: list[StoredTensor]) -> Iterator[bytes | memoryview]:
+    """The safetensors file of `tensors`, in the order they have in the base."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for tensor in tensors:
+        end = start + tensor_bytes(tensor)
+        header[tensor.key] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    yield header_piece(header)
+    for tensor in tensors:
+        for rows in merge.pieces(tensor):
+            if rows.numel():
+                data: Any = rows.contiguous().reshape(-1).view(torch.uint8).numpy()
+                yield memoryview(data)

@@ -1,0 +1,94 @@
+"""What is exported: an adapter, its base, and what its run wrote down about it. Whatever of a run's own files is missing
+or broken is left out: an adapter alone can be exported too."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florilegium.config import DEFAULT_TEMPLATE, read_config
+from florilegium.data import Template
+from florilegium.errors import ModelError, UsageError
+from florilegium.export.origin import Origin, origin_of
+from florilegium.model.adapter_loading import read_facts
+from florilegium.model.hub import locate
+from florilegium.model.identity import weights_digest
+from florilegium.model.untrusted import read_json
+from florilegium.storage.run_directory import RunDirectory
+
+SHOWN_SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`base_folder` holds the base's 16-bit weights; `other_weights` says that they are not the very ones of the
+    training. `config`, `manifest`, `evaluation` are the run's files, each empty where it is not there."""
+
+    name: str
+    adapter: Path
+    base: Origin
+    base_folder: Path
+    other_weights: bool
+    template: Template
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    evaluation: dict[str, Any]
+    samples: list[str]
+
+    @property
+    def run(self) -> Path | None:
+        """The run's folder, or None for an adapter alone."""
+        return self.adapter.parent if RunDirectory(self.adapter.parent).is_run else None
+
+
+def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
+    """The subject of an export. `model` names the base if it has moved, or was given in int8. Raises UsageError where
+    nothing says which base it is, ModelError where the base is gone or another."""
+    facts = read_facts(adapter)
+    made_for = facts.get("base", {})
+    trained_on = made_for.get("name") or _peft_name(adapter)
+    name = model or trained_on
+    if not name:
+        raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
+    folder = locate(name, facts.get("revision") if model is None else None)
+    other = bool(made_for.get("digest")) and weights_digest(folder) != made_for["digest"]
+    if other and model is None:
+        raise ModelError(
+            f"the base {name} has other weights than the adapter was trained on",
+            "Name the folder that has them with --model",
+        )
+    origin = origin_of(name, folder, local=facts.get("base_is_local") if model is None else None)
+    template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
+    return Subject(
+        _run_name(directory, adapter),
+        adapter,
+        origin,
+        folder,
+        other,
+        template,
+        *_run_files(RunDirectory(adapter.parent)),
+    )
+
+
+def _peft_name(adapter: Path) -> str:
+    """The base that PEFT's own file names: all that adapters of others say."""
+    name = read_json(adapter / "adapter_config.json", f"the adapter_config.json in {adapter}")
+    return str(name.get("base_model_name_or_path") or "")
+
+
+def _run_name(directory: Path, adapter: Path) -> str:
+    return (adapter.parent if directory != adapter else directory).resolve().name
+
+
+def _run_files(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[str]]:
+    """config, manifest, evaluation, the last samples; empty where `run` is no run."""
+    if not run.is_run:
+        return {}, {}, {}, []
+    config: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):
+        config = read_config(run.config)
+    rows = [row for row in run.read_samples() if isinstance(row.get("text"), str)]
+    last = [str(row["text"]) for row in rows if row.get("step") == rows[-1].get("step")]
+    return config, run.read_manifest(), run.read_evaluation(), last[:SHOWN_SAMPLES]

@@ -1,0 +1,59 @@
+"""The rows and prompts that live adapter and export are compared on: of the run's own held-out rows where they can be
+read again, else of the bundled sayings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from florilegium.data import Quote, Template, read_rows
+from florilegium.errors import DataError, FlorilegiumError
+from florilegium.export.probe import ROWS, Probe
+from florilegium.export.subject import Subject
+from florilegium.runs.evaluate import read_material
+from florilegium.seedling import SAYINGS
+from florilegium.tokens import label_prompt, text_ids
+from florilegium.tokens.encode import end_of_text
+
+WORDS = 4  # of a quote, for it to be gone on with
+MAX_TOKENS = 256
+
+
+def make_probe(subject: Subject, tokenizer: Any, data: str | None = None) -> Probe:
+    """`data` says where the run's rows lie now. Raises DataError where rows that were named cannot be read."""
+    quotes, template, what = _quotes(subject, data)
+    rows = [ids[: MAX_TOKENS - 1] for ids in text_ids(tokenizer, [template.render(quote) for quote in quotes])]
+    prompts = [_prompt(template, quote, whole=i % 2 == 0) for i, quote in enumerate(quotes)]
+    end = end_of_text(tokenizer)
+    return Probe([[*ids, end] for ids in rows], prompts, text_ids(tokenizer, prompts), what, end)
+
+
+def _quotes(subject: Subject, data: str | None) -> tuple[list[Quote], Template, str]:
+    if subject.run is not None:
+        try:
+            material = read_material(subject.run, data, most_rows=1 << 30)
+            held_out = material.held_out
+            count = min(ROWS, len(held_out))
+            chosen = [held_out[i * len(held_out) // count] for i in range(count)]
+            return chosen, material.rows.template, "held-out rows"
+        except FlorilegiumError:
+            if data is not None:
+                raise
+    elif data is not None:
+        rows = read_rows(data, subject.template.text)
+        if not rows.quotes:
+            raise DataError(f"{data} holds no row", "Name the file of the rows with --data")
+        return rows.quotes[:ROWS], rows.template, "rows of --data"
+    sayings = read_rows(SAYINGS)  # the rows are gone, or were never said: any text will do to compare two models
+    return sayings.quotes[:ROWS], sayings.template, "bundled sayings"
+
+
+def _prompt(template: Template, quote: Quote, *, whole: bool) -> str:
+    """A quote that wants its tags, or the first words of one."""
+    if whole and len(template.columns) > 1:
+        return _cut(label_prompt(template, quote))
+    words = str(quote[template.columns[0]]).split()[:WORDS]
+    return _cut(template.prompt({template.columns[0]: " ".join(words)}, open=True))
+
+
+def _cut(prompt: str) -> str:
+    return prompt[: 4 * MAX_TOKENS].strip()
