@@ -82,6 +82,11 @@ def redact(text: str) -> str:
     return text
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A count in a message: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def nearest(name: str, known: Collection[str]) -> str:
     """`"Did you mean 'quote'?"`, or an empty string where nothing known is near enough: a wrong guess is worse than
     none. A mapping says under what name a known one is shown (none: it is no guess)."""

@@ -84,7 +84,7 @@ def test_more_room_is_used(reads_int8: bool) -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(ResourceError, match=r"the leanest step needs 8.1 GiB, and 7.0 GiB are there"):
+    with pytest.raises(ResourceError, match=r"most economical plan needs 8.1 GiB, and 7.0 GiB is available"):
         plan_memory(BLOOM_7B1, [8192] * 9, 7 * GIB, "auto")
     assert plan_memory(BLOOM_7B1, [8192] * 9, int(8.15 * GIB), "auto").peak < 8.15 * GIB
 

@@ -128,7 +128,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         evaluate(moved / "adapter")
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace("held_out: 0.1", "held_out: 0.0"))
-    with pytest.raises(DataError, match="held no row out"):
+    with pytest.raises(DataError, match="has no held-out rows"):
         read_material(moved)
 
 
@@ -180,5 +180,5 @@ def test_novel_only_redraws_copies_and_leaves_out_what_goes_on_copying(run: Path
     with pytest.raises(UsageError, match="temperature 0"):
         tuned.generate("The sea", novel_only=True, temperature=0.0)
     tuned.novelty = None
-    with pytest.raises(UsageError, match="no record"):
+    with pytest.raises(UsageError, match="training n-gram index"):
         tuned.generate("The sea", novel_only=True)

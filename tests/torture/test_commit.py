@@ -47,7 +47,7 @@ def test_death_at_every_operation_of_a_save(
     tried = sorted(random.Random(0).sample(range(1, operations + 1), min(operations, amount(4, 10_000))))
     for number in tried:
         resumed = warm.run(["resume", copies / str(number)], cwd=tmp_path)
-        assert resumed.code == 0 and "going on from step" in resumed.err, (number, resumed.err)
+        assert resumed.code == 0 and "resuming at step" in resumed.err, (number, resumed.err)
         assert different_bits(weights(copies / str(number)), weights(reference())) == 0, number
         assert not [p for p in (copies / str(number)).rglob(".*") if p.name != ".lock"], number
     figure(
@@ -208,11 +208,9 @@ def test_a_checkpoint_of_another_run_is_not_taken(
     shutil.copytree(whole / "step-00000012", tmp_path / "run" / "checkpoints" / "step-00000012")
     resumed = warm.run(["resume", tmp_path / "run"], cwd=tmp_path)
     assert (
-        resumed.code == 0 and "step-00000012 skipped: it is of another run: its data digest is another" in resumed.err
+        resumed.code == 0 and "step-00000012 skipped: it belongs to another run: its data digest differs" in resumed.err
     )
-    assert (
-        "going on from step 10" in resumed.err and (tmp_path / "run" / "checkpoints" / "step-00000012.old-1").is_dir()
-    )
+    assert "resuming at step 10" in resumed.err and (tmp_path / "run" / "checkpoints" / "step-00000012.old-1").is_dir()
     events = [json.loads(line)["event"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert any("skipped" in e for e in events) and any("set aside" in e for e in events)
 
@@ -279,7 +277,7 @@ def test_kills_at_random_times(
             if (run / "config.yaml").exists():
                 arguments = ["resume", run]
             if attempt and child.err:
-                found = re.search(r"going on from step (\d+)", child.err)
+                found = re.search(r"resuming at step (\d+)", child.err)
                 if found and saved_now == 0 and int(found[1]) < saved and not in_save:
                     lost += 1
             if (run / "checkpoints").is_dir() and saved:

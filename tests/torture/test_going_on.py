@@ -113,7 +113,7 @@ def test_every_change_is_applied_or_refused_and_said(
         child = warm.run(["resume", run, *([] if number % 2 else flag(name, value))], cwd=tmp_path)
         assert (
             child.code == 2
-            and "cannot change on the way" in child.last_line
+            and "cannot change when resuming" in child.last_line
             and name.replace("_", "-") in child.last_line
         ), child.err
         assert sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*") if p.name not in ("config.yaml", ".lock")) == [
@@ -142,12 +142,12 @@ def _other_rows_and_base(warm: Warm, tiny: Path, quotes: Path, stopped: Callable
     shutil.rmtree(run / "adapter")
     rows.write_text(quotes.read_text().replace("Be kind", "Be good"))
     child = warm.run(["resume", run], cwd=tmp_path)
-    assert child.code == 3 and "others than when" in child.last_line
+    assert child.code == 3 and "has changed since" in child.last_line
     shutil.copy(quotes, rows)
     shutil.rmtree(base)
     save_tiny(base, seed=1)
     child = warm.run(["resume", run], cwd=tmp_path)
-    assert child.code == 4 and "another than when" in child.last_line
+    assert child.code == 4 and "has changed since" in child.last_line
 
 
 def same_but_for_the_lock(run: Path) -> list[tuple[str, bytes]]:
@@ -226,7 +226,7 @@ def test_report_to(
         assert same_but_for_the_lock(run) == before
     run = stopped()
     child = warm.run(["resume", run, *flag("report_to", "a-board")], cwd=tmp_path)
-    assert child.code == 2 and "It takes none, or of tensorboard" in child.last_line
+    assert child.code == 2 and "It takes none, or any of tensorboard" in child.last_line
 
 
 def test_a_tracker_that_is_there_is_told(
@@ -307,7 +307,9 @@ def test_a_run_from_before_there_were_orders(
         assert held["run"]["settings"].pop("batching") == "shuffled"
         manifest.write_text(json.dumps(held))
     child = warm.run(["resume", run, *flag("batching", "tile-aligned")], cwd=tmp_path)
-    assert child.code == 2 and "--batching was 'shuffled' when the run began" in child.last_line, child.err
+    assert child.code == 2 and "--batching cannot change when resuming (this run uses shuffled)" in child.last_line, (
+        child.err
+    )
     child = warm.run(["resume", run, *flag("batching", "auto")], cwd=tmp_path)
     assert child.code == 0 and "batching: shuffled" in config.read_text(), child.err
     assert different_bits(weights(run), weights(reference())) == 0

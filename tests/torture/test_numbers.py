@@ -80,12 +80,12 @@ def test_a_base_that_holds_none_is_told_before_the_first_step(
 def test_guards(value: float) -> None:
     check_step(1, 2.0, 3.0)
     for numbers in ((value, 1.0), (1.0, value)):
-        with pytest.raises(DivergedError, match="in step 7: this step was not taken"):
+        with pytest.raises(DivergedError, match="diverged at step 7 .*the update was skipped"):
             check_step(7, *numbers)
     bad = torch.zeros(1000)
     bad[500] = value
     check_tensors({"large": torch.full((10,), 3e38)}, "fine: only its sum is too large")
-    with pytest.raises(DivergedError, match="b holds a number that is none"):
+    with pytest.raises(DivergedError, match="tensor b contains NaN or infinity"):
         check_tensors({"a": torch.zeros(3), "b": bad}, "the adapter")
     good = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(3)}}}
     check_snapshot(3, {"a": torch.zeros(1)}, {}, good)
@@ -112,5 +112,5 @@ def test_no_kind_of_tensor_hides_one(value: float) -> None:
     for name in ("scalar", "large", "half", "bfloat", "double"):
         bad = good[name].clone()
         bad.view(-1)[-1] = value
-        with pytest.raises(DivergedError, match=f"it: {name} holds"):
+        with pytest.raises(DivergedError, match=f"it was not saved: tensor {name} contains"):
             check_tensors({**good, name: bad, "later": bad.clone()}, "it")

@@ -366,7 +366,7 @@ def test_a_rank_beyond_the_model_is_told_before_training(
 ) -> None:
     child = warm.run(train_arguments(tiny, quotes, tmp_path / "run", "--rank", str(rank)), cwd=tmp_path)
     weak(child, 2)
-    assert "--rank" in child.last_line
+    assert "--lora-rank" in child.last_line
 
 
 def test_adapters_are_what_they_were(reference: Callable[..., Path]) -> None:

@@ -49,32 +49,34 @@ def _number(text: str) -> float | str:
 
 
 def _check_compute(config: TrainConfig) -> None:
-    """Weights that are held as plain numbers are multiplied in the precision that they are held in. Raises
-    UsageError."""
+    """Weights that are not quantized are multiplied in the dtype that they are stored in. Raises UsageError."""
     held = {16: "bfloat16", 32: "float32"}.get(config.bits)
     if held and config.dtype not in ("auto", held):
-        fix = f"Leave --compute out, or use --bits {48 - config.bits}"
-        raise UsageError(f"--bits {config.bits} computes in {held}, and --compute asks for {config.dtype}", fix)
+        fix = f"Drop --dtype, or use --bits {48 - config.bits}"
+        raise UsageError(f"--bits {config.bits} computes in {held}, but --dtype is {config.dtype}", fix)
 
 
 def _check_adapter(config: TrainConfig) -> None:
     """Refuses what cannot work on a quantised base. Raises UsageError with the reason."""
     if config.bits >= 16:
         return
-    fix = f"Use --bits 16 for it, or leave it out: plain LoRA and --rslora work in {config.bits} bits"
     if config.dora:
-        raise UsageError(f"--dora needs the base's weights as numbers, and in {config.bits} bits they are codes", fix)
+        raise UsageError(
+            f"--dora does not work with --bits {config.bits}, because DoRA needs full-precision base weights",
+            "Use --bits 16, or drop --dora",
+        )
     if config.lora_init in ("pissa", "corda", "olora"):
         raise UsageError(
-            f"--init-lora {config.lora_init} takes A and B out of the base's weights, and in {config.bits} bits they are codes",
-            fix,
+            f"--lora-init {config.lora_init} does not work with --bits {config.bits}, because it decomposes "
+            "full-precision base weights",
+            "Use --bits 16, or drop --lora-init",
         )
 
 
 def _check_trackers(report_to: str) -> None:
     for name in (n.strip() for n in report_to.split(",")):
         if name not in ("none", "", *TRACKERS):
-            raise UsageError(f"--report-to {name}", f"It takes none, or of {', '.join(TRACKERS)}")
+            raise UsageError(f"--report-to is {name!r}", f"It takes none, or any of {', '.join(TRACKERS)}")
         if name in TRACKERS and not _is_installed(name):
             raise UsageError(f"--report-to {name} needs the package {name}", f"Type: pip install {name}")
 
@@ -94,6 +96,7 @@ def _is_installed(name: str) -> bool:
 
 def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> Any:
     """`value` as the field's type, or UsageError. An int is taken for a float, nothing else is converted."""
+    shown = f"{where}{name}" if where else "--" + name.replace("_", "-")
     accepted = getattr(hint, "__args__", (hint,))
     if isinstance(value, int) and not isinstance(value, bool) and float in accepted and int not in accepted:
         value = float(value)
@@ -102,20 +105,20 @@ def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, An
     # bool is a kind of int in Python, but `rank: true` is a mistake.
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         names = " or ".join("nothing" if t is type(None) else t.__name__ for t in accepted)
-        raise UsageError(f"{where}{name} is {value!r}", f"It takes {names}")
+        raise UsageError(f"{shown} is {value!r}", f"It takes {names}")
     if value is None:
         return value
     if meta["choices"] and value not in meta["choices"]:
         listed = ", ".join(str(c) for c in meta["choices"])
         raise UsageError(
-            f"{where}--{name.replace('_', '-')} is {value!r}",
+            f"{shown} is {value!r}",
             f"It takes one of {listed}{_near(value, meta['choices'])}",
         )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if value != value or value in (float("inf"), float("-inf")):
-            raise UsageError(f"{where}{name} is {value!r}", "It takes a finite number")
+            raise UsageError(f"{shown} is {value!r}", "It takes a finite number")
         if meta["minimum"] is not None and value < meta["minimum"]:
-            raise UsageError(f"{where}{name} is {value!r}", f"It takes {meta['minimum']:g} or more")
+            raise UsageError(f"{shown} is {value!r}", f"It takes {meta['minimum']:g} or more")
     if name in ("held_out", "lora_dropout", "warmup_ratio") and value >= 1:
-        raise UsageError(f"{where}{name} is {value!r}", "It is a share: 0 or more and less than 1")
+        raise UsageError(f"{shown} is {value!r}", "It takes a fraction: 0 or more, and less than 1")
     return value

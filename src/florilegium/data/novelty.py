@@ -44,7 +44,7 @@ class NoveltyIndex:
             return cls(load_file(path)["hashes"])
         except Exception as error:  # safetensors raises its own kind, KeyError and OSError
             raise ModelError(
-                f"{path} cannot be read ({type(error).__name__})", "Remove it: quotes are then not called new or old"
+                f"{path} cannot be read ({type(error).__name__})", "Delete the file to continue without copy detection"
             ) from None
 
     def save(self, path: Path) -> None:

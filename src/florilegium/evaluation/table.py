@@ -36,11 +36,11 @@ class Cells:
 
 _FREQUENT = ("controls.frequent_tags", "most frequent tags")
 _HELD_OUT = ("controls.held_out", "held-out rows")
-_OWN = ("controls.held_out", "the rows' own")
+_OWN = ("controls.held_out", "the rows' own tags")
 
 LINES: Mapping[str, Sequence[Line]] = {
     "Held-out rows": (
-        Line("loss", "loss, nats a token", "lower"),
+        Line("loss", "loss per token", "lower"),
         Line("perplexity", "perplexity", "lower", ".2f"),
         Line("bits_per_byte", "bits per byte", "lower"),
         Line("quote.loss", "loss of the quote part", "lower"),
@@ -53,20 +53,20 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("written_tags.macro_f1", "macro F1", "higher", control=_FREQUENT),
         Line("written_tags.precision_at_1", "precision@1", "higher", control=_FREQUENT),
         Line("written_tags.precision_at_3", "precision@3", "higher", control=_FREQUENT),
-        Line("relevance.lift", "fit the quote: lift, nats", "higher", "+.3f", _OWN),
-        Line("relevance.wins", "likelier here than elsewhere", "higher", SHARE, _OWN),
-        Line("relevance.shuffled.wins", "the same, tags shuffled", "", SHARE, _OWN),
+        Line("relevance.lift", "tag-quote match, log-likelihood", "higher", "+.3f", _OWN),
+        Line("relevance.wins", "tag-quote match, win rate", "higher", SHARE, _OWN),
+        Line("relevance.shuffled.wins", "same with shuffled tags (control)", "", SHARE, _OWN),
     ),
-    "Texts it writes from nothing": (
-        Line("form.format_rate", "hold a quote and tags", "higher", SHARE),
-        Line("form.stop_rate", "stop by themselves", "higher", SHARE),
-        Line("form.loop_rate", "go in circles", "lower", SHARE),
+    "Unconditional samples": (
+        Line("form.format_rate", "well-formed (quote and tags)", "higher", SHARE),
+        Line("form.stop_rate", "end cleanly (end-of-text)", "higher", SHARE),
+        Line("form.loop_rate", "repetitive", "lower", SHARE),
         Line("variety.distinct_1", "distinct-1", control=_HELD_OUT),
         Line("variety.distinct_2", "distinct-2", control=_HELD_OUT),
         Line("variety.distinct_3", "distinct-3", control=_HELD_OUT),
         Line("copies.copied", "copies (8 words in a row)", "lower", SHARE, _HELD_OUT),
         Line("copies.longest_run", "longest shared run, words", "", ".2f", _HELD_OUT),
-        Line("copies.containment", "held by the nearest row", "", SHARE, _HELD_OUT),
+        Line("copies.containment", "overlap with nearest training row", "", SHARE, _HELD_OUT),
     ),
 }
 
@@ -82,7 +82,7 @@ def table(report: Mapping[str, Any], short: bool = False) -> dict[str, list[Cell
     if change:
         before, after = (written(lookup(change, f"{side}.loss"), ".3f", short) for side in ("before", "after"))
         what = f"{written(change['change'], '+.3f', short)} change"
-        groups["General text: what it forgot"] = [Cells(Line("", "loss, nats a token", "lower"), before, after, what)]
+        groups["General text (forgetting)"] = [Cells(Line("", "loss per token", "lower"), before, after, what)]
     return groups
 
 

@@ -40,7 +40,8 @@ class BatchDecoder(Protocol):
 
 def broken_scores() -> DivergedError:
     return DivergedError(
-        "the model's scores hold a number that is none", "Its base or its adapter is broken: get it again"
+        "the model produced NaN or infinite logits",
+        "The files of the base model or of the adapter are probably damaged: download or train them again",
     )
 
 

@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from florilegium.errors import UsageError
+from florilegium.errors import UsageError, counted
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances
 
@@ -50,8 +50,9 @@ class SlotWriter:
         most, has = request.settings.max_new_tokens, len(request.token_ids)
         if not has or has + most > self.decoder.places:
             raise UsageError(
-                f"a prompt of {has} tokens and {most} new ones",
-                f"There is room for 1 to {self.decoder.places} together",
+                f"prompt ({counted(has, 'token')}) plus --max-new-tokens ({most:,}) exceeds the limit of "
+                f"{self.decoder.places:,} tokens",
+                "Shorten the prompt, or lower --max-new-tokens",
             )
         self.waiting.append((self.count, request))
         self.count += 1

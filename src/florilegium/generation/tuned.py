@@ -105,7 +105,7 @@ class Tuned:
     def warm_up_note(self) -> str:
         """What a person who waits should know: on a GPU the first tokens of a process wait for kernels."""
         waits = self.base.device.type == "cuda" and self.model.__dict__.get("fast_decode")
-        return "; kernels are prepared first, which takes some 15 s once and a second from then on" if waits else ""
+        return " (compiling kernels first: about 15 s the first time, 1 s later)" if waits else ""
 
     def prompt_text(self, prompt: str, *, tags: bool = False) -> str:
         """The text that is given to the model for `prompt`."""
@@ -115,7 +115,7 @@ class Tuned:
             return self.template.prompt({columns[0]: prompt}, open=True) if prompt else self.template.prompt({})
         if not prompt or len(columns) != 2:
             raise UsageError(
-                "--tags wants a quote and a template of two columns", 'Type: florilegium generate --tags "Be kind."'
+                "--tags needs a quote, and a template of two columns", 'Type: florilegium generate --tags "Be kind."'
             )
         return self.template.prompt({columns[0]: prompt})
 
@@ -139,13 +139,11 @@ class Tuned:
     def _check_novel_only(self, settings: SamplingSettings) -> None:
         if self.novelty is None:
             raise UsageError(
-                "there is no record of the training rows, so none can be told from a copy",
-                "Name a run, not its adapter",
+                "--novel-only needs the run's folder, which holds the training n-gram index; this is only the adapter",
+                "Name the run with --run",
             )
         if settings.temperature == 0:
-            raise UsageError(
-                "at temperature 0 a copy would be written again and again", "Leave --temperature or --novel-only out"
-            )
+            raise UsageError("--novel-only cannot resample at temperature 0", "Leave --temperature or --novel-only out")
 
     def _is_novel(self, row: Generated) -> bool | None:
         if self.novelty is None or row.quote is None:

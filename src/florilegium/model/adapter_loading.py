@@ -41,7 +41,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
             )
     name = facts.get("base", {}).get("name")
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
-        raise ModelError(f"{what} cannot be read: its base's name is none", "Name the base with --model")
+        raise ModelError(f"{what} cannot be read: 'base.name' is invalid", "Name the base with --model")
     _check_words(facts, what)
     return facts
 
@@ -52,7 +52,8 @@ def _check_words(facts: Mapping[str, Any], what: str) -> None:
     counts = all(type(count) is int and 0 <= count < 1 << 53 for count in openings.values())
     if not counts or not all(isinstance(name, str) for name in lists):
         raise ModelError(
-            f"{what} cannot be read: its openings or list columns are none", "Copy the adapter again, or train it again"
+            f"{what} cannot be read: 'openings' or 'list_columns' is invalid",
+            "Copy the adapter again, or train it again",
         )
     if "template" in facts:
         try:

@@ -80,8 +80,8 @@ def check_adapter(base: Base, config: TrainConfig) -> None:
     widest = 4 * base.model.config.get_text_config().hidden_size
     if config.lora_rank > widest:
         raise UsageError(
-            f"--rank is {config.lora_rank}, and the widest projection of {base.name} is {widest}",
-            "16 is usual, 64 is much",
+            f"--lora-rank {config.lora_rank} exceeds the widest projection of {base.name} ({widest:,})",
+            "Typical values are 8 to 64",
         )
 
 
@@ -127,7 +127,7 @@ def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
     result: Any = set_peft_model_state_dict(model, dict(state))  # a namedtuple of keys, which PEFT does not annotate
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
         raise ModelError(
-            "the saved adapter does not fit this model", "Use the base model and --rank it was trained with"
+            "the saved adapter does not fit this model", "Use the base model and --lora-rank it was trained with"
         )
 
 

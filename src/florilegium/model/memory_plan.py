@@ -112,7 +112,11 @@ def plan_memory(shape: ModelShape, steps: Sequence[int], budget: int, memory: st
     if not plans:
         need = peak_bytes(shape, sizes[-1], 0, 0, 0) / GIB
         fix = "Use --bits 4, a smaller --model, or a shorter --max-length"
-        raise ResourceError(f"the leanest step needs {need:.1f} GiB, and {budget / GIB:.1f} GiB are there", fix)
+        raise ResourceError(
+            f"not enough GPU memory: even the most economical plan needs {need:.1f} GiB, and {budget / GIB:.1f} GiB "
+            "is available",
+            fix,
+        )
     return min(plans, key=lambda plan: _cost(shape, steps, plan))
 
 

@@ -183,7 +183,7 @@ def _sides(data: dict[str, Any]) -> str:
     names = {
         "training_rows": "learned",
         "held_out_rows": "held out",
-        "set_aside_rows": "set aside as near-copies of both sides",
+        "set_aside_rows": "left out as near-duplicates of both sides",
     }
     counts = [f"{data[key]:,} {what}" for key, what in names.items() if isinstance(data.get(key), int) and data[key]]
     leaks = data.get("leaks")

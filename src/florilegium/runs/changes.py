@@ -75,13 +75,13 @@ def compare(before: Mapping[str, Any], now: TrainConfig) -> list[Change]:
         if name not in CHANGEABLE:
             flag = "DATA" if name == "data" else "--" + name.replace("_", "-")
             raise UsageError(
-                f"{flag} was {before[name]!r} when the run began, and is {value!r} now: it cannot change on the way",
-                "Leave it as it was, or train anew",
+                f"{flag} cannot change when resuming (this run uses {before[name]})",
+                "Drop the flag, or start a new run",
             )
         changes.append(Change(name, before[name], value))
         if name == "epochs" and now.max_steps is not None and before.get("max_steps") == now.max_steps:
             raise UsageError(
-                f"--epochs {value:g} would change nothing: the run takes --max-steps {now.max_steps}",
+                f"--epochs {value:g} would change nothing: this run uses --max-steps {now.max_steps}",
                 "Change --max-steps",
             )
     return changes

@@ -21,7 +21,7 @@ from typing import Any
 from florilegium.config import SamplingSettings, TrainConfig, make_config, read_config
 from florilegium.config.installed import installed_version
 from florilegium.data import Quote, Rows, Split, Template, make_split, read_rows
-from florilegium.errors import DataError, UsageError
+from florilegium.errors import DataError, UsageError, counted
 from florilegium.evaluation import (
     GENERAL,
     TrainingTexts,
@@ -98,7 +98,7 @@ def evaluate(
     tuned = load(directory, model=model, bits=bits, device=device)
     examiner = Examiner(tuned, material, SamplingSettings(seed=seed), generations, view)
     sides = {"tuned": examiner.side(use_base=False), "base": examiner.side(use_base=True) if base else None}
-    view.say("general text, before and after")
+    view.say("tuned  loss on general text, with and without the adapter")
     report = {
         "version": installed_version("florilegium"),
         "held_out_rows": len(material.held_out),
@@ -134,7 +134,7 @@ def read_material(directory: Path, data: str | None = None, most_rows: int = 500
     split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
     if not split.held_out:
         raise DataError(
-            f"{directory} held no row out, so there is nothing to measure on",
+            f"{directory} has no held-out rows, so there is nothing to measure on",
             "Train again with --held-out 0.1 and more rows",
         )
     numbers = split.held_out[:: max(1, -(-len(split.held_out) // most_rows))]
@@ -156,11 +156,11 @@ class Examiner:
         """The figures of one side that need no other, and under `_` what `compare` needs besides."""
         name = "base " if use_base else "tuned"
         with self.tuned.adapter_off() if use_base else contextlib.nullcontext():
-            self.view.say(f"{name}  losses of {len(self.material.held_out)} held-out rows")
+            self.view.say(f"{name}  losses of {counted(len(self.material.held_out), 'held-out row')}")
             losses = self._losses()
             self.view.say(f"{name}  tags for their quotes")
             tags = self._written_tags()
-            self.view.say(f"{name}  {self.generations} free texts")
+            self.view.say(f"{name}  {counted(self.generations, 'unconditional sample')}")
             texts = self.tuned.generate("", n=self.generations, settings=self.settings)
         return {
             "losses": losses,
@@ -182,7 +182,7 @@ class Examiner:
             if side is None:
                 out[name] = None
                 continue
-            self.view.say(f"{name:<5}  copies, variety, relevance")
+            self.view.say(f"{name:<5}  copies, variety, tag match")
             written = side["_tags"]
             out[name] = {
                 **side["losses"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from florilegium.errors import counted
 from florilegium.model import Base, ParameterCount
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs.plan import ExecutionPlan
@@ -19,21 +20,18 @@ def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: Paramet
     """Tells the view, a line a subject."""
     config, base = plan.config, prepared.base
     view.say(
-        f"model    {config.model}: {count.total - count.trained:,} parameters frozen in {STORED_AS[config.bits]}, "
-        f"computing in {config.dtype} on {describe_device(base)}"
+        f"model    {config.model}: {count.total - count.trained:,} parameters in {STORED_AS[config.bits]}, "
+        f"compute dtype {config.dtype}, on {describe_device(base)}"
     )
-    view.say(
-        f"adapter  LoRA rank {config.lora_rank}: {count.trained:,} of {count.total:,} parameters train "
-        f"({100 * count.share:.3f}%)"
-    )
-    rows = "packed rows" if base.packs else "padded rows, one quote each"
+    view.say(f"adapter  LoRA rank {config.lora_rank}: trains {count.trained:,} parameters ({100 * count.share:.3f}%)")
+    rows = "packed sequences" if base.packs else "padded sequences, one quote each"
     view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
     if plan.memory is not None:
         view.say(f"memory   {describe_memory(plan.memory, count_layers(base))}")
     if plan.products:
         view.say(f"         {plan.products}")
     view.say(
-        f"plan     {plan.schedule.num_steps:,} steps of {config.batch_size} quotes, "
+        f"plan     {counted(plan.schedule.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, "
         f"learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     view.say(f"run      {directory}")
@@ -42,7 +40,7 @@ def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: Paramet
 def describe_device(base: Base) -> str:
     if base.device.type == "cuda":
         return torch.cuda.get_device_name()
-    return f"CPU ({torch.get_num_threads()} threads)"
+    return f"CPU ({counted(torch.get_num_threads(), 'thread')})"
 
 
 def describe_kernels(names: tuple[str, ...]) -> str:
@@ -59,7 +57,7 @@ def describe_memory(memory: MemoryPlan, layers: int) -> str:
     )
     copies = f", {memory.copies} of {layers} blocks with a bfloat16 copy of their weights" if memory.copies else ""
     total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
-    return f"{kept}{copies}, {memory.tokens:,} tokens at once; forecast {memory.peak / 2**30:.1f} GiB{total}"
+    return f"{kept}{copies}, micro-batches of {memory.tokens:,} tokens; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
 
 
 def count_layers(base: Base) -> int:

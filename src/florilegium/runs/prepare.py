@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, make_split, read_rows
-from florilegium.errors import ModelError, UsageError
+from florilegium.errors import ModelError, UsageError, counted
 from florilegium.model import Base, choose_device, count_parameters, load_base
 from florilegium.model import fast_paths as paths
 from florilegium.model.families import head_unsupported
@@ -52,15 +52,14 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
         view.say(f"skipped {problem.place}: {problem.cause}")
     split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
     train_rows, held_rows = split.training, split.held_out
-    dropped = f", {rows.duplicates} exact duplicates dropped" if rows.duplicates else ""
-    dropped += f", {len(rows.skipped)} bad rows skipped" if rows.skipped else ""
-    dropped += f", {rows.repaired} rows mended" if rows.repaired else ""
-    dropped += f", {len(split.set_aside)} set aside as near-copies of both sides" if split.set_aside else ""
-    view.say(f"data     {config.data}: {len(train_rows):,} rows to learn, {len(held_rows):,} held out{dropped}")
+    dropped = f", {counted(rows.duplicates, 'exact duplicate')} dropped" if rows.duplicates else ""
+    dropped += f", {counted(len(rows.skipped), 'bad row')} skipped" if rows.skipped else ""
+    dropped += f", {counted(rows.repaired, 'row')} repaired" if rows.repaired else ""
+    dropped += f", {len(split.set_aside):,} left out as near-duplicates of both sides" if split.set_aside else ""
+    training_rows = counted(len(train_rows), "training row")
+    view.say(f"data     {config.data}: {training_rows}, {len(held_rows):,} held out{dropped}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
-        view.say(
-            "         nothing can be held out: too few rows, or all near-copies of one another (--split-by random takes no notice)"
-        )
+        view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
     base = load_base(config.model, bits=config.bits, device=device, compute=config.dtype, revision=config.revision)
     obstacle = head_unsupported(base.model)
     if obstacle:
@@ -73,9 +72,8 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
 
     training, held_out = encoded(train_rows), encoded(held_rows)
     if training.num_cut + held_out.num_cut:
-        view.say(
-            f"         {training.num_cut + held_out.num_cut} quotes cut to {config.max_length} tokens (--max-length)"
-        )
+        cut = counted(training.num_cut + held_out.num_cut, "quote")
+        view.say(f"         {cut} shortened to {config.max_length:,} tokens (--max-length)")
     return Prepared(
         _resolved(config, base),
         rows,

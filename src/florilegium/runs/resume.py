@@ -66,8 +66,8 @@ def _take_up(
     aside = clear_way(run.checkpoints, step if snapshot else -1)
     sweep(run.path)
     forget_after(run, step if snapshot else -1)
-    going_on = f"going on from step {step}" if checkpoint else "no whole checkpoint: starting at step 0"
-    for line in [*skipped, *aside, going_on, *map(str, changes)]:
+    begins = f"resuming at step {step}" if checkpoint else "no valid checkpoint found; starting from step 0"
+    for line in [*skipped, *aside, begins, *map(str, changes)]:
         view.say(line)
         append_line(run.events, {"step": step, "event": line})
     if snapshot and any(change.name in REPACKS for change in changes):
@@ -81,7 +81,7 @@ def _unfinished(name: str) -> RunDirectory:
         runs = [RunDirectory(path) for path in RUNS.glob("*") if path.is_dir()]
         waiting = [run for run in runs if run.is_run and not run.adapter.is_dir()]
         if not waiting:
-            raise UsageError("no run in runs/ is waiting to go on", "Name one: florilegium resume runs/NAME")
+            raise UsageError("no run in runs/ is unfinished", "Name one: florilegium resume runs/NAME")
         return max(waiting, key=lambda run: run.config.stat().st_mtime)
     return RunDirectory(find_run(name)).check()
 
@@ -102,17 +102,18 @@ def read_manifest_of_run(run: RunDirectory) -> dict[str, Any]:
             return dict(manifest)
     except (ModelError, KeyError, TypeError):
         pass
-    fix = f"Remove {run.checkpoints} and it to begin anew, or train with --config {run.config}"
-    raise UsageError(f"{path} cannot be read: whether rows and base are the same is not known", fix)
+    fix = f"Start a new run: florilegium train --config {run.config}"
+    raise UsageError(f"{path} is damaged, so it is impossible to check that data and base are unchanged", fix)
 
 
 def _check_same(manifest: dict[str, Any], prepared: Prepared, directory: Path) -> None:
     if manifest["data"]["digest"] != prepared.rows.digest:
         raise DataError(
-            f"the rows of {prepared.config.data} are others than when {directory} began",
-            "Bring them back, or train anew",
+            f"the data in {prepared.config.data} has changed since run {directory} started",
+            "Restore the original file, or start a new run",
         )
     if manifest["base"] != base_facts(prepared.base):
         raise ModelError(
-            f"the base {prepared.config.model} is another than when {directory} began", "Bring it back, or train anew"
+            f"the base model {prepared.config.model} has changed since run {directory} started",
+            "Restore the original files, or start a new run",
         )

@@ -134,7 +134,7 @@ def _finish(
     prepared, config, progress = ready.prepared, ready.plan.config, end.progress
     state = end.best or end.adapter
     if end.best and progress.best_step != progress.step:
-        view.say(f"the best adapter was that of step {progress.best_step}: it is the one that is kept")
+        view.say(f"keeping the adapter from step {progress.best_step} (lowest held-out loss)")
         set_adapter_state(tuned.model, end.best)
     figures |= {
         "steps": progress.step,
@@ -176,8 +176,8 @@ def _accelerator(config: TrainConfig, directory: Path) -> Any:
     accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
     if len(accelerator.log_with) < len(set(trackers)):  # it passes over those that it cannot use
         raise UsageError(
-            f"--report-to {config.report_to}: Accelerate cannot use all of them here",
-            "Leave it out, or install them again",
+            f"--report-to {config.report_to}: Accelerate cannot use all of them",
+            "Leave it out, or reinstall them",
         )
     if trackers:
         plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}

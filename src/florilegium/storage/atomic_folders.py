@@ -162,7 +162,7 @@ def _read_summed(path: Path, entry: Any) -> bytes:
             raise Unvouched(f"{path.name} has {size:,} bytes where {entry['bytes']:,} were written")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise Unvouched(f"{path.name} is damaged: its sha256 is another")
+            raise Unvouched(f"{path.name} failed its checksum")
     except (OSError, TypeError, KeyError, ValueError):
         raise Unvouched(f"{path.name} cannot be read") from None
     return data

@@ -8,7 +8,7 @@ import torch
 
 from florilegium.errors import DivergedError
 
-FIX = "Lower --learning-rate; the last checkpoint is good: florilegium resume RUN --learning-rate X goes on from it"
+FIX = "Resume from the last checkpoint with a lower rate: florilegium resume RUN --learning-rate X"
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> None:
@@ -17,7 +17,7 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     # The norm of finite numbers may overflow, so it only tells where to look.
     suspects = [name for name, tensor in _not_finite(numbers) if not bool(torch.isfinite(tensor).all())]
     for name in (name for name in numbers if name in suspects):
-        raise DivergedError(f"{what}: {name} holds a number that is none, and was not saved", FIX)
+        raise DivergedError(f"{what} was not saved: tensor {name} contains NaN or infinity", FIX)
 
 
 def _not_finite(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -134,9 +134,7 @@ def find_run(name: str) -> Path:
     for path in (given, RUNS / given):
         if path.is_dir():
             return path
-    raise UsageError(
-        f"no run or adapter at {name}", "`florilegium train` makes one; --run latest takes the newest in runs/"
-    )
+    raise UsageError(f"no run or adapter at {name}", "Type: florilegium runs, which lists those in runs/")
 
 
 def adapter_folder(path: Path) -> Path:

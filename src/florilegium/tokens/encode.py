@@ -102,7 +102,7 @@ def preflight(examples: Sequence[Example], prompts: Sequence[list[int]], eos: in
         place = places[i] if places else f"row {i + 1}"
         if example.token_ids[-1] != eos or not example.loss_mask[-1]:
             raise DataError(
-                f"{place}: the last learned token is not end-of-text",
+                f"{place}: the last trained token is not end-of-text",
                 "The model would never learn to stop: report this row",
             )
         if example.token_ids[: len(prompt)] != prompt:
@@ -111,7 +111,7 @@ def preflight(examples: Sequence[Example], prompts: Sequence[list[int]], eos: in
                 "End the text before the last column of --template in a mark that stands alone, such as ' ->:'",
             )
         if not any(example.loss_mask[1:]):
-            raise DataError(f"{place}: no token to learn", "Leave the row out with --skip-bad-rows")
+            raise DataError(f"{place}: no token to train on", "Skip the row with --skip-bad-rows")
 
 
 def _cut(

@@ -163,7 +163,7 @@ def _read(checkpoint: Path, whose: Mapping[str, Any] | None) -> tuple[dict[str, 
     found = facts.get("run")
     for name in IDENTITY if whose else ():
         if not isinstance(found, dict) or found.get(name) != (whose or {}).get(name):
-            raise Unvouched(f"it is of another run: its {name.replace('_', ' ')} is another")
+            raise Unvouched(f"it belongs to another run: its {name.replace('_', ' ')} differs")
     return read_vouched(checkpoint, FILES)
 
 
@@ -190,7 +190,7 @@ def clear_way(folder: Path, step: int) -> list[str]:
     lines = []
     for path in checkpoints(folder):
         if int(path.name[5:]) > step:
-            lines.append(f"{path.name} is set aside as {set_aside(path).name}")
+            lines.append(f"{path.name} moved to {set_aside(path).name}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What must not pass: a number that is none in a loss, a gradient, the adapter or the optimiser.
+"""What must not pass: NaN or infinity in a loss, a gradient, the adapter or the optimiser.
 
 One NaN spreads: into every weight at the next step, into the checkpoint, and from there into the adapter that is
 published. So it is looked for in three places. `check_step` looks at a step's loss and gradient norm before the
@@ -23,24 +23,28 @@ def check_step(step: int, loss: float, grad_norm: float) -> None:
     infinite."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergedError(
-            f"the loss is {loss} and the gradient's norm {grad_norm} in step {step}: this step was not taken", FIX
+            f"training diverged at step {step} (loss {loss}, gradient norm {grad_norm}); the update was skipped", FIX
         )
 
 
 def check_look(step: int, loss: float) -> None:
     """Raises DivergedError when the held-out loss after `step` steps is NaN or infinite."""
     if not math.isfinite(loss):
-        what = "the base model's weights hold one, or its numbers overflow" if step == 0 else FIX
+        what = (
+            "The base model contains NaN values or overflows: try --dtype float32, or another model"
+            if step == 0
+            else FIX
+        )
         raise DivergedError(f"the held-out loss is {loss} at step {step}", what)
 
 
 def check_snapshot(
     step: int, adapter: Mapping[str, torch.Tensor], best: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any]
 ) -> None:
-    """Raises DivergedError when anything that would be saved at `step` holds a number that is none."""
+    """Raises DivergedError when anything that would be saved at `step` holds NaN or infinity."""
     check_tensors(adapter, f"the adapter at step {step}")
     check_tensors(best, f"the best adapter at step {step}")
-    check_tensors(dict(_tensors(optimizer.get("state", {}), "")), f"the optimiser at step {step}")
+    check_tensors(dict(_tensors(optimizer.get("state", {}), "")), f"the optimizer at step {step}")
 
 
 def _tensors(state: Mapping[Any, Any], path: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ResourceError
+from florilegium.errors import ResourceError, counted
 from florilegium.model import adapter_state, token_losses
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
@@ -82,7 +82,8 @@ def run_steps(
             and progress.looks_since_best >= trainer.config.early_stopping_patience
         ):
             observer.note(
-                f"no better held-out loss in {progress.looks_since_best} looks: stopped early at step {progress.step}"
+                f"early stopping at step {progress.step}: no improvement in "
+                f"{counted(progress.looks_since_best, 'evaluation')}"
             )
             break
         step = start_step(trainer, [training[i] for i in order.step(progress.step)], observer)
@@ -172,7 +173,8 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
             trainer.plan = smaller(trainer.plan, examples, error)
             set_random_states(random, trainer.base.device)
             observer.note(
-                f"out of memory: going on with {trainer.plan.batch_tokens} tokens at once (same step, same order)"
+                f"out of memory: retrying this step with micro-batches of {trainer.plan.batch_tokens:,} tokens "
+                "(results are unchanged)"
             )
 
 

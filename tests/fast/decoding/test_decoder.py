@@ -309,7 +309,7 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     )
     writer = SlotWriter(decoder)
     for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
-        with pytest.raises(UsageError, match="There is room for 1 to 64"):
+        with pytest.raises(UsageError, match="exceeds the limit of 64 tokens"):
             writer.add(too_much)
     for request in asked:
         writer.add(request)
