@@ -101,7 +101,7 @@ def test_the_first_lines_say_how_int8_is_read(
     say_plan(Lines(), prepared, plan, count_parameters(model), tiny)
     assert ("int8 multiplied as it is stored" in lines) is said
     (*memory, lengths) = installed[0]
-    assert memory == [2, 2, copies] and "kernels  packed rows; fused-blocks, chunked-loss" in lines
+    assert memory == [2, 2, copies] and "kernels  packed sequences; fused-blocks, chunked-loss" in lines
     # Of the evaluation before the first step, then of the run's four steps; none twice, and none that would be taken in
     # pieces.
     order = order_of(prepared.training.examples, plan.config)

@@ -52,7 +52,7 @@ def refuse_taken(output: str | None, *, force: bool = False) -> None:
     """Raises UsageError when `output` already holds something that a run would mix with. Asked before rows or a model
     are read, and once more when the folder is made."""
     if output is not None and not force and _taken(directory := check_path(output, "--output")):
-        raise UsageError(f"{directory} is already there", "Choose another --output, or set it aside with --force")
+        raise UsageError(f"{directory} is already there", "Choose another --output, or move it aside with --force")
 
 
 def _free_name(name: str) -> Path:
