@@ -1,4 +1,4 @@
-"""What the README shows runs."""
+"""What the README shows runs, and the reference page of the command line is that of the parser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_is_short() -> None:
+    words = [word for word in README.split() if any(map(str.isalnum, word))]
+    assert len(words) <= 1000, len(words)
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README)
+    assert len(links) >= 10
+    for link in links:
+        assert link.startswith("https://") or (PROJECT / link).exists(), link
+
+
+def test_the_reference_page_is_that_of_the_parser() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.docs.command_line", "--check"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_library_example_runs(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What the documentation is made with: pages out of the program, pictures out of real runs."""
