@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
@@ -21,6 +24,40 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "site" / "architecture" / "index.html").is_file()
+
+
+def test_every_command_shown_has_flags_that_exist() -> None:
+    commands = _commands()
+    shown = 0
+    for page in sorted((PROJECT / "docs").rglob("*.md")):
+        for line in re.findall(r"\bflorilegium (\w[^`\n]*)", page.read_text(encoding="utf-8")):
+            name, *words = line.split("#")[0].split()
+            if name not in commands:
+                continue  # "florilegium remembers ..." is prose
+            shown += 1
+            for flag in (word.split("=")[0] for word in words if re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", word)):
+                assert flag in commands[name]._option_string_actions, (page.name, name, flag)
+    assert shown >= 50
+
+
+def test_every_setting_named_alone_exists() -> None:
+    """`--flag` in a sentence: of some command, or of one of the programs that are named there."""
+    ours = {flag for command in _commands().values() for flag in command._option_string_actions}
+    others = {"--constraint", "--help"}
+    pages = [page for page in (PROJECT / "docs").rglob("*.md") if page.name != "dev-log.md"]
+    for page in pages:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        for code in re.findall(r"`(--[^`]*)`", text):
+            for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", code):
+                assert flag in ours | others or "bench" in page.name, (page.name, flag)
+
+
+def _commands() -> Mapping[str, argparse.ArgumentParser]:
+    from florilegium.cli.parser import build_parser
+
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    choices: Mapping[str, argparse.ArgumentParser] = commands.choices
+    return choices
 
 
 def test_every_extra_and_dependency_is_pinned() -> None:
