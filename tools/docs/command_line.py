@@ -20,8 +20,9 @@ HEAD = """# Command line
 
 *Written by `python -m tools.docs.command_line`; edit the help texts in `src/florilegium/`, not this page.*
 
-Settings of `train` are also keys of a [config file](config-file.md); [exit codes](exit-codes.md) are the same for all commands. Flags may be
-written with `_` in place of `-`. Earlier names of flags are still understood and not listed here.
+Settings of `train` are also keys of a [config file](config-file.md); [exit codes](exit-codes.md) are the same for all
+commands. Flags may be written with `_` in place of `-`. Earlier names of flags, and those of other programs, are still
+understood and not listed here.
 """
 
 
