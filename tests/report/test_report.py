@@ -63,9 +63,9 @@ def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
         "1 min 16 s",
     ):
         assert word in page, word
-    assert "0.88 GiB" in page and "none was made" in page and "143,360 of 11,396,800 (1.258%)" in page
+    assert "0.88 GiB" in page and "not predicted" in page and "143,360 of 11,396,800 (1.258%)" in page
     assert page.count("<svg") == 4 and "training from 6.933 to 4.333; held out from 7 to 3.667" in page
-    assert "split by random, 5 near-duplicate pairs stand on both sides" in page
+    assert "split by random: 5 near-duplicate pairs across train and test" in page
     assert (tmp_path / "a-run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -161,7 +161,7 @@ def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
         held.write_text(bare.read_text().replace("<head>", f"<head>{policy}"))
         stopped = marks(open_page(held, "--dump-dom"))
         server.shutdown()
-    assert "What it wrote" in document and "What it wrote" in asks and "Two runs" in both
+    assert "Samples during training" in document and "Samples during training" in asks and "Two runs" in both
     assert marks(document) == marks(asks) == marks(both) == []
     assert len(ran) >= 15 and fetched >= 1 and stopped == [] and len(asked) == fetched
     assert not [path for path in asked if path == "/c"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ def printable(text: str) -> str:
 
 def gigabytes(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
+
+
+# from which width of the terminal on a number is shown beside the bar
+_FROM_WIDTH = {"loss": 0, "speed": 72, "memory": 92, "eta": 0}
+_WIDE = 110
 
 
 class _Progress(Console):
@@ -45,13 +50,16 @@ class _Results(Console):
 
 
 class TerminalView:
-    """Watches a run: lines first, then a bar with loss, tokens/s, memory and the time left."""
+    """Watches a run: lines first, then a bar with labelled numbers, as many as the terminal's width holds. `stop` clears
+    the bar."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = _Progress(stderr=True, highlight=False, soft_wrap=True)
         self.quiet = quiet
         self.live: Live | None = None
         self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
+        self.done_before: int | None = None  # steps of a run that is resumed
+        self.was_worse = False  # whether the evaluation before was not the best one
 
     def say(self, line: str) -> None:
         if not self.quiet:
@@ -61,23 +69,26 @@ class TerminalView:
     def step(self, metrics: dict[str, Any], num_steps: int) -> None:
         if self.quiet:
             return
+        if self.done_before is None:
+            self.done_before = metrics["step"] - 1
         self.tokens += metrics["tokens"]
         self.seconds += metrics["tokens"] / metrics["tokens_per_second"]
-        speed, memory = f"{self.tokens / self.seconds:,.0f} tokens/s", gigabytes(metrics["peak_memory_bytes"])
         if not self.console.is_terminal:
-            self._plain(metrics, num_steps, f"{speed}  {memory}")
+            self._plain(metrics, num_steps)
             return
         if self.live is None:
             self._start(num_steps, metrics["step"] - 1)
-        self.bar.update(
-            self.task, completed=metrics["step"], loss=f"loss {metrics['loss']:.3f}", speed=speed, memory=memory
-        )
+        labelled = self._labelled(metrics, num_steps)
+        numbers = " ".join(labelled[name] for name, width in _FROM_WIDTH.items() if self.console.width >= width)
+        self.bar.update(self.task, completed=metrics["step"], numbers=numbers)
         if metrics["step"] >= num_steps:
             self.stop()
 
     def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
-        mark = "  (best so far)" if is_best and metrics["step"] else ""
-        self.say(f"step {metrics['step']:>5}  held-out loss {metrics['eval_loss']:.4f}{mark}")
+        step = metrics["step"]
+        note = "  (before training)" if not step else "  (best so far)" if is_best and self.was_worse else ""
+        self.was_worse = not is_best
+        self.say(f"step {step:>5}  held-out loss {metrics['eval_loss']:.4f}{note}")
 
     def sample(self, step: int, prompt: str, row: Generated) -> None:
         if step and not prompt:  # of the three prompts that are kept in samples.jsonl, the freest one is shown
@@ -88,29 +99,38 @@ class TerminalView:
             self.live.stop()
             self.live = None
 
+    def _labelled(self, metrics: dict[str, Any], num_steps: int) -> dict[str, str]:
+        """The numbers of a step, each with its name. The time left is that of the steps seen so far."""
+        seconds_a_step = self.seconds / max(1, metrics["step"] - (self.done_before or 0))
+        return {
+            "loss": f"loss {metrics['loss']:.3f}",
+            "speed": f"{self.tokens / self.seconds:,.0f} tokens/s",
+            "memory": f"memory {metrics['peak_memory_bytes'] / 2**30:.1f} GiB",
+            "eta": f"ETA {clock(seconds_a_step * (num_steps - metrics['step']))}",
+        }
+
     def _start(self, num_steps: int, done: int) -> None:
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[memory]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self.task = self.bar.add_task("training", total=num_steps, completed=done, loss="", speed="", memory="")
+        bar = BarColumn(bar_width=10 if self.console.width < _WIDE else 24)
+        numbers = TextColumn("{task.fields[numbers]}")
+        self.bar = Progress(TextColumn("training"), bar, MofNCompleteColumn(), numbers, console=self.console)
+        self.task = self.bar.add_task("training", total=num_steps, completed=done, numbers="")
         self.live = Live(self.bar, console=self.console, refresh_per_second=5, transient=True)
         self.live.start()
 
-    def _plain(self, metrics: dict[str, Any], num_steps: int, rest: str) -> None:
+    def _plain(self, metrics: dict[str, Any], num_steps: int) -> None:
         """A line every few seconds, for logs."""
         now = time.monotonic()
         if now - self.last_line < 5 and metrics["step"] != num_steps:
             return
         self.last_line = now
-        left = self.seconds / max(1, metrics["step"]) * (num_steps - metrics["step"])
-        self.say(f"step {metrics['step']:>5}/{num_steps}  loss {metrics['loss']:.4f}  {rest}  {left:.0f} s left")
+        self.say(f"step {metrics['step']:>5}/{num_steps}  " + "  ".join(self._labelled(metrics, num_steps).values()))
+
+
+def clock(seconds: float) -> str:
+    """`0:56`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:
@@ -132,7 +152,7 @@ def print_quote(row: Generated, template: Template, label: str = "") -> None:
         text.append(f"{label}  ", style="dim")
     if row.quote is None:
         text.append(printable(row.text))
-        text.append("  [no tags found in it]", style="dim")
+        text.append("  [no tags found]", style="dim")
     else:
         for name, value in row.quote.items():
             if isinstance(value, list):
@@ -140,8 +160,8 @@ def print_quote(row: Generated, template: Template, label: str = "") -> None:
                 text.append("  ".join(f"#{printable(item)}" for item in value) or "(no tags)", style="cyan")
             else:
                 text.append(("" if name == template.columns[0] else "\n    ") + printable(value), style="bold")
-    notes = [] if row.finished else ["did not stop by itself"]
-    notes += ["a copy of training text"] if row.novel is False else []
+    notes = [] if row.finished else ["cut at --max-new-tokens"]
+    notes += ["copies a training row"] if row.novel is False else []
     if notes:
         text.append(f"  [{', '.join(notes)}]", style="yellow")
     console.print(text)

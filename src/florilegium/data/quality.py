@@ -24,7 +24,7 @@ from florilegium.data.quote import join_items
 from florilegium.data.read import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
-from florilegium.errors import one_line
+from florilegium.errors import counted, one_line
 
 SHOWN_PLACES, SHOWN_CLUSTERS, SHOWN_TEXT = 10, 8, 160
 LONGEST_TAG_WORDS = 5
@@ -85,16 +85,23 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
     """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or
     places."""
     near, repair = findings["near_duplicates"], findings["repair"]
-    lines = [("near duplicates", f"{near['pairs']:,} pairs in {near['clusters']:,} clusters, {near['rows']:,} rows")]
+    lines = [
+        (
+            "near duplicates",
+            f"{counted(near['pairs'], 'pair')} in {counted(near['clusters'], 'cluster')}, {counted(near['rows'], 'row')}",
+        )
+    ]
     if repair["mended"] or repair["can_be_mended"]:
         what = (
-            f"{repair['mended']:,} rows mended"
+            f"{counted(repair['mended'], 'row')} repaired"
             if repair["mended"]
-            else f"--fix-encoding would mend {repair['can_be_mended']:,} rows"
+            else f"--fix-encoding would repair {counted(repair['can_be_mended'], 'row')}"
         )
         example = repair["example"]
         shown = f": {_short(example['before'], 40)} -> {_short(example['after'], 40)}" if example else ""
-        lines.append(("broken encoding", f"{what}, {repair['still_broken_then']:,} stay broken{shown}"))
+        lines.append(
+            ("broken encoding", f"{what}, {counted(repair['still_broken_then'], 'row')} cannot be repaired{shown}")
+        )
     for group in ("suspicious_tags", "authors"):
         for name, found in (findings[group] or {}).items():
             count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
@@ -102,20 +109,24 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
                 examples = [
                     x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))
                 ]
-                sentence = f"{count:,} {'rows' if 'rows' in found else 'tags'}: {_short(', '.join(examples[:4]), 90)}"
+                unit = "row" if "rows" in found else "tag"
+                sentence = f"{counted(count, unit)}: {_short(', '.join(examples[:4]), 90)}"
                 lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
     for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
         found = findings[name]
         if found and found["rows"]:
             lines.append(
                 (
-                    name.replace("_", " "),
-                    f"{found['rows']:,} rows of more than {found['limit']} {unit}: {_places(found)}",
+                    "unusually long" if unit == "words" else "unusually many tags",
+                    f"{counted(found['rows'], 'row')} over {found['limit']} {unit}: {_places(found)}",
                 )
             )
     if findings["no_text"]["rows"]:
         lines.append(
-            ("no text", f"{findings['no_text']['rows']:,} rows without a letter: {_places(findings['no_text'])}")
+            (
+                "no text",
+                f"{counted(findings['no_text']['rows'], 'row')} without a letter: {_places(findings['no_text'])}",
+            )
         )
     return lines
 

@@ -20,7 +20,7 @@ MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Curve:
-    """`dots` draws each point, for the few looks at held-out rows; a line of many points is thinned to means."""
+    """`dots` draws each point, for the few evaluations; a line of many points is thinned to means."""
 
     name: str
     points: Points

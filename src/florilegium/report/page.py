@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from florilegium.data import finding_sentences
+from florilegium.errors import counted
 from florilegium.evaluation.table import lookup, table, written
 from florilegium.report.curves import Curve, chart
 from florilegium.report.picture import write_picture
@@ -102,7 +103,7 @@ def charts(runs: list[tuple[str, RunFacts]]) -> list[Markup]:
     looks = [Curve(named("held out", n), f.series("eval_loss", f.looks), dots=True) for n, f in runs]
     gigabytes = [Curve(n, [(x, y / 2**30) for x, y in f.series("peak_memory_bytes")]) for n, f in runs]
     drawn = [
-        chart("Loss", [*losses, *looks], "nats a token"),
+        chart("Loss", [*losses, *looks], "per token"),
         chart("Learning rate", [Curve(n, f.series("learning_rate")) for n, f in runs], from_zero=True),
         chart("Speed", [Curve(n, f.series("tokens_per_second")) for n, f in runs], "tokens/s", from_zero=True),
         chart("Peak memory", gigabytes, "GiB", from_zero=True),
@@ -111,7 +112,7 @@ def charts(runs: list[tuple[str, RunFacts]]) -> list[Markup]:
 
 
 def _cards(facts: RunFacts) -> list[tuple[str, str, str]]:
-    """The handful of figures that one looks for first: (name, value, note)."""
+    """The few metrics that one wants first: (name, value, note)."""
     m, e = facts.manifest, facts.evaluation
     before, after = number(m.get("eval_loss_before"), ".3f"), number(m.get("eval_loss"), ".3f")
     cards = [("held-out loss", after, f"{before} before" if before else "")]
@@ -124,17 +125,21 @@ def _cards(facts: RunFacts) -> list[tuple[str, str, str]]:
         (
             "copies",
             written(lookup(e, "tuned.copies.copied"), "share", short=True),
-            "8 words in a row from a training row",
+            "8 words in a row, the same as in a training row",
         ),
         (
             "forgotten",
             written(lookup(e, "forgetting.change"), "+.3f", short=True),
-            "change of the loss on general text; below 0, nothing",
+            "loss on general text: change (below 0: nothing forgotten)",
         ),
-        ("time", duration(m.get("elapsed_seconds")), f"{number(m.get('steps'), ',.0f')} steps"),
+        ("time", duration(m.get("elapsed_seconds")), _steps(m.get("steps"))),
         ("peak memory", gibibytes(m.get("peak_memory_bytes")), ""),
     ]
     return [card for card in cards if card[1]]
+
+
+def _steps(number_of_steps: object) -> str:
+    return counted(number_of_steps, "step") if isinstance(number_of_steps, int) else ""
 
 
 def _against(evaluation: Mapping[str, Any], path: str) -> str:
@@ -179,16 +184,16 @@ def _findings(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _sides(data: dict[str, Any]) -> str:
-    """How many rows went where, and how many near-copies stand on both sides."""
+    """How many rows went where, and how many near-duplicates stand on both sides."""
     names = {
-        "training_rows": "learned",
+        "training_rows": "to train on",
         "held_out_rows": "held out",
         "set_aside_rows": "left out as near-duplicates of both sides",
     }
     counts = [f"{data[key]:,} {what}" for key, what in names.items() if isinstance(data.get(key), int) and data[key]]
     leaks = data.get("leaks")
     by_whom = leaks.items() if isinstance(leaks, dict) else ()
-    told = [f"split by {by}, {count} near-duplicate pairs stand on both sides" for by, count in by_whom]
+    told = [f"split by {by}: {counted(count, 'near-duplicate pair')} across train and test" for by, count in by_whom]
     return "; ".join([", ".join(counts), *told]) if counts else ""
 
 
@@ -226,7 +231,7 @@ def _cost(facts: RunFacts) -> list[tuple[str, str]]:
         ("tokens", number(m.get("tokens"), ",.0f")),
         ("tokens/s", number(m.get("tokens_per_second"), ",.0f")),
         ("peak memory", gibibytes(m.get("peak_memory_bytes"))),
-        ("forecast of it", gibibytes(forecast) or "none was made"),
+        ("predicted memory", gibibytes(forecast) or "not predicted"),
         ("device", str(m.get("device", ""))),
         ("parameters trained", share),
     ]
@@ -242,7 +247,7 @@ def _reproduce(facts: RunFacts) -> list[tuple[str, str]]:
         ("python", str(m.get("python", ""))),
         ("libraries", known),
         ("seed", str(m.get("seed", ""))),
-        ("rows, sha256", str(lookup(m, "data.digest") or "")),
+        ("data, sha256", str(lookup(m, "data.digest") or "")),
         ("base, digest", str(lookup(m, "base.digest") or "")),
         ("tokenizer, digest", str(lookup(m, "base.tokenizer_digest") or "")),
     ]

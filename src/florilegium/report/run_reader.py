@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florilegium.config import read_config
+from florilegium.config import current_settings, read_config
 from florilegium.errors import UsageError
 from florilegium.storage.run_directory import RunDirectory
 
@@ -53,7 +53,7 @@ def read_run(directory: Path) -> RunFacts:
     metrics = run.read_metrics()
     config: dict[str, Any] = {}
     with contextlib.suppress(UsageError):
-        config = read_config(run.config)
+        config = current_settings(read_config(run.config))
     return RunFacts(
         directory,
         run.read_manifest(),

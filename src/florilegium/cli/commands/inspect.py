@@ -35,6 +35,6 @@ def run(flags: argparse.Namespace) -> None:
     if flags.json:
         print(json.dumps(report, ensure_ascii=False))
         return
-    from florilegium.cli.tables import print_inspection
+    from florilegium.cli.inspection import print_inspection
 
     print_inspection(report)

@@ -1,0 +1,90 @@
+"""`florilegium inspect` for people: how many rows, how they are split, what is wrong with them, three of them as they are
+trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from florilegium.cli.progress import one_row, printable
+from florilegium.data import finding_sentences
+from florilegium.errors import counted
+
+_WIDTH, _MOST_CLUSTERS = 22, 3
+
+Report = Mapping[str, Any]  # as `runs.inspect.inspect` makes it: plain values, ready for JSON
+
+
+def print_inspection(report: Report) -> None:
+    """The report of `runs.inspect.inspect` on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    for name, sentence in [*_facts(report), *finding_sentences(report["findings"])]:
+        console.print(Text(printable(f"{name:<{_WIDTH}} {sentence}")))
+    for cluster in report["findings"]["near_duplicates"]["shown"][:_MOST_CLUSTERS]:
+        for row in cluster:
+            console.print(Text(printable(f"  {row['place']}  {one_row(row['text'], 100)}"), style="dim"))
+        console.print()
+    for row in report["rows"]:
+        _print_row(console, row)
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    """The lines before the findings."""
+    read, skipped = report["num_read"], report["skipped"]
+    dropped = f", {counted(report['duplicates'], 'exact duplicate')} dropped" if report["duplicates"] else ""
+    yield "rows", f"{report['num_rows']:,} of {read:,} read{dropped}"
+    if skipped["rows"]:
+        causes = "; ".join(f"{cause} ({count:,})" for cause, count in skipped["causes"].items())
+        yield "bad rows", f"{skipped['rows']:,}: {one_row(causes, 160)}; {', '.join(skipped['places'][:3])}"
+    yield "template", str(report["template"])
+    yield "split", _split(report)
+    yield "length", _lengths(report)
+    if report["tags"]:
+        yield "tags", _tags(report["tags"])
+    for key, name in (("broken_encoding", "broken encoding"), ("very_short", "very short")):
+        if report[key]["rows"]:
+            yield name, f"{counted(report[key]['rows'], 'row')}: {', '.join(report[key]['places'][:3])}"
+
+
+def _split(report: Report) -> str:
+    by, leaks = report["split_by"], report["leaks"]
+    aside = f", {report['set_aside_rows']:,} left out as near-duplicates of both" if report["set_aside_rows"] else ""
+    random = f" (random split: {leaks['random']:,})" if by != "random" and "random" in leaks else ""
+    across = f"{counted(leaks.get(by, 0), 'near-duplicate pair')} across train and test{random}"
+    return f"{report['training_rows']:,} to train on, {report['held_out_rows']:,} held out{aside}; by {by}: {across}"
+
+
+def _lengths(report: Report) -> str:
+    words, tokens = report["words"], report.get("tokens")
+    line = f"median {counted(words['median'], 'word')}, longest {words['max']:,}"
+    if tokens:
+        line += f"; median {counted(tokens['median'], 'token')}, longest {tokens['max']:,}, {tokens['total']:,} in all"
+    cut = report.get("cut_rows", 0)
+    return line + (f"; {counted(cut, 'quote')} shortened to --max-length" if cut else "")
+
+
+def _tags(tags: Mapping[str, Any]) -> str:
+    frequent = ", ".join(f"{tag} {count:,}" for tag, count in tags["most_frequent"][:8])
+    without = f", {counted(tags['rows_without'], 'row')} without" if tags["rows_without"] else ""
+    return f"{tags['distinct']:,} different, {tags['once']:,} used once{without}; most frequent: {frequent or 'none'}"
+
+
+def _print_row(console: Console, row: Mapping[str, Any]) -> None:
+    """One row as it is trained; where its tokens are known, those that are trained are bold."""
+    console.print()
+    console.print(Text(printable(f"{row['place']}, trained as")))
+    console.print(Text(printable("  " + row["text"])))
+    if not row.get("tokens"):
+        return
+    line = Text("  ")
+    for token, learned in zip(row["tokens"], row["learned"], strict=True):
+        line.append(printable(token).replace(" ", "·") or "?", style="bold green" if learned else "dim")
+        line.append("|", style="dim")
+    console.print(line)
+    marked = " (green)" if console.is_terminal and console.color_system else ""
+    where = f"packed row {row['packed_row']}, positions {row['packed_from']} to {row['packed_to'] - 1}"
+    summary = f"  {counted(len(row['tokens']), 'token')}, {sum(row['learned']):,} trained{marked}; {where}"
+    console.print(Text(summary, style="dim"))

@@ -1,0 +1,101 @@
+"""What a person sees first: help of one screen, the first line before anything slow is imported, a bar that fits."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from florilegium.cli.parser import build_parser
+from florilegium.cli.progress import TerminalView, clock
+from florilegium.config import TrainConfig
+from florilegium.runs.changes import CHANGEABLE
+
+
+def help_of(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_known(arguments)
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_of_train_is_one_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = help_of("train", "--help", capsys=capsys, monkeypatch=monkeypatch)
+    lines = short.splitlines()
+    assert len(lines) <= 45 and all(len(line) <= 80 for line in lines)
+    assert (
+        short.count("\n  --") <= 20 and "--epochs" in short and "--help-all" in short and "--warmup-ratio" not in short
+    )
+    assert "examples:\n  florilegium train\n" in short
+    everything = help_of("train", "--help-all", capsys=capsys, monkeypatch=monkeypatch)
+    for f in fields(TrainConfig):
+        assert f.name == "data" or "--" + f.name.replace("_", "-") in everything
+    assert "--no-force" not in everything and "--lr " not in everything  # aliases are not shown
+
+
+def test_help_of_resume_shows_what_may_change(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = help_of("resume", "--help", capsys=capsys, monkeypatch=monkeypatch)
+    for f in fields(TrainConfig):
+        assert (f"--{f.name.replace('_', '-')} " in shown) == (f.name in CHANGEABLE), f.name
+
+
+def test_help_can_be_asked_for_in_three_ways(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [
+        help_of(*words, capsys=capsys, monkeypatch=monkeypatch)
+        for words in (("train", "--help"), ("train", "-h"), ("help", "train"))
+    ]
+    assert len(set(asked)) == 1
+    assert "commands:" in help_of("help", capsys=capsys, monkeypatch=monkeypatch)
+    for words in (("-V",), ("version",), ("--version",)):
+        assert build_parser().parse_known(words).version
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "generate", "evaluate"])
+def test_the_first_line_comes_before_torch_is_imported(tmp_path: Path, command: str) -> None:
+    """A torch that cannot be imported stands in the way: whatever is on stderr by then was said before."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit(7)\n")
+    adapter = tmp_path / "runs" / "a" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    words = [command] if command == "train" else [command, "--run", "runs/a"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "florilegium", *words],
+        cwd=tmp_path, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 7 and done.stderr.startswith("loading PyTorch ...\n"), done.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_bar_fits_the_terminal_and_is_cleared(width: int) -> None:
+    screen = io.StringIO()
+    view = TerminalView()
+    view.console = Console(file=screen, force_terminal=True, width=width, highlight=False, soft_wrap=True)
+    for step in (9_998, 9_999):
+        view.step(
+            {"tokens": 500, "tokens_per_second": 21593.2, "step": step, "loss": 13.2, "peak_memory_bytes": 22 << 30},
+            10_000,
+        )
+        assert view.live is not None
+        view.live.refresh()
+        (line,) = Console(width=width).render_lines(view.bar)
+        text = "".join(segment.text for segment in line)
+        assert "…" not in text and "loss 13.200" in text and "ETA 0:00" in text and "/10000" in text
+    view.stop()
+    assert view.live is None and screen.getvalue().endswith("\x1b[2K")
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 56.4, 61, 3723)] == ["0:00", "0:56", "1:01", "1:02:03"]
