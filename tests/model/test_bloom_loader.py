@@ -4,17 +4,20 @@ layer."""
 from __future__ import annotations
 
 import gc
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from florilegium.model import load_base
-from florilegium.model.base import quantization_config
-from florilegium.model.bloom_loader import PIECE, _bfloat16
+from florilegium.model.bloom_loader import PIECE, _bfloat16, load_streamed
+from florilegium.model.transformers_loader import quantization_config
+from florilegium.model.weight_check import refuse_empty
+from florilegium.model.weight_files import find_weights
 from tests.tiny import save_tiny
 
 CUDA = torch.device("cuda")
@@ -106,3 +109,26 @@ def test_loading_needs_the_model_and_one_layer(tmp_path: Path, bits: int) -> Non
     held, peak = torch.cuda.memory_allocated() - before, torch.cuda.max_memory_allocated() - before
     print(bits, f"held {held / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB")
     assert base.bits == bits and peak - held <= 2 * 12 * W * W
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer.", "transformer.transformer."])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_stream_fills_every_place_whatever_the_prefix(tiny: Path, tmp_path: Path, prefix: str, bits: int) -> None:
+    """On the CPU, where `load_base` does not stream: what it makes of the same tensors under each of their names."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {prefix + name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    config = BloomConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    files = find_weights(folder, "it")
+    streamed = load_streamed(files, outline, quantization_config(bits, torch.float32), torch.device("cpu"))
+    assert streamed is not None
+    refuse_empty(streamed, "it")
+    ours, stock = facts(streamed), facts(load_base(str(tiny), bits=bits, device=torch.device("cpu")).model)
+    assert ours.keys() == stock.keys()
+    # of int8 the scales are those of float16, which the stream rounds to before it quantises
+    same = [key for key in ours if isinstance(ours[key], torch.Tensor) and "h." not in key]
+    assert len(same) > 4 and all(torch.equal(ours[key].float(), stock[key].float()) for key in same)

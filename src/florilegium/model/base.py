@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,10 +19,12 @@ from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.model.untrusted import check_weights
+from florilegium.model.model_config import check_sizes, model_config
+from florilegium.model.transformers_loader import load_model
+from florilegium.model.weight_files import find_weights
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -95,10 +96,12 @@ def load_base(
     folder = locate(name, revision)
     config = read_config(folder, name)
     compute_dtype = choose_compute_dtype(compute, device, bits)
-    check_weights(folder, config, name)
+    files = find_weights(folder, name)
+    check_sizes(config, files)
     with quietly(), model_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = _load_model(folder, family_of(config.get("model_type")), bits, device, compute_dtype)
+        family = family_of(config.get("model_type"))
+        model = load_model(files, model_config(config, name), family, bits, device, compute_dtype)
     model.eval().requires_grad_(False)
     return Base(
         model,
@@ -107,45 +110,7 @@ def load_base(
         bits,
         device,
         compute_dtype,
-        weights_digest(folder),
+        weights_digest(files),
         tokenizer_digest(tokenizer),
         folder,
-    )
-
-
-def _load_model(
-    folder: Path, family: Family, bits: int, device: torch.device, compute_dtype: torch.dtype
-) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    # Our own forward pass casts as it goes; other families compute in the dtype that they are stored in.
-    stored = torch.float32 if bits == 32 else torch.bfloat16 if packs(family) else compute_dtype
-    options: dict[str, Any] = {}
-    if bits in (8, 4):
-        options["quantization_config"] = quantization_config(bits, compute_dtype)
-        streamed = family.load_quantized(folder, options["quantization_config"], device)
-        if streamed is not None:
-            return streamed
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=stored,
-        device_map={"": str(device)},
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        **options,
-    )
-    return model
-
-
-def quantization_config(bits: int, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    from transformers import BitsAndBytesConfig
-
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
     )

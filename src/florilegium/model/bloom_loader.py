@@ -9,12 +9,13 @@ The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigsci
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from florilegium.model.tensor_reader import TensorReader
+from florilegium.model.weight_check import place
+from florilegium.model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,33 +24,25 @@ if TYPE_CHECKING:
 PIECE = 1 << 22  # numbers that are converted at a time
 
 
-def load_streamed(folder: Path, quantisation: QuantizationConfigMixin, device: torch.device) -> PreTrainedModel | None:
-    """A BloomForCausalLM with bitsandbytes linears on `device`, or None where the folder is not one that this loader
-    knows (then Transformers' own loader takes it, or says what is wrong)."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def load_streamed(
+    files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
+) -> PreTrainedModel | None:
+    """`outline`, a BloomForCausalLM on the meta device whose tensors were compared with those of `files`, filled and
+    with bitsandbytes linears on `device`; None where its head is stored by itself (Transformers' own loader knows
+    whether it is another one)."""
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if getattr(config, "quantization_config", None) is not None or not config.tie_word_embeddings:
+    model: Any = outline
+    if not model.config.tie_word_embeddings or "lm_head.weight" in files.tensors:
         return None
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    quantizer = AutoHfQuantizer.from_config(quantisation)
+    quantizer = AutoHfQuantizer.from_config(quantization)
     quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
-    wanted = {name for name, _ in model.transformer.named_parameters(prefix="transformer")}
-    for path in sorted(folder.glob("*.safetensors")):
+    wanted = dict(model.named_parameters())
+    for path in files.paths:
         with TensorReader(path, device) as reader:
-            if not reader.can_read_all:
-                return None
             for key in reader.names:
-                name = key if key.startswith("transformer.") else f"transformer.{key}"
-                if name in wanted:
-                    _place(model, name, reader.read(key))
-                    wanted.discard(name)
-                elif key != "lm_head.weight":
-                    return None
-    if wanted:
-        return None
+                if key in files.tensors and files.tensors[key].file == path:
+                    _place(model, place(key, wanted, "transformer"), reader.read(key))
     model.tie_weights()
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
@@ -71,8 +64,8 @@ def _bfloat16(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(torch.bfloat16)
     to = tensor.view(torch.bfloat16)
     old, new = tensor.view(-1), to.view(-1)
-    for place in range(0, len(old), PIECE):
-        new[place : place + PIECE] = old[place : place + PIECE].to(torch.bfloat16)
+    for start in range(0, len(old), PIECE):
+        new[start : start + PIECE] = old[start : start + PIECE].to(torch.bfloat16)
     return to
 
 

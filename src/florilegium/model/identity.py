@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from florilegium.model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,14 +56,18 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def weights_digest(folder: Path) -> str:
+def weights_digest(files: WeightFiles) -> str:
     """sha256 over name, size and 64 evenly spread slices of each weight file: tells two models apart without reading 14
-    GB."""
+    GB. A header says what kind and shape each tensor has, so one that reaches beyond the first slice counts whole."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files.paths:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
+            header_bytes = 8 + int.from_bytes(file.read(8), "little")
+            if header_bytes > DIGEST_SLICE_BYTES:
+                file.seek(0)
+                digest.update(file.read(header_bytes))
             for i in range(DIGEST_SLICES):
                 file.seek(max(0, size - DIGEST_SLICE_BYTES) * i // (DIGEST_SLICES - 1))
                 digest.update(file.read(DIGEST_SLICE_BYTES))

@@ -57,19 +57,15 @@ class TensorReader:
         self.pool.shutdown()
         os.close(self.file)
 
-    @property
-    def can_read_all(self) -> bool:
-        """Whether every tensor is of a type that is known here."""
-        return all(entry["dtype"] in DTYPE_OF for entry in self.header.values())
-
     def read(self, name: str) -> torch.Tensor:
         """The tensor, whole, on the device. Raises ModelError where the file ends early, OSError where the disk
         fails."""
         entry = self.header[name]
-        dtype, (start, end) = DTYPE_OF[entry["dtype"]], entry["data_offsets"]
-        if math.prod(entry["shape"]) * dtype.itemsize != end - start:
+        dtype, (start, end) = DTYPE_OF.get(entry["dtype"]), entry["data_offsets"]
+        if dtype is None or math.prod(entry["shape"]) * dtype.itemsize != end - start:
             raise ModelError(
-                f"{self.path.name}: the size of {name} does not fit its shape", "Get it again from where it came"
+                f"{self.path.name}: the size of {name} does not fit its shape or kind",
+                "Get it again from where it came",
             )
         tensor = torch.empty(entry["shape"], dtype=dtype, device=self.device)
         flat = tensor.view(-1).view(torch.uint8)

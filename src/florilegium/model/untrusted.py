@@ -25,13 +25,13 @@ LORA_FIELDS = {
 }  # fmt: skip
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object of at most MAX_JSON_BYTES. Raises ModelError."""
+def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of at most `limit` bytes. Raises ModelError."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-        if len(data) > MAX_JSON_BYTES:
-            raise ModelError(f"{what} is over {MAX_JSON_BYTES:,} bytes", "Get it again from where it came")
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise ModelError(f"{what} is over {limit:,} bytes", "Get it again from where it came")
         values = json.loads(data)
     except FileNotFoundError:
         raise ModelError(f"{what} is not there", "Get the folder again from where it came") from None
@@ -49,32 +49,6 @@ def refuse_code(folder: Path, name: str) -> None:
             raise ModelError(
                 f"{name} wants to run code of its own ({path.name})", "florilegium never does: choose another model"
             )
-
-
-def check_weights(folder: Path, config: Mapping[str, Any], name: str) -> None:
-    """Compares what config.json announces with the headers of the weight files. Raises ModelError.
-
-    Transformers builds a model from the config before it looks at the weights: 1e9 layers would be built until memory
-    is gone."""
-    headers = [read_header(path, f"{path.name} of {name}") for path in sorted(folder.glob("*.safetensors"))]
-    num_tensors = sum(map(len, headers))
-    largest = max((size for header in headers for entry in header.values() for size in entry["shape"]), default=0)
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key, limit in LIMITS.items():
-            value = part.get(key)
-            if isinstance(value, (int, float)) and not 1 <= value <= max(
-                1, num_tensors if limit == "tensors" else largest
-            ):
-                raise ModelError(
-                    f"the config.json of {name} says {key} is {value:g}, and its weights hold no such thing",
-                    "Get the model again",
-                )
-
-
-LIMITS = {
-    "n_layer": "tensors", "num_hidden_layers": "tensors", "num_layers": "tensors", "n_layers": "tensors",
-    "hidden_size": "size", "n_embed": "size", "n_embd": "size", "d_model": "size", "vocab_size": "size", "intermediate_size": "size",
-}  # fmt: skip
 
 
 def lora_values(folder: Path, model_width: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    from florilegium.model.weight_files import WeightFiles
 
     AnyModel = PreTrainedModel | PeftModel
 
@@ -69,9 +70,9 @@ class Family(Protocol):
         """The linears that LoRA goes on unless the user says otherwise, as PEFT's `target_modules`."""
 
     def load_quantized(
-        self, folder: Path, quantization: QuantizationConfigMixin, device: torch.device
+        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
     ) -> PreTrainedModel | None:
-        """The model of `folder` by a loader of our own, or None where Transformers' own takes it."""
+        """`outline`, on the meta device, filled from `files` by a loader of our own, or None where Transformers' own takes it."""
 
 
 class PackedFamily(Family, Protocol):

@@ -12,7 +12,6 @@ rows, T tokens, H heads, D head dimension, W = H * D width."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel
+    from florilegium.model.weight_files import WeightFiles
 
 FUSED_QKV = "query_key_value"
 
@@ -57,14 +57,14 @@ class Bloom:
         return [FUSED_QKV]
 
     def load_quantized(
-        self, folder: Path, quantization: QuantizationConfigMixin, device: torch.device
+        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
     ) -> PreTrainedModel | None:
         """On a CUDA device, tensor by tensor."""
         if device.type != "cuda":
             return None
         from florilegium.model.bloom_loader import load_streamed
 
-        return load_streamed(folder, quantization, device)
+        return load_streamed(files, outline, quantization, device)
 
     def embed(self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         bloom = bloom_model(model)

@@ -6,7 +6,6 @@ own forward pass does by itself is asked of the model here: recomputing activati
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel
+    from florilegium.model.weight_files import WeightFiles
 
 # One linear for query, key and value; GPT-NeoX and Falcon name theirs as BLOOM does.
 FUSED = (FUSED_QKV, "qkv_proj", "Wqkv", "c_attn", "W_pack")
@@ -42,7 +42,7 @@ class OtherFamily:
         return fused or [name for name in SEPARATE if name in names] or "all-linear"
 
     def load_quantized(
-        self, folder: Path, quantization: QuantizationConfigMixin, device: torch.device
+        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
     ) -> PreTrainedModel | None:
         return None
 

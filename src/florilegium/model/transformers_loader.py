@@ -1,0 +1,96 @@
+"""A model by Transformers, from the files that `weight_files.py` found and no others.
+
+`from_pretrained` is given a configuration and slices of tensors, and no folder: a folder may hold an adapter that it
+would load on top, a checkpoint of another kind that it would take instead, a generation function. It keeps state of the
+whole process while it works, so there is one load at a time."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from florilegium.model.families import Family, packs
+from florilegium.model.weight_check import check_headers, check_loaded, refuse_empty, weights_of
+from florilegium.model.weight_files import WeightFiles
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+
+_one_at_a_time = threading.Lock()
+
+
+def load_model(
+    files: WeightFiles,
+    config: PretrainedConfig,
+    family: Family,
+    bits: int,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+) -> PreTrainedModel:
+    """The model that `config` describes with the weights of `files`, its linears in `bits`, on `device`. Raises
+    ModelError where the two do not belong together."""
+    with _one_at_a_time:
+        outline = _outline(config)
+        files = weights_of(outline, files)
+        is_quantized = getattr(config, "quantization_config", None) is not None
+        if not is_quantized:  # bitsandbytes' own tensors have other names and shapes: Transformers' report judges them
+            check_headers(outline, files, exact=packs(family))
+        quantization = quantization_config(bits, compute_dtype) if bits in (8, 4) else None
+        if quantization is not None and not is_quantized:
+            model = family.load_quantized(files, outline, quantization, device)
+            if model is not None:
+                refuse_empty(model, files.name)
+                return model
+        # Our own forward pass casts as it goes; other families compute in the dtype that they are stored in.
+        stored = torch.float32 if bits == 32 else torch.bfloat16 if packs(family) else compute_dtype
+        return _from_pretrained(type(outline), files, outline.config, stored, device, quantization)
+
+
+def _outline(config: PretrainedConfig) -> PreTrainedModel:
+    """The model without numbers, on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return model
+
+
+def _from_pretrained(
+    kind: type[PreTrainedModel],
+    files: WeightFiles,
+    config: PretrainedConfig,
+    stored: torch.dtype,
+    device: torch.device,
+    quantization: BitsAndBytesConfig | None,
+) -> PreTrainedModel:
+    options: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
+    with files.slices() as slices:
+        loaded: Any = kind.from_pretrained(  # a pair, because of output_loading_info
+            None,
+            config=config,
+            state_dict=slices,
+            dtype=stored,
+            device_map={"": str(device)},
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # the report names them, and they are refused
+            output_loading_info=True,
+            **options,
+        )
+    model: PreTrainedModel = loaded[0]
+    check_loaded(model, loaded[1], files.name)
+    return model
+
+
+def quantization_config(bits: int, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
