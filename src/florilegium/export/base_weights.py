@@ -15,10 +15,14 @@ from typing import Any
 import torch
 
 from florilegium.errors import ModelError
-from florilegium.model.untrusted import check_weights, read_json
+from florilegium.model.families import family_of, packs
+from florilegium.model.model_config import check_sizes
+from florilegium.model.transformers_loader import outline
+from florilegium.model.untrusted import read_json
+from florilegium.model.weight_check import check_headers, place, weights_of
+from florilegium.model.weight_files import find_weights
 from florilegium.storage.safetensors_io import DTYPES, read_header
 
-INDEX = "model.safetensors.index.json"
 DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
 FLOATS = {"F32", "F16", "BF16", "F64"}
 
@@ -40,17 +44,19 @@ class BaseWeights:
     def __init__(self, folder: Path, title: str) -> None:
         self.folder, self.title = folder, title
         self.config = read_json(folder / "config.json", f"the config.json of {title}")
-        check_weights(folder, self.config, title)
-        self.files = _files(folder, title)
+        weights = find_weights(folder, title)
+        check_sizes(self.config, weights)
+        self.files = [path.name for path in weights.paths]
         headers = {file: read_header(folder / file, f"{file} of {title}") for file in self.files}
         _refuse_quantised(headers, title)
-        self.model = _on_meta(folder)
-        known = set(self.model.state_dict())
-        prefix = self.model.base_model_prefix + "."
+        # A config.json may still speak of a quantisation that the weights do not have.
+        self.model = outline({key: v for key, v in self.config.items() if key != "quantization_config"}, title)
+        check_headers(self.model, weights_of(self.model, weights), exact=packs(family_of(self.model.config.model_type)))
+        known = self.model.state_dict()
         self.tensors: dict[str, StoredTensor] = {}
         for file, header in headers.items():
             for key in sorted(header, key=lambda name: header[name]["data_offsets"][0]):
-                name = key if key in known or prefix + key not in known else prefix + key
+                name = place(key, known, self.model.base_model_prefix) or key
                 shape, dtype = tuple(header[key]["shape"]), DTYPE_OF[header[key]["dtype"]]
                 self.tensors[name] = StoredTensor(key, name, file, shape, dtype)
         self._stack, self._open = ExitStack(), dict[str, Any]()
@@ -84,21 +90,6 @@ class BaseWeights:
         return bool(self.model.config.get_text_config().tie_word_embeddings)
 
 
-def _files(folder: Path, title: str) -> list[str]:
-    """The checkpoint's files in order: those that the index names, or all that are there."""
-    if (folder / INDEX).is_file():
-        named = read_json(folder / INDEX, f"the {INDEX} of {title}").get("weight_map")
-        files = sorted(set(named.values())) if isinstance(named, dict) else []
-        missing = [file for file in files if not isinstance(file, str) or not (folder / Path(file).name).is_file()]
-        if missing or not files:
-            raise ModelError(f"{title} lacks {missing[:1] or 'its weights'}", "Get the model again")
-        return [Path(file).name for file in files]
-    files = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{title} has no safetensors weights", "Convert them with safetensors first")
-    return files
-
-
 def _refuse_quantised(headers: dict[str, dict[str, Any]], title: str) -> None:
     """Rounding int8 and adding to it would round twice, and no merge out of it is the model that was trained."""
     for header in headers.values():
@@ -110,13 +101,3 @@ def _refuse_quantised(headers: dict[str, dict[str, Any]], title: str) -> None:
                     "the original 16-bit ones",
                     "Name the model that it was made from with --model",
                 )
-
-
-def _on_meta(folder: Path) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if getattr(config, "quantization_config", None) is not None:
-        del config.quantization_config  # the weights are the original ones: `_refuse_quantised`
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)

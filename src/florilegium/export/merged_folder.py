@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from florilegium.export.base_weights import INDEX, StoredTensor
+from florilegium.export.base_weights import StoredTensor
 from florilegium.export.merge import Merge
 from florilegium.model.untrusted import read_json
+from florilegium.model.weight_files import INDEX
 from florilegium.storage.atomic_folders import NewFolder
 from florilegium.storage.safetensors_io import DTYPES, header_piece
 

@@ -16,6 +16,7 @@ from florilegium.model.adapter_loading import read_facts
 from florilegium.model.hub import locate
 from florilegium.model.identity import weights_digest
 from florilegium.model.untrusted import read_json
+from florilegium.model.weight_files import find_weights
 from florilegium.storage.run_directory import RunDirectory
 
 SHOWN_SAMPLES = 6
@@ -53,7 +54,7 @@ def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
     if not name:
         raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
     folder = locate(name, facts.get("revision") if model is None else None)
-    other = bool(made_for.get("digest")) and weights_digest(folder) != made_for["digest"]
+    other = bool(made_for.get("digest")) and weights_digest(find_weights(folder, name)) != made_for["digest"]
     if other and model is None:
         raise ModelError(
             f"the base {name} has other weights than the adapter was trained on",

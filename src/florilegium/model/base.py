@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.model.model_config import check_sizes, model_config
+from florilegium.model.model_config import check_sizes
 from florilegium.model.transformers_loader import load_model
 from florilegium.model.weight_files import find_weights
 
@@ -100,8 +101,7 @@ def load_base(
     check_sizes(config, files)
     with quietly(), model_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        family = family_of(config.get("model_type"))
-        model = load_model(files, model_config(config, name), family, bits, device, compute_dtype)
+        model = load_model(files, config, bits, device, compute_dtype)
     model.eval().requires_grad_(False)
     return Base(
         model,

@@ -7,11 +7,13 @@ whole process while it works, so there is one load at a time."""
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from florilegium.model.families import Family, packs
+from florilegium.model.families import family_of, packs
+from florilegium.model.model_config import model_config
 from florilegium.model.weight_check import check_headers, check_loaded, refuse_empty, weights_of
 from florilegium.model.weight_files import WeightFiles
 
@@ -23,37 +25,37 @@ _one_at_a_time = threading.Lock()
 
 def load_model(
     files: WeightFiles,
-    config: PretrainedConfig,
-    family: Family,
+    config: Mapping[str, Any],
     bits: int,
     device: torch.device,
     compute_dtype: torch.dtype,
 ) -> PreTrainedModel:
-    """The model that `config` describes with the weights of `files`, its linears in `bits`, on `device`. Raises
+    """The model that the config.json `config` describes with the weights of `files`, its linears in `bits`, on `device`. Raises
     ModelError where the two do not belong together."""
     with _one_at_a_time:
-        outline = _outline(config)
-        files = weights_of(outline, files)
-        is_quantized = getattr(config, "quantization_config", None) is not None
+        empty = outline(config, files.name)
+        family = family_of(empty.config.model_type)
+        files = weights_of(empty, files)
+        is_quantized = getattr(empty.config, "quantization_config", None) is not None
         if not is_quantized:  # bitsandbytes' own tensors have other names and shapes: Transformers' report judges them
-            check_headers(outline, files, exact=packs(family))
+            check_headers(empty, files, exact=packs(family))
         quantization = quantization_config(bits, compute_dtype) if bits in (8, 4) else None
         if quantization is not None and not is_quantized:
-            model = family.load_quantized(files, outline, quantization, device)
+            model = family.load_quantized(files, empty, quantization, device)
             if model is not None:
                 refuse_empty(model, files.name)
                 return model
         # Our own forward pass casts as it goes; other families compute in the dtype that they are stored in.
         stored = torch.float32 if bits == 32 else torch.bfloat16 if packs(family) else compute_dtype
-        return _from_pretrained(type(outline), files, outline.config, stored, device, quantization)
+        return _from_pretrained(type(empty), files, empty.config, stored, device, quantization)
 
 
-def _outline(config: PretrainedConfig) -> PreTrainedModel:
-    """The model without numbers, on the meta device."""
+def outline(values: Mapping[str, Any], name: str) -> PreTrainedModel:
+    """The model that a config.json describes, without numbers: on the meta device."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(model_config(values, name), dtype=torch.bfloat16)
     return model
 
 
