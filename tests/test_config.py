@@ -27,7 +27,7 @@ def test_every_setting_is_a_flag_with_help() -> None:
     flags = train._option_string_actions
     for f in fields(TrainConfig):
         if f.name != "data":
-            assert flags["--" + f.name.replace("_", "-")].help
+            assert flags[f.metadata["flag"] or "--" + f.name.replace("_", "-")].help
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from florilegium.generation.tuned import Tuned, load
     from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
     from florilegium.runs.evaluate import evaluate
+    from florilegium.runs.finish import Trained
     from florilegium.runs.inspect import inspect
     from florilegium.runs.resume import resume
-    from florilegium.runs.train import Trained, train
+    from florilegium.runs.train import train
     from florilegium.tokens import encode, pack
 
 _HOMES = {
@@ -47,7 +48,7 @@ _HOMES = {
     "SamplingSettings": "config",
     "Template": "data",
     "TrainConfig": "config",
-    "Trained": "runs.train",
+    "Trained": "runs.finish",
     "Tuned": "generation.tuned",
     "UsageError": "errors",
     "attach_adapter": "model",

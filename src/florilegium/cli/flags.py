@@ -4,7 +4,7 @@ settings."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from florilegium.cli.translate import translate_settings
 from florilegium.config import TrainConfig, current_settings, make_config, read_config
 from florilegium.errors import UsageError
+from florilegium.runs.start_from import inherited_settings
 
 COMMON = (
     "data", "model", "template", "bits", "epochs", "max_steps", "batch_size", "learning_rate", "lora_rank",
@@ -63,7 +64,7 @@ def _add_data(parser: argparse.ArgumentParser, meta: Mapping[str, Any]) -> None:
 
 
 def _add_flag(group: Any, f: Field[Any], hint: Any, is_hidden: bool) -> None:
-    meta, flag = f.metadata, "--" + f.name.replace("_", "-")
+    meta, flag = f.metadata, f.metadata["flag"] or "--" + f.name.replace("_", "-")
     shown = meta["help"] if f.default is None or hint is bool else f"{meta['help']} ({f.default})"
     help = argparse.SUPPRESS if is_hidden else shown.replace("%", "%%")
     if hint is bool:
@@ -71,10 +72,23 @@ def _add_flag(group: Any, f: Field[Any], hint: Any, is_hidden: bool) -> None:
         off = "--no-" + flag[2:]  # over a --config file that turns it on
         group.add_argument(off, dest=f.name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return
-    kind = next(t for t in getattr(hint, "__args__", (hint,)) if t is not type(None))
+    kinds = getattr(hint, "__args__", (hint,))
+    kind = next(t for t in kinds if t is not type(None))
+    if type(None) in kinds and kind is not str:
+        kind = _or_auto(kind)
     # The values are checked by `make_config`, which knows those of earlier versions too.
     taken = "{" + ",".join(map(str, meta["choices"])) + "}" if meta["choices"] else meta["metavar"] or "N"
     group.add_argument(flag, dest=f.name, type=kind, default=argparse.SUPPRESS, help=help, metavar=taken)
+
+
+def _or_auto(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`kind`, or None for "auto": the setting's own default."""
+
+    def read(text: str) -> Any:
+        return None if text == "auto" else kind(text)
+
+    read.__name__ = getattr(kind, "__name__", "number")  # argparse names it where a value is refused
+    return read
 
 
 def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +101,7 @@ def config_from_flags(flags: argparse.Namespace) -> TrainConfig:
     """Defaults, then the file of --config, then the flags that were given. Raises UsageError."""
     given, path = given_settings(flags), getattr(flags, "config", None)
     if not path:
-        return make_config(given)
+        return make_config(inherited_settings(given))
     written = translate_settings(read_config(Path(path)), path)
     make_config(written, source=path)  # so that a mistake in the file is told as the file's
-    return make_config(current_settings(written) | given)
+    return make_config(inherited_settings(current_settings(written) | given))

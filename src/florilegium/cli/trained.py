@@ -7,21 +7,23 @@ import shlex
 
 from florilegium.cli.progress import gigabytes, print_quote
 from florilegium.generation import Generated
-from florilegium.runs.train import Trained
+from florilegium.runs.finish import Trained
 
 NUM_QUOTES = 5
 
 
 def show_trained(trained: Trained, as_json: bool) -> None:
     """Writes a few quotes with the new adapter, and prints them with the run's figures: for people, or as JSON."""
-    rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
+    rows = list(trained.verdict_rows[:NUM_QUOTES])
+    if not rows and trained.tuned.openings:
+        rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
     if as_json:
         print(json.dumps(_as_json(trained, rows)))
         return
     print(flush=True)
     for row in rows:
         print_quote(row, trained.tuned.template)
-    print(f"\n{_summary(trained)}\n{_next_commands(trained)}")
+    print(f"\n{_summary(trained)}{_verdict(trained)}\n{_next_commands(trained)}")
 
 
 def _as_json(trained: Trained, rows: list[Generated]) -> dict[str, object]:
@@ -39,6 +41,14 @@ def _summary(trained: Trained) -> str:
     loss = f"held-out loss {before:.3f} -> {after:.3f}, " if after is not None else ""
     speed = f"{figures['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(figures['peak_memory_bytes'])}"
     return f"{loss}{steps} {'step' if steps == 1 else 'steps'} in {figures['elapsed_seconds']:.0f} s, {speed}"
+
+
+def _verdict(trained: Trained) -> str:
+    """The sentence that answers whether it worked, and what to type where it did not."""
+    verdict = trained.verdict
+    if verdict is None:
+        return ""
+    return f"\n{verdict.sentence}" + (f": {verdict.advice}" if verdict.advice else "")
 
 
 def _next_commands(trained: Trained) -> str:

@@ -34,6 +34,7 @@ RENAMED_KERNELS = {
     "loss": "chunked-loss",
     "decode": "fast-decode",
 }
+AUTO_IS_NONE = ("epochs", "learning_rate")
 RENAMED_VALUES = {"split_by": {"cluster": "near-duplicates"}, "batching": {"filled": "tile-aligned"}}
 
 
@@ -43,6 +44,8 @@ def current_setting(name: str, value: Any) -> tuple[str, Any]:
     key = RENAMED.get(key, key)
     if not isinstance(value, str):
         return key, value
+    if value == "auto" and key in AUTO_IS_NONE:
+        return key, None
     if key == "kernels":
         return key, ",".join(RENAMED_KERNELS.get(part.strip(), part.strip()) for part in value.split(","))
     return key, RENAMED_VALUES.get(key, {}).get(value, value)

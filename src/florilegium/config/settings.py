@@ -21,10 +21,11 @@ def setting(
     choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     metavar: str = "",
+    flag: str = "",
 ) -> Any:
     """A field of the config: `choices` and `minimum` (inclusive) are checked by `make_config`, `help` and `metavar` are
-    shown by `--help`."""
-    meta = {"help": help, "group": group, "choices": choices, "minimum": minimum, "metavar": metavar}
+    shown by `--help`; `flag` is the flag's name where it is not the field's."""
+    meta = {"help": help, "group": group, "choices": choices, "minimum": minimum, "metavar": metavar, "flag": flag}
     return field(default=default, metadata=meta)
 
 
@@ -91,7 +92,12 @@ class TrainConfig:
         choices=("default", "gaussian", "orthogonal", "olora", "pissa", "corda"),
     )
 
-    epochs: float = setting(3.0, "passes over the data", group="training", minimum=0.0)
+    epochs: float | None = setting(
+        None,
+        "passes over the data; default: at least 3, and some 200 steps, in at most 20 passes",
+        group="training",
+        minimum=0.0,
+    )
     max_steps: int | None = setting(None, "stop after N steps, whatever --epochs says", group="training", minimum=1)
     batch_size: int = setting(16, "quotes per optimizer step", group="training", minimum=1)
     batching: str = setting(
@@ -130,6 +136,16 @@ class TrainConfig:
         0, "random seed (held-out split, adapter init, row order, dropout, samples)", group="training", minimum=0
     )
 
+    start_from: str | None = setting(
+        None,
+        "train a run or an adapter further, with its settings; the optimizer starts anew",
+        group="run",
+        metavar="RUN",
+        flag="--from",
+    )
+    verdict_texts: int = setting(
+        20, "texts written at the end to see whether it worked; 0 = none", group="run", minimum=0
+    )
     eval_every: int | None = setting(None, "evaluate every N steps; default: 4 times a run", group="run", minimum=1)
     early_stopping_patience: int | None = setting(
         None, "stop after N evaluations without improvement", group="run", minimum=1

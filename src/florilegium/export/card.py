@@ -95,6 +95,9 @@ def _what_it_is(facts: CardFacts) -> str:
         f"| learning rate, schedule | {config.get('learning_rate', '?')}, {config.get('lr_schedule', '?')} |",
         f"| seed | {config.get('seed', '?')} |",
     ]
+    found = figures.get("verdict")
+    if isinstance(found, dict):
+        lines.append(f"| verdict | {_cell(str(found.get('sentence', '')))} |")
     return "\n".join(lines)
 
 

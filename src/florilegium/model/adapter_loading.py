@@ -15,7 +15,7 @@ from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
 from florilegium.model.identity import base_facts
-from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state
+from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
 from florilegium.model.untrusted import lora_values, read_json
 from florilegium.storage.atomic_folders import Unvouched, read_vouched
 from florilegium.storage.safetensors_io import read_header
@@ -88,6 +88,28 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> An
         ) from error
     _check_all_used(model, folder, base)
     return model.eval()
+
+
+def start_from_adapter(base: Base, model: Any, folder: Path) -> None:
+    """Puts the weights of the adapter in `folder` into the fresh one of `model`. Raises ModelError when it was made for
+    another base, is damaged, or has another shape."""
+    from safetensors.torch import load_file
+
+    facts = read_facts(folder)
+    check_fit(base, facts, folder)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not read")
+    values = lora_values(folder, base.model.config.get_text_config().hidden_size)
+    _check_whole(folder, facts, values)
+    read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")
+    state = load_file(folder / "adapter_model.safetensors")
+    mine = adapter_state(model)
+    if {name: tensor.shape for name, tensor in mine.items()} != {name: tensor.shape for name, tensor in state.items()}:
+        raise ModelError(
+            f"the adapter in {folder} has other matrices than this run's settings make",
+            "Leave the adapter's settings (--lora-rank, --target-modules, ...) out: --from takes them from it",
+        )
+    set_adapter_state(model, state)
 
 
 def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -75,6 +75,7 @@ def _run_values(facts: RunFacts) -> dict[str, Any]:
         "name": facts.name,
         "facts": facts,
         "finished": facts.is_finished,
+        "verdict": facts.verdict,
         "cards": _cards(facts),
         "charts": charts([("", facts)]),
         "tables": _safe_table(evaluation),

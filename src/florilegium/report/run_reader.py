@@ -19,6 +19,15 @@ from florilegium.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
+class ShownVerdict:
+    """What the run said of itself at its end (`runs/verdict.py`)."""
+
+    works: bool
+    sentence: str
+    advice: str
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """`steps` are the logged steps, `looks` the held-out losses, `samples` what the model wrote as it learned;
     `findings` are the data doctor's, `evaluation` the figures of `florilegium evaluate`; each empty where it is not
@@ -40,6 +49,13 @@ class RunFacts:
     @property
     def is_finished(self) -> bool:
         return "steps" in self.manifest
+
+    @property
+    def verdict(self) -> ShownVerdict | None:
+        found = self.manifest.get("verdict")
+        if not isinstance(found, dict) or not isinstance(found.get("sentence"), str):
+            return None
+        return ShownVerdict(found.get("works") is True, found["sentence"], str(found.get("advice") or ""))
 
     def series(self, key: str, rows: Iterable[dict[str, Any]] | None = None) -> list[tuple[float, float]]:
         """(step, value) of a metric, where both are finite numbers."""

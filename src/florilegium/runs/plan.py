@@ -20,7 +20,7 @@ from florilegium.model.families.bloom import BLOOM, bloom_model
 from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import LOOK_ROWS, Schedule, make_schedule_numbers, order_of
+from florilegium.training import LOOK_ROWS, Schedule, choose_epochs, make_schedule_numbers, order_of
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 CPU_BATCH_TOKENS = 4096
@@ -51,6 +51,7 @@ def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
         prepared.config,
         kernels=",".join(kernels) or "off",
         batching=choose_batching(prepared.requested_batching, kernels),
+        epochs=_passes(prepared),
     )
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
@@ -73,6 +74,13 @@ def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
 def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
     """The order of rows for these kernels: the fused blocks alone gain from steps that fill their tiles."""
     return request if request != "auto" else "tile-aligned" if "fused-blocks" in kernels else "shuffled"
+
+
+def _passes(prepared: Prepared) -> float | None:
+    config = prepared.config
+    if config.epochs is None and config.max_steps is None:
+        return choose_epochs(len(prepared.training.examples), config.batch_size)
+    return config.epochs
 
 
 def _usable_kernels(prepared: Prepared, model: Any) -> tuple[str, ...]:

@@ -24,14 +24,21 @@ def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: Paramet
         f"compute dtype {config.dtype}, on {describe_device(base)}"
     )
     view.say(f"adapter  LoRA rank {config.lora_rank}: trains {count.trained:,} parameters ({100 * count.share:.3f}%)")
+    if config.start_from:
+        view.say(f"from     {config.start_from}: its adapter is trained further, the optimizer starts anew")
     rows = "packed sequences" if base.packs else "padded sequences, one quote each"
     view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
     if plan.memory is not None:
         view.say(f"memory   {describe_memory(plan.memory, count_layers(base))}")
     if plan.products:
         view.say(f"         {plan.products}")
+    passes = (
+        f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} = "
+        if config.epochs and not config.max_steps
+        else ""
+    )
     view.say(
-        f"plan     {counted(plan.schedule.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, "
+        f"plan     {passes}{counted(plan.schedule.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, "
         f"learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     view.say(f"run      {directory}")

@@ -9,19 +9,21 @@ Which settings may change on the way: `runs/changes.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from florilegium.config import as_dict, dump_config, read_config
+from florilegium.config import as_dict, current_settings, dump_config, read_config
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.model import base_facts
 from florilegium.model import fast_paths as paths
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
+from florilegium.runs.finish import Trained
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import Silent, View, forget_after
 from florilegium.runs.setup import make_ready
-from florilegium.runs.train import Trained, execute_run
+from florilegium.runs.train import execute_run, train
 from florilegium.storage.atomic_files import append_line, write_text
 from florilegium.storage.atomic_folders import sweep
 from florilegium.storage.run_directory import RUNS, RunDirectory, find_run
@@ -36,12 +38,18 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
     ...); each change is said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a
     setting cannot change, DataError or ModelError when rows or base are others than before."""
     view = view or Silent()
+    if _is_to_go_further(str(run), settings):
+        return train(view=view, start_from=str(run), **settings)
     found_run = _unfinished(str(run))
     directory = found_run.path
     with watch() as stop, paths.compiling_ahead(), locked(directory):
         refuse_links(directory)
         if found_run.has_adapter:
-            raise UsageError(f"{directory} is finished", f"Use it: florilegium generate --run {directory}")
+            raise UsageError(
+                f"{directory} is finished",
+                f"Train it further: florilegium train --from {directory} --epochs 3; "
+                f"or use it: florilegium generate --run {directory}",
+            )
         written = read_config(found_run.config)
         config = with_changes(written, settings, str(found_run.config))
         manifest = read_manifest_of_run(found_run)
@@ -55,6 +63,13 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
         snapshot = _take_up(found_run, view, *found, changes)
         write_text(found_run.config, dump_config(ready.plan.config))
         return execute_run(ready, found_run, view, stop, snapshot)
+
+
+def _is_to_go_further(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a finished run is to be trained longer: then a new run starts from it."""
+    if name == "latest" or not {"epochs", "max_steps"} & current_settings(settings).keys():
+        return False
+    return RunDirectory(find_run(name)).has_adapter
 
 
 def _take_up(

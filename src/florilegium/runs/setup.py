@@ -11,10 +11,12 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.model import ParameterCount, Walk, attach_adapter, check_adapter, count_parameters
 from florilegium.model import fast_paths as paths
+from florilegium.model.adapter_loading import start_from_adapter
 from florilegium.model.families.bloom import bloom_model
 from florilegium.model.families.other import add_neftune, recompute_activations
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
+from florilegium.storage.run_directory import adapter_folder, find_run
 from florilegium.training import Trainer, check_optimizer, gradients, make_optimizer, make_schedule
 
 
@@ -35,6 +37,8 @@ def make_ready(prepared: Prepared) -> ReadyRun:
     check_optimizer(prepared.config.optimizer, prepared.base.device)
     torch.manual_seed(prepared.config.seed)  # before the adapter exists: same seed, same bits
     model = attach_adapter(prepared.base, prepared.config)
+    if prepared.config.start_from:
+        start_from_adapter(prepared.base, model, adapter_folder(find_run(prepared.config.start_from)))
     plan = plan_execution(prepared, model)
     install_kernels(model, plan)
     return ReadyRun(prepared, plan, model, count_parameters(model))

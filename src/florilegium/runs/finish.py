@@ -1,0 +1,103 @@
+"""The end of a run: the best adapter, the verdict, and all of it on disk. A stop before the adapter is there leaves the
+last checkpoint, from which `florilegium resume` does this again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florilegium.config import TrainConfig
+from florilegium.data import report_on
+from florilegium.errors import FlorilegiumError, ResourceError
+from florilegium.generation import Generated
+from florilegium.generation.tuned import Tuned
+from florilegium.model import save_adapter, set_adapter_state
+from florilegium.report import write_report
+from florilegium.runs.cards import adapter_card
+from florilegium.runs.prepare import Prepared
+from florilegium.runs.recorder import Recorder, View
+from florilegium.runs.setup import ReadyRun
+from florilegium.runs.verdict import Verdict, draw_verdict
+from florilegium.storage.atomic_files import write_json, write_text
+from florilegium.storage.paths import without_home
+from florilegium.storage.run_directory import RunDirectory
+from florilegium.training import Snapshot, peak_memory
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its folder, the tuned model still in memory, its figures (those of manifest.json), what it wrote
+    at the last evaluation, the verdict and the texts it was drawn from."""
+
+    directory: Path
+    tuned: Tuned
+    figures: dict[str, Any]
+    samples: list[Generated]
+    verdict: Verdict | None = None
+    verdict_rows: tuple[Generated, ...] = ()
+
+
+def finish(
+    ready: ReadyRun,
+    run: RunDirectory,
+    view: View,
+    tuned: Tuned,
+    figures: dict[str, Any],
+    facts: dict[str, Any],
+    end: Snapshot,
+    recorder: Recorder,
+) -> Trained:
+    """The adapter on disk (the best one seen), and the figures of the run."""
+    prepared, config, progress = ready.prepared, ready.plan.config, end.progress
+    state = end.best or end.adapter
+    if end.best and progress.best_step != progress.step:
+        view.say(f"keeping the adapter from step {progress.best_step} (lowest held-out loss)")
+        set_adapter_state(tuned.model, end.best)
+    figures |= {
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "elapsed_seconds": round(progress.elapsed_seconds, 2),
+        "tokens_per_second": round(progress.tokens / max(progress.elapsed_seconds, 1e-9), 1),
+        "peak_memory_bytes": peak_memory(prepared.base.device),
+        "eval_loss_before": progress.first_eval_loss,
+        "eval_loss": progress.best_loss,
+        "best_step": progress.best_step,
+    }
+    verdict, rows = _verdict(ready, run, view, tuned)
+    if verdict is not None:
+        figures["verdict"] = verdict.to_json()
+    write_json(run.manifest, figures)
+    card = adapter_card(config, figures, recorder.last_samples(), prepared.base.folder)
+    save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
+    if recorder.accelerator is not None:
+        recorder.accelerator.end_training()
+    _write_page(prepared, config, run, view)
+    return Trained(run.path, tuned, figures, recorder.samples, verdict, tuple(rows))
+
+
+def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tuple[Verdict | None, list[Generated]]:
+    """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it."""
+    config = ready.plan.config
+    if not config.verdict_texts or not tuned.openings:
+        return None, []
+    try:
+        return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.schedule, str(run.path))
+    except FlorilegiumError as error:
+        view.say(f"verdict  not drawn: {error.cause}")
+        return None, []
+
+
+def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view: View) -> None:
+    """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
+    disk or in memory, takes nothing from it."""
+    found = json.dumps(
+        report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False
+    )
+    try:
+        # Places name files, and files lie in somebody's home folder.
+        write_text(run.data_report, without_home(found) + "\n")
+        view.say(f"report   {write_report(run.path)}")
+    except (ResourceError, ImportError, MemoryError, RuntimeError) as error:
+        view.say(f"report   not written: {error}; later: florilegium report {run.path}")

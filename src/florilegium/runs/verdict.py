@@ -1,0 +1,78 @@
+"""Did it work? Some texts are written at the end of a run, and judged by what a person would see at once.
+
+    20 of 20 have tags, 20 end cleanly, 0 copied: it works
+    only 3 of 20 have tags: train longer: florilegium train --from runs/NAME --epochs 9
+
+The figures with intervals are `florilegium evaluate`'s; this is the sentence for who reads only one."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from florilegium.config import SamplingSettings
+from florilegium.data import Template
+from florilegium.generation import Generated
+from florilegium.generation.tuned import Tuned
+from florilegium.training import Schedule
+
+ENOUGH_FORM, ENOUGH_ENDS, MOST_COPIES = 0.9, 0.75, 0.1  # shares of the texts
+LONGER_STEPS = 400  # what a run that was too short should have had
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many of `texts` have the form of a training row, end by themselves, and copy one; None where there is no
+    record of the rows. `advice` is a command, or empty."""
+
+    works: bool
+    texts: int
+    well_formed: int
+    finished: int
+    copied: int | None
+    sentence: str
+    advice: str
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def draw_verdict(tuned: Tuned, texts: int, seed: int, schedule: Schedule, run: str) -> tuple[Verdict, list[Generated]]:
+    """Writes `texts` quotes from nothing, as `florilegium generate` does, and judges them."""
+    rows = tuned.generate("", n=texts, settings=SamplingSettings(seed=seed))
+    return judge(rows, tuned.template, schedule, run), rows
+
+
+def judge(rows: Sequence[Generated], template: Template, schedule: Schedule, run: str) -> Verdict:
+    """The verdict on what was written. `schedule` and `run` are those of the run, for the advice."""
+    lists = template.list_columns
+    formed = sum(row.quote is not None and all(row.quote[name] for name in lists) for row in rows)
+    finished = sum(row.finished for row in rows)
+    known = [row.novel for row in rows if row.novel is not None]
+    copied = known.count(False) if known else None
+    form = "have tags" if lists == ("tags",) else "have the template's form"
+    longer = f"florilegium train --from {shlex.quote(run)} --epochs {_longer(schedule)}"
+
+    def verdict(works: bool, sentence: str, advice: str = "") -> Verdict:
+        return Verdict(works, len(rows), formed, finished, copied, sentence, advice)
+
+    if formed < ENOUGH_FORM * len(rows):
+        return verdict(False, f"{_few(formed)} of {len(rows)} {form}: train longer", longer)
+    if finished < ENOUGH_ENDS * len(rows):
+        return verdict(False, f"{_few(finished)} of {len(rows)} end cleanly: train longer", longer)
+    if copied is not None and copied > MOST_COPIES * len(rows):
+        again = f"florilegium generate --run {shlex.quote(run)} --novel-only"
+        return verdict(False, f"{copied} of {len(rows)} copied from training: fewer passes or more rows", again)
+    copies = "" if copied is None else f", {copied} copied"
+    return verdict(True, f"{formed} of {len(rows)} {form}, {finished} end cleanly{copies}: it works")
+
+
+def _few(count: int) -> str:
+    return f"only {count}" if count else "none"
+
+
+def _longer(schedule: Schedule) -> int:
+    """Passes that make a run long enough."""
+    return min(20, max(3, math.ceil(max(LONGER_STEPS, schedule.num_steps) / schedule.steps_per_epoch)))

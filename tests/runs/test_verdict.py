@@ -1,0 +1,138 @@
+"""A run that ends well says so; one that does not says what to type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import florilegium
+from florilegium.config import make_config
+from florilegium.data import Template
+from florilegium.errors import ModelError, UsageError
+from florilegium.generation import Generated
+from florilegium.runs.start_from import inherited_settings
+from florilegium.runs.verdict import judge
+from florilegium.training import Schedule, choose_epochs
+
+TEMPLATE = Template.from_text("{quote} ->: {tags}")
+SCHEDULE = Schedule(num_steps=51, steps_per_epoch=17, evaluate_every=13, save_every=13)
+
+
+def texts(good: int, of: int = 20, *, finished: int | None = None, copied: int = 0) -> list[Generated]:
+    ended = good if finished is None else finished
+    return [
+        Generated(
+            "text",
+            {"quote": "Be kind.", "tags": ["a"] if i < good else []} if i < good else None,
+            i < ended,
+            None if i >= good else i >= copied,
+        )
+        for i in range(of)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "works", "sentence"),
+    [
+        (texts(20), True, "20 of 20 have tags, 20 end cleanly, 0 copied: it works"),
+        (texts(18, copied=2), True, "18 of 20 have tags, 18 end cleanly, 2 copied: it works"),
+        (texts(3), False, "only 3 of 20 have tags: train longer"),
+        (texts(0), False, "none of 20 have tags: train longer"),
+        (texts(20, finished=14), False, "only 14 of 20 end cleanly: train longer"),
+        (texts(20, copied=3), False, "3 of 20 copied from training: fewer passes or more rows"),
+    ],
+)
+def test_the_verdict_is_what_a_person_would_say(rows: list[Generated], works: bool, sentence: str) -> None:
+    verdict = judge(rows, TEMPLATE, SCHEDULE, "runs/my quotes")
+    assert (verdict.works, verdict.sentence) == (works, sentence)
+    assert ("florilegium" in verdict.advice) is not works
+    if "train longer" in sentence:  # 400 steps of 17 a pass are 24 passes; more than 20 repeat the rows
+        assert verdict.advice == "florilegium train --from 'runs/my quotes' --epochs 20"
+
+
+def test_a_template_without_lists_is_judged_by_its_form() -> None:
+    rows = [Generated("t", {"quote": "a"}, True, True)] * 20
+    verdict = judge(rows, Template.from_text("{quote}", ()), SCHEDULE, "runs/x")
+    assert verdict.works and "20 of 20 have the template's form" in verdict.sentence
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(1080, 3.0), (272, 12.0), (16, 20.0), (1, 20.0), (100_000, 3.0)])
+def test_few_rows_are_passed_more_often(rows: int, passes: float) -> None:
+    assert choose_epochs(rows, 16) == passes
+
+
+def test_auto_is_the_default_and_what_is_written(tiny: Path, tmp_path: Path) -> None:
+    assert make_config({"epochs": "auto"}).epochs is None
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"quote": "q {i} is kind", "tags": ["a"]}}\n' for i in range(8)))
+    trained = florilegium.train(
+        tmp_path / "rows.jsonl", model=str(tiny), output=str(tmp_path / "run"), held_out=0.0, verdict_texts=2
+    )
+    assert "epochs: 20.0" in (tmp_path / "run" / "config.yaml").read_text()
+    assert trained.figures["steps"] == 20
+    written = json.loads((tmp_path / "run" / "manifest.json").read_text())["verdict"]
+    assert written["texts"] == 2 and written["sentence"] == trained.verdict.sentence  # type: ignore[union-attr]
+    assert written["sentence"] in (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert written["sentence"] in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def first_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("from")
+    (folder / "rows.jsonl").write_text("".join(f'{{"quote": "q {i} is kind", "tags": ["a"]}}\n' for i in range(40)))
+    (folder / "new.jsonl").write_text("".join(f'{{"quote": "n {i} is new", "tags": ["b"]}}\n' for i in range(40)))
+    settings = {"model": str(tiny), "output": str(folder / "first"), "lora_rank": 4, "verdict_texts": 0, "seed": 3}
+    florilegium.train(folder / "rows.jsonl", max_steps=3, **settings)  # type: ignore[arg-type]
+    return folder
+
+
+def test_a_run_is_trained_further(first_run: Path, tmp_path: Path) -> None:
+    """Its adapter is where the new run begins, its settings are those of the new one, and nothing of it is touched."""
+    before = (first_run / "first" / "adapter" / "adapter_model.safetensors").read_bytes()
+    old = json.loads((first_run / "first" / "manifest.json").read_text())
+    again = florilegium.train(
+        start_from=str(first_run / "first"), output=str(tmp_path / "second"), max_steps=2, verdict_texts=0
+    )
+    assert again.figures["eval_loss_before"] == pytest.approx(old["eval_loss"], abs=1e-6)
+    assert again.figures["seed"] == 3 and again.figures["data"] == old["data"]
+    assert "lora_rank: 4" in (tmp_path / "second" / "config.yaml").read_text()
+    assert (first_run / "first" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_with_more_passes_is_a_new_run_from_it(first_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is finished.*--from"):
+        florilegium.resume(str(first_run / "first"))
+    longer = florilegium.resume(str(first_run / "first"), max_steps=1, output=str(tmp_path / "longer"))
+    assert longer.directory == tmp_path / "longer" and longer.figures["steps"] == 1
+
+
+def test_an_adapter_alone_can_be_trained_further_on_rows(first_run: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for file in (first_run / "first" / "adapter").iterdir():
+        (adapter / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match="does not say on which rows"):
+        florilegium.train(start_from=str(adapter))
+    trained = florilegium.train(
+        first_run / "new.jsonl", start_from=str(adapter), output=str(tmp_path / "run"), max_steps=1, verdict_texts=0
+    )
+    assert trained.figures["data"]["source"].endswith("new.jsonl") and trained.figures["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    "changed", [{"lora_rank": 8}, {"bits": 4}, {"template": "{quote} | {tags}"}, {"model": "seedling"}]
+)
+def test_what_makes_the_adapter_cannot_change(first_run: Path, changed: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="cannot change with --from"):
+        inherited_settings({"start_from": str(first_run / "first"), **changed})
+
+
+def test_an_adapter_that_changed_its_base_is_refused(first_run: Path, tmp_path: Path) -> None:
+    """PiSSA subtracts from the base what it puts into A and B: on another start those weights mean something else."""
+    run = tmp_path / "run"
+    (run / "adapter").mkdir(parents=True)
+    (run / "adapter" / "adapter_config.json").write_text("{}")
+    (run / "config.yaml").write_text("bits: 16\nlora_init: pissa\n")
+    with pytest.raises(ModelError, match="--lora-init pissa"):
+        inherited_settings({"start_from": str(run)})
