@@ -122,6 +122,9 @@ assert florilegium.__file__.startswith(sys.argv[1])
 trained = florilegium.train("sample", output=sys.argv[1] + "/run", max_steps=1, batch_rows=4, held_out=0.01, max_length=32)
 assert trained.figures["fast"] == [] and trained.figures["steps"] == 1
 assert trained.tuned.generate("Time", max_new_tokens=3)[0].text.startswith("Time")
+assert florilegium.load(trained.directory).generate("Time", max_new_tokens=3)[0].text.startswith("Time")
+report = florilegium.evaluate(trained.directory, generations=1, rows=2, device="cpu")
+assert report["tuned"]["loss"]["value"] > 0
 try:
     florilegium.train("sample", output=sys.argv[1] + "/other", fast="linear")
 except florilegium.UsageError as error:

@@ -34,7 +34,7 @@ def main() -> None:
     from florilegium import fast
     from florilegium.config import SamplingSettings
     from florilegium.generation import Request, collect, generate, write
-    from florilegium.model import load_base
+    from florilegium.model import LoadedModel, load_base
     from florilegium.tokens import text_ids
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,7 +62,9 @@ def main() -> None:
 
     def ours(rows: list[list[int]], sample: bool) -> Any:
         settings = SamplingSettings(max_new_tokens=tokens, temperature=0.7 if sample else 0.0, top_p=0.9)
-        done = collect(write(base, model, [Request(row, i, settings) for i, row in enumerate(rows)]), len(rows))
+        done = collect(
+            write(LoadedModel(base, model), [Request(row, i, settings) for i, row in enumerate(rows)]), len(rows)
+        )
         return [d.token_ids for d in done]
 
     for batch in arguments.batch:
@@ -72,7 +74,9 @@ def main() -> None:
             written: dict[str, Any] = {}
             for round_number in range(arguments.rounds + 1):
                 for name, function in (("stock", stock), ("ours", ours)):
-                    fast.install(model, ("quantized-linear",) if name == "ours" and arguments.bits in (8, 4) else ())
+                    fast.install_kernels(
+                        model, ("quantized-linear",) if name == "ours" and arguments.bits in (8, 4) else ()
+                    )
                     began = time.perf_counter()
                     written[name] = function(rows, sample)
                     seconds[name] += [(time.perf_counter() - began) / (batch * tokens)] if round_number else []

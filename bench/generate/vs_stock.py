@@ -149,7 +149,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     from florilegium.fast.decoding.decoder import Decoder
     from florilegium.generation import Request, SlotWriter, collect
     from florilegium.generation.generate import write
-    from florilegium.model import load_base
+    from florilegium.model import LoadedModel, load_base
     from florilegium.model.families import head_weight
     from florilegium.model.families.bloom import bloom_model
 
@@ -158,7 +158,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     if not arguments.agreement:
         with_an_end(model)
     base.model = model
-    fast.install(model, ("quantized-linear", "fast-decode"))
+    fast.install_kernels(model, ("quantized-linear",))
     head, bloom = head_weight(model).detach(), bloom_model(model)
 
     def run(decoder: Any, rows: list[list[int]], settings: SamplingSettings) -> Any:
@@ -208,7 +208,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     rows = prompts_of(folder, arguments.data, arguments.quotes)
     settings = SamplingSettings(max_new_tokens=MOST_NEW, temperature=0.7, top_p=0.9)
     asked = [Request(row, i, settings) for i, row in enumerate(rows)]
-    seconds, done = time_of(lambda: collect(write(base, model, asked), len(asked)))
+    seconds, done = time_of(lambda: collect(write(LoadedModel(base, model, ("fast-decode",)), asked), len(asked)))
     result["quotes_per_second"] = round(len(rows) / seconds, 2)
     result["quotes_tokens_per_second"] = round(sum(len(d.token_ids) + d.finished for d in done) / seconds, 1)
     result["finished_share"] = round(sum(d.finished for d in done) / len(done), 3)

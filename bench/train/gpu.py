@@ -59,7 +59,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     prepared = prepare(config, Silent())
     preparing, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
     ready = make_ready(prepared)
-    same_adapter(ready.model)
+    same_adapter(ready.loaded.model)
     plan, memory = ready.plan, ready.plan.memory
     trainer = make_trainer(ready, _accelerator(plan.config, folder))
     examples = prepared.training.examples

@@ -35,15 +35,15 @@ def loss(bits: int, quotes: list[dict[str, Any]]) -> float:
 
     base = load_base("seedling", bits=bits, device=torch.device("cpu"), compute="float32")
     from florilegium import fast
-    from florilegium.model import Walk
+    from florilegium.model import ForwardOptions, LoadedModel
 
-    fast.install(base.model, ("quantized-linear",) if bits == 8 else ())
+    fast.install_kernels(base.model, ("quantized-linear",) if bits == 8 else ())
     # The sayings alone: the untuned seedling has never seen the tags' form.
     examples = encode(base.tokenizer, Template.from_text("{quote}"), quotes).examples
     total = count = 0.0
     with torch.no_grad():
         for batch in pack(examples, PackPlan()):
-            total += float(token_losses(base, base.model, batch, Walk(("chunked-loss",))).sum())
+            total += float(token_losses(LoadedModel(base, base.model), batch, ForwardOptions(("chunked-loss",))).sum())
             count += batch.num_targets
     return total / count
 

@@ -40,10 +40,10 @@ def batch_of(tokens: int) -> Any:
     return batch
 
 
-def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bool, guards: bool = False) -> Any:
+def stepper(base: Any, model: Any, batch: Any, options: Any, graph: bool, guards: bool = False) -> Any:
     """A step as a function. With `guards` it also does what the training loop does so that a NaN moves no weight."""
-    from florilegium.fast.training.cuda_graph import Replay
-    from florilegium.model import Walk, token_losses
+    from florilegium.fast import CudaGraphRunner
+    from florilegium.model import LoadedModel, token_losses
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer: Any = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -53,12 +53,12 @@ def stepper(base: Any, model: Any, batch: Any, paths: tuple[str, ...], graph: bo
             parameter.grad = torch.zeros_like(parameter)
 
     def gradients(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        losses = token_losses(base, model, replace(batch, **inputs), Walk(paths))
+        losses = token_losses(LoadedModel(base, model), replace(batch, **inputs), options)
         loss = losses.sum() / batch.num_targets
         torch._foreach_add_([p.grad for p in parameters], torch.autograd.grad(loss, parameters))
         return loss.detach()
 
-    run = Replay(gradients, [p.grad for p in parameters if p.grad is not None]) if graph else gradients
+    run = CudaGraphRunner(gradients, [p.grad for p in parameters if p.grad is not None]) if graph else gradients
     inputs = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)}
 
     def step() -> torch.Tensor:
@@ -112,26 +112,28 @@ def main() -> None:
 
     from florilegium import fast
     from florilegium.config import make_config
-    from florilegium.model import attach_adapter
+    from florilegium.model import ForwardOptions, attach_adapter
     from florilegium.model.families.bloom import bloom_model
 
     base = random_base(arguments.size, arguments.bits)
     model = attach_adapter(base, make_config({"bits": arguments.bits, "dropout": arguments.dropout}))
     model.train()
     for plan in arguments.plans:
-        fast.install(model, ())
-        paths: tuple[str, ...] = ("fused-blocks", "chunked-loss")
+        fast.install_kernels(model, ())
         if plan == "plain":
-            fast.install(model, ("quantized-linear",))
-            paths = ("flex-attention", "quantized-linear", "chunked-loss")
+            fast.install_kernels(model, ("quantized-linear",))
+            options = ForwardOptions(("flex-attention", "quantized-linear", "chunked-loss"))
         else:
-            bloom_model(model).__dict__.pop("trunk", None)
+            options = step = None  # the last plan's stack and recording give their memory back
             gc.collect()
             torch.cuda.empty_cache()
-            fast.install_trunk(bloom_model(model), *(PLANS.get(plan) or tuple(map(int, plan.split(",")))))
+            numbers = PLANS.get(plan) or tuple(map(int, plan.split(",")))
+            stack = fast.make_block_stack(bloom_model(model), *numbers)
+            options = ForwardOptions(("chunked-loss",), block_stack=stack)
+            del stack
         for tokens in arguments.tokens:
             batch = batch_of(tokens)
-            step = stepper(base, model, batch, paths, arguments.graph and plan != "plain")
+            step = stepper(base, model, batch, options, arguments.graph and plan != "plain")
             figures = measure(step, arguments.repeats)
             a_second = 1000 / figures["ms"]
             rates = {
@@ -143,7 +145,7 @@ def main() -> None:
             )
             if arguments.guards:
                 guarded = stepper(
-                    base, model, batch_of(tokens), paths, arguments.graph and plan != "plain", guards=True
+                    base, model, batch_of(tokens), options, arguments.graph and plan != "plain", guards=True
                 )
                 pairs = [(measure(step, 20)["ms"], measure(guarded, 20)["ms"]) for _ in range(5)]
                 shares = sorted(100 * (with_guards / without - 1) for without, with_guards in pairs)

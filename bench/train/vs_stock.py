@@ -120,7 +120,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
 
     from florilegium import fast
     from florilegium.config import make_config
-    from florilegium.model import Walk, attach_adapter, load_base
+    from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
     from florilegium.runs.recorder import Silent
     from florilegium.tokens import PackPlan
     from florilegium.training import Trainer, make_optimizer, make_schedule
@@ -130,14 +130,13 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     config = make_config({"dropout": 0.0, "warmup": 0.0, "schedule": "constant"})
     model = attach_adapter(base, config)
     same_adapter(model)
-    names, _ = fast.choose("auto", base.device, 8)
-    fast.install(model, names)
+    names, _ = fast.select_kernels("auto", base.device, 8)
+    fast.install_kernels(model, names)
     optimizer = make_optimizer(model, config, RATE)
     trainer = Trainer(
-        base,
-        model,
+        LoadedModel(base, model),
         config,
-        Walk(names),
+        ForwardOptions(names),
         PackPlan(),
         optimizer,
         make_schedule(optimizer, config, 100),

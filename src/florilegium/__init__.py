@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from florilegium.generation import Generated
     from florilegium.generation.tuned import Tuned, load
-    from florilegium.model import attach_adapter, hidden_states, load_base, token_losses
+    from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
     from florilegium.runs.evaluate import evaluate
     from florilegium.runs.finish import Trained
     from florilegium.runs.inspect import inspect
@@ -40,8 +40,10 @@ _HOMES = {
     "DataError": "errors",
     "DivergedError": "errors",
     "FlorilegiumError": "errors",
+    "ForwardOptions": "model",
     "Generated": "generation",
     "Interrupted": "errors",
+    "LoadedModel": "model",
     "ModelError": "errors",
     "Quote": "data",
     "ResourceError": "errors",
@@ -71,8 +73,10 @@ __all__ = [
     "DataError",
     "DivergedError",
     "FlorilegiumError",
+    "ForwardOptions",
     "Generated",
     "Interrupted",
+    "LoadedModel",
     "ModelError",
     "Quote",
     "ResourceError",

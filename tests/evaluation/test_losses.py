@@ -21,7 +21,7 @@ from florilegium.evaluation import (
     tag_relevance,
 )
 from florilegium.evaluation.losses import example_losses
-from florilegium.model import Base, load_base
+from florilegium.model import Base, LoadedModel, load_base
 from florilegium.tokens import Example, encode
 
 TEMPLATE = Template.from_text()
@@ -46,12 +46,14 @@ def stock_losses(base: Base, ids: list[int]) -> torch.Tensor:
 
 def test_losses_are_those_of_stock_bloom_row_by_row(base: Base) -> None:
     examples = encode(base.tokenizer, TEMPLATE, QUOTES * 5).examples
-    for losses, example in zip(example_losses(base, base.model, examples, batch_tokens=256), examples, strict=True):
+    for losses, example in zip(
+        example_losses(LoadedModel(base, base.model), examples, batch_tokens=256), examples, strict=True
+    ):
         assert torch.allclose(torch.tensor(losses), stock_losses(base, example.token_ids), atol=1e-4)
 
 
 def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
-    parts = row_parts(base, base.model, TEMPLATE, QUOTES, 1024)
+    parts = row_parts(LoadedModel(base, base.model), TEMPLATE, QUOTES, 1024)
     for quote, (first, second) in zip(QUOTES, parts, strict=True):
         prompt, text = TEMPLATE.prompt({"quote": quote["quote"]}), TEMPLATE.render(quote)
         ids = [*base.tokenizer(text)["input_ids"], base.tokenizer.eos_token_id]
@@ -75,13 +77,13 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
 def test_general_text(base: Base, tmp_path: Path) -> None:
     paragraphs = read_general(GENERAL)
     assert 10 <= len(paragraphs) <= 30 and sum(len(p.split()) for p in paragraphs) > 1500
-    parts = general_parts(base, base.model, paragraphs)
+    parts = general_parts(LoadedModel(base, base.model), paragraphs)
     same = forgetting(parts, parts)
     assert same["change"] == {"value": 0.0, "low": 0.0, "high": 0.0} and same["before"] == same["after"]
     assert sum(p.bytes for p in parts) == pytest.approx(len("".join(paragraphs).encode()), rel=0.01)
     long = tmp_path / "long.txt"
     long.write_text("\n".join(f"Line number {i} of a long file, and nothing else in it." for i in range(500)))
-    assert len(general_parts(base, base.model, read_general(long))) == 64
+    assert len(general_parts(LoadedModel(base, base.model), read_general(long))) == 64
     for name, content, word in (
         ("no.txt", None, "cannot read"),
         ("empty.txt", b" \n", "no text"),
@@ -97,7 +99,7 @@ def test_relevance_tells_fitting_tags_from_shuffled_ones(base: Base, monkeypatch
     subjects = ["sea", "kindness", "river", "boat", "door", "home", "hope", "time"]
     rows: list[Quote] = [{"quote": f"Of the {a}, {i} times.", "tags": [a]} for i, a in enumerate(subjects * 4)]
 
-    def knowing(base: Base, model: object, examples: list[Example], batch_tokens: int = 4096) -> list[np.ndarray]:
+    def knowing(loaded: LoadedModel, examples: list[Example], batch_tokens: int = 4096) -> list[np.ndarray]:
         """A base to which a tag is likelier where it stands in the quote."""
         found = []
         for example in examples:
@@ -107,17 +109,17 @@ def test_relevance_tells_fitting_tags_from_shuffled_ones(base: Base, monkeypatch
 
     monkeypatch.setattr("florilegium.evaluation.relevance.example_losses", knowing)
     tags = [list(row["tags"]) for row in rows]
-    found = tag_relevance(base, base.model, TEMPLATE, rows, tags, 1024)
+    found = tag_relevance(LoadedModel(base, base.model), TEMPLATE, rows, tags, 1024)
     assert found is not None and found["rows"] == len(rows)
     assert found["lift"]["value"] > 0.6 and found["wins"]["value"] > 0.8
     assert abs(found["shuffled"]["lift"]["value"]) < 0.25 and 0.35 < found["shuffled"]["wins"]["value"] < 0.65
-    assert tag_relevance(base, base.model, TEMPLATE, rows[:2], tags[:2], 1024) is None
-    assert tag_relevance(base, base.model, Template.from_text("{quote}"), rows, tags, 1024) is None
+    assert tag_relevance(LoadedModel(base, base.model), TEMPLATE, rows[:2], tags[:2], 1024) is None
+    assert tag_relevance(LoadedModel(base, base.model), Template.from_text("{quote}"), rows, tags, 1024) is None
 
 
 def test_relevance_of_a_random_model_is_chance(base: Base) -> None:
     rows: list[Quote] = [
         {"quote": f"Be kind to the {w}, {i} times.", "tags": [w]} for i in range(10) for w in ("sea", "home", "boat")
     ]
-    found = tag_relevance(base, base.model, TEMPLATE, rows, [list(row["tags"]) for row in rows], 1024)
+    found = tag_relevance(LoadedModel(base, base.model), TEMPLATE, rows, [list(row["tags"]) for row in rows], 1024)
     assert found is not None and abs(found["lift"]["value"]) < 0.1 and abs(found["shuffled"]["lift"]["value"]) < 0.1

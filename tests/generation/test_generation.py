@@ -23,7 +23,7 @@ from florilegium.generation import (
     write_batch,
 )
 from florilegium.generation.sampling import chances, next_tokens, weights
-from florilegium.model import Base, load_base
+from florilegium.model import Base, LoadedModel, load_base
 from tests.tiny import save_tiny
 
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0.0, repetition_penalty=1.0)
@@ -65,7 +65,7 @@ def test_greedy_equals_stock_generate_at_every_batch_size(base: Base) -> None:
         got = []
         for start in range(0, 40, size):
             part = prompts(40)[start : start + size]
-            got += complete(PackedDecoder(base, base.model), part, GREEDY)
+            got += complete(PackedDecoder(LoadedModel(base, base.model)), part, GREEDY)
         assert [c.token_ids for c in got] == wanted
         assert all(c.finished == (len(c.token_ids) < 24) for c in got)
 
@@ -76,15 +76,17 @@ def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
         pytest.skip("stock int8 on the CPU is for training only")
     import florilegium.fast as fast
 
-    fast.install(base.model, ("quantized-linear",) if base.bits == 8 else ())
+    fast.install_kernels(base.model, ("quantized-linear",) if base.bits == 8 else ())
     for settings in (GREEDY, SamplingSettings(max_new_tokens=24, seed=3)):
-        together = complete(decoder(base, base.model), prompts(12), settings)
-        alone = [complete(decoder(base, base.model), [p], settings, i)[0] for i, p in enumerate(prompts(12))]
+        together = complete(decoder(LoadedModel(base, base.model)), prompts(12), settings)
+        alone = [
+            complete(decoder(LoadedModel(base, base.model)), [p], settings, i)[0] for i, p in enumerate(prompts(12))
+        ]
         assert together == alone
 
 
 def test_closing_the_iterator_stops_at_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = PackedDecoder(base, base.model)
+    decoder = PackedDecoder(LoadedModel(base, base.model))
     calls = []
     plain = decoder.write
     monkeypatch.setattr(decoder, "write", lambda tokens: calls.append(1) or plain(tokens))
@@ -100,10 +102,10 @@ def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None
 
     if base.bits != 8:
         pytest.skip("for quantised bases")
-    fast.install(base.model, ("quantized-linear",))
-    plain = complete(PackedDecoder(base, base.model), prompts(5), GREEDY)
+    fast.install_kernels(base.model, ("quantized-linear",))
+    plain = complete(PackedDecoder(LoadedModel(base, base.model)), prompts(5), GREEDY)
     with fast.frozen_linear.dequantised_once(base.model, torch.float32):
-        once = complete(PackedDecoder(base, base.model), prompts(5), GREEDY)
+        once = complete(PackedDecoder(LoadedModel(base, base.model)), prompts(5), GREEDY)
     assert plain == once
     assert not any("dequantised_NK" in m.__dict__ for m in base.model.modules())
 
@@ -165,26 +167,30 @@ def test_texts_keep_their_order_and_their_prompts(base: Base) -> None:
     texts = ["Be kind to the sea.", "Time", "A door left open ->:", ""]
     openings = {"Be": 3, "Time": 1}
     rows = generate_texts(
-        base, base.model, Template.from_text(), texts, SamplingSettings(max_new_tokens=5), openings=openings
+        LoadedModel(base, base.model),
+        Template.from_text(),
+        texts,
+        SamplingSettings(max_new_tokens=5),
+        openings=openings,
     )
     for text, row in zip(texts[:3], rows, strict=False):
         assert row.text.startswith(text)
     assert rows[3].text.startswith(("Be", "Time"))
     with pytest.raises(UsageError, match="no prompt"):
-        generate_texts(base, base.model, Template.from_text(), [""], SamplingSettings())
+        generate_texts(LoadedModel(base, base.model), Template.from_text(), [""], SamplingSettings())
 
 
 def test_a_stream_is_the_text_in_pieces(base: Base) -> None:
     settings = SamplingSettings(max_new_tokens=24, temperature=1.5, top_p=1.0)
-    (whole,) = generate_texts(base, base.model, Template.from_text(), ["Time"], settings)
-    pieces = list(stream_text(base, base.model, "Time", settings))
+    (whole,) = generate_texts(LoadedModel(base, base.model), Template.from_text(), ["Time"], settings)
+    pieces = list(stream_text(LoadedModel(base, base.model), "Time", settings))
     assert "".join(pieces) == whole.text and pieces[0] == "Time" and len(pieces) > 3
     assert not any(piece.endswith("\ufffd") for piece in pieces[:-1])
 
 
 def test_closing_a_stream_leaves_the_model_as_it_was(base: Base) -> None:
     base.model.train()
-    stream = stream_text(base, base.model, "Time", GREEDY)
+    stream = stream_text(LoadedModel(base, base.model), "Time", GREEDY)
     next(stream)
     next(stream)
     assert not base.model.training
@@ -215,7 +221,7 @@ def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
         got = []
         for start in range(0, number, size):
             batch = [Request(row, i, settings) for i, row in enumerate(rows[start : min(start + size, number)])]
-            got += collect(write_batch(PackedDecoder(base, base.model), batch, eos), len(batch))
+            got += collect(write_batch(PackedDecoder(LoadedModel(base, base.model)), batch, eos), len(batch))
         assert [c.token_ids for c in got] == wanted[:number]
 
 
@@ -237,5 +243,7 @@ def test_settings_out_of_range_are_usage_errors(wrong: dict) -> None:
 
 def test_an_unfinished_text_says_so(tiny: Path) -> None:
     base = load_base(str(tiny), bits=32, device=torch.device("cpu"))
-    (row,) = generate_texts(base, base.model, Template.from_text(), ["Time"], SamplingSettings(max_new_tokens=1))
+    (row,) = generate_texts(
+        LoadedModel(base, base.model), Template.from_text(), ["Time"], SamplingSettings(max_new_tokens=1)
+    )
     assert not row.finished and row.as_row(Template.from_text())["tags"] == []

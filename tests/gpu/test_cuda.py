@@ -11,7 +11,7 @@ import torch
 from florilegium import fast
 from florilegium import reference as plain
 from florilegium.config import make_config
-from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
+from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import save_tiny
 
@@ -39,7 +39,7 @@ def test_flex_equals_plain(head_dim: int, heads: int) -> None:
     for name, make, dtype in (
         ("exact", plain.plain, torch.float64),
         ("plain", plain.plain, torch.bfloat16),
-        ("flex", fast.attention.flex, torch.bfloat16),
+        ("flex", fast.flex_attention.flex, torch.bfloat16),
     ):
         q, k, v = (t.bfloat16().to(dtype).requires_grad_() for t in inputs)
         out = make(document_BT, slopes_H, dtype)(q, k, v)
@@ -67,11 +67,11 @@ def test_the_packed_walk_is_nearer_to_float32_than_stock_is(tmp_path: Path, bits
         for parameter_name, parameter in model.named_parameters():
             if "lora_" in parameter_name:
                 parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        fast.install(model, paths)
+        fast.install_kernels(model, paths)
         model.train()
         rows = [torch.randint(4, 400, (n,), generator=generator).tolist() for n in (9, 60, 17, 5, 130, 11)]
         (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(512, 128))
-        losses = token_losses(base, model, batch.to(device), Walk(paths))
+        losses = token_losses(LoadedModel(base, model), batch.to(device), ForwardOptions(paths))
         losses.mean().backward()
         gradient = torch.cat([p.grad.flatten().cpu().double() for p in model.parameters() if p.requires_grad])
         results[name] = (losses.detach().cpu().double(), gradient)
@@ -101,14 +101,14 @@ def test_the_kernel_dequantises_as_the_plain_twin_does(shape: tuple[int, int], d
 
 def test_hidden_states_do_not_leak(tmp_path: Path) -> None:
     base = load_base(str(save_tiny(tmp_path / "bloom", heads=4, head_dim=64)), bits=8, device=CUDA)
-    fast.install(base.model, ("quantized-linear",))
+    fast.install_kernels(base.model, ("quantized-linear",))
     examples = [Example([*torch.randint(4, 400, (50,)).tolist(), 2], [True] * 51) for _ in range(5)]
     (batch,) = pack(examples, PackPlan(512, 128))
     batch = batch.to(CUDA)
     with torch.no_grad():
-        before = hidden_states(base, base.model, batch, Walk(("flex-attention",)))
+        before = hidden_states(LoadedModel(base, base.model), batch, ForwardOptions(("flex-attention",)))
         batch.tokens_BT[batch.document_BT == 0] = 7
-        after = hidden_states(base, base.model, batch, Walk(("flex-attention",)))
+        after = hidden_states(LoadedModel(base, base.model), batch, ForwardOptions(("flex-attention",)))
     others = batch.document_BT > 0
     assert torch.equal(before[others], after[others]) and not torch.equal(before, after)
 
@@ -121,7 +121,7 @@ def test_what_is_replayed_is_added_once() -> None:
         total.add_(inputs["x"].sum())
         return inputs["x"] * 2
 
-    run = fast.Replay(add, [total])
+    run = fast.CudaGraphRunner(add, [total])
     for size, wanted in ((3, 13), (3, 16), (5, 21), (3, 24)):
         assert torch.equal(run({"x": torch.ones(size)}), torch.full((size,), 2.0, device=CUDA))
         assert (total == wanted).all(), (size, total)

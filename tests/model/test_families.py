@@ -62,17 +62,15 @@ def test_the_bases_family(tiny: Path) -> None:
     assert base.family is BLOOM and base.packs
 
 
-NAMED = re.compile(
-    r"query_key_value|(?<!tie_)word_embeddings|dense_h_to_4h|dense_4h_to_h|[.]self_attention|[.]ln_f|== .bloom."
-)
+NAMED = re.compile(r"query_key_value|(?<!tie_)word_embeddings|dense_h_to_4h|dense_4h_to_h|[.]ln_f")
 
 
 def test_blooms_modules_are_named_in_one_file() -> None:
-    """And in the kernels that were written for it."""
+    """And in the kernels that were written for it; `export/` may name tensors as files of other programs do."""
     named = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*.py")
         if NAMED.search(path.read_text(encoding="utf-8"))
     }
-    kernels = ("fast/training/", "fast/decoding/", "fast/support.py")
-    assert {name for name in named if not name.startswith(kernels)} == {"model/families/bloom.py"}
+    others = ("fast/training/", "fast/decoding/", "fast/support.py", "export/")
+    assert {name for name in named if not name.startswith(others)} == {"model/families/bloom.py"}

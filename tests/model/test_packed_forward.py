@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from florilegium.config import make_config
-from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
+from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.tokens import Example, PackPlan, pack
 from tests.oracle import alone, places, rows_of, stock_float32
 from tests.tiny import save_tiny
@@ -44,7 +44,7 @@ def test_packed_equals_stock_alone(folder: Path, bits: int, fast: tuple[str, ...
     import florilegium.fast
 
     base, model = adapted(folder, bits)
-    florilegium.fast.install(model, tuple(n for n in fast if n != "quantized-linear" or bits == 8))
+    florilegium.fast.install_kernels(model, tuple(n for n in fast if n != "quantized-linear" or bits == 8))
     # bitsandbytes' own int8 forward on the CPU dequantises only in training mode; dropout is 0, so nothing else
     # changes.
     model.train()
@@ -52,9 +52,9 @@ def test_packed_equals_stock_alone(folder: Path, bits: int, fast: tuple[str, ...
     (batch,) = pack(examples(), PackPlan(row_tokens=40))
     assert batch.tokens_BT.shape[0] == 2 and batch.document_BT.max() == len(LENGTHS) - 1
 
-    losses_N = token_losses(base, model, batch, Walk(fast=fast))
+    losses_N = token_losses(LoadedModel(base, model), batch, ForwardOptions(kernels=fast))
     losses_N.mean().backward()
-    hidden_BTW = hidden_states(base, model, batch, Walk(fast=fast))
+    hidden_BTW = hidden_states(LoadedModel(base, model), batch, ForwardOptions(kernels=fast))
 
     hidden, total, count = alone(oracle, examples())
     for place, wanted in zip(places([batch], examples()), hidden, strict=True):
@@ -73,9 +73,9 @@ def test_a_document_does_not_see_its_neighbours(folder: Path) -> None:
     base, model = adapted(folder, 32)
     rows = examples()
     (batch,) = pack(rows, PackPlan(row_tokens=200))
-    before = hidden_states(base, model, batch)
+    before = hidden_states(LoadedModel(base, model), batch)
     batch.tokens_BT[batch.document_BT == 0] = 7  # another first quote
-    after = hidden_states(base, model, batch)
+    after = hidden_states(LoadedModel(base, model), batch)
     others = batch.document_BT > 0
     assert torch.equal(before[others], after[others])
     assert not torch.equal(before[batch.document_BT == 0], after[batch.document_BT == 0])
@@ -87,6 +87,6 @@ def test_lean_gives_the_same_gradients(folder: Path) -> None:
         base, model = adapted(folder, 32)
         model.train()
         (batch,) = pack(examples(), PackPlan(row_tokens=40))
-        token_losses(base, model, batch, Walk(lean=lean)).mean().backward()
+        token_losses(LoadedModel(base, model), batch, ForwardOptions(recompute=lean)).mean().backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -12,8 +12,7 @@ import torch
 
 from florilegium.config import make_config
 from florilegium.errors import UsageError
-from florilegium.model import attach_adapter, count_parameters
-from florilegium.model import fast_paths as paths
+from florilegium.model import LoadedModel, attach_adapter, count_parameters, fast_paths
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs import plan as planning
 from florilegium.runs.plan import plan_execution
@@ -36,10 +35,14 @@ def prepared_for_block(tiny: Path, asked: str, **settings: Any) -> Prepared:
     return replace(prepared, kernels=("fused-blocks", "chunked-loss"), requested_kernels=asked)
 
 
+def with_adapter(prepared: Prepared) -> LoadedModel:
+    return LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where fused blocks cannot run")
 def test_auto_leaves_a_kernel_out_of_the_config_too(tiny: Path) -> None:
     prepared = prepared_for_block(tiny, "auto")
-    plan = plan_execution(prepared, attach_adapter(prepared.base, prepared.config))
+    plan = plan_execution(prepared, with_adapter(prepared))
     assert plan.memory is None and plan.lengths == ()
     assert plan.kernels == ("chunked-loss",) and plan.config.kernels == "chunked-loss"
 
@@ -48,7 +51,7 @@ def test_auto_leaves_a_kernel_out_of_the_config_too(tiny: Path) -> None:
 def test_a_named_kernel_that_cannot_run_is_refused(tiny: Path) -> None:
     prepared = prepared_for_block(tiny, "fused-blocks,chunked-loss")
     with pytest.raises(UsageError, match="'fused-blocks' cannot run"):
-        plan_execution(prepared, attach_adapter(prepared.base, prepared.config))
+        plan_execution(prepared, with_adapter(prepared))
 
 
 def test_nothing_changes_what_was_planned(tiny: Path) -> None:
@@ -84,24 +87,25 @@ def test_the_first_lines_say_how_int8_is_read(
 ) -> None:
     """Unless every block has a copy. And the lengths whose kernels are compiled ahead."""
     prepared = prepared_for_block(tiny, "auto", max_steps=4)
-    model = attach_adapter(prepared.base, prepared.config)
-    monkeypatch.setattr(paths, "obstacle", lambda *given: "")
-    installed: list[tuple[object, ...]] = []
-    monkeypatch.setattr(paths, "install_trunk", lambda bloom, *given: installed.append(given))
-    monkeypatch.setattr(paths, "say_products", lambda bloom: "int8 multiplied as it is stored")
+    loaded = with_adapter(prepared)
+    monkeypatch.setattr(fast_paths, "unsupported", lambda *given: "")
+    made: list[tuple[MemoryPlan, list[int]]] = []
+    monkeypatch.setattr(fast_paths, "make_block_stack", lambda loaded, *given: made.append(given) or "the stack")
+    monkeypatch.setattr(fast_paths, "describe_int8_path", lambda loaded: "int8 multiplied as it is stored")
     monkeypatch.setattr(planning, "_plan_memory", lambda *given: MemoryPlan(2, 2, copies, 1024, 2**30))
-    plan = plan_execution(prepared, model)
-    install_kernels(model, plan)
+    plan = plan_execution(prepared, loaded)
+    assert install_kernels(loaded, plan).block_stack == "the stack"
     lines: list[str] = []
 
     class Lines(Silent):
         def say(self, line: str) -> None:
             lines.append(line.strip())
 
-    say_plan(Lines(), prepared, plan, count_parameters(model), tiny)
+    say_plan(Lines(), prepared, plan, count_parameters(loaded.model), tiny)
     assert ("int8 multiplied as it is stored" in lines) is said
-    (*memory, lengths) = installed[0]
-    assert memory == [2, 2, copies] and "kernels  packed sequences; fused-blocks, chunked-loss" in lines
+    memory, lengths = made[0]
+    assert (memory.full, memory.middle, memory.copies) == (2, 2, copies)
+    assert "kernels  packed sequences; fused-blocks, chunked-loss" in lines
     # Of the evaluation before the first step, then of the run's four steps; none twice, and none that would be taken in
     # pieces.
     order = order_of(prepared.training.examples, plan.config)

@@ -15,7 +15,7 @@ import torch
 
 from florilegium import fast
 from florilegium.data import Template, read_rows
-from florilegium.model import Walk, load_base, token_losses
+from florilegium.model import ForwardOptions, LoadedModel, load_base, token_losses
 from florilegium.seedling import FOLDER, SAYINGS
 from florilegium.tokens import PackPlan, encode, pack, text_ids
 
@@ -52,10 +52,11 @@ def test_int8_changes_its_loss_on_sayings_by_less_than_half_a_percent() -> None:
     losses = []
     for bits in (8, 32):
         base = load_base("seedling", bits=bits, device=torch.device("cpu"), compute="float32")
-        fast.install(base.model, ("quantized-linear",))
+        fast.install_kernels(base.model, ("quantized-linear",))
         batches = pack(encode(base.tokenizer, Template.from_text("{quote}"), quotes).examples, PackPlan())
+        loaded, options = LoadedModel(base, base.model), ForwardOptions(("chunked-loss",))
         with torch.no_grad():
-            losses.append(sum(float(token_losses(base, base.model, b, Walk(("chunked-loss",))).sum()) for b in batches))
+            losses.append(sum(float(token_losses(loaded, b, options).sum()) for b in batches))
     print("int8 / float32:", losses[0] / losses[1])
     assert abs(losses[0] / losses[1] - 1) < 0.005
 

@@ -33,7 +33,7 @@ class Break:
 
 # fmt: off
 BREAKS = [
-    Break("kill -9: the random states are not restored", "training/step.py", "set_random_states(snapshot.random, self.base.device)",
+    Break("kill -9: the random states are not restored", "training/step.py", "set_random_states(snapshot.random, self.device)",
           "pass", "test_commit.py::test_kills_at_random_times"),
     Break("nth operation: the older ones go before the newer is there", "training/checkpoint.py",
           "    try:\n        _commit(final, snapshot, json",

@@ -215,11 +215,12 @@ def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
         if kind == "weight" and now[0] == step:
             _adapter_weight(self.tuned.model).data.view(-1)[3] = number
 
-    def token_losses(base: Any, tuned: Any, batch: Any, walk: Any) -> Any:
+    def token_losses(loaded: Any, batch: Any, options: Any) -> Any:
+        tuned = loaded.model
         if not model:
             model.append(tuned)
             _put_hooks(tuned, kind, number, lambda: now[0] == step and tuned.training)
-        plain = losses(base, tuned, batch, walk)
+        plain = losses(loaded, batch, options)
         return plain * number if kind == "loss" and now[0] == step and tuned.training else plain
 
     recorder.Recorder.step_done = step_done  # type: ignore[method-assign]
@@ -300,13 +301,13 @@ def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
         now[0] += 1
         return take(*arguments)
 
-    def token_losses(base: Any, model: Any, batch: Any, walk: Any) -> Any:
+    def token_losses(loaded: Any, batch: Any, options: Any) -> Any:
         if now[0] >= step and batch.tokens_BT.numel() > tokens:
-            found = losses(base, model, batch, walk)
+            found = losses(loaded, batch, options)
             if found.requires_grad:  # dropout has drawn, and gradients are there, by the time that memory runs out
                 found.sum().backward()
             raise errors[kind]
-        return losses(base, model, batch, walk)
+        return losses(loaded, batch, options)
 
     loop.start_step = start_step
     loop.token_losses = taking.token_losses = token_losses  # type: ignore[assignment]

@@ -170,11 +170,11 @@ def test_a_damaged_adapter_is_refused(tiny: Path, reference: Callable[..., Path]
 
 
 def test_an_adapter_goes_on_its_base_with_the_same_numbers(tiny: Path, reference: Callable[..., Path]) -> None:
-    from florilegium.model import hidden_states
+    from florilegium.model import LoadedModel, hidden_states
 
     (batch,) = pack([Example([5, 60, 7, 200, 9, 33], [True] * 6)], PackPlan())
     outputs = []
     for _ in range(2):
         base = load_base(str(tiny), bits=32, device=CPU)
-        outputs.append(hidden_states(base, load_adapter(base, reference() / "adapter"), batch))
+        outputs.append(hidden_states(LoadedModel(base, load_adapter(base, reference() / "adapter")), batch))
     assert torch.equal(*outputs)

@@ -57,15 +57,16 @@ def test_it_trains_saves_and_writes(llama: Path, quotes: Path, tmp_path: Path, m
 
 
 def test_padded_losses_equal_the_stock_loss(llama: Path, quotes: Path) -> None:
-    from florilegium.model import Walk
+    from florilegium.model import ForwardOptions, LoadedModel
     from florilegium.tokens import PackPlan
 
     base = florilegium.load_base(str(llama), bits=32, device=torch.device("cpu"))
     rows = florilegium.read_rows(quotes)
     examples = florilegium.encode(base.tokenizer, rows.template, rows.quotes[:6]).examples
     batches = florilegium.pack(examples, PackPlan(separate=True))
+    loaded, options = LoadedModel(base, base.model), ForwardOptions(("chunked-loss",))
     with torch.no_grad():
-        ours = sum(float(florilegium.token_losses(base, base.model, b, Walk(("chunked-loss",))).sum()) for b in batches)
+        ours = sum(float(florilegium.token_losses(loaded, b, options).sum()) for b in batches)
         stock = 0.0
         for example in examples:
             ids = torch.tensor([example.token_ids])

@@ -96,7 +96,7 @@ def test_stock_peft_loads_the_adapter_with_the_same_logits(finished, tiny: Path)
     ids = [5, 60, 7, 200, 9, 33]
     (batch,) = pack([Example(ids, [True] * 6)], PackPlan())
     with torch.no_grad():
-        hidden = hidden_states(base, ours, batch)[0, :5]
+        hidden = hidden_states(florilegium.model.LoadedModel(base, ours), batch)[0, :5]
         theirs = stock(torch.tensor([ids])).logits[0, :5]
         assert torch.allclose(hidden @ ours.get_output_embeddings().weight.T, theirs, atol=1e-5)
         bare = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)(torch.tensor([ids])).logits[0, :5]
@@ -170,10 +170,10 @@ def test_one_batch_of_eight_equals_eight_of_one(finished, quotes: Path) -> None:
         trainer.plan = plan
         batches = pack(examples, plan)
         total = sum(b.num_targets for b in batches)
-        trainer.model.zero_grad()
+        trainer.loaded.model.zero_grad()
         for batch in batches:
-            (florilegium.token_losses(trainer.base, trainer.model, batch, trainer.walk).sum() / total).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad]))
+            (florilegium.token_losses(trainer.loaded, batch, trainer.options).sum() / total).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.loaded.model.parameters() if p.requires_grad]))
         assert len(batches) == (1 if plan.batch_tokens == 100_000 and not plan.separate else len(batches))
     assert len(pack(examples, PackPlan(8, 1, 8))) == 8
     for other in gradients[1:]:
@@ -185,7 +185,7 @@ def bare_trainer(finished, quotes: Path):
     from accelerate import Accelerator
 
     from florilegium.data import read_rows
-    from florilegium.model import Walk, attach_adapter, load_base
+    from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
     from florilegium.training import make_optimizer, make_schedule
 
     config = make_config({"rank": 4, "dropout": 0.0, "bits": 32, "batch_rows": 8})
@@ -199,10 +199,9 @@ def bare_trainer(finished, quotes: Path):
     examples = florilegium.encode(base.tokenizer, rows.template, rows.quotes[:8]).examples
     optimizer = make_optimizer(model, config, 1e-3)
     trainer = Trainer(
-        base,
-        model,
+        LoadedModel(base, model),
         config,
-        Walk(("chunked-loss",)),
+        ForwardOptions(("chunked-loss",)),
         PackPlan(),
         optimizer,
         make_schedule(optimizer, config, 10),
@@ -229,10 +228,10 @@ def test_out_of_memory_takes_the_same_step_in_smaller_pieces(
     for limit in (10**9, 40):
         trainer, examples = bare_trainer(finished, quotes)
 
-        def limited(base, model, batch, walk, limit=limit):
+        def limited(loaded, batch, options, limit=limit):
             if batch.tokens_BT.numel() > limit:
                 raise torch.OutOfMemoryError("injected")
-            return true_losses(base, model, batch, walk)
+            return true_losses(loaded, batch, options)
 
         monkeypatch.setattr(loop, "token_losses", limited)
         metrics = training_step(trainer, examples, notes)
@@ -250,9 +249,9 @@ def test_a_number_that_is_none_stops_the_run(
 
     true_losses, calls = loop.token_losses, []
 
-    def poisoned(base, model, batch, walk):
+    def poisoned(loaded, batch, options):
         calls.append(1)
-        return true_losses(base, model, batch, walk) * (math.nan if len(calls) == 9 else 1)
+        return true_losses(loaded, batch, options) * (math.nan if len(calls) == 9 else 1)
 
     monkeypatch.setattr(loop, "token_losses", poisoned)
     with pytest.raises(florilegium.DivergedError) as error:

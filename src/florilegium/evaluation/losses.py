@@ -22,14 +22,13 @@ import torch
 from florilegium.data import Quote, Template
 from florilegium.errors import DataError, ResourceError
 from florilegium.evaluation.confidence import difference, ratio
-from florilegium.model import Base, Walk, token_losses
+from florilegium.model import Base, ForwardOptions, LoadedModel, token_losses
+from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack, text_ids
 
 GENERAL = Path(__file__).parent / "general.txt"
 PIECE_TOKENS, MOST_PIECES = 256, 64
-EVALUATION_WALK = Walk(
-    ("chunked-loss",)
-)  # the head's losses in pieces: all logits of a vocabulary of 250,880 would not fit
+OPTIONS = ForwardOptions(("chunked-loss",))  # all logits of a vocabulary of 250,880 at once would not fit
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Part:
 
 
 @torch.no_grad()
-def example_losses(base: Base, model: Any, examples: Sequence[Example], batch_tokens: int = 4096) -> list[np.ndarray]:
+def example_losses(loaded: LoadedModel, examples: Sequence[Example], batch_tokens: int = 4096) -> list[np.ndarray]:
     """For each example the losses of its tokens but the first, float32 [len - 1], dropout off, whatever its loss mask
     says.
 
@@ -50,30 +49,30 @@ def example_losses(base: Base, model: Any, examples: Sequence[Example], batch_to
     """
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].token_ids), i))
     whole = [Example(examples[i].token_ids, [True] * len(examples[i].token_ids)) for i in order]
-    was_training = model.training
-    model.eval()
     found: list[np.ndarray] = []
     try:
-        # One example a row: padding is little, since rows of like length come together, and losses come back row by
-        # row.
-        for batch in pack(whole, PackPlan(batch_tokens=batch_tokens, separate=True)):
-            losses_N = token_losses(base, model, batch.to(base.device), EVALUATION_WALK).float().cpu().numpy()
-            counts = (batch.targets_BT != NO_TARGET).sum(-1).tolist()
-            found += np.split(losses_N, np.cumsum(counts)[:-1])
-    except (torch.OutOfMemoryError, MemoryError) as error:
+        with loaded.evaluating():
+            # One example a row: padding is little, since rows of like length come together, and losses come back row by
+            # row.
+            for batch in pack(whole, PackPlan(batch_tokens=batch_tokens, separate=True)):
+                losses_N = token_losses(loaded, batch.to(loaded.base.device), OPTIONS).float().cpu().numpy()
+                counts = (batch.targets_BT != NO_TARGET).sum(-1).tolist()
+                found += np.split(losses_N, np.cumsum(counts)[:-1])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ResourceError("a row does not fit in memory", "Evaluate with --device cpu, or with --bits 4") from error
-    finally:
-        model.train(was_training)
     return [losses for _, losses in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
 def row_parts(
-    base: Base, model: Any, template: Template, quotes: Sequence[Quote], max_length: int, places: Sequence[str] = ()
+    loaded: LoadedModel, template: Template, quotes: Sequence[Quote], max_length: int, places: Sequence[str] = ()
 ) -> list[tuple[Part, Part]]:
     """Quote part and tag part of each row."""
+    base = loaded.base
     examples = encode(base.tokenizer, template, quotes, max_length=max_length, loss_on="tags", places=places).examples
     parts = []
-    for example, losses in zip(examples, example_losses(base, model, examples), strict=True):
+    for example, losses in zip(examples, example_losses(loaded, examples), strict=True):
         start = example.loss_mask.index(True)
         cut = max(start - 1, 0)  # losses[i] is that of token i + 1
         sizes = [len(_text(base, ids).encode()) for ids in (example.token_ids[:start], example.token_ids[:-1])]
@@ -119,19 +118,19 @@ def read_general(path: Path) -> list[str]:
     return found
 
 
-def general_parts(base: Base, model: Any, paragraphs: Sequence[str]) -> list[Part]:
+def general_parts(loaded: LoadedModel, paragraphs: Sequence[str]) -> list[Part]:
     """The losses of general text in pieces of at most 256 tokens; of a long file 64 pieces, evenly spread."""
     pieces = [
         ids[i : i + PIECE_TOKENS]
-        for ids in text_ids(base.tokenizer, paragraphs)
+        for ids in text_ids(loaded.base.tokenizer, paragraphs)
         for i in range(0, len(ids), PIECE_TOKENS)
     ]
     pieces = [piece for piece in pieces if len(piece) >= 8]
     if len(pieces) > MOST_PIECES:
         pieces = [pieces[len(pieces) * i // MOST_PIECES] for i in range(MOST_PIECES)]
-    losses = example_losses(base, model, [Example(piece, [True] * len(piece)) for piece in pieces])
+    losses = example_losses(loaded, [Example(piece, [True] * len(piece)) for piece in pieces])
     return [
-        Part(float(found.sum()), len(found), len(_text(base, piece).encode()))
+        Part(float(found.sum()), len(found), len(_text(loaded.base, piece).encode()))
         for piece, found in zip(pieces, losses, strict=True)
     ]
 

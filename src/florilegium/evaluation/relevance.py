@@ -20,15 +20,14 @@ from florilegium.data import Quote, Template
 from florilegium.errors import DataError
 from florilegium.evaluation.confidence import mean, ratio
 from florilegium.evaluation.losses import example_losses
-from florilegium.model import Base
+from florilegium.model import LoadedModel
 from florilegium.tokens import encode
 
 ROUNDS = 2  # other quotes that each row's tags are tried with
 
 
 def tag_relevance(
-    base: Base,
-    model: Any,
+    loaded: LoadedModel,
     template: Template,
     quotes: Sequence[Quote],
     tags: Sequence[Sequence[str]],
@@ -36,7 +35,7 @@ def tag_relevance(
     seed: int = 0,
 ) -> dict[str, Any] | None:
     """Lift of `tags[i]` beside `quotes[i]`, the share of comparisons that it wins (0.5 is chance), and the same for
-    shuffled tags; `model` must be without its adapter. None with fewer than three rows that have tags, or for a
+    shuffled tags; `loaded` must be without its adapter. None with fewer than three rows that have tags, or for a
     template that does not end in a list."""
     column = template.columns[-1]
     if column not in template.list_columns or len(template.columns) < 2:
@@ -46,9 +45,9 @@ def tag_relevance(
     if len(rows) < 3:
         return None
     chance = random.Random(f"florilegium relevance {seed}")
-    fitting = _lift(base, model, template, rows, max_length, chance)
+    fitting = _lift(loaded, template, rows, max_length, chance)
     dealt = _shifted(rows, [row[column] for row in rows], chance, column)
-    shuffled = _lift(base, model, template, dealt, max_length, chance)
+    shuffled = _lift(loaded, template, dealt, max_length, chance)
     return {**_figures(fitting), "shuffled": _figures(shuffled), "rows": len(rows)}
 
 
@@ -58,13 +57,13 @@ def _figures(lifts_RK: np.ndarray) -> dict[str, Any]:
 
 
 def _lift(
-    base: Base, model: Any, template: Template, rows: Sequence[Quote], max_length: int, chance: random.Random
+    loaded: LoadedModel, template: Template, rows: Sequence[Quote], max_length: int, chance: random.Random
 ) -> np.ndarray:
     """Float64 [rows, ROUNDS]."""
     column = template.columns[-1]
-    own = _scores(base, model, template, rows, max_length)
+    own = _scores(loaded, template, rows, max_length)
     others = [
-        _scores(base, model, template, _shifted(rows, [r[column] for r in rows], chance, column), max_length)
+        _scores(loaded, template, _shifted(rows, [r[column] for r in rows], chance, column), max_length)
         for _ in range(ROUNDS)
     ]
     return np.stack([own - scores for scores in others], -1)
@@ -79,11 +78,11 @@ def _shifted(rows: Sequence[Quote], tags: Sequence[Any], chance: random.Random, 
     return [{**rows[other[i]], column: tags[i]} for i in range(len(rows))]
 
 
-def _scores(base: Base, model: Any, template: Template, rows: Sequence[Quote], max_length: int) -> np.ndarray:
+def _scores(loaded: LoadedModel, template: Template, rows: Sequence[Quote], max_length: int) -> np.ndarray:
     """Log-probability a token of each row's tags, float64 [rows]."""
-    examples = encode(base.tokenizer, template, rows, max_length=max_length, loss_on="tags").examples
+    examples = encode(loaded.base.tokenizer, template, rows, max_length=max_length, loss_on="tags").examples
     found = []
-    for example, losses in zip(examples, example_losses(base, model, examples), strict=True):
+    for example, losses in zip(examples, example_losses(loaded, examples), strict=True):
         tag_losses = losses[max(example.loss_mask.index(True) - 1, 0) : -1]
         found.append(-float(tag_losses.mean()) if len(tag_losses) else 0.0)
     return np.array(found)

@@ -26,7 +26,7 @@ from florilegium import reference as plain
 from florilegium.errors import DivergedError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances, next_tokens
-from florilegium.model.base import Base
+from florilegium.model import LoadedModel
 from florilegium.model.families import head_weight, packs
 
 HEAD_COPY_BYTES = 2 * 2**30
@@ -82,11 +82,12 @@ def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) ->
 class PackedDecoder:
     """A static cache around the model's own modules, for a family that packs."""
 
-    def __init__(self, base: Base, model: Any) -> None:
-        assert packs(base.family)
-        self.model, self.family, self.dtype, self.device = model, base.family, base.compute_dtype, base.device
-        self.slopes_H = self.family.alibi_slopes(model, base.device)
-        head = head_weight(model).detach()
+    def __init__(self, loaded: LoadedModel) -> None:
+        assert packs(loaded.family)
+        self.model, self.family = loaded.model, loaded.family
+        self.dtype, self.device = loaded.base.compute_dtype, loaded.base.device
+        self.slopes_H = self.family.alibi_slopes(self.model, self.device)
+        head = head_weight(self.model).detach()
         # In float32 scores of a batch and of a single row agree to rounding; in bfloat16 thousands of tokens would tie.
         small = head.numel() * 4 <= HEAD_COPY_BYTES
         self.head_VW = head.float() if self.dtype == torch.float32 and small else head
@@ -159,8 +160,8 @@ class PackedDecoder:
 class StockDecoder:
     """Any causal LM of Transformers, left-padded, with its own growing cache."""
 
-    def __init__(self, base: Base, model: Any) -> None:
-        self.model, self.device = model, base.device
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.model, self.device = loaded.model, loaded.base.device
 
     def read(self, prompts: Sequence[Sequence[int]], room: int) -> torch.Tensor:
         longest = max(len(p) for p in prompts)

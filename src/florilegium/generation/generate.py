@@ -20,9 +20,8 @@ from florilegium.generation.decode import PackedDecoder, StockDecoder, broken_sc
 from florilegium.generation.request import Completion, Request, Written
 from florilegium.generation.sampling import chances
 from florilegium.generation.scheduler import SlotWriter
-from florilegium.model import fast_paths as paths
-from florilegium.model.base import Base
-from florilegium.model.families import head_weight
+from florilegium.model import Base, LoadedModel, fast_paths
+from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import end_of_text, text_ids
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}
@@ -47,8 +46,7 @@ class Generated:
 
 
 def generate_texts(
-    base: Base,
-    model: Any,
+    loaded: LoadedModel,
     template: Template,
     prompts: Sequence[str],
     settings: SamplingSettings,
@@ -64,16 +62,15 @@ def generate_texts(
     openings, ResourceError when memory runs out."""
     numbers = [first_row + i for i in range(len(prompts))]
     begun = [prompt or opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
-    ids = text_ids(base.tokenizer, begun)
+    ids = text_ids(loaded.base.tokenizer, begun)
     requests = [Request(row, number, settings) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=False) for request in requests] if with_base else []
-    completions = collect(write(base, model, requests), len(requests))
-    return [_generated(base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
+    completions = collect(write(loaded, requests), len(requests))
+    return [_generated(loaded.base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
 
 
 def stream_text(
-    base: Base,
-    model: Any,
+    loaded: LoadedModel,
     prompt: str,
     settings: SamplingSettings,
     *,
@@ -82,11 +79,12 @@ def stream_text(
 ) -> Iterator[str]:
     """One text in pieces as it is written, what it begins with first. Closing the iterator stops the work. Raises as
     `generate_texts`."""
+    base = loaded.base
     (ids,) = text_ids(base.tokenizer, [prompt or opening(openings, settings, 0)])
     shown = _decoded(base, ids)
     yield shown
     so_far = list(ids)
-    with contextlib.closing(write(base, model, [Request(ids, 0, settings, adapter)])) as tokens:
+    with contextlib.closing(write(loaded, [Request(ids, 0, settings, adapter)])) as tokens:
         for written in tokens:
             so_far += [] if written.token_id is None else [written.token_id]
             text = _decoded(base, so_far)
@@ -96,37 +94,34 @@ def stream_text(
                 shown = text
 
 
-def write(base: Base, model: Any, requests: Sequence[Request]) -> Generator[Written]:
+def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[Written]:
     """The tokens of all requests as they come, those of many requests interleaved. Nothing is computed ahead but one
     token each on a GPU; closing the iterator stops the work. Raises ResourceError when memory runs out."""
     if not requests:
         return
-    was_training = model.training
-    model.eval()
     try:
-        if _has_fast_decoder(base, model):
-            yield from _in_slots(base, model, requests)
-        else:
-            yield from _in_batches(base, model, requests)
-    except torch.OutOfMemoryError as error:
+        with loaded.evaluating():
+            if _decodes_fast(loaded):
+                yield from _in_slots(loaded, requests)
+            else:
+                yield from _in_batches(loaded, requests)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ResourceError(
             "generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens"
         ) from error
-    finally:
-        model.train(was_training)
 
 
-def _has_fast_decoder(base: Base, model: Any) -> bool:
-    """Whether `decode` is installed and can read the model as it is now (an adapter may have been merged or changed
-    since)."""
-    if not base.packs or not model.__dict__.get("fast_decode"):
-        return False
-    return not paths.obstacle("fast-decode", base.family.backbone(model), base.device, base.compute_dtype)
+def _decodes_fast(loaded: LoadedModel) -> bool:
+    """Whether the fast decoder was selected and can read the model as it is now (an adapter may have been merged or
+    changed since)."""
+    return "fast-decode" in loaded.kernels and not fast_paths.unsupported("fast-decode", loaded)
 
 
-def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
+def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Written]:
     """By the fast decoder, in as many slots as there is use or room for."""
-    writer = SlotWriter(_decoder(base, model, requests))
+    writer = SlotWriter(_decoder(loaded, requests))
     for request in requests:
         writer.add(request)
     while writer.busy:
@@ -136,37 +131,38 @@ def _in_slots(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[W
             yield written
 
 
-def _decoder(base: Base, model: Any, requests: Sequence[Request]) -> Any:
+def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> fast_paths.SlotDecoder:
     """A power of two of slots: as many as there are texts, at most 64, and fewer where keys and values find no room."""
     places = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
     read = sum(len(r.token_ids) for r in requests)
     # A few short prompts are read 16 rows at a time: kernels for more rows would have to be compiled for one step.
     most_rows = max(len(requests), read if read > 64 else 16)
     slots = min(BATCH_ROWS["cuda"], 1 << (len(requests) - 1).bit_length())
-    sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(base.tokenizer)}
+    sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(loaded.base.tokenizer)}
     while True:
         try:
-            return paths.decoder(base.family.backbone(model), head_weight(model).detach(), slots=slots, **sizes)
+            return fast_paths.make_decoder(loaded, slots=slots, **sizes)
         except torch.OutOfMemoryError:
             if slots == 1:
                 raise
             slots //= 2
 
 
-def _in_batches(base: Base, model: Any, requests: Sequence[Request]) -> Iterator[Written]:
+def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Written]:
     """A batch after the other, rows of like length together; on the CPU, weights that fit are dequantised once, not at
     every token."""
+    base = loaded.base
     eos, size = end_of_text(base.tokenizer), BATCH_ROWS[base.device.type]
     kinds = sorted({(r.adapter, r.settings) for r in requests}, key=repr)
-    once = paths.dequantised_once(model, base.compute_dtype) if base.device.type == "cpu" else contextlib.nullcontext()
-    with once:
+    on_cpu = base.device.type == "cpu"
+    with fast_paths.dequantised_once(loaded.model, base.compute_dtype) if on_cpu else contextlib.nullcontext():
         for adapter, settings in kinds:
             rows = [i for i, r in enumerate(requests) if (r.adapter, r.settings) == (adapter, settings)]
             rows.sort(key=lambda i: len(requests[i].token_ids))
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
-                decoder = PackedDecoder(base, model) if base.packs else StockDecoder(base, model)
-                with contextlib.nullcontext() if adapter else model.disable_adapter():
+                decoder = PackedDecoder(loaded) if base.packs else StockDecoder(loaded)
+                with contextlib.nullcontext() if adapter else loaded.adapter_off():
                     for written in write_batch(decoder, [requests[i] for i in batch], eos):
                         yield replace(written, request=batch[written.request])
 

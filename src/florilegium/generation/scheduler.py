@@ -1,4 +1,4 @@
-"""A queue of requests over the slots of the fast decoder (`fast/decode.py`): a text that ends makes room for the next
+"""A queue of requests over the slots of the fast decoder (`fast/decoding/decoder.py`): a text that ends makes room for the next
 at once.
 
 Every step writes one token of each text under way and reads what fits of the prompts that wait, in one pass over the
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from florilegium.errors import UsageError, counted
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances
+from florilegium.model.fast_paths import DecodeStep, SlotDecoder
 
 
 @dataclass
@@ -36,12 +36,12 @@ class _Text:
 
 
 class SlotWriter:
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: SlotDecoder) -> None:
         self.decoder = decoder
         self.waiting: deque[tuple[int, Request]] = deque()
         self.active: list[_Text] = []
         self.free = list(range(decoder.num_slots))
-        self.under_way: deque[tuple[Any, list[_Text]]] = deque()
+        self.under_way: deque[tuple[DecodeStep, list[_Text]]] = deque()
         self.count = 0
 
     def add(self, request: Request) -> int:
@@ -115,7 +115,7 @@ class SlotWriter:
             [r.token_ids for r in requests],
         )
 
-    def _settle(self, step: Any, texts: list[_Text]) -> list[Written]:
+    def _settle(self, step: DecodeStep, texts: list[_Text]) -> list[Written]:
         out = []
         for text, token in zip(texts, step.tokens(), strict=True):
             if text.ended:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,9 +20,12 @@ from florilegium.data import Template
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
-from florilegium.model import Base, choose_device, load_adapter, load_base, read_facts
-from florilegium.model import fast_paths as paths
+from florilegium.model import Base, LoadedModel, choose_device, fast_paths, load_adapter, load_base, read_facts
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 NOVEL_TRIES = 10
 
@@ -31,11 +34,19 @@ NOVEL_TRIES = 10
 class Tuned:
     """A base with an adapter on it, and the template it was trained with."""
 
-    base: Base
-    model: Any
+    loaded: LoadedModel
     template: Template
     openings: dict[str, int]
     novelty: NoveltyIndex | None = None
+
+    @property
+    def base(self) -> Base:
+        return self.loaded.base
+
+    @property
+    def model(self) -> PreTrainedModel | PeftModel:
+        """The base with the adapter on it: PEFT's own class."""
+        return self.loaded.model
 
     def generate(
         self,
@@ -62,7 +73,7 @@ class Tuned:
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
         if novel_only:
             self._check_novel_only(settings)
-        with self.adapter_off() if use_base else contextlib.nullcontext():
+        with self.loaded.adapter_off() if use_base else contextlib.nullcontext():
             rows = self.complete(texts, settings)
             if not novel_only:
                 return rows
@@ -100,11 +111,11 @@ class Tuned:
         stops the work."""
         settings = settings or SamplingSettings(**sampling)
         text = self.prompt_text(prompt, tags=tags)
-        return stream_text(self.base, self.model, text, settings, openings=self.openings, adapter=not use_base)
+        return stream_text(self.loaded, text, settings, openings=self.openings, adapter=not use_base)
 
     def warm_up_note(self) -> str:
         """What a person who waits should know: on a GPU the first tokens of a process wait for kernels."""
-        waits = self.base.device.type == "cuda" and self.model.__dict__.get("fast_decode")
+        waits = self.base.device.type == "cuda" and "fast-decode" in self.loaded.kernels
         return " (compiling kernels first: about 15 s the first time, 1 s later)" if waits else ""
 
     def prompt_text(self, prompt: str, *, tags: bool = False) -> str:
@@ -125,8 +136,7 @@ class Tuned:
         """What the model writes on from `texts`, which are as it is given them (`prompt_text`); see
         `generation.generate_texts`."""
         written = generate_texts(
-            self.base,
-            self.model,
+            self.loaded,
             self.template,
             texts,
             settings,
@@ -150,9 +160,9 @@ class Tuned:
             return None
         return self.novelty.is_novel(str(row.quote[self.template.main_column]))
 
-    def adapter_off(self) -> Any:
+    def adapter_off(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model is its untuned base."""
-        return self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()
+        return self.loaded.adapter_off()
 
 
 def _callers_random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -166,7 +176,7 @@ def load(
     model: str | None = None,
     bits: int | None = None,
     device: str = "auto",
-    fast_paths: str = "auto",
+    kernels: str = "auto",
 ) -> Tuned:
     """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that
     has moved.
@@ -187,21 +197,17 @@ def load(
     with _callers_random_numbers_kept(where):  # PEFT draws an adapter before it reads the one on disk
         base = load_base(name, bits=held, device=where, compute=compute, revision=revision)
         tuned_model = load_adapter(base, adapter)
-    names, obstacle = paths.choose(fast_paths, where, base.bits)
-    if not obstacle and "fast-decode" in names and fast_paths != "auto":
-        obstacle = (
-            paths.obstacle("fast-decode", base.family.backbone(tuned_model), where, base.compute_dtype)
-            if base.packs
-            else "it is BLOOM's"
-        )
-    if obstacle:
-        raise UsageError(f"fast_paths={fast_paths!r}: {obstacle}", "Use 'auto', or leave that name out")
-    paths.install(tuned_model, names)
+    names, reason = fast_paths.select_kernels(kernels, where, base.bits)
+    loaded = LoadedModel(base, tuned_model, names)
+    if not reason and "fast-decode" in names and kernels != "auto":
+        reason = fast_paths.unsupported("fast-decode", loaded)
+    if reason:
+        raise UsageError(f"kernels={kernels!r}: {reason}", "Use 'auto', or leave that name out")
+    fast_paths.install_kernels(tuned_model, names)
     template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
     index = RunDirectory(adapter.parent).training_ngrams
     return Tuned(
-        base,
-        tuned_model,
+        loaded,
         template,
         dict(facts.get("openings", {})),
         NoveltyIndex.load(index) if index.is_file() else None,

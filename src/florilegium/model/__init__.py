@@ -3,6 +3,7 @@
 from florilegium.model.adapter_loading import load_adapter, read_facts
 from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
 from florilegium.model.identity import base_facts
+from florilegium.model.loaded import ForwardOptions, LoadedModel
 from florilegium.model.lora import (
     ParameterCount,
     adapter_state,
@@ -12,12 +13,13 @@ from florilegium.model.lora import (
     save_adapter,
     set_adapter_state,
 )
-from florilegium.model.packed_forward import Walk, hidden_states, token_losses
+from florilegium.model.packed_forward import hidden_states, token_losses
 
 __all__ = [
     "Base",
+    "ForwardOptions",
+    "LoadedModel",
     "ParameterCount",
-    "Walk",
     "adapter_state",
     "attach_adapter",
     "base_facts",

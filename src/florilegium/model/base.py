@@ -58,6 +58,10 @@ class Base:
         """Whether rows of many quotes can be given to this model exactly."""
         return packs(self.family)
 
+    @property
+    def num_layers(self) -> int:
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
 
 def choose_device(request: str) -> torch.device:
     """The device for 'auto', 'cpu' or 'cuda'. Raises ModelError when CUDA is asked for and there is none."""

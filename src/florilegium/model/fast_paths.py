@@ -1,80 +1,150 @@
-"""Which fast paths run: the one file that knows the room for speed (`fast/`). Without that room everything runs by the
-plain twins.
+"""Which kernels run: the one file that knows the room for speed (`fast/`). Without that room everything runs by the
+references.
 
-A name that was asked for and cannot run comes with the reason, so that nobody gets the slow way in silence; `auto`
-leaves it out."""
+A kernel that was asked for by name and cannot run comes with the reason, so that nobody gets the slow way in silence;
+`auto` leaves it out. What is made here (a block stack, a decoder, a recorded graph) is handed to whoever uses it and
+kept nowhere else."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from florilegium import reference as plain
+from florilegium import reference
+from florilegium.config import SamplingSettings
+from florilegium.model.families import head_weight
 
 HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
 NONE_HERE = "this installation has no fast paths"
+PIECE = 1024  # rows of logits at a time, where the chunked loss is not installed
 
 if HAS_FAST:
     from florilegium import fast
 
-Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+if TYPE_CHECKING:
+    from florilegium.model.loaded import LoadedModel
+    from florilegium.model.memory_plan import MemoryPlan
+
+HeadLosses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def choose(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
-    """The fast paths for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the
+class BlockStack(Protocol):
+    """A model's blocks, forward and backward by hand, on packed rows laid end to end."""
+
+    def __call__(
+        self, embedded_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The last norm's output [T, W]. Token t's document lies at start_T[t] .. end_T[t]; `seed` is that of the
+        adapter's dropout, None: none."""
+
+
+class GraphRunner(Protocol):
+    """A function recorded once for each shape of its inputs (a CUDA graph), and replayed."""
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
+
+    def forget(self) -> None:
+        """Gives the memory of all shapes back."""
+
+
+class DecodeStep(Protocol):
+    def tokens(self) -> list[int]:
+        """The next token of each row that was asked for; negative for a slot that had ended. Waits for the GPU."""
+
+
+class SlotDecoder(Protocol):
+    """A decoder with slots, each with room for one text; see `fast/decoding/decoder.py`."""
+
+    NEXT: int  # as a row's token and place: those that its slot continues with
+    eos: int
+    num_slots: int
+    places: int
+    rows: list[int]  # how many rows a step may have; the last is the most
+
+    def admit(
+        self,
+        slots: Sequence[int],
+        limits: Sequence[int],
+        chances: Sequence[torch.Tensor],
+        rules: Sequence[SamplingSettings],
+        adapter: Sequence[bool],
+        prompts: Sequence[Sequence[int]],
+    ) -> None: ...
+
+    def step(self, rows: Sequence[tuple[int, int, int]], wanted: Sequence[int]) -> DecodeStep: ...
+
+
+def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
+    """The kernels for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the
     reason."""
     if HAS_FAST:
-        return fast.choose(request, device, bits)
+        return fast.select_kernels(request, device, bits)
     return (), "" if request in ("auto", "off") else NONE_HERE
 
 
-def install(model: Any, names: tuple[str, ...]) -> None:
-    """Swaps the named paths into `model` in place, and takes off what is not named."""
+def install_kernels(model: torch.nn.Module, names: tuple[str, ...]) -> None:
+    """Gives the quantized linears of `model` the forward that `names` ask for."""
     if HAS_FAST:
-        fast.install(model, names)
+        fast.install_kernels(model, names)
 
 
-def obstacle(name: str, bloom: Any, device: torch.device, compute: torch.dtype) -> str:
-    """Why 'block' or 'decode' cannot run on this BloomModel, or an empty string."""
+def unsupported(name: str, loaded: LoadedModel) -> str:
+    """Why 'fused-blocks' or 'fast-decode' cannot run on this model, or an empty string."""
     if not HAS_FAST:
         return NONE_HERE
-    return {"fused-blocks": fast.trunk_obstacle, "fast-decode": fast.decode_obstacle}[name](bloom, device, compute)
+    if not loaded.base.packs:
+        return "it supports BLOOM models only"
+    reason = {"fused-blocks": fast.block_stack_unsupported, "fast-decode": fast.decoder_unsupported}[name]
+    return reason(loaded.backbone, loaded.base.device, loaded.base.compute_dtype)
 
 
-def losses(names: tuple[str, ...]) -> Losses:
-    return fast.head_losses if "chunked-loss" in names else plain.plain_head_losses
+def head_losses(names: tuple[str, ...]) -> HeadLosses:
+    """The loss under the head; the chunked one never holds all logits of a vocabulary of 250,880."""
+    if "chunked-loss" not in names:
+        return reference.plain_head_losses
+    return fast.head_losses if HAS_FAST else _losses_in_pieces
+
+
+def _losses_in_pieces(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """The reference, a few rows at a time: without a backward pass that holds no more logits than these."""
+    pieces = [slice(start, start + PIECE) for start in range(0, len(targets_N), PIECE)]
+    return torch.cat([reference.plain_head_losses(hidden_NW[p], weight_VW, targets_N[p]) for p in pieces])
 
 
 def attention(
     names: tuple[str, ...], document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype
-) -> plain.Attend:
-    """Attention inside the documents of a batch. A row that flex_attention cannot take goes the plain way: the names
+) -> reference.Attend:
+    """Attention inside the documents of a batch. A row that flex_attention cannot take goes to the reference: the names
     say what may run."""
     device, num_tokens = document_BT.device, document_BT.shape[1]
-    if "flex-attention" in names and not fast.attention.flex_obstacle(device, num_tokens):
-        return fast.attention.flex(document_BT, slopes_H, dtype)
-    return plain.plain(document_BT, slopes_H, dtype)
+    if HAS_FAST and "flex-attention" in names and not fast.flex_attention.flex_obstacle(device, num_tokens):
+        return fast.flex_attention.flex(document_BT, slopes_H, dtype)
+    return reference.plain(document_BT, slopes_H, dtype)
 
 
-def reads_codes(bloom: Any) -> bool:
-    """Whether `block` multiplies by this BloomModel's weights as they are stored, and needs no room for a wide one."""
-    return fast.reads_codes(bloom)
+def supports_int8_matmul(loaded: LoadedModel) -> bool:
+    """Whether the fused blocks multiply by this model's weights as they are stored, and need no room for a dequantised
+    one."""
+    return fast.supports_int8_matmul(loaded.backbone)
 
 
-def say_products(bloom: Any) -> str:
+def describe_int8_path(loaded: LoadedModel) -> str:
     """The same for the run's first lines, and what is missing where something is; an empty string where there is
     nothing to say."""
-    return fast.say_products(bloom)
+    return fast.describe_int8_path(loaded.backbone)
 
 
-def install_trunk(bloom: Any, full: int, middle: int, copies: int, lengths: Sequence[int] = ()) -> None:
-    """Gives a BloomModel the blocks by hand. The numbers are those of `block_stack.py`'s Plan; `lengths` are tokens of
-    batches that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
-    fast.install_trunk(bloom, full, middle, copies, lengths=lengths)
+def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[int] = ()) -> BlockStack:
+    """The fused blocks of a model that is not `unsupported`, keeping what `memory` says. `lengths` are tokens of batches
+    that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
+    stack: BlockStack = fast.make_block_stack(
+        loaded.backbone, memory.full, memory.middle, memory.copies, lengths=lengths
+    )
+    return stack
 
 
 @contextlib.contextmanager
@@ -87,15 +157,22 @@ def compiling_ahead() -> Iterator[None]:
             fast.leave_compiling()
 
 
-def replay(function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]) -> Any:
-    return fast.Replay(function, updates)
+def graph_runner(
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]
+) -> GraphRunner:
+    """`function`, recorded and replayed; `updates` are the tensors that it adds to."""
+    return fast.CudaGraphRunner(function, updates)
 
 
-def decoder(bloom: Any, head_VW: torch.Tensor, **sizes: Any) -> Any:
-    """A `fast.decode.Decoder`, for a model without an obstacle."""
-    return fast.decoder(bloom, head_VW, **sizes)
+def make_decoder(loaded: LoadedModel, *, slots: int, places: int, most_rows: int, eos: int) -> SlotDecoder:
+    """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now."""
+    head_VW = head_weight(loaded.model).detach()
+    decoder: SlotDecoder = fast.make_decoder(
+        loaded.backbone, head_VW, slots=slots, places=places, most_rows=most_rows, eos=eos
+    )
+    return decoder
 
 
-def dequantised_once(model: Any, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Inside, quantised linears multiply by a copy of their weights that is made once, where memory allows."""
+def dequantised_once(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
+    """Inside, quantized linears multiply by a copy of their weights that is made once, where memory allows."""
     return fast.frozen_linear.dequantised_once(model, dtype) if HAS_FAST else contextlib.nullcontext()

@@ -205,9 +205,9 @@ class Examiner:
         return out
 
     def forgetting(self, paragraphs: Sequence[str]) -> dict[str, Any]:
-        after = general_parts(self.tuned.base, self.tuned.model, paragraphs)
+        after = general_parts(self.tuned.loaded, paragraphs)
         with self.tuned.adapter_off():
-            before = general_parts(self.tuned.base, self.tuned.model, paragraphs)
+            before = general_parts(self.tuned.loaded, paragraphs)
         return forgetting(before, after)
 
     @property
@@ -216,9 +216,7 @@ class Examiner:
 
     def _losses(self) -> dict[str, Any]:
         limit = self.material.config.max_length
-        parts = row_parts(
-            self.tuned.base, self.tuned.model, self._template, self.material.held_out, limit, self.material.places
-        )
+        parts = row_parts(self.tuned.loaded, self._template, self.material.held_out, limit, self.material.places)
         return loss_figures(parts)
 
     def _written_tags(self) -> list[list[str]] | None:
@@ -227,7 +225,7 @@ class Examiner:
             return None
         prompts = [label_prompt(self._template, quote) for quote in self.material.held_out]
         settings = SamplingSettings(max_new_tokens=TAG_TOKENS, temperature=0.0)
-        rows = generate_texts(self.tuned.base, self.tuned.model, self._template, prompts, settings)
+        rows = generate_texts(self.tuned.loaded, self._template, prompts, settings)
         column = self._template.columns[-1]
         return [list((row.quote or {}).get(column, [])) for row in rows]
 
@@ -248,9 +246,9 @@ class Examiner:
         return {**figures, "answer": answer} if figures else None
 
     def _relevance(self, tags: Sequence[Sequence[str]]) -> dict[str, Any] | None:
-        base, model, limit = self.tuned.base, self.tuned.model, self.material.config.max_length
+        limit = self.material.config.max_length
         with self.tuned.adapter_off():
-            return tag_relevance(base, model, self._template, self.material.held_out, tags, limit)
+            return tag_relevance(self.tuned.loaded, self._template, self.material.held_out, tags, limit)
 
     def _form(self, rows: Sequence[Generated]) -> dict[str, Any]:
         columns = self._template.list_columns

@@ -9,14 +9,13 @@ piece of a step may hold."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
-from florilegium.model import fast_paths as paths
-from florilegium.model.families.bloom import BLOOM, bloom_model
+from florilegium.model import LoadedModel, fast_paths
+from florilegium.model.families import packs
 from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
@@ -43,10 +42,10 @@ class ExecutionPlan:
     products: str = ""  # how the fused blocks read int8 weights
 
 
-def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
+def plan_execution(prepared: Prepared, loaded: LoadedModel) -> ExecutionPlan:
     """The plan for the prepared rows on this model, the adapter attached. Raises UsageError for a kernel asked for by
     name that cannot run, ResourceError when not even the most economical memory plan fits."""
-    kernels = _usable_kernels(prepared, model)
+    kernels = _usable_kernels(prepared, loaded)
     config = replace(
         prepared.config,
         kernels=",".join(kernels) or "off",
@@ -56,8 +55,8 @@ def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
     schedule = make_schedule_numbers(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
         return ExecutionPlan(config, kernels, _packing(config, kernels, prepared.base.packs), schedule)
-    bloom, lengths = bloom_model(model), _step_lengths(prepared, config)
-    memory = _plan_memory(prepared, config, model, lengths)
+    lengths = _step_lengths(prepared, config)
+    memory = _plan_memory(prepared, config, loaded, lengths)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
     coming = _evaluation_lengths(prepared, packing) + lengths[: schedule.num_steps]
     return ExecutionPlan(
@@ -67,7 +66,7 @@ def plan_execution(prepared: Prepared, model: Any) -> ExecutionPlan:
         schedule,
         memory,
         tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
-        paths.say_products(bloom) if memory.copies < len(bloom.h) else "",
+        fast_paths.describe_int8_path(loaded) if memory.copies < loaded.base.num_layers else "",
     )
 
 
@@ -83,21 +82,16 @@ def _passes(prepared: Prepared) -> float | None:
     return config.epochs
 
 
-def _usable_kernels(prepared: Prepared, model: Any) -> tuple[str, ...]:
+def _usable_kernels(prepared: Prepared, loaded: LoadedModel) -> tuple[str, ...]:
     """Those of `prepared.kernels` that this model can take."""
-    return tuple(name for name in prepared.kernels if not _refused(prepared, model, name))
+    return tuple(name for name in prepared.kernels if not _refused(prepared, loaded, name))
 
 
-def _refused(prepared: Prepared, model: Any, name: str) -> bool:
+def _refused(prepared: Prepared, loaded: LoadedModel, name: str) -> bool:
     """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
     if name not in ("fused-blocks", "fast-decode"):
         return False
-    base = prepared.base
-    reason = (
-        paths.obstacle(name, bloom_model(model), base.device, base.compute_dtype)
-        if base.packs
-        else "it supports BLOOM models only"
-    )
+    reason = fast_paths.unsupported(name, loaded)
     if reason and prepared.requested_kernels != "auto":
         raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")
     return bool(reason)
@@ -126,7 +120,7 @@ def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
     return [batch.tokens_BT.numel() for part in parts for batch in pack(part, packing)]
 
 
-def _plan_memory(prepared: Prepared, config: TrainConfig, model: Any, lengths: list[int]) -> MemoryPlan:
+def _plan_memory(prepared: Prepared, config: TrainConfig, loaded: LoadedModel, lengths: list[int]) -> MemoryPlan:
     """Raises ResourceError when not even the most economical plan fits."""
     free, _ = torch.cuda.mem_get_info()
     held = torch.cuda.memory_allocated()
@@ -135,5 +129,6 @@ def _plan_memory(prepared: Prepared, config: TrainConfig, model: Any, lengths: l
     longest = BLOCK_ROWS.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
     limit = config.micro_batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in lengths]
-    shape = model_shape(BLOOM, model, held, reads_int8=paths.reads_codes(bloom_model(model)))
+    assert packs(loaded.family), "the fused blocks were selected, so the family packs"
+    shape = model_shape(loaded.family, loaded.model, held, reads_int8=fast_paths.supports_int8_matmul(loaded))
     return plan_memory(shape, steps, budget, config.memory, longest)

@@ -29,7 +29,7 @@ def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: Paramet
     rows = "packed sequences" if base.packs else "padded sequences, one quote each"
     view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
     if plan.memory is not None:
-        view.say(f"memory   {describe_memory(plan.memory, count_layers(base))}")
+        view.say(f"memory   {describe_memory(plan.memory, base.num_layers)}")
     if plan.products:
         view.say(f"         {plan.products}")
     passes = (
@@ -65,7 +65,3 @@ def describe_memory(memory: MemoryPlan, layers: int) -> str:
     copies = f", {memory.copies} of {layers} blocks with a bfloat16 copy of their weights" if memory.copies else ""
     total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
     return f"{kept}{copies}, micro-batches of {memory.tokens:,} tokens; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
-
-
-def count_layers(base: Base) -> int:
-    return int(base.model.config.get_text_config().num_hidden_layers)

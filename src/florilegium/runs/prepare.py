@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, make_split, read_rows
 from florilegium.errors import ModelError, UsageError, counted
-from florilegium.model import Base, choose_device, count_parameters, load_base
-from florilegium.model import fast_paths as paths
+from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base
 from florilegium.model.families import head_unsupported
 from florilegium.runs.recorder import View
 from florilegium.tokens import Encoded, encode
@@ -42,7 +41,7 @@ class Prepared:
 def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
     """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
     device = choose_device(config.device)
-    names, obstacle = paths.choose(config.kernels, device, config.bits)
+    names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
     rows = rows or read_rows(

@@ -15,8 +15,7 @@ from typing import Any
 
 from florilegium.config import as_dict, current_settings, dump_config, read_config
 from florilegium.errors import DataError, ModelError, UsageError
-from florilegium.model import base_facts
-from florilegium.model import fast_paths as paths
+from florilegium.model import base_facts, fast_paths
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.finish import Trained
@@ -42,7 +41,7 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
         return train(view=view, start_from=str(run), **settings)
     found_run = _unfinished(str(run))
     directory = found_run.path
-    with watch() as stop, paths.compiling_ahead(), locked(directory):
+    with watch() as stop, fast_paths.compiling_ahead(), locked(directory):
         refuse_links(directory)
         if found_run.has_adapter:
             raise UsageError(

@@ -3,16 +3,22 @@ place, and a Trainer of all that. Nothing is written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.model import ParameterCount, Walk, attach_adapter, check_adapter, count_parameters
-from florilegium.model import fast_paths as paths
+from florilegium.model import (
+    ForwardOptions,
+    LoadedModel,
+    ParameterCount,
+    attach_adapter,
+    check_adapter,
+    count_parameters,
+    fast_paths,
+)
 from florilegium.model.adapter_loading import start_from_adapter
-from florilegium.model.families.bloom import bloom_model
 from florilegium.model.families.other import add_neftune, recompute_activations
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
@@ -26,7 +32,8 @@ class ReadyRun:
 
     prepared: Prepared
     plan: ExecutionPlan
-    model: Any  # the base with its adapter: PEFT's own class
+    loaded: LoadedModel
+    options: ForwardOptions
     count: ParameterCount
 
 
@@ -36,43 +43,43 @@ def make_ready(prepared: Prepared) -> ReadyRun:
     check_adapter(prepared.base, prepared.config)
     check_optimizer(prepared.config.optimizer, prepared.base.device)
     torch.manual_seed(prepared.config.seed)  # before the adapter exists: same seed, same bits
-    model = attach_adapter(prepared.base, prepared.config)
+    loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))
     if prepared.config.start_from:
-        start_from_adapter(prepared.base, model, adapter_folder(find_run(prepared.config.start_from)))
-    plan = plan_execution(prepared, model)
-    install_kernels(model, plan)
-    return ReadyRun(prepared, plan, model, count_parameters(model))
+        start_from_adapter(prepared.base, loaded.model, adapter_folder(find_run(prepared.config.start_from)))
+    plan = plan_execution(prepared, loaded)
+    loaded = replace(loaded, kernels=plan.kernels)
+    return ReadyRun(prepared, plan, loaded, install_kernels(loaded, plan), count_parameters(loaded.model))
 
 
-def install_kernels(model: Any, plan: ExecutionPlan) -> None:
-    """Swaps the plan's kernels into the model."""
-    paths.install(model, plan.kernels)
-    if plan.memory is not None:
-        memory = plan.memory
-        paths.install_trunk(bloom_model(model), memory.full, memory.middle, memory.copies, list(plan.lengths))
+def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
+    """Puts the plan's kernels in place, and says how the forward pass of training takes them."""
+    config = plan.config
+    fast_paths.install_kernels(loaded.model, plan.kernels)
+    stack = None if plan.memory is None else fast_paths.make_block_stack(loaded, plan.memory, list(plan.lengths))
+    return ForwardOptions(plan.kernels, config.memory == "lean", config.neftune_alpha, stack)
 
 
 def make_trainer(ready: ReadyRun, accelerator: Any) -> Trainer:
-    plan, base, model = ready.plan, ready.prepared.base, ready.model
-    config = plan.config
+    plan, model, config = ready.plan, ready.loaded.model, ready.plan.config
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     rate = make_schedule(optimizer, config, plan.schedule.num_steps)
-    _prepare_other_family(config, base.packs, model)
-    walk = Walk(plan.kernels, config.memory == "lean", config.neftune_alpha)
-    trainer = Trainer(base, model, config, walk, plan.packing, accelerator.prepare(optimizer), rate, accelerator)
+    _prepare_other_family(config, ready.loaded)
+    trainer = Trainer(
+        ready.loaded, config, ready.options, plan.packing, accelerator.prepare(optimizer), rate, accelerator
+    )
     if plan.memory is not None:
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to
         for parameter, gradient in zip(trainer.parameters, kept, strict=True):
             parameter.grad = gradient
-        trainer.replay = paths.replay(lambda inputs: gradients(trainer, inputs), kept)
+        trainer.replay = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
     return trainer
 
 
-def _prepare_other_family(config: TrainConfig, packs: bool, model: Any) -> None:
+def _prepare_other_family(config: TrainConfig, loaded: LoadedModel) -> None:
     """Noise on the embeddings and recomputed activations, where the forward pass is not ours but Transformers'."""
-    if packs:
+    if loaded.base.packs:
         return
     if config.neftune_alpha:
-        add_neftune(model, config.neftune_alpha)
+        add_neftune(loaded.model, config.neftune_alpha)
     if config.memory == "lean":
-        recompute_activations(model)
+        recompute_activations(loaded.model)

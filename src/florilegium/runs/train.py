@@ -17,7 +17,7 @@ from florilegium.data import Rows
 from florilegium.errors import UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.generation.tuned import Tuned
-from florilegium.model import fast_paths as paths
+from florilegium.model import fast_paths
 from florilegium.report import import_soon
 from florilegium.runs.changes import identity
 from florilegium.runs.finish import Trained, finish
@@ -59,7 +59,7 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
         config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output)
     )
     refuse_taken(config.output, force=config.force)
-    with watch() as stop, paths.compiling_ahead():
+    with watch() as stop, fast_paths.compiling_ahead():
         ready = make_ready(prepare(config, view, rows))
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
             run = RunDirectory(directory)
@@ -76,7 +76,7 @@ def execute_run(
     check_room(run.path, ready.count.trained, plan.config)
     accelerator = _accelerator(plan.config, run.path)
     facts = adapter_facts(prepared)
-    tuned = Tuned(prepared.base, ready.model, prepared.rows.template, facts["openings"], _novelty(prepared, run))
+    tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"], _novelty(prepared, run))
     figures = initial_manifest(prepared, plan, ready.count)
     write_json(run.manifest, figures)
     say_plan(view, prepared, plan, ready.count, run.path)

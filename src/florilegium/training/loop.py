@@ -170,7 +170,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
     """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same
     gradient."""
     while True:
-        random = random_states(trainer.base.device)
+        random = random_states(trainer.device)
         try:
             return take_step(trainer, pack(examples, trainer.plan))
         except (RuntimeError, MemoryError) as error:
@@ -180,7 +180,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
                 trainer.replay.forget()
             trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)
             trainer.plan = smaller(trainer.plan, examples, error)
-            set_random_states(random, trainer.base.device)
+            set_random_states(random, trainer.device)
             observer.note(
                 f"out of memory: retrying this step with micro-batches of {trainer.plan.batch_tokens:,} tokens "
                 "(results are unchanged)"
@@ -206,7 +206,7 @@ def look(
     is_best = progress.best_loss is None or loss < progress.best_loss
     if is_best:
         progress.best_loss, progress.best_step, progress.looks_since_best = loss, progress.step, 0
-        best = adapter_state(trainer.model)
+        best = adapter_state(trainer.loaded.model)
     else:
         progress.looks_since_best += 1
     progress.last_eval_loss = loss
@@ -221,7 +221,7 @@ def look(
 @torch.no_grad()
 def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood a learned token, in nats, dropout off."""
-    trainer.model.eval()
+    trainer.loaded.model.eval()
     plan, total, count = trainer.plan, 0.0, 0
     waiting = list(examples)
     while waiting:
@@ -229,10 +229,7 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
         part, rest = waiting[:LOOK_ROWS], waiting[LOOK_ROWS:]
         try:
             batches = pack(part, plan)
-            sums = [
-                float(token_losses(trainer.base, trainer.model, b.to(trainer.base.device), trainer.walk).sum())
-                for b in batches
-            ]
+            sums = [float(token_losses(trainer.loaded, b.to(trainer.device), trainer.options).sum()) for b in batches]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.model import Base, Walk, adapter_state, set_adapter_state, token_losses
+from florilegium.model import ForwardOptions, LoadedModel, adapter_state, set_adapter_state, token_losses
+from florilegium.model.fast_paths import GraphRunner
 from florilegium.tokens import Batch, PackPlan
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
 from florilegium.training.guards import check_step
@@ -29,34 +30,37 @@ class Trainer:
     """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a
     `cuda_graph.py` Replay of `gradients`, or None where the step is run as it is written."""
 
-    base: Base
-    model: Any
+    loaded: LoadedModel
     config: TrainConfig
-    walk: Walk
+    options: ForwardOptions
     plan: PackPlan
     optimizer: Any
     schedule: Any
     accelerator: Any
-    replay: Any = None
+    replay: GraphRunner | None = None
 
     def __post_init__(self) -> None:
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = [p for p in self.loaded.model.parameters() if p.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.base.device
 
     def snapshot(self, progress: Progress, best: dict[str, torch.Tensor]) -> Snapshot:
         return Snapshot(
             replace(progress),
-            adapter_state(self.model),
+            adapter_state(self.loaded.model),
             best,
             self.optimizer.state_dict(),
             self.schedule.state_dict(),
-            random_states(self.base.device),
+            random_states(self.device),
             {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens},
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        set_adapter_state(self.model, snapshot.adapter)
+        set_adapter_state(self.loaded.model, snapshot.adapter)
         restore_schedule(self.optimizer, self.schedule, snapshot.optimizer, snapshot.schedule)
-        set_random_states(snapshot.random, self.base.device)
+        set_random_states(snapshot.random, self.device)
         held = {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens, **snapshot.pack}
         self.plan = replace(self.plan, batch_tokens=held["batch_tokens"], row_tokens=held["row_tokens"])
 
@@ -94,7 +98,7 @@ class Step:
 def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     """Starts one optimiser step on `batches`: it may not be done yet on return."""
     began = time.monotonic()
-    trainer.model.train()
+    trainer.loaded.model.train()
     num_targets = sum(batch.num_targets for batch in batches)
     rate, number = trainer.schedule.get_last_lr()[0], trainer.schedule.last_epoch + 1
     if trainer.replay is None:
@@ -107,14 +111,14 @@ def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     positions = sum(batch.tokens_BT.numel() for batch in batches)
     padding = sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions
     known = {"learning_rate": rate, "tokens": tokens, "padding_share": round(padding, 4)}
-    return Step(number, began, known, loss, grad_norm, trainer.base.device)
+    return Step(number, began, known, loss, grad_norm, trainer.device)
 
 
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
-    device = trainer.base.device
+    device = trainer.device
     loss = torch.zeros((), device=device)
     for batch in batches:
-        losses_N = token_losses(trainer.base, trainer.model, _seeded(batch).to(device), trainer.walk)
+        losses_N = token_losses(trainer.loaded, _seeded(batch).to(device), trainer.options)
         part = losses_N.sum() / num_targets
         trainer.accelerator.backward(part)
         loss += part.detach()
@@ -122,7 +126,8 @@ def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_target
 
 
 def _gradients_replayed(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
-    loss = torch.zeros((), device=trainer.base.device)
+    assert trainer.replay is not None
+    loss = torch.zeros((), device=trainer.device)
     share_1 = torch.full((1,), 1 / num_targets)
     for batch in batches:
         loss += trainer.replay({**_tensors(_seeded(batch)), "share_1": share_1})
@@ -133,7 +138,7 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     """What `replay` records: the loss of a batch times `share_1`; its gradients are added to those that the parameters
     hold."""
     tensors = {name: tensor for name, tensor in inputs.items() if name != "share_1"}
-    losses_N = token_losses(trainer.base, trainer.model, Batch(**tensors, num_tokens=0, num_targets=0), trainer.walk)
+    losses_N = token_losses(trainer.loaded, Batch(**tensors, num_tokens=0, num_targets=0), trainer.options)
     part = losses_N.sum() * inputs["share_1"][0]
     parameters = trainer.parameters
     found = torch.autograd.grad(part, parameters)

@@ -25,7 +25,7 @@ from florilegium.fast.decoding.decoder import Decoder
 from florilegium.fast.decoding.weights import weight_of
 from florilegium.generation import Completion, PackedDecoder, Request, SlotWriter, collect, write_batch
 from florilegium.generation.sampling import weights
-from florilegium.model import attach_adapter, load_base
+from florilegium.model import LoadedModel, attach_adapter, load_base
 from florilegium.model.families import head_weight
 from florilegium.model.families.bloom import bloom_model
 from florilegium.reference import alibi_slopes
@@ -262,7 +262,7 @@ def tuned(folder: Path, bits: int, head_dim: int) -> tuple[Any, Any]:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.1)
-    fast.install(model, ("quantized-linear",) if bits < 16 else ())
+    fast.install_kernels(model, ("quantized-linear",) if bits < 16 else ())
     return base, model.eval()
 
 
@@ -297,13 +297,13 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.2)
-    fast.install(model.eval(), ("quantized-linear",))
+    fast.install_kernels(model.eval(), ("quantized-linear",))
     settings = SamplingSettings(max_new_tokens=3, temperature=0.0)
     rows = [[7, 9, 11], [12, 40, 7, 99, 3, 56, 21, 8, 77], [8], [30, 40]]
     asked = [Request(row, i, settings, adapter=i != 2) for i, row in enumerate(rows)]
-    wanted = [collect(write_batch(PackedDecoder(base, model), [request], EOS), 1)[0] for request in asked]
+    wanted = [collect(write_batch(PackedDecoder(LoadedModel(base, model)), [request], EOS), 1)[0] for request in asked]
     with model.disable_adapter():
-        wanted[2] = collect(write_batch(PackedDecoder(base, model), [asked[2]], EOS), 1)[0]
+        wanted[2] = collect(write_batch(PackedDecoder(LoadedModel(base, model)), [asked[2]], EOS), 1)[0]
     decoder = Decoder(
         bloom_model(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False
     )
@@ -328,7 +328,7 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
     a, b = ([*text.token_ids, *[EOS] * text.finished] for text in (ours, theirs))
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     with torch.inference_mode():
-        (scores,) = PackedDecoder(replace(base, compute_dtype=torch.float32), model).read(
+        (scores,) = PackedDecoder(LoadedModel(replace(base, compute_dtype=torch.float32), model)).read(
             [[*asked.token_ids, *a[:same]]], 1
         )
     return round(float((scores[a[same]] - scores[b[same]]).abs() / scores.std()), 4)
@@ -339,7 +339,7 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
 @pytest.mark.parametrize(("bits", "head_dim"), [(8, 64), (8, 80), (4, 128), (16, 32)])
 def test_decoder_equals_the_plain_twin_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
     base, model = tuned(tmp_path, bits, head_dim)
-    plain = collect(write_batch(PackedDecoder(base, model), requests(40, GREEDY), EOS), 40)
+    plain = collect(write_batch(PackedDecoder(LoadedModel(base, model)), requests(40, GREEDY), EOS), 40)
     for settings in (
         GREEDY,
         SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=3),

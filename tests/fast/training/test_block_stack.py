@@ -22,7 +22,7 @@ from florilegium.fast.training import dequantize_kernel as expand_kernel
 from florilegium.fast.training import lora_kernel as adapter_kernel
 from florilegium.fast.training import norm_gelu_kernel as block_kernel
 from florilegium.fast.training.block_stack import Plan
-from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
+from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import save_tiny
@@ -280,16 +280,13 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
         elif hasattr(parameter, "quant_state") and dtype == torch.float32:
             parameter.quant_state.dtype = dtype  # bitsandbytes would round its NF4 weights to bfloat16
     frozen_linear.install(model)
-    if plan is not None:
-        fast.install_trunk(bloom_model(model), plan.full, plan.middle, plan.copies, dtype)
+    stack = plan and fast.make_block_stack(bloom_model(model), plan.full, plan.middle, plan.copies, dtype)
     model.train()
     rows = [torch.randint(4, 400, (n,)).tolist() for n in (9, 2, 60, 5, 30, 11)]
     (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(100, 64))
     assert len(batch.tokens_BT) > 1
     batch = batch.to(DEVICE)
-    hidden = hidden_states(base, model, batch, Walk(("fused-blocks",) if plan is not None else ()))[
-        batch.document_BT >= 0
-    ]
+    hidden = hidden_states(LoadedModel(base, model), batch, ForwardOptions(block_stack=stack))[batch.document_BT >= 0]
     (hidden * torch.randn(hidden.shape, device=DEVICE)).sum().backward()
     return [hidden.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])]
 
@@ -310,14 +307,17 @@ def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan
         for kernel in vars(module).values():  # what an earlier test had compiled would hide a gap
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()
-    fast.install_trunk(bloom_model(model), plan.full, plan.middle, plan.copies)
+    stack = fast.make_block_stack(bloom_model(model), plan.full, plan.middle, plan.copies)
+    loaded, options = LoadedModel(base, model), ForwardOptions(("chunked-loss",), block_stack=stack)
     (batch,) = pack([Example([*range(4, 200), 2], [True] * 197)], PackPlan(192, 64))
     compiled: list[str] = []
     triton.knobs.runtime.jit_post_compile_hook = lambda **told: compiled.append(str(told["fn"].name))
     try:
+        model.eval()
         with torch.no_grad():
-            token_losses(base, model.eval(), batch.to(DEVICE), Walk(("fused-blocks", "chunked-loss")))
-        token_losses(base, model.train(), batch.to(DEVICE), Walk(("fused-blocks", "chunked-loss"))).sum().backward()
+            token_losses(loaded, batch.to(DEVICE), options)
+        model.train()
+        token_losses(loaded, batch.to(DEVICE), options).sum().backward()
     finally:
         triton.knobs.runtime.jit_post_compile_hook = None
     assert not compiled

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from florilegium import fast
 from florilegium.config import make_config
 from florilegium.fast import support as obstacles
-from florilegium.model import Walk, attach_adapter, hidden_states, load_base, token_losses
+from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Batch, PackPlan, pack
 from tests.oracle import alone, places, rows_of, stock_float32
@@ -88,7 +88,7 @@ def test_packed_equals_stock_alone(
     stored, on a Hopper GPU."""
     monkeypatch.setattr(obstacles, "SMALLEST", 0 if stored else 10**12)
     base, model = block(save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim, noise=0.02), bits)
-    assert fast.reads_codes(bloom_model(model)) is stored
+    assert fast.supports_int8_matmul(bloom_model(model)) is stored
     examples = rows_of(LENGTHS, masked=MASKED, part=PART)
     oracle = stock_float32(base, model)
     exact = stock(oracle, examples)
@@ -98,13 +98,14 @@ def test_packed_equals_stock_alone(
         else [1e-5, 1e-6, 1e-5]
     )
 
-    fast.install_trunk(bloom_model(model), 10**6, 10**6, 0, DTYPE)
-    walk, packed = Walk(("fused-blocks", "chunked-loss")), batches(examples)
+    stack = fast.make_block_stack(bloom_model(model), 10**6, 10**6, 0, DTYPE)
+    loaded, options = LoadedModel(base, model), ForwardOptions(("chunked-loss",), block_stack=stack)
+    packed = batches(examples)
     assert len(packed) > 1 and max(batch.tokens_BT.numel() for batch in packed) > PLAN.batch_tokens
-    sums = [token_losses(base, model, batch, walk).sum() for batch in packed]
+    sums = [token_losses(loaded, batch, options).sum() for batch in packed]
     count = sum(batch.num_targets for batch in packed)
     (torch.stack(sums).sum() / count).backward()
-    hidden = [hidden_states(base, model, batch, walk) for batch in packed]
+    hidden = [hidden_states(loaded, batch, options) for batch in packed]
     ours = [
         torch.cat([hidden[number][row, here] for number, row, here in places(packed, examples)]),
         torch.stack(sums).sum()[None] / count,
@@ -118,12 +119,12 @@ def test_packed_equals_stock_alone(
 
 def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:
     base, model = block(save_tiny(tmp_path / "bloom", heads=4, head_dim=64, noise=0.02), 8)
-    fast.install_trunk(bloom_model(model), 10**6, 10**6, 0, DTYPE)
+    options = ForwardOptions(block_stack=fast.make_block_stack(bloom_model(model), 10**6, 10**6, 0, DTYPE))
     batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
     with torch.no_grad():
-        before = hidden_states(base, model, batch, Walk(("fused-blocks",)))
+        before = hidden_states(LoadedModel(base, model), batch, options)
         batch.tokens_BT[batch.document_BT == 0] = 7
-        after = hidden_states(base, model, batch, Walk(("fused-blocks",)))
+        after = hidden_states(LoadedModel(base, model), batch, options)
     others = batch.document_BT > 0
     assert torch.equal(before[others], after[others]) and not torch.equal(before, after)
 
@@ -140,10 +141,10 @@ def test_what_is_made_again_has_the_same_dropout(tmp_path: Path) -> None:
         ("other", (9, 9, 0), 6),
     ):
         base, model = block(save_tiny(tmp_path / name, heads=4, head_dim=64, noise=0.02), 8, dropout=0.3)
-        fast.install_trunk(bloom_model(model), *plan, DTYPE)
+        options = ForwardOptions(("chunked-loss",), block_stack=fast.make_block_stack(bloom_model(model), *plan, DTYPE))
         batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
         batch.seed_1.fill_(seed)
-        token_losses(base, model, batch, Walk(("fused-blocks", "chunked-loss"))).sum().backward()
+        token_losses(LoadedModel(base, model), batch, options).sum().backward()
         gradients[name] = gradient(model)
     limit = 2e-2 if GPU else 1e-5
     errors = {name: error(found, gradients["kept"]) for name, found in gradients.items()}

@@ -1,0 +1,73 @@
+"""A model in memory, as the forward pass and generation take it, and how a forward pass is to run.
+
+    loaded = LoadedModel(base, attach_adapter(base, config), kernels)
+    losses_N = token_losses(loaded, batch, ForwardOptions(kernels=("chunked-loss",)))
+
+Both are handed on as arguments: nothing is hung on a module for another to find. (The quantized linears' forward is the
+exception, since PEFT calls them: `fast/frozen_linear.py`.)"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from florilegium.model.base import Base
+from florilegium.model.families import Family
+from florilegium.model.fast_paths import BlockStack
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """`model` is the base's own or PEFT's wrapping of it; `kernels` are the fast paths that were selected for it."""
+
+    base: Base
+    model: PreTrainedModel | PeftModel
+    kernels: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> Family:
+        return self.base.family
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model without its head."""
+        return self.base.family.backbone(self.model)
+
+    @contextlib.contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Inside, the model is its untuned base."""
+        disabled = getattr(self.model, "disable_adapter", contextlib.nullcontext)  # Transformers' own model has none
+        with disabled():
+            yield
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, dropout is off; then the model is as it was."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """How a forward pass runs: the kernels' names, whether blocks are recomputed in the backward pass, NEFTune's noise,
+    and the fused blocks where they run instead of the model's own."""
+
+    kernels: tuple[str, ...] = ()
+    recompute: bool = False
+    neftune_alpha: float | None = None
+    block_stack: BlockStack | None = None
+
+
+PLAIN = ForwardOptions()
