@@ -101,13 +101,15 @@ def show(function: Any) -> None:
 def tiles(Ms: list[int], part: str) -> None:
     """Times every tile that fits. Compiling takes most of it: `--part 0/8` and so on compile a share each and time
     nothing."""
-    from florilegium.fast.decoding import matmul_kernel as product_kernel
-    from florilegium.fast.decoding.weights import Weight
+    from florilegium.fast.decoding import matmul_kernel
+    from florilegium.fast.decoding.matmul_kernel import GELU, PARTIAL, SCORES, StoredWeight
 
     W, F, V = 4096, 16384, 250_880
     ones, number = torch.ones(1, device="cuda"), 0
-    shapes = (("up", F, W, 1), ("dense", W, W, 0), ("down", W, F, 0), ("qkv", 3 * W, W, 1), ("head", V, W, 3))
-    for name, N, K, kind in shapes:
+    shapes = (
+        ("up", F, W, GELU), ("dense", W, W, PARTIAL), ("down", W, F, PARTIAL), ("qkv", 3 * W, W, GELU), ("head", V, W, SCORES)
+    )  # fmt: skip
+    for name, N, K, epilogue in shapes:
         if name == "head" and min(Ms) >= 128:
             continue  # only rows whose next token is wanted meet the head
         form = 16 if name == "head" else 8
@@ -118,10 +120,12 @@ def tiles(Ms: list[int], part: str) -> None:
             for _ in range(1 if part else copies)
         ]
         for M in Ms:
-            BM = product_kernel.padded(M)[0]
+            BM = matmul_kernel.padded(M)[0]
             x = torch.randn(-(-M // BM) * BM, K, device="cuda").bfloat16()
             out = torch.empty(
-                8 * M * N if kind == 0 else M * N, device="cuda", dtype=torch.bfloat16 if kind == 1 else torch.float32
+                8 * M * N if epilogue == PARTIAL else M * N,
+                device="cuda",
+                dtype=torch.bfloat16 if epilogue == GELU else torch.float32,
             )
             results = []
             splits = (2, 4, 8) if name in ("dense", "down") else (1,)
@@ -133,19 +137,19 @@ def tiles(Ms: list[int], part: str) -> None:
                     (64, 128),
                     (4, 8),
                     (3, 4),
-                    (product_kernel.split_of(N, K, form) if kind == 0 else 1,),
+                    (matmul_kernel.split_of(N, K, form) if epilogue == PARTIAL else 1,),
                 )
             for BM, BN, BK, warps, stages, split in sweep:
                 number += 1
                 if K % (split * BK) or (part and number % int(part.split("/")[1]) != int(part.split("/")[0])):
                     continue
                 tile = {"BM": BM, "BN": BN, "BK": BK, "num_warps": warps, "STAGES": stages}
-                product_kernel.tile = lambda *_, tile=tile: tile
-                rest = (torch.rand(N, device="cuda"), torch.zeros(N, device="cuda"), N, K, form, (ones,) * 2, split)
-                turn = itertools.cycle([Weight(c, *rest) for c in codes])
+                matmul_kernel.tile = lambda *_, tile=tile, roomy: tile
+                rest = (torch.rand(N, device="cuda"), torch.zeros(N, device="cuda"), N, K, form, (ones, ones), split)
+                turn = itertools.cycle([StoredWeight(c, *rest) for c in codes])
 
                 def once() -> None:
-                    product_kernel.launch(x, next(turn), out, M, kind, split=split)
+                    matmul_kernel.stored_matmul(x, next(turn), out, M, epilogue, split=split)
 
                 try:
                     ms = 0.0 if part else float(do_bench(once, warmup=5, rep=20, return_mode="median"))

@@ -51,9 +51,9 @@ def in_turn(graphs: list[Any], rounds: int = 9, inner: int = 3) -> list[float]:
 
 def ways(name: str, back: bool, T: int, N: int, K: int) -> list[list[Call]]:
     """Stored, wide already, made wide: a list of calls each, one a weight."""
-    from florilegium.fast.hopper import int8_matmul as wgmma
-    from florilegium.fast.training import dequantize_kernel as expand_kernel
-    from florilegium.fast.training import norm_gelu_kernel as block_kernel
+    from florilegium.fast.hopper import int8_matmul
+    from florilegium.fast.training import dequantize_kernel, gelu_kernel
+    from florilegium.fast.unpack_kernel import PAIR_ORDER
 
     codes = [torch.randint(-127, 128, (N, K), dtype=torch.int8, device="cuda") for _ in range(WEIGHTS)]
     copies = [c.bfloat16() for c in codes]
@@ -67,18 +67,22 @@ def ways(name: str, back: bool, T: int, N: int, K: int) -> list[list[Call]]:
 
     def stored(c: torch.Tensor) -> Any:
         if gelu:
-            return wgmma.backward_gelu(x, c, kept) if back else wgmma.forward_gelu(x, c, scale, bias, 4)
-        return wgmma.backward(x, c) if back else wgmma.forward(x, c)
+            return (
+                int8_matmul.backward_gelu(x, c, kept)
+                if back
+                else int8_matmul.forward_gelu(x, c, scale, bias, PAIR_ORDER)
+            )
+        return int8_matmul.backward(x, c) if back else int8_matmul.forward(x, c)
 
     def wide(w: torch.Tensor) -> Any:
         y = torch.mm(x, w if back else w.T)
         if gelu and back:
-            block_kernel.gelu_grad(kept, scale, bias, y)
+            gelu_kernel.gelu_grad(kept, scale, bias, y)
         elif gelu:
-            block_kernel.gelu(y, scale, bias)
+            gelu_kernel.gelu(y, scale, bias)
 
     def made(c: torch.Tensor) -> Any:
-        expand_kernel.widen(c, None, buffer)
+        dequantize_kernel.dequantize_int8(c, None, buffer)
         wide(buffer)
 
     return [

@@ -45,27 +45,27 @@ def widening() -> dict[str, float]:
     """GB/s read and written."""
     from bitsandbytes.functional import quantize_4bit
 
-    from florilegium.fast.training import dequantize_kernel as expand_kernel
+    from florilegium.fast.training import dequantize_kernel
 
     found = {}
     for name in ("qkv", "dense", "up", "down"):
         N, K = SHAPES[name]
         codes = torch.randint(-127, 128, (N, K), dtype=torch.int8, device="cuda")
         out = torch.empty(N, K, dtype=torch.bfloat16, device="cuda")
-        found[f"int8 {name}"] = 3 * N * K / time_ms(lambda: expand_kernel.widen(codes, None, out)) / 1e6
+        found[f"int8 {name}"] = 3 * N * K / time_ms(lambda: dequantize_kernel.dequantize_int8(codes, None, out)) / 1e6
         packed, state = quantize_4bit(
             torch.randn(N, K, device="cuda", dtype=torch.bfloat16),
             quant_type="nf4",
             blocksize=64,
             compress_statistics=True,
         )
-        found[f"nf4 {name}"] = 2.5 * N * K / time_ms(lambda: expand_kernel.widen_nf4(packed, state, out)) / 1e6
+        found[f"nf4 {name}"] = 2.5 * N * K / time_ms(lambda: dequantize_kernel.dequantize_nf4(packed, state, out)) / 1e6
     return found
 
 
 def attention(tokens: int) -> dict[str, float]:
     """Milliseconds of attention's kernels at 7b1's 32 heads of 128, forward and backward,"""
-    from florilegium.fast.training import attention_kernel
+    from florilegium.fast.training import attention_grad_kernel, attention_kernel
     from florilegium.reference import alibi_slopes
 
     torch.manual_seed(0)
@@ -81,11 +81,13 @@ def attention(tokens: int) -> dict[str, float]:
     scale, bias = torch.rand(32, 3, 128, device="cuda"), torch.randn(32, 3, 128, device="cuda")
     slopes, grads = alibi_slopes(32, "cuda"), torch.empty_like(qkv)
     parts = [t.unbind(-2) for t in (qkv, scale, bias, grads)]
-    out, lse = attention_kernel.forward(*parts[:3], start, slopes)
+    out, lse = attention_kernel.attention(*parts[:3], start, slopes)
     grad = torch.randn_like(out)
-    found = {"forward": time_ms(lambda: attention_kernel.forward(*parts[:3], start, slopes))}
+    found = {"forward": time_ms(lambda: attention_kernel.attention(*parts[:3], start, slopes))}
     found["backward"] = time_ms(
-        lambda: attention_kernel.backward(*parts[:3], out, lse, grad, parts[3], start, end, slopes)
+        lambda: attention_grad_kernel.attention_grad(
+            *parts[:3], out, lse, grad, parts[3], start_T=start, end_T=end, slopes_H=slopes
+        )
     )
     return found
 

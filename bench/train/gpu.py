@@ -46,9 +46,9 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from florilegium.training.loop import start_step
 
     if arguments.smallest is not None:
-        from florilegium.fast import support as obstacles
+        from florilegium.fast import support
 
-        obstacles.SMALLEST = arguments.smallest
+        support.MIN_INT8_ELEMENTS = arguments.smallest
     names = ("bits", "memory", "memory_limit", "fast", "dropout")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
     settings["batching"] = "tile-aligned"  # as the other sides have it

@@ -16,23 +16,25 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from florilegium.fast import head_loss_kernel
-from florilegium.fast import unpack_kernel as codes_kernel
-from florilegium.fast.decoding import block_kernel as decode_kernel
-from florilegium.fast.decoding import matmul_kernel as product_kernel
-from florilegium.fast.decoding import sampling_kernel as sample_kernel
-from florilegium.fast.training import attention_kernel
-from florilegium.fast.training import dequantize_kernel as expand_kernel
-from florilegium.fast.training import lora_kernel as adapter_kernel
-from florilegium.fast.training import norm_gelu_kernel as block_kernel
+from florilegium.fast import head_loss_kernel, unpack_kernel
+from florilegium.fast.decoding import attention_kernel as cached_attention_kernel
+from florilegium.fast.decoding import block_kernel, matmul_kernel, sampling, sampling_kernel
+from florilegium.fast.training import (
+    attention_grad_kernel,
+    attention_kernel,
+    dequantize_kernel,
+    gelu_kernel,
+    lora_kernel,
+    norm_kernel,
+)
 
 STRIDES = (
     "stride",
     "stride_t",
     "stride_h",
     "x_stride",
-    "thin_grad_stride",
-    "above_stride",
+    "down_grad_stride",
+    "grad_stride",
     "normed_stride",
     "a_row",
     "a_column",
@@ -41,9 +43,9 @@ STRIDES = (
 WHOLE = ("N", "K", "W", "D", "S", "H", "V", "T", "F", "R", "rank", *STRIDES)
 SHARED = {86: 101_376, 90: 232_448}
 POINTERS = {
-    "*fp32": "scale table levels residual partial after adapter slopes scores rule tops sums above low whole chance",
-    "*bf16": "x bias lora_b thin keys values query gamma beta normed lora_a",
-    "*i32": "slot place rows row_slot row_place args next_token length written limit done given_token given_place wanted",
+    "*fp32": "scale table block_scales residual partial after lora_enabled slopes scores params tops sums above low whole uniforms",
+    "*bf16": "x bias lora_b lora_x_at keys values query gamma beta normed lora_a",
+    "*i32": "slot position rows row_slot row_position argmaxes next_token length written limit done given_token given_position sample_rows",
     "*u8": "seen",
     "fp32": "scaling eps width width_before lowest",
 }
@@ -66,7 +68,7 @@ def compiled(kernel: Any, arch: int, fixed: dict[str, Any], options: dict[str, i
 def test_the_table_of_nf4_is_that_of_bitsandbytes() -> None:
     from bitsandbytes.functional import get_4bit_type
 
-    assert torch.equal(torch.tensor(codes_kernel.NF4), get_4bit_type("nf4", device="cpu"))
+    assert torch.equal(torch.tensor(unpack_kernel.NF4), get_4bit_type("nf4", device="cpu"))
 
 
 @pytest.mark.parametrize("arch", SHARED)
@@ -74,13 +76,23 @@ def test_the_table_of_nf4_is_that_of_bitsandbytes() -> None:
 @pytest.mark.parametrize(("M", "rank"), [(1, 16), (1, 256), (64, 16), (64, 256), (512, 256)])
 def test_products(arch: int, form: int, M: int, rank: int) -> None:
     K = 4096
-    tile = product_kernel.tile(M, K, 1, form, arch >= 90)
+    tile = matmul_kernel.tile(M, K, 1, form, roomy=arch >= 90)
     options = {"num_warps": tile.pop("num_warps")}
     stored, out = "*bf16" if form == 16 else "*i32", "*fp32" if form == 16 else "*bf16"
-    kind = product_kernel.SCORES if form == 16 else product_kernel.QKV
+    kind = matmul_kernel.SCORES if form == 16 else matmul_kernel.QKV
     adapter = {"R": 0, "PART": 1} if form == 16 else {"R": rank, "PART": min(rank, 64)}
-    fixed = {"KIND": kind, "FORM": form, **adapter, "D": 128, "SPLIT": 1, "WHOLE": True, "ASM": True, **tile}
-    compiled(product_kernel.product_rows, arch, fixed, options, weight=stored, out=out)
+    fixed = {
+        "EPILOGUE": kind,
+        "BITS": form,
+        "ORDER": form,
+        **adapter,
+        "D": 128,
+        "SPLIT": 1,
+        "WHOLE": True,
+        "ASM": True,
+        **tile,
+    }
+    compiled(matmul_kernel.stored_matmul_kernel, arch, fixed, options, weight=stored, out=out)
 
 
 @pytest.mark.parametrize("arch", SHARED)
@@ -91,20 +103,21 @@ def test_products(arch: int, form: int, M: int, rank: int) -> None:
 def test_every_product_of_a_blooms_block(arch: int, form: int, width: int) -> None:
     """With the split that each weight has: how its loads are staged depends on it."""
     products = (
-        (3 * width, width, product_kernel.QKV),
+        (3 * width, width, matmul_kernel.QKV),
         (width, width, 0),
-        (4 * width, width, product_kernel.GELU),
+        (4 * width, width, matmul_kernel.GELU),
         (width, 4 * width, 0),
     )
     for N, K, kind in products:
-        split = 1 if kind else product_kernel.split_of(N, K, form)
+        split = 1 if kind else matmul_kernel.split_of(N, K, form)
         for M in (16, 32, 64, 128, 256):
-            tile = product_kernel.tile(M, K, split, form, arch >= 90)
+            tile = matmul_kernel.tile(M, K, split, form, roomy=arch >= 90)
             options = {"num_warps": tile.pop("num_warps")}
-            adapter = {"R": 16, "PART": 16} if kind == product_kernel.QKV else {"R": 0, "PART": 1}
+            adapter = {"R": 16, "PART": 16} if kind == matmul_kernel.QKV else {"R": 0, "PART": 1}
             fixed = {
-                "KIND": kind,
-                "FORM": form,
+                "EPILOGUE": kind,
+                "BITS": form,
+                "ORDER": form,
                 **adapter,
                 "D": 64,
                 "SPLIT": split,
@@ -113,24 +126,30 @@ def test_every_product_of_a_blooms_block(arch: int, form: int, width: int) -> No
                 **tile,
             }
             stored, out = "*bf16" if form == 16 else "*i32", "*bf16" if kind else "*fp32"
-            compiled(product_kernel.product_rows, arch, fixed, options, weight=stored, out=out)
+            compiled(matmul_kernel.stored_matmul_kernel, arch, fixed, options, weight=stored, out=out)
 
 
 @pytest.mark.parametrize("arch", SHARED)
 def test_what_lies_between_the_products(arch: int) -> None:
-    enter = {"ADD": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "FORM": 8, "BLOCK": 4096}
-    compiled(decode_kernel.enter_rows, arch, enter, {"num_warps": 8}, bias="*bf16")
-    attend = {"FORM": 8, "BLOCK_D": 128, **decode_kernel.ATTEND}
-    compiled(decode_kernel.attend_rows, arch, attend, {"num_warps": attend.pop("num_warps")}, out="*bf16")
-    compiled(decode_kernel.embed_rows, arch, {"BLOCK": 4096}, {"num_warps": 8}, table="*bf16")
-    common = {"PENALTY": True, "C": sample_kernel.CHUNKS, "BLOCK": 1024}
-    compiled(sample_kernel.stats_rows, arch, common, {"num_warps": 4})
-    search = {"COUNT": False, "COUNT_BEFORE": True, "FIRST_BEFORE": True, "FRESH": False, "J": sample_kernel.CANDIDATES}
-    compiled(sample_kernel.narrow_rows, arch, common | search, {"num_warps": 8}, rows="i32")
+    enter = {"HAS_UPDATE": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "ORDER": 8, "BLOCK": 4096}
+    compiled(block_kernel.residual_norm_kernel, arch, enter, {"num_warps": 8}, bias="*bf16")
+    attend = {"ORDER": 8, "BLOCK_D": 128, **cached_attention_kernel.TILE}
     compiled(
-        sample_kernel.pick_rows,
+        cached_attention_kernel.cached_attention_kernel,
         arch,
-        common | {"SEARCH": True, "J": sample_kernel.CANDIDATES},
+        attend,
+        {"num_warps": attend.pop("num_warps")},
+        out="*bf16",
+    )
+    compiled(block_kernel.embedding_kernel, arch, {"BLOCK": 4096}, {"num_warps": 8}, table="*bf16")
+    common = {"PENALTY": True, "C": sampling.CHUNKS, "BLOCK": 1024}
+    compiled(sampling_kernel.softmax_stats_kernel, arch, common, {"num_warps": 4})
+    search = {"COUNT": False, "COUNT_BEFORE": True, "FIRST_BEFORE": True, "FRESH": False, "J": sampling.CANDIDATES}
+    compiled(sampling_kernel.threshold_search_kernel, arch, common | search, {"num_warps": 8}, rows="i32")
+    compiled(
+        sampling_kernel.sample_kernel,
+        arch,
+        common | {"SEARCH": True, "J": sampling.CANDIDATES},
         {"num_warps": 8},
         rows="i32",
         out="*i32",
@@ -138,12 +157,12 @@ def test_what_lies_between_the_products(arch: int) -> None:
 
 
 @pytest.mark.parametrize("arch", SHARED)
-def test_the_trunk(arch: int) -> None:
+def test_the_block_stack(arch: int) -> None:
     """Training's kernels at bloom-7b1's shape: attention with heads of 128, norms, GELU, int8 and NF4 made wide, the
     loss."""
     heads = {"D": 128, "BLOCK_D": 128, "BLOCK": attention_kernel.BLOCK}
     floats = {
-        "lse": "*fp32",
+        "logsumexp": "*fp32",
         "delta": "*fp32",
         "slopes": "*fp32",
         "qs": "*fp32",
@@ -154,37 +173,56 @@ def test_the_trunk(arch: int) -> None:
     halves = dict.fromkeys(("q", "k", "v", "qb", "vb", "out", "grad", "dq", "dk", "dv"), "*bf16")
     attention = floats | halves | {"sqrt": "fp32", "starts": "*i32", "ends": "*i32"}
     options = dict(attention_kernel.TILE)
-    heads["OTHER"] = options.pop("OTHER")
-    for form in (16, 4):
-        compiled(attention_kernel.attend_forward, arch, heads | {"FORM": form}, options, **attention)
-    compiled(attention_kernel.attend_backward, arch, heads, options, **attention)
-    adapter = dict.fromkeys(("a", "thin", "beside", "dropped", "thin_grad", "qkv_grad"), "*bf16")
-    adapter |= dict.fromkeys(("grad_a", "grad_b", "unfolding"), "*fp32")
+    heads["INNER"] = options.pop("INNER")
+    for order in (16, 4):
+        compiled(attention_kernel.attention_kernel, arch, heads | {"ORDER": order}, options, **attention)
+    compiled(attention_grad_kernel.attention_grad_kernel, arch, heads, options, **attention)
+    adapter = dict.fromkeys(("a", "out", "beside", "lora_input", "down", "down_grad", "qkv_grad"), "*bf16")
+    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32")
     for rank in (16, 64, 256):
         for K, strides in ((4096, {"a_column": 1}), (12288, {"a_row": 1})):
             compiled(
-                adapter_kernel.thin_rows, arch, adapter_kernel.thin_tile(K, rank) | strides, {"num_warps": 4}, **adapter
+                lora_kernel.down_projection_kernel,
+                arch,
+                lora_kernel.down_projection_tile(K, rank) | strides,
+                {"num_warps": 4},
+                **adapter,
             )
-        compiled(adapter_kernel.grad_columns, arch, adapter_kernel.grad_tile(rank), {"num_warps": 4}, **adapter)
-    norm = dict.fromkeys(("before", "raw", "saved", "normed", "dropped", "above", "thin", "scaled"), "*bf16")
-    norm |= {"low": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64", "drop": "fp32"}
-    for form in (16, 4):
-        forward = {"ADD": True, "LOW": True, "SAVE": True, "TWICE": True, "DROP": True, "FORM": form, "BLOCK": 4096}
-        compiled(block_kernel.add_norm_forward, arch, forward, {"num_warps": 8}, **norm)
+        compiled(lora_kernel.lora_grad_kernel, arch, lora_kernel.lora_grad_tile(rank), {"num_warps": 4}, **adapter)
+    norm = dict.fromkeys(
+        ("residual", "raw", "saved", "normed", "lora_input", "grad_out", "lora_grad", "scaled_grad"), "*bf16"
+    )
+    norm |= {"error": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64", "dropout": "fp32"}
+    for order in (16, 4):
+        forward = {
+            "HAS_UPDATE": True,
+            "HAS_ERROR": True,
+            "SAVE": True,
+            "LORA_INPUT": True,
+            "DROPOUT": True,
+            "ORDER": order,
+            "BLOCK": 4096,
+        }
+        compiled(norm_kernel.residual_norm_kernel, arch, forward, {"num_warps": 8}, **norm)
     compiled(
-        block_kernel.norm_backward,
+        norm_kernel.residual_norm_grad_kernel,
         arch,
-        {"FIRST": False, "THIN": True, "DROP": True, "BLOCK": 4096},
+        {"FIRST": False, "HAS_LORA": True, "DROPOUT": True, "BLOCK": 4096},
         {"num_warps": 8},
         **norm,
     )
-    compiled(block_kernel.gelu_backward, arch, {"BLOCK": 4096}, {"num_warps": 8}, raw="*bf16", grad="*bf16")
+    compiled(gelu_kernel.gelu_grad_kernel, arch, {"BLOCK": 4096}, {"num_warps": 8}, raw="*bf16", grad="*bf16")
     compiled(
-        expand_kernel.widen_rows, arch, {"SCALED": False, "BLOCK": 4096}, {"num_warps": 4}, codes="*i8", out="*bf16"
+        dequantize_kernel.dequantize_int8_kernel,
+        arch,
+        {"SCALED": False, "BLOCK": 4096},
+        {"num_warps": 4},
+        codes="*i8",
+        out="*bf16",
     )
     levels = {"absmax": "*u8", "absmax_table": "*fp32", "absmax2": "*fp32", "offset": "*fp32"}
     nf4 = {"NESTED": True, "GROUP": 64, "GROUP2": 256, "BLOCK": 4096}
-    compiled(expand_kernel.nf4_rows, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16", **levels)
+    compiled(dequantize_kernel.dequantize_nf4_kernel, arch, nf4, {"num_warps": 4}, packed="*u8", out="*bf16", **levels)
     loss = {
         "logits": "*bf16",
         "hidden": "*bf16",
@@ -194,10 +232,14 @@ def test_the_trunk(arch: int) -> None:
         "rests": "*fp32",
     }
     compiled(
-        head_loss_kernel.settle_rows, arch, {"BLOCK_W": 4096}, {"num_warps": 4}, sums="*fp32", grad="*bf16", **loss
+        head_loss_kernel.head_grad_kernel, arch, {"BLOCK_W": 4096}, {"num_warps": 4}, sums="*fp32", grad="*bf16", **loss
     )
     compiled(
-        head_loss_kernel.share_rows, arch, {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096}, {"num_warps": 32}, **loss
+        head_loss_kernel.head_loss_kernel,
+        arch,
+        {"GRAD": True, "BLOCK": 8192, "BLOCK_W": 4096},
+        {"num_warps": 32},
+        **loss,
     )
 
 
@@ -217,7 +259,7 @@ def cuda() -> Any:
     """CUDA's run-time compiler, which CI installs with the development extra; on other systems than Linux there is none
     to install."""
     found = pytest.importorskip("florilegium.fast.hopper.nvrtc", reason="cuda-bindings are not installed")
-    assert found.obstacle() == ""
+    assert found.unsupported_reason() == ""
     return found
 
 
@@ -234,7 +276,7 @@ def test_products_with_stored_codes(
     from florilegium.fast.hopper.int8_matmul import Variant
 
     variant = Variant(back, kind, form, rank, tokens, cluster)
-    _, said = cuda.compiled(variant.source)
+    _, said = cuda.compile_source(variant.source)
     assert "warning" not in said and "serialized" not in said, said
     (spilled,) = re.findall(r"(\d+) bytes spill stores", said)
     assert int(spilled) <= 4 * (kind == 1 and tokens == 224), said
@@ -243,4 +285,4 @@ def test_products_with_stored_codes(
 
 def test_what_cannot_be_compiled_is_said(cuda: Any) -> None:
     with pytest.raises(RuntimeError, match="no_such_type"):
-        cuda.compiled("no_such_type x;")
+        cuda.compile_source("no_such_type x;")

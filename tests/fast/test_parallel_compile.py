@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.runtime.jit import JITFunction
 
-from florilegium.fast.parallel_compile import together
+from florilegium.fast.parallel_compile import compile_in_parallel
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def add_number(x, number, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] 
 
 def test_what_triton_was_is_there_again() -> None:
     run = JITFunction.run
-    with pytest.raises(KeyError), together():
+    with pytest.raises(KeyError), compile_in_parallel():
         assert JITFunction.run is not run
         raise KeyError
     assert JITFunction.run is run
@@ -35,7 +35,7 @@ def test_what_triton_was_is_there_again() -> None:
 def test_other_threads_run_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(JITFunction, "run", lambda kernel, *given, grid, warmup: called.append(warmup))
-    with together():
+    with compile_in_parallel():
         JITFunction.run(add_number, grid=(1,), warmup=False)
         other = threading.Thread(target=lambda: JITFunction.run(add_number, grid=(1,), warmup=False))
         other.start()
@@ -57,7 +57,7 @@ def test_each_kernels_call_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(JITFunction, "run", lambda kernel, number, grid, warmup: kernels[number])
     monkeypatch.setattr(triton.runtime.driver, "_active", SimpleNamespace(launcher_cls=launcher))
-    with together():
+    with compile_in_parallel():
         for number in (0, 1, 2, 1, 0):
             assert JITFunction.run(add_number, number, grid=(1,), warmup=False) is kernels[number]
         assert not compiled
@@ -72,7 +72,7 @@ def test_kernels_are_compiled_and_not_run() -> None:
     compiled: list[int] = []
     triton.knobs.runtime.jit_post_compile_hook = lambda **told: compiled.append(1)
     try:
-        with together():
+        with compile_in_parallel():
             for block in (16, 32, 64, 16):
                 kernel[(1,)](x, 2.5, BLOCK=block)
         assert len(compiled) == 3 and (x == 0).all()

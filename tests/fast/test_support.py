@@ -14,10 +14,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from peft import LoraConfig, get_peft_model
 
-from florilegium.fast import support as obstacles
-from florilegium.fast.decoding import weights as stored
-from florilegium.fast.decoding.state import Inputs
-from florilegium.fast.training import block_stack as trunk
+from florilegium.fast import support
+from florilegium.fast.decoding import weights
+from florilegium.fast.decoding.state import StepInputs
+from florilegium.fast.training import block_stack
 from florilegium.model import load_base
 from florilegium.model.families.bloom import bloom_model
 from tests.tiny import save_tiny
@@ -32,7 +32,7 @@ def model(folder: Path, bits: int = 8, head_dim: int = 16, **lora: Any) -> Any:
 
 
 def reasons(tuned: Any) -> set[str]:
-    return {room.obstacle(bloom_model(tuned), CUDA, torch.bfloat16) for room in (trunk, stored)}
+    return {room.unsupported_reason(bloom_model(tuned), CUDA, torch.bfloat16) for room in (block_stack, weights)}
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -58,26 +58,28 @@ def test_what_would_be_passed_over_is_refused(tmp_path: Path, lora: dict[str, An
 def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
     merged = model(tmp_path / "a", bits=16)
     merged.merge_adapter()
-    assert "no plain LoRA" in stored.obstacle(bloom_model(merged), CUDA, torch.bfloat16)
+    assert "no plain LoRA" in weights.unsupported_reason(bloom_model(merged), CUDA, torch.bfloat16)
     plain = model(tmp_path / "b", bits=16)
-    assert stored.obstacle(bloom_model(plain), CUDA, torch.bfloat16) == ""
-    assert "8 or 4 bits" in trunk.obstacle(bloom_model(plain), CUDA, torch.bfloat16)
-    assert "multiple of 64" in stored.obstacle(bloom_model(model(tmp_path / "c", head_dim=8)), CUDA, torch.bfloat16)
-    for room in (trunk, stored):
-        assert "CUDA" in room.obstacle(bloom_model(plain), torch.device("cpu"), torch.bfloat16)
-        assert "bfloat16" in room.obstacle(bloom_model(plain), CUDA, torch.float32)
+    assert weights.unsupported_reason(bloom_model(plain), CUDA, torch.bfloat16) == ""
+    assert "8 or 4 bits" in block_stack.unsupported_reason(bloom_model(plain), CUDA, torch.bfloat16)
+    assert "multiple of 64" in weights.unsupported_reason(
+        bloom_model(model(tmp_path / "c", head_dim=8)), CUDA, torch.bfloat16
+    )
+    for room in (block_stack, weights):
+        assert "CUDA" in room.unsupported_reason(bloom_model(plain), torch.device("cpu"), torch.bfloat16)
+        assert "bfloat16" in room.unsupported_reason(bloom_model(plain), CUDA, torch.float32)
     mixed, other = (bloom_model(model(tmp_path / name, bits=bits)) for name, bits in (("d", 8), ("e", 4)))
     mixed.h[1].mlp.dense_4h_to_h = other.h[1].mlp.dense_4h_to_h
-    assert "different forms" in stored.obstacle(mixed, CUDA, torch.bfloat16)
+    assert "different forms" in weights.unsupported_reason(mixed, CUDA, torch.bfloat16)
 
 
 def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> None:
     """At multiples of 16 bytes: Triton compiles anew for a pointer that is not."""
     for M in (1, 4, 16, 30):
-        inputs = Inputs.make(M, min(M, 8))
+        inputs = StepInputs.make(M, min(M, 8))
         places = [
             view.data_ptr() - inputs.memory.data_ptr()
-            for view in (inputs.token, inputs.place, inputs.slot, inputs.wanted)
+            for view in (inputs.token, inputs.position, inputs.slot, inputs.sample_rows)
         ]
         assert all(place % 16 == 0 for place in places) and all(
             b - a >= 4 * M for a, b in zip(places, places[1:], strict=False)
@@ -88,22 +90,25 @@ def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.Monkey
     """Large int8 weights, on a Hopper GPU, where CUDA's compiler is at hand."""
     whole = bloom_model(model(tmp_path / "a", head_dim=64))
     ours = whole.h[0].mlp.dense_h_to_4h
-    assert ours.out_features == 4 * ours.in_features == 1024 and obstacles.stored_obstacle(ours) == "it is small"
-    monkeypatch.setattr(obstacles, "SMALLEST", 1024 * 256)
-    assert "Hopper" in obstacles.stored_obstacle(ours)
-    monkeypatch.setattr(obstacles, "is_hopper", lambda device: True)
-    obstacles._compiler_obstacle.cache_clear()
+    assert (
+        ours.out_features == 4 * ours.in_features == 1024
+        and support.int8_matmul_unsupported_reason(ours) == "it is small"
+    )
+    monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 1024 * 256)
+    assert "Hopper" in support.int8_matmul_unsupported_reason(ours)
+    monkeypatch.setattr(support, "is_hopper", lambda device: True)
+    support._compiler_unsupported_reason.cache_clear()
     monkeypatch.setitem(sys.modules, "florilegium.fast.hopper.nvrtc", None)
-    assert "no cuda-bindings" in obstacles.stored_obstacle(ours)
-    monkeypatch.setattr(obstacles, "SMALLEST", 0)
-    assert "slower: there is no cuda-bindings (pip install" in obstacles.say_products(whole)
-    obstacles._compiler_obstacle.cache_clear()
+    assert "no cuda-bindings" in support.int8_matmul_unsupported_reason(ours)
+    monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0)
+    assert "slower: there is no cuda-bindings (pip install" in support.describe_int8_path(whole)
+    support._compiler_unsupported_reason.cache_clear()
     monkeypatch.undo()
-    assert obstacles.say_products(whole) == ""
-    monkeypatch.setattr(obstacles, "stored_obstacle", lambda module: "")
-    assert obstacles.say_products(whole) == "int8 multiplied as it is stored"
+    assert support.describe_int8_path(whole) == ""
+    monkeypatch.setattr(support, "int8_matmul_unsupported_reason", lambda module: "")
+    assert support.describe_int8_path(whole) == "int8 matmul without dequantisation"
     monkeypatch.undo()
     narrow = bloom_model(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h
-    assert "multiples of 128" in obstacles.stored_obstacle(narrow)
+    assert "multiples of 128" in support.int8_matmul_unsupported_reason(narrow)
     nf4 = bloom_model(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h
-    assert "no int8" in obstacles.stored_obstacle(nf4)
+    assert "no int8" in support.int8_matmul_unsupported_reason(nf4)

@@ -91,7 +91,7 @@ def test_the_first_lines_say_how_int8_is_read(
     monkeypatch.setattr(fast_paths, "unsupported", lambda *given: "")
     made: list[tuple[MemoryPlan, list[int]]] = []
     monkeypatch.setattr(fast_paths, "make_block_stack", lambda loaded, *given: made.append(given) or "the stack")
-    monkeypatch.setattr(fast_paths, "describe_int8_path", lambda loaded: "int8 multiplied as it is stored")
+    monkeypatch.setattr(fast_paths, "describe_int8_path", lambda loaded: "int8 matmul without dequantisation")
     monkeypatch.setattr(planning, "_plan_memory", lambda *given: MemoryPlan(2, 2, copies, 1024, 2**30))
     plan = plan_execution(prepared, loaded)
     assert install_kernels(loaded, plan).block_stack == "the stack"
@@ -102,7 +102,7 @@ def test_the_first_lines_say_how_int8_is_read(
             lines.append(line.strip())
 
     say_plan(Lines(), prepared, plan, count_parameters(loaded.model), tiny)
-    assert ("int8 multiplied as it is stored" in lines) is said
+    assert ("int8 matmul without dequantisation" in lines) is said
     memory, lengths = made[0]
     assert (memory.full, memory.middle, memory.copies) == (2, 2, copies)
     assert "kernels  packed sequences; fused-blocks, chunked-loss" in lines

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from florilegium.fast import flex_attention, frozen_linear
-from florilegium.fast import support as obstacles
+from florilegium.fast import flex_attention, frozen_linear, support
 from florilegium.fast.head_loss import head_losses
-from florilegium.fast.training.cuda_graph import Replay as CudaGraphRunner
+from florilegium.fast.training.cuda_graph import CudaGraphRunner
 
 NAMES = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
@@ -46,7 +45,7 @@ def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
     return {
         "fused-blocks": no_cuda or ("" if quantized else "it is for a base in 8 or 4 bits"),
         "fast-decode": no_cuda or ("it computes in bfloat16" if bits == 32 else ""),
-        "flex-attention": flex_attention.flex_obstacle(device, flex_attention.FLEX_BLOCK),
+        "flex-attention": flex_attention.unsupported_reason(device, flex_attention.FLEX_BLOCK),
         "quantized-linear": "" if quantized else f"the base is held in {bits} bits, and it is for 8 and 4",
         "chunked-loss": "",
     }
@@ -63,9 +62,9 @@ def block_stack_unsupported(bloom: Any, device: torch.device, compute: torch.dty
     """Why the fused blocks cannot run on this BloomModel, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    from florilegium.fast.training.block_stack import obstacle
+    from florilegium.fast.training.block_stack import unsupported_reason
 
-    return obstacle(bloom, device, compute)
+    return unsupported_reason(bloom, device, compute)
 
 
 def make_block_stack(
@@ -73,35 +72,36 @@ def make_block_stack(
 ) -> Any:
     """The blocks of a BloomModel forward and backward by hand (`block_stack.py`). The numbers are its plan's; `lengths`
     are tokens of batches to come."""
-    from florilegium.fast.training.block_stack import Plan, Trunk
+    from florilegium.fast.training.block_stack import BlockStack
+    from florilegium.fast.training.saved_activations import ActivationPlan
 
-    return Trunk(bloom, Plan(full, middle, copies), dtype, lengths)
+    return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths)
 
 
 def supports_int8_matmul(bloom: Any) -> bool:
     """Whether the fused blocks read this model's weights as they are stored, and need no room for a dequantised one."""
-    return all(obstacles.reads_codes(layer) for layer in bloom.h)
+    return all(support.supports_int8_matmul(layer) for layer in bloom.h)
 
 
 def describe_int8_path(bloom: Any) -> str:
     """The same for the run's first lines, and what is missing where something is."""
-    return obstacles.say_products(bloom)
+    return support.describe_int8_path(bloom)
 
 
-def leave_compiling() -> None:
+def cancel_pending_compiles() -> None:
     """Kernels that nobody has begun to compile are compiled when they are needed."""
     module = sys.modules.get("florilegium.fast.hopper.int8_matmul")
     if module is not None:
-        module.leave_compiling()
+        module.cancel_pending_compiles()
 
 
 def decoder_unsupported(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     """Why the fast decoder cannot run on this BloomModel, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    from florilegium.fast.decoding.weights import obstacle
+    from florilegium.fast.decoding.weights import unsupported_reason
 
-    return obstacle(bloom, device, compute)
+    return unsupported_reason(bloom, device, compute)
 
 
 def make_decoder(bloom: Any, head_VW: torch.Tensor, *, slots: int, places: int, most_rows: int, eos: int) -> Any:
@@ -115,13 +115,13 @@ __all__ = [
     "NAMES",
     "CudaGraphRunner",
     "block_stack_unsupported",
+    "cancel_pending_compiles",
     "decoder_unsupported",
     "describe_int8_path",
     "flex_attention",
     "frozen_linear",
     "head_losses",
     "install_kernels",
-    "leave_compiling",
     "make_block_stack",
     "make_decoder",
     "select_kernels",

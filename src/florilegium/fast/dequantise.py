@@ -1,8 +1,8 @@
-"""int8 codes and row scales to a weight, in one pass over memory: a plain form and a Triton kernel, with one signature.
+"""int8 and row scales to a weight, in one pass over memory: a reference and a Triton kernel, with one signature.
 
     weight_NK = dequantise(codes_NK, scale_N, dtype)        codes_NK * scale_N / 127, rounded once to dtype
 
-The plain form makes a float32 product first and rounds it after: 11 bytes moved a weight where 3 are needed. On
+The reference makes a float32 product first and rounds it after: 11 bytes moved a weight where 3 are needed. On
 bloom-7b1 that is most of a training step's time outside the matrix products. The kernel reads a code and writes a
 bfloat16, nothing else. Shapes: N outputs, K inputs."""
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 
 
-def plain_dequantise(codes_NK: torch.Tensor, scale_N: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The plain twin, everywhere."""
+def dequantise_reference(codes_NK: torch.Tensor, scale_N: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What the kernel computes, in torch: everywhere."""
     scale_N1 = (scale_N / 127)[:, None]
     if dtype == torch.float32:
         return codes_NK.to(dtype).mul_(scale_N1)
@@ -21,9 +21,10 @@ def plain_dequantise(codes_NK: torch.Tensor, scale_N: torch.Tensor, dtype: torch
 
 
 def dequantise(codes_NK: torch.Tensor, scale_N: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The weight [N, K] in `dtype`: by the kernel on CUDA, by the plain twin elsewhere.."""
+    """The weight [N, K] in `dtype`: by the kernel on CUDA, by the reference elsewhere."""
     if not codes_NK.is_cuda or not codes_NK.is_contiguous():
-        return plain_dequantise(codes_NK, scale_N, dtype)
+        return dequantise_reference(codes_NK, scale_N, dtype)
+    # here and not above: Triton is there only where CUDA is
     from florilegium.fast.dequantise_kernel import launch
 
     weight_NK = torch.empty(codes_NK.shape, dtype=dtype, device=codes_NK.device)

@@ -1,5 +1,5 @@
-"""Causal ALiBi attention inside each document of a packed row, by torch's flex_attention: the fast twin of
-`flex_attention.py`.
+"""Causal ALiBi attention inside each document of a packed row, by torch's flex_attention; its reference is
+`reference/attention.py`.
 
 Compiled; CUDA only; blocks between documents are skipped; T a multiple of 128. Shapes: B rows, H heads, T tokens, D
 head dimension."""
@@ -17,15 +17,17 @@ from florilegium.reference.attention import Attend
 FLEX_BLOCK = 128
 
 
-def flex(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
+def document_attention(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
     """Attention by torch's flex_attention: scores in float32, blocks between documents skipped. CUDA, T a multiple of
     128."""
     attention, block_mask = _compiled()
     B, T = document_BT.shape
 
+    # flex_attention traces these two: what they are given and return are tensors of any of its kinds.
     def same_document(b: Any, h: Any, query: Any, key: Any) -> Any:
         return (document_BT[b, query] == document_BT[b, key]) & (key <= query)
 
+    # relative, as the reference: it is the same wherever in the row a document lies
     def alibi(score: Any, b: Any, h: Any, query: Any, key: Any) -> Any:
         return score + slopes_H[h] * (key - query)
 
@@ -38,8 +40,8 @@ def flex(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) 
     return attend
 
 
-def flex_obstacle(device: torch.device, num_tokens: int) -> str:
-    """Why `flex` cannot run for this row, or an empty string."""
+def unsupported_reason(device: torch.device, num_tokens: int) -> str:
+    """Why `document_attention` cannot run for this row, or an empty string."""
     if device.type != "cuda":
         return "flex_attention has no backward pass on the CPU"
     if num_tokens % FLEX_BLOCK:

@@ -37,13 +37,15 @@ def weight_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 class FrozenLinear(torch.autograd.Function):
-    """y = x W^T + b for a weight and bias that take no gradient. `weight(dtype)` makes W anew, forward and backward."""
+    """y = x W^T + b for a weight and bias that take no gradient. `weight(dtype)` makes W anew, forward and backward.
+
+    Reference: F.linear(x, weight(x.dtype), bias)"""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, weight: Callable[[torch.dtype], torch.Tensor], bias_N: torch.Tensor | None
     ) -> torch.Tensor:
-        ctx.weight = weight
+        ctx.weight = weight  # the function, and not what it makes: neither W nor x is kept for the backward pass
         return F.linear(x, weight(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
     @staticmethod
@@ -53,7 +55,7 @@ class FrozenLinear(torch.autograd.Function):
 
 def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward pass that `install` puts on a bitsandbytes linear."""
-    weight_NK = module.__dict__.get("dequantised_NK")
+    weight_NK = module.__dict__.get("dequantised_NK")  # in __dict__: a module's own setattr would register a buffer
     if weight_NK is not None:
         return F.linear(x, weight_NK, None if module.bias is None else module.bias.to(x.dtype))
     apply: Any = FrozenLinear.apply
@@ -78,6 +80,7 @@ def remove(model: torch.nn.Module) -> None:
 def quantised_linears(model: torch.nn.Module) -> list[Any]:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
+    # has_fp16_weights: LLM.int8's training form, whose weight is not frozen
     found = (m for m in model.modules() if isinstance(m, (Linear8bitLt, Linear4bit)))
     return [m for m in found if isinstance(m, Linear4bit) or not m.state.has_fp16_weights]
 
@@ -87,6 +90,7 @@ def dequantised_once(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[Non
     """Inside, each linear that `install` changed multiplies by a dequantised copy of its weight, made once: a decoder
     uses it for every token. Where the copies would take more than half of the free memory, nothing is copied."""
     modules = [m for m in quantised_linears(model) if "forward" in m.__dict__]
+    # half: the decoder's cache and the caller's own arrays want the rest
     if sum(m.in_features * m.out_features for m in modules) * dtype.itemsize > _free_memory() // 2:
         modules = []
     for module in modules:

@@ -46,6 +46,7 @@ class FrozenHeadLosses(torch.autograd.Function):
         rows = max(16, chunk_bytes // ((2 if hidden_NW.is_cuda else 4) * weight_VW.shape[0]))
         if rows > 128:
             rows -= rows % 128  # whole tiles of the matrix units
+        # The gradient is made here and not in backward: the logits are at hand, and W is read while they are.
         losses_N = hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32)
         grad_NW = torch.empty_like(hidden_NW) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden_NW), rows):
@@ -58,6 +59,7 @@ class FrozenHeadLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (grad_NW,) = ctx.saved_tensors
+        # A row's loss depends on its own hidden state alone, so the chain rule is one product a row.
         return grad_NW * grads[0][:, None].to(grad_NW.dtype), None, None, None
 
 
@@ -68,7 +70,7 @@ def chunk_losses(
     logits into probabilities in place."""
     if hidden.is_cuda and hidden.dtype == weight.dtype == torch.bfloat16:
         return _chunk_by_kernel(hidden, weight, targets, grad)
-    scores = _logits(hidden, weight)
+    scores = _logits(hidden, weight)  # from here on in place: one buffer of [rows, V] and no second
     none, targets = targets < 0, targets.clamp(min=0)
     row = torch.arange(len(targets), device=targets.device)
     top = scores.amax(-1, keepdim=True)
@@ -77,7 +79,7 @@ def chunk_losses(
     total = probabilities.sum(-1)
     if grad is not None:
         probabilities.div_(total[:, None])
-        probabilities[row, targets] -= 1
+        probabilities[row, targets] -= 1  # d loss / d logits = softmax - one-hot
         probabilities.masked_fill_(none[:, None], 0)
         _times_weight(probabilities, weight, grad)
     return (total.log() - target_score).masked_fill(none, 0)
@@ -91,9 +93,11 @@ def _chunk_by_kernel(
 
     logits = torch.mm(hidden, weight.T)
     losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-    rest = head_loss_kernel.shares(logits, hidden, weight, targets, losses, grad is not None)
+    rest = head_loss_kernel.losses_and_weights(logits, hidden, weight, targets, losses, grad=grad is not None)
     if grad is not None:
-        head_loss_kernel.settle(torch.mm(logits, weight, out_dtype=torch.float32), weight, targets, rest, grad)
+        # float32: what the target's own row is subtracted from, and both may be nearly equal
+        sums = torch.mm(logits, weight, out_dtype=torch.float32)
+        head_loss_kernel.head_grad(sums, weight, targets, rest, grad)
     return losses
 
 

@@ -1,9 +1,10 @@
-"""What keeps a BloomModel from the kernels that walk its blocks themselves, training (`block_stack.py`) or writing
+"""What keeps a BloomModel from the kernels that run its blocks themselves, in training (`block_stack.py`) or decoding
 (`weights.py`).
 
 They know LoRA on `query_key_value` and nothing else that an adapter may do: the rest they would pass over in silence,
-so it is refused. Here too: what keeps training's products from reading int8 weights as they are stored
-(`int8_matmul.py`), which is slower without and no refusal."""
+so it is refused. Here too: what keeps training's matmuls from reading int8 weights as they are stored
+(`int8_matmul.py`), which is slower without and no refusal. `bloom` and its layers may hold PEFT's and bitsandbytes'
+modules, which have no types."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def linears(layer: Any) -> tuple[Any, Any, Any, Any]:
     return getattr(qkv, "base_layer", qkv), layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
 
 
-def common_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def shared_unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     """Why neither can take this model, or an empty string."""
     if device.type != "cuda":
         return "its kernels are for CUDA"
@@ -28,67 +29,69 @@ def common_obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> s
         return "it computes in bfloat16"
     if any(layer.apply_residual_connection_post_layernorm for layer in bloom.h):
         return "this BLOOM has another residual"
-    if bloom.embed_dim // bloom.num_heads > 128:
+    if bloom.embed_dim // bloom.num_heads > 128:  # what a tile of attention holds in registers
         return "its heads are wider than 128"
-    if bloom.embed_dim % 64:
+    if bloom.embed_dim % 64:  # the column orders move 64 at a time (`unpack_kernel.py`)
         return "its width is no multiple of 64"
     for name, module in bloom.named_modules():
         if hasattr(module, "modules_to_save"):
             return "its adapter holds whole modules"
         if hasattr(module, "base_layer") and not name.endswith(".query_key_value"):
             return "it takes LoRA on query_key_value alone"
-        if hasattr(module, "base_layer") and not _plain_lora(module):
+        if hasattr(module, "base_layer") and not _is_plain_lora(module):
             return "its adapter is no plain LoRA"
     return ""
 
 
-def _plain_lora(qkv: Any) -> bool:
+def _is_plain_lora(qkv: Any) -> bool:
+    # A variant (DoRA, say) or a bias of B would change the function; two adapters at once are a sum of two products.
     one = len(qkv.active_adapters) == 1 and not qkv.merged and not getattr(qkv, "lora_variant", None)
     return one and qkv.lora_B[qkv.active_adapters[0]].bias is None
 
 
-# a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and making it wide is faster
-SMALLEST = 2048**2
+# a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and dequantising it is faster
+MIN_INT8_ELEMENTS = 2048**2
 
 
-def reads_codes(layer: Any) -> bool:
-    """Whether a BloomBlock's products read its weights as they are stored."""
-    return not any(stored_obstacle(module) for module in linears(layer))
+def supports_int8_matmul(layer: Any) -> bool:
+    """Whether a BloomBlock's matmuls read its int8 weights as they are stored."""
+    return not any(int8_matmul_unsupported_reason(module) for module in linears(layer))
 
 
-def say_products(bloom: Any) -> str:
-    """What a Hopper GPU's products read of an int8 base, for the run's first lines; elsewhere, or of other bases, an
-    empty string."""
-    found = [stored_obstacle(module) for layer in bloom.h for module in linears(layer)]
+def describe_int8_path(bloom: Any) -> str:
+    """How a Hopper GPU's matmuls read an int8 base, for the run's first lines; elsewhere, or of other bases, an empty
+    string."""
+    found = [int8_matmul_unsupported_reason(module) for layer in bloom.h for module in linears(layer)]
     if not any(found):
-        return "int8 multiplied as it is stored"
-    missing = _compiler_obstacle() if is_hopper(bloom.word_embeddings.weight.device) else ""
+        return "int8 matmul without dequantisation"
+    missing = _compiler_unsupported_reason() if is_hopper(bloom.word_embeddings.weight.device) else ""
     if missing and missing in found:
-        return f"int8 made wide for each product, which is slower: {missing}"
+        return f"int8 weights are dequantised for every matmul, which is slower: {missing}"
     return ""
 
 
-def stored_obstacle(module: Any) -> str:
-    """Why products do not read the weight of one of bitsandbytes' linears as it is stored, or an empty string."""
+def int8_matmul_unsupported_reason(module: Any) -> str:
+    """Why matmuls do not read the weight of one of bitsandbytes' linears as it is stored, or an empty string."""
     N, K = module.out_features, module.in_features
     if getattr(module.weight, "quant_state", None) is not None:
         return "it is no int8"
-    if N % 128 or K % 128:
+    if N % 128 or K % 128:  # the kernel has no tiles of other sizes
         return "its sides are no multiples of 128"
-    if N * K < SMALLEST:
+    if N * K < MIN_INT8_ELEMENTS:
         return "it is small"
     if not is_hopper(module.weight.device):
         return "this takes the matrix unit of a Hopper GPU"
-    return _compiler_obstacle()
+    return _compiler_unsupported_reason()
 
 
 def is_hopper(device: torch.device) -> bool:
+    # 9 exactly: wgmma is an instruction of sm_90a alone, and Blackwell (10, 12) has another in its place.
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
 
 
 @functools.cache
-def _compiler_obstacle() -> str:
+def _compiler_unsupported_reason() -> str:
     try:
-        return str(importlib.import_module("florilegium.fast.hopper.nvrtc").obstacle())
+        return str(importlib.import_module("florilegium.fast.hopper.nvrtc").unsupported_reason())
     except ImportError:
         return "there is no cuda-bindings (pip install cuda-bindings)"

@@ -47,7 +47,7 @@ class GraphRunner(Protocol):
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Gives the memory of all shapes back."""
 
 
@@ -121,8 +121,8 @@ def attention(
     """Attention inside the documents of a batch. A row that flex_attention cannot take goes to the reference: the names
     say what may run."""
     device, num_tokens = document_BT.device, document_BT.shape[1]
-    if HAS_FAST and "flex-attention" in names and not fast.flex_attention.flex_obstacle(device, num_tokens):
-        return fast.flex_attention.flex(document_BT, slopes_H, dtype)
+    if HAS_FAST and "flex-attention" in names and not fast.flex_attention.unsupported_reason(device, num_tokens):
+        return fast.flex_attention.document_attention(document_BT, slopes_H, dtype)
     return reference.plain(document_BT, slopes_H, dtype)
 
 
@@ -154,7 +154,7 @@ def compiling_ahead() -> Iterator[None]:
         yield
     finally:
         if HAS_FAST:
-            fast.leave_compiling()
+            fast.cancel_pending_compiles()
 
 
 def graph_runner(

@@ -177,7 +177,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
             if not is_out_of_memory(error):
                 raise
             if trainer.replay is not None:
-                trainer.replay.forget()
+                trainer.replay.clear()
             trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)
             trainer.plan = smaller(trainer.plan, examples, error)
             set_random_states(random, trainer.device)

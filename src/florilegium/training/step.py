@@ -28,7 +28,7 @@ from florilegium.training.optimizer import restore_schedule
 @dataclass
 class Trainer:
     """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a
-    `cuda_graph.py` Replay of `gradients`, or None where the step is run as it is written."""
+    `cuda_graph.py` CudaGraphRunner of `gradients`, or None where the step is run as it is written."""
 
     loaded: LoadedModel
     config: TrainConfig

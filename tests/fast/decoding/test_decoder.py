@@ -18,11 +18,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from florilegium import fast
 from florilegium.config import SamplingSettings, make_config
 from florilegium.errors import UsageError
-from florilegium.fast.decoding import block_kernel as decode_kernel
-from florilegium.fast.decoding import matmul_kernel as product_kernel
-from florilegium.fast.decoding import sampling_kernel as sample_kernel
+from florilegium.fast.decoding import attention_kernel, matmul_kernel, sampling, sampling_kernel
 from florilegium.fast.decoding.decoder import Decoder
-from florilegium.fast.decoding.weights import weight_of
+from florilegium.fast.decoding.weights import stored_weight
 from florilegium.generation import Completion, PackedDecoder, Request, SlotWriter, collect, write_batch
 from florilegium.generation.sampling import weights
 from florilegium.model import LoadedModel, attach_adapter, load_base
@@ -56,7 +54,7 @@ def linear(form: int, N: int, K: int) -> tuple[Any, torch.Tensor]:
     bias = torch.randn(N, device=DEVICE).bfloat16()
     if form == 16:
         dense.bias.data.copy_(bias)
-        return weight_of(dense), dense.weight.double()
+        return stored_weight(dense), dense.weight.double()
     if form == 8:
         module = bnb.nn.Linear8bitLt(K, N, has_fp16_weights=False)
         module.weight = bnb.nn.Int8Params(
@@ -74,7 +72,7 @@ def linear(form: int, N: int, K: int) -> tuple[Any, torch.Tensor]:
         ).to(DEVICE)
         exact = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).double()
     module.bias = torch.nn.Parameter(bias, requires_grad=False)
-    return weight_of(module), exact
+    return stored_weight(module), exact
 
 
 def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
@@ -94,16 +92,16 @@ def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
 @pytest.mark.parametrize(("M", "N", "K", "split"), [(3, 200, 192, 1), (40, 128, 512, 4)])
 def test_product(form: int, M: int, N: int, K: int, split: int) -> None:
     weight, exact_NK = linear(form, N, K)
-    assert weight.form == (4 if form == 5 else form)
-    x = torch.zeros(product_kernel.padded(M)[1], K, dtype=DTYPE, device=DEVICE)
+    assert weight.bits == (4 if form == 5 else form)
+    x = torch.zeros(matmul_kernel.padded(M)[1], K, dtype=DTYPE, device=DEVICE)
     x[:M] = torch.randn(M, K, device=DEVICE).to(DTYPE)
     raw = torch.full((split, M, N), float("nan"), device=DEVICE)
-    product_kernel.launch(in_lane_order(x, form), weight, raw, M, product_kernel.PARTIAL, split=split)
+    matmul_kernel.stored_matmul(in_lane_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split)
     exact = x[:M].double() @ exact_NK.T
     assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
     if N % 64 == 0:  # as every product that another product follows
         active = torch.full((M, N), float("nan"), dtype=DTYPE, device=DEVICE)
-        product_kernel.launch(in_lane_order(x, form), weight, active, M, product_kernel.GELU)
+        matmul_kernel.stored_matmul(in_lane_order(x, form), weight, active, M, matmul_kernel.GELU)
         wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
         assert error(active, in_lane_order(wanted, form)) < LAST_BIT
 
@@ -119,7 +117,7 @@ def test_a_row_is_the_same_whatever_the_number_of_rows(form: int, split: int) ->
     all_rows: list[torch.Tensor] = []
     for M in (1, 16, 32, 64, 128, 256, 384, 1024):
         out = torch.full((split, M, 320), float("nan"), device=DEVICE)
-        product_kernel.launch(x, weight, out, M, product_kernel.PARTIAL, split=split)
+        matmul_kernel.stored_matmul(x, weight, out, M, matmul_kernel.PARTIAL, split=split)
         all_rows.append(out)
     for fewer, more in itertools.pairwise(all_rows):
         assert torch.equal(fewer, more[:, : fewer.shape[1]]), more.shape
@@ -131,8 +129,8 @@ def test_every_code_is_exact() -> None:
     codes.view(-1)[:256] = torch.arange(-128, 128, dtype=torch.int8, device=DEVICE)
     x = torch.eye(64, dtype=DTYPE, device=DEVICE)
     out = torch.empty(1, 64, 64, device=DEVICE)
-    weight = replace(weight, codes=codes.view(torch.int32))
-    product_kernel.launch(in_lane_order(x, 8), weight, out, 64, product_kernel.PARTIAL)
+    weight = replace(weight, stored=codes.view(torch.int32))
+    matmul_kernel.stored_matmul(in_lane_order(x, 8), weight, out, 64, matmul_kernel.PARTIAL)
     assert torch.equal(out[0], codes.T.float())
 
 
@@ -148,10 +146,12 @@ def test_attention_over_the_cache(head_dim: int) -> None:
     out = torch.full_like(query, 7.0)
     as_int = {"dtype": torch.int32, "device": DEVICE}
     slot, place = torch.tensor(slots, **as_int), torch.tensor(places, **as_int)
-    decode_kernel.attend(query, keys, values, slot, place, slopes, out, M, 16)
+    attention_kernel.cached_attention(query, keys, values, slot, place, slopes, out, M, 16)
     for m in range(1, M, 7):
         alone = torch.full_like(query[:1], 7.0)
-        decode_kernel.attend(query[m : m + 1], keys, values, slot[m : m + 1], place[m : m + 1], slopes, alone, 1, 16)
+        attention_kernel.cached_attention(
+            query[m : m + 1], keys, values, slot[m : m + 1], place[m : m + 1], slopes, alone, 1, 16
+        )
         # NumPy, which interprets on the CPU, sums a row by its place in the tile.
         assert torch.equal(alone[0], out[m]) if CUDA else error(alone[0], out[m]) < 1e-6, m
     for m, (s, p) in enumerate(zip(slots, places, strict=True)):
@@ -175,15 +175,15 @@ def sampler(
         name: torch.zeros(Q, dtype=torch.int32, device=DEVICE)
         for name in ("next_token", "length", "written", "limit", "done")
     }
-    rule = torch.tensor([[s.temperature, s.top_p, float(s.top_k), s.repetition_penalty] for s in each], device=DEVICE)
-    chances = torch.zeros(Q, 2, device=DEVICE)
-    chances[:, 1] = chance
-    state = SimpleNamespace(**ints, rule=rule, chance=chances, seen=seen.to(torch.uint8))
+    params = torch.tensor([[s.temperature, s.top_p, float(s.top_k), s.repetition_penalty] for s in each], device=DEVICE)
+    uniforms = torch.zeros(Q, 2, device=DEVICE)
+    uniforms[:, 1] = chance
+    state = SimpleNamespace(**ints, sampling_params=params, uniforms=uniforms, seen=seen.to(torch.uint8))
     out, slot = torch.zeros(Q, dtype=torch.int32, device=DEVICE), torch.arange(Q, dtype=torch.int32, device=DEVICE)
-    sample_kernel.choose(
-        scores, slot, slot, state, sample_kernel.buffers(Q, DEVICE), out, EOS,
-        top_k=any(s.top_k for s in each), top_p=any(s.top_p < 1 for s in each), penalty=any(s.repetition_penalty != 1 for s in each),
-    )  # fmt: skip
+    needs = sampling.Needs(
+        any(s.top_k for s in each), any(s.top_p < 1 for s in each), any(s.repetition_penalty != 1 for s in each)
+    )
+    sampling.sample(scores, slot, slot, state, sampling.Workspace.make(Q, DEVICE), out, EOS, needs)
     return out.long()
 
 
@@ -252,7 +252,7 @@ def test_scores_that_are_no_numbers_are_said() -> None:
     scores[2, 5] = float("inf")
     none = torch.zeros_like(scores, dtype=torch.bool)
     drawn = sampler(scores, SamplingSettings(temperature=0.7), torch.full((3,), 0.5, device=DEVICE), none)
-    assert drawn[0] >= 0 and drawn[1] == drawn[2] == sample_kernel.BROKEN
+    assert drawn[0] >= 0 and drawn[1] == drawn[2] == sampling_kernel.BROKEN
 
 
 def tuned(folder: Path, bits: int, head_dim: int) -> tuple[Any, Any]:

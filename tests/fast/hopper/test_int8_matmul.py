@@ -12,20 +12,26 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
 
-from florilegium.fast import support as obstacles
-from florilegium.fast.hopper import int8_matmul as wgmma
-from florilegium.fast.training import attention_kernel
-from florilegium.fast.training import block_stack as trunk
-from florilegium.fast.training import lora_kernel as adapter_kernel
-from florilegium.fast.training import norm_gelu_kernel as block_kernel
-from florilegium.fast.training.block_stack import Plan
-from florilegium.fast.training.cuda_graph import Replay
-from florilegium.fast.unpack_kernel import lane_order
+from florilegium.fast import support
+from florilegium.fast.hopper import int8_matmul
+from florilegium.fast.hopper.tiling import tiling
+from florilegium.fast.training import (
+    attention_grad_kernel,
+    attention_kernel,
+    block_stack,
+    gelu_kernel,
+    lora_kernel,
+    norm_kernel,
+)
+from florilegium.fast.training.cuda_graph import CudaGraphRunner
+from florilegium.fast.training.norm_kernel import Residual
+from florilegium.fast.training.saved_activations import ActivationPlan
+from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER, mma_column_order
 from florilegium.reference import alibi_slopes
 from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, documents, error, walked
 from tests.tiny import save_tiny
 
-HOPPER = obstacles.is_hopper(DEVICE)
+HOPPER = support.is_hopper(DEVICE)
 on_hopper = pytest.mark.skipif(not HOPPER, reason="no Hopper GPU")
 runs_kernels = pytest.mark.skipif(
     not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device"
@@ -34,11 +40,11 @@ runs_kernels = pytest.mark.skipif(
 
 def stored_places(K: int) -> torch.Tensor:
     """Where column k is kept, for all k."""
-    order = getattr(lane_order, "fn", lane_order)
-    return order(torch.arange(K, device=DEVICE), 4)
+    order = getattr(mma_column_order, "fn", mma_column_order)
+    return order(torch.arange(K, device=DEVICE), PAIR_ORDER)
 
 
-def in_lane_order(x: torch.Tensor, K: int) -> torch.Tensor:
+def in_pair_order(x: torch.Tensor, K: int) -> torch.Tensor:
     kept = x.clone()
     kept[:, stored_places(K)] = x[:, :K]
     return kept
@@ -53,7 +59,7 @@ def test_lane_order_is_an_order_of_each_64_columns() -> None:
 @pytest.fixture(params=[1, 2, 4], ids=["alone", "twos", "fours"])
 def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Each multiprocessor for itself, or in twos or fours."""
-    monkeypatch.setattr(wgmma, "CLUSTER", request.param)
+    monkeypatch.setattr(int8_matmul, "CLUSTER", request.param)
     return int(request.param)
 
 
@@ -76,11 +82,11 @@ def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters:
     codes = torch.randint(-128, 128, (N, K), dtype=torch.int8, device=DEVICE)
     x, adapter = torch.randn(T, K + R, device=DEVICE).to(DTYPE), (torch.randn(N, R, device=DEVICE) * 99).to(DTYPE)
     exact = x[:, :K].double() @ codes.double().T
-    assert error(wgmma.forward(in_lane_order(x[:, :K], K), codes), exact) < LAST_BIT
-    both = wgmma.forward(in_lane_order(x, K), codes, adapter)
+    assert error(int8_matmul.forward(in_pair_order(x[:, :K], K), codes), exact) < LAST_BIT
+    both = int8_matmul.forward(in_pair_order(x, K), codes, adapter)
     assert error(both, exact + x[:, K:].double() @ adapter.double().T) < LAST_BIT
     y = torch.randn(T, N, device=DEVICE).to(DTYPE)
-    assert error(wgmma.backward(y, codes), y.double() @ codes.double()) < LAST_BIT
+    assert error(int8_matmul.backward(y, codes), y.double() @ codes.double()) < LAST_BIT
 
 
 @pytest.mark.gpu
@@ -91,16 +97,16 @@ def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: int)
     up, down = (torch.randint(-127, 128, shape, dtype=torch.int8, device=DEVICE) for shape in ((F, W), (W, F)))
     scale, bias = torch.rand(F, device=DEVICE) * 0.03 / W**0.5, torch.randn(F, device=DEVICE).to(DTYPE)
     x, y = torch.randn(T, W, device=DEVICE).to(DTYPE), torch.randn(T, W, device=DEVICE).to(DTYPE)
-    slope, active = wgmma.forward_gelu(in_lane_order(x, W), up, scale, bias, 16)
+    slope, active = int8_matmul.forward_gelu(in_pair_order(x, W), up, scale, bias, NATURAL_ORDER)
     exact_raw = (x.double() @ up.double().T).requires_grad_()
     exact = torch.nn.functional.gelu(exact_raw * scale + bias, approximate="tanh")
     above = y.double() @ down.double()
     exact.backward(above)
     assert error(active, exact) < LAST_BIT and error(slope, exact_raw.grad / above) < LAST_BIT
-    again, ordered = wgmma.forward_gelu(in_lane_order(x, W), up, scale, bias, 4)
-    assert torch.equal(ordered, in_lane_order(active, F)) and torch.equal(again, slope)
-    assert torch.equal(wgmma.forward_slope(in_lane_order(x, W), up, scale, bias), slope)
-    assert error(wgmma.backward_gelu(y, down, slope), exact_raw.grad) < LAST_BIT
+    again, ordered = int8_matmul.forward_gelu(in_pair_order(x, W), up, scale, bias, PAIR_ORDER)
+    assert torch.equal(ordered, in_pair_order(active, F)) and torch.equal(again, slope)
+    assert torch.equal(int8_matmul.forward_slope(in_pair_order(x, W), up, scale, bias), slope)
+    assert error(int8_matmul.backward_gelu(y, down, slope), exact_raw.grad) < LAST_BIT
 
 
 @pytest.mark.gpu
@@ -108,11 +114,11 @@ def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: int)
 def test_parts_of_tiles_come_together_in_one_order(clusters: int) -> None:
     """96 tiles, or 48 or 24 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch
     after launch."""
-    assert wgmma.tiling(768, 32 // clusters, 128, wgmma._programs(clusters, DEVICE), True).shared
+    assert tiling(768, 32 // clusters, 128, int8_matmul._programs(clusters, DEVICE), sharing=True).shared
     codes = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
     x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
-    first = wgmma.forward(x, codes)
-    assert all(torch.equal(wgmma.forward(x, codes), first) for _ in range(20))
+    first = int8_matmul.forward(x, codes)
+    assert all(torch.equal(int8_matmul.forward(x, codes), first) for _ in range(20))
 
 
 @pytest.mark.gpu
@@ -123,9 +129,9 @@ def test_a_length_that_is_new_to_the_kernels_can_be_recorded() -> None:
     scale, bias = torch.full((640,), 1e-3, device=DEVICE), torch.zeros(640, device=DEVICE).to(DTYPE)
 
     def function(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return wgmma.forward_gelu(inputs["x"], codes, scale, bias, 16)[1]
+        return int8_matmul.forward_gelu(inputs["x"], codes, scale, bias, NATURAL_ORDER)[1]
 
-    run = Replay(function, [])
+    run = CudaGraphRunner(function, [])
     for T in (512, 128, 64):
         x = torch.randn(T, 384).to(DTYPE)
         raw = x.to(DEVICE)[:, stored_places(384)].double() @ codes.double().T
@@ -138,23 +144,23 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     """Where tiles are not shared: elsewhere the cut of a sum depends on the tile's place."""
     codes = torch.randint(-127, 128, (256, 256), dtype=torch.int8, device=DEVICE)
     x = torch.randn(520, 256, device=DEVICE).to(DTYPE)
-    for product in (wgmma.forward, wgmma.backward):
+    for product in (int8_matmul.forward, int8_matmul.backward):
         assert torch.equal(product(x, codes)[256:512], product(x[256:512].contiguous(), codes))
 
 
 @runs_kernels
-def test_what_a_product_reads_is_written_in_lane_order() -> None:
+def test_what_a_product_reads_is_written_in_pair_order() -> None:
     torch.manual_seed(0)
     T, W = 64, 128
     norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
     written = []
-    for form in (16, 4):
+    for order in (NATURAL_ORDER, PAIR_ORDER):
         before = (torch.linspace(-3, 3, T * W, device=DEVICE).sin().view(T, W) * 9).to(DTYPE)
         normed, twice = torch.empty_like(before), torch.empty_like(before)
-        block_kernel.add_norm(before, None, None, norm, normed, twice, form=form)
+        norm_kernel.residual_norm(Residual(before, None), None, norm, normed, twice, order=order)
         written.append((normed, twice))
     (normed, twice), (ordered, again) = written
-    assert torch.equal(ordered, in_lane_order(normed, W))
+    assert torch.equal(ordered, in_pair_order(normed, W))
     assert torch.equal(again, twice) and torch.equal(twice, normed)
 
 
@@ -163,12 +169,14 @@ def test_dropout_leaves_the_same_in_either_order() -> None:
     T, W = 8, 384
     norm, seed = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False), torch.tensor([5], device=DEVICE)
     written = []
-    for form in (16, 4):
+    for order in (NATURAL_ORDER, PAIR_ORDER):
         before = torch.linspace(-9, 9, T * W, device=DEVICE).sin().view(T, W).to(DTYPE)
         normed, dropped = torch.empty_like(before), torch.empty_like(before)
-        block_kernel.add_norm(before, None, None, norm, normed, dropped, seed, 3, 0.3, form)
+        norm_kernel.residual_norm(
+            Residual(before, None), None, norm, normed, dropped, seed=seed, block_index=3, dropout=0.3, order=order
+        )
         written.append((normed, dropped))
-    assert torch.equal(written[1][0], in_lane_order(written[0][0], W)) and torch.equal(written[1][1], written[0][1])
+    assert torch.equal(written[1][0], in_pair_order(written[0][0], W)) and torch.equal(written[1][1], written[0][1])
 
 
 @runs_kernels
@@ -183,16 +191,17 @@ def test_attention_writes_and_reads_lane_order(head_dim: int) -> None:
         torch.randn(T, H, head_dim, device=DEVICE).to(DTYPE),
     )
     found = []
-    for form in (16, 4):
+    for order in (NATURAL_ORDER, PAIR_ORDER):
         mine, grads = fused.clone(), torch.empty_like(fused)
         parts = [t.unbind(-2) for t in (mine, scale, bias, grads)]
-        out, lse = attention_kernel.forward(*parts[:3], start, alibi_slopes(H, DEVICE), form)
-        attention_kernel.backward(
-            *parts[:3], out, lse, above.clone(), parts[3], start, end, alibi_slopes(H, DEVICE), form
-        )
+        out, lse = attention_kernel.attention(*parts[:3], start, alibi_slopes(H, DEVICE), order)
+        attention_grad_kernel.attention_grad(
+            *parts[:3], out, lse, above.clone(), parts[3],
+            start_T=start, end_T=end, slopes_H=alibi_slopes(H, DEVICE), order=order,
+        )  # fmt: skip
         found.append((out.view(T, -1), grads))
     assert (
-        torch.equal(found[1][0], in_lane_order(found[0][0], H * head_dim))
+        torch.equal(found[1][0], in_pair_order(found[0][0], H * head_dim))
         and error(found[1][1], found[0][1]) < LAST_BIT
     )
 
@@ -201,7 +210,7 @@ def test_attention_writes_and_reads_lane_order(head_dim: int) -> None:
 @pytest.mark.parametrize(("rank", "N"), [(4, 384), (16, 128), (257, 64)])
 def test_the_gradient_of_the_adapters_thin_product(rank: int, N: int) -> None:
     y, b = torch.randn(64, N, device=DEVICE).to(DTYPE), torch.randn(N, -(-rank // 8) * 8, device=DEVICE).to(DTYPE)
-    assert error(adapter_kernel.thin_grad(y, b, rank), (y.double() @ b.double())[:, :rank]) < LAST_BIT
+    assert error(lora_kernel.down_projection_grad(y, b, rank), (y.double() @ b.double())[:, :rank]) < LAST_BIT
 
 
 def _plain_forward(x: torch.Tensor, codes: torch.Tensor, adapter: torch.Tensor | None = None) -> torch.Tensor:
@@ -211,17 +220,19 @@ def _plain_forward(x: torch.Tensor, codes: torch.Tensor, adapter: torch.Tensor |
 
 
 def _plain_forward_gelu(
-    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, form: int
+    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, order: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     raw = _plain_forward(x, codes)
-    active = block_kernel.gelu(raw, scale, bias)
-    return _plain_forward_slope(x, codes, scale, bias), in_lane_order(active, len(codes)) if form == 4 else active
+    active = gelu_kernel.gelu(raw, scale, bias)
+    return _plain_forward_slope(x, codes, scale, bias), in_pair_order(
+        active, len(codes)
+    ) if order == PAIR_ORDER else active
 
 
 def _plain_forward_slope(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     raw = _plain_forward(x, codes)
     slope = torch.ones_like(raw)
-    block_kernel.gelu_grad(raw, scale, bias, slope)
+    gelu_kernel.gelu_grad(raw, scale, bias, slope)
     return slope
 
 
@@ -250,18 +261,18 @@ def test_the_walk_with_stored_codes_equals_autograd(tmp_path: Path, monkeypatch:
     if torch.bfloat16 == DTYPE:
         limits = [2.5 * error(a, b) for a, b in zip(walked(folder, 8, "bfloat16", DTYPE, None), exact, strict=True)]
     read = []
-    monkeypatch.setattr(obstacles, "SMALLEST", 0)
-    monkeypatch.setattr(trunk, "RIDES", 0)
-    monkeypatch.setattr(trunk.Trunk, "_rehearse", lambda *given: None)  # it would be counted
+    monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0)
+    monkeypatch.setattr(block_stack, "FUSED_GELU_WIDTH", 0)
+    monkeypatch.setattr(block_stack.BlockStack, "_warm_up", lambda *given: None)  # it would be counted
     if HOPPER:
-        products = {name: getattr(wgmma, name) for name in TWINS}
+        products = {name: getattr(int8_matmul, name) for name in TWINS}
     else:
         products = TWINS
-        monkeypatch.setattr(obstacles, "stored_obstacle", lambda module: "")
-        monkeypatch.setattr(wgmma, "compile_soon", lambda *given: None)
+        monkeypatch.setattr(support, "int8_matmul_unsupported_reason", lambda module: "")
+        monkeypatch.setattr(int8_matmul, "compile_in_background", lambda *given: None)
     for name, product in products.items():
-        monkeypatch.setattr(wgmma, name, lambda *given, _product=product: read.append(1) or _product(*given))
-    for plan, number in ((Plan(), 23), (Plan(full=0), 29), (Plan(full=1, middle=2, copies=2), 16)):
+        monkeypatch.setattr(int8_matmul, name, lambda *given, _product=product: read.append(1) or _product(*given))
+    for plan, number in ((ActivationPlan(), 23), (ActivationPlan(blocks_full=0), 29), (ActivationPlan(1, 2, 2), 16)):
         read.clear()
         errors = [error(a, b) for a, b in zip(walked(folder, 8, "float32", DTYPE, plan), exact, strict=True)]
         assert all(ours < limit for ours, limit in zip(errors, limits, strict=True)), (plan, errors, limits)

@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed")
-pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
-
-from florilegium.fast.hopper import int8_matmul as wgmma
+from florilegium.fast.hopper import tiling
 
 SHARES = (
     (1024, 32, 32, 128, 0),
@@ -31,20 +28,26 @@ SHARES = (
 
 @pytest.mark.parametrize(("T", "tiles_o", "units", "programs", "shared"), SHARES)
 def test_a_last_round_with_few_tiles_is_shared(T: int, tiles_o: int, units: int, programs: int, shared: int) -> None:
-    assert wgmma.shares(T, 256, tiles_o, units, 132) == (256, programs, shared)
+    assert tiling.shares(T, 256, tiles_o, units, 132) == (256, programs, shared)
 
 
 def test_tiles_whose_activations_do_not_stay_in_the_cache_are_not_shared() -> None:
     """8,192 tokens: 67 MB of a sum over 16,384 rows are read at a time, 17 of one over 4,096."""
-    assert wgmma.shares(8192, 256, 32, 128, 132) == (256, 132, 0)
-    assert wgmma.shares(8192, 256, 32, 32, 132) == (256, 132, 232)
+    assert tiling.shares(8192, 256, 32, 128, 132) == (256, 132, 0)
+    assert tiling.shares(8192, 256, 32, 32, 132) == (256, 132, 232)
 
 
 def test_tiles_are_as_long_as_fills_the_multiprocessors() -> None:
     """4,096 outputs are 32 tiles, and four of them a token tile are 128 for 132 multiprocessors."""
-    assert [wgmma.tiling(T, 32, 32, 132, True)[0] for T in (512, 640, 768, 896, 1024)] == [128, 160, 192, 224, 256]
+    assert [tiling.tiling(T, 32, 32, 132, sharing=True)[0] for T in (512, 640, 768, 896, 1024)] == [
+        128,
+        160,
+        192,
+        224,
+        256,
+    ]
     for T, tiles_o, units, sharing in itertools.product((64, 600, 4096), (1, 20, 128), (1, 20, 128), (False, True)):
-        found = wgmma.tiling(T, tiles_o, units, 132, sharing)
+        found = tiling.tiling(T, tiles_o, units, 132, sharing=sharing)
         assert 0 < found.programs <= 132 and (sharing or not found.shared)
 
 
@@ -58,7 +61,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "order.cpp").write_text(
         f"""#define INSIDE inline
         constexpr int TOKENS = 256, CLUSTER = 1;
-        #include "{Path(wgmma.__file__).with_name("tile_schedule.cuh")}"
+        #include "{Path(tiling.__file__).with_name("tile_schedule.cuh")}"
         extern "C" void piece(int number, int me, int programs, int units, int shared, int tiles, Piece *to) {{
             *to = piece_of(number, me, programs, units, shared, tiles);
         }}
@@ -83,7 +86,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_every_part_of_a_tile_is_made_once(T: int, tiles_o: int, units: int, processors: int, order: Any) -> None:
     """By the kernel's own function. Parts that are left for another are a program's first, and of those before it in
     the row."""
-    tokens, programs, shared = wgmma.shares(T, 256, tiles_o, units, processors)
+    tokens, programs, shared = tiling.shares(T, 256, tiles_o, units, processors)
     tiles = -(-T // tokens) * tiles_o
     made, left, gathered = [], {}, {}
     piece = (ctypes.c_int * 3)()

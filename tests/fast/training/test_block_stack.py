@@ -17,11 +17,16 @@ from florilegium import fast
 from florilegium import reference as plain
 from florilegium.config import make_config
 from florilegium.fast import frozen_linear, head_loss_kernel
-from florilegium.fast.training import attention_kernel
-from florilegium.fast.training import dequantize_kernel as expand_kernel
-from florilegium.fast.training import lora_kernel as adapter_kernel
-from florilegium.fast.training import norm_gelu_kernel as block_kernel
-from florilegium.fast.training.block_stack import Plan
+from florilegium.fast.training import (
+    attention_grad_kernel,
+    attention_kernel,
+    dequantize_kernel,
+    gelu_kernel,
+    lora_kernel,
+    norm_kernel,
+)
+from florilegium.fast.training.norm_kernel import PendingUpdate, Residual
+from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Example, PackPlan, pack
@@ -68,9 +73,11 @@ def test_attention_equals_the_plain_twin(H: int, head_dim: int, sizes: list[int]
     exact = plain.plain(document, slopes, torch.float64)(q, k, v)[0].transpose(0, 1)
     exact.backward(grad.double())
     parts, scales, biases = fused.unbind(-2), scale.unbind(-2), bias.unbind(-2)  # of a raw projection
-    out, lse = attention_kernel.forward(parts, scales, biases, start, slopes)
+    out, lse = attention_kernel.attention(parts, scales, biases, start, slopes)
     grads = torch.full_like(fused, float("nan"))
-    attention_kernel.backward(parts, scales, biases, out, lse, grad.clone(), grads.unbind(-2), start, end, slopes)
+    attention_grad_kernel.attention_grad(
+        parts, scales, biases, out, lse, grad.clone(), grads.unbind(-2), start_T=start, end_T=end, slopes_H=slopes
+    )
     assert error(out, exact) < 2 * LAST_BIT
     assert error(grads, exact_fused.grad) < 4 * LAST_BIT
 
@@ -90,14 +97,17 @@ def test_the_residual_stream_keeps_twice_the_bits_of_bfloat16() -> None:
     exact = torch.randn(T, W, device=DEVICE) * 10 ** torch.linspace(-6, 4, T, device=DEVICE)[:, None]
     exact[0, :5] = torch.tensor([0.0, 1.9990, -3.9999, 1e-45, 1.00390625])
     normed = torch.empty(T, W, dtype=torch.bfloat16, device=DEVICE)
-    saved, low = block_kernel.add_norm(exact, None, None, norm, normed)
+    saved, low = norm_kernel.residual_norm(Residual(exact, None), None, norm, normed)
     assert saved.dtype == torch.bfloat16 and low is not None and low.dtype == torch.int8
     if torch.cuda.is_available():  # Triton's interpreter cuts where a GPU rounds
         assert torch.equal(saved, exact.bfloat16())
         whole = saved.double() + low.double() * low_unit(saved)
         assert ((whole - exact.double()).abs() <= 2**-15 * exact.abs().double() + 1e-44).all()
-        more, left = block_kernel.add_norm(
-            saved, low, (saved, torch.ones(W, device=DEVICE), torch.zeros(W, device=DEVICE)), norm, normed
+        more, left = norm_kernel.residual_norm(
+            Residual(saved, low),
+            PendingUpdate(saved, torch.ones(W, device=DEVICE), torch.zeros(W, device=DEVICE)),
+            norm,
+            normed,
         )
         assert error(more.double() + left.double() * low_unit(more), whole + saved.double()) < 1e-5
 
@@ -115,9 +125,10 @@ def test_norm_and_its_gradient(drop: float) -> None:
     seed = torch.tensor([11], device=DEVICE)
     exact = before.double() + (low.double() * low_unit(before) if low is not None else 0) + raw.double() * scale + bias
     normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (wide, W))
-    saved, left = block_kernel.add_norm(
-        before, low, (raw, scale, bias), norm, normed, dropped if drop else None, seed, 2, drop
-    )
+    saved, left = norm_kernel.residual_norm(
+        Residual(before, low), PendingUpdate(raw, scale, bias), norm, normed, dropped if drop else None,
+        seed=seed, block_index=2, dropout=drop,
+    )  # fmt: skip
     assert error(saved, exact) < LAST_BIT and error(saved.double() + left.double() * low_unit(saved), exact) < 1e-5
     x = saved.double().requires_grad_()
     y = F.layer_norm(x, (W,), norm.weight.double(), norm.bias.double(), norm.eps)
@@ -131,10 +142,12 @@ def test_norm_and_its_gradient(drop: float) -> None:
     scale, next_scale = torch.rand(2, W, device=DEVICE) + 0.1
     (y * above[:, :W].double() + y * kept * thin.double()).sum().backward()
     wanted, again = (scaled.double() / scale + x.grad) * next_scale, torch.empty_like(saved)
-    more: dict[str, Any] = {"thin_TW": thin, "dropped_TW": again, "seed": seed, "number": 2, "drop": drop}
-    block_kernel.add_norm_grad(scaled, above, saved, norm, scale, next_scale, **more)
+    more: dict[str, Any] = {
+        "lora_grad_TW": thin, "lora_input_TW": again, "seed": seed, "block_index": 2, "dropout": drop,
+    }  # fmt: skip
+    norm_kernel.residual_norm_grad(scaled, above, saved, norm, scale, next_scale, **more)
     assert error(scaled, wanted) < LAST_BIT and torch.equal(again, dropped if drop else normed[:, :W])
-    block_kernel.add_norm_grad(scaled.fill_(float("nan")), above, saved, norm, None, next_scale, **more)
+    norm_kernel.residual_norm_grad(scaled.fill_(float("nan")), above, saved, norm, None, next_scale, **more)
     assert error(scaled, x.grad * next_scale) < LAST_BIT
 
 
@@ -147,7 +160,9 @@ def test_dropout_draws_each_number_by_itself() -> None:
     def kept(seed: int, number: int) -> torch.Tensor:
         before, seeds = torch.zeros(T, W, dtype=DTYPE, device=DEVICE), torch.tensor([seed], device=DEVICE)
         normed, dropped = torch.empty_like(before), torch.empty_like(before)
-        block_kernel.add_norm(before, None, None, norm, normed, dropped, seeds, number, drop)
+        norm_kernel.residual_norm(
+            Residual(before, None), None, norm, normed, dropped, seed=seeds, block_index=number, dropout=drop
+        )
         return (dropped != 0).float()
 
     first = kept(11, 2)
@@ -168,7 +183,7 @@ def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
     R, N = -(-rank // 8) * 8, 200
     normed, a = torch.randn(T, W + R, device=DEVICE).to(DTYPE), torch.randn(rank, W, device=DEVICE).to(DTYPE)
     normed[:, W:] = float("nan")
-    thin = adapter_kernel.thin(normed[:, :W], a, normed[:, W:])
+    thin = lora_kernel.down_projection(normed[:, :W], a, normed[:, W:])
     assert error(thin, normed[:, :W].double() @ a.double().T) < LAST_BIT
     assert torch.equal(normed[:, W : W + rank], thin) and (normed[:, W + rank :] == 0).all()
     qkv_grad, above = torch.randn(T, N, device=DEVICE).to(DTYPE), torch.randn(T, W + R, device=DEVICE).to(DTYPE)
@@ -177,7 +192,7 @@ def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
         above[:, W : W + rank],
         torch.rand(N, device=DEVICE),
     )
-    grad_a, grad_b = adapter_kernel.gradients(dropped, thin_grad, qkv_grad, thin, unfolding)
+    grad_a, grad_b = lora_kernel.lora_gradients(dropped, thin_grad, qkv_grad, thin, unfolding)
     assert error(grad_a, thin_grad.double().T @ dropped.double()) < 1e-5
     assert error(grad_b, qkv_grad.double().T @ thin.double() * unfolding[:, None].double()) < 1e-5
 
@@ -190,8 +205,8 @@ def test_gelu_and_its_gradient() -> None:
     exact = F.gelu(exact_raw * scale + bias, approximate="tanh")
     grad = torch.randn(7, 96, device=DEVICE).to(DTYPE)
     exact.backward(grad.double())
-    assert error(block_kernel.gelu(raw, scale, bias), exact) < LAST_BIT
-    block_kernel.gelu_grad(raw, scale, bias, grad)
+    assert error(gelu_kernel.gelu(raw, scale, bias), exact) < LAST_BIT
+    gelu_kernel.gelu_grad(raw, scale, bias, grad)
     assert error(grad, exact_raw.grad) < LAST_BIT
 
 
@@ -205,7 +220,7 @@ def test_nf4_equals_bitsandbytes(shape: tuple[int, int], nested: bool) -> None:
         torch.randn(shape, device=DEVICE), quant_type="nf4", blocksize=64, compress_statistics=nested
     )
     wide = torch.full((shape[0], shape[1] + 8), float("nan"), device=DEVICE).to(DTYPE)
-    expand_kernel.widen_nf4(packed, state, wide[:, : shape[1]])
+    dequantize_kernel.dequantize_nf4(packed, state, wide[:, : shape[1]])
     assert (
         torch.equal(wide[:, : shape[1]], dequantize_4bit(packed, state).to(DTYPE)) and wide[:, shape[1] :].isnan().all()
     )
@@ -216,7 +231,7 @@ def test_int8_codes_are_exact(scaled: bool) -> None:
     codes = torch.randint(-127, 128, (5, 4200), dtype=torch.int8, device=DEVICE)
     scale = torch.rand(5, device=DEVICE) if scaled else None
     wide = torch.full((5, 4208), float("nan"), device=DEVICE).to(DTYPE)
-    expand_kernel.widen(codes, scale, wide[:, :4200])
+    dequantize_kernel.dequantize_int8(codes, scale, wide[:, :4200])
     exact = codes.float() * (scale[:, None] / 127) if scaled else codes.float()
     assert (
         torch.equal(wide[:, :4200].float(), exact.to(DTYPE).float()) or error(wide[:, :4200], exact) < LAST_BIT * scaled
@@ -237,8 +252,8 @@ def test_losses_and_their_gradient() -> None:
     wanted.sum().backward()
     assert 1e-5 < wanted[1] < 0.1 and 25 < wanted[2] < 60
     logits, losses, grad = hidden @ weight.T, torch.empty(6, device=DEVICE), torch.full_like(hidden, float("nan"))
-    rest = head_loss_kernel.shares(logits, hidden, weight, targets, losses, True)
-    head_loss_kernel.settle(logits.float() @ weight.float(), weight, targets, rest, grad)
+    rest = head_loss_kernel.losses_and_weights(logits, hidden, weight, targets, losses, grad=True)
+    head_loss_kernel.head_grad(logits.float() @ weight.float(), weight, targets, rest, grad)
     plain = [0, 3, 4]
     assert error(losses[plain], wanted[plain]) < LAST_BIT and error(grad[plain], exact.grad[plain]) < 4 * LAST_BIT
     for row in (1, 2):  # logits of 20 are known to 0.06 in bfloat16
@@ -253,23 +268,25 @@ def test_a_loss_beyond_the_limit_is_cut_and_nan_is_not_hidden() -> None:
     hidden[1, 0] = float("nan")
     targets, losses, grad = torch.tensor([3, 3], device=DEVICE), torch.empty(2, device=DEVICE), torch.empty_like(hidden)
     logits = hidden @ weight.T
-    rest = head_loss_kernel.shares(logits, hidden, weight, targets, losses, True)
-    head_loss_kernel.settle(logits.float() @ weight.float(), weight, targets, rest, grad)
+    rest = head_loss_kernel.losses_and_weights(logits, hidden, weight, targets, losses, grad=True)
+    head_loss_kernel.head_grad(logits.float() @ weight.float(), weight, targets, rest, grad)
     assert 64 <= losses[0] < 70 and losses[1].isnan() and grad[1].isnan().all()
     # Away from the others, which count alike beyond the limit: (10 + 98 * 0) / 99, and -10 of the target.
     assert error(grad[0], torch.full((16,), 10 + 10 / 99, device=DEVICE)) < LAST_BIT
 
 
 PLANS = {
-    "fast": Plan(),
-    "lean": Plan(full=0),
-    "least": Plan(full=0, middle=0),
-    "mixed": Plan(full=1, middle=2, copies=2),
-    "copies": Plan(copies=3),
+    "fast": ActivationPlan(),
+    "lean": ActivationPlan(blocks_full=0),
+    "least": ActivationPlan(blocks_full=0, blocks_partial=0),
+    "mixed": ActivationPlan(blocks_full=1, blocks_partial=2, blocks_bf16=2),
+    "copies": ActivationPlan(blocks_bf16=3),
 }
 
 
-def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan | None) -> list[torch.Tensor]:
+def walked(
+    folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: ActivationPlan | None
+) -> list[torch.Tensor]:
     """Hidden states of real tokens and gradients of A and B, by the plain walk or the trunk."""
     base = load_base(str(folder), bits=bits, device=DEVICE, compute=compute)
     torch.manual_seed(3)
@@ -280,7 +297,9 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
         elif hasattr(parameter, "quant_state") and dtype == torch.float32:
             parameter.quant_state.dtype = dtype  # bitsandbytes would round its NF4 weights to bfloat16
     frozen_linear.install(model)
-    stack = plan and fast.make_block_stack(bloom_model(model), plan.full, plan.middle, plan.copies, dtype)
+    stack = plan and fast.make_block_stack(
+        bloom_model(model), plan.blocks_full, plan.blocks_partial, plan.blocks_bf16, dtype
+    )
     model.train()
     rows = [torch.randint(4, 400, (n,)).tolist() for n in (9, 2, 60, 5, 30, 11)]
     (batch,) = pack([Example([*row, 2], [True] * (len(row) + 1)) for row in rows], PackPlan(100, 64))
@@ -294,7 +313,7 @@ def walked(folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: Plan
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan) -> None:
+def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: ActivationPlan) -> None:
     """A kernel that the rehearsal leaves out is compiled when a run's first step calls it, while the other cores
     wait."""
     import triton
@@ -303,11 +322,19 @@ def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Plan
         str(save_tiny(tmp_path / "bloom", heads=5, head_dim=64, layers=3)), bits=8, device=DEVICE, compute="bfloat16"
     )
     model = attach_adapter(base, make_config({"rank": 4, "dropout": 0.3, "bits": 8}))
-    for module in (adapter_kernel, attention_kernel, block_kernel, expand_kernel, head_loss_kernel):
+    for module in (
+        attention_grad_kernel,
+        attention_kernel,
+        dequantize_kernel,
+        gelu_kernel,
+        head_loss_kernel,
+        lora_kernel,
+        norm_kernel,
+    ):
         for kernel in vars(module).values():  # what an earlier test had compiled would hide a gap
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()
-    stack = fast.make_block_stack(bloom_model(model), plan.full, plan.middle, plan.copies)
+    stack = fast.make_block_stack(bloom_model(model), plan.blocks_full, plan.blocks_partial, plan.blocks_bf16)
     loaded, options = LoadedModel(base, model), ForwardOptions(("chunked-loss",), block_stack=stack)
     (batch,) = pack([Example([*range(4, 200), 2], [True] * 197)], PackPlan(192, 64))
     compiled: list[str] = []

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from florilegium import fast
 from florilegium.config import make_config
-from florilegium.fast import support as obstacles
+from florilegium.fast import support
 from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Batch, PackPlan, pack
@@ -40,7 +40,7 @@ SHAPES = [
     (heads, head_dim, bits, False) for heads, head_dim in ((4, 64), (4, 80), (4, 96), (2, 128)) for bits in (8, 4)
 ]
 on_hopper = pytest.mark.skipif(
-    not obstacles.is_hopper(DEVICE), reason="int8 is multiplied as it is stored on a Hopper GPU"
+    not support.is_hopper(DEVICE), reason="int8 is multiplied as it is stored on a Hopper GPU"
 )
 
 
@@ -86,7 +86,7 @@ def test_packed_equals_stock_alone(
     """In bfloat16 about as near to float32 as stock is in bfloat16 (a gradient of so small a model magnifies rounding:
     stock's is 5 to 25% off, ours 0.5 to 1.3 times as much); in float32 to 1e-5. `stored`: int8 multiplied as it is
     stored, on a Hopper GPU."""
-    monkeypatch.setattr(obstacles, "SMALLEST", 0 if stored else 10**12)
+    monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0 if stored else 10**12)
     base, model = block(save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim, noise=0.02), bits)
     assert fast.supports_int8_matmul(bloom_model(model)) is stored
     examples = rows_of(LENGTHS, masked=MASKED, part=PART)

@@ -12,20 +12,21 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
 
-from florilegium.fast.hopper import int8_matmul as wgmma
-from florilegium.fast.training import block_stack as trunk
-from florilegium.fast.training.block_stack import Plan
+from florilegium.fast.hopper import int8_matmul
+from florilegium.fast.hopper.tiling import TOKENS
+from florilegium.fast.training import block_stack
+from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.model import fast_paths as paths
 from florilegium.model import load_base
 from tests.tiny import save_tiny
 
 
 @pytest.fixture
-def no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wgmma, "_codes", {})
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_matmul, "_compiled", {})
 
 
-@pytest.mark.usefixtures("no_codes")
+@pytest.mark.usefixtures("nothing_compiled")
 def test_what_failed_to_compile_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once where it is needed, whatever its thread met long before; the next time anew."""
     answers = [RuntimeError("no memory"), (b"code", ""), RuntimeError("no memory"), RuntimeError("no compiler")]
@@ -36,24 +37,26 @@ def test_what_failed_to_compile_is_tried_again(monkeypatch: pytest.MonkeyPatch) 
             raise answer
         return answer
 
-    monkeypatch.setattr(wgmma, "compiled", compiled)
-    assert wgmma._code(wgmma.Variant(True)) == (b"code", "")
+    monkeypatch.setattr(int8_matmul, "compile_source", compiled)
+    assert int8_matmul._code(int8_matmul.Variant(True)) == (b"code", "")
     with pytest.raises(RuntimeError, match="no compiler"):
-        wgmma._code(wgmma.Variant(True))
-    assert not answers and not wgmma._codes
+        int8_matmul._code(int8_matmul.Variant(True))
+    assert not answers and not int8_matmul._compiled
 
 
 def test_lengths_to_come_are_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the rehearsal's own; of the first and the last block, which may differ in copies."""
     model = load_base(str(save_tiny(tmp_path / "bloom", layers=3)), bits=8, device=torch.device("cpu")).model
     asked: list[tuple[int, bool]] = []
-    monkeypatch.setattr(trunk, "prepare", lambda linears, T, again: asked.append((T, again)))
-    monkeypatch.setattr(trunk.Trunk, "_rehearse", lambda self: None)
-    trunk.Trunk(model.transformer, Plan(full=1), torch.float32, [128, 640])
-    assert asked == [(T, True) for T in (trunk.REHEARSED, 128, 640) for _ in range(2)]
+    monkeypatch.setattr(
+        block_stack, "compile_int8_matmuls", lambda linears, T, *, recompute: asked.append((T, recompute))
+    )
+    monkeypatch.setattr(block_stack.BlockStack, "_warm_up", lambda self: None)
+    block_stack.BlockStack(model.transformer, ActivationPlan(blocks_full=1), torch.float32, [128, 640])
+    assert asked == [(T, True) for T in (block_stack.WARM_UP_TOKENS, 128, 640) for _ in range(2)]
 
 
-@pytest.mark.usefixtures("no_codes")
+@pytest.mark.usefixtures("nothing_compiled")
 def test_what_is_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter waits for what is under way, and for nothing else."""
     begun, ends, made = threading.Event(), threading.Event(), []
@@ -64,16 +67,16 @@ def test_what_is_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(source)
         return b"code", ""
 
-    monkeypatch.setattr(wgmma, "compiled", compiled)
+    monkeypatch.setattr(int8_matmul, "compile_source", compiled)
     with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(wgmma, "_compilers", lambda: pool)
-        first, *others = (wgmma.Variant(True, TOKENS=tokens) for tokens in wgmma.TOKENS)
+        monkeypatch.setattr(int8_matmul, "_compilers", lambda: pool)
+        first, *others = (int8_matmul.Variant(True, TOKENS=tokens) for tokens in TOKENS)
         for variant in (first, *others):
-            wgmma._begin(variant)
+            int8_matmul._begin(variant)
         assert begun.wait(20)
         with paths.compiling_ahead():
             pass
-        assert list(wgmma._codes) == [first]
+        assert list(int8_matmul._compiled) == [first]
         ends.set()
-        assert wgmma._code(others[0]) == (b"code", "")
+        assert int8_matmul._code(others[0]) == (b"code", "")
     assert len(made) == 2

@@ -1,213 +1,190 @@
-"""The Triton kernels of decoding between the products (`matmul_kernel.py`): embedding, residual and norm, attention
-over the cache.
+"""The Triton kernels of decoding between the matmuls (`matmul_kernel.py`): embedding, residual and norm with the
+adapter's x A^T, and which rows are sampled. Attention has a file of its own (`attention_kernel.py`).
 
-A step works on M token rows. Row m belongs to `slot[m]` of the cache (-1: none) and stands at `place[m]` of its text
+A step works on M token rows. Row m belongs to `slot[m]` of the cache (-1: none) and stands at `position[m]` of its text
 (-1: it is not to be worked on); all else follows from these two. No row's result depends on another's. Shapes: M rows,
-W width, R rank of the adapter, S places, H heads, D head dimension."""
+W width, R rank of the adapter, V vocabulary."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.training.norm_gelu_kernel import _norm
-from florilegium.fast.unpack_kernel import lane_order
+from florilegium.fast.decoding.matmul_kernel import StoredWeight
+from florilegium.fast.decoding.state import SlotState, StepInputs
+from florilegium.fast.kernel_math import normalize
+from florilegium.fast.unpack_kernel import mma_column_order
 
-# the fastest of 36 on an H100, for one text, 64, and a prompt
-ATTEND = {"BLOCK_M": 16, "BLOCK_S": 64, "STAGES": 3, "num_warps": 4}
+COLUMNS_EACH = 4  # of x A^T that a program makes beside the norm: enough programs for one row to fill the card
 
 
 @triton.jit
-def embed_rows(
-    given_token, given_place, slot, next_token, length, done, table, gamma, beta, residual, place, W, eps,
+def embedding_kernel(
+    given_token, given_position, slot, next_token, length, done, table, gamma, beta, residual, position, W, eps,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The row's token and place: given (a prompt's), or the slot's own next ones. residual = norm(embedding)."""
+    """Reference: residual = F.layer_norm(table[token], (W,), gamma, beta, eps)      residual [M, W] float32
+
+    The row's token and position: given (a prompt's), or, where -1 is given, the slot's own next ones, which the last
+    step's sampling left on the GPU. One program a row."""
     m = tl.program_id(0)
     s = tl.load(slot + m)
     token = tl.load(given_token + m)
-    p = tl.load(given_place + m)
+    p = tl.load(given_position + m)
     own = (token < 0) & (s >= 0)
+    # maximum(s, 0): a row without a slot must still load from somewhere
     token = tl.where(own, tl.load(next_token + tl.maximum(s, 0)), tl.maximum(token, 0))
     ended = tl.load(done + tl.maximum(s, 0)) != 0
+    # A text may have ended in the step before, which the host has not seen yet: its row is left out here.
     p = tl.where(own, tl.where(ended, -1, tl.load(length + tl.maximum(s, 0))), p)
-    tl.store(place + m, tl.where(s < 0, -1, p))
+    tl.store(position + m, tl.where(s < 0, -1, p))
     column = tl.arange(0, BLOCK)
     inside = column < W
     x = tl.load(table + token.to(tl.int64) * W + column, mask=inside, other=0.0).to(tl.float32)
-    unit, _ = _norm(x, inside, W, eps)
+    unit, _ = normalize(x, inside, W, eps)
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(residual + m.to(tl.int64) * W + column, unit * g + b, mask=inside)
 
 
 @triton.jit(do_not_specialize=["M"])
-def enter_rows(
-    residual, partial, scale, bias, gamma, beta, after, normed, lora_a, adapter, slot, thin, rows, M, W, eps,
-    ADD: tl.constexpr, SPLIT: tl.constexpr, R: tl.constexpr, EACH: tl.constexpr, GATHER: tl.constexpr, FORM: tl.constexpr,
+def residual_norm_kernel(
+    residual, partial, scale, bias, gamma, beta, after, normed, lora_a, lora_enabled, slot, lora_x_at, rows, M, W, eps,
+    HAS_UPDATE: tl.constexpr, SPLIT: tl.constexpr, R: tl.constexpr, EACH: tl.constexpr, GATHER: tl.constexpr, ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """after = residual + sum(partial) * scale + bias; normed = norm(after); thin = normed A^T where the row's slot
-    wears the adapter.
+    """Reference: after = residual + partial.sum(0) * scale + bias; normed = F.layer_norm(after, (W,), gamma, beta, eps);
+    lora_x_at = normed @ lora_a.T * lora_enabled[slot]
 
-    Programs (m, 0) write `after` and `normed`; programs (m, 1...) make the norm again and EACH columns of `thin`.
-    GATHER: program m works on row rows[m] and writes `normed` alone. FORM: that of the weight which reads `normed`."""
+    residual, after [M, W] float32; partial [SPLIT, M, W] float32; normed [M, W], its columns in ORDER (of the weight
+    that reads it); lora_x_at [M, R]. Programs (m, 0) write `after` and `normed`; programs (m, 1...) make the norm again
+    and EACH columns of `lora_x_at`. GATHER: program m works on row rows[m] and writes `normed` alone."""
     m, part = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < W
     # All that is frozen is on its way at once: read where it is needed, each would take a microsecond.
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
+    if HAS_UPDATE:
         factor = tl.load(scale + column, mask=inside, other=0.0)
         b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
     row = (tl.maximum(tl.load(rows + m), 0) if GATHER else m).to(tl.int64)
     x = tl.load(residual + row * W + column, mask=inside, other=0.0)
-    if ADD:
+    if HAS_UPDATE:
+        # the parts of a split sum, always in this order
         total = tl.load(partial + row * W + column, mask=inside, other=0.0)
         for s in tl.static_range(1, SPLIT):
             total += tl.load(partial + (s * M + row) * W + column, mask=inside, other=0.0)
         x += total * factor + b
-    unit, _ = _norm(x, inside, W, eps)
+    unit, _ = normalize(x, inside, W, eps)
+    # rounded before A reads it: the adapter sees what the base's matmul sees
     y = (unit * g + shift).to(normed.dtype.element_ty)
     if part == 0:
         if not GATHER:
+            # Into another buffer than `residual`, which the programs (m, 1...) are still reading.
             tl.store(after + row * W + column, x, mask=inside)
-        tl.store(normed + m.to(tl.int64) * W + lane_order(column, FORM), y, mask=inside)
+        tl.store(normed + m.to(tl.int64) * W + mma_column_order(column, ORDER), y, mask=inside)
     elif R > 0:
-        worn = tl.load(adapter + tl.maximum(tl.load(slot + m), 0)) != 0
+        enabled = tl.load(lora_enabled + tl.maximum(tl.load(slot + m), 0)) != 0
         for i in tl.static_range(EACH):
             r = (part - 1) * EACH + i
             a = tl.load(lora_a + r * W + column, mask=inside, other=0.0).to(tl.float32)
-            share = tl.where(worn, tl.sum(a * y.to(tl.float32), 0), 0.0)
-            tl.store(thin + row * R + r, share.to(thin.dtype.element_ty))
+            value = tl.where(enabled, tl.sum(a * y.to(tl.float32), 0), 0.0)
+            tl.store(lora_x_at + row * R + r, value.to(lora_x_at.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["M"])
-def attend_rows(
-    query, keys, values, slot, place, slopes, out, M, H, S, D,
-    FORM: tl.constexpr, STAGES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """softmax(q k / sqrt(D) + slope * (key - query)) v over the places 0 .. place of a row's slot, for one head.
+@triton.jit
+def sample_rows_kernel(sample_rows, slot, position, row_slot, row_position):
+    """Reference: row_slot = slot[sample_rows]; row_position = position[sample_rows]      all int32 [Q], -1 stays -1.
 
-    Rows of one slot lie side by side, all with a place or none. Those in the same BLOCK_M read its keys together: the
-    first of them works for all, the others' programs end at once. Every row sums its blocks of places in the same order
-    whoever reads them with it, and what lies beyond its own place adds zeros: so a prompt's rows get the bits that they
-    would get alone."""
-    m, h = tl.program_id(0), tl.program_id(1)
-    mine = tl.load(slot + m)
-    group = m // BLOCK_M * BLOCK_M
-    follows = (m > group) & (tl.load(slot + tl.maximum(m - 1, 0)) == mine)
-    if (mine >= 0) & (tl.load(place + m) >= 0) & (follows == 0):
-        row = m + tl.arange(0, BLOCK_M)
-        same = tl.load(slot + row, mask=row < tl.minimum(group + BLOCK_M, M), other=-1) == mine
-        p = tl.load(place + row, mask=same, other=-1)
-        last = tl.max(p, 0)
-        d = tl.arange(0, BLOCK_D)
-        there = d < D
-        own = same[:, None] & there[None, :]
-        at_query = row[:, None] * (H * D) + (h * D + d)[None, :]
-        q = tl.load(query + at_query, mask=own, other=0.0)
-        root = 1.4426950408889634 / tl.sqrt(D.to(tl.float32))
-        slope = tl.load(slopes + h) * 1.4426950408889634
-        start = (mine.to(tl.int64) * H + h) * S * D
-        top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-        for first in tl.range(0, last + 1, BLOCK_S, num_stages=STAGES):
-            s = first + tl.arange(0, BLOCK_S)
-            real = (s <= last)[:, None] & there[None, :]
-            at = start + s[:, None] * D + d[None, :]
-            k = tl.load(keys + at, mask=real, other=0.0)
-            v = tl.load(values + at, mask=real, other=0.0)
-            score = tl.dot(q, tl.trans(k), input_precision="ieee") * root + slope * (s[None, :] - p[:, None])
-            score = tl.where(s[None, :] <= p[:, None], score, float("-inf"))
-            higher = tl.maximum(top, tl.max(score, 1))
-            safe = tl.where(higher == float("-inf"), 0.0, higher)
-            share, shrink = tl.exp2(score - safe[:, None]), tl.exp2(top - safe)
-            total = total * shrink + tl.sum(share, 1)
-            acc = tl.dot(share.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-            top = higher
-        y = acc / tl.where(same, total, 1.0)[:, None]
-        to = row[:, None] * (H * D) + lane_order(h * D + d, FORM)[None, :]
-        tl.store(out + to, y.to(out.dtype.element_ty), mask=own)
+    On the GPU, for only there is it known which texts have ended."""
+    q = tl.program_id(0)
+    m = tl.load(sample_rows + q)
+    tl.store(row_slot + q, tl.where(m < 0, -1, tl.load(slot + tl.maximum(m, 0))))
+    tl.store(row_position + q, tl.where(m < 0, -1, tl.load(position + tl.maximum(m, 0))))
 
 
-def _row(W: int) -> dict[str, Any]:
+class SplitUpdate(NamedTuple):
+    """A matmul whose parts [split, M, W] the residual stream still lacks, and the weight whose scale and bias go with
+    them."""
+
+    partial: torch.Tensor
+    weight: StoredWeight
+
+
+class LoraInput(NamedTuple):
+    """A [R, W], which slots it is enabled for, each row's slot, and where x A^T [M padded, R] goes."""
+
+    a_RW: torch.Tensor
+    enabled: torch.Tensor
+    slot_M: torch.Tensor
+    x_at_MR: torch.Tensor
+
+
+def _row_launch(W: int) -> dict[str, Any]:
+    """A row in one program, as in training, but of 8 warps at most: a step has few rows, and many programs a row."""
     block = triton.next_power_of_2(W)
     return {"BLOCK": block, "num_warps": min(8, max(1, block // 512))}
 
 
-def embed(state: Any, inputs: Any, bloom: Any, residual_MW: torch.Tensor, M: int) -> None:
-    """`inputs` has token, place and slot as given, `state` the slots' own; writes `residual_MW` and `state.place`."""
+def embed(state: SlotState, inputs: StepInputs, bloom: Any, residual_MW: torch.Tensor, M: int) -> None:
+    """`inputs` has token, position and slot as given, `state` the slots' own; writes `residual_MW` and
+    `state.position`. `bloom` is Transformers' BloomModel."""
     norm = bloom.word_embeddings_layernorm
     table = bloom.word_embeddings.weight
-    kernel: Any = embed_rows
+    assert table.is_contiguous() and residual_MW.is_contiguous() and len(residual_MW) >= M
+    kernel: Any = embedding_kernel
     kernel[(M,)](
-        inputs.token, inputs.place, inputs.slot, state.next_token, state.length, state.done, table, norm.weight, norm.bias,
-        residual_MW, state.place, table.shape[1], norm.eps, **_row(table.shape[1]),
+        inputs.token, inputs.position, inputs.slot, state.next_token, state.length, state.done, table, norm.weight, norm.bias,
+        residual_MW, state.position, table.shape[1], norm.eps, **_row_launch(table.shape[1]),
     )  # fmt: skip
 
 
-def enter(
+def residual_norm(
     residual_MW: torch.Tensor,
-    pending: Any,
-    norm: Any,
+    update: SplitUpdate | None,
+    norm: torch.nn.LayerNorm,
     after_MW: torch.Tensor,
     normed_MW: torch.Tensor,
     M: int,
-    form: int,
+    order: int,
     *,
-    lora: Any = None,
-    rows: Any = None,
+    lora: LoraInput | None = None,
+    rows: torch.Tensor | None = None,
     num_rows: int = 0,
 ) -> None:
-    """Adds the `pending` product (partial, weight, split) to the residual stream and norms it for a weight of that
-    form. `lora`: (A [R, W], adapter, slot, thin). With `rows`, only those `num_rows` rows of the M are normed, and
-    nothing else is written."""
+    """Adds the `update` to the residual stream and norms it, its columns in `order`. With `rows`, only those `num_rows`
+    rows of the M are normed, and nothing else is written."""
     W = residual_MW.shape[1]
+    assert residual_MW.dtype == after_MW.dtype == torch.float32 and normed_MW.shape[1] == W
+    # programs of one row read the stream while another writes it; with `rows` nothing is written there
+    assert rows is not None or lora is None or after_MW is not residual_MW
+    unused = residual_MW  # a pointer that the kernel does not follow
     partial, scale, bias, split = (
-        (pending[0], pending[1].scale_N, pending[1].bias_N, pending[2]) if pending else (*(residual_MW,) * 3, 1)
+        (update.partial, update.weight.scale_N, update.weight.bias_N, update.weight.split)
+        if update
+        else (unused, unused, unused, 1)
     )
-    a, adapter, slot, thin = lora or (residual_MW,) * 4
+    a, enabled, slot, lora_x_at = lora or (unused,) * 4
     R = a.shape[0] if lora else 0
-    each = min(4, R)
-    kernel: Any = enter_rows
+    each = min(COLUMNS_EACH, R)
+    kernel: Any = residual_norm_kernel
     kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](
-        residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, adapter, slot, thin,
-        residual_MW if rows is None else rows, M, W, norm.eps,
-        ADD=pending is not None, SPLIT=split, R=R, EACH=each, GATHER=rows is not None, FORM=form, **_row(W),
+        residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, enabled, slot, lora_x_at,
+        unused if rows is None else rows, M, W, norm.eps,
+        HAS_UPDATE=update is not None, SPLIT=split, R=R, EACH=each, GATHER=rows is not None, ORDER=order, **_row_launch(W),
     )  # fmt: skip
 
 
-def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor, slopes_H: torch.Tensor,
-    out: torch.Tensor, M: int, form: int,
-) -> None:  # fmt: skip
-    """Each row's attention over its own slot of the cache, `keys` and `values` [slots, H, S, D]; rows without a place
-    are left alone."""
-    _, H, S, D = keys.shape
-    kernel: Any = attend_rows
-    kernel[(M, H)](
-        query, keys, values, slot, place, slopes_H, out, M, H, S, D, FORM=form, BLOCK_D=max(16, triton.next_power_of_2(D)), **ATTEND,
-    )  # fmt: skip
-
-
-@triton.jit
-def wanted_rows(wanted, slot, place, row_slot, row_place):
-    q = tl.program_id(0)
-    m = tl.load(wanted + q)
-    tl.store(row_slot + q, tl.where(m < 0, -1, tl.load(slot + tl.maximum(m, 0))))
-    tl.store(row_place + q, tl.where(m < 0, -1, tl.load(place + tl.maximum(m, 0))))
-
-
-def rows_of(inputs: Any, state: Any, row_slot: torch.Tensor, row_place: torch.Tensor, Q: int) -> None:
-    """Slot and place of each row whose next token is wanted."""
-    kernel: Any = wanted_rows
-    kernel[(Q,)](inputs.wanted, inputs.slot, state.place, row_slot, row_place)
+def gather_sample_rows(
+    inputs: StepInputs, state: SlotState, row_slot: torch.Tensor, row_position: torch.Tensor, Q: int
+) -> None:
+    """Slot and position of each row whose next token is wanted."""
+    kernel: Any = sample_rows_kernel
+    kernel[(Q,)](inputs.sample_rows, inputs.slot, state.position, row_slot, row_position)

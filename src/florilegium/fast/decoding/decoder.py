@@ -1,5 +1,4 @@
-"""Writing tokens at the speed of memory: a step of decoding over BLOOM's own modules, recorded once a shape and
-replayed.
+"""Decoding at the speed of memory: a step over BLOOM's own modules, recorded once a shape and replayed.
 
 The cache has `slots`, each with room for one text of `places` tokens. A step works on M token rows, and what they are
 is the caller's: the next token of slots that are writing, tokens of prompts that are being read, both at once. So
@@ -7,17 +6,17 @@ reading a prompt needs no pass of its own, and a slot whose text has ended takes
 write on.
 
     decoder = Decoder(bloom, head_VW, slots=64, places=256, eos=2)
-    decoder.admit(slots, limits, chances, ...)      new texts in those slots
-    step = decoder.step(rows, wanted)               rows: (slot, token, place), or (slot, decoder.NEXT, decoder.NEXT) to write on
-    tokens = step.tokens()                          waits; the next token of each row whose number is in `wanted`
+    decoder.admit(slots, limits, uniforms, ...)     new texts in those slots
+    step = decoder.step(rows, sample_rows)          rows: (slot, token, position), or (slot, NEXT, NEXT) to write on
+    tokens = step.tokens()                          waits; the next token of each row whose number is in `sample_rows`
 
-Which token comes next is chosen on the GPU, where the next step reads it: a step can be asked for before the one before
-it is done, and `tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter is
-live (a slot may go without), and a text is the same bit by bit whatever was written beside it: no sum depends on
+Which token comes next is sampled on the GPU, where the next step reads it: a step can be asked for before the one
+before it is done, and `tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter
+is live (a slot may go without), and a text is the same bit by bit whatever was written beside it: no sum depends on
 another row.
 
-The twin is `generation/decode.py`'s PackedDecoder. Shapes: M rows, Q of them whose next token is chosen, W width, V vocabulary, H
-heads."""
+The reference is `generation/decode.py`'s PackedDecoder, a batch at a time. Shapes: M rows, Q of them whose next token is sampled, W
+width, V vocabulary, H heads."""
 
 from __future__ import annotations
 
@@ -26,13 +25,13 @@ from typing import Any
 
 import torch
 
-from florilegium.fast.decoding import block_kernel as decode_kernel
-from florilegium.fast.decoding import matmul_kernel as product_kernel
-from florilegium.fast.decoding import sampling_kernel as sample_kernel
-from florilegium.fast.decoding.matmul_kernel import GELU, PARTIAL, QKV, SCORES
-from florilegium.fast.decoding.state import Inputs, Step, inputs_places, make_slots
-from florilegium.fast.decoding.weights import Block, Weight, block_of, padded_rank
-from florilegium.fast.parallel_compile import together
+from florilegium.fast.decoding import attention_kernel, block_kernel, matmul_kernel, sampling
+from florilegium.fast.decoding.block_kernel import LoraInput, SplitUpdate
+from florilegium.fast.decoding.matmul_kernel import CacheOperands, LoraOperands, StoredWeight
+from florilegium.fast.decoding.sampling import Needs, SamplingParams, needs_of
+from florilegium.fast.decoding.state import DecodeStep, StepInputs, input_offsets, make_slot_state
+from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
+from florilegium.fast.parallel_compile import compile_in_parallel
 from florilegium.reference import alibi_slopes
 
 ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms
@@ -42,7 +41,7 @@ Row = tuple[int, int, int]
 
 
 class Decoder:
-    NEXT = -1  # as a row's token and place: those that its slot goes on with
+    NEXT = -1  # as a row's token and position: those that its slot goes on with
 
     def __init__(
         self,
@@ -55,194 +54,188 @@ class Decoder:
         most_rows: int = 1024,
         recorded: bool = True,
     ) -> None:
-        """`places` bounds a text, prompt and all; `most_rows` the rows of a step. `recorded`: replay CUDA graphs."""
+        """`bloom` is Transformers' BloomModel, perhaps with PEFT's modules. `places` bounds a text, prompt and all;
+        `most_rows` the rows of a step. `recorded`: replay CUDA graphs."""
         self.bloom, self.eos, self.recorded = bloom, eos, recorded
-        device, dtype = head_VW.device, head_VW.dtype
         self.num_slots, self.places = slots, places
         enough = next(m for m in ROWS if m >= min(max(most_rows, slots), ROWS[-1]))
         self.rows = [m for m in ROWS if m <= enough]
-        self.blocks = [block_of(layer, dtype) for layer in bloom.h]
-        self.heads, W = bloom.num_heads, bloom.embed_dim
-        self.slopes_H = alibi_slopes(self.heads, device)
-        V = len(head_VW)
-        ones = torch.ones(1, device=device)
-        self.head = Weight(head_VW, ones, ones, V, W, 16, (ones,) * 2, 1)
-        self.cache = torch.zeros(
-            len(self.blocks), 2, slots, self.heads, places, W // self.heads, dtype=dtype, device=device
-        )
-        self.state = make_slots(slots, places, V, self.rows[-1], device)
-        M, padded = self.rows[-1], -(-self.rows[-1] // 128) * 128
+        self.blocks = [decoder_block(layer, head_VW.dtype) for layer in bloom.h]
+        self.heads = bloom.num_heads
+        self.slopes_H = alibi_slopes(self.heads, head_VW.device)
+        ones = torch.ones(1, device=head_VW.device)
+        # unsplit: a vocabulary has tiles enough for all multiprocessors
+        self.head = StoredWeight(head_VW, ones, ones, len(head_VW), head_VW.shape[1], 16, (ones, ones), 1)
+        self._make_buffers(head_VW.device, head_VW.dtype)
+        self.inputs: dict[tuple[int, int], StepInputs] = {}
+        self.graphs: dict[tuple[int, int, Needs], torch.cuda.CUDAGraph] = {}
+        self.pool: Any = None  # of torch's graphs; it has no public type
+        self.events: list[Any] = [None] * STAGES
+        self.turn = 0
+        self.settings: dict[int, SamplingParams] = {}
+
+    def _make_buffers(self, device: torch.device, dtype: torch.dtype) -> None:
+        """All that a step writes to, for the longest step: a recorded graph reads and writes the same addresses."""
+        slots, places = self.num_slots, self.places
+        M, W, V = self.rows[-1], self.bloom.embed_dim, self.head.N
+        padded = -(-M // 128) * 128  # the matmuls read whole tiles of rows
         most = max(weight.split for block in self.blocks for weight in (block.dense, block.down))
-        R = max((padded_rank(block.lora) for block in self.blocks), default=0)
+        R = max((len(block.a_RW) for block in self.blocks if block.a_RW is not None), default=1)
 
         def make(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
 
+        self.cache = make(len(self.blocks), 2, slots, self.heads, places, W // self.heads)
+        self.state = make_slot_state(slots, places, V, M, device)
+        # Two streams in turn: programs that make x A^T read the one while another writes the next.
         self.residual = [make(M, W, dtype=torch.float32) for _ in range(2)]
         self.normed, self.context, self.active = make(padded, W), make(padded, W), make(padded, 4 * W)
-        self.query, self.thin = make(M, W), make(padded, max(R, 1))
+        self.query, self.lora_x_at = make(M, W), make(padded, R)
         self.partial = make(most * M * W, dtype=torch.float32)
         self.scores = make(slots * V, dtype=torch.float32)
-        self.row_slot, self.row_place = (torch.zeros(slots, dtype=torch.int32, device=device) for _ in range(2))
-        self.out = torch.zeros(slots, dtype=torch.int32, device=device)
-        self.work = sample_kernel.buffers(slots, device)
-        self.inputs: dict[tuple[int, int], Inputs] = {}
-        self.graphs: dict[tuple[Any, ...], Any] = {}
-        self.pool: Any = None
+        self.row_slot, self.row_position, self.out = (make(slots, dtype=torch.int32) for _ in range(3))
+        self.work = sampling.Workspace.make(slots, device)
         pinned = device.type == "cuda"
-        self.staged = [Inputs.make(M, slots, pin_memory=pinned) for _ in range(STAGES)]
+        # The host's side, one for each step that may be under way: a copy must not be overtaken by the next.
+        self.staged = [StepInputs.make(M, slots, pin_memory=pinned) for _ in range(STAGES)]
         self.outs = [torch.zeros(slots, dtype=torch.int32, pin_memory=pinned) for _ in range(STAGES)]
-        self.events: list[Any] = [None] * STAGES
-        self.turn = 0
-        self.rules: dict[int, Any] = {}
 
     @torch.inference_mode()
     def admit(
-        self, slots: Sequence[int], limits: Sequence[int], chances: Sequence[torch.Tensor], rules: Sequence[Any],
-        adapter: Sequence[bool], prompts: Sequence[Sequence[int]],
+        self, slots: Sequence[int], limits: Sequence[int], uniforms: Sequence[torch.Tensor], settings: Sequence[SamplingParams],
+        lora_enabled: Sequence[bool], prompts: Sequence[Sequence[int]],
     ) -> None:  # fmt: skip
-        """New texts in these slots, which may write `limits` tokens. `chances` are uniform numbers, one for the opening
-        and one for each token; `rules` have the fields of SamplingSettings; `prompts` are for the penalty and are read
-        by `step`."""
-        state, places = self.state, self.places
-        table = torch.zeros(len(slots), 7 + places + 1)
-        for row, slot, limit, worn, rule, chance in zip(table, slots, limits, adapter, rules, chances, strict=True):
+        """New texts in these slots, which may write `limits` tokens. `uniforms` are random numbers, one for the opening
+        and one for each token; `prompts` are for the repetition penalty and are read by `step`."""
+        state = self.state
+        # One table, one copy: slot, limit, adapter, four sampling parameters, then the uniform numbers.
+        table = torch.zeros(len(slots), 7 + self.places + 1)
+        for row, slot, limit, enabled, chosen, numbers in zip(
+            table, slots, limits, lora_enabled, settings, uniforms, strict=True
+        ):
             row[:7] = torch.tensor(
-                [slot, limit, worn, rule.temperature, rule.top_p, rule.top_k, rule.repetition_penalty]
+                [slot, limit, enabled, chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty]
             )
-            row[7 : 7 + len(chance)] = chance
-            self.rules[slot] = rule
+            row[7 : 7 + len(numbers)] = numbers
+            self.settings[slot] = chosen
+        device = state.sampling_params.device
         # From pinned memory, or the copy would wait for the step under way.
-        table = (table.pin_memory() if state.rule.is_cuda else table).to(state.rule.device, non_blocking=True)
+        table = (table.pin_memory() if device.type == "cuda" else table).to(device, non_blocking=True)
         at = table[:, 0].long()
-        state.limit[at], state.adapter[at] = table[:, 1].int(), table[:, 2]
-        state.rule[at], state.chance[at] = table[:, 3:7], table[:, 7:]
+        state.limit[at], state.lora_enabled[at] = table[:, 1].int(), table[:, 2]
+        state.sampling_params[at], state.uniforms[at] = table[:, 3:7], table[:, 7:]
+        # index_fill_, because `tensor[at] = 0` would copy the 0 from the host and wait for it
         state.done.index_fill_(0, at, 0)
         state.written.index_fill_(0, at, 0)
-        for slot, rule, prompt in zip(slots, rules, prompts, strict=True):
-            if rule.repetition_penalty != 1:
+        for slot, chosen, prompt in zip(slots, settings, prompts, strict=True):
+            if chosen.repetition_penalty != 1:
                 state.seen[slot] = 0
-                state.seen[slot, torch.tensor(list(prompt), device=state.seen.device)] = 1
+                state.seen[slot, torch.tensor(list(prompt), device=device)] = 1
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[Row], wanted: Sequence[int]) -> Step:
-        """Works on `rows` and chooses the next token of rows number `wanted`, each the last of its slot's. At most
+    def step(self, rows: Sequence[Row], sample_rows: Sequence[int]) -> DecodeStep:
+        """Works on `rows` and samples the next token of rows number `sample_rows`, each the last of its slot's. At most
         `rows[-1]` of them."""
         M = next(m for m in self.rows if m >= len(rows))
         Q = min(M, self.num_slots)
+        assert len(sample_rows) <= Q, "one token a slot"
         stage = self.turn = (self.turn + 1) % STAGES
         if self.events[stage] is not None:
             self.events[stage].synchronize()  # its inputs have been read, its tokens been fetched
-        self._fill(stage, M, Q, rows, wanted)
-        self._run(M, Q, self._needs(rows))
+        self._fill(stage, M, Q, rows, sample_rows)
+        self._run(M, Q, needs_of([self.settings[slot] for slot in {row[0] for row in rows}]))
         self.outs[stage].copy_(self.out, non_blocking=True)
         if self.out.is_cuda:
             self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not annotate it
             self.events[stage].record()
-        return Step([rows[i][0] for i in wanted], self.outs[stage], self.events[stage])
+        return DecodeStep([rows[i][0] for i in sample_rows], self.outs[stage], self.events[stage])
 
-    def _needs(self, rows: Sequence[Row]) -> tuple[bool, bool, bool]:
-        """Whether any text of this step is cut by top-k, by top-p, or penalised."""
-        rules = [self.rules[slot] for slot in {row[0] for row in rows}]
-        drawn = [rule for rule in rules if rule.temperature > 0]
-        return (
-            any(r.top_k for r in drawn),
-            any(r.top_p < 1 for r in drawn),
-            any(r.repetition_penalty != 1 for r in rules),
-        )
-
-    def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], wanted: Sequence[int]) -> None:
-        place, slot, asked = inputs_places(M)
-        staged = self.staged[stage].memory[: asked + Q]
-        staged.fill_(-1)
-        table = torch.tensor(rows, dtype=torch.int32).T
-        staged[: len(rows)], staged[place : place + len(rows)], staged[slot : slot + len(rows)] = (
-            table[1],
-            table[2],
-            table[0],
-        )
-        staged[asked : asked + len(wanted)] = torch.tensor(list(wanted), dtype=torch.int32)
+    def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], sample_rows: Sequence[int]) -> None:
+        position, slot, sampled = input_offsets(M)
+        staged = self.staged[stage].memory[: sampled + Q]
+        staged.fill_(-1)  # rows beyond those that came belong to no slot
+        for offset, column in zip((slot, 0, position), torch.tensor(rows, dtype=torch.int32).T, strict=True):
+            staged[offset : offset + len(rows)] = column
+        staged[sampled : sampled + len(sample_rows)] = torch.tensor(list(sample_rows), dtype=torch.int32)
         self._inputs(M, Q).memory.copy_(staged, non_blocking=True)
 
-    def _inputs(self, M: int, Q: int) -> Inputs:
+    def _inputs(self, M: int, Q: int) -> StepInputs:
         if (M, Q) not in self.inputs:
-            self.inputs[M, Q] = Inputs.make(M, Q, device=self.out.device)
+            self.inputs[M, Q] = StepInputs.make(M, Q, device=self.out.device)
         return self.inputs[M, Q]
 
-    def _run(self, M: int, Q: int, needs: tuple[bool, bool, bool]) -> None:
+    def _run(self, M: int, Q: int, needs: Needs) -> None:
         inputs = self._inputs(M, Q)
         if not self.recorded:
-            self._walk(inputs, M, Q, needs)
+            self._forward(inputs, M, Q, needs)
             return
         graph = self.graphs.get((M, Q, needs))
         if graph is None:
             graph = self.graphs[M, Q, needs] = self._record(inputs, M, Q, needs)
         graph.replay()
 
-    def _record(self, inputs: Inputs, M: int, Q: int, needs: tuple[bool, bool, bool]) -> Any:
+    def _record(self, inputs: StepInputs, M: int, Q: int, needs: Needs) -> torch.cuda.CUDAGraph:
         """Rows of no slot change nothing: with those, kernels are compiled before the recording."""
-        empty = Inputs.make(M, Q, device=self.out.device)
-        with together():
-            self._walk(empty, M, Q, needs)
-        self._walk(empty, M, Q, needs)
+        empty = StepInputs.make(M, Q, device=self.out.device)
+        with compile_in_parallel():
+            self._forward(empty, M, Q, needs)
+        self._forward(empty, M, Q, needs)  # for real: what a first launch prepares cannot be recorded
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
+        # thread_local: another thread of the program may allocate meanwhile
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            self._walk(inputs, M, Q, needs)
+            self._forward(inputs, M, Q, needs)
         self.pool = self.pool or graph.pool()
         return graph
 
-    def _walk(self, inputs: Inputs, M: int, Q: int, needs: tuple[bool, bool, bool]) -> None:
-        state, pending, now = self.state, None, 0
-        decode_kernel.embed(state, inputs, self.bloom, self.residual[0], M)
-        for number, block in enumerate(self.blocks):
-            pending, now = self._block(number, block, inputs, pending, now, M)
-        decode_kernel.enter(
-            self.residual[now],
-            pending,
-            self.bloom.ln_f,
-            self.residual[now],
-            self.normed,
-            M,
-            self.head.form,
-            rows=inputs.wanted,
-            num_rows=Q,
-        )
+    def _forward(self, inputs: StepInputs, M: int, Q: int, needs: Needs) -> None:
+        update = None
+        block_kernel.embed(self.state, inputs, self.bloom, self.residual[0], M)
+        for index, block in enumerate(self.blocks):
+            update = self._block(index, block, inputs, update, M)
+        stream = self.residual[0]
+        # From here on only the rows that are sampled: the head is the largest weight of all.
+        block_kernel.residual_norm(
+            stream, update, self.bloom.ln_f, stream, self.normed, M, self.head.column_order,
+            rows=inputs.sample_rows, num_rows=Q,
+        )  # fmt: skip
         scores_QV = self.scores[: Q * self.head.N].view(Q, self.head.N)
-        product_kernel.launch(self.normed, self.head, scores_QV, Q, SCORES)
-        decode_kernel.rows_of(inputs, state, self.row_slot, self.row_place, Q)
-        top_k, top_p, penalty = needs
-        sample_kernel.choose(
-            scores_QV,
-            self.row_slot,
-            self.row_place,
-            state,
-            self.work,
-            self.out,
-            self.eos,
-            top_k=top_k,
-            top_p=top_p,
-            penalty=penalty,
-        )
+        matmul_kernel.stored_matmul(self.normed, self.head, scores_QV, Q, matmul_kernel.SCORES)
+        block_kernel.gather_sample_rows(inputs, self.state, self.row_slot, self.row_position, Q)
+        sampling.sample(scores_QV, self.row_slot, self.row_position, self.state, self.work, self.out, self.eos, needs)
 
-    def _block(self, number: int, block: Block, inputs: Inputs, pending: Any, now: int, M: int) -> tuple[Any, int]:
-        state, D = self.state, self.cache.shape[-1]
-        lora = (block.a_RW, state.adapter, inputs.slot, self.thin) if block.lora else None
-        decode_kernel.enter(
-            self.residual[now], pending, block.norm1, self.residual[1 - now], self.normed, M, block.qkv.form, lora=lora
+    def _block(
+        self, index: int, block: DecoderBlock, inputs: StepInputs, update: SplitUpdate | None, M: int
+    ) -> SplitUpdate:
+        """One block on the M rows; the residual stream goes from the first buffer to the other and back."""
+        state, (stream, other) = self.state, self.residual
+        lora_input = lora = None
+        if block.a_RW is not None and block.b_NR is not None:
+            lora_input = LoraInput(block.a_RW, state.lora_enabled, inputs.slot, self.lora_x_at)
+            lora = LoraOperands(block.b_NR, self.lora_x_at, block.lora_scaling)
+        block_kernel.residual_norm(
+            stream, update, block.norm1, other, self.normed, M, block.qkv.column_order, lora=lora_input
         )
-        keys, values = self.cache[number]
-        adapter = (block.b_NR, self.thin, block.lora.scaling) if block.lora else None
-        cache = (keys, values, inputs.slot, state.place, self.heads, self.places)
-        product_kernel.launch(self.normed, block.qkv, self.query, M, QKV, lora=adapter, cache=cache, D=D)
-        decode_kernel.attend(
-            self.query, keys, values, inputs.slot, state.place, self.slopes_H, self.context, M, block.dense.form
+        keys, values = self.cache[index]
+        cache = CacheOperands(keys, values, inputs.slot, state.position)
+        matmul_kernel.stored_matmul(self.normed, block.qkv, self.query, M, matmul_kernel.QKV, lora=lora, cache=cache)
+        attention_kernel.cached_attention(
+            self.query,
+            keys,
+            values,
+            inputs.slot,
+            state.position,
+            self.slopes_H,
+            self.context,
+            M,
+            block.dense.column_order,
         )
-        product_kernel.launch(self.context, block.dense, self.partial, M, PARTIAL, split=block.dense.split)
-        pending = (self.partial, block.dense, block.dense.split)
-        decode_kernel.enter(
-            self.residual[1 - now], pending, block.norm2, self.residual[now], self.normed, M, block.up.form
-        )
-        product_kernel.launch(self.normed, block.up, self.active, M, GELU)
-        product_kernel.launch(self.active, block.down, self.partial, M, PARTIAL, split=block.down.split)
-        return (self.partial, block.down, block.down.split), now
+        update = self._partial_sums(self.context, block.dense, M)
+        block_kernel.residual_norm(other, update, block.norm2, stream, self.normed, M, block.up.column_order)
+        matmul_kernel.stored_matmul(self.normed, block.up, self.active, M, matmul_kernel.GELU)
+        return self._partial_sums(self.active, block.down, M)
+
+    def _partial_sums(self, x: torch.Tensor, weight: StoredWeight, M: int) -> SplitUpdate:
+        """A matmul that the next norm adds to the residual stream."""
+        matmul_kernel.stored_matmul(x, weight, self.partial, M, matmul_kernel.PARTIAL, split=weight.split)
+        return SplitUpdate(self.partial, weight)

@@ -1,12 +1,12 @@
-"""BLOOM's blocks as the decoder reads them: frozen linears in the form they are stored in, and beside them the adapter
-in 16 bits, as it is when the decoder is made.
+"""BLOOM's blocks as the decoder reads them: frozen linears as they are stored, and beside them the adapter in 16 bits,
+as it is when the decoder is made.
 
-8     int8 codes, a scale a row             weight[n, k] = codes[n, k] * scale[n]
-4     NF4 codes, a level for 64 of them     weight[n, k] = table[codes[n, k]] * levels[k // 64, n]
-16    plain numbers
+8     int8, a scale a row                     weight[n, k] = stored[n, k] * scale[n]
+4     NF4, a block scale for 64 of them       weight[n, k] = table[stored[n, k]] * block_scales[k // 64, n]
+16    bfloat16
 
-bitsandbytes may store the levels as codes too (double quantisation): they are made wide here, 4 bytes for 64 weights,
-and turned so that the rows of a tile lie side by side."""
+bitsandbytes may store the block scales as codes too (double quantisation): they are dequantised here, 4 bytes for 64
+weights, and transposed so that the rows of a tile lie side by side."""
 
 from __future__ import annotations
 
@@ -15,40 +15,25 @@ from typing import Any
 
 import torch
 
-from florilegium.fast.decoding import matmul_kernel as product_kernel
-from florilegium.fast.support import common_obstacle, linears
+from florilegium.fast.decoding.matmul_kernel import StoredWeight, split_of
+from florilegium.fast.support import linears, shared_unsupported_reason
 from florilegium.fast.training.quantized_linear import Lora, lora_of
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A frozen linear as it is stored. form: 8, 4 or 16; `nf4` is the table [16] and the levels [K / 64, N],
-    float32."""
-
-    codes: torch.Tensor
-    scale_N: torch.Tensor
-    bias_N: torch.Tensor
-    N: int
-    K: int
-    form: int
-    nf4: tuple[torch.Tensor, ...]
-    split: int
-
-
-@dataclass
-class Block:
+class DecoderBlock:
     """One BloomBlock. `a_RW` and `b_NR` are the adapter in the decoder's dtype, R its rank rounded up to a power of two
-    from 16."""
+    from 16; None where there is no adapter."""
 
-    norm1: Any
-    qkv: Weight
-    dense: Weight
-    norm2: Any
-    up: Weight
-    down: Weight
-    lora: Lora | None
-    a_RW: Any = None
-    b_NR: Any = None
+    norm1: torch.nn.LayerNorm
+    qkv: StoredWeight
+    dense: StoredWeight
+    norm2: torch.nn.LayerNorm
+    up: StoredWeight
+    down: StoredWeight
+    a_RW: torch.Tensor | None = None
+    b_NR: torch.Tensor | None = None
+    lora_scaling: float = 1.0
 
 
 def _readable(module: Any) -> bool:
@@ -58,69 +43,73 @@ def _readable(module: Any) -> bool:
     return state is None or (state.quant_type == "nf4" and state.blocksize == 64 and module.in_features % 64 == 0)
 
 
-def _form(module: Any) -> int:
+def _bits(module: Any) -> int:
     weight = module.weight
     return 4 if getattr(weight, "quant_state", None) is not None else 8 if weight.dtype == torch.int8 else 16
 
 
-def _levels(state: Any, N: int, K: int) -> torch.Tensor:
+def _block_scales(state: Any, N: int, K: int) -> torch.Tensor:
     """[K / 64, N]"""
-    levels: torch.Tensor = state.absmax
+    scales: torch.Tensor = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
 
-        levels = dequantize_blockwise(state.absmax, state.state2) + state.offset
-    return levels.float().view(N, K // 64).T.contiguous()
+        scales = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    # transposed: a tile of 64 columns reads one row of it, N neighbours
+    return scales.float().view(N, K // 64).T.contiguous()
 
 
-def weight_of(module: Any) -> Weight:
+def stored_weight(module: Any) -> StoredWeight:
     """A linear that is `_readable`."""
     weight = module.weight
     N, K = module.out_features, module.in_features
     ones = torch.ones(1, device=weight.device)
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
-    form = _form(module)
-    split = product_kernel.split_of(N, K, form)
-    if form == 4:
-        codes = weight.data.view(-1).view(torch.int32)  # eight at a time
-        nf4 = (weight.quant_state.code, _levels(weight.quant_state, N, K))
-        return Weight(codes, torch.ones(N, device=weight.device), bias_N, N, K, form, nf4, split)
-    if form == 8:
+    bits = _bits(module)
+    split = split_of(N, K, bits)
+    if bits == 4:
+        stored = weight.data.view(-1).view(torch.int32)  # eight at a time
+        nf4 = (weight.quant_state.code, _block_scales(weight.quant_state, N, K))
+        return StoredWeight(stored, torch.ones(N, device=weight.device), bias_N, N, K, bits, nf4, split)
+    if bits == 8:
+        # bitsandbytes moves both from the parameter to the module's state at the first forward of its own
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
-        codes = weight.CB if weight.CB is not None else weight.data
-        codes = codes.view(torch.int32)  # four at a time
-        return Weight(codes, scale.float() / 127, bias_N, N, K, form, (ones,) * 2, split)
-    return Weight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, form, (ones,) * 2, split)
+        stored = weight.CB if weight.CB is not None else weight.data
+        stored = stored.view(torch.int32)  # four at a time
+        return StoredWeight(stored, scale.float() / 127, bias_N, N, K, bits, (ones, ones), split)
+    return StoredWeight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, bits, (ones, ones), split)
 
 
-def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     """Why the decoder cannot read this model, or an empty string."""
-    found = common_obstacle(bloom, device, compute)
+    found = shared_unsupported_reason(bloom, device, compute)
     if found:
         return found
     if bloom.word_embeddings.weight.dtype != torch.bfloat16:
         return "it computes in bfloat16"
     if not all(_readable(module) for layer in bloom.h for module in linears(layer)):
         return "its 4-bit weights are not NF4 in groups of 64"
-    if any(_form(layer.mlp.dense_h_to_4h) != _form(layer.mlp.dense_4h_to_h) for layer in bloom.h):
-        # the one writes its rows in the order of the other's codes
+    if any(_bits(layer.mlp.dense_h_to_4h) != _bits(layer.mlp.dense_4h_to_h) for layer in bloom.h):
+        # the one writes its rows in the order of columns that the other reads
         return "a block's two large weights are stored in different forms"
     return ""
 
 
-def block_of(layer: Any, dtype: torch.dtype) -> Block:
-    """A BloomBlock without `obstacle`."""
-    first, second, third, fourth = (weight_of(module) for module in linears(layer))
+def decoder_block(layer: Any, dtype: torch.dtype) -> DecoderBlock:
+    """A BloomBlock without an `unsupported_reason`."""
+    qkv, dense, up, down = (stored_weight(module) for module in linears(layer))
     lora = lora_of(layer.self_attention.query_key_value)
-    block = Block(layer.input_layernorm, first, second, layer.post_attention_layernorm, third, fourth, lora)
-    if lora is not None:
-        R, rank = padded_rank(lora), len(lora.A_RK)
-        block.a_RW = torch.zeros(R, first.K, dtype=dtype, device=lora.A_RK.device)
-        block.b_NR = torch.zeros(first.N, R, dtype=dtype, device=lora.A_RK.device)
-        block.a_RW[:rank].copy_(lora.A_RK.detach())
-        block.b_NR[:, :rank].copy_(lora.B_NR.detach())
-    return block
+    norms = layer.input_layernorm, layer.post_attention_layernorm
+    if lora is None:
+        return DecoderBlock(norms[0], qkv, dense, norms[1], up, down)
+    R, rank = padded_rank(lora), len(lora.A_RK)
+    # zeros beyond the rank: they add nothing, and a power of two needs no mask
+    a_RW = torch.zeros(R, qkv.K, dtype=dtype, device=lora.A_RK.device)
+    b_NR = torch.zeros(qkv.N, R, dtype=dtype, device=lora.A_RK.device)
+    a_RW[:rank].copy_(lora.A_RK.detach())
+    b_NR[:, :rank].copy_(lora.B_NR.detach())
+    return DecoderBlock(norms[0], qkv, dense, norms[1], up, down, a_RW, b_NR, lora.scaling)
 
 
-def padded_rank(lora: Lora | None) -> int:
-    return max(16, 1 << (lora.A_RK.shape[0] - 1).bit_length()) if lora else 0
+def padded_rank(lora: Lora) -> int:
+    return max(16, 1 << (lora.A_RK.shape[0] - 1).bit_length())

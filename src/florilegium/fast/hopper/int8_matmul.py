@@ -1,7 +1,13 @@
-"""Products with int8 codes as they are stored: what `int8_matmul.cu` makes, as functions of tensors.
+"""Matmuls with int8 weights as they are stored, on a Hopper GPU: what `int8_matmul.cu` makes, as functions of tensors
+(docs/kernels/hopper-int8.md draws a tile).
 
-Shapes: T tokens, N outputs and K inputs of the weight (multiples of 128), R the adapter's columns (a multiple of 8).
-"""
+    forward(x, weight)            x @ weight.float().T             without the int8 scale, which is the caller's
+    forward_gelu, forward_slope   and GELU of it, or its slope, on the way
+    backward(y, weight)           y @ weight.float()
+    backward_gelu                 and times GELU's slope on the way
+
+Shapes: T tokens, N outputs and K inputs of the weight (multiples of 128), R the adapter's columns (a multiple of 8),
+C the length of a sum and O its outputs: K and N forward, N and K backward."""
 
 # ruff: noqa: E741, N803, N806
 
@@ -15,28 +21,53 @@ from typing import NamedTuple
 
 import torch
 
-from florilegium.fast.hopper.nvrtc import Kernel, boxes, clusters_at_a_time, compiled
+from florilegium.fast.hopper.nvrtc import Kernel, compile_source, max_active_clusters, tensor_map
+from florilegium.fast.hopper.tiling import Tiling, tiling
+from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
 
 # multiprocessors that share what they fetch of x: less work for the L2 cache, and so less of the card's 700 W
 CLUSTER = 2
-TOKENS = (64, 96, 128, 160, 192, 224, 256)  # that a tile may hold
-CACHED = 50_000_000  # bytes: the L2 cache of an H100
 SHARED = 232_448  # bytes of a multiprocessor that a program may have
 THREADS = 384  # two warpgroups that multiply, and one of which a thread fetches and whose registers the others take
+
+# What becomes of a tile's sums (EPILOGUE of `int8_matmul.cu`, which has the same names).
+STORE, GELU, TIMES_SLOPE, SLOPE = 0, 1, 2, 3
 
 
 class Variant(NamedTuple):
     """What a kernel is compiled for: the constants of `int8_matmul.cu`."""
 
     BACK: bool
-    KIND: int = 0
-    FORM: int = 4
+    EPILOGUE: int = STORE
+    ORDER: int = PAIR_ORDER  # of GELU's columns
     R: int = 0
     TOKENS: int = 256
     CLUSTER: int = 1
 
+    @classmethod
+    def forward(cls, R: int = 0) -> Variant:
+        return cls(BACK=False, R=R)
+
+    @classmethod
+    def forward_gelu(cls, order: int) -> Variant:
+        return cls(BACK=False, EPILOGUE=GELU, ORDER=order)
+
+    @classmethod
+    def forward_slope(cls) -> Variant:
+        return cls(BACK=False, EPILOGUE=SLOPE)
+
+    @classmethod
+    def backward(cls) -> Variant:
+        return cls(BACK=True)
+
+    @classmethod
+    def backward_gelu(cls) -> Variant:
+        return cls(BACK=True, EPILOGUE=TIMES_SLOPE)
+
     @property
     def stages(self) -> int:
+        """As many as fit beside the results of two warpgroups. A stage: 64 columns of x, 2 bytes each, for TOKENS
+        tokens, and 64 rows of the weight for 128 outputs."""
         return min((SHARED - 2048 - 256 * self.TOKENS) // (128 * self.TOKENS + 8192), 8)
 
     @property
@@ -46,6 +77,7 @@ class Variant(NamedTuple):
 
     @property
     def source(self) -> str:
+        """One C++ file: NVRTC has no folder to include from, and the constants stand before what reads them."""
         constants = {name: int(value) for name, value in self._asdict().items()} | {"STAGES": self.stages}
         lines = [f"constexpr int {name} = {value};" for name, value in constants.items()]
         files = [
@@ -55,10 +87,13 @@ class Variant(NamedTuple):
 
 
 def _multiply(tokens: int) -> str:
-    """The unit's instruction: 64 outputs by 16 rows of the sum from registers, those by the tokens from shared
-    memory."""
+    """The unit's instruction: 64 outputs by 16 rows of the sum from registers, those by the tokens from shared memory.
+
+    Reference: acc += a @ x.T      acc [64, tokens] float32; a [64, 16], x [tokens, 16] bfloat16"""
+    # It names each register of the sum, half as many a thread as tokens, so its text is made for the tile.
     n = tokens // 2
     sums, results = ", ".join(f"%{i}" for i in range(n)), ", ".join(f'"+f"(acc[{i}])' for i in range(n))
+    # After the operands: scale of the sum (the predicate), signs of both operands, and whether x lies transposed.
     return f"""INSIDE void multiply(float (&acc)[{n}], u32 a0, u32 a1, u32 a2, u32 a3, u64 x, int adds) {{
     asm volatile("{{ .reg .pred adds; setp.ne.b32 adds, %{n + 5}, 0;\\n"
         "wgmma.mma_async.sync.aligned.m64n{tokens}k16.f32.bf16.bf16 {{{sums}}},"
@@ -67,13 +102,13 @@ def _multiply(tokens: int) -> str:
 }}"""
 
 
-_codes: dict[Variant, Future[tuple[bytes, str]]] = {}
+_compiled: dict[Variant, Future[tuple[bytes, str]]] = {}
 
 
 def _begin(variant: Variant) -> Future[tuple[bytes, str]]:
-    if variant not in _codes:
-        _codes[variant] = _compilers().submit(compiled, variant.source)
-    return _codes[variant]
+    if variant not in _compiled:
+        _compiled[variant] = _compilers().submit(compile_source, variant.source)
+    return _compiled[variant]
 
 
 def _code(variant: Variant) -> tuple[bytes, str]:
@@ -82,15 +117,15 @@ def _code(variant: Variant) -> tuple[bytes, str]:
     try:
         return _begin(variant).result()
     except RuntimeError:
-        del _codes[variant]
-        return compiled(variant.source)
+        del _compiled[variant]
+        return compile_source(variant.source)
 
 
-def leave_compiling() -> None:
+def cancel_pending_compiles() -> None:
     """What no thread has begun to compile is left: the interpreter would wait for all of it before it ends."""
-    for variant, future in list(_codes.items()):
+    for variant, future in list(_compiled.items()):
         if future.cancel():
-            del _codes[variant]
+            del _compiled[variant]
 
 
 @functools.cache
@@ -111,125 +146,93 @@ def _processors(device: torch.device) -> int:
 
 @functools.cache
 def _programs(cluster: int, device: torch.device) -> int:
-    """How many, each a cluster, run at a time."""
-    return _processors(device) if cluster == 1 else clusters_at_a_time(cluster, THREADS, SHARED, device)
+    """How many, each a cluster, run at a time. Never more are launched: they wait for one another (`gather`)."""
+    return _processors(device) if cluster == 1 else max_active_clusters(cluster, THREADS, SHARED, device)
 
 
-def forward(x_TC: torch.Tensor, codes_NK: torch.Tensor, adapter_NR: torch.Tensor | None = None) -> torch.Tensor:
-    """x codes^T [T, N] without the codes' scale. The first K columns of x are in the `lane_order` of form 4; with
-    `adapter_NR` (bfloat16) R more follow, in their own."""
-    return _launch(
-        Variant(False, R=0 if adapter_NR is None else adapter_NR.shape[1]), x_TC, codes_NK, adapter=adapter_NR
-    )[0]
+def forward(x_TC: torch.Tensor, weight_NK: torch.Tensor, lora_b_NR: torch.Tensor | None = None) -> torch.Tensor:
+    """x weight^T [T, N] without the int8 scale. The first K columns of x are in PAIR_ORDER; with `lora_b_NR` (bfloat16)
+    R more follow, in their own."""
+    R = 0 if lora_b_NR is None else lora_b_NR.shape[1]
+    assert lora_b_NR is None or (R % 8 == 0 and lora_b_NR.is_contiguous() and lora_b_NR.dtype == torch.bfloat16)
+    assert x_TC.shape[1] >= weight_NK.shape[1] + R
+    return _launch(Variant.forward(R), x_TC, weight_NK, lora_b=lora_b_NR)[0]
 
 
 def forward_gelu(
-    x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, form: int
+    x_TK: torch.Tensor, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, order: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For raw = x codes^T [T, N]: gelu'(raw * scale + bias) * scale, and gelu(raw * scale + bias) in the `lane_order`
-    of `form` (4 or 16). The scale is float32, the bias bfloat16."""
-    return _launch(Variant(False, KIND=1, FORM=form), x_TK, codes_NK, gelu=(scale_N, bias_N))
+    """For raw = x weight^T [T, N]: gelu'(raw * scale + bias) * scale, and gelu(raw * scale + bias) in `order`
+    (PAIR_ORDER or NATURAL_ORDER). The scale is float32, the bias bfloat16."""
+    assert order in (PAIR_ORDER, NATURAL_ORDER)
+    return _launch(Variant.forward_gelu(order), x_TK, weight_NK, gelu=(scale_N, bias_N))
 
 
 def forward_slope(
-    x_TK: torch.Tensor, codes_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor
+    x_TK: torch.Tensor, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor
 ) -> torch.Tensor:
     """The first of `forward_gelu`, to the last bit."""
-    return _launch(Variant(False, KIND=3), x_TK, codes_NK, gelu=(scale_N, bias_N))[0]
+    return _launch(Variant.forward_slope(), x_TK, weight_NK, gelu=(scale_N, bias_N))[0]
 
 
-def backward(y_TN: torch.Tensor, codes_NK: torch.Tensor) -> torch.Tensor:
-    """y codes [T, K]."""
-    return _launch(Variant(True), y_TN, codes_NK)[0]
+def backward(y_TN: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
+    """y weight [T, K]."""
+    return _launch(Variant.backward(), y_TN, weight_NK)[0]
 
 
-def backward_gelu(y_TN: torch.Tensor, codes_NK: torch.Tensor, slope_TK: torch.Tensor) -> torch.Tensor:
-    """y codes * slope: the gradient of the raw product that this weight's input came from."""
-    return _launch(Variant(True, KIND=2), y_TN, codes_NK, slope=slope_TK)[0]
+def backward_gelu(y_TN: torch.Tensor, weight_NK: torch.Tensor, slope_TK: torch.Tensor) -> torch.Tensor:
+    """y weight * slope: the gradient of the raw product that this weight's input came from."""
+    assert slope_TK.shape == (len(y_TN), weight_NK.shape[1]) and slope_TK.is_contiguous()
+    return _launch(Variant.backward_gelu(), y_TN, weight_NK, slope=slope_TK)[0]
 
 
 def _launch(
     variant: Variant,
     x: torch.Tensor,
-    codes_NK: torch.Tensor,
+    weight_NK: torch.Tensor,
     *,
-    adapter: torch.Tensor | None = None,
+    lora_b: torch.Tensor | None = None,
     gelu: tuple[torch.Tensor, torch.Tensor] | None = None,
     slope: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    (N, K), T = codes_NK.shape, len(x)
+    (N, K), T = weight_NK.shape, len(x)
     C, O = (N, K) if variant.BACK else (K, N)
+    assert N % 128 == K % 128 == 0 and weight_NK.dtype == torch.int8 and weight_NK.is_contiguous()
+    # the copy engine wants rows that begin at multiples of 16 bytes
+    assert x.dtype == torch.bfloat16 and x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.shape[1] >= C
+    assert gelu is None or (gelu[0].dtype == torch.float32 and gelu[1].dtype == torch.bfloat16)
     variant, (tokens, programs, shared) = _tiled(variant, T, N, K, x.device)
     out = x.new_empty(T, O)
-    beside = slope if slope is not None else torch.empty_like(out) if variant.KIND == 1 else out
+    # what is not used is given as another tensor of the right kind: the kernel follows no such pointer
+    beside = slope if slope is not None else torch.empty_like(out) if variant.EPILOGUE == GELU else out
     scale, bias = gelu or (out, out)
     tiles_t = -(-T // tokens)
     _kernel(variant, x.device)(
-        programs * variant.CLUSTER, THREADS, boxes(x, tokens // variant.CLUSTER, 64),
-        boxes(codes_NK, *((64, 128) if variant.BACK else (128, 64))), boxes(out, tokens // 2, 64), boxes(beside, tokens // 2, 64),
-        out if adapter is None else adapter, scale, bias, *_parts_of(x.device), C // 128, shared, tiles_t,
-        tiles_t * (O // (128 * variant.CLUSTER)),
+        programs * variant.CLUSTER, THREADS, tensor_map(x, tokens // variant.CLUSTER, 64),
+        tensor_map(weight_NK, *((64, 128) if variant.BACK else (128, 64))), tensor_map(out, tokens // 2, 64),
+        tensor_map(beside, tokens // 2, 64), out if lora_b is None else lora_b, scale, bias, *_partial_sums(x.device), C // 128,
+        shared, tiles_t, tiles_t * (O // (128 * variant.CLUSTER)),
     )  # fmt: skip
     return out, beside
 
 
-def compile_soon(variant: Variant, T: int, N: int, K: int, device: torch.device) -> None:
-    """Has the kernel that such a product on T tokens needs compiled by a thread of its own."""
+def compile_in_background(variant: Variant, T: int, N: int, K: int, device: torch.device) -> None:
+    """Has the kernel that such a matmul on T tokens needs compiled by a thread of its own."""
     _begin(_tiled(variant, T, N, K, device)[0])
 
 
 def _tiled(variant: Variant, T: int, N: int, K: int, device: torch.device) -> tuple[Variant, Tiling]:
     C, O = (N, K) if variant.BACK else (K, N)
+    # a card with no cluster that fits, or an odd number of output tiles: each multiprocessor for itself
     cluster = CLUSTER if O % (128 * CLUSTER) == 0 and _programs(CLUSTER, device) else 1
-    found = tiling(T, O // (128 * cluster), C // 128, _programs(cluster, device), sharing=variant.KIND == 0)
+    # Only plain sums are shared: GELU needs a whole one.
+    found = tiling(T, O // (128 * cluster), C // 128, _programs(cluster, device), sharing=variant.EPILOGUE == STORE)
     return variant._replace(TOKENS=found.tokens, CLUSTER=cluster), found
 
 
-class Tiling(NamedTuple):
-    """Tiles for `tokens` tokens, `programs` that make them, each of a multiprocessor or a cluster, and how many all
-    programs share."""
-
-    tokens: int
-    programs: int
-    shared: int
-
-
 @functools.cache
-def tiling(T: int, tiles_o: int, units: int, most: int, sharing: bool) -> Tiling:
-    """The fastest for `tiles_o` tiles of outputs and `most` programs at a time, by a count that chooses within 1% of
-    the fastest measured (three widths, 256 to 8,192 tokens): a unit of 128 rows of a tile's sum takes what 30 tokens
-    more would, and to share tiles takes 6 units. So 640 tokens are four times 160."""
-
-    def cost(choice: Tiling) -> float:
-        tiles = -(-T // choice.tokens) * tiles_o
-        rounds = tiles / choice.programs if choice.shared else -(-tiles // choice.programs)
-        return (rounds * units + 6 * bool(choice.shared)) * (30 + choice.tokens)
-
-    choices = [shares(T, tokens, tiles_o, units, most) for tokens in TOKENS] if sharing else []
-    choices += [Tiling(tokens, min(-(-T // tokens) * tiles_o, most), 0) for tokens in TOKENS]
-    return min(choices, key=cost)
-
-
-def shares(T: int, tokens: int, tiles_o: int, units: int, most: int) -> Tiling:
-    """How many tiles are shared evenly, each being cut along its sum: where the last round of tiles would leave many
-    programs idle, that round and the one before it. Where there are fewer tiles than programs, none makes less than 8
-    units (1,024 rows). Programs that share are at different places of the sum, so they do where what they read of x
-    lies in the L2 cache."""
-    tiles = -(-T // tokens) * tiles_o
-    rounds, rest = divmod(tiles, most)
-    # 8 tiles of tokens are at work together
-    if rest == 0 or rest > 0.9 * most or min(T, 8 * tokens) * units * 256 > CACHED:
-        return Tiling(tokens, min(tiles, most), 0)
-    shared = rest + (most if rounds else 0)
-    if rounds:
-        return Tiling(tokens, most, shared)
-    programs = min(most, shared * units // 8)
-    return Tiling(tokens, programs, shared) if programs > tiles else Tiling(tokens, tiles, 0)
-
-
-@functools.cache
-def _parts_of(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _partial_sums(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Where programs leave parts of tiles for one another, and their flags, which are down between launches. One stream
-    at a time."""
+    at a time: two launches at once would read each other's parts."""
     number = _processors(device)
     return torch.empty(number, 128 * 256, device=device), torch.zeros(2 * number, dtype=torch.int32, device=device)

@@ -8,11 +8,13 @@ struct alignas(64) TensorMap { char bytes[128]; };  // a tensor as the copy engi
 
 INSIDE u32 address(const void *place) { return (u32)__cvta_generic_to_shared(place); }
 
-// Barriers that count arrivals and bytes. A barrier's phases take turns, and one waits for the end of the last with a given parity.
+// Barriers that count arrivals and bytes. A phase ends when all arrivals are there and all expected bytes; phases have parities 0, 1, 0, ...
+// in turn. A wait for parity p goes on once the phase that is under way has the other parity, so on a fresh barrier a wait for 1 does at once.
 INSIDE void make_barrier(u32 barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 INSIDE void barriers_are_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// One arrival, and so many bytes for the phase to wait for.
 INSIDE void expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -26,7 +28,7 @@ INSIDE void wait(u32 barrier, u32 parity) {
                  "@!over bra again; }" ::"r"(barrier), "r"(parity) : "memory");
 }
 
-// The copy engine: boxes of a matrix, their first column and row given. What lies beyond the matrix comes as zeros and is not written.
+// The copy engine (TMA): boxes of a matrix, their first column and row given. What lies beyond the matrix comes as zeros and is not written.
 INSIDE void fetch(const TensorMap &matrix, u32 to, u32 barrier, int column, int row) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
                  ::"r"(to), "l"(&matrix), "r"(barrier), "r"(column), "r"(row) : "memory");
@@ -46,11 +48,15 @@ INSIDE void puts_are_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "me
 INSIDE void writes_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }  // by the copy engine
 
 // The matrix unit works for a warpgroup, four warps, in the order of its commits.
+// The fence: registers that threads wrote are the unit's from here on.
 INSIDE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INSIDE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> INSIDE void wait_for_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
-// Rows of 128 bytes as the copy engine leaves them under its widest swizzle: the unit's second operand.
+// Rows of 128 bytes as the copy engine leaves them under its widest swizzle: the unit's second operand. The descriptor's bits (PTX ISA,
+// "Matrix Descriptor"; addresses and distances in 16 bytes): 0-13 the address; 16-29 the leading distance, not used under this swizzle (1);
+// 32-45 from 8 rows to the next 8, 8 * 128 bytes; 62-63 the swizzle, 1 for 128 bytes. Its base must lie at a multiple of 1,024 bytes.
 INSIDE u64 matrix_of(u32 rows) { return (u64)(rows >> 4 & 0x3FFF) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62; }
+// Registers of a warpgroup, given back and taken: multiples of 8. Taking waits until enough were given.
 template <int COUNT> INSIDE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 template <int COUNT> INSIDE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 INSIDE void meet(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }  // the threads of a warpgroup
@@ -80,7 +86,7 @@ INSIDE uint4 load_columns(u32 row) {
 }
 INSIDE void store(u32 place, u32 word) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(place), "r"(word) : "memory"); }
 
-// Flags between multiprocessors.
+// Flags between multiprocessors. Release and acquire: who sees a flag up sees what was written before it was raised.
 INSIDE void raise(int *flag) { asm volatile("st.release.gpu.global.b32 [%0], 1;" ::"l"(flag) : "memory"); }
 INSIDE void lower(int *flag) { asm volatile("st.relaxed.gpu.global.b32 [%0], 0;" ::"l"(flag) : "memory"); }
 INSIDE bool is_up(const int *flag) {

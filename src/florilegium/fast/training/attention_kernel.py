@@ -1,5 +1,5 @@
-"""The Triton kernels of `flex_attention.py`: causal ALiBi attention inside each document of a packed row, forward and
-backward.
+"""The Triton kernel of training's attention, forward: causal ALiBi attention inside each document of a packed row
+(`attention_grad_kernel.py` is its backward pass).
 
 A document lies between `start` and `end`, so a block of queries reads keys from the start of its first document to its
 own last row, and a block of keys is read by queries up to the end of its last document: what lies between other
@@ -7,13 +7,9 @@ documents is never touched, and no mask is stored. Documents of a quote's length
 
 Query, key and value are raw products of a quantised projection, x = raw * scale + bias, and keys and values are used
 raw: with q' = q * scale_k the scores q' raw_k^T differ from q k^T by a number that is the same along a row, which
-softmax does not see, and the bias of the values, whose shares sum to 1, is added at the end. The forward pass leaves q'
-where the raw query was. The gradients that are written are those of the raw products. The context's columns lie in the
-lane order of FORM (`unpack_kernel.py`). T must be a multiple of 64.
-
-The backward pass is that of FlashAttention-2 (Dao 2023, arXiv:2307.08691): probabilities are made again from the saved
-log-sum-exp (here to the base 2). Nothing is added atomically, so the same input gives the same bits. Shapes: T tokens,
-H heads, D head dimension."""
+softmax does not see, and the bias of the values, whose probabilities sum to 1, is added at the end. The forward pass
+leaves q' where the raw query was. The context's columns lie in ORDER (`unpack_kernel.py`). T must be a multiple of 64.
+Shapes: T tokens, H heads, D head dimension."""
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
 
@@ -25,30 +21,31 @@ import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.unpack_kernel import in_lane_order, lane_order
+from florilegium.fast.kernel_math import LOG2E
+from florilegium.fast.unpack_kernel import NATURAL_ORDER, mma_column_order, to_mma_order
 
-BLOCK = 64  # rows of a program; it meets the others OTHER at a time
-LOG2E = 1.4426950408889634
+BLOCK = 64  # rows of a program; it meets the rows of the other side INNER at a time
 # The fastest of 33 tiles on an H100 at 768, 1,024 and 8,192 tokens, forward and backward.
-TILE = {"OTHER": 32, "num_warps": 4, "num_stages": 3}
+TILE = {"INNER": 32, "num_warps": 4, "num_stages": 3}
 
 
 @triton.jit
-def _rows(source, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_rows(source, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """[rows, D] of a strided [T, D]."""
     place = source + row[:, None].to(tl.int64) * stride_t + column[None, :]
+    # Decided when it is compiled: heads of 64 and 128 numbers need no mask.
     if BLOCK_D == D:
         return tl.load(place)
     return tl.load(place, mask=column[None, :] < D, other=0.0)
 
 
 @triton.jit
-def _vector(source, column, D: tl.constexpr):
+def load_vector(source, column, D: tl.constexpr):
     return tl.load(source + column, mask=column < D, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _write(values, to, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def store_rows(values, to, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
     place = to + row[:, None].to(tl.int64) * stride_t + column[None, :]
     if BLOCK_D == D:
         tl.store(place, values.to(to.dtype.element_ty))
@@ -57,187 +54,101 @@ def _write(values, to, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.const
 
 
 @triton.jit
-def _scores(q, k, row, column, begin, slope, root):
+def masked_scores(q, k, row, column, begin, slope, root):
     """Scores to the base 2, [queries, keys]; -inf where a query may not look."""
     distance = column[None, :] - row[:, None]
-    seen = (distance <= 0) & (column[None, :] >= begin[:, None])
-    return tl.where(seen, tl.dot(q, tl.trans(k)) * root + slope * distance.to(tl.float32), float("-inf"))
+    # `begin` is the document's first row: earlier keys are another quote's
+    visible = (distance <= 0) & (column[None, :] >= begin[:, None])
+    # ALiBi in its relative form, slope * (key - query): the same wherever in the packed row the document lies
+    return tl.where(visible, tl.dot(q, tl.trans(k)) * root + slope * distance.to(tl.float32), float("-inf"))
 
 
 @triton.jit
-def attend_forward(
-    q, k, v, qs, ks, vs, qb, vb, out, lse, starts, slopes, stride_t, stride_h, T, H, root,
-    FORM: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr,
+def attention_kernel(
+    q, k, v, qs, ks, vs, qb, vb, out, logsumexp, starts, slopes, stride_t, stride_h, T, H, root,
+    ORDER: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
+    """Reference: out = torch.softmax(((q * qs + qb) @ (k * ks + kb).T / D**0.5 + slope * (j - i)).masked_fill(~visible,
+    -inf), -1) @ (v * vs + vb)
+
+    q, k, v [T, D] a head, rows `stride_t` and heads `stride_h` apart; scales and biases [H, D] by `stride_h`; out
+    [T, H * D]; logsumexp [H, T], to the base 2. A program makes BLOCK queries of one head."""
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
     place = head * stride_h
-    slope = tl.load(slopes + head) * 1.4426950408889634
+    # Everything to the base 2: exp2 is one instruction, exp is that and a multiplication.
+    slope = tl.load(slopes + head) * LOG2E
     begin = tl.load(starts + row)
-    query = _rows(q + place, row, column, stride_t, D, BLOCK_D).to(tl.float32) * _vector(qs + place, column, D)[None, :]
-    query = (query + _vector(qb + place, column, D)[None, :]) * _vector(ks + place, column, D)[None, :]
-    _write(query, q + place, row, column, stride_t, D, BLOCK_D)
+    query = load_rows(q + place, row, column, stride_t, D, BLOCK_D).to(tl.float32)
+    query = query * load_vector(qs + place, column, D)[None, :]
+    query = (query + load_vector(qb + place, column, D)[None, :]) * load_vector(ks + place, column, D)[None, :]
+    # q' over the raw query: the backward pass reads it, and nothing reads the raw one again
+    store_rows(query, q + place, row, column, stride_t, D, BLOCK_D)
     query = query.to(q.dtype.element_ty)
     top = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     context = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-    first = tl.load(starts + tl.program_id(0) * BLOCK) // OTHER
-    for number in range(first, (tl.program_id(0) + 1) * (BLOCK // OTHER)):
-        other = number * OTHER + tl.arange(0, OTHER)
-        key = _rows(k + place, other, column, stride_t, D, BLOCK_D)
-        value = _rows(v + place, other, column, stride_t, D, BLOCK_D)
-        score = _scores(query, key, row, other, begin, slope, root)
+    # From the first document of this block to the diagonal: what other documents hold is never read.
+    first = tl.load(starts + tl.program_id(0) * BLOCK) // INNER
+    for number in range(first, (tl.program_id(0) + 1) * (BLOCK // INNER)):
+        other = number * INNER + tl.arange(0, INNER)
+        key = load_rows(k + place, other, column, stride_t, D, BLOCK_D)
+        value = load_rows(v + place, other, column, stride_t, D, BLOCK_D)
+        score = masked_scores(query, key, row, other, begin, slope, root)
         higher = tl.maximum(top, tl.max(score, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)  # a row that sees nothing in this block yet
-        share = tl.exp2(score - safe[:, None])
-        old = tl.exp2(top - safe)
-        total = total * old + tl.sum(share, 1)
-        context = context * old[:, None] + tl.dot(share.to(value.dtype), value)
+        probability = tl.exp2(score - safe[:, None])
+        # what was summed before was measured against a lower maximum
+        shrink = tl.exp2(top - safe)
+        total = total * shrink + tl.sum(probability, 1)
+        context = context * shrink[:, None] + tl.dot(probability.to(value.dtype), value)
         top = higher
-    context = (
-        context / total[:, None] * _vector(vs + place, column, D)[None, :] + _vector(vb + place, column, D)[None, :]
-    )
+    context = context / total[:, None] * load_vector(vs + place, column, D)[None, :]
+    # the values' bias comes last and whole: a row's probabilities sum to 1
+    context = context + load_vector(vb + place, column, D)[None, :]
     context = context.to(out.dtype.element_ty)
     if D % 64 == 0:
-        _write(in_lane_order(context, FORM, BLOCK, D), out + head * D, row, column, H * D, D, BLOCK_D)
+        # whole groups of 64 columns: they can change places in registers, and stores stay side by side
+        store_rows(to_mma_order(context, ORDER, BLOCK, D), out + head * D, row, column, H * D, D, BLOCK_D)
     else:  # a head begins inside 64 columns
-        to = out + row[:, None].to(tl.int64) * (H * D) + lane_order(head * D + column, FORM)[None, :]
+        to = out + row[:, None].to(tl.int64) * (H * D) + mma_column_order(head * D + column, ORDER)[None, :]
         tl.store(to, context, mask=(column < D)[None, :])
-    tl.store(lse + head * T + row, top + tl.log2(total))
+    tl.store(logsumexp + head * T + row, top + tl.log2(total))
 
 
-@triton.jit
-def attend_prepare(
-    out,
-    grad,
-    vb,
-    delta,
-    stride_h,
-    T,
-    H,
-    FORM: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """delta = the sum over D of the gradient times (context - bias_v)."""
-    head = tl.program_id(1)
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    column = tl.arange(0, BLOCK_D)
-    place = head * stride_h
-    above = _rows(grad + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32)
-    bias = _vector(vb + place, column, D)[None, :]
-    if D % 64 == 0:  # a sum minds no order, so the gradient is brought into the context's
-        after = _rows(out + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32) - in_lane_order(bias, FORM, 1, D)
-        less = tl.sum(in_lane_order(above, FORM, BLOCK, D) * after, 1)
-    else:
-        context = out + row[:, None].to(tl.int64) * (H * D) + lane_order(head * D + column, FORM)[None, :]
-        less = tl.sum(above * (tl.load(context, mask=(column < D)[None, :], other=0.0).to(tl.float32) - bias), 1)
-    tl.store(delta + head * T + row, less)
-
-
-@triton.jit
-def attend_backward(
-    q, k, v, qs, ks, vs, grad, lse, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, T, H, root, sqrt,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr,
-):  # fmt: skip
-    head = tl.program_id(2)
-    block = tl.program_id(1)
-    mine = block * BLOCK + tl.arange(0, BLOCK)
-    column = tl.arange(0, BLOCK_D)
-    place = head * stride_h
-    slope = tl.load(slopes + head) * 1.4426950408889634
-    lse += head * T
-    delta += head * T
-    grad += head * D
-    by = _vector(vs + place, column, D)[None, :]  # the gradient of a raw value is its share of the gradient times this
-    # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
-    if tl.program_id(0) == 0:
-        key = _rows(k + place, mine, column, stride_t, D, BLOCK_D)
-        value = (_rows(v + place, mine, column, stride_t, D, BLOCK_D) * by).to(v.dtype.element_ty)
-        grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        grad_value = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        last = (tl.load(ends + block * BLOCK + BLOCK - 1) + OTHER - 1) // OTHER
-        for number in range(block * (BLOCK // OTHER), last):
-            row = number * OTHER + tl.arange(0, OTHER)
-            query = _rows(q + place, row, column, stride_t, D, BLOCK_D)
-            above = _rows(grad, row, column, H * D, D, BLOCK_D)
-            distance = mine[:, None] - row[None, :]
-            seen = (distance <= 0) & (mine[:, None] >= tl.load(starts + row)[None, :])
-            score = tl.dot(key, tl.trans(query)) * root + slope * distance.to(tl.float32)
-            share = tl.exp2(tl.where(seen, score, float("-inf")) - tl.load(lse + row)[None, :])
-            grad_value += tl.dot(share.to(above.dtype), above)
-            change = share * (tl.dot(value, tl.trans(above)) - tl.load(delta + row)[None, :])
-            grad_key += tl.dot(change.to(query.dtype), query)
-        _write(grad_key * sqrt, dk + place, mine, column, stride_t, D, BLOCK_D)
-        _write(grad_value * by, dv + place, mine, column, stride_t, D, BLOCK_D)
-    else:  # the gradient of a block of queries: the keys that it sees
-        begin = tl.load(starts + mine)
-        query = _rows(q + place, mine, column, stride_t, D, BLOCK_D)
-        above = (_rows(grad, mine, column, H * D, D, BLOCK_D) * by).to(grad.dtype.element_ty)
-        level = tl.load(lse + mine)
-        less = tl.load(delta + mine)
-        grad_query = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        for number in range(tl.load(starts + block * BLOCK) // OTHER, (block + 1) * (BLOCK // OTHER)):
-            other = number * OTHER + tl.arange(0, OTHER)
-            key = _rows(k + place, other, column, stride_t, D, BLOCK_D)
-            value = _rows(v + place, other, column, stride_t, D, BLOCK_D)
-            share = tl.exp2(_scores(query, key, mine, other, begin, slope, root) - level[:, None])
-            change = tl.dot(above, tl.trans(value)) - less[:, None]
-            grad_query += tl.dot((share * change).to(key.dtype), key)
-        both = _vector(ks + place, column, D) * _vector(qs + place, column, D) * sqrt
-        _write(grad_query * both[None, :], dq + place, mine, column, stride_t, D, BLOCK_D)
-
-
-def _sizes(D: int, **options: int) -> dict[str, Any]:
+def sizes(D: int, **options: int) -> dict[str, Any]:
+    """The constants of a head of D numbers: the matrix unit takes powers of two from 16."""
     return {"D": D, "BLOCK_D": max(16, triton.next_power_of_2(D)), "BLOCK": BLOCK, **options}
 
 
-Three = tuple[torch.Tensor, ...]
+Three = tuple[torch.Tensor, ...]  # query, key and value, views of one fused projection
 
 
-def forward(
-    qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor, form: int = 16
+def check_fused(qkv: Three, scale: Three, bias: Three) -> None:
+    """One pair of strides serves all three, and a row of scales and biases lies as a row of them does."""
+    T, _, D = qkv[0].shape
+    assert T % BLOCK == 0, f"{T} tokens are no multiple of {BLOCK}: the last rows would be left out"
+    assert D <= 128, "a wider head does not fit the registers of a tile"
+    assert all(t.shape == qkv[0].shape and t.stride() == qkv[0].stride() and t.stride(2) == 1 for t in qkv)
+    assert all(t.stride() == qkv[0].stride()[1:] for t in (*scale, *bias))
+
+
+def attention(
+    qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor, order: int = NATURAL_ORDER
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context [T, H, D], in the order of columns that `form` wants, and log-sum-exp [H, T]. `qkv`: the raw products,
-    three [T, H, D] of like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the strides of a row of
-    `qkv`. The query is overwritten by q'."""
+    """Context [T, H, D], in the `order` of columns, and log-sum-exp [H, T]. `qkv`: the raw products, three [T, H, D] of
+    like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the strides of a row of `qkv`. The query is
+    overwritten by q'."""
     q, k, v = qkv
     T, H, D = q.shape
+    check_fused(qkv, scale, bias)
+    assert start_T.dtype == torch.int32 and len(start_T) == T and len(slopes_H) == H
     out = torch.empty(T, H, D, dtype=q.dtype, device=q.device)
-    lse = torch.empty(H, T, dtype=torch.float32, device=q.device)
-    kernel: Any = attend_forward
-    kernel[(triton.cdiv(T, BLOCK), H)](
-        q, k, v, *scale, bias[0], bias[2], out, lse, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E / D**0.5,
-        FORM=form, **_sizes(D, **TILE),
+    logsumexp = torch.empty(H, T, dtype=torch.float32, device=q.device)
+    kernel: Any = attention_kernel
+    kernel[(T // BLOCK, H)](
+        q, k, v, *scale, bias[0], bias[2], out, logsumexp, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E.value / D**0.5,
+        ORDER=order, **sizes(D, **TILE),
     )  # fmt: skip
-    return out, lse
-
-
-def backward(
-    qkv: Three,
-    scale: Three,
-    bias: Three,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    grad: torch.Tensor,
-    grads: Three,
-    start_T: torch.Tensor,
-    end_T: torch.Tensor,
-    slopes_H: torch.Tensor,
-    form: int = 16,
-) -> None:
-    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `out` is that of
-    `forward`."""
-    q, k, v = qkv
-    T, H, D = q.shape
-    delta = torch.empty_like(lse)
-    blocks = triton.cdiv(T, BLOCK)
-    first: Any = attend_prepare
-    first[(blocks, H)](out, grad, bias[2], delta, q.stride(1), T, H, FORM=form, **_sizes(D, num_warps=4))
-    kernel: Any = attend_backward
-    kernel[(2, blocks, H)](  # both halves of a block side by side, while what they read lies in the L2 cache
-        q, k, v, *scale, grad, lse, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
-        LOG2E / D**0.5, 1 / D**0.5, **_sizes(D, **TILE),
-    )  # fmt: skip
+    return out, logsumexp

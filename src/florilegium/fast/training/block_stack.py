@@ -1,55 +1,41 @@
 """BLOOM's blocks over packed rows, forward and backward by hand, on a frozen quantised base with LoRA on
 `query_key_value`.
 
-autograd would keep what it is shown: dequantised weights, float32 casts, each step of a GELU. Only the adapter learns
-here, so nearly nothing need be kept, and only the gradients of A, B and the residual stream are ever made. One function
-walks all blocks:
+autograd would keep what it is shown: dequantised weights, float32 casts, each step of a GELU. Only the adapter is
+trained here, so nearly nothing need be kept, and only the gradients of A, B and the residual stream are ever made. One
+function runs all blocks:
 
     forward    residual -> norm -> qkv -> attention -> dense -> residual -> norm -> h_to_4h -> GELU -> 4h_to_h -> the next block
-    backward   the same road home; what was not saved is made again on the way
+    backward   the same from the last to the first; what was not saved is recomputed on the way
 
-Between the products stand the kernels of `norm_gelu_kernel.py` and `attention_kernel.py`, which apply scales, biases
-and residuals as they pass. What is saved a token and block, in the compute dtype (W = width), is a matter of memory
-(`Plan`):
+Between the matmuls stand the kernels of `norm_kernel.py`, `gelu_kernel.py` and `attention_kernel.py`, which apply
+scales, biases and residuals as they pass. What is saved of a token and block is a matter of memory
+(`saved_activations.py`). docs/kernels/training-step.md draws a step with its shapes and bytes.
 
-    fast    80 kB at W = 4096: input, middle (the residual after attention), qkv, context, the input of GELU or its slope
-    lean    16 kB: input and middle; qkv, attention and the first half of the MLP are made again (7/12 of a forward pass)
-    least    8 kB: the input alone
-
-The twin is `packed_forward.py`'s walk over the same modules with autograd. Shapes: T packed tokens, W width, H heads, D
+The reference is `packed_forward.py` over the same modules with autograd. Shapes: T packed tokens, W width, H heads, D
 head dimension, F = 4W."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from florilegium.fast.head_loss import chunk_losses
-from florilegium.fast.parallel_compile import together
-from florilegium.fast.support import common_obstacle, linears, reads_codes
-from florilegium.fast.training.block_passes import Block, Steps, Walk
-from florilegium.fast.training.quantized_linear import frozen, prepare
+from florilegium.fast.parallel_compile import compile_in_parallel
+from florilegium.fast.support import linears, shared_unsupported_reason, supports_int8_matmul
+from florilegium.fast.training.block_passes import BlockStackFunction, BlockStackPass, TrainingBlock
+from florilegium.fast.training.quantized_linear import QuantizedLinear, compile_int8_matmuls, quantized_linear
+from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.reference import alibi_slopes
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much memory the trunk may use: blocks that keep all activations, blocks that keep input and middle (the rest
-    keep their input), blocks whose wide weights are kept. Counted from the first block."""
-
-    full: int = 10**6
-    middle: int = 10**6
-    copies: int = 0
-
-
-def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
-    """Why the trunk cannot walk this model, or an empty string."""
+def unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+    """Why the block stack cannot run this model, or an empty string."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-    found = common_obstacle(bloom, device, compute)
+    found = shared_unsupported_reason(bloom, device, compute)
     if found:
         return found
     for layer in bloom.h:
@@ -64,81 +50,96 @@ def obstacle(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
     return ""
 
 
-# From this width on GELU and its gradient ride along with stored codes even where there are copies: at 2,560 cuBLAS
-# with a copy, and a kernel for GELU, take no longer.
-RIDES = 4096
-REHEARSED = 64  # tokens of the step that compiles
+# From this width on the int8 matmuls that do GELU and its gradient are used even where there are bf16 copies: at 2,560
+# cuBLAS with a copy, and a kernel for GELU, take no longer.
+FUSED_GELU_WIDTH = 4096
+WARM_UP_TOKENS = 64  # of the step that compiles: the least that every kernel takes
 
 
-class Trunk:
-    """The blocks of a BloomModel, ready to walk. Buffers and copies live as long as it does."""
+class BlockStack:
+    """The blocks of a BloomModel, ready to run. Buffers and copies live as long as it does. `bloom` is Transformers'
+    BloomModel, perhaps with PEFT's modules in it."""
 
     def __init__(
-        self, bloom: Any, plan: Plan = Plan(), dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
+        self,
+        bloom: Any,
+        plan: ActivationPlan | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        lengths: Sequence[int] = (),
     ) -> None:
         """`lengths`: numbers of tokens that will come, in order, whose kernels are compiled with the rest."""
-        self.bloom, self.plan, self.dtype = bloom, plan, dtype
+        self.bloom, self.plan, self.dtype = bloom, plan or ActivationPlan(), dtype
         self.blocks = [
-            Block(
+            TrainingBlock(
                 layer.input_layernorm,
-                frozen(layer.self_attention.query_key_value),
-                frozen(layer.self_attention.dense),
+                quantized_linear(layer.self_attention.query_key_value),
+                quantized_linear(layer.self_attention.dense),
                 layer.post_attention_layernorm,
-                frozen(layer.mlp.dense_h_to_4h),
-                frozen(layer.mlp.dense_4h_to_h),
+                quantized_linear(layer.mlp.dense_h_to_4h),
+                quantized_linear(layer.mlp.dense_4h_to_h),
             )
             for layer in bloom.h
         ]
         self.heads = bloom.num_heads
         first = self.blocks[0].qkv.scale_N
         self.slopes_H = alibi_slopes(self.heads, first.device)
-        widest = 0  # of the weights that are made wide one at a time
-        for number, (block, layer) in enumerate(zip(self.blocks, bloom.h, strict=True)):
-            stored, copied, rides = reads_codes(layer), number < plan.copies, block.up.K >= RIDES
-            for linear in block.linears:
-                # With a copy cuBLAS is a little faster, but for the two products that GELU or its gradient rides along
-                # with.
-                linear.stored_forward = stored and (not copied or (rides and linear is block.up))
-                linear.stored_backward = stored and (not copied or (rides and linear is block.down))
-                if copied:
-                    linear.copy = linear.room(first.new_empty(linear.elements, dtype=dtype))
-                elif not stored:
-                    widest = max(widest, linear.elements)
-        self.buffer = first.new_empty(widest, dtype=dtype)
-        for length in (REHEARSED, *lengths):
-            self.compile_soon(length)
+        self.buffer = first.new_empty(self._choose_matmuls(first), dtype=dtype)
+        for length in (WARM_UP_TOKENS, *lengths):
+            self.compile_in_background(length)
         if first.is_cuda:
-            self._rehearse()
-        self._fill_copies()
+            self._warm_up()
+        self._fill_bf16_copies()
 
-    def _fill_copies(self) -> None:
-        for linear in (linear for block in self.blocks for linear in block.linears):
-            if linear.copy is not None:
-                linear.expand(linear.copy)
+    def _choose_matmuls(self, like: torch.Tensor) -> int:
+        """Says of each linear how its matmuls read it; returns the numbers of the largest weight that is dequantised
+        for one product at a time."""
+        largest = 0
+        for index, (block, layer) in enumerate(zip(self.blocks, self.bloom.h, strict=True)):
+            int8, copied = supports_int8_matmul(layer), index < self.plan.blocks_bf16
+            fused_gelu = block.up.K >= FUSED_GELU_WIDTH
+            for linear in block.linears:
+                # With a copy cuBLAS is a little faster, but for the two matmuls that do GELU or its gradient as well.
+                linear.int8_forward = int8 and (not copied or (fused_gelu and linear is block.up))
+                linear.int8_backward = int8 and (not copied or (fused_gelu and linear is block.down))
+                if copied:
+                    linear.bf16_copy = linear.weight_view(like.new_empty(linear.num_elements, dtype=self.dtype))
+                elif not int8:
+                    largest = max(largest, linear.num_elements)
+        return largest
 
-    def compile_soon(self, T: int) -> None:
-        """Has the kernels of products with stored codes on T tokens compiled by threads of their own."""
+    def _all_linears(self) -> list[QuantizedLinear]:
+        return [linear for block in self.blocks for linear in block.linears]
+
+    def _fill_bf16_copies(self) -> None:
+        for linear in self._all_linears():
+            if linear.bf16_copy is not None:
+                linear.dequantize_into(linear.bf16_copy)
+
+    def compile_in_background(self, T: int) -> None:
+        """Has the kernels of int8 matmuls on T tokens compiled by threads of their own."""
         for block in (self.blocks[0], self.blocks[-1]):  # copies are the first blocks'
-            prepare(block.linears, T, again=self.plan.full < len(self.blocks))
+            compile_int8_matmuls(block.linears, T, recompute=self.plan.blocks_full < len(self.blocks))
 
-    def _rehearse(self) -> None:
+    def _warm_up(self) -> None:
         """Has the kernels of a step and of an evaluation compiled at once, the loss's with them."""
-        T, device = REHEARSED, self.slopes_H.device
+        T, device = WARM_UP_TOKENS, self.slopes_H.device
         embedded_TW = torch.zeros(T, self.bloom.embed_dim, device=device)
-        start_T, end_T = (torch.full((T,), place, dtype=torch.int32, device=device) for place in (0, T))
+        start_T, end_T = (torch.full((T,), index, dtype=torch.int32, device=device) for index in (0, T))
         seed = torch.zeros(1, dtype=torch.int64, device=device)
-        with together(), torch.no_grad():
-            self._fill_copies()
-            Steps(self, start_T, end_T, None).forward(embedded_TW, keeps=False)
-            walk = Steps(self, start_T, end_T, seed)
-            out_TW, saved, last_TW = walk.forward(embedded_TW, keeps=True)
-            walk.backward(out_TW, saved, last_TW)
+        with compile_in_parallel(), torch.no_grad():
+            self._fill_bf16_copies()
+            # An evaluation has no dropout and saves nothing: kernels of its own.
+            BlockStackPass(self, start_T, end_T, None).forward(embedded_TW, save=False)
+            step = BlockStackPass(self, start_T, end_T, seed)
+            out_TW, saved, last_TW = step.forward(embedded_TW, save=True)
+            step.backward(out_TW, saved, last_TW)
             head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
             for grad_TW in (None, torch.empty_like(out_TW)):
                 chunk_losses(out_TW, head, targets_T, grad_TW)
 
     @property
     def parameters(self) -> list[torch.Tensor]:
+        """A and B of each block, in order: what autograd must know the function depends on."""
         loras = [block.qkv.lora for block in self.blocks]
         return [p for lora in loras if lora is not None for p in (lora.A_RK, lora.B_NR)]
 
@@ -147,6 +148,10 @@ class Trunk:
     ) -> torch.Tensor:
         """The last norm's output [T, W] in bfloat16. Token t's document lies at start_T[t] .. end_T[t] (exclusive),
         int32. `seed`, int64 [1] there, is that of the adapter's dropout; None: none."""
-        apply: Any = Walk.apply
+        T, W = embedded_TW.shape
+        assert T % 64 == 0, f"{T} tokens: rows are packed in multiples of 64 (`PackPlan`)"
+        assert embedded_TW.is_contiguous() and self.bloom.embed_dim == W
+        assert seed is None or seed.dtype == torch.int64
+        apply: Any = BlockStackFunction.apply
         out: torch.Tensor = apply(self, embedded_TW, start_T, end_T, seed, *self.parameters)
         return out

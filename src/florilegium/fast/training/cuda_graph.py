@@ -6,8 +6,8 @@ they follow one another within a microsecond. The function must ask the device n
 memory each time: `inputs` are copied into tensors that stay, and so must what it updates (the gradients). All shapes
 share one pool of memory, so record the largest first.
 
-    run = Replay(function, updates)     function(inputs: dict of tensors) -> tensor; `updates` are the tensors that it adds to
-    loss = run(inputs)                  copied from pinned memory, replayed; the result is overwritten by the next call
+    run = CudaGraphRunner(function, updates)     function(inputs: dict of tensors) -> tensor; `updates` are the tensors that it adds to
+    loss = run(inputs)                           copied from pinned memory, replayed; the result is overwritten by the next call
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ Inputs = Mapping[str, torch.Tensor]
 class _Recorded:
     """The inputs are views of one piece of memory, so that one copy from pinned memory fills them all."""
 
-    graph: Any
+    graph: torch.cuda.CUDAGraph
     memory: torch.Tensor
     output: torch.Tensor
 
     def fill(self, inputs: Inputs) -> None:
+        # Pinned anew each time: torch's allocator gives no pinned block out again while a copy from it is under way.
         staged = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=True)
         for name, view in _views(staged, inputs).items():
             view.copy_(inputs[name])
@@ -38,11 +39,12 @@ class _Recorded:
 
 def _views(memory: torch.Tensor, inputs: Inputs) -> dict[str, torch.Tensor]:
     """Tensors like `inputs`, one after the other in `memory`, each at a multiple of 16 bytes."""
-    views, place = {}, 0
+    views, offset = {}, 0
     for name, tensor in inputs.items():
         size = tensor.numel() * tensor.element_size()
-        views[name] = memory[place : place + size].view(tensor.dtype).view(tensor.shape)
-        place += -(-size // 16) * 16
+        views[name] = memory[offset : offset + size].view(tensor.dtype).view(tensor.shape)
+        # 16 bytes: what Triton specialises its loads by, and torch's views of wider types need
+        offset += -(-size // 16) * 16
     return views
 
 
@@ -50,13 +52,13 @@ def _size(inputs: Inputs) -> int:
     return sum(-(-t.numel() * t.element_size() // 16) * 16 for t in inputs.values())
 
 
-class Replay:
+class CudaGraphRunner:
     def __init__(
         self, function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]
     ) -> None:
         self.function, self.updates = function, list(updates)
-        self.pool: Any = None
-        self.recorded: dict[tuple[Any, ...], _Recorded] = {}
+        self.pool: Any = None  # torch.cuda.graph_pool_handle's, whose type is private
+        self.recorded: dict[tuple[tuple[str, tuple[int, ...]], ...], _Recorded] = {}
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
         key = tuple((name, tuple(t.shape)) for name, t in inputs.items())
@@ -84,11 +86,12 @@ class Replay:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             self.pool = torch.cuda.graph_pool_handle()
+        # All graphs allocate from one pool: no two are replayed at once, so their memory may overlap.
         with torch.cuda.graph(graph, pool=self.pool):
             output = self.function(here)
         return _Recorded(graph, memory, output)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Gives the memory of all shapes back."""
         self.recorded.clear()
         self.pool = None

@@ -1,15 +1,15 @@
-"""A frozen quantised linear as the trunk reads it: bitsandbytes' codes, and the products with them.
+"""A frozen quantised linear as the block stack reads it: bitsandbytes' weight, and the matmuls with it.
 
-    codes  int8 [N, K], exact in bfloat16            y = (x codes^T) * scale + bias
+    int8   [N, K], exact in bfloat16                 y = (x weight^T) * scale + bias
     NF4    4 bits a weight, a scale for each 64      y = (x weight^T) + bias           (scale is 1)
 
 There are three ways to a product. A Hopper GPU reads large int8 weights as they are stored (`int8_matmul.py`).
-Elsewhere the product reads bfloat16, so codes are made wide for one product and forgotten: 6 ms a pass over bloom-7b1
-if memory does nothing else. A weight that has a `copy` (where the card has room: `trunk.Plan`) is made wide once for
-the whole run; it is a cache, the base stays quantised.
+Elsewhere the matmul reads bfloat16, so the weight is dequantised for one product and forgotten: 6 ms a pass over
+bloom-7b1 if memory does nothing else. A weight that has a `bf16_copy` (where the card has room: `ActivationPlan`) is
+dequantised once for the whole run; it is a cache, the base stays quantised.
 
-A linear with LoRA is R columns wider: beside the codes lie those of B * scaling / scale, beside its input x A^T, so
-that the adapter costs no product of its own (but for its gradient where codes are read as they are stored). Shapes: T
+A linear with LoRA is R columns wider: beside the weight lie those of B * scaling / scale, beside its input x A^T, so
+that the adapter costs no product of its own (but for its gradient where int8 is read as it is stored). Shapes: T
 tokens, N outputs, K inputs, R the adapter's rank rounded up to 8."""
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 
-from florilegium.fast.training import dequantize_kernel as expand_kernel
-from florilegium.fast.training import lora_kernel as adapter_kernel
-from florilegium.fast.training import norm_gelu_kernel as block_kernel
+from florilegium.fast.training import dequantize_kernel, gelu_kernel, lora_kernel
+from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,12 @@ class Lora:
     A_RK: torch.Tensor
     B_NR: torch.Tensor
     scaling: float
-    drop: float
+    dropout: float
 
 
 @dataclass
-class Frozen:
-    """One quantised linear of a block, `module` being bitsandbytes' own."""
+class QuantizedLinear:
+    """One quantised linear of a block, `module` being bitsandbytes' own (whose classes are untyped)."""
 
     module: Any
     scale_N: torch.Tensor
@@ -46,167 +45,185 @@ class Frozen:
     K: int
     R: int = 0
     lora: Lora | None = None
-    copy: torch.Tensor | None = None
-    stored_forward: bool = False  # whether the product reads the codes as they are stored
-    stored_backward: bool = False
+    bf16_copy: torch.Tensor | None = None
+    int8_forward: bool = False  # whether the matmul reads int8 as it is stored
+    int8_backward: bool = False
 
     def __post_init__(self) -> None:
         scaling = self.lora.scaling if self.lora else 1.0
-        self.unfolding_N = scaling / self.scale_N  # what `fold` multiplied B by
+        self.lora_b_rescale_N = scaling / self.scale_N  # what `write_lora_b` multiplied B by
 
     @property
-    def form(self) -> int:
-        """The order of columns in which the product wants its input (`codes_kernel.lane_order`; that of 4, which int8
-        takes here too)."""
-        return 4 if self.stored_forward else 16
+    def column_order(self) -> int:
+        """The order of columns in which the matmul wants its input (`unpack_kernel.mma_column_order`)."""
+        return PAIR_ORDER if self.int8_forward else NATURAL_ORDER
 
     @property
-    def stride(self) -> int:
+    def row_stride(self) -> int:
         """How far apart rows of K + R columns lie: whole lines of the cache, without which a product is 2% slower."""
         return -(-(self.K + self.R) // 64) * 64 if self.R else self.K
 
     @property
-    def elements(self) -> int:
-        return self.N * self.stride
+    def num_elements(self) -> int:
+        return self.N * self.row_stride
 
-    def room(self, buffer: torch.Tensor) -> torch.Tensor:
-        """Where in `buffer` the weight lies when it is wide, [N, K + R]."""
-        return buffer[: self.elements].view(self.N, self.stride)[:, : self.K + self.R]
+    def weight_view(self, buffer: torch.Tensor) -> torch.Tensor:
+        """Where in `buffer` the dequantised weight lies, [N, K + R]."""
+        return buffer[: self.num_elements].view(self.N, self.row_stride)[:, : self.K + self.R]
 
-    def expand(self, wide: torch.Tensor) -> torch.Tensor:
-        """Writes the codes there in the dtype of `wide`, and returns it; the adapter's columns are `fold`'s."""
+    def dequantize_into(self, weight: torch.Tensor) -> torch.Tensor:
+        """Writes the weight there in its dtype, without the int8 scale, and returns it; the adapter's columns are
+        `write_lora_b`'s."""
         state = getattr(self.module.weight, "quant_state", None)
         if state is None:
-            expand_kernel.widen(self.module.weight.data, None, wide[:, : self.K])
+            # No scale: whole numbers are exact in bfloat16, and the scale is applied to the product in float32.
+            dequantize_kernel.dequantize_int8(self.module.weight.data, None, weight[:, : self.K])
         else:
-            expand_kernel.widen_nf4(self.module.weight.data, state, wide[:, : self.K])
-        return wide
+            dequantize_kernel.dequantize_nf4(self.module.weight.data, state, weight[:, : self.K])
+        return weight
 
-    def fold(self, to: torch.Tensor) -> None:
-        """Writes the adapter's B as it is now, so that the codes' scale gives it back, to a view [N, R]."""
+    def write_lora_b(self, to: torch.Tensor) -> None:
+        """Writes the adapter's B as it is now, so that the int8 scale gives it back, to a view [N, R]."""
         if self.lora is not None:
-            block_kernel.fold(self.lora.B_NR, self.scale_N, self.lora.scaling, to)
+            lora_kernel.write_lora_b(self.lora.B_NR, self.scale_N, self.lora.scaling, to)
 
 
-def frozen(layer: Any) -> Frozen:
-    """A linear of BLOOM, with or without PEFT's LoRA around it, as `Frozen`."""
+def quantized_linear(layer: Any) -> QuantizedLinear:
+    """A linear of BLOOM, with or without PEFT's LoRA around it."""
     module = getattr(layer, "base_layer", layer)
     weight = module.weight
     N, K = module.out_features, module.in_features
     if hasattr(weight, "quant_state"):
         scale_N = torch.ones(N, device=weight.device)
     else:
-        codes_scale = weight.SCB if weight.SCB is not None else module.state.SCB
-        scale_N = codes_scale.float() / 127
+        # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
+        row_absmax = weight.SCB if weight.SCB is not None else module.state.SCB
+        scale_N = row_absmax.float() / 127
         # a row of zeros: its codes are zero at any scale, and the adapter's columns are divided by it
         scale_N[scale_N == 0] = 1
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
     lora = lora_of(layer)
+    # the matrix unit's copies want rows of the adapter at multiples of 16 bytes, 8 numbers
     R = -(-lora.A_RK.shape[0] // 8) * 8 if lora else 0
-    return Frozen(module, scale_N, bias_N, N, K, R, lora)
+    return QuantizedLinear(module, scale_N, bias_N, N, K, R, lora)
 
 
 def lora_of(layer: Any) -> Lora | None:
+    """PEFT's LoRA on this layer, or None where there is none or it is disabled (`support.py` refused all other)."""
     if not hasattr(layer, "base_layer") or layer.disable_adapters:
         return None
     (name,) = layer.active_adapters
-    drop = float(getattr(layer.lora_dropout[name], "p", 0.0))
-    return Lora(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), drop)
+    dropout = float(getattr(layer.lora_dropout[name], "p", 0.0))  # PEFT has an Identity there for 0
+    return Lora(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), dropout)
 
 
-def prepare(linears: Sequence[Frozen], T: int, again: bool) -> None:
-    """Has the kernels of a block's products with stored codes on T tokens compiled side by side; `again`: those too
-    that make what was not saved."""
-    if not any(linear.stored_forward or linear.stored_backward for linear in linears):
+def compile_int8_matmuls(linears: Sequence[QuantizedLinear], T: int, *, recompute: bool) -> None:
+    """Has the kernels of a block's int8 matmuls on T tokens compiled side by side; `recompute`: those too that make
+    what was not saved."""
+    if not any(linear.int8_forward or linear.int8_backward for linear in linears):
         return
-    from florilegium.fast.hopper.int8_matmul import Variant, compile_soon
+    from florilegium.fast.hopper.int8_matmul import Variant, compile_in_background
 
     qkv, dense, up, down = linears
-    ways = [
-        (qkv, Variant(False, R=qkv.R)),
-        (dense, Variant(False)),
-        (up, Variant(False, 1, down.form)),
-        (down, Variant(False)),
+    forward = [
+        (qkv, Variant.forward(R=qkv.R)),
+        (dense, Variant.forward()),
+        (up, Variant.forward_gelu(down.column_order)),
+        (down, Variant.forward()),
     ]
-    ways += [(up, Variant(False, 3))] if again else []
-    ways += [(qkv, Variant(True)), (dense, Variant(True)), (up, Variant(True)), (down, Variant(True, 2))]
-    for linear, variant in ways:
-        if linear.stored_backward if variant.BACK else linear.stored_forward:
-            compile_soon(variant, T, linear.N, linear.K, linear.scale_N.device)
+    forward += [(up, Variant.forward_slope())] if recompute else []
+    backward = [
+        (qkv, Variant.backward()),
+        (dense, Variant.backward()),
+        (up, Variant.backward()),
+        (down, Variant.backward_gelu()),
+    ]
+    for linear, variant in forward + backward:
+        if linear.int8_backward if variant.BACK else linear.int8_forward:
+            compile_in_background(variant, T, linear.N, linear.K, linear.scale_N.device)
 
 
-class Products:
-    """The products of one walk. `buffer` takes one weight at a time, made wide. `int8_matmul.py` is imported where it
-    is used: it needs CUDA's compiler."""
+class Matmuls:
+    """The matmuls of one pass through the blocks. `buffer` takes one weight at a time, dequantised. `int8_matmul.py` is
+    imported where it is used: it needs CUDA's compiler."""
 
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer
-        # B as it is in this walk, [N, R], by a linear's id: where no wide weight holds it
-        self.adapters: dict[int, torch.Tensor] = {}
-        self.home = False  # on the road home the copies hold the adapter's B already
+        # B as it is in this pass, [N, R], by a linear's id: where no dequantised weight holds it
+        self.lora_b: dict[int, torch.Tensor] = {}
+        self.in_backward = False  # then the bf16 copies hold the adapter's B already
 
-    def forward(self, linear: Frozen, x: torch.Tensor) -> torch.Tensor:
-        """x [T, K + R], in the order of `linear.form`, to [T, N] without scale and bias."""
-        if linear.stored_forward:
-            from florilegium.fast.hopper import int8_matmul as wgmma
+    def forward(self, linear: QuantizedLinear, x: torch.Tensor) -> torch.Tensor:
+        """x [T, K + R], in `linear.column_order`, to [T, N] without scale and bias."""
+        if linear.int8_forward:
+            from florilegium.fast.hopper import int8_matmul
 
-            return wgmma.forward(x, linear.module.weight.data, self._adapter(linear, x) if linear.lora else None)
-        return torch.mm(x, self._wide(linear).T)
+            lora_b = self._lora_b(linear, x) if linear.lora else None
+            return int8_matmul.forward(x, linear.module.weight.data, lora_b)
+        # One product for base and adapter: [x, x A^T] [weight, B]^T.
+        return torch.mm(x, self._bf16_weight(linear).T)
 
-    def forward_gelu(self, up: Frozen, down: Frozen, x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward_gelu(
+        self, up: QuantizedLinear, down: QuantizedLinear, x_TK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What GELU's gradient needs of the raw product with `up`, and its GELU in the order that `down` wants. Where
-        GELU rides along with stored codes that is its slope; a kernel of its own would move half as much again to write
+        the int8 matmul does GELU as well that is its slope; a kernel of its own would move half as much again to write
         this too, so elsewhere it is the raw product."""
-        if up.stored_forward:
-            from florilegium.fast.hopper import int8_matmul as wgmma
+        if up.int8_forward:
+            from florilegium.fast.hopper import int8_matmul
 
-            return wgmma.forward_gelu(x_TK, up.module.weight.data, up.scale_N, up.bias_N, down.form)
+            return int8_matmul.forward_gelu(x_TK, up.module.weight.data, up.scale_N, up.bias_N, down.column_order)
         raw = self.forward(up, x_TK)
-        return raw, block_kernel.gelu(raw, up.scale_N, up.bias_N)
+        return raw, gelu_kernel.gelu(raw, up.scale_N, up.bias_N)
 
-    def gelu_again(self, up: Frozen, x_TK: torch.Tensor) -> torch.Tensor:
+    def recompute_gelu_slope_or_input(self, up: QuantizedLinear, x_TK: torch.Tensor) -> torch.Tensor:
         """The first of `forward_gelu`."""
-        if up.stored_forward:
-            from florilegium.fast.hopper import int8_matmul as wgmma
+        if up.int8_forward:
+            from florilegium.fast.hopper import int8_matmul
 
-            return wgmma.forward_slope(x_TK, up.module.weight.data, up.scale_N, up.bias_N)
+            return int8_matmul.forward_slope(x_TK, up.module.weight.data, up.scale_N, up.bias_N)
         return self.forward(up, x_TK)
 
-    def backward_gelu(self, up: Frozen, down: Frozen, y_TW: torch.Tensor, kept_TF: torch.Tensor) -> torch.Tensor:
+    def backward_gelu(
+        self, up: QuantizedLinear, down: QuantizedLinear, grad_TW: torch.Tensor, gelu_slope_or_input_TF: torch.Tensor
+    ) -> torch.Tensor:
         """The gradient of the raw product with `up`, from that of `down`'s and what `forward_gelu` kept. Both weights
         are read as they are stored, or neither is (`block_stack.py`)."""
-        if down.stored_backward:
-            from florilegium.fast.hopper import int8_matmul as wgmma
+        if down.int8_backward:
+            from florilegium.fast.hopper import int8_matmul
 
-            return wgmma.backward_gelu(y_TW, down.module.weight.data, kept_TF)
-        above, _ = self.backward(down, y_TW)
-        block_kernel.gelu_grad(kept_TF, up.scale_N, up.bias_N, above)
-        return above
+            return int8_matmul.backward_gelu(grad_TW, down.module.weight.data, gelu_slope_or_input_TF)
+        grad_out, _ = self.backward(down, grad_TW)
+        gelu_kernel.gelu_grad(gelu_slope_or_input_TF, up.scale_N, up.bias_N, grad_out)
+        return grad_out
 
-    def backward(self, linear: Frozen, y_TN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def backward(self, linear: QuantizedLinear, grad_TN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The gradient of x, [T, K] (its rows may lie further apart), and of the adapter's x A^T [T, rank]."""
-        if linear.stored_backward:
-            from florilegium.fast.hopper import int8_matmul as wgmma
+        if linear.int8_backward:
+            from florilegium.fast.hopper import int8_matmul
 
-            return wgmma.backward(y_TN, linear.module.weight.data), self.thin_grad(linear, y_TN)
-        above = y_TN.new_empty(len(y_TN), linear.stride)[:, : linear.K + linear.R]
-        torch.mm(y_TN, self._wide(linear), out=above)
-        return above[:, : linear.K], above[:, linear.K : linear.K + len(linear.lora.A_RK)] if linear.lora else None
+            return int8_matmul.backward(grad_TN, linear.module.weight.data), self.lora_x_at_grad(linear, grad_TN)
+        # One product again: the columns beyond K are grad B, the gradient of x A^T.
+        out = grad_TN.new_empty(len(grad_TN), linear.row_stride)[:, : linear.K + linear.R]
+        torch.mm(grad_TN, self._bf16_weight(linear), out=out)
+        return out[:, : linear.K], out[:, linear.K : linear.K + len(linear.lora.A_RK)] if linear.lora else None
 
-    def thin_grad(self, linear: Frozen, y_TN: torch.Tensor) -> torch.Tensor | None:
+    def lora_x_at_grad(self, linear: QuantizedLinear, grad_TN: torch.Tensor) -> torch.Tensor | None:
         """The gradient of the adapter's x A^T alone."""
         if linear.lora is None:
             return None
-        return adapter_kernel.thin_grad(y_TN, self._adapter(linear, y_TN), len(linear.lora.A_RK))
+        return lora_kernel.down_projection_grad(grad_TN, self._lora_b(linear, grad_TN), len(linear.lora.A_RK))
 
-    def _wide(self, linear: Frozen) -> torch.Tensor:
-        wide = linear.copy if linear.copy is not None else linear.expand(linear.room(self.buffer))
-        if linear.copy is None or not self.home:
-            linear.fold(wide[:, linear.K :])
-        return wide
+    def _bf16_weight(self, linear: QuantizedLinear) -> torch.Tensor:
+        copy = linear.bf16_copy
+        weight = copy if copy is not None else linear.dequantize_into(linear.weight_view(self.buffer))
+        # B changes with every optimiser step, so even a copy gets it anew, once a pass.
+        if copy is None or not self.in_backward:
+            linear.write_lora_b(weight[:, linear.K :])
+        return weight
 
-    def _adapter(self, linear: Frozen, like: torch.Tensor) -> torch.Tensor:
-        if id(linear) not in self.adapters:
-            self.adapters[id(linear)] = like.new_empty(linear.N, linear.R)
-            linear.fold(self.adapters[id(linear)])
-        return self.adapters[id(linear)]
+    def _lora_b(self, linear: QuantizedLinear, like: torch.Tensor) -> torch.Tensor:
+        if id(linear) not in self.lora_b:
+            self.lora_b[id(linear)] = like.new_empty(linear.N, linear.R)
+            linear.write_lora_b(self.lora_b[id(linear)])
+        return self.lora_b[id(linear)]
