@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 PROJECT = Path(__file__).parent.parent
 
@@ -50,6 +53,18 @@ def test_every_setting_named_alone_exists() -> None:
         for code in re.findall(r"`(--[^`]*)`", text):
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", code):
                 assert flag in ours | others or "bench" in page.name, (page.name, flag)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    cells = json.loads((PROJECT / "docs" / "notebooks" / "first-run.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code[0].startswith("%pip install") and len(code) >= 6
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code[1:])], cwd=tmp_path, capture_output=True, text=True, timeout=1800
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tag F1" in done.stdout
 
 
 def _commands() -> Mapping[str, argparse.ArgumentParser]:
