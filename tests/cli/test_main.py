@@ -119,7 +119,7 @@ MISTAKES = [
     (["train", "quotes.jsonl", "--template", "{quote.__class__} ->: {tags}"], 2, "placeholder"),
     (["train", "quotes.jsonl", "--model", "no/such/folder/here"], 4, "no model folder"),
     (["train", "quotes.jsonl", "--model", "bigscience/bloom-560m"], 4, "Hub"),
-    (["train", "quotes.jsonl", "--dora"], 2, "8 bits"),
+    (["train", "quotes.jsonl", "--dora"], 2, "--bits 8"),
     (["train", "quotes.jsonl", "--fast", "warp"], 2, "warp"),
     (["train", "quotes.jsonl", "--fast", "attention", "--device", "cpu"], 2, "attention"),
     (["train", "quotes.jsonl", "--report-to", "nowhere"], 2, "nowhere"),

@@ -51,10 +51,10 @@ def die() -> None:
 
 def around_save(replacement: Callable[[Callable[..., Any], tuple[Any, ...]], Any], what: str = "checkpoint") -> None:
     """Each saving of a checkpoint (or of the adapter) becomes `replacement(save, arguments)`."""
+    import florilegium.runs.finish as finish
     import florilegium.runs.recorder as recorder
-    import florilegium.runs.train as pipeline
 
-    home: Any = recorder if what == "checkpoint" else pipeline
+    home: Any = recorder if what == "checkpoint" else finish
     save = getattr(home, f"save_{what}")
     setattr(home, f"save_{what}", lambda *arguments: replacement(save, arguments))
 

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(
     )
     assert "resuming at step 10" in resumed.err and (tmp_path / "run" / "checkpoints" / "step-00000012.old-1").is_dir()
     events = [json.loads(line)["event"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert any("skipped" in e for e in events) and any("set aside" in e for e in events)
+    assert any("skipped" in e for e in events) and any("moved to" in e for e in events)
 
 
 def test_one_kept_checkpoint_is_never_the_damaged_one(

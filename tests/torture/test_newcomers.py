@@ -133,7 +133,7 @@ def test_plain_widths_train_and_generate(warm: Warm, tiny: Path, quotes: Path, t
     settings = ["--model", str(tiny), "--bits", str(bits), "--max-steps", "2", "--output", "run"]
     other = {16: "float32", 32: "bfloat16"}[bits]
     refused = warm.run(["train", quotes, *settings, "--compute", other], cwd=tmp_path)
-    assert refused.code == 2 and "Leave --compute out" in refused.last_line and not (tmp_path / "run").exists()
+    assert refused.code == 2 and "Drop --dtype" in refused.last_line and not (tmp_path / "run").exists()
     assert warm.run(["train", quotes, *settings], cwd=tmp_path).code == 0
     written = warm.run(["generate", "--run", "run", "-n", "1", "--max-new-tokens", "3"], cwd=tmp_path)
     assert written.code == 0, written.err

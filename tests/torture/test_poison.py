@@ -86,7 +86,7 @@ def test_no_code_runs(
         for checkpoint in stopped.glob("checkpoints/step-*"):
             torch_zip(mark, checkpoint / name)
         child = warm.run(["resume", stopped], cwd=tmp_path)
-        assert child.code == 0 and child.err.count("skipped") >= 2 and "starting at step 0" in child.err, child.err
+        assert child.code == 0 and child.err.count("skipped") >= 2 and "starting from step 0" in child.err, child.err
         assert different_bits(weights(stopped), weights(reference())) == 0
         places += 2
     for name in ("adapter_model.safetensors", "adapter_config.json", "florilegium.json"):

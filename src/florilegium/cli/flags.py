@@ -79,6 +79,9 @@ def _add_flag(group: Any, f: Field[Any], hint: Any, is_hidden: bool) -> None:
     # The values are checked by `make_config`, which knows those of earlier versions too.
     taken = "{" + ",".join(map(str, meta["choices"])) + "}" if meta["choices"] else meta["metavar"] or "N"
     group.add_argument(flag, dest=f.name, type=kind, default=argparse.SUPPRESS, help=help, metavar=taken)
+    if meta["flag"]:  # the setting's own name, as a file has it
+        name = "--" + f.name.replace("_", "-")
+        group.add_argument(name, dest=f.name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _or_auto(kind: Callable[[str], Any]) -> Callable[[str], Any]:

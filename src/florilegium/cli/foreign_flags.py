@@ -30,7 +30,7 @@ SAME_IN_TRAINING = {
     "lora-target-modules": "target-modules", "init-lora-weights": "lora-init", "use-rslora": "rslora",
     "use-dora": "dora", "loraplus-lr-ratio": "lora-plus-ratio",
     # how it trains
-    "start-from": "from", "lr": "learning-rate", "num-epochs": "epochs", "num-train-epochs": "epochs", "train-epochs": "epochs",
+    "lr": "learning-rate", "num-epochs": "epochs", "num-train-epochs": "epochs", "train-epochs": "epochs",
     "max-train-steps": "max-steps", "num-steps": "max-steps", "train-steps": "max-steps",
     "effective-batch-size": "batch-size", "global-batch-size": "batch-size", "train-batch-size": "batch-size",
     "lr-scheduler": "lr-schedule", "lr-scheduler-type": "lr-schedule", "scheduler": "lr-schedule",

@@ -26,6 +26,7 @@ RENAMED = {
     "repair": "fix_encoding",
     "evaluate_every": "eval_every",
     "patience": "early_stopping_patience",
+    "from": "start_from",  # its flag
 }
 RENAMED_KERNELS = {
     "block": "fused-blocks",
