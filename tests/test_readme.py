@@ -11,6 +11,11 @@ PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
+# Folders whose files are named in prose, and pages that tell of files that are gone or of other programs.
+TOLD = ("src", "docs", "bench", "tests", "tools")
+TELLS_OF_OTHERS = ("docs/dev-log.md", "CHANGELOG.md", "RELIABILITY.md", "fast/README.md")
+
+
 def test_it_is_short() -> None:
     shown = re.sub(r"<!--.*?-->", "", README, flags=re.S)
     words = [word for word in shown.split() if any(map(str.isalnum, word))]
@@ -22,6 +27,17 @@ def test_its_links_lead_somewhere() -> None:
     assert len(links) >= 10
     for link in links:
         assert link.startswith("https://") or (PROJECT / link).exists(), link
+
+
+def test_files_that_are_named_are_there() -> None:
+    """A file between backticks in a comment, a docstring or a page is some file of this repository."""
+    listed = [path.relative_to(PROJECT).as_posix() for place in TOLD for path in (PROJECT / place).rglob("*.*")]
+    files = {f"/{name}" for name in [*listed, *(path.name for path in PROJECT.glob("*.*"))]}
+    for name in sorted(files):
+        if name.endswith((".py", ".md", ".cu", ".cuh")) and not name.endswith(TELLS_OF_OTHERS):
+            text = (PROJECT / name[1:]).read_text(encoding="utf-8")
+            for named in re.findall(r"`([\w./-]+\.(?:py|cuh?|md|jinja))`", text):
+                assert any(file.endswith("/" + named) for file in files), (name, named)
 
 
 def test_the_reference_page_is_that_of_the_parser() -> None:

@@ -1,4 +1,4 @@
-"""A step of decoding at BLOOM's sizes, without a checkpoint: for tuning the fast decoder (`fast/decode.py`).
+"""A step of decoding at BLOOM's sizes, without a checkpoint: for tuning the fast decoder (`fast/decoding/decoder.py`).
 
     python -m bench.generate.steps --size 7b1 --bits 8 --batch 1 64 [--context 100] [--profile]
     python -m bench.generate.steps --tiles 1 64            each product alone: GB/s of weights for several tiles

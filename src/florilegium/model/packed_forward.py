@@ -39,7 +39,7 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
     family, model = loaded.family, loaded.model
     if not packs(family):
         return padded_hidden_states(model, batch)
-    # The fused blocks keep the residual stream in more than 16 bits (`norm_gelu_kernel.py`), from the embedding on.
+    # The fused blocks keep the residual stream in more than 16 bits (`norm_kernel.py`), from the embedding on.
     dtype = loaded.base.compute_dtype if options.block_stack is None else torch.float32
     hidden_BTW = family.embed(model, batch.tokens_BT, dtype)
     if options.neftune_alpha and model.training:

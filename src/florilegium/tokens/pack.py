@@ -1,7 +1,7 @@
 """From examples to batches: many quotes in one row, so that nearly every position is a real token.
 
 english_quotes in padded batches of 4 is 1.9 times padding. Packed, a row holds many quotes back to back; `document_BT`
-says which token belongs to which quote, and the model's attention stays inside it (`model/packed.py`). Three quotes a,
+says which token belongs to which quote, and the model's attention stays inside it (`model/packed_forward.py`). Three quotes a,
 b, c of 3, 4 and 2 tokens, `.` their end-of-text, `_` padding, in rows of 6:
 
     tokens_BT      a0 a1 b0 b1 b2 _         targets_BT    a1  .  b1 b2  .  _         document_BT   0 0 1 1 1 -1
