@@ -111,6 +111,21 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether a process holds the run. Nothing is written: who only asks must leave no trace."""
+    try:
+        handle = os.open(directory / LOCK, os.O_RDWR | platform.SAFE_OPEN)
+    except OSError:
+        return False
+    try:
+        platform.lock(handle)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def refuse_links(directory: Path) -> None:
     """A run's own entries must lie in it: a link in a run that somebody else made would have us write, or remove,
     elsewhere."""

@@ -6,7 +6,18 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from florilegium.cli.commands import completion, evaluate, export, generate, inspect, report, resume, train
+from florilegium.cli.commands import (
+    completion,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    report,
+    resume,
+    runs,
+    train,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -15,6 +26,8 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "evaluate": evaluate,
     "report": report,
+    "runs": runs,
     "export": export,
+    "doctor": doctor,
     "completion": completion,
 }
