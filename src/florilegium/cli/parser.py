@@ -30,6 +30,6 @@ def build_parser() -> CommandParser:
     for command in COMMANDS.values():
         command.add(commands)
     # Known to completion; `CommandParser.parse_known` answers them.
-    commands.add_parser("help", help="show a command's options", add_help=False).add_argument("name", nargs="?")
-    commands.add_parser("version", help="show the version", add_help=False)
+    for name, what in (("help", "show a command's options"), ("version", "show the version")):
+        commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", add_help=False)
     return parser
