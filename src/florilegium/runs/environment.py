@@ -105,9 +105,9 @@ def _compiler() -> Check:
 
 def _kernels() -> Check:
     from florilegium.model import choose_device
-    from florilegium.model.fast_paths import choose
+    from florilegium.model.fast_paths import select_kernels
 
-    names, _ = choose("auto", choose_device("auto"), 8)
+    names, _ = select_kernels("auto", choose_device("auto"), 8)
     return Check("kernels", ", ".join(names) or "none: the reference implementation is used")
 
 
