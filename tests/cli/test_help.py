@@ -6,8 +6,9 @@ import io
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,10 @@ from florilegium.cli.parser import build_parser
 from florilegium.cli.progress import TerminalView, clock
 from florilegium.config import TrainConfig
 from florilegium.runs.changes import CHANGEABLE
+
+
+def flag(setting: Field[Any]) -> str:
+    return setting.metadata["flag"] or "--" + setting.name.replace("_", "-")
 
 
 def help_of(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -36,7 +41,7 @@ def test_help_of_train_is_one_screen(capsys: pytest.CaptureFixture[str], monkeyp
     assert "examples:\n  florilegium train\n" in short
     everything = help_of("train", "--help-all", capsys=capsys, monkeypatch=monkeypatch)
     for f in fields(TrainConfig):
-        assert f.name == "data" or (f.metadata["flag"] or "--" + f.name.replace("_", "-")) in everything
+        assert f.name == "data" or flag(f) in everything
     assert "--no-force" not in everything and "--lr " not in everything  # aliases are not shown
 
 
@@ -45,7 +50,7 @@ def test_help_of_resume_shows_what_may_change(
 ) -> None:
     shown = help_of("resume", "--help", capsys=capsys, monkeypatch=monkeypatch)
     for f in fields(TrainConfig):
-        assert (f"--{f.name.replace('_', '-')} " in shown) == (f.name in CHANGEABLE), f.name
+        assert (f"{flag(f)} " in shown) == (f.name in CHANGEABLE), f.name
 
 
 def test_help_can_be_asked_for_in_three_ways(
