@@ -3,7 +3,7 @@ fast room.
 
     python -m bench.train.steps --size 7b1 --bits 8 --tokens 1008 2048 --plans copies fast lean [--profile]
 
-A plan is a name, or three numbers (trunk.Plan): blocks that keep all, that keep the middle, that have copies, such as 0,21,0.
+A plan is a name, or three numbers (ActivationPlan): blocks that keep all, that keep both residuals, that have bf16 copies, such as 0,21,0.
 Documents have the lengths of english_quotes (log-normal, median 42 tokens). A step is forward, loss, backward, clip and AdamW.
 --tokens counts positions; a document's end-of-text is a target and takes none (`tokens/pack.py`), so a step is on some 2% more tokens, and
 tokens/s counts those, as a training run does. Prints milliseconds (the mean of a run of steps without a sync), tokens/s and the peak.
@@ -36,7 +36,7 @@ def batch_of(tokens: int) -> Any:
         ids = torch.randint(4, 200_000, (size,), generator=generator).tolist()
         examples.append(Example([*ids, 2], [True] * (size + 1)))
         left -= size
-    (batch,) = pack(examples, PackPlan(tokens, 16, 2 * tokens, bucketed=True))
+    (batch,) = pack(examples, PackPlan(tokens, 64, 2 * tokens, bucketed=True))
     return batch
 
 
