@@ -1,10 +1,10 @@
-"""The reference page of the command line, out of the parser that answers `--help`.
+"""The reference page of the command line, out of the parser that answers `--help`; and that of other programs' flags.
 
-    python -m tools.docs.command_line            writes docs/reference/command-line.md
-    python -m tools.docs.command_line --check    leaves with 1 if that page is older than the parser
+    python -m tools.docs.command_line            writes docs/reference/command-line.md and other-programs.md
+    python -m tools.docs.command_line --check    leaves with 1 if one of them is older than the program
 
 A table for each group of flags in place of what argparse prints, which differs between versions of Python. Tests run
-the check, so the page and `--help` cannot drift apart."""
+the check, so pages and `--help` cannot drift apart."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from florilegium.cli.parser import build_parser
+from tools.docs import other_programs
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "command-line.md"
 HEAD = """# Command line
@@ -21,8 +22,8 @@ HEAD = """# Command line
 *Written by `python -m tools.docs.command_line`; edit the help texts in `src/florilegium/`, not this page.*
 
 Settings of `train` are also keys of a [config file](config-file.md); [exit codes](exit-codes.md) are the same for all
-commands. Flags may be written with `_` in place of `-`. Earlier names of flags, and those of other programs, are still
-understood and not listed here.
+commands. Flags may be written with `_` in place of `-`. Earlier names of flags are still understood and not
+listed; so are [those of other programs](other-programs.md).
 """
 
 
@@ -86,13 +87,18 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
-    if "--check" in sys.argv[1:]:
-        fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        print("up to date" if fresh else f"{PAGE.name} is old. Type: python -m tools.docs.command_line")
-        return 0 if fresh else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
-    return 0
+    checks = "--check" in sys.argv[1:]
+    old = []
+    for path, text in ((PAGE, page()), (other_programs.PAGE, other_programs.page())):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            old.append(path.name)
+            if not checks:
+                path.write_text(text, encoding="utf-8")
+    if old:
+        print(
+            f"old: {', '.join(old)}. Type: python -m tools.docs.command_line" if checks else f"wrote {', '.join(old)}"
+        )
+    return 1 if old and checks else 0
 
 
 if __name__ == "__main__":
