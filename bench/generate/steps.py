@@ -46,17 +46,17 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
     from florilegium.model.families import head_weight
     from florilegium.model.families.bloom import bloom_model
 
-    places = -(-(context + 80) // 64) * 64
+    capacity = -(-(context + 80) // 64) * 64
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     began = time.perf_counter()
     head = head_weight(model).detach()
-    decoder = Decoder(bloom_model(model), head, slots=batch, places=places, eos=-5, most_rows=max(64, batch))
+    decoder = Decoder(bloom_model(model), head, slots=batch, capacity=capacity, eos=-5, max_rows=max(64, batch))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(4, 250_000, (batch, context), generator=generator).tolist()
     rule = SamplingSettings(temperature=temperature, top_p=0.9 if temperature else 1.0)
     slots = list(range(batch))
-    limits, chances = [places - context] * batch, [torch.rand(places - context) for _ in slots]
+    limits, chances = [capacity - context] * batch, [torch.rand(capacity - context) for _ in slots]
     decoder.admit(slots, limits, chances, [rule] * batch, [True] * batch, prompts)
     for b, prompt in enumerate(prompts):
         for start in range(0, context, decoder.rows[-1]):
@@ -79,7 +79,7 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
     if profile:
         show(lambda: [decoder.step(rows, slots).tokens() for _ in range(3)])
     stored = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad is False)
-    cache = decoder.cache.numel() * 2 * (context + 20) / places
+    cache = decoder.cache.numel() * 2 * (context + 20) / capacity
     return {
         "batch": batch, "context": context, "temperature": temperature, "ms": round(milliseconds, 3), "wall_ms": round(wall, 3),
         "tokens_per_second": round(batch / wall * 1000, 1), "floor_bytes": stored + int(cache), "first_seconds": round(first, 1),

@@ -174,14 +174,14 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
 
     if arguments.agreement:
         rows = prompts_of(folder, arguments.data, 200)
-        decoder = Decoder(bloom, head, slots=1, places=128, eos=-5, most_rows=64)
+        decoder = Decoder(bloom, head, slots=1, capacity=128, eos=-5, max_rows=64)
         scores = []
         for row in rows:
             run(decoder, [row], SamplingSettings(max_new_tokens=1, temperature=0.0))
             scores.append(decoder.scores[: len(head)].cpu()[None])
         greedy = SamplingSettings(max_new_tokens=32, temperature=0.0)
         alone = [done.token_ids for row in rows[:64] for done in run(decoder, [row], greedy)]
-        together = Decoder(bloom, head, slots=64, places=128, eos=-5)
+        together = Decoder(bloom, head, slots=64, capacity=128, eos=-5)
         same = [done.token_ids for done in run(together, rows[:64], greedy)] == alone
         torch.save({"scores": torch.cat(scores), "tokens": alone}, folder / "agreement-ours.pt")
         return {"side": "ours", "64_texts_the_same_alone_and_together": same}
@@ -191,7 +191,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     weights_bytes, greedy = torch.cuda.memory_allocated(), SamplingSettings(max_new_tokens=NEW, temperature=0.0)
     for batch in arguments.batch:
         rows = [[7 + b] * 16 for b in range(batch)]
-        first, decoder = time_of(lambda: Decoder(bloom, head, slots=batch, places=128, eos=-5, most_rows=16 * batch))
+        first, decoder = time_of(lambda: Decoder(bloom, head, slots=batch, capacity=128, eos=-5, max_rows=16 * batch))
         first += time_of(lambda: run(decoder, rows, SamplingSettings(max_new_tokens=2, temperature=0.0)))[0]
         run(decoder, rows, SamplingSettings(max_new_tokens=8, temperature=0.0))
         result[f"warm_up_seconds_{batch}"] = round(first, 1)
@@ -199,7 +199,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
         result[f"batch {batch}"] = round(batch * NEW / seconds, 1)
         read = weights_bytes + decoder.cache.numel() * 2 * (16 + NEW // 2) / 128
         result[f"floor {batch}"] = round(batch * bandwidth() / read, 1)
-    decoder = Decoder(bloom, head, slots=1, places=640, eos=-5, most_rows=512)
+    decoder = Decoder(bloom, head, slots=1, capacity=640, eos=-5, max_rows=512)
     one, long = SamplingSettings(max_new_tokens=1, temperature=0.0), [[5] * 512]
     run(decoder, long, one)
     result["first_token_ms"] = round(
@@ -215,7 +215,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     del decoder
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    decoder = Decoder(bloom, head, slots=64, places=512, eos=-5)
+    decoder = Decoder(bloom, head, slots=64, capacity=512, eos=-5)
     run(decoder, [[9] * 480] * 64, SamplingSettings(max_new_tokens=32, temperature=0.7, top_p=0.9))
     above = torch.cuda.max_memory_allocated() - weights_bytes - decoder.cache.numel() * 2
     result["gib_above_weights_and_cache_64x512"] = round(above / 2**30, 2)

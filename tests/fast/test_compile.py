@@ -74,7 +74,7 @@ def test_the_table_of_nf4_is_that_of_bitsandbytes() -> None:
 @pytest.mark.parametrize("arch", SHARED)
 @pytest.mark.parametrize("form", [8, 16, 4])
 @pytest.mark.parametrize(("M", "rank"), [(1, 16), (1, 256), (64, 16), (64, 256), (512, 256)])
-def test_products(arch: int, form: int, M: int, rank: int) -> None:
+def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
     K = 4096
     tile = matmul_kernel.tile(M, K, 1, form, roomy=arch >= 90)
     options = {"num_warps": tile.pop("num_warps")}
@@ -100,7 +100,7 @@ def test_products(arch: int, form: int, M: int, rank: int) -> None:
 @pytest.mark.parametrize(
     "width", [1024, *(pytest.param(w, marks=pytest.mark.slow) for w in (512, 1536, 2048, 2560, 4096))]
 )
-def test_every_product_of_a_blooms_block(arch: int, form: int, width: int) -> None:
+def test_every_matmul_of_a_block(arch: int, form: int, width: int) -> None:
     """With the split that each weight has: how its loads are staged depends on it."""
     products = (
         (3 * width, width, matmul_kernel.QKV),
@@ -130,7 +130,7 @@ def test_every_product_of_a_blooms_block(arch: int, form: int, width: int) -> No
 
 
 @pytest.mark.parametrize("arch", SHARED)
-def test_what_lies_between_the_products(arch: int) -> None:
+def test_what_lies_between_the_matmuls(arch: int) -> None:
     enter = {"HAS_UPDATE": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "ORDER": 8, "BLOCK": 4096}
     compiled(block_kernel.residual_norm_kernel, arch, enter, {"num_warps": 8}, bias="*bf16")
     attend = {"ORDER": 8, "BLOCK_D": 128, **cached_attention_kernel.TILE}
@@ -158,7 +158,7 @@ def test_what_lies_between_the_products(arch: int) -> None:
 
 @pytest.mark.parametrize("arch", SHARED)
 def test_the_block_stack(arch: int) -> None:
-    """Training's kernels at bloom-7b1's shape: attention with heads of 128, norms, GELU, int8 and NF4 made wide, the
+    """Training's kernels at bloom-7b1's shape: attention with heads of 128, norms, GELU, int8 and NF4 dequantised, the
     loss."""
     heads = {"D": 128, "BLOCK_D": 128, "BLOCK": attention_kernel.BLOCK}
     floats = {
@@ -267,9 +267,7 @@ def cuda() -> Any:
 @pytest.mark.parametrize(
     ("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (96, 2), (128, 2), (192, 2), (224, 2), (256, 2)]
 )
-def test_products_with_stored_codes(
-    back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int, cuda: Any
-) -> None:
+def test_int8_matmuls(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int, cuda: Any) -> None:
     """For a Hopper GPU alone. All of a thread's numbers stay in registers (but, with GELU and 224 tokens, one of a
     tile's place), and its matrix unit is given the next product before it is done with one: where the compiler cannot
     see to that, it says that products are serialized."""

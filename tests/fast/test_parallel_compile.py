@@ -1,4 +1,4 @@
-"""Kernels that are rehearsed are compiled, all of them, and not run."""
+"""Kernels that are warmed up are compiled, all of them, and not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each fast piece against its plain twin and against float64: forward, backward, odd shapes."""
+"""Each fast piece against its reference and against float64: forward, backward, odd shapes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from florilegium.fast import frozen_linear, head_losses
-from florilegium.reference import alibi_slopes, plain, plain_head_losses
+from florilegium.reference import alibi_slopes, cross_entropy_losses, sdpa_attention
 
 
 @pytest.mark.parametrize("rows,width,vocabulary", [(1, 8, 50), (37, 24, 1000), (200, 16, 40_000)])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=["fp32", "bf16 head"])
-def test_head_losses_equal_the_plain_twin(rows: int, width: int, vocabulary: int, stored: torch.dtype) -> None:
+def test_head_losses_equal_the_reference(rows: int, width: int, vocabulary: int, stored: torch.dtype) -> None:
     torch.manual_seed(0)
     weight = torch.randn(vocabulary, width).to(stored)
     targets = torch.randint(0, vocabulary, (rows,))
     gradients, losses = [], []
-    for function in (plain_head_losses, lambda h, w, t: head_losses(h, w, t, chunk_bytes=4 * vocabulary * 20)):
+    for function in (cross_entropy_losses, lambda h, w, t: head_losses(h, w, t, chunk_bytes=4 * vocabulary * 20)):
         torch.manual_seed(1)
         hidden = (torch.randn(rows, width) * 3).requires_grad_()
         loss = function(hidden, weight, targets)
@@ -28,7 +28,7 @@ def test_head_losses_equal_the_plain_twin(rows: int, width: int, vocabulary: int
     assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-5
 
 
-@pytest.mark.parametrize("function", [head_losses, plain_head_losses], ids=["fast", "plain"])
+@pytest.mark.parametrize("function", [head_losses, cross_entropy_losses], ids=["fast", "reference"])
 @pytest.mark.parametrize("targets", [[-100] * 5, [-100, 3, -100, 7, -100]], ids=["none", "some"])
 def test_places_without_a_target_have_no_loss_and_no_gradient(function, targets: list[int]) -> None:
     torch.manual_seed(0)
@@ -96,11 +96,11 @@ def test_a_document_may_lie_anywhere_in_its_row() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 4, 16, 8) for _ in range(3))
     slopes = alibi_slopes(4)
-    alone = plain(torch.zeros(1, 16, dtype=torch.int32), slopes, torch.float32)(q, k, v)
+    alone = sdpa_attention(torch.zeros(1, 16, dtype=torch.int32), slopes, torch.float32)(q, k, v)
     row = torch.full((1, 2000), -1, dtype=torch.int32)
     row[0, 1900:1916] = 3
     placed = [torch.zeros(1, 4, 2000, 8) for _ in range(3)]
     for whole, part in zip(placed, (q, k, v), strict=True):
         whole[:, :, 1900:1916] = part
-    far = plain(row, slopes, torch.float32)(*placed)[:, :, 1900:1916]
+    far = sdpa_attention(row, slopes, torch.float32)(*placed)[:, :, 1900:1916]
     assert torch.allclose(alone, far, atol=1e-6)

@@ -86,7 +86,7 @@ def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> Non
         )
 
 
-def test_what_is_read_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_weights_the_int8_matmul_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large int8 weights, on a Hopper GPU, where CUDA's compiler is at hand."""
     whole = bloom_model(model(tmp_path / "a", head_dim=64))
     ours = whole.h[0].mlp.dense_h_to_4h

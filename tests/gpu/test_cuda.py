@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from florilegium import fast
-from florilegium import reference as plain
+from florilegium import fast, reference
 from florilegium.config import make_config
 from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.tokens import Example, PackPlan, pack
@@ -31,14 +30,14 @@ def documents(T: int, seed: int = 0) -> torch.Tensor:
 def test_flex_equals_plain(head_dim: int, heads: int) -> None:
     torch.manual_seed(0)
     T = 512
-    document_BT, slopes_H = documents(T), plain.alibi_slopes(heads, CUDA)
+    document_BT, slopes_H = documents(T), reference.alibi_slopes(heads, CUDA)
     inputs = [torch.randn(1, heads, T, head_dim, device=CUDA) for _ in range(3)]
     grad = torch.randn(1, heads, T, head_dim, device=CUDA)
     real = (document_BT[0] >= 0)[None, None, :, None]
     results = {}
     for name, make, dtype in (
-        ("exact", plain.plain, torch.float64),
-        ("plain", plain.plain, torch.bfloat16),
+        ("exact", reference.sdpa_attention, torch.float64),
+        ("plain", reference.sdpa_attention, torch.bfloat16),
         ("flex", fast.flex_attention.flex, torch.bfloat16),
     ):
         q, k, v = (t.bfloat16().to(dtype).requires_grad_() for t in inputs)

@@ -12,7 +12,7 @@ import florilegium
 from florilegium.model import load_base
 from florilegium.model.families import BLOOM, OTHER, family_of, head_unsupported, head_weight, packs
 from florilegium.model.families.bloom import block_sizes
-from florilegium.reference import plain
+from florilegium.reference import sdpa_attention
 from tests.tiny import make_bloom
 
 ROOT = Path(florilegium.__file__).parent
@@ -27,7 +27,7 @@ def test_blooms_modules_in_turn_are_stock_bloom() -> None:
     """On one document with no padding: stock BLOOM's own last hidden states."""
     model = make_bloom()
     tokens_BT = torch.randint(4, 400, (2, 11), generator=torch.Generator().manual_seed(1))
-    attend = plain(torch.zeros_like(tokens_BT), BLOOM.alibi_slopes(model, torch.device("cpu")), torch.float32)
+    attend = sdpa_attention(torch.zeros_like(tokens_BT), BLOOM.alibi_slopes(model, torch.device("cpu")), torch.float32)
     with torch.no_grad():
         hidden_BTW = BLOOM.embed(model, tokens_BT, torch.float32)
         for block in BLOOM.blocks(model):

@@ -104,11 +104,11 @@ def decoder_unsupported(bloom: Any, device: torch.device, compute: torch.dtype) 
     return unsupported_reason(bloom, device, compute)
 
 
-def make_decoder(bloom: Any, head_VW: torch.Tensor, *, slots: int, places: int, most_rows: int, eos: int) -> Any:
+def make_decoder(bloom: Any, head_VW: torch.Tensor, *, slots: int, capacity: int, max_rows: int, eos: int) -> Any:
     """A `decoding/decoder.py` Decoder for a model without `decoder_unsupported`."""
     from florilegium.fast.decoding.decoder import Decoder
 
-    return Decoder(bloom, head_VW, slots=slots, places=places, most_rows=most_rows, eos=eos)
+    return Decoder(bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos)
 
 
 __all__ = [

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from florilegium import reference as plain
+from florilegium import reference
 from florilegium.errors import DivergedError
 from florilegium.generation.request import Request, Written
 from florilegium.generation.sampling import chances, next_tokens
@@ -100,12 +100,12 @@ class PackedDecoder:
             tokens_BT[b, : len(prompt)] = torch.tensor(list(prompt))
         index_T = torch.arange(longest, device=self.device)
         document_BT = torch.where(index_T[None] < self.length_B[:, None], 0, -1)
-        attend = plain.plain(document_BT, self.slopes_H, self.dtype)
+        attend = reference.sdpa_attention(document_BT, self.slopes_H, self.dtype)
         config, heads = self.model.config, len(self.slopes_H)
         shape = (2, config.num_hidden_layers, B, heads, longest + room, config.hidden_size // heads)
         self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
 
-        def keeping(layer: int) -> plain.Attend:
+        def keeping(layer: int) -> reference.Attend:
             def attend_and_keep(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
                 self.cache[0, layer, :, :, :longest] = key
                 self.cache[1, layer, :, :, :longest] = value
@@ -127,7 +127,7 @@ class PackedDecoder:
         )
         bias_BH1S = bias_BH1S.to(self.dtype)
 
-        def keeping(layer: int) -> plain.Attend:
+        def keeping(layer: int) -> reference.Attend:
             def attend_and_keep(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
                 self.cache[0, layer, rows, :, place_B] = key[:, :, 0]
                 self.cache[1, layer, rows, :, place_B] = value[:, :, 0]
@@ -143,7 +143,7 @@ class PackedDecoder:
     def keep(self, rows: torch.Tensor) -> None:
         self.cache, self.length_B = self.cache[:, :, rows], self.length_B[rows]
 
-    def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], plain.Attend]) -> torch.Tensor:
+    def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], reference.Attend]) -> torch.Tensor:
         hidden_BTW = self.family.embed(self.model, tokens_BT, self.dtype)
         for number, block in enumerate(self.family.blocks(self.model)):
             hidden_BTW = self.family.apply_block(block, hidden_BTW, attention(number))

@@ -133,12 +133,12 @@ def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Writ
 
 def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> fast_paths.SlotDecoder:
     """A power of two of slots: as many as there are texts, at most 64, and fewer where keys and values find no room."""
-    places = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
+    capacity = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
     read = sum(len(r.token_ids) for r in requests)
     # A few short prompts are read 16 rows at a time: kernels for more rows would have to be compiled for one step.
-    most_rows = max(len(requests), read if read > 64 else 16)
+    max_rows = max(len(requests), read if read > 64 else 16)
     slots = min(BATCH_ROWS["cuda"], 1 << (len(requests) - 1).bit_length())
-    sizes = {"places": places, "most_rows": most_rows, "eos": end_of_text(loaded.base.tokenizer)}
+    sizes = {"capacity": capacity, "max_rows": max_rows, "eos": end_of_text(loaded.base.tokenizer)}
     while True:
         try:
             return fast_paths.make_decoder(loaded, slots=slots, **sizes)

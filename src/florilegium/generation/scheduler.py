@@ -46,12 +46,12 @@ class SlotWriter:
 
     def add(self, request: Request) -> int:
         """Queues a request and returns its number, from 0 on. Raises UsageError when prompt and limit do not fit the
-        decoder's places."""
+        decoder's capacity."""
         most, has = request.settings.max_new_tokens, len(request.token_ids)
-        if not has or has + most > self.decoder.places:
+        if not has or has + most > self.decoder.capacity:
             raise UsageError(
                 f"prompt ({counted(has, 'token')}) plus --max-new-tokens ({most:,}) exceeds the limit of "
-                f"{self.decoder.places:,} tokens",
+                f"{self.decoder.capacity:,} tokens",
                 "Shorten the prompt, or lower --max-new-tokens",
             )
         self.waiting.append((self.count, request))

@@ -62,7 +62,7 @@ class SlotDecoder(Protocol):
     NEXT: int  # as a row's token and place: those that its slot continues with
     eos: int
     num_slots: int
-    places: int
+    capacity: int
     rows: list[int]  # how many rows a step may have; the last is the most
 
     def admit(
@@ -105,14 +105,14 @@ def unsupported(name: str, loaded: LoadedModel) -> str:
 def head_losses(names: tuple[str, ...]) -> HeadLosses:
     """The loss under the head; the chunked one never holds all logits of a vocabulary of 250,880."""
     if "chunked-loss" not in names:
-        return reference.plain_head_losses
+        return reference.cross_entropy_losses
     return fast.head_losses if HAS_FAST else _losses_in_pieces
 
 
 def _losses_in_pieces(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """The reference, a few rows at a time: without a backward pass that holds no more logits than these."""
     pieces = [slice(start, start + PIECE) for start in range(0, len(targets_N), PIECE)]
-    return torch.cat([reference.plain_head_losses(hidden_NW[p], weight_VW, targets_N[p]) for p in pieces])
+    return torch.cat([reference.cross_entropy_losses(hidden_NW[p], weight_VW, targets_N[p]) for p in pieces])
 
 
 def attention(
@@ -123,7 +123,7 @@ def attention(
     device, num_tokens = document_BT.device, document_BT.shape[1]
     if HAS_FAST and "flex-attention" in names and not fast.flex_attention.unsupported_reason(device, num_tokens):
         return fast.flex_attention.document_attention(document_BT, slopes_H, dtype)
-    return reference.plain(document_BT, slopes_H, dtype)
+    return reference.sdpa_attention(document_BT, slopes_H, dtype)
 
 
 def supports_int8_matmul(loaded: LoadedModel) -> bool:
@@ -164,11 +164,11 @@ def graph_runner(
     return fast.CudaGraphRunner(function, updates)
 
 
-def make_decoder(loaded: LoadedModel, *, slots: int, places: int, most_rows: int, eos: int) -> SlotDecoder:
+def make_decoder(loaded: LoadedModel, *, slots: int, capacity: int, max_rows: int, eos: int) -> SlotDecoder:
     """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now."""
     head_VW = head_weight(loaded.model).detach()
     decoder: SlotDecoder = fast.make_decoder(
-        loaded.backbone, head_VW, slots=slots, places=places, most_rows=most_rows, eos=eos
+        loaded.backbone, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos
     )
     return decoder
 

@@ -31,6 +31,7 @@ def token_losses(loaded: LoadedModel, batch: Batch, options: ForwardOptions = PL
     hidden_NW, targets_N = hidden_BTW.flatten(0, 1), batch.targets_BT.flatten()
     if len(batch.learned_N) < len(targets_N):  # else they are all places in order, and a gather's gradient is slow
         hidden_NW, targets_N = hidden_NW.index_select(0, batch.learned_N), targets_N.index_select(0, batch.learned_N)
+    # The head is frozen: its weight goes in as it is, and no gradient of [V, W] is ever made.
     return fast_paths.head_losses(options.kernels)(hidden_NW, head_weight(loaded.model), targets_N)
 
 
@@ -38,18 +39,21 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
     """The last layer's normed output [B, T, W], in the base's compute dtype."""
     family, model = loaded.family, loaded.model
     if not packs(family):
-        return padded_hidden_states(model, batch)
+        return padded_hidden_states(model, batch)  # a quote a row: nothing to keep apart
     # The fused blocks keep the residual stream in more than 16 bits (`norm_kernel.py`), from the embedding on.
     dtype = loaded.base.compute_dtype if options.block_stack is None else torch.float32
     hidden_BTW = family.embed(model, batch.tokens_BT, dtype)
+    # NEFTune is noise of training alone: an evaluation in between must not see it.
     if options.neftune_alpha and model.training:
         hidden_BTW = _add_noise(hidden_BTW, batch, options.neftune_alpha)
     if options.block_stack is not None:
         return _fused(options.block_stack, hidden_BTW, batch, model.training)
+    # One mask for all blocks: it depends on the documents, not on the layer.
     slopes_H = family.alibi_slopes(model, hidden_BTW.device)
     attend = fast_paths.attention(options.kernels, batch.document_BT, slopes_H, hidden_BTW.dtype)
     for block in family.blocks(model):
         if options.recompute and torch.is_grad_enabled():
+            # Not reentrant: the embedding needs no gradient, and the reentrant form would then give the adapter none.
             hidden_BTW = checkpoint(family.apply_block, block, hidden_BTW, attend, use_reentrant=False)
         else:
             hidden_BTW = family.apply_block(block, hidden_BTW, attend)
@@ -58,6 +62,7 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
 
 def _fused(stack: fast_paths.BlockStack, embedded_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:
     """The blocks by hand, which read all rows as one: documents do not cross them."""
+    # Rows laid end to end; a token's document begins `position` tokens before it and ends `remaining` after it.
     index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=embedded_BTW.device)
     start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
     hidden_TW = stack(embedded_BTW.flatten(0, 1), start_T, end_T, batch.seed_1 if training else None)
@@ -68,6 +73,7 @@ def _add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Te
     """NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise of size alpha / sqrt(length * width) on each
     document's embeddings."""
     document_BT = batch.document_BT
+    # a token's document is as long as the tokens of its row that share its number
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
     length_BT1 = same_BTT.sum(-1, keepdim=True)
     size = alpha / (length_BT1 * hidden_BTW.shape[-1]).sqrt()

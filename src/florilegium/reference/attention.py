@@ -5,7 +5,7 @@ document slope * (key - query) is the same function, and it no longer matters wh
 packing is exact. The relative form is also the accurate one: rounded to bfloat16, the absolute bias is off by up to 2
 at position 2,000, the relative bias of the keys that matter (the near ones) is exact.
 
-    attend = plain(document_BT, slopes_H, dtype)     once a batch: builds the mask that all layers share
+    attend = sdpa_attention(document_BT, slopes_H, dtype)     once a batch: builds the mask that all layers share
     context_BHTD = attend(query_BHTD, key_BHTD, value_BHTD)
 
 A float mask in torch's scaled_dot_product_attention: everywhere, forward and backward, but B*H*T*T numbers. Shapes: B
@@ -32,7 +32,7 @@ def alibi_slopes(num_heads: int, device: torch.device | str = "cpu") -> torch.Te
     return torch.tensor(slopes, dtype=torch.float32, device=device)
 
 
-def plain(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
+def sdpa_attention(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
     """Attention by a float mask of [B, H, T, T]. Padding attends to padding, so that no row of scores is empty."""
     T = document_BT.shape[1]
     index_T = torch.arange(T, device=document_BT.device)

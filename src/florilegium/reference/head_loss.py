@@ -6,6 +6,6 @@ import torch
 import torch.nn.functional as F
 
 
-def plain_head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+def cross_entropy_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """The negative log-likelihood of each target, float32 [N], of hidden states [N, W] under a head [V, W]."""
     return F.cross_entropy(hidden_NW.float() @ weight_VW.float().T, targets_N, reduction="none")

@@ -1,5 +1,5 @@
-"""The fast decoder's kernels against float64, and the decoder against its plain twin. Without a CUDA device Triton
-interprets the kernels (`TRITON_INTERPRET=1 pytest tests/fast/test_decode.py`; with `-m slow` minutes of it)."""
+"""The fast decoder's kernels against float64, and the decoder against its reference. Without a CUDA device Triton
+interprets the kernels (`TRITON_INTERPRET=1 pytest tests/fast/decoding`; with `-m slow` minutes of it)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def linear(form: int, N: int, K: int) -> tuple[Any, torch.Tensor]:
     return stored_weight(module), exact
 
 
-def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
+def in_mma_order(x: torch.Tensor, form: int) -> torch.Tensor:
     """As a kernel that makes rows for that form writes them."""
     if form == 16:
         return x
@@ -90,20 +90,20 @@ def in_lane_order(x: torch.Tensor, form: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("form", [8, 16, 4, 5])
 @pytest.mark.parametrize(("M", "N", "K", "split"), [(3, 200, 192, 1), (40, 128, 512, 4)])
-def test_product(form: int, M: int, N: int, K: int, split: int) -> None:
+def test_matmul(form: int, M: int, N: int, K: int, split: int) -> None:
     weight, exact_NK = linear(form, N, K)
     assert weight.bits == (4 if form == 5 else form)
     x = torch.zeros(matmul_kernel.padded(M)[1], K, dtype=DTYPE, device=DEVICE)
     x[:M] = torch.randn(M, K, device=DEVICE).to(DTYPE)
     raw = torch.full((split, M, N), float("nan"), device=DEVICE)
-    matmul_kernel.stored_matmul(in_lane_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split)
+    matmul_kernel.stored_matmul(in_mma_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split)
     exact = x[:M].double() @ exact_NK.T
     assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
     if N % 64 == 0:  # as every product that another product follows
         active = torch.full((M, N), float("nan"), dtype=DTYPE, device=DEVICE)
-        matmul_kernel.stored_matmul(in_lane_order(x, form), weight, active, M, matmul_kernel.GELU)
+        matmul_kernel.stored_matmul(in_mma_order(x, form), weight, active, M, matmul_kernel.GELU)
         wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
-        assert error(active, in_lane_order(wanted, form)) < LAST_BIT
+        assert error(active, in_mma_order(wanted, form)) < LAST_BIT
 
 
 @on_a_card
@@ -123,14 +123,14 @@ def test_a_row_is_the_same_whatever_the_number_of_rows(form: int, split: int) ->
         assert torch.equal(fewer, more[:, : fewer.shape[1]]), more.shape
 
 
-def test_every_code_is_exact() -> None:
+def test_every_int8_is_exact() -> None:
     weight, _ = linear(8, 64, 64)
     codes = torch.randint(-128, 128, (64, 64), dtype=torch.int8, device=DEVICE)
     codes.view(-1)[:256] = torch.arange(-128, 128, dtype=torch.int8, device=DEVICE)
     x = torch.eye(64, dtype=DTYPE, device=DEVICE)
     out = torch.empty(1, 64, 64, device=DEVICE)
     weight = replace(weight, stored=codes.view(torch.int32))
-    matmul_kernel.stored_matmul(in_lane_order(x, 8), weight, out, 64, matmul_kernel.PARTIAL)
+    matmul_kernel.stored_matmul(in_mma_order(x, 8), weight, out, 64, matmul_kernel.PARTIAL)
     assert torch.equal(out[0], codes.T.float())
 
 
@@ -138,23 +138,23 @@ def test_every_code_is_exact() -> None:
 def test_attention_over_the_cache(head_dim: int) -> None:
     torch.manual_seed(0)
     # Texts that write on, one that has ended, and forty rows of a prompt that is read from place 20 on.
-    H, S, places = 3, 128, [0, 70, -1, 127, *range(20, 60)]
-    M = len(places)
+    H, S, positions = 3, 128, [0, 70, -1, 127, *range(20, 60)]
+    M = len(positions)
     query = torch.randn(M, H * head_dim, device=DEVICE).to(DTYPE)
     keys, values = (torch.randn(5, H, S, head_dim, device=DEVICE).to(DTYPE) for _ in range(2))
     slots, slopes = [1, 0, 2, 4, *[3] * 40], alibi_slopes(H, DEVICE)
     out = torch.full_like(query, 7.0)
     as_int = {"dtype": torch.int32, "device": DEVICE}
-    slot, place = torch.tensor(slots, **as_int), torch.tensor(places, **as_int)
-    attention_kernel.cached_attention(query, keys, values, slot, place, slopes, out, M, 16)
+    slot, position = torch.tensor(slots, **as_int), torch.tensor(positions, **as_int)
+    attention_kernel.cached_attention(query, keys, values, slot, position, slopes, out, M, 16)
     for m in range(1, M, 7):
         alone = torch.full_like(query[:1], 7.0)
         attention_kernel.cached_attention(
-            query[m : m + 1], keys, values, slot[m : m + 1], place[m : m + 1], slopes, alone, 1, 16
+            query[m : m + 1], keys, values, slot[m : m + 1], position[m : m + 1], slopes, alone, 1, 16
         )
         # NumPy, which interprets on the CPU, sums a row by its place in the tile.
         assert torch.equal(alone[0], out[m]) if CUDA else error(alone[0], out[m]) < 1e-6, m
-    for m, (s, p) in enumerate(zip(slots, places, strict=True)):
+    for m, (s, p) in enumerate(zip(slots, positions, strict=True)):
         if p < 0:
             assert (out[m] == 7).all()
             continue
@@ -200,8 +200,8 @@ def sampler(
     ids=str,
 )
 @pytest.mark.parametrize("sharpness", [0.1, 3.0])
-def test_tokens_are_drawn_as_the_plain_sampler_draws_them(settings: SamplingSettings, sharpness: float) -> None:
-    """The same scores and chances: the same tokens, but for chances within rounding of a border; and every share is as
+def test_tokens_are_sampled_as_the_reference_samples_them(settings: SamplingSettings, sharpness: float) -> None:
+    """The same scores and uniform numbers: the same tokens, but for numbers within rounding of a border; and every share is as
     it should be."""
     torch.manual_seed(1)
     Q, V = (4096, 5000) if CUDA else (6, 300)
@@ -246,7 +246,7 @@ def test_a_token_does_not_depend_on_what_its_neighbours_ask_for() -> None:
 
 
 @pytest.mark.slow
-def test_scores_that_are_no_numbers_are_said() -> None:
+def test_scores_of_nan_or_infinity_are_said() -> None:
     scores = torch.randn(3, 300, device=DEVICE)
     scores[1, 17] = float("nan")
     scores[2, 5] = float("inf")
@@ -277,7 +277,7 @@ def requests(number: int, settings: SamplingSettings, **more: Any) -> list[Reque
 
 def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: Any) -> list[Completion]:
     head = head_weight(model).detach()
-    writer = SlotWriter(Decoder(bloom_model(model), head, slots=slots, places=128, eos=EOS, **sizes))
+    writer = SlotWriter(Decoder(bloom_model(model), head, slots=slots, capacity=128, eos=EOS, **sizes))
     for request in asked:
         writer.add(request)
 
@@ -290,8 +290,8 @@ def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: A
 
 @pytest.mark.skipif(CUDA, reason="the tests below say more")
 def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
-    """Prompts longer than a step, more texts than slots, a wide adapter worn by some, one text cancelled: the plain
-    twin's tokens."""
+    """Prompts longer than a step, more texts than slots, LoRA enabled for some, one text cancelled: the
+    reference's tokens."""
     base = load_base(str(save_tiny(tmp_path / "m", heads=2, head_dim=32)), bits=8, device=DEVICE, compute="float32")
     model = attach_adapter(base, make_config({"rank": 24}))
     for name, parameter in model.named_parameters():
@@ -305,7 +305,7 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     with model.disable_adapter():
         wanted[2] = collect(write_batch(PackedDecoder(LoadedModel(base, model)), [asked[2]], EOS), 1)[0]
     decoder = Decoder(
-        bloom_model(model), head_weight(model).float(), slots=2, places=64, eos=EOS, most_rows=4, recorded=False
+        bloom_model(model), head_weight(model).float(), slots=2, capacity=64, eos=EOS, max_rows=4, cuda_graphs=False
     )
     writer = SlotWriter(decoder)
     for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
@@ -337,25 +337,25 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
 @on_a_card
 @pytest.mark.gpu
 @pytest.mark.parametrize(("bits", "head_dim"), [(8, 64), (8, 80), (4, 128), (16, 32)])
-def test_decoder_equals_the_plain_twin_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
+def test_decoder_equals_the_reference_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
     base, model = tuned(tmp_path, bits, head_dim)
     plain = collect(write_batch(PackedDecoder(LoadedModel(base, model)), requests(40, GREEDY), EOS), 40)
     for settings in (
         GREEDY,
         SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=3),
     ):
-        alone = by_slots(base, model, requests(40, settings), 1, most_rows=16)
+        alone = by_slots(base, model, requests(40, settings), 1, max_rows=16)
         for slots, sizes in (
-            (8, {"most_rows": 64}),
-            (32, {"most_rows": 256}),
-            (64, {"most_rows": 1024, "recorded": False}),
+            (8, {"max_rows": 64}),
+            (32, {"max_rows": 256}),
+            (64, {"max_rows": 1024, "cuda_graphs": False}),
         ):
             assert by_slots(base, model, requests(40, settings), slots, **sizes) == alone
         if settings is GREEDY:
             pairs = [(asked, a, b) for asked, a, b in zip(requests(40, settings), alone, plain, strict=True) if a != b]
             gaps = [gap_where_they_part(base, model, *pair) for pair in pairs]
             print(
-                f"{bits} bits: {40 - len(gaps)} of 40 greedy texts as the plain twin writes them in bfloat16; ties of {gaps}"
+                f"{bits} bits: {40 - len(gaps)} of 40 greedy texts as the reference writes them in bfloat16; ties of {gaps}"
             )
             assert len(gaps) <= 10 and max(gaps, default=0.0) < 0.1
 
@@ -378,7 +378,7 @@ def test_cancelled_texts_write_no_more_and_leave_the_others_alone(tmp_path: Path
     base, model = tuned(tmp_path, 8, 64)
     asked = requests(6, GREEDY)
     wanted = by_slots(base, model, asked, 2)
-    decoder = Decoder(bloom_model(model), head_weight(model).detach(), slots=2, places=128, eos=EOS)
+    decoder = Decoder(bloom_model(model), head_weight(model).detach(), slots=2, capacity=128, eos=EOS)
     writer = SlotWriter(decoder)
     for request in asked:
         writer.add(request)

@@ -1,5 +1,5 @@
-"""The products with codes as they are stored, against the same in float64; and the walk that is made of them, with
-plain twins of theirs where there is no Hopper GPU (the walk is interpreted then: `make slow`)."""
+"""Matmuls with int8 as it is stored, against the same in float64; and the block stack that is made of them, with
+references in their place where there is no Hopper GPU (the rest is interpreted then: `make slow`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from florilegium.fast.training.norm_kernel import Residual
 from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER, mma_column_order
 from florilegium.reference import alibi_slopes
-from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, documents, error, walked
+from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, documents, error, run_model
 from tests.tiny import save_tiny
 
 HOPPER = support.is_hopper(DEVICE)
@@ -50,7 +50,7 @@ def in_pair_order(x: torch.Tensor, K: int) -> torch.Tensor:
     return kept
 
 
-def test_lane_order_is_an_order_of_each_64_columns() -> None:
+def test_pair_order_is_an_order_of_each_64_columns() -> None:
     places = stored_places(192)
     assert torch.equal(places.sort().values, torch.arange(192, device=DEVICE))
     assert torch.equal(places // 64, torch.arange(192, device=DEVICE) // 64)
@@ -77,22 +77,22 @@ def clusters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         (700, 12288, 4096, 16),
     ],
 )
-def test_the_products_equal_plain_ones(T: int, N: int, K: int, R: int, clusters: int) -> None:
+def test_the_matmuls_equal_the_reference(T: int, N: int, K: int, R: int, clusters: int) -> None:
     torch.manual_seed(0)
-    codes = torch.randint(-128, 128, (N, K), dtype=torch.int8, device=DEVICE)
+    weight = torch.randint(-128, 128, (N, K), dtype=torch.int8, device=DEVICE)
     x, adapter = torch.randn(T, K + R, device=DEVICE).to(DTYPE), (torch.randn(N, R, device=DEVICE) * 99).to(DTYPE)
-    exact = x[:, :K].double() @ codes.double().T
-    assert error(int8_matmul.forward(in_pair_order(x[:, :K], K), codes), exact) < LAST_BIT
-    both = int8_matmul.forward(in_pair_order(x, K), codes, adapter)
+    exact = x[:, :K].double() @ weight.double().T
+    assert error(int8_matmul.forward(in_pair_order(x[:, :K], K), weight), exact) < LAST_BIT
+    both = int8_matmul.forward(in_pair_order(x, K), weight, adapter)
     assert error(both, exact + x[:, K:].double() @ adapter.double().T) < LAST_BIT
     y = torch.randn(T, N, device=DEVICE).to(DTYPE)
-    assert error(int8_matmul.backward(y, codes), y.double() @ codes.double()) < LAST_BIT
+    assert error(int8_matmul.backward(y, weight), y.double() @ weight.double()) < LAST_BIT
 
 
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize(("T", "W", "F"), [(64, 128, 256), (192, 256, 384), (1000, 1024, 4096), (2368, 256, 128)])
-def test_gelu_and_its_gradient_ride_along(T: int, W: int, F: int, clusters: int) -> None:
+def test_gelu_and_its_gradient_in_the_epilogue(T: int, W: int, F: int, clusters: int) -> None:
     torch.manual_seed(0)
     up, down = (torch.randint(-127, 128, shape, dtype=torch.int8, device=DEVICE) for shape in ((F, W), (W, F)))
     scale, bias = torch.rand(F, device=DEVICE) * 0.03 / W**0.5, torch.randn(F, device=DEVICE).to(DTYPE)
@@ -115,26 +115,26 @@ def test_parts_of_tiles_come_together_in_one_order(clusters: int) -> None:
     """96 tiles, or 48 or 24 of clusters, are cut among the multiprocessors: the same bits, whoever is first, launch
     after launch."""
     assert tiling(768, 32 // clusters, 128, int8_matmul._programs(clusters, DEVICE), sharing=True).shared
-    codes = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
+    weight = torch.randint(-127, 128, (4096, 16384), dtype=torch.int8, device=DEVICE)
     x = torch.randn(768, 16384, device=DEVICE).to(DTYPE)
-    first = int8_matmul.forward(x, codes)
-    assert all(torch.equal(int8_matmul.forward(x, codes), first) for _ in range(20))
+    first = int8_matmul.forward(x, weight)
+    assert all(torch.equal(int8_matmul.forward(x, weight), first) for _ in range(20))
 
 
 @pytest.mark.gpu
 @on_hopper
 def test_a_length_that_is_new_to_the_kernels_can_be_recorded() -> None:
     """A step is recorded once a length, and a shorter one may need kernels that nothing has called yet."""
-    codes = torch.randint(-127, 128, (640, 384), dtype=torch.int8, device=DEVICE)
+    weight = torch.randint(-127, 128, (640, 384), dtype=torch.int8, device=DEVICE)
     scale, bias = torch.full((640,), 1e-3, device=DEVICE), torch.zeros(640, device=DEVICE).to(DTYPE)
 
     def function(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return int8_matmul.forward_gelu(inputs["x"], codes, scale, bias, NATURAL_ORDER)[1]
+        return int8_matmul.forward_gelu(inputs["x"], weight, scale, bias, NATURAL_ORDER)[1]
 
     run = CudaGraphRunner(function, [])
     for T in (512, 128, 64):
         x = torch.randn(T, 384).to(DTYPE)
-        raw = x.to(DEVICE)[:, stored_places(384)].double() @ codes.double().T
+        raw = x.to(DEVICE)[:, stored_places(384)].double() @ weight.double().T
         assert error(run({"x": x}), torch.nn.functional.gelu(raw * scale + bias, approximate="tanh")) < LAST_BIT
 
 
@@ -142,26 +142,26 @@ def test_a_length_that_is_new_to_the_kernels_can_be_recorded() -> None:
 @on_hopper
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     """Where tiles are not shared: elsewhere the cut of a sum depends on the tile's place."""
-    codes = torch.randint(-127, 128, (256, 256), dtype=torch.int8, device=DEVICE)
+    weight = torch.randint(-127, 128, (256, 256), dtype=torch.int8, device=DEVICE)
     x = torch.randn(520, 256, device=DEVICE).to(DTYPE)
     for product in (int8_matmul.forward, int8_matmul.backward):
-        assert torch.equal(product(x, codes)[256:512], product(x[256:512].contiguous(), codes))
+        assert torch.equal(product(x, weight)[256:512], product(x[256:512].contiguous(), weight))
 
 
 @runs_kernels
-def test_what_a_product_reads_is_written_in_pair_order() -> None:
+def test_what_a_matmul_reads_is_written_in_pair_order() -> None:
     torch.manual_seed(0)
     T, W = 64, 128
     norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
     written = []
     for order in (NATURAL_ORDER, PAIR_ORDER):
         before = (torch.linspace(-3, 3, T * W, device=DEVICE).sin().view(T, W) * 9).to(DTYPE)
-        normed, twice = torch.empty_like(before), torch.empty_like(before)
-        norm_kernel.residual_norm(Residual(before, None), None, norm, normed, twice, order=order)
-        written.append((normed, twice))
-    (normed, twice), (ordered, again) = written
+        normed, lora_input = torch.empty_like(before), torch.empty_like(before)
+        norm_kernel.residual_norm(Residual(before, None), None, norm, normed, lora_input, order=order)
+        written.append((normed, lora_input))
+    (normed, lora_input), (ordered, again) = written
     assert torch.equal(ordered, in_pair_order(normed, W))
-    assert torch.equal(again, twice) and torch.equal(twice, normed)
+    assert torch.equal(again, lora_input) and torch.equal(lora_input, normed)
 
 
 @runs_kernels
@@ -181,7 +181,7 @@ def test_dropout_leaves_the_same_in_either_order() -> None:
 
 @runs_kernels
 @pytest.mark.parametrize("head_dim", [64, 80, 128])
-def test_attention_writes_and_reads_lane_order(head_dim: int) -> None:
+def test_attention_writes_and_reads_pair_order(head_dim: int) -> None:
     torch.manual_seed(0)
     H, T = 4, 128
     _, start, end = documents([60, 68])
@@ -194,9 +194,9 @@ def test_attention_writes_and_reads_lane_order(head_dim: int) -> None:
     for order in (NATURAL_ORDER, PAIR_ORDER):
         mine, grads = fused.clone(), torch.empty_like(fused)
         parts = [t.unbind(-2) for t in (mine, scale, bias, grads)]
-        out, lse = attention_kernel.attention(*parts[:3], start, alibi_slopes(H, DEVICE), order)
+        out, logsumexp = attention_kernel.attention(*parts[:3], start, alibi_slopes(H, DEVICE), order)
         attention_grad_kernel.attention_grad(
-            *parts[:3], out, lse, above.clone(), parts[3],
+            *parts[:3], out, logsumexp, above.clone(), parts[3],
             start_T=start, end_T=end, slopes_H=alibi_slopes(H, DEVICE), order=order,
         )  # fmt: skip
         found.append((out.view(T, -1), grads))
@@ -208,72 +208,74 @@ def test_attention_writes_and_reads_lane_order(head_dim: int) -> None:
 
 @runs_kernels
 @pytest.mark.parametrize(("rank", "N"), [(4, 384), (16, 128), (257, 64)])
-def test_the_gradient_of_the_adapters_thin_product(rank: int, N: int) -> None:
+def test_the_gradient_of_loras_down_projection(rank: int, N: int) -> None:
     y, b = torch.randn(64, N, device=DEVICE).to(DTYPE), torch.randn(N, -(-rank // 8) * 8, device=DEVICE).to(DTYPE)
     assert error(lora_kernel.down_projection_grad(y, b, rank), (y.double() @ b.double())[:, :rank]) < LAST_BIT
 
 
-def _plain_forward(x: torch.Tensor, codes: torch.Tensor, adapter: torch.Tensor | None = None) -> torch.Tensor:
-    K = codes.shape[1]
-    out = x[:, stored_places(K)].float() @ codes.float().T
+def _reference_forward(x: torch.Tensor, weight: torch.Tensor, adapter: torch.Tensor | None = None) -> torch.Tensor:
+    K = weight.shape[1]
+    out = x[:, stored_places(K)].float() @ weight.float().T
     return (out if adapter is None else out + x[:, K:].float() @ adapter.float().T).to(x.dtype)
 
 
-def _plain_forward_gelu(
-    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, order: int
+def _reference_forward_gelu(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, order: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    raw = _plain_forward(x, codes)
+    raw = _reference_forward(x, weight)
     active = gelu_kernel.gelu(raw, scale, bias)
-    return _plain_forward_slope(x, codes, scale, bias), in_pair_order(
-        active, len(codes)
+    return _reference_forward_slope(x, weight, scale, bias), in_pair_order(
+        active, len(weight)
     ) if order == PAIR_ORDER else active
 
 
-def _plain_forward_slope(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    raw = _plain_forward(x, codes)
+def _reference_forward_slope(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    raw = _reference_forward(x, weight)
     slope = torch.ones_like(raw)
     gelu_kernel.gelu_grad(raw, scale, bias, slope)
     return slope
 
 
-def _plain_backward_gelu(y: torch.Tensor, codes: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    return _plain_backward(y, codes) * slope
+def _reference_backward_gelu(y: torch.Tensor, weight: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return _reference_backward(y, weight) * slope
 
 
-def _plain_backward(y: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    return (y.float() @ codes.float()).to(y.dtype)
+def _reference_backward(y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (y.float() @ weight.float()).to(y.dtype)
 
 
-TWINS = {
-    "forward": _plain_forward,
-    "forward_gelu": _plain_forward_gelu,
-    "forward_slope": _plain_forward_slope,
-    "backward": _plain_backward,
-    "backward_gelu": _plain_backward_gelu,
+REFERENCES = {
+    "forward": _reference_forward,
+    "forward_gelu": _reference_forward_gelu,
+    "forward_slope": _reference_forward_slope,
+    "backward": _reference_backward,
+    "backward_gelu": _reference_backward_gelu,
 }
 
 
 @runs_kernels
-def test_the_walk_with_stored_codes_equals_autograd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_stack_with_int8_matmuls_equals_autograd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_tiny(tmp_path / "bloom", heads=4, head_dim=64, layers=3, noise=0.02)
-    exact = walked(folder, 8, "float32", torch.float32, None)
+    exact = run_model(folder, 8, "float32", torch.float32, None)
     limits = [2e-5, 2e-4]
     if torch.bfloat16 == DTYPE:
-        limits = [2.5 * error(a, b) for a, b in zip(walked(folder, 8, "bfloat16", DTYPE, None), exact, strict=True)]
+        limits = [2.5 * error(a, b) for a, b in zip(run_model(folder, 8, "bfloat16", DTYPE, None), exact, strict=True)]
     read = []
     monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0)
     monkeypatch.setattr(block_stack, "FUSED_GELU_WIDTH", 0)
     monkeypatch.setattr(block_stack.BlockStack, "_warm_up", lambda *given: None)  # it would be counted
     if HOPPER:
-        products = {name: getattr(int8_matmul, name) for name in TWINS}
+        products = {name: getattr(int8_matmul, name) for name in REFERENCES}
     else:
-        products = TWINS
+        products = REFERENCES
         monkeypatch.setattr(support, "int8_matmul_unsupported_reason", lambda module: "")
         monkeypatch.setattr(int8_matmul, "compile_in_background", lambda *given: None)
     for name, product in products.items():
         monkeypatch.setattr(int8_matmul, name, lambda *given, _product=product: read.append(1) or _product(*given))
     for plan, number in ((ActivationPlan(), 23), (ActivationPlan(blocks_full=0), 29), (ActivationPlan(1, 2, 2), 16)):
         read.clear()
-        errors = [error(a, b) for a, b in zip(walked(folder, 8, "float32", DTYPE, plan), exact, strict=True)]
+        errors = [error(a, b) for a, b in zip(run_model(folder, 8, "float32", DTYPE, plan), exact, strict=True)]
         assert all(ours < limit for ours, limit in zip(errors, limits, strict=True)), (plan, errors, limits)
         assert len(read) == number, plan

@@ -1,4 +1,4 @@
-"""How products with stored codes are cut in tiles: how long, which are shared, and that every part of each is made once
+"""How int8 matmuls are cut in tiles: how long, which are shared, and that every part of each is made once
 (by the kernels' own functions, compiled for the processor)."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trunk's kernels and its walk by hand against autograd in float32, on small shapes. Without a CUDA device Triton
+"""The block stack's kernels, and its passes against autograd in float32, on small shapes. Without a CUDA device Triton
 interprets them."""
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from florilegium import fast
-from florilegium import reference as plain
+from florilegium import fast, reference
 from florilegium.config import make_config
 from florilegium.fast import frozen_linear, head_loss_kernel
 from florilegium.fast.training import (
@@ -60,30 +59,30 @@ MANY_HEADS = pytest.param(
 
 @pytest.mark.parametrize(("H", "head_dim"), [(3, 64), (3, 80), (3, 96), (3, 128), MANY_HEADS])
 @pytest.mark.parametrize("sizes", [[1, 70, 3, 1, 64, 53], [1] * 64, [127, 1], [60, 68]], ids=str)
-def test_attention_equals_the_plain_twin(H: int, head_dim: int, sizes: list[int]) -> None:
+def test_attention_equals_the_reference(H: int, head_dim: int, sizes: list[int]) -> None:
     torch.manual_seed(0)
     T = sum(sizes)
     document, start, end = documents(sizes)
-    slopes = plain.alibi_slopes(H, DEVICE)
+    slopes = reference.alibi_slopes(H, DEVICE)
     fused = torch.randn(T, H, 3, head_dim, device=DEVICE).to(DTYPE)
     scale, bias = (torch.rand(H, 3, head_dim, device=DEVICE) + 0.5 for _ in range(2))
     grad = torch.randn(T, H, head_dim, device=DEVICE).to(DTYPE)
     exact_fused = fused.double().requires_grad_()
     q, k, v = (exact_fused * scale.double() + bias.double()).permute(2, 1, 0, 3)[:, None]
-    exact = plain.plain(document, slopes, torch.float64)(q, k, v)[0].transpose(0, 1)
+    exact = reference.sdpa_attention(document, slopes, torch.float64)(q, k, v)[0].transpose(0, 1)
     exact.backward(grad.double())
     parts, scales, biases = fused.unbind(-2), scale.unbind(-2), bias.unbind(-2)  # of a raw projection
-    out, lse = attention_kernel.attention(parts, scales, biases, start, slopes)
+    out, logsumexp = attention_kernel.attention(parts, scales, biases, start, slopes)
     grads = torch.full_like(fused, float("nan"))
     attention_grad_kernel.attention_grad(
-        parts, scales, biases, out, lse, grad.clone(), grads.unbind(-2), start_T=start, end_T=end, slopes_H=slopes
+        parts, scales, biases, out, logsumexp, grad.clone(), grads.unbind(-2), start_T=start, end_T=end, slopes_H=slopes
     )
     assert error(out, exact) < 2 * LAST_BIT
     assert error(grads, exact_fused.grad) < 4 * LAST_BIT
 
 
-def low_unit(rounded: torch.Tensor) -> torch.Tensor:
-    """What the low part of the residual stream counts in, float64."""
+def error_unit(rounded: torch.Tensor) -> torch.Tensor:
+    """What the rounding error of the residual stream counts in, float64."""
     _, exponent = torch.frexp(rounded.float())
     return torch.ldexp(torch.ones(rounded.shape, dtype=torch.float64, device=rounded.device), exponent - 16)
 
@@ -101,7 +100,7 @@ def test_the_residual_stream_keeps_twice_the_bits_of_bfloat16() -> None:
     assert saved.dtype == torch.bfloat16 and low is not None and low.dtype == torch.int8
     if torch.cuda.is_available():  # Triton's interpreter cuts where a GPU rounds
         assert torch.equal(saved, exact.bfloat16())
-        whole = saved.double() + low.double() * low_unit(saved)
+        whole = saved.double() + low.double() * error_unit(saved)
         assert ((whole - exact.double()).abs() <= 2**-15 * exact.abs().double() + 1e-44).all()
         more, left = norm_kernel.residual_norm(
             Residual(saved, low),
@@ -109,51 +108,53 @@ def test_the_residual_stream_keeps_twice_the_bits_of_bfloat16() -> None:
             norm,
             normed,
         )
-        assert error(more.double() + left.double() * low_unit(more), whole + saved.double()) < 1e-5
+        assert error(more.double() + left.double() * error_unit(more), whole + saved.double()) < 1e-5
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.3])
-def test_norm_and_its_gradient(drop: float) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_norm_and_its_gradient(dropout: float) -> None:
     torch.manual_seed(0)
-    T, W, wide = 5, 48, 56
+    T, W, padded = 5, 48, 56
     norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     before, raw = torch.randn(T, W, device=DEVICE).to(DTYPE), (torch.randn(T, W, device=DEVICE) * 9).to(DTYPE)
-    low = torch.randint(-127, 128, (T, W), dtype=torch.int8, device=DEVICE) if drop else None
+    low = torch.randint(-127, 128, (T, W), dtype=torch.int8, device=DEVICE) if dropout else None
     scale, bias = torch.rand(W, device=DEVICE), torch.randn(W, device=DEVICE)
     seed = torch.tensor([11], device=DEVICE)
-    exact = before.double() + (low.double() * low_unit(before) if low is not None else 0) + raw.double() * scale + bias
-    normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (wide, W))
+    exact = (
+        before.double() + (low.double() * error_unit(before) if low is not None else 0) + raw.double() * scale + bias
+    )
+    normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (padded, W))
     saved, left = norm_kernel.residual_norm(
-        Residual(before, low), PendingUpdate(raw, scale, bias), norm, normed, dropped if drop else None,
-        seed=seed, block_index=2, dropout=drop,
+        Residual(before, low), PendingUpdate(raw, scale, bias), norm, normed, dropped if dropout else None,
+        seed=seed, block_index=2, dropout=dropout,
     )  # fmt: skip
-    assert error(saved, exact) < LAST_BIT and error(saved.double() + left.double() * low_unit(saved), exact) < 1e-5
+    assert error(saved, exact) < LAST_BIT and error(saved.double() + left.double() * error_unit(saved), exact) < 1e-5
     x = saved.double().requires_grad_()
     y = F.layer_norm(x, (W,), norm.weight.double(), norm.bias.double(), norm.eps)
     assert error(normed[:, :W], y) < LAST_BIT and normed[:, W:].isnan().all()
     kept = torch.ones_like(y)
-    if drop:
-        kept = (dropped != 0).double() / (1 - drop)
+    if dropout:
+        kept = (dropped != 0).double() / (1 - dropout)
         assert 0.5 < float((dropped != 0).float().mean()) < 0.9
         assert error(dropped, y * kept) < LAST_BIT
-    scaled, above, thin = (torch.randn(T, columns, device=DEVICE).to(DTYPE) for columns in (W, wide, W))
+    scaled, above, down = (torch.randn(T, columns, device=DEVICE).to(DTYPE) for columns in (W, padded, W))
     scale, next_scale = torch.rand(2, W, device=DEVICE) + 0.1
-    (y * above[:, :W].double() + y * kept * thin.double()).sum().backward()
+    (y * above[:, :W].double() + y * kept * down.double()).sum().backward()
     wanted, again = (scaled.double() / scale + x.grad) * next_scale, torch.empty_like(saved)
     more: dict[str, Any] = {
-        "lora_grad_TW": thin, "lora_input_TW": again, "seed": seed, "block_index": 2, "dropout": drop,
+        "lora_grad_TW": down, "lora_input_TW": again, "seed": seed, "block_index": 2, "dropout": dropout,
     }  # fmt: skip
     norm_kernel.residual_norm_grad(scaled, above, saved, norm, scale, next_scale, **more)
-    assert error(scaled, wanted) < LAST_BIT and torch.equal(again, dropped if drop else normed[:, :W])
+    assert error(scaled, wanted) < LAST_BIT and torch.equal(again, dropped if dropout else normed[:, :W])
     norm_kernel.residual_norm_grad(scaled.fill_(float("nan")), above, saved, norm, None, next_scale, **more)
     assert error(scaled, x.grad * next_scale) < LAST_BIT
 
 
 def test_dropout_draws_each_number_by_itself() -> None:
     """The right share, and no row, column or block that follows another."""
-    T, W, drop = 64, 320, 0.3
+    T, W, dropout = 64, 320, 0.3
     norm = torch.nn.LayerNorm(W, device=DEVICE).requires_grad_(False)
     torch.nn.init.ones_(norm.bias)
 
@@ -161,7 +162,7 @@ def test_dropout_draws_each_number_by_itself() -> None:
         before, seeds = torch.zeros(T, W, dtype=DTYPE, device=DEVICE), torch.tensor([seed], device=DEVICE)
         normed, dropped = torch.empty_like(before), torch.empty_like(before)
         norm_kernel.residual_norm(
-            Residual(before, None), None, norm, normed, dropped, seed=seeds, block_index=number, dropout=drop
+            Residual(before, None), None, norm, normed, dropped, seed=seeds, block_index=number, dropout=dropout
         )
         return (dropped != 0).float()
 
@@ -171,30 +172,30 @@ def test_dropout_draws_each_number_by_itself() -> None:
         "step": kept(12, 2),
     }  # fmt: skip
     sigma = (1 / (T * W)) ** 0.5
-    assert abs(float(first.mean()) - 0.7) < 4 * sigma * (drop * 0.7) ** 0.5
+    assert abs(float(first.mean()) - 0.7) < 4 * sigma * (dropout * 0.7) ** 0.5
     for name, other in others.items():
         assert abs(float(torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1])) < 4 * sigma, name
     assert torch.equal(first, kept(11, 2))
 
 
 @pytest.mark.parametrize(("rank", "W", "T"), [(4, 320, 128), (16, 128, 192), (24, 512, 64), (257, 64, 64)])
-def test_the_adapters_thin_products(rank: int, W: int, T: int) -> None:
+def test_the_low_rank_matmuls_of_lora(rank: int, W: int, T: int) -> None:
     torch.manual_seed(0)
     R, N = -(-rank // 8) * 8, 200
     normed, a = torch.randn(T, W + R, device=DEVICE).to(DTYPE), torch.randn(rank, W, device=DEVICE).to(DTYPE)
     normed[:, W:] = float("nan")
-    thin = lora_kernel.down_projection(normed[:, :W], a, normed[:, W:])
-    assert error(thin, normed[:, :W].double() @ a.double().T) < LAST_BIT
-    assert torch.equal(normed[:, W : W + rank], thin) and (normed[:, W + rank :] == 0).all()
+    down = lora_kernel.down_projection(normed[:, :W], a, normed[:, W:])
+    assert error(down, normed[:, :W].double() @ a.double().T) < LAST_BIT
+    assert torch.equal(normed[:, W : W + rank], down) and (normed[:, W + rank :] == 0).all()
     qkv_grad, above = torch.randn(T, N, device=DEVICE).to(DTYPE), torch.randn(T, W + R, device=DEVICE).to(DTYPE)
-    dropped, thin_grad, unfolding = (
+    dropped, down_grad, b_rescale = (
         torch.randn(T, W, device=DEVICE).to(DTYPE),
         above[:, W : W + rank],
         torch.rand(N, device=DEVICE),
     )
-    grad_a, grad_b = lora_kernel.lora_gradients(dropped, thin_grad, qkv_grad, thin, unfolding)
-    assert error(grad_a, thin_grad.double().T @ dropped.double()) < 1e-5
-    assert error(grad_b, qkv_grad.double().T @ thin.double() * unfolding[:, None].double()) < 1e-5
+    grad_a, grad_b = lora_kernel.lora_gradients(dropped, down_grad, qkv_grad, down, b_rescale)
+    assert error(grad_a, down_grad.double().T @ dropped.double()) < 1e-5
+    assert error(grad_b, qkv_grad.double().T @ down.double() * b_rescale[:, None].double()) < 1e-5
 
 
 def test_gelu_and_its_gradient() -> None:
@@ -219,24 +220,26 @@ def test_nf4_equals_bitsandbytes(shape: tuple[int, int], nested: bool) -> None:
     packed, state = quantize_4bit(
         torch.randn(shape, device=DEVICE), quant_type="nf4", blocksize=64, compress_statistics=nested
     )
-    wide = torch.full((shape[0], shape[1] + 8), float("nan"), device=DEVICE).to(DTYPE)
-    dequantize_kernel.dequantize_nf4(packed, state, wide[:, : shape[1]])
+    padded = torch.full((shape[0], shape[1] + 8), float("nan"), device=DEVICE).to(DTYPE)
+    dequantize_kernel.dequantize_nf4(packed, state, padded[:, : shape[1]])
     assert (
-        torch.equal(wide[:, : shape[1]], dequantize_4bit(packed, state).to(DTYPE)) and wide[:, shape[1] :].isnan().all()
+        torch.equal(padded[:, : shape[1]], dequantize_4bit(packed, state).to(DTYPE))
+        and padded[:, shape[1] :].isnan().all()
     )
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_int8_codes_are_exact(scaled: bool) -> None:
+def test_int8_weights_are_exact(scaled: bool) -> None:
     codes = torch.randint(-127, 128, (5, 4200), dtype=torch.int8, device=DEVICE)
     scale = torch.rand(5, device=DEVICE) if scaled else None
-    wide = torch.full((5, 4208), float("nan"), device=DEVICE).to(DTYPE)
-    dequantize_kernel.dequantize_int8(codes, scale, wide[:, :4200])
+    padded = torch.full((5, 4208), float("nan"), device=DEVICE).to(DTYPE)
+    dequantize_kernel.dequantize_int8(codes, scale, padded[:, :4200])
     exact = codes.float() * (scale[:, None] / 127) if scaled else codes.float()
     assert (
-        torch.equal(wide[:, :4200].float(), exact.to(DTYPE).float()) or error(wide[:, :4200], exact) < LAST_BIT * scaled
+        torch.equal(padded[:, :4200].float(), exact.to(DTYPE).float())
+        or error(padded[:, :4200], exact) < LAST_BIT * scaled
     )
-    assert wide[:, 4200:].isnan().all()
+    assert padded[:, 4200:].isnan().all()
 
 
 def test_losses_and_their_gradient() -> None:
@@ -284,10 +287,10 @@ PLANS = {
 }
 
 
-def walked(
+def run_model(
     folder: Path, bits: int, compute: str, dtype: torch.dtype, plan: ActivationPlan | None
 ) -> list[torch.Tensor]:
-    """Hidden states of real tokens and gradients of A and B, by the plain walk or the trunk."""
+    """Hidden states of real tokens and gradients of A and B, by autograd or the block stack."""
     base = load_base(str(folder), bits=bits, device=DEVICE, compute=compute)
     torch.manual_seed(3)
     model = attach_adapter(base, make_config({"rank": 4, "dropout": 0.0, "bits": bits}))
@@ -314,7 +317,7 @@ def walked(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: ActivationPlan) -> None:
-    """A kernel that the rehearsal leaves out is compiled when a run's first step calls it, while the other cores
+    """A kernel that the warm-up leaves out is compiled when a run's first step calls it, while the other cores
     wait."""
     import triton
 
@@ -352,14 +355,16 @@ def test_what_a_step_needs_was_compiled_with_the_rest(tmp_path: Path, plan: Acti
 
 @pytest.mark.slow  # in the interpreter
 @pytest.mark.parametrize("bits", [8, 4])
-def test_the_walk_by_hand_equals_autograd(tmp_path: Path, bits: int) -> None:
-    """Against the plain walk in float32 on the same weights. In bfloat16: about as near as the plain walk is."""
+def test_the_block_stack_equals_autograd(tmp_path: Path, bits: int) -> None:
+    """Against autograd in float32 on the same weights. In bfloat16: about as near as autograd is."""
     folder = save_tiny(tmp_path / "bloom", heads=5, head_dim=64, layers=3, noise=0.02)
-    exact = walked(folder, bits, "float32", torch.float32, None)
+    exact = run_model(folder, bits, "float32", torch.float32, None)
     limits = [2e-5, 2e-4]
     if torch.bfloat16 == DTYPE:
-        limits = [2.5 * error(a, b) for a, b in zip(walked(folder, bits, "bfloat16", DTYPE, None), exact, strict=True)]
+        limits = [
+            2.5 * error(a, b) for a, b in zip(run_model(folder, bits, "bfloat16", DTYPE, None), exact, strict=True)
+        ]
     for name, plan in PLANS.items():
-        errors = [error(a, b) for a, b in zip(walked(folder, bits, "float32", DTYPE, plan), exact, strict=True)]
+        errors = [error(a, b) for a, b in zip(run_model(folder, bits, "float32", DTYPE, plan), exact, strict=True)]
         print(bits, name, errors, limits)
         assert all(ours < limit for ours, limit in zip(errors, limits, strict=True)), name

@@ -1,4 +1,4 @@
-"""What a GPU runs by default (`block`, `loss`) on packed rows, against stock BLOOM in float32 on each quote alone:
+"""What a GPU runs by default (`fused-blocks`, `chunked-loss`) on packed rows, against stock BLOOM in float32 on each quote alone:
 hidden states, losses, gradients of the adapter. Without a CUDA device Triton interprets the kernels, in float32."""
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_made_again_has_the_same_dropout(tmp_path: Path) -> None:
+def test_what_is_recomputed_has_the_same_dropout(tmp_path: Path) -> None:
     """Each plan's gradient for the same seed; another seed's is far from it."""
     gradients = {}
     for name, plan, seed in (

@@ -1,4 +1,4 @@
-"""Kernels of products with stored codes are compiled before they are needed, and not for a run that has ended."""
+"""Kernels of int8 matmuls are compiled before they are needed, and not for a run that has ended."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_failed_to_compile_is_tried_again(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_lengths_to_come_are_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the rehearsal's own; of the first and the last block, which may differ in copies."""
+    """After the warm-up's own; of the first and the last block, which may differ in copies."""
     model = load_base(str(save_tiny(tmp_path / "bloom", layers=3)), bits=8, device=torch.device("cpu")).model
     asked: list[tuple[int, bool]] = []
     monkeypatch.setattr(

@@ -46,6 +46,7 @@ def embedding_kernel(
     tl.store(position + m, tl.where(s < 0, -1, p))
     column = tl.arange(0, BLOCK)
     inside = column < W
+    # float32 from here on: the residual stream of a step is never rounded
     x = tl.load(table + token.to(tl.int64) * W + column, mask=inside, other=0.0).to(tl.float32)
     unit, _ = normalize(x, inside, W, eps)
     g = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
@@ -172,7 +173,7 @@ def residual_norm(
         else (unused, unused, unused, 1)
     )
     a, enabled, slot, lora_x_at = lora or (unused,) * 4
-    R = a.shape[0] if lora else 0
+    R = a.shape[0] if lora else 0  # a power of two from 16, so `each` divides it
     each = min(COLUMNS_EACH, R)
     kernel: Any = residual_norm_kernel
     kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](

@@ -1,11 +1,11 @@
 """Decoding at the speed of memory: a step over BLOOM's own modules, recorded once a shape and replayed.
 
-The cache has `slots`, each with room for one text of `places` tokens. A step works on M token rows, and what they are
+The cache has `slots`, each with room for one text of `capacity` tokens. A step works on M token rows, and what they are
 is the caller's: the next token of slots that are writing, tokens of prompts that are being read, both at once. So
 reading a prompt needs no pass of its own, and a slot whose text has ended takes the next prompt while its neighbours
 write on.
 
-    decoder = Decoder(bloom, head_VW, slots=64, places=256, eos=2)
+    decoder = Decoder(bloom, head_VW, slots=64, capacity=256, eos=2)
     decoder.admit(slots, limits, uniforms, ...)     new texts in those slots
     step = decoder.step(rows, sample_rows)          rows: (slot, token, position), or (slot, NEXT, NEXT) to write on
     tokens = step.tokens()                          waits; the next token of each row whose number is in `sample_rows`
@@ -49,16 +49,16 @@ class Decoder:
         head_VW: torch.Tensor,
         *,
         slots: int,
-        places: int,
+        capacity: int,
         eos: int,
-        most_rows: int = 1024,
-        recorded: bool = True,
+        max_rows: int = 1024,
+        cuda_graphs: bool = True,
     ) -> None:
-        """`bloom` is Transformers' BloomModel, perhaps with PEFT's modules. `places` bounds a text, prompt and all;
-        `most_rows` the rows of a step. `recorded`: replay CUDA graphs."""
-        self.bloom, self.eos, self.recorded = bloom, eos, recorded
-        self.num_slots, self.places = slots, places
-        enough = next(m for m in ROWS if m >= min(max(most_rows, slots), ROWS[-1]))
+        """`bloom` is Transformers' BloomModel, perhaps with PEFT's modules. `capacity` bounds a text, prompt and all;
+        `max_rows` the rows of a step. `cuda_graphs`: replay CUDA graphs."""
+        self.bloom, self.eos, self.cuda_graphs = bloom, eos, cuda_graphs
+        self.num_slots, self.capacity = slots, capacity
+        enough = next(m for m in ROWS if m >= min(max(max_rows, slots), ROWS[-1]))
         self.rows = [m for m in ROWS if m <= enough]
         self.blocks = [decoder_block(layer, head_VW.dtype) for layer in bloom.h]
         self.heads = bloom.num_heads
@@ -76,7 +76,7 @@ class Decoder:
 
     def _make_buffers(self, device: torch.device, dtype: torch.dtype) -> None:
         """All that a step writes to, for the longest step: a recorded graph reads and writes the same addresses."""
-        slots, places = self.num_slots, self.places
+        slots, capacity = self.num_slots, self.capacity
         M, W, V = self.rows[-1], self.bloom.embed_dim, self.head.N
         padded = -(-M // 128) * 128  # the matmuls read whole tiles of rows
         most = max(weight.split for block in self.blocks for weight in (block.dense, block.down))
@@ -85,8 +85,8 @@ class Decoder:
         def make(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
 
-        self.cache = make(len(self.blocks), 2, slots, self.heads, places, W // self.heads)
-        self.state = make_slot_state(slots, places, V, M, device)
+        self.cache = make(len(self.blocks), 2, slots, self.heads, capacity, W // self.heads)
+        self.state = make_slot_state(slots, capacity, V, M, device)
         # Two streams in turn: programs that make x A^T read the one while another writes the next.
         self.residual = [make(M, W, dtype=torch.float32) for _ in range(2)]
         self.normed, self.context, self.active = make(padded, W), make(padded, W), make(padded, 4 * W)
@@ -109,7 +109,7 @@ class Decoder:
         and one for each token; `prompts` are for the repetition penalty and are read by `step`."""
         state = self.state
         # One table, one copy: slot, limit, adapter, four sampling parameters, then the uniform numbers.
-        table = torch.zeros(len(slots), 7 + self.places + 1)
+        table = torch.zeros(len(slots), 7 + self.capacity + 1)
         for row, slot, limit, enabled, chosen, numbers in zip(
             table, slots, limits, lora_enabled, settings, uniforms, strict=True
         ):
@@ -166,7 +166,7 @@ class Decoder:
 
     def _run(self, M: int, Q: int, needs: Needs) -> None:
         inputs = self._inputs(M, Q)
-        if not self.recorded:
+        if not self.cuda_graphs:
             self._forward(inputs, M, Q, needs)
             return
         graph = self.graphs.get((M, Q, needs))

@@ -52,7 +52,7 @@ class StepInputs:
 def input_offsets(M: int) -> tuple[int, int, int]:
     """Where in that memory positions, slots and sampled rows begin: at multiples of 16 bytes, or Triton would compile
     for each M anew."""
-    each = -(-M // 4) * 4
+    each = -(-M // 4) * 4  # int32: four of them are 16 bytes
     return each, 2 * each, 3 * each
 
 

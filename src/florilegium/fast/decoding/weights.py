@@ -67,6 +67,7 @@ def stored_weight(module: Any) -> StoredWeight:
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
     bits = _bits(module)
     split = split_of(N, K, bits)
+    # A view in words of 32 bits: the kernels load and unpack a word at a time.
     if bits == 4:
         stored = weight.data.view(-1).view(torch.int32)  # eight at a time
         nf4 = (weight.quant_state.code, _block_scales(weight.quant_state, N, K))

@@ -102,6 +102,7 @@ def _multiply(tokens: int) -> str:
 }}"""
 
 
+# By constants, not by device: machine code is the same for every Hopper card.
 _compiled: dict[Variant, Future[tuple[bytes, str]]] = {}
 
 
@@ -130,13 +131,14 @@ def cancel_pending_compiles() -> None:
 
 @functools.cache
 def _compilers() -> ThreadPoolExecutor:
+    # Threads, since NVRTC works outside Python's lock.
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "nvrtc")
 
 
 @functools.cache
 def _kernel(variant: Variant, device: torch.device) -> Kernel:
     code, _ = _code(variant)
-    with torch.cuda.device(device):
+    with torch.cuda.device(device):  # a module is loaded into the current device's context
         return Kernel(code, "wgmma_tiles", variant.shared_bytes)
 
 

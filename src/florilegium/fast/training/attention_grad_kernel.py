@@ -75,7 +75,7 @@ def attention_grad_kernel(
     slope = tl.load(slopes + head) * LOG2E
     logsumexp += head * T
     delta += head * T
-    grad += head * D
+    grad += head * D  # as the context, [T, H * D]: heads side by side
     # value = raw * vs + vb: grad times vs is the gradient of what the raw values were averaged to
     by = load_vector(vs + place, column, D)[None, :]
     # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
@@ -97,8 +97,10 @@ def attention_grad_kernel(
             score = tl.dot(key, tl.trans(query)) * root + slope * distance.to(tl.float32)
             probability = tl.exp2(tl.where(visible, score, float("-inf")) - tl.load(logsumexp + row)[None, :])
             grad_value += tl.dot(probability.to(above.dtype), above)
+            # softmax's gradient: p * (dp - delta), delta being what all keys of the row have in common
             change = probability * (tl.dot(value, tl.trans(above)) - tl.load(delta + row)[None, :])
             grad_key += tl.dot(change.to(query.dtype), query)
+        # keys were used raw, so this is the raw key's gradient: ks is in q' already
         store_rows(grad_key * sqrt, dk + place, mine, column, stride_t, D, BLOCK_D)
         store_rows(grad_value * by, dv + place, mine, column, stride_t, D, BLOCK_D)
     else:  # the gradient of a block of queries: the keys that it sees

@@ -39,12 +39,14 @@ def unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -
     if found:
         return found
     for layer in bloom.h:
+        # the adapter's dropout is the only one that the kernels make
         if layer.hidden_dropout or layer.self_attention.hidden_dropout:
             return "this BLOOM has dropout"
         for module in linears(layer):
             if not isinstance(module, (Linear8bitLt, Linear4bit)):
                 return "the base is not held in 8 or 4 bits"
             state = getattr(module.weight, "quant_state", None)
+            # a group of weights with one scale must not lie across two rows
             if state is not None and (state.quant_type != "nf4" or module.in_features % state.blocksize):
                 return "its 4-bit weights are not NF4 in whole groups"
     return ""
@@ -83,10 +85,11 @@ class BlockStack:
         self.heads = bloom.num_heads
         first = self.blocks[0].qkv.scale_N
         self.slopes_H = alibi_slopes(self.heads, first.device)
+        # One buffer for all weights: each is dequantised into it just before its matmul, and overwritten by the next.
         self.buffer = first.new_empty(self._choose_matmuls(first), dtype=dtype)
         for length in (WARM_UP_TOKENS, *lengths):
             self.compile_in_background(length)
-        if first.is_cuda:
+        if first.is_cuda:  # the interpreter, on a CPU, compiles nothing
             self._warm_up()
         self._fill_bf16_copies()
 

@@ -20,7 +20,7 @@ def dequantize_int8_kernel(codes, scale, out, stride, K, blocks, SCALED: tl.cons
     codes [N, K] int8, scale [N], out [N, K] of rows `stride` apart. One program for `BLOCK` columns of a row."""
     row = tl.program_id(0) // blocks
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < K
+    inside = column < K  # the last program of a row may reach beyond it
     # evict_first: these bytes are not read again in this pass, and what is written should stay in the L2 cache
     code = tl.load(codes + row.to(tl.int64) * K + column, mask=inside, eviction_policy="evict_first").to(tl.float32)
     if SCALED:
@@ -53,6 +53,7 @@ def dequantize_nf4_kernel(
         block_scale = block_scale * tl.load(absmax2 + place // GROUP2, mask=there, other=0.0) + tl.load(offset)
     else:
         block_scale = tl.load(absmax + place, mask=there, other=0.0)
+    # the table's 16 entries stay in the L1 cache
     weight = tl.reshape(tl.load(table + code), (BLOCK // GROUP, GROUP)) * block_scale[:, None]
     tl.store(out + row * stride + column, tl.reshape(weight, (BLOCK,)).to(out.dtype.element_ty), mask=column < K)
 

@@ -31,7 +31,7 @@ def down_projection_kernel(
 
     x [T, W] and beside [T, R] have rows `x_stride` and `stride` apart, out [T, rank] has none; a [rank, W] by the
     strides `a_row` and `a_column`, one of which is 1, so B comes transposed without a copy."""
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m = tl.program_id(0) * BM + tl.arange(0, BM)  # no mask: T is a multiple of BM (an assert of the launcher)
     r = tl.arange(0, BR)
     first = (tl.arange(0, SPLITS) * (W // SPLITS))[:, None, None]
     part = tl.arange(0, BK)
@@ -67,6 +67,7 @@ def lora_grad_kernel(
     is_a = number < programs_of_a
     width = tl.where(is_a, W, N)
     stride = tl.where(is_a, down_grad_stride, rank)
+    # A program's columns are of W (for A) or of N (for B): one code, other pointers and strides.
     c = tl.where(is_a, number, number - programs_of_a) * BC + tl.arange(0, BC)
     inside = c < width
     r = tl.arange(0, BR)

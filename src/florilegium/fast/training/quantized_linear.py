@@ -223,6 +223,7 @@ class Matmuls:
         return weight
 
     def _lora_b(self, linear: QuantizedLinear, like: torch.Tensor) -> torch.Tensor:
+        # Once a pass: forward and backward must read the same B, and it changes between passes.
         if id(linear) not in self.lora_b:
             self.lora_b[id(linear)] = like.new_empty(linear.N, linear.R)
             linear.write_lora_b(self.lora_b[id(linear)])

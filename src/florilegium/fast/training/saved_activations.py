@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-ALL_BLOCKS = 10**6
+ALL_BLOCKS = 10**6  # more than any model has: a plan need not know how many
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class SavedActivations:
     post_attention_residual: torch.Tensor
     qkv: torch.Tensor
     context: torch.Tensor
-    logsumexp: torch.Tensor
-    gelu_slope_or_input: torch.Tensor
+    logsumexp: torch.Tensor  # in place of the probabilities, [H, T, T]
+    gelu_slope_or_input: torch.Tensor  # the slope where the matmul made it on the way, else the raw product
     lora_x_at: torch.Tensor | None
 
 
