@@ -15,7 +15,7 @@ from florilegium.evaluation import (
     GENERAL,
     forgetting,
     general_parts,
-    loss_figures,
+    loss_metrics,
     read_general,
     row_parts,
     tag_relevance,
@@ -63,7 +63,7 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
         assert first.nats == pytest.approx(float(losses[: size - 1].sum()), abs=1e-3)
         assert second.nats == pytest.approx(float(losses[size - 1 :].sum()), abs=1e-3)
         assert first.bytes == len(prompt.encode()) and first.bytes + second.bytes == len(text.encode())
-    found = loss_figures(parts)
+    found = loss_metrics(parts)
     nats, tokens = sum(q.nats + t.nats for q, t in parts), sum(q.tokens + t.tokens for q, t in parts)
     assert found["loss"]["value"] == pytest.approx(nats / tokens) and found["tokens"] == tokens
     assert found["perplexity"]["value"] == pytest.approx(math.exp(nats / tokens))

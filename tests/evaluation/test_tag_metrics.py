@@ -9,13 +9,13 @@ import pytest
 
 from florilegium.evaluation import (
     TrainingTexts,
-    copy_figures,
+    copy_metrics,
     distinct_n,
     instrument_check,
-    loops,
+    is_repetitive,
     most_frequent_tags,
     tag_f1,
-    tag_figures,
+    tag_scores,
 )
 from florilegium.evaluation.confidence import difference, mean, ratio, share
 from florilegium.evaluation.table import written
@@ -25,7 +25,7 @@ WANTED = [["a", "b"], ["a", "d"], ["b"], ["d"]]
 
 
 def test_tag_figures_by_hand() -> None:
-    found = tag_figures(PREDICTED, WANTED)
+    found = tag_scores(PREDICTED, WANTED)
     assert found is not None
     # right 2 + 1 + 0 + 1 = 4; predicted 2 + 2 + 0 + 4 = 8; wanted 2 + 2 + 1 + 1 = 6
     assert found["micro_f1"]["value"] == pytest.approx(8 / 14) == pytest.approx(tag_f1(PREDICTED, WANTED))
@@ -33,9 +33,9 @@ def test_tag_figures_by_hand() -> None:
     assert found["macro_f1"]["value"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
     assert found["precision_at_1"]["value"] == pytest.approx((1 + 1 + 0 + 0) / 4)
     assert found["precision_at_3"]["value"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 0) / 4), "'d' stands fourth"
-    assert found["rows"] == 4 and tag_figures([["a"]], [[]]) is None
-    assert tag_figures([*PREDICTED, ["q"]], [*WANTED, []]) == found, "a row that wants nothing says nothing"
-    perfect = tag_figures(WANTED, WANTED)
+    assert found["rows"] == 4 and tag_scores([["a"]], [[]]) is None
+    assert tag_scores([*PREDICTED, ["q"]], [*WANTED, []]) == found, "a row that wants nothing says nothing"
+    perfect = tag_scores(WANTED, WANTED)
     assert perfect is not None and perfect["micro_f1"] == perfect["macro_f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
@@ -87,14 +87,14 @@ def test_distinct_n() -> None:
     ["is is is is", "so it goes so it goes so it goes", "no, no; no. No!", "x " + "one two three four five " * 3],
 )
 def test_circles(text: str) -> None:
-    assert loops(text)
+    assert is_repetitive(text)
 
 
 @pytest.mark.parametrize(
     "text", ["very very very good", "so it goes so it goes", "To be, or not to be: that is the question.", ""]
 )
 def test_no_circles(text: str) -> None:
-    assert not loops(text)
+    assert not is_repetitive(text)
 
 
 ROWS = [
@@ -138,10 +138,10 @@ def test_planted_copies_are_found_and_shuffled_words_are_not() -> None:
     assert check["planted"] == 200 and check["planted_found"] == 1.0
     assert check["shuffled"] > 100 and check["shuffled_found"] == 0.0
     planted = [f"He said: {row}, and left." for row in rows if len(row.split()) >= 8]
-    found = copy_figures(TrainingTexts(rows), planted)
+    found = copy_metrics(TrainingTexts(rows), planted)
     assert found is not None and found["copied"]["value"] == 1.0 and found["containment"]["value"] > 0.5
     assert found["closest"][0]["longest_run"] == found["longest_run_max"] == 39
-    assert copy_figures(TrainingTexts(rows), []) is None
+    assert copy_metrics(TrainingTexts(rows), []) is None
 
 
 def test_a_figure_of_one_row_shows_no_interval() -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from florilegium.errors import UsageError
 from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
-from florilegium.report.curves import Curve, chart, label, thinned, ticks
 from florilegium.report.page import plain as printable
+from florilegium.report.svg_charts import Curve, chart, label, thinned, ticks
 from tests.report.browser import open_page, screenshot
 from tests.report.made_up import write_run
 from tests.report.payloads import PAYLOADS
@@ -188,9 +188,9 @@ def test_a_browser_draws_it_light_dark_and_on_a_phone(tmp_path: Path) -> None:
 def test_matplotlib_is_imported_aside_and_nobody_is_told_of_trouble(there: bool) -> None:
     code = f"""
 import sys, threading
-from florilegium.report import import_soon
+from florilegium.report import import_in_background
 if not {there}: sys.modules["matplotlib"] = None
-import_soon()
+import_in_background()
 [thread.join() for thread in threading.enumerate() if thread.name == "matplotlib"]
 print("matplotlib.backends.backend_agg" in sys.modules)
 """

@@ -11,7 +11,7 @@ from rich.text import Text
 from florilegium.cli.progress import printable
 from florilegium.errors import counted
 from florilegium.evaluation.table import table
-from florilegium.report.compare import figure_rows
+from florilegium.report.compare import metric_rows
 
 
 def print_evaluation(report: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     for name, pair in comparison["settings"].items():
         grid.add_row(Text(printable(name)), *(Text(printable(str(value))) for value in pair))
     grid.add_row("")
-    for name, *values in figure_rows(comparison, short=True):
+    for name, *values in metric_rows(comparison, short=True):
         grid.add_row(Text(name), *(Text(value) for value in values))
     console.print(grid)
     if not comparison["same_rows"]:

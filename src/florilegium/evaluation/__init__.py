@@ -1,34 +1,35 @@
-"""What a tuned model learned, what it forgot, and whether it repeats its training rows.
+"""What a fine-tuned model learned, what it forgot, and whether it repeats its training rows.
 
-In reading order: `intervals` (how far a figure can be trusted), `losses` (held-out rows, general text), `novelty` (new
-or a copy, while generating), `figures` (tags, form, stopping, loops), `copies` (how much was copied, and from where),
-`relevance` (do the tags fit the quote), `table` (all of it for people)."""
+In reading order: `confidence` (how far a metric can be trusted), `losses` (held-out rows, general text), `tag_metrics`
+and `text_metrics` (tags, variety, repetition), `copies` (how much was copied, and from where), `relevance` (do the tags
+fit the quote), `table` (all of it for people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.confidence import mean, share
-from florilegium.evaluation.copies import TrainingTexts, copy_figures, instrument_check
-from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_figures, read_general, row_parts
+from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
+from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_metrics, read_general, row_parts
 from florilegium.evaluation.relevance import tag_relevance
-from florilegium.evaluation.tag_metrics import distinct_n, loops, most_frequent_tags, tag_f1, tag_figures
+from florilegium.evaluation.tag_metrics import most_frequent_tags, tag_f1, tag_scores
+from florilegium.evaluation.text_metrics import distinct_n, is_repetitive
 
 __all__ = [
     "GENERAL",
     "NoveltyIndex",
     "TrainingTexts",
-    "copy_figures",
+    "copy_metrics",
     "distinct_n",
     "forgetting",
     "general_parts",
     "instrument_check",
-    "loops",
-    "loss_figures",
+    "is_repetitive",
+    "loss_metrics",
     "mean",
     "most_frequent_tags",
     "read_general",
     "row_parts",
     "share",
     "tag_f1",
-    "tag_figures",
     "tag_relevance",
+    "tag_scores",
     "words",
 ]

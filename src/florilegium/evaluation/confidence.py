@@ -1,8 +1,8 @@
-"""How far a figure can be trusted: 95% intervals by the bootstrap (Efron 1979), over rows; Wilson's for shares of
+"""How far a metric can be trusted: 95% intervals by the bootstrap (Efron 1979), over rows; Wilson's for shares of
 texts.
 
 The tokens of one quote hang together, so a row is drawn or not drawn as a whole; an interval over tokens would be too
-narrow. All figures here are ratios of sums, `sum(above) / sum(below)` over rows: a loss per token, a share, a micro F1.
+narrow. All metrics here are ratios of sums, `sum(above) / sum(below)` over rows: a loss per token, a share, a micro F1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SEED = 0
 
 
 @lru_cache(maxsize=4)
-def draws(rows: int) -> np.ndarray:
+def bootstrap_weights(rows: int) -> np.ndarray:
     """How often each row is drawn in each resample: float64 [RESAMPLES, rows]; the same for the same number of rows, so
     that two models are compared on the same draws."""
     return np.random.default_rng(SEED).multinomial(rows, [1 / rows] * rows, size=RESAMPLES).astype(np.float64)
@@ -31,10 +31,10 @@ def ratio(above: Numbers, below: Numbers, transform: Callable[[Any], Any] = lamb
     a, b = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     if not len(a) or not b.sum():
         return None
-    weight = draws(len(a))
+    weight = bootstrap_weights(len(a))
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = (weight @ a) / (weight @ b)
-    return _figure(transform(a.sum() / b.sum()), transform(drawn[np.isfinite(drawn)]))
+    return interval_of(transform(a.sum() / b.sum()), transform(drawn[np.isfinite(drawn)]))
 
 
 def mean(values: Numbers) -> dict[str, float] | None:
@@ -59,11 +59,7 @@ def difference(above: Numbers, other: Numbers, below: Numbers) -> dict[str, floa
     return ratio(np.asarray(above, dtype=np.float64) - np.asarray(other, dtype=np.float64), below)
 
 
-def drawn_figure(value: float, drawn: np.ndarray) -> dict[str, float]:
-    """A figure that was worked out for each resample by the caller."""
-    return _figure(value, drawn)
-
-
-def _figure(value: float, drawn: np.ndarray) -> dict[str, float]:
+def interval_of(value: float, drawn: np.ndarray) -> dict[str, float]:
+    """`value` with the interval of what `drawn` came to, a number for each resample."""
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (value, value)
     return {"value": float(value), "low": float(low), "high": float(high)}

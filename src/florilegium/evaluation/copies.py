@@ -70,7 +70,7 @@ class TrainingTexts:
         return best
 
 
-def copy_figures(index: TrainingTexts, texts: Sequence[str]) -> dict[str, Any] | None:
+def copy_metrics(index: TrainingTexts, texts: Sequence[str]) -> dict[str, Any] | None:
     """Means over the texts with their intervals, and the three that share the longest runs with a training row; None
     without texts."""
     found = [index.overlap(text) for text in texts]

@@ -81,15 +81,15 @@ def row_parts(
     return parts
 
 
-def loss_figures(parts: Sequence[tuple[Part, Part]]) -> dict[str, Any]:
+def loss_metrics(parts: Sequence[tuple[Part, Part]]) -> dict[str, Any]:
     """Loss, perplexity and bits per byte with their intervals: of whole rows, and under `quote` and `tags` of the
     parts."""
     quotes, tags = [quote for quote, _ in parts], [tag for _, tag in parts]
     both = [Part(q.nats + t.nats, q.tokens + t.tokens, q.bytes + t.bytes) for q, t in parts]
-    return {**part_figures(both), "quote": part_figures(quotes), "tags": part_figures(tags)}
+    return {**part_metrics(both), "quote": part_metrics(quotes), "tags": part_metrics(tags)}
 
 
-def part_figures(parts: Sequence[Part]) -> dict[str, Any]:
+def part_metrics(parts: Sequence[Part]) -> dict[str, Any]:
     nats, tokens = [p.nats for p in parts], [p.tokens for p in parts]
     bits = [p.nats / math.log(2) for p in parts]
     return {
@@ -139,8 +139,8 @@ def forgetting(before: Sequence[Part], after: Sequence[Part]) -> dict[str, Any]:
     """Loss on general text before and after tuning, and what it rose by (negative: fell), paired piece by piece."""
     tokens = [p.tokens for p in after]
     return {
-        "before": part_figures(before),
-        "after": part_figures(after),
+        "before": part_metrics(before),
+        "after": part_metrics(after),
         "change": difference([p.nats for p in after], [p.nats for p in before], tokens),
     }
 

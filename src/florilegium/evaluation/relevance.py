@@ -48,10 +48,10 @@ def tag_relevance(
     fitting = _lift(loaded, template, rows, max_length, chance)
     dealt = _shifted(rows, [row[column] for row in rows], chance, column)
     shuffled = _lift(loaded, template, dealt, max_length, chance)
-    return {**_figures(fitting), "shuffled": _figures(shuffled), "rows": len(rows)}
+    return {**_with_intervals(fitting), "shuffled": _with_intervals(shuffled), "rows": len(rows)}
 
 
-def _figures(lifts_RK: np.ndarray) -> dict[str, Any]:
+def _with_intervals(lifts_RK: np.ndarray) -> dict[str, Any]:
     wins = (lifts_RK > 0) + 0.5 * (lifts_RK == 0)
     return {"lift": mean(lifts_RK.mean(-1)), "wins": ratio(wins.sum(-1), [float(wins.shape[1])] * len(wins))}
 

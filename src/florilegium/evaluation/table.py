@@ -1,4 +1,4 @@
-"""The evaluation as a table: one row a figure, one column a side, for the terminal and the report alike.
+"""The evaluation as a table: one row a metric, one column a side, for the terminal and the report alike.
 
 Each line says which way is better, so that a reader need not know the field: `lower`, `higher`, or nothing where
 neither is."""
@@ -14,8 +14,8 @@ SHARE = "share"
 
 @dataclass(frozen=True)
 class Line:
-    """A figure: where it lies in a side's object, what it is called, which way is better, how it is written. `control`
-    is where, in the whole report, the object lies that has the figure to compare with, and what that is."""
+    """A metric: where it lies in a side's object, what it is called, which way is better, how it is written. `control`
+    is where, in the whole report, the object lies that has the metric to compare with, and what that is."""
 
     path: str
     name: str
@@ -93,17 +93,17 @@ def lookup(report: Any, path: str) -> Any:
     return report
 
 
-def written(figure: Any, style: str, short: bool = False) -> str:
-    """A figure as text, with its interval where it has one (`short`: half the interval's width); nothing for None.
+def written(metric: Any, style: str, short: bool = False) -> str:
+    """A metric as text, with its interval where it has one (`short`: half the interval's width); nothing for None.
     Where every resample gave the same, as with a single row, there is none to show: that nothing differed is not that
     nothing could."""
-    if isinstance(figure, Mapping) and "value" in figure and figure["low"] == figure["high"]:
-        figure = figure["value"]
-    if isinstance(figure, Mapping) and "value" in figure:
-        value, low, high = (_number(figure[key], style) for key in ("value", "low", "high"))
-        half = _number((figure["high"] - figure["low"]) / 2, style.lstrip("+"))
+    if isinstance(metric, Mapping) and "value" in metric and metric["low"] == metric["high"]:
+        metric = metric["value"]
+    if isinstance(metric, Mapping) and "value" in metric:
+        value, low, high = (_number(metric[key], style) for key in ("value", "low", "high"))
+        half = _number((metric["high"] - metric["low"]) / 2, style.lstrip("+"))
         return f"{value} ±{half}" if short else f"{value} ({low} to {high})"
-    return _number(figure, style) if isinstance(figure, (int, float)) else ""
+    return _number(metric, style) if isinstance(metric, (int, float)) else ""
 
 
 def _number(value: float, style: str) -> str:

@@ -1,17 +1,10 @@
-"""Numbers about what a model wrote: do its tags agree with the row's, does it keep the form it was taught, stop, and
-not go in circles.
+"""Do the tags that a model wrote agree with the row's?
 
 Tags are compared as sets of exact strings. With `right` the tags of a row that were both predicted and wanted:
 
     micro F1        2 * sum(right) / (sum(predicted) + sum(wanted)), over all rows: frequent tags count most
     macro F1        the mean of each tag's own F1, over the tags that the rows want: a rare tag counts as much as a frequent one
     precision@k     right among the first k predicted, over k; a row that predicts fewer than k has missed the rest
-
-Free texts are judged as they are:
-
-    distinct-n      different n-word runs over all of them (Li et al. 2016), in the first so many words of each side, since it falls with
-                    the amount of text
-    loop            a run of words that stands there three times in a row, a single word four times
 """
 
 from __future__ import annotations
@@ -22,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from florilegium.data.novelty import words
-from florilegium.evaluation.confidence import drawn_figure, draws, mean, ratio
+from florilegium.evaluation.confidence import bootstrap_weights, interval_of, mean, ratio
 
 Tags = Sequence[Sequence[str]]
 PRECISION_AT = (1, 3)
-LONGEST_LOOP = 12
 
 
 def tag_f1(predicted: Tags, wanted: Tags) -> float:
@@ -48,7 +39,7 @@ def most_frequent_tags(rows: Tags) -> list[str]:
     return [tag for tag, _ in counts.most_common(size)]
 
 
-def tag_figures(predicted: Tags, wanted: Tags) -> dict[str, Any] | None:
+def tag_scores(predicted: Tags, wanted: Tags) -> dict[str, Any] | None:
     """Micro and macro F1 and precision@k with their intervals, over the rows that want a tag; None where none does."""
     pairs = [(list(dict.fromkeys(mine)), set(theirs)) for mine, theirs in zip(predicted, wanted, strict=True) if theirs]
     if not pairs:
@@ -79,29 +70,4 @@ def _macro_f1(pairs: Sequence[tuple[list[str], set[str]]]) -> dict[str, float]:
         there = wanted > 0  # a resample may lack a tag altogether
         return np.asarray((each * there).sum(-1) / np.maximum(there.sum(-1), 1))
 
-    return drawn_figure(float(score(np.ones((1, len(pairs))))[0]), score(draws(len(pairs))))
-
-
-def distinct_n(texts: Sequence[str], n: int, most_words: int) -> float | None:
-    """Different n-word runs over all of them, in texts that come first and have `most_words` words together; no run
-    crosses texts."""
-    seen: Counter[tuple[str, ...]] = Counter()
-    left = most_words
-    for text in texts:
-        own = words(text)[:left]
-        left -= len(own)
-        seen.update(tuple(own[i : i + n]) for i in range(len(own) - n + 1))
-    return len(seen) / seen.total() if seen else None
-
-
-def loops(text: str) -> bool:
-    """Whether the text goes in circles."""
-    own = words(text)
-    for size in range(1, LONGEST_LOOP + 1):
-        times = 4 if size == 1 else 3
-        streak = 0
-        for i in range(size, len(own)):
-            streak = streak + 1 if own[i] == own[i - size] else 0
-            if streak >= size * (times - 1):
-                return True
-    return False
+    return interval_of(float(score(np.ones((1, len(pairs))))[0]), score(bootstrap_weights(len(pairs))))

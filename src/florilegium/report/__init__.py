@@ -5,15 +5,15 @@ In reading order: `facts` (the folder's files, read), `curves` (numbers to SVG),
 (loss.png), `compare` (two runs side by side)."""
 
 from florilegium.report.compare import compare_runs, comparison_page
+from florilegium.report.loss_plot import import_in_background
 from florilegium.report.page import run_page, write_report
-from florilegium.report.picture import import_soon
-from florilegium.report.run_reader import RunFacts, read_run
+from florilegium.report.run_reader import RunRecord, read_run
 
 __all__ = [
-    "RunFacts",
+    "RunRecord",
     "compare_runs",
     "comparison_page",
-    "import_soon",
+    "import_in_background",
     "read_run",
     "run_page",
     "write_report",

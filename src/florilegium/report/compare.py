@@ -6,13 +6,13 @@ from typing import Any
 
 from florilegium.evaluation.table import LINES, lookup, written
 from florilegium.report.page import charts, duration, gibibytes, number, render
-from florilegium.report.run_reader import RunFacts
+from florilegium.report.run_reader import RunRecord
 
 NOT_COMPARED = ("output", "force")
 
 
-def compare_runs(a: RunFacts, b: RunFacts) -> dict[str, Any]:
-    """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a figure as `evaluate`
+def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
+    """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a metric as `evaluate`
     writes it, a number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be
     compared)."""
     keys = [
@@ -31,7 +31,7 @@ def compare_runs(a: RunFacts, b: RunFacts) -> dict[str, Any]:
     }
     for line in (line for lines in LINES.values() for line in lines):
         pair = [lookup(run.evaluation, f"tuned.{line.path}") for run in (a, b)]
-        if any(figure is not None for figure in pair):
+        if any(value is not None for value in pair):
             figures[line.path] = pair
     figures["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in (a, b)]
     digests = [lookup(run.manifest, "data.digest") for run in (a, b)]
@@ -43,8 +43,8 @@ def compare_runs(a: RunFacts, b: RunFacts) -> dict[str, Any]:
     }
 
 
-def figure_rows(comparison: dict[str, Any], short: bool = False) -> list[tuple[str, str, str]]:
-    """(name, a's, b's) of each figure, as text."""
+def metric_rows(comparison: dict[str, Any], short: bool = False) -> list[tuple[str, str, str]]:
+    """(name, a's, b's) of each metric, as text."""
     lines = {line.path: line for group in LINES.values() for line in group}
     rows = []
     for key, pair in comparison["figures"].items():
@@ -66,7 +66,7 @@ def _value(key: str, value: Any, style: str, short: bool) -> str:
     return written(value, style, short)
 
 
-def comparison_page(a: RunFacts, b: RunFacts) -> str:
+def comparison_page(a: RunRecord, b: RunRecord) -> str:
     """The comparison as a page of the same kind as report.html."""
     comparison = compare_runs(a, b)
     labels = ("A", "B")
@@ -75,6 +75,6 @@ def comparison_page(a: RunFacts, b: RunFacts) -> str:
         runs=list(zip(labels, (a, b), strict=True)),
         same_rows=comparison["same_rows"],
         settings=comparison["settings"],
-        figures=figure_rows(comparison),
+        figures=metric_rows(comparison),
         charts=charts(list(zip(labels, (a, b), strict=True))),
     )

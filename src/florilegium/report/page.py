@@ -2,7 +2,7 @@
 
 No script, no network, no other file: the page's own policy (CSP) forbids them, and names the one style sheet by its
 hash. Everything that comes from a run, its rows, its name or its path is text, and Jinja puts it there as text
-(autoescape); no value becomes markup but the curves, which `curves.py` makes of numbers."""
+(autoescape); no value becomes markup but the curves, which `svg_charts.py` makes of numbers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from markupsafe import Markup
 from florilegium.data import finding_sentences
 from florilegium.errors import counted
 from florilegium.evaluation.table import lookup, table, written
-from florilegium.report.curves import Curve, chart
-from florilegium.report.picture import write_picture
-from florilegium.report.run_reader import RunFacts, read_run
+from florilegium.report.loss_plot import write_loss_plot
+from florilegium.report.run_reader import RunRecord, read_run
+from florilegium.report.svg_charts import Curve, chart
 from florilegium.storage.atomic_files import write_text
 from florilegium.storage.run_directory import RunDirectory
 
@@ -36,13 +36,13 @@ def write_report(directory: Path) -> Path:
     Raises UsageError for a folder that is no run, ResourceError when the disk refuses.
     """
     facts = read_run(directory)
-    write_picture(facts)
+    write_loss_plot(facts)
     path = RunDirectory(directory).report
     write_text(path, run_page(facts))
     return path
 
 
-def run_page(facts: RunFacts) -> str:
+def run_page(facts: RunRecord) -> str:
     """report.html as text."""
     return render("run.html.jinja", **_run_values(facts))
 
@@ -69,7 +69,7 @@ def plain(value: object) -> str:
     return "".join(c if c == "\n" or c.isprintable() else " " for c in str(value))
 
 
-def _run_values(facts: RunFacts) -> dict[str, Any]:
+def _run_values(facts: RunRecord) -> dict[str, Any]:
     evaluation = facts.evaluation
     return {
         "name": facts.name,
@@ -94,17 +94,17 @@ def _run_values(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def charts(runs: list[tuple[str, RunFacts]]) -> list[Markup]:
+def charts(runs: list[tuple[str, RunRecord]]) -> list[Markup]:
     """The four curves, of one run or of several in one frame; `runs` are (what to call it, its facts)."""
 
     def named(what: str, name: str) -> str:
         return f"{what} {name}".strip()
 
     losses = [Curve(named("training", n), f.series("loss")) for n, f in runs]
-    looks = [Curve(named("held out", n), f.series("eval_loss", f.looks), dots=True) for n, f in runs]
+    evaluations = [Curve(named("held out", n), f.series("eval_loss", f.evaluations), dots=True) for n, f in runs]
     gigabytes = [Curve(n, [(x, y / 2**30) for x, y in f.series("peak_memory_bytes")]) for n, f in runs]
     drawn = [
-        chart("Loss", [*losses, *looks], "per token"),
+        chart("Loss", [*losses, *evaluations], "per token"),
         chart("Learning rate", [Curve(n, f.series("learning_rate")) for n, f in runs], from_zero=True),
         chart("Speed", [Curve(n, f.series("tokens_per_second")) for n, f in runs], "tokens/s", from_zero=True),
         chart("Peak memory", gigabytes, "GiB", from_zero=True),
@@ -112,7 +112,7 @@ def charts(runs: list[tuple[str, RunFacts]]) -> list[Markup]:
     return [svg for svg in drawn if svg]
 
 
-def _cards(facts: RunFacts) -> list[tuple[str, str, str]]:
+def _cards(facts: RunRecord) -> list[tuple[str, str, str]]:
     """The few metrics that one wants first: (name, value, note)."""
     m, e = facts.manifest, facts.evaluation
     before, after = number(m.get("eval_loss_before"), ".3f"), number(m.get("eval_loss"), ".3f")
@@ -206,7 +206,7 @@ def _clusters(data: dict[str, Any]) -> list[list[tuple[str, str]]]:
         return []
 
 
-def _samples(facts: RunFacts) -> dict[str, Any]:
+def _samples(facts: RunRecord) -> dict[str, Any]:
     """What was written for each prompt at up to four steps: `{"steps": [...], "rows": [(prompt, [text, ...]),
     ...]}`."""
     steps = sorted({row["step"] for row in facts.samples if isinstance(row.get("step"), int)})
@@ -220,7 +220,7 @@ def _samples(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _cost(facts: RunFacts) -> list[tuple[str, str]]:
+def _cost(facts: RunRecord) -> list[tuple[str, str]]:
     m = facts.manifest
     forecast = m.get("forecast_bytes")
     trained, total = m.get("trained_parameters"), m.get("total_parameters")
@@ -239,7 +239,7 @@ def _cost(facts: RunFacts) -> list[tuple[str, str]]:
     return [line for line in lines if line[1]]
 
 
-def _reproduce(facts: RunFacts) -> list[tuple[str, str]]:
+def _reproduce(facts: RunRecord) -> list[tuple[str, str]]:
     m = facts.manifest
     libraries = m.get("libraries")
     known = ", ".join(f"{name} {version}" for name, version in libraries.items()) if isinstance(libraries, dict) else ""

@@ -28,16 +28,16 @@ class ShownVerdict:
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """`steps` are the logged steps, `looks` the held-out losses, `samples` what the model wrote as it learned;
-    `findings` are the data doctor's, `evaluation` the figures of `florilegium evaluate`; each empty where it is not
+class RunRecord:
+    """`steps` are the logged steps, `evaluations` the held-out losses, `samples` what the model wrote as it learned;
+    `findings` are the data doctor's, `evaluation` the metrics of `florilegium evaluate`; each empty where it is not
     there."""
 
     directory: Path
     manifest: dict[str, Any]
     config: dict[str, Any]
     steps: list[dict[str, Any]]
-    looks: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     data: dict[str, Any]
     evaluation: dict[str, Any]
@@ -63,14 +63,14 @@ class RunFacts:
         return [(x, y) for x, y in pairs if x is not None and y is not None]
 
 
-def read_run(directory: Path) -> RunFacts:
+def read_run(directory: Path) -> RunRecord:
     """Raises UsageError for a folder that is no run."""
     run = RunDirectory(directory).check()
     metrics = run.read_metrics()
     config: dict[str, Any] = {}
     with contextlib.suppress(UsageError):
         config = current_settings(read_config(run.config))
-    return RunFacts(
+    return RunRecord(
         directory,
         run.read_manifest(),
         config,

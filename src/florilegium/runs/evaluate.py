@@ -2,7 +2,7 @@
 
     losses         of held-out rows, the quote's part and the tags' apart; of general text, before and after
     tags           written for the held-out quotes (greedily), against the rows' own; and what always naming frequent tags would get
-    free texts     written from nothing with fixed seeds: form, stopping, loops, variety, copies of training rows
+    free texts     written from nothing with fixed seeds: form, stopping, is_repetitive, variety, copies of training rows
     relevance      do the tags that were written fit their quotes
 
 The rows are read again and split again as the run did it, and must be the same (the digest in manifest.json). The
@@ -25,20 +25,20 @@ from florilegium.errors import DataError, UsageError, counted
 from florilegium.evaluation import (
     GENERAL,
     TrainingTexts,
-    copy_figures,
+    copy_metrics,
     distinct_n,
     forgetting,
     general_parts,
     instrument_check,
-    loops,
-    loss_figures,
+    is_repetitive,
+    loss_metrics,
     mean,
     most_frequent_tags,
     read_general,
     row_parts,
     share,
-    tag_figures,
     tag_relevance,
+    tag_scores,
     words,
 )
 from florilegium.generation import Generated, generate_texts
@@ -186,17 +186,17 @@ class Examiner:
             written = side["_tags"]
             out[name] = {
                 **side["losses"],
-                "written_tags": tag_figures(written, wanted) if written is not None and wanted is not None else None,
+                "written_tags": tag_scores(written, wanted) if written is not None and wanted is not None else None,
                 "form": side["form"],
                 "variety": _variety(texts[name], budget),
-                "copies": copy_figures(index, texts[name]),
+                "copies": copy_metrics(index, texts[name]),
                 "relevance": self._relevance(written) if written is not None else None,
             }
         out["controls"] = {
             "frequent_tags": self._frequent_tags(wanted),
             "held_out": {
                 "variety": _variety(held_out_texts, budget),
-                "copies": copy_figures(index, held_out_texts),
+                "copies": copy_metrics(index, held_out_texts),
                 "relevance": own_tags,
             },
             "copies_instrument": instrument_check(index, self.material.main_texts),
@@ -217,7 +217,7 @@ class Examiner:
     def _losses(self) -> dict[str, Any]:
         limit = self.material.config.max_length
         parts = row_parts(self.tuned.loaded, self._template, self.material.held_out, limit, self.material.places)
-        return loss_figures(parts)
+        return loss_metrics(parts)
 
     def _written_tags(self) -> list[list[str]] | None:
         """The tags that the model writes behind each held-out quote; None where the template does not end in a list."""
@@ -242,7 +242,7 @@ class Examiner:
         if trained is None or wanted is None:
             return None
         answer = most_frequent_tags(trained)
-        figures = tag_figures([answer] * len(wanted), wanted)
+        figures = tag_scores([answer] * len(wanted), wanted)
         return {**figures, "answer": answer} if figures else None
 
     def _relevance(self, tags: Sequence[Sequence[str]]) -> dict[str, Any] | None:
@@ -256,7 +256,7 @@ class Examiner:
         return {
             "format_rate": share(good),
             "stop_rate": share([row.finished for row in rows]),
-            "loop_rate": share([loops(row.text) for row in rows]),
+            "loop_rate": share([is_repetitive(row.text) for row in rows]),
             "words": mean([float(len(words(self._main_text(row)))) for row in rows]),
         }
 

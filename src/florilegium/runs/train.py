@@ -18,7 +18,7 @@ from florilegium.errors import UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.generation.tuned import Tuned
 from florilegium.model import fast_paths
-from florilegium.report import import_soon
+from florilegium.report import import_in_background
 from florilegium.runs.changes import identity
 from florilegium.runs.finish import Trained, finish
 from florilegium.runs.manifest import adapter_facts, initial_manifest
@@ -95,7 +95,7 @@ def execute_run(
         last_saved=snapshot.progress.step if snapshot else -1,
     )
     if prepared.base.device.type == "cuda":  # on a CPU the training needs every core
-        import_soon()
+        import_in_background()
     with stop.deferred():
         previous = read_previous_rows(prepared, view)
         loss_before = loss_on(trainer, previous) if snapshot is None else None

@@ -9,14 +9,14 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from florilegium.report.curves import thinned
-from florilegium.report.run_reader import RunFacts
+from florilegium.report.run_reader import RunRecord
+from florilegium.report.svg_charts import thinned
 from florilegium.storage.atomic_files import atomic_write
 
 FILE = "loss.png"
 
 
-def import_soon() -> None:
+def import_in_background() -> None:
     """Has matplotlib imported by a thread of its own: a second, or two from a cold disk, that nobody waits for at the
     end of a run."""
     with suppress(RuntimeError):  # no thread can be had
@@ -29,20 +29,20 @@ def _import() -> None:
         import matplotlib.backends.backend_agg  # noqa: F401  # for whoever imports it next
 
 
-def write_picture(facts: RunFacts) -> None:
+def write_loss_plot(facts: RunRecord) -> None:
     """Writes loss.png into the run's folder, whole or not at all; nothing where no loss was logged. Raises
     ResourceError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    learned, held_out = facts.series("loss"), facts.series("eval_loss", facts.looks)
-    if not learned and not held_out:
+    training, held_out = facts.series("loss"), facts.series("eval_loss", facts.evaluations)
+    if not training and not held_out:
         return
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots()
-    if learned:
-        axes.plot(*zip(*thinned(learned), strict=True), color="#9aa7b8", linewidth=1.2, label="training")
+    if training:
+        axes.plot(*zip(*thinned(training), strict=True), color="#9aa7b8", linewidth=1.2, label="training")
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color="#b4442c", linewidth=2, marker="o", label="held out")
     axes.set(xlabel="step", ylabel="loss, nats a token")
