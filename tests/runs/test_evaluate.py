@@ -19,7 +19,7 @@ from florilegium.data import read_rows
 from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.table import LINES, lookup, table
-from florilegium.runs.evaluate import evaluate, read_material
+from florilegium.runs.evaluate import evaluate, read_eval_data
 from florilegium.seedling import FOLDER as SEEDLING
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to"
@@ -118,10 +118,10 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, moved)
     rows = read_rows("sample").quotes
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_material(moved, str(tmp_path / "rows.jsonl")).held_out == read_material(run).held_out
+    assert read_eval_data(moved, str(tmp_path / "rows.jsonl")).held_out == read_eval_data(run).held_out
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     with pytest.raises(DataError, match="--data"):
-        read_material(moved, str(tmp_path / "rows.jsonl"))
+        read_eval_data(moved, str(tmp_path / "rows.jsonl"))
     with pytest.raises(UsageError, match="below 1"):
         evaluate(run, generations=0)
     with pytest.raises(UsageError, match="not a run"):
@@ -129,7 +129,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace("held_out: 0.1", "held_out: 0.0"))
     with pytest.raises(DataError, match="has no held-out rows"):
-        read_material(moved)
+        read_eval_data(moved)
 
 
 def test_the_recipe_for_lm_eval_writes_the_held_out_rows(run: Path, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def _print_row(console: Console, row: Mapping[str, Any]) -> None:
     if not row.get("tokens"):
         return
     line = Text("  ")
-    for token, learned in zip(row["tokens"], row["learned"], strict=True):
-        line.append(printable(token).replace(" ", "·") or "?", style="bold green" if learned else "dim")
+    for token, trained in zip(row["tokens"], row["learned"], strict=True):
+        line.append(printable(token).replace(" ", "·") or "?", style="bold green" if trained else "dim")
         line.append("|", style="dim")
     console.print(line)
     marked = " (green)" if console.is_terminal and console.color_system else ""

@@ -31,7 +31,7 @@ def gigabytes(size: float) -> str:
 
 # from which width of the terminal on a number is shown beside the bar
 _FROM_WIDTH = {"loss": 0, "speed": 72, "memory": 92, "eta": 0}
-_WIDE = 110
+_LONG_BAR_FROM = 110
 
 
 class _Progress(Console):
@@ -110,7 +110,7 @@ class TerminalView:
         }
 
     def _start(self, num_steps: int, done: int) -> None:
-        bar = BarColumn(bar_width=10 if self.console.width < _WIDE else 24)
+        bar = BarColumn(bar_width=10 if self.console.width < _LONG_BAR_FROM else 24)
         numbers = TextColumn("{task.fields[numbers]}")
         self.bar = Progress(TextColumn("training"), bar, MofNCompleteColumn(), numbers, console=self.console)
         self.task = self.bar.add_task("training", total=num_steps, completed=done, numbers="")

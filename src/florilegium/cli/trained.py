@@ -36,11 +36,11 @@ def _as_json(trained: Trained, rows: list[Generated]) -> dict[str, object]:
 
 
 def _summary(trained: Trained) -> str:
-    figures = trained.figures
-    before, after, steps = figures["eval_loss_before"], figures["eval_loss"], figures["steps"]
+    metrics = trained.figures
+    before, after, steps = metrics["eval_loss_before"], metrics["eval_loss"], metrics["steps"]
     loss = f"held-out loss {before:.3f} -> {after:.3f}, " if after is not None else ""
-    speed = f"{figures['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(figures['peak_memory_bytes'])}"
-    return f"{loss}{steps} {'step' if steps == 1 else 'steps'} in {figures['elapsed_seconds']:.0f} s, {speed}"
+    speed = f"{metrics['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(metrics['peak_memory_bytes'])}"
+    return f"{loss}{steps} {'step' if steps == 1 else 'steps'} in {metrics['elapsed_seconds']:.0f} s, {speed}"
 
 
 def _verdict(trained: Trained) -> str:

@@ -107,7 +107,7 @@ def _figures(facts: CardFacts) -> str:
     if facts.figures.get("eval_loss") is not None:
         before, after = facts.figures["eval_loss_before"], facts.figures["eval_loss"]
         rows = facts.figures.get("held_out_rows", "?")
-        lines.append(f"Held-out loss {before:.3f} before, {after:.3f} after (nats a token, {rows} rows).\n")
+        lines.append(f"Held-out loss {before:.3f} before, {after:.3f} after (per token, {rows} rows).\n")
     if facts.scores:
         lines += ["| | base | tuned | to compare |\n|---|---|---|---|"]
         for group in dict.fromkeys(score[0] for score in facts.scores):

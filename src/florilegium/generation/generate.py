@@ -183,7 +183,7 @@ def opening(openings: Mapping[str, int] | None, settings: SamplingSettings, numb
     """The first word of a text from nothing, by how often training rows began with it."""
     if not openings:
         raise UsageError(
-            "there is no prompt, and the model has no record of how its training rows began", "Give a prompt"
+            "there is no prompt, and the model has no record of how its training rows start", "Give a prompt"
         )
     goal = float(chances(settings, number)[0]) * sum(openings.values())
     for word, count in openings.items():

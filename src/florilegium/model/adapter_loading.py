@@ -17,7 +17,7 @@ from florilegium.model.base import Base
 from florilegium.model.identity import base_facts
 from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
 from florilegium.model.untrusted import lora_values, read_json
-from florilegium.storage.atomic_folders import Unvouched, read_vouched
+from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
 from florilegium.storage.safetensors_io import read_header
 
 FACT_KINDS: dict[str, Any] = {
@@ -118,8 +118,8 @@ def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, An
     fix = "Copy the adapter again; florilegium resume RUN writes that of its run again once the broken one is removed"
     if "files" in facts:
         try:
-            read_vouched(folder, ["adapter_model.safetensors"], FACTS)
-        except Unvouched as error:
+            read_verified(folder, ["adapter_model.safetensors"], FACTS)
+        except ChecksumMismatch as error:
             raise ModelError(f"the adapter in {folder} is not as it was saved: {error}", fix) from None
     for name, value in facts.get("lora", {}).items():
         if name in ESSENTIAL and values.get(name) != value:

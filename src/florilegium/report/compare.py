@@ -18,7 +18,7 @@ def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     keys = [
         key for key in {**a.config, **b.config} if key not in NOT_COMPARED and a.config.get(key) != b.config.get(key)
     ]
-    figures: dict[str, list[Any]] = {
+    metrics: dict[str, list[Any]] = {
         key: [run.manifest.get(key) for run in (a, b)]
         for key in (
             "eval_loss_before",
@@ -32,14 +32,14 @@ def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     for line in (line for lines in LINES.values() for line in lines):
         pair = [lookup(run.evaluation, f"tuned.{line.path}") for run in (a, b)]
         if any(value is not None for value in pair):
-            figures[line.path] = pair
-    figures["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in (a, b)]
+            metrics[line.path] = pair
+    metrics["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in (a, b)]
     digests = [lookup(run.manifest, "data.digest") for run in (a, b)]
     return {
         "runs": [str(a.directory), str(b.directory)],
         "same_rows": digests[0] is not None and digests[0] == digests[1],
         "settings": {key: [a.config.get(key), b.config.get(key)] for key in keys},
-        "figures": {key: pair for key, pair in figures.items() if any(value is not None for value in pair)},
+        "figures": {key: pair for key, pair in metrics.items() if any(value is not None for value in pair)},
     }
 
 

@@ -38,14 +38,14 @@ def write_loss_plot(facts: RunRecord) -> None:
     training, held_out = facts.series("loss"), facts.series("eval_loss", facts.evaluations)
     if not training and not held_out:
         return
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes: Any = figure.subplots()
+    plot = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(plot)
+    axes: Any = plot.subplots()
     if training:
         axes.plot(*zip(*thinned(training), strict=True), color="#9aa7b8", linewidth=1.2, label="training")
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color="#b4442c", linewidth=2, marker="o", label="held out")
-    axes.set(xlabel="step", ylabel="loss, nats a token")
+    axes.set(xlabel="step", ylabel="loss per token")
     # A dollar would start a formula; the name is somebody's text.
     title = "".join(c if c.isprintable() else " " for c in facts.name[:80])
     axes.set_title(title.replace("$", r"\$"))
@@ -54,6 +54,6 @@ def write_loss_plot(facts: RunRecord) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
+    plot.savefig(drawn, format="png", dpi=150)
     with atomic_write(facts.directory / FILE) as file:
         file.write(drawn.getvalue())

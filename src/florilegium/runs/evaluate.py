@@ -53,7 +53,7 @@ TAG_TOKENS = 40
 
 
 @dataclass(frozen=True)
-class Material:
+class EvalData:
     """The rows that a run was trained and is examined on."""
 
     config: TrainConfig
@@ -93,11 +93,11 @@ def evaluate(
         raise UsageError(f"--{'generations' if generations < 1 else 'rows'} is below 1", "It takes 1 or more")
     directory = find_run(str(run))
     adapter_folder(directory)
-    material = read_material(directory, data, rows)
+    material = read_eval_data(directory, data, rows)
     paragraphs = read_general(Path(general) if general else GENERAL)
     tuned = load(directory, model=model, bits=bits, device=device)
-    examiner = Examiner(tuned, material, SamplingSettings(seed=seed), generations, view)
-    sides = {"tuned": examiner.side(use_base=False), "base": examiner.side(use_base=True) if base else None}
+    evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, view)
+    sides = {"tuned": evaluator.side(use_base=False), "base": evaluator.side(use_base=True) if base else None}
     view.say("tuned  loss on general text, with and without the adapter")
     report = {
         "version": installed_version("florilegium"),
@@ -105,11 +105,11 @@ def evaluate(
         "split_by": material.config.split_by,
         "leaks": material.split.leaks,
         "generations": generations,
-        "sampling": asdict(examiner.settings),
+        "sampling": asdict(evaluator.settings),
         "interval": "95%, bootstrap over rows, 1,000 resamples; Wilson for shares of texts",
-        **examiner.compare(sides),
+        **evaluator.compare(sides),
         "general": str(Path(general).name) if general else "bundled",
-        "forgetting": examiner.forgetting(paragraphs),
+        "forgetting": evaluator.forgetting(paragraphs),
         "elapsed_seconds": round(time.monotonic() - began, 1),
     }
     write_json(RunDirectory(directory).evaluation, report)
@@ -117,7 +117,7 @@ def evaluate(
     return report
 
 
-def read_material(directory: Path, data: str | None = None, most_rows: int = 500) -> Material:
+def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 500) -> EvalData:
     """The run's rows, read and split again. Raises UsageError for a folder that is no run, DataError for other rows
     than it was made on."""
     run = RunDirectory(directory).check()
@@ -139,15 +139,15 @@ def read_material(directory: Path, data: str | None = None, most_rows: int = 500
         )
     numbers = split.held_out[:: max(1, -(-len(split.held_out) // most_rows))]
     held_out, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
-    return Material(config, rows, split, [rows.quotes[i] for i in split.training], held_out, places)
+    return EvalData(config, rows, split, [rows.quotes[i] for i in split.training], held_out, places)
 
 
 @dataclass
-class Examiner:
+class Evaluator:
     """Asks one tuned model everything, with its adapter on or off."""
 
     tuned: Tuned
-    material: Material
+    material: EvalData
     settings: SamplingSettings
     generations: int
     view: View

@@ -1,5 +1,5 @@
 """The rows and prompts that live adapter and export are compared on: of the run's own held-out rows where they can be
-read again, else of the bundled sayings."""
+read again, else of the bundled quotes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from florilegium.data import Quote, Template, read_rows
 from florilegium.errors import DataError, FlorilegiumError
 from florilegium.export.probe import ROWS, Probe
 from florilegium.export.subject import Subject
-from florilegium.runs.evaluate import read_material
+from florilegium.runs.evaluate import read_eval_data
 from florilegium.seedling import SAYINGS
 from florilegium.tokens import label_prompt, text_ids
 from florilegium.tokens.encode import end_of_text
@@ -30,7 +30,7 @@ def make_probe(subject: Subject, tokenizer: Any, data: str | None = None) -> Pro
 def _quotes(subject: Subject, data: str | None) -> tuple[list[Quote], Template, str]:
     if subject.run is not None:
         try:
-            material = read_material(subject.run, data, most_rows=1 << 30)
+            material = read_eval_data(subject.run, data, most_rows=1 << 30)
             held_out = material.held_out
             count = min(ROWS, len(held_out))
             chosen = [held_out[i * len(held_out) // count] for i in range(count)]
@@ -44,7 +44,7 @@ def _quotes(subject: Subject, data: str | None) -> tuple[list[Quote], Template, 
             raise DataError(f"{data} holds no row", "Name the file of the rows with --data")
         return rows.quotes[:ROWS], rows.template, "rows of --data"
     sayings = read_rows(SAYINGS)  # the rows are gone, or were never said: any text will do to compare two models
-    return sayings.quotes[:ROWS], sayings.template, "bundled sayings"
+    return sayings.quotes[:ROWS], sayings.template, "bundled quotes"
 
 
 def _prompt(template: Template, quote: Quote, *, whole: bool) -> str:

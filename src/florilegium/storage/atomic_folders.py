@@ -10,7 +10,7 @@ it.
 
 A crash before 5 leaves a folder that nobody reads, after 5 a whole one; a power cut before 6 leaves either. Whatever
 else befalls the bytes (a flipped bit, a file of another step, a hole), the manifest does not vouch for it, and `fault`
-says what is wrong. A reader gets the very bytes that were summed (`read_vouched`), so nothing can change between the
+says what is wrong. A reader gets the very bytes that were summed (`read_verified`), so nothing can change between the
 check and the use."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Piece = bytes | memoryview
 Files = Mapping[str, Iterable[Piece]]
 
 
-class Unvouched(Exception):
+class ChecksumMismatch(Exception):
     """A folder that its manifest does not vouch for, and why. Who reads it decides which of `errors.py` that is."""
 
 
@@ -126,7 +126,7 @@ def sweep(parent: Path) -> None:
 
 
 def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
-    """The manifest as JSON, of bounded size. Raises Unvouched."""
+    """The manifest as JSON, of bounded size. Raises ChecksumMismatch."""
     try:
         with (folder / manifest).open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
@@ -136,19 +136,19 @@ def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
         if not isinstance(facts, dict) or not isinstance(facts["files"], dict):
             raise ValueError
     except FileNotFoundError:
-        raise Unvouched(f"{manifest} is missing") from None
+        raise ChecksumMismatch(f"{manifest} is missing") from None
     except (OSError, ValueError, KeyError, RecursionError):
-        raise Unvouched(f"{manifest} cannot be read") from None
+        raise ChecksumMismatch(f"{manifest} cannot be read") from None
     return facts
 
 
-def read_vouched(
+def read_verified(
     folder: Path, names: Collection[str], manifest: str = MANIFEST
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest's facts and the bytes of the files `names`, each of them summed. Raises Unvouched."""
+    """The manifest's facts and the bytes of the files `names`, each of them summed. Raises ChecksumMismatch."""
     facts = read_manifest(folder, manifest)
     if not set(names) <= facts["files"].keys():
-        raise Unvouched(f"{manifest} does not name {', '.join(sorted(set(names) - facts['files'].keys()))}")
+        raise ChecksumMismatch(f"{manifest} does not name {', '.join(sorted(set(names) - facts['files'].keys()))}")
     return facts, {name: _read_summed(folder / name, facts["files"][name]) for name in names}
 
 
@@ -156,13 +156,13 @@ def _read_summed(path: Path, entry: Any) -> bytes:
     try:
         # The size first: a file that was blown up must not get into memory.
         if path.is_symlink() or not path.is_file():
-            raise Unvouched(f"{path.name} is missing")
+            raise ChecksumMismatch(f"{path.name} is missing")
         size = path.stat().st_size
         if size != entry["bytes"]:
-            raise Unvouched(f"{path.name} has {size:,} bytes where {entry['bytes']:,} were written")
+            raise ChecksumMismatch(f"{path.name} has {size:,} bytes where {entry['bytes']:,} were written")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise Unvouched(f"{path.name} failed its checksum")
+            raise ChecksumMismatch(f"{path.name} failed its checksum")
     except (OSError, TypeError, KeyError, ValueError):
-        raise Unvouched(f"{path.name} cannot be read") from None
+        raise ChecksumMismatch(f"{path.name} cannot be read") from None
     return data

@@ -27,10 +27,10 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, ResourceError
 from florilegium.storage.atomic_files import disk_errors, free_bytes
 from florilegium.storage.atomic_folders import (
-    Unvouched,
+    ChecksumMismatch,
     commit_folder,
     read_manifest,
-    read_vouched,
+    read_verified,
     remove_folder,
     sweep,
 )
@@ -149,7 +149,7 @@ def fault(checkpoint: Path, whose: Mapping[str, Any] | None = None) -> str:
     run `whose`."""
     try:
         _read(checkpoint, whose)
-    except Unvouched as error:
+    except ChecksumMismatch as error:
         return str(error)
     return ""
 
@@ -157,14 +157,14 @@ def fault(checkpoint: Path, whose: Mapping[str, Any] | None = None) -> str:
 def _read(checkpoint: Path, whose: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, bytes]]:
     facts = read_manifest(checkpoint)
     if facts.get("format") != FORMAT:
-        raise Unvouched(f"its format is {facts.get('format')!r}, and this version reads {FORMAT}")
+        raise ChecksumMismatch(f"its format is {facts.get('format')!r}, and this version reads {FORMAT}")
     if facts.get("step") != int(checkpoint.name[5:]):
-        raise Unvouched(f"it is that of step {facts.get('step')}")
+        raise ChecksumMismatch(f"it is that of step {facts.get('step')}")
     found = facts.get("run")
     for name in IDENTITY if whose else ():
         if not isinstance(found, dict) or found.get(name) != (whose or {}).get(name):
-            raise Unvouched(f"it belongs to another run: its {name.replace('_', ' ')} differs")
-    return read_vouched(checkpoint, FILES)
+            raise ChecksumMismatch(f"it belongs to another run: its {name.replace('_', ' ')} differs")
+    return read_verified(checkpoint, FILES)
 
 
 IDENTITY = ("base_digest", "tokenizer_digest", "data_digest", "template")

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         "list your runs; rename, remove or open one, prune checkpoints",
         "florilegium runs",
         "florilegium runs open runs/NAME",
-        "florilegium runs rename runs/NAME sayings-of-may",
+        "florilegium runs rename runs/NAME may-quotes",
         "florilegium runs rm runs/NAME",
         "florilegium runs prune            (the checkpoints of all finished runs)",
         usage="florilegium runs [list | open RUN | rename RUN NAME | rm RUN ... | prune [RUN ...]] [options]",

@@ -1,0 +1,194 @@
+"""The words of messages, help and identifiers: those of the field, or none.
+
+A message is any string in the package that people may read: string literals that are no docstring, the report's
+templates, and the help of every command. An identifier is a name that the package defines: modules, classes, functions,
+arguments, variables. Each word below once stood there, and has a better one beside it. Where other work is under way a
+folder may still use some of them: EXEMPT says which, and is to be emptied."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import florilegium
+from florilegium.cli.parser import build_parser
+
+ROOT = Path(florilegium.__file__).parent
+
+# what a message must not say (a regular expression, at word boundaries) -> what it says instead
+MESSAGES = {
+    r"looks? at held|looks since|\d looks|without a better": "evaluation",
+    r"rows to learn|what is learned|tokens are learned|no token to learn|\d learned": "training rows, trained",
+    r"(?<![Ee]xit )codes": "int8 or NF4 weights",
+    r"made wide|wide cop(y|ies)|held in \d+ bits|as it is stored": "dequantized, stored in",
+    r"computing in": "compute dtype",
+    r"walk|walks|trunk|road home": "forward, backward, block stack",
+    r"numbers? that (is|are) none|holds? one, or": "NaN or infinity",
+    r"are others than|is another than|sha256 is another|is another$": "has changed, differs",
+    r"likeliest|likelier": "most likely, greedy",
+    r"go(es|ing)? on (from|with)|waiting to go on|on the way": "resume",
+    r"begun|began|begin anew|train anew|written? anew": "started, from scratch",
+    r"no whole checkpoint|newest whole": "valid checkpoint",
+    r"near-cop(y|ies)": "near-duplicates",
+    r"mended?|would mend": "repair",
+    r"free texts?|texts from nothing": "unconditional samples",
+    r"go(es)? in circles": "repetitive",
+    r"held by the nearest": "overlap with",
+    r"nats a token": "per token",
+    r"sayings?": "quotes",
+    r"the rate (falls|rises)|takes no notice": "learning-rate schedule, ignores",
+    r"untuned": "base model",
+    r"at the latest|whatever it is": "maximum",
+    r"What it (cost|wrote)|What came of it|How to do it again": "Evaluation, Cost, Samples, Results, Reproduce",
+    r"\b1 (rows|steps|quotes|threads|pairs|clusters|tokens)": "a count takes its plural by `errors.counted`",
+}
+# words that no identifier has as a part
+IDENTIFIERS = {
+    "look": "evaluate", "looks": "evaluations", "looked": "evaluated", "walk": "forward", "trunk": "block stack",
+    "codes": "int8 weights", "wide": "dequantized", "widen": "dequantize", "learned": "trained", "figure": "metric",
+    "figures": "metrics", "mend": "repair", "mended": "repaired", "obstacle": "unsupported reason", "thin": "lora_x",
+    "saying": "quote", "sayings": "quotes", "examiner": "evaluator", "unvouched": "checksum mismatch",
+    "vouched": "verified", "twin": "reference", "twins": "references", "anew": "again", "begun": "started",
+}  # fmt: skip
+
+# What still has them, by folder (or file): emptied as the work there ends.
+EXEMPT_IDENTIFIERS: dict[str, set[str]] = {
+    "data/json_array.py": {"look"},
+    "data/lines.py": {"wide"},
+    "data/mojibake.py": {"mend"},
+    "data/quality.py": {"mended"},
+    "data/read.py": {"mended"},
+    "data/sources.py": {"looks", "sayings"},
+    "export": {"figures"},
+    "fast": {"codes", "thin", "wide"},
+    "generation": {"begun", "walk"},
+    "model": {"anew", "codes"},
+    "runs": {"figures", "learned", "looked", "obstacle", "sayings"},
+    "seedling": {"sayings"},
+    "tokens": {"learned"},
+    "training": {"figures", "look", "looked", "looks"},
+    "cli/progress.py": {"looked"},
+}
+EXEMPT_MESSAGES: dict[str, set[str]] = {}
+
+
+def sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def exempt(table: dict[str, set[str]], path: Path) -> set[str]:
+    name = path.relative_to(ROOT).as_posix()
+    return set().union(*(words for part, words in table.items() if name == part or name.startswith(f"{part}/")))
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """The ids of string nodes that stand alone, which nobody reads on a screen."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def messages(path: Path) -> Iterator[tuple[int, str]]:
+    """The string literals of a file that are more than one word, and no docstring."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    alone = docstrings(tree)
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    yield from ((n.lineno, str(n.value)) for n in strings if id(n) not in alone and " " in str(n.value).strip())
+
+
+def identifiers(path: Path) -> Iterator[tuple[int, str]]:
+    """The names that a file defines."""
+    yield 1, path.stem
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def found_in(text: str) -> list[str]:
+    """The rules of MESSAGES that `text` breaks."""
+    return [rule for rule in MESSAGES if re.search(rf"\b(?:{rule})\b", text)]
+
+
+def words_of(name: str) -> set[str]:
+    """`SlotDecoder`, `slot_decoder` and `SLOT_DECODER` are slot and decoder."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+def test_messages_use_the_words_of_the_field() -> None:
+    wrong = [
+        f"{place(path, line)}: {text[:60]!r} breaks {rule!r}: say {MESSAGES[rule]}"
+        for path in sources()
+        for line, text in messages(path)
+        for rule in found_in(text)
+        if rule not in exempt(EXEMPT_MESSAGES, path)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_pages_use_them_too() -> None:
+    wrong = [
+        f"{path.name}: {rule}" for path in sorted(ROOT.rglob("*.jinja")) for rule in found_in(path.read_text("utf-8"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_help_uses_them_too() -> None:
+    parser = build_parser()
+    (commands,) = (action.choices for action in parser._actions if isinstance(action.choices, dict))
+    for name, command in commands.items():
+        assert not found_in(command.format_help()), (name, found_in(command.format_help()))
+        if hasattr(command, "format_full_help"):
+            assert not found_in(command.format_full_help()), (name, found_in(command.format_full_help()))
+
+
+def test_identifiers_use_the_words_of_the_field() -> None:
+    wrong = [
+        f"{place(path, line)}: {name} has {word!r}: say {IDENTIFIERS[word]}"
+        for path in sources()
+        for line, name in identifiers(path)
+        for word in sorted(words_of(name) & set(IDENTIFIERS) - exempt(EXEMPT_IDENTIFIERS, path))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_exempt_is_still_there() -> None:
+    """An exemption that nothing needs any more must go."""
+    idle = []
+    for table, found in (
+        (EXEMPT_MESSAGES, lambda path: {rule for _, text in messages(path) for rule in found_in(text)}),
+        (EXEMPT_IDENTIFIERS, lambda path: {word for _, name in identifiers(path) for word in words_of(name)}),
+    ):
+        for part, words in table.items():
+            files = [path for path in sources() if part in exempt({part: {part}}, path)]
+            used = set().union(*map(found, files)) if files else set()
+            idle += [f"{part}: {word}" for word in sorted(words - used)]
+    assert not idle, idle
+
+
+@pytest.mark.parametrize(
+    "text,breaks",
+    [
+        ("going on from step 10", True),
+        ("no better held-out loss in 3 looks: stopped early", True),
+        ("holds a number that is none", True),
+        ("in 8 bits they are codes", True),
+        ("1 quotes cut", True),
+        ("resuming at step 10", False),
+        ("exit codes are listed below", False),
+        ("21 quotes, 11 rows", False),
+    ],
+)
+def test_the_rules_find_what_they_are_for(text: str, breaks: bool) -> None:
+    assert bool(found_in(text)) == breaks
