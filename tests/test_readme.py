@@ -13,7 +13,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 # Folders whose files are named in prose, and pages that tell of files that are gone or of other programs.
 TOLD = ("src", "docs", "bench", "tests", "tools")
-TELLS_OF_OTHERS = ("docs/dev-log.md", "CHANGELOG.md", "RELIABILITY.md", "fast/README.md")
+TELLS_OF_OTHERS = ("docs/dev-log.md", "CHANGELOG.md", "RELIABILITY.md")
 
 
 def test_it_is_short() -> None:
