@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from florilegium.errors import ModelError
+from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import family_of, packs
-from florilegium.model.model_config import check_sizes
 from florilegium.model.transformers_loader import outline
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_check import check_headers, place, weights_of

@@ -16,11 +16,12 @@ import torch
 
 from florilegium.errors import ModelError
 from florilegium.model.bitsandbytes_import import import_bitsandbytes
+from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.model.model_config import check_sizes
+from florilegium.model.tokenizer_loader import load_tokenizer
 from florilegium.model.transformers_loader import load_model
 from florilegium.model.weight_files import find_weights
 
@@ -95,8 +96,6 @@ def load_base(
     does not fit."""
     with model_errors(name) if bits in (8, 4) else contextlib.suppress(Exception):  # PEFT imports it too, where it can
         import_bitsandbytes()
-    from transformers import AutoTokenizer
-
     device = device or choose_device("auto")
     folder = locate(name, revision)
     config = read_config(folder, name)
@@ -104,7 +103,7 @@ def load_base(
     files = find_weights(folder, name)
     check_sizes(config, files)
     with quietly(), model_errors(name):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(folder, config, name)
         model = load_model(files, config, bits, device, compute_dtype)
     model.eval().requires_grad_(False)
     return Base(

@@ -8,12 +8,13 @@ from the Hub, which nothing here does."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -41,9 +42,23 @@ def import_bitsandbytes() -> Any:
 
         library.compile = compile_later
         try:
-            return importlib.import_module(NAME)
+            with _without("kernels"):
+                return importlib.import_module(NAME)
         finally:
             library.compile = compile_now
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """As if `package` were not installed: on some processors bitsandbytes would have it fetch code from the Hub."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # Python's own sign for a module that is not to be found
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def when_called(

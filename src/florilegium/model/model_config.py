@@ -1,7 +1,9 @@
-"""A model's config.json as Transformers' configuration, once what it announces was compared with the weights.
+"""A model's config.json as Transformers' configuration, without what would fetch or run anything.
 
-Transformers builds a model from its configuration before it looks at the weights: a configuration that says 1e9 layers
-would be built until memory is gone."""
+Some of its fields choose code: `auto_map` a Python file of the folder, `attn_implementation` a kernel from the Hub,
+`quantization_config` a library, `transformers_weights` other files. What a model computes is in its other fields and in
+its weights; how it is computed is our own choice, so these are refused where they matter and left out where they do
+not."""
 
 from __future__ import annotations
 
@@ -9,42 +11,81 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import ModelError
-from florilegium.model.weight_files import WeightFiles
+from florilegium.model.config_numbers import check_numbers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-LIMITS = {
-    "n_layer": "tensors", "num_hidden_layers": "tensors", "num_layers": "tensors", "n_layers": "tensors",
-    "hidden_size": "size", "n_embed": "size", "n_embd": "size", "d_model": "size", "vocab_size": "size", "intermediate_size": "size",
-}  # fmt: skip
-
-
-def check_sizes(config: Mapping[str, Any], files: WeightFiles) -> None:
-    """Compares what config.json announces with the headers of the weight files. Raises ModelError."""
-    num_tensors = len(files.tensors)
-    largest = max((size for tensor in files.tensors.values() for size in tensor.shape), default=0)
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key, limit in LIMITS.items():
-            value = part.get(key)
-            if isinstance(value, (int, float)) and not 1 <= value <= max(
-                1, num_tensors if limit == "tensors" else largest
-            ):
-                raise ModelError(
-                    f"the config.json of {files.name} says {key} is {value:g}, and its weights hold no such thing",
-                    "Get the model again",
-                )
+# How, not what: attention and experts by Transformers' default, and nothing by the name of another place.
+OUR_CHOICE = (
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
+    "experts_implementation", "_experts_implementation", "_experts_implementation_internal", "kernel_config", "use_kernels",
+    "fusion_config", "distributed_config", "transformers_weights", "extra_files", "_name_or_path", "name_or_path", "_commit_hash",
+    "custom_generate", "custom_pipelines", "gguf_file", "trust_remote_code", "base_model_tp_plan", "base_model_pp_plan",
+    "_adapter_model_path",
+)  # fmt: skip
+OURS = "florilegium never does: choose another model"
+PLAIN = "Name the 16-bit model that it was made from; --bits 8 or 4 quantises it here"
+FLOAT_NAMES = ("float16", "bfloat16", "float32", None)
 
 
 def model_config(values: Mapping[str, Any], name: str) -> PretrainedConfig:
-    """Transformers' configuration of the model `name` for these values. Raises ModelError for a type of model that it does not know."""
+    """Transformers' configuration of the model `name` for these values of its config.json. Raises ModelError for a type
+    of model that Transformers does not know, for numbers out of range, and for what is quantised in other ways than
+    bitsandbytes'."""
     from transformers import CONFIG_MAPPING
 
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ModelError(
-            f"cannot load {name}: its config.json says model_type is {str(model_type)[:40]!r}, which this version of Transformers lacks",
+            f"cannot load {name}: its config.json says model_type is {str(model_type)[:40]!r}, which this version of "
+            "Transformers lacks",
             "pip install -U transformers, or choose another model",
         )
-    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(dict(values))
+    check_numbers(values, name)
+    _check_quantization(values, name)
+    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(_what_it_is(values))
     return config
+
+
+def _what_it_is(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without what is our own choice, in its parts too."""
+    return {
+        key: _what_it_is(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in OUR_CHOICE
+    }
+
+
+def _check_quantization(values: Mapping[str, Any], name: str) -> None:
+    for part in (values, *(value for value in values.values() if isinstance(value, dict))):
+        if part.get("compression_config") is not None:
+            raise ModelError(f"{name} is quantised by compressed-tensors, and only bitsandbytes is read", PLAIN)
+        quantization = part.get("quantization_config")
+        if quantization is not None:
+            _check_bitsandbytes(quantization, name)
+
+
+def _check_bitsandbytes(quantization: object, name: str) -> None:
+    """Transformers looks some of these words up as attributes of torch, and loads a library by others."""
+    if not isinstance(quantization, dict):
+        raise ModelError(f"the config.json of {name} has a quantization_config that is none", "Get the model again")
+    in_bits = quantization.get("load_in_8bit") or quantization.get("load_in_4bit")
+    method = quantization.get("quant_method", "bitsandbytes" if in_bits else None)
+    if method != "bitsandbytes" or not in_bits:
+        raise ModelError(f"{name} is quantised by {str(method)[:40]!r}, and only bitsandbytes is read", PLAIN)
+    allowed: dict[str, tuple[object, ...]] = {
+        **dict.fromkeys(("load_in_8bit", "load_in_4bit", "_load_in_8bit", "_load_in_4bit"), (True, False, None)),
+        **dict.fromkeys(("bnb_4bit_use_double_quant", "llm_int8_enable_fp32_cpu_offload"), (True, False, None)),
+        "llm_int8_has_fp16_weight": (False, None),
+        "bnb_4bit_quant_type": ("nf4", "fp4", None),
+        "bnb_4bit_compute_dtype": FLOAT_NAMES,
+        "bnb_4bit_quant_storage": ("uint8", "int8", *FLOAT_NAMES),
+    }
+    for key, values in allowed.items():
+        if key in quantization and not any(quantization[key] is v or quantization[key] == v for v in values):
+            raise ModelError(f"the quantization_config of {name} says {key} is {str(quantization[key])[:40]!r}", PLAIN)
+    threshold, skipped = quantization.get("llm_int8_threshold", 6.0), quantization.get("llm_int8_skip_modules")
+    names = skipped if isinstance(skipped, list) else [] if skipped is None else [None]
+    if type(threshold) not in (int, float) or not 0 <= threshold < 1e6 or not all(isinstance(n, str) for n in names):
+        raise ModelError(f"the quantization_config of {name} has a threshold or a list of modules that is none", PLAIN)

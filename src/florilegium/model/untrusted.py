@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from florilegium.errors import ModelError
 from florilegium.storage.safetensors_io import read_header
 
 MAX_JSON_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 64 << 20  # a tokenizer_config.json may list every token that was added
+AGAIN = "Get it again from where it came"
 PLAIN_NAME = re.compile(r"[\w.-]{1,200}", re.ASCII)
 # What of PEFT's LoraConfig is taken over; anything else must be at its default.
 LORA_FIELDS = {
@@ -25,30 +28,49 @@ LORA_FIELDS = {
 }  # fmt: skip
 
 
-def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object of at most `limit` bytes. Raises ModelError."""
+def check_file(path: Path, what: str, limit: int) -> None:
+    """Raises ModelError unless `path` is a file of at most `limit` bytes: a FIFO or a device would be read for ever."""
     try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise ModelError(f"{what} is over {limit:,} bytes", "Get it again from where it came")
-        values = json.loads(data)
+        facts = path.stat()
     except FileNotFoundError:
         raise ModelError(f"{what} is not there", "Get the folder again from where it came") from None
+    except OSError as error:
+        raise ModelError(f"{what} cannot be read ({error.strerror or error})", AGAIN) from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise ModelError(f"{what} is no file", AGAIN)
+    if facts.st_size > limit:
+        raise ModelError(f"{what} is over {limit:,} bytes", AGAIN)
+
+
+def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of at most `limit` bytes. Raises ModelError."""
+    check_file(path, what, limit)
+    try:
+        with path.open("rb") as file:
+            values = json.loads(file.read(limit + 1))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{what} cannot be read ({type(error).__name__})", "Get it again from where it came") from None
+        raise ModelError(f"{what} cannot be read ({type(error).__name__})", AGAIN) from None
     if not isinstance(values, dict):
-        raise ModelError(f"{what} cannot be read (it holds no object)", "Get it again from where it came")
+        raise ModelError(f"{what} cannot be read (it holds no object)", AGAIN)
     return values
 
 
 def refuse_code(folder: Path, name: str) -> None:
     """Raises ModelError when a JSON file of `folder` asks for code of its own to be run (`auto_map`)."""
     for path in sorted(folder.glob("*config.json")):
-        if "auto_map" in read_json(path, f"the {path.name} of {name}"):
+        values = read_json(path, f"the {path.name} of {name}", MAX_CONFIG_BYTES)
+        if any(key == "auto_map" and value for key, value in entries(values)):
             raise ModelError(
                 f"{name} wants to run code of its own ({path.name})", "florilegium never does: choose another model"
             )
+
+
+def entries(values: Mapping[str, Any], depth: int = 8) -> Iterator[tuple[str, Any]]:
+    """Keys and values of an object and of those in it."""
+    for key, value in values.items():
+        yield key, value
+        if isinstance(value, dict) and depth:
+            yield from entries(value, depth - 1)
 
 
 def lora_values(folder: Path, model_width: int) -> dict[str, Any]:

@@ -68,13 +68,11 @@ def inspect(
 
 
 def _tokenizer(model: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
+    from florilegium.model.hub import locate, read_config
+    from florilegium.model.tokenizer_loader import load_tokenizer
 
-    from florilegium.model.hub import locate
-    from florilegium.model.load_errors import model_errors
-
-    with model_errors(model):
-        return AutoTokenizer.from_pretrained(locate(model, revision), local_files_only=True)
+    folder = locate(model, revision)
+    return load_tokenizer(folder, read_config(folder, model), model)
 
 
 def _places_in_pack(examples: list[Any]) -> list[tuple[int, int, int]]:

@@ -1,0 +1,67 @@
+"""A model's tokenizer, by a class that reads data and does nothing else.
+
+`tokenizer_class` may name anything that Transformers exports, another model's loader among it, and some of its tokenizers
+call other programs or libraries. Those of the tokenizers library read one JSON file. What is read is bounded: a real
+tokenizer has at most 33 MB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from florilegium.errors import ModelError
+from florilegium.model.load_errors import model_errors, quietly
+from florilegium.model.model_config import model_config
+from florilegium.model.untrusted import check_file, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_FILE_BYTES = 64 << 20
+PATTERNS = (
+    "tokenizer*",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+)
+# Written in Python, and reading nothing but their own files; the rest of that kind segments text by other programs.
+IN_PYTHON = ("GPTSw3Tokenizer", "ByT5Tokenizer", "CTRLTokenizer")
+BY_OTHER_PROGRAMS = ("CpmTokenizerFast", "RoFormerTokenizer")
+
+
+def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, whose config.json is `config`. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
+        if not path.is_dir():
+            check_file(path, f"the {path.name} of {name}", MAX_FILE_BYTES)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path, f"the {path.name} of {name}", MAX_FILE_BYTES) if path.exists() else {}
+    for chosen in (settings.get("tokenizer_class"), settings.get("tokenizer_type"), config.get("tokenizer_class")):
+        if chosen is not None:
+            _check_class(chosen, name)
+    with quietly(), model_errors(name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, config=model_config(config, name), local_files_only=True, trust_remote_code=False
+        )
+    return tokenizer
+
+
+def _check_class(chosen: object, name: str) -> None:
+    """A name that Transformers does not know is no harm: it falls back on the tokenizers library."""
+    import transformers
+
+    for class_name in {str(chosen), str(chosen).removesuffix("Fast")}:
+        found = getattr(transformers, class_name, None) if isinstance(chosen, str) else chosen
+        by_library = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerFast)
+        if found is None or class_name in IN_PYTHON or (by_library and class_name not in BY_OTHER_PROGRAMS):
+            continue
+        raise ModelError(
+            f"{name} wants the tokenizer {str(chosen)[:60]!r}, which does more than read its files",
+            "Save it as tokenizer.json (PreTrainedTokenizerFast), or choose another model",
+        )
