@@ -1,0 +1,115 @@
+"""What a folder says is checked: bases that are not whole, indexes that lead elsewhere, code by configuration, numbers out
+of range. Every member is refused in one line or loads as the good model that it still is; no pickle is opened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from florilegium.errors import ModelError
+from florilegium.model import load_base
+from florilegium.model.identity import weights_digest
+from florilegium.model.weight_files import find_weights
+from tests.torture import hostile
+from tests.torture.hostile import Change, copied
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_pickle_and_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.load raises, and code of a folder would leave a mark where the test runs."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("torch.load was called")
+
+    monkeypatch.setattr(torch, "load", never)
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not (tmp_path / "code-ran").exists()
+
+
+def refused(members: dict[str, Change], source: Path, folder: Path, load: Callable[[Path, int], Any]) -> None:
+    """Every member is refused, in one short line with what to do about it."""
+    accepted, wrong = [], []
+    for number, (what, change) in enumerate(members.items()):
+        made = copied(source, folder / str(number), change)
+        try:
+            load(made, number)
+            accepted.append(what)
+        except ModelError as error:
+            if not error.fix or not str(error).isprintable() or len(str(error)) > 900:
+                wrong.append(f"{what}: {error}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
+        shutil.rmtree(made)
+    assert len(members) >= 20 and not accepted and not wrong, (accepted, wrong)
+
+
+def as_base(folder: Path, number: int) -> None:
+    """One of the four widths, in turn."""
+    load_base(str(folder), bits=(32, 8, 16, 4)[number % 4], device=CPU)
+
+
+def test_a_base_that_is_not_whole(tiny: Path, tmp_path: Path) -> None:
+    refused(hostile.NOT_WHOLE, tiny, tmp_path, as_base)
+
+
+def test_an_index_that_leads_elsewhere(tiny: Path, tmp_path: Path) -> None:
+    refused(hostile.LEADS_ELSEWHERE, tiny, tmp_path, as_base)
+
+
+def test_code_by_configuration(tiny: Path, tmp_path: Path) -> None:
+    refused(hostile.WANTS_CODE, tiny, tmp_path, as_base)
+    good = load_base(str(tiny), bits=32, device=CPU)
+    for number, (what, change) in enumerate(hostile.IGNORED.items()):
+        base = load_base(str(copied(tiny, tmp_path / f"i{number}", change)), bits=32, device=CPU)
+        same = all(torch.equal(a, b) for a, b in zip(base.model.parameters(), good.model.parameters(), strict=True))
+        assert same and base.model.config._attn_implementation == good.model.config._attn_implementation, what
+        assert not hasattr(base.model, "peft_config"), what
+
+
+def test_numbers_out_of_range(tiny: Path, tmp_path: Path) -> None:
+    refused(hostile.NUMBERS, tiny, tmp_path, as_base)
+
+
+def test_the_digest_covers_what_is_read_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
+    good = weights_digest(find_weights(tiny, "it"))
+    decoy = copied(tiny, tmp_path / "decoy", lambda folder: (folder / "extra.safetensors").write_bytes(b"x"))
+    assert weights_digest(find_weights(decoy, "it")) == good
+    sharded = copied(tiny, tmp_path / "sharded", hostile.sharded)
+    (sharded / "other.safetensors").write_bytes(b"not one")
+    both = load_base(str(sharded), bits=32, device=CPU).model.state_dict()
+    whole = load_base(str(tiny), bits=32, device=CPU).model.state_dict()
+    assert all(torch.equal(both[name], whole[name]) for name in whole)
+    path = next(sharded.glob("model-00002*"))
+    before, data = weights_digest(find_weights(sharded, "it")), bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    assert weights_digest(find_weights(sharded, "it")) != before
+
+
+def test_kinds_and_shapes_of_a_header_beyond_the_first_slice_are_in_the_digest(tmp_path: Path) -> None:
+    """64 slices are read of a large file: a header of several slices could else say another thing at the same length."""
+    entries = {
+        f"tensor-{i:05}": {"dtype": "F32", "shape": [2, 8], "data_offsets": [64 * i, 64 * i + 64]} for i in range(3000)
+    }
+
+    def written(folder: Path, *, last: list[int]) -> Path:
+        folder.mkdir()
+        changed = {**entries, "tensor-01500": {**entries["tensor-01500"], "shape": last}}
+        text = json.dumps(changed).encode()
+        size = 64 * len(entries)
+        with (folder / "model.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text + bytes(size))
+        return folder
+
+    one = weights_digest(find_weights(written(tmp_path / "a", last=[2, 8]), "it"))
+    other = weights_digest(find_weights(written(tmp_path / "b", last=[8, 2]), "it"))
+    assert one != other
