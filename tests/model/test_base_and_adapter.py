@@ -134,3 +134,21 @@ def test_unknown_target_modules_are_named(tiny: Path) -> None:
     base = load_base(str(tiny), bits=32, device=CPU)
     with pytest.raises(UsageError, match="'q_proj' is not in this model"):
         attach_adapter(base, make_config({"bits": 32, "target_modules": "q_proj"}))
+
+
+USUAL_TOKENIZERS = (
+    "BloomTokenizerFast", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "GPT2Tokenizer", "GPT2TokenizerFast",
+    "GPTNeoXTokenizer", "GPTNeoXTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast",
+    "GemmaTokenizer", "GemmaTokenizerFast", "CohereTokenizerFast", "CodeGenTokenizer", "CodeLlamaTokenizer", "XGLMTokenizer", "T5Tokenizer", "BartTokenizer",
+    "RobertaTokenizer", "XLNetTokenizer", "NllbTokenizer", "GPTSw3Tokenizer", "SomethingOfItsOwn", "PhiTokenizer",
+)  # fmt: skip
+
+
+def test_the_tokenizers_that_models_have_are_taken_and_others_are_not() -> None:
+    from florilegium.model.tokenizer_loader import check_class
+
+    for name in USUAL_TOKENIZERS:
+        check_class(name, "it")
+    for name in ("BertJapaneseTokenizer", "BertJapaneseTokenizerFast", "AutoModel", "CpmTokenizerFast", "pipeline", 7):
+        with pytest.raises(ModelError, match="does more than read its files"):
+            check_class(name, "it")

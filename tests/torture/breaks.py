@@ -100,7 +100,7 @@ BREAKS = [
           "test_hostile_folders.py::test_a_base_that_is_not_whole"),
     Break("hostile: the index may name any file", "model/weight_files.py", "if not isinstance(file, str) or not FILE_NAME.fullmatch(file):",
           "if False:", "test_hostile_folders.py::test_an_index_that_leads_elsewhere"),
-    Break("hostile: any tokenizer class is taken", "model/tokenizer_loader.py", "            _check_class(chosen, name)", "            pass",
+    Break("hostile: any tokenizer class is taken", "model/tokenizer_loader.py", "            check_class(chosen, name)", "            pass",
           "test_hostile_folders.py::test_code_by_configuration"),
     Break("hostile: attention by configuration", "model/model_config.py", '    "attn_implementation", "_attn', '    "_attn',
           "test_hostile_folders.py::test_code_by_configuration"),

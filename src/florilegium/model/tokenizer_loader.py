@@ -29,7 +29,14 @@ PATTERNS = (
     "chat_template*",
 )
 # Written in Python, and reading nothing but their own files; the rest of that kind segments text by other programs.
-IN_PYTHON = ("GPTSw3Tokenizer", "ByT5Tokenizer", "CTRLTokenizer")
+IN_PYTHON = (
+    "PreTrainedTokenizer",
+    "GPTNeoXJapaneseTokenizer",
+    "MistralCommonBackend",
+    "GPTSw3Tokenizer",
+    "ByT5Tokenizer",
+    "CTRLTokenizer",
+)
 BY_OTHER_PROGRAMS = ("CpmTokenizerFast", "RoFormerTokenizer")
 
 
@@ -44,7 +51,7 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTra
     settings = read_json(path, f"the {path.name} of {name}", MAX_FILE_BYTES) if path.exists() else {}
     for chosen in (settings.get("tokenizer_class"), settings.get("tokenizer_type"), config.get("tokenizer_class")):
         if chosen is not None:
-            _check_class(chosen, name)
+            check_class(chosen, name)
     with quietly(), model_errors(name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, config=model_config(config, name), local_files_only=True, trust_remote_code=False
@@ -52,15 +59,15 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTra
     return tokenizer
 
 
-def _check_class(chosen: object, name: str) -> None:
+def check_class(chosen: object, name: str) -> None:
     """A name that Transformers does not know is no harm: it falls back on the tokenizers library."""
     import transformers
 
-    for class_name in {str(chosen), str(chosen).removesuffix("Fast")}:
-        found = getattr(transformers, class_name, None) if isinstance(chosen, str) else chosen
-        by_library = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerFast)
-        if found is None or class_name in IN_PYTHON or (by_library and class_name not in BY_OTHER_PROGRAMS):
-            continue
+    names = (chosen, chosen.removesuffix("Fast")) if isinstance(chosen, str) else ()
+    found = next((found for one in names if (found := getattr(transformers, one, None)) is not None), None)
+    library = transformers.PreTrainedTokenizerFast
+    by_library = isinstance(found, type) and issubclass(found, library) and found.__name__ not in BY_OTHER_PROGRAMS
+    if not names or not (found is None or by_library or names[0] in IN_PYTHON):
         raise ModelError(
             f"{name} wants the tokenizer {str(chosen)[:60]!r}, which does more than read its files",
             "Save it as tokenizer.json (PreTrainedTokenizerFast), or choose another model",
