@@ -139,7 +139,8 @@ def test_unknown_target_modules_are_named(tiny: Path) -> None:
 USUAL_TOKENIZERS = (
     "BloomTokenizerFast", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "GPT2Tokenizer", "GPT2TokenizerFast",
     "GPTNeoXTokenizer", "GPTNeoXTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast",
-    "GemmaTokenizer", "GemmaTokenizerFast", "CohereTokenizerFast", "CodeGenTokenizer", "CodeLlamaTokenizer", "XGLMTokenizer", "T5Tokenizer", "BartTokenizer",
+    "GemmaTokenizer", "GemmaTokenizerFast", "CohereTokenizerFast",
+    "CodeGenTokenizer", "CodeLlamaTokenizer", "XGLMTokenizer", "T5Tokenizer", "BartTokenizer",
     "RobertaTokenizer", "XLNetTokenizer", "NllbTokenizer", "GPTSw3Tokenizer", "SomethingOfItsOwn", "PhiTokenizer",
 )  # fmt: skip
 
