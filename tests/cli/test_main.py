@@ -43,15 +43,15 @@ def test_train_prints_where_the_adapter_lies(work: Path) -> None:
 
 
 def test_generate_keeps_the_contract(work: Path) -> None:
-    done = run("generate", "Be kind", "--run", "latest", "-n", "3", "--max-new-tokens", "8", "--json", cwd=work)
-    assert done.returncode == 0, done.stderr
+    seeded = ("generate", "Be kind", "--run", "latest", "-n", "3", "--max-new-tokens", "8", "--seed", "5", "--json")
+    done = run(*seeded, cwd=work)
+    assert done.returncode == 0 and "seed" not in done.stderr, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 3
     for row in rows:
         assert row["text"].startswith("Be kind") and isinstance(row["tags"], list) and isinstance(row["finished"], bool)
         assert (row["quote"] is None) == (row["novel"] is None)
-    again = run("generate", "Be kind", "--run", "latest", "-n", "3", "--max-new-tokens", "8", "--json", cwd=work)
-    assert again.stdout == done.stdout
+    assert run(*seeded, cwd=work).stdout == done.stdout
 
 
 def test_generate_from_nothing_from_a_file_for_tags_beside_the_base(work: Path) -> None:
@@ -61,10 +61,34 @@ def test_generate_from_nothing_from_a_file_for_tags_beside_the_base(work: Path) 
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [r["text"][:7] for r in rows] == ["Be kind", "Be kind", "The sea", "The sea"]
     assert all(r["base"]["text"].startswith(r["text"][:7]) for r in rows)
-    done = run("generate", "--tags", "Be kind to the sea.", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work)
+    done = run("generate", "--label", "Be kind to the sea.", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work)
     assert json.loads(done.stdout)["text"].startswith("Be kind to the sea. ->:")
     done = run("generate", "--interactive", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work, stdin="Time\n\n")
     assert done.returncode == 0 and json.loads(done.stdout)["text"].startswith("Time")
+
+
+def test_generate_says_something_else_each_time_and_how_to_have_it_again(work: Path) -> None:
+    asked = ("generate", "Be kind", "-n", "1", "--max-new-tokens", "12", "--temperature", "2")
+    first = run(*asked, "--json", cwd=work)
+    (seed,) = re.findall(r"^seed (\d+) ", first.stderr, re.M)
+    assert run(*asked, "--json", cwd=work).stdout != first.stdout
+    assert run(*asked, "--json", "--seed", seed, cwd=work).stdout == first.stdout
+
+
+def test_generate_reads_standard_input(work: Path) -> None:
+    done = run("generate", "-", "-n", "1", "--max-new-tokens", "3", "--json", cwd=work, stdin="Be kind\n\nThe sea\n")
+    assert [json.loads(line)["text"][:7] for line in done.stdout.splitlines()] == ["Be kind", "The sea"]
+
+
+def test_chat_answers_line_by_line(work: Path) -> None:
+    """A mistake in a line is told, and the next one is answered; the seed moves on, so that no answer comes twice."""
+    typed = "/seed 3\nTime\nTime\n/nonsense\n/n 2\n/temperature hot\n/label Be kind.\n\n"
+    done = run("chat", "--max-new-tokens", "12", "--temperature", "2", "--json", cwd=work, stdin=typed)
+    assert done.returncode == 0, done.stderr
+    texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+    assert len(texts) == 4 and texts[0] != texts[1] and all(text.startswith("Time") for text in texts[:2])
+    assert all(text.startswith("Be kind. ->:") for text in texts[2:])
+    assert "/nonsense is no command of chat" in done.stderr and "/temperature takes a number" in done.stderr
 
 
 def test_inspect_shows_what_will_be_trained(work: Path, tiny: Path) -> None:

@@ -76,15 +76,16 @@ def stream_text(
     *,
     openings: Mapping[str, int] | None = None,
     adapter: bool = True,
-) -> Iterator[str]:
-    """One text in pieces as it is written, what it begins with first. Closing the iterator stops the work. Raises as
-    `generate_texts`."""
+    row: int = 0,
+) -> Generator[str, None, bool]:
+    """One text in pieces as it is written, what it begins with first: that of `generate_texts` with this number of a
+    row. Returns whether the model stopped by itself. Closing it stops the work. Raises as `generate_texts`."""
     base = loaded.base
-    (ids,) = text_ids(base.tokenizer, [prompt or opening(openings, settings, 0)])
+    (ids,) = text_ids(base.tokenizer, [prompt or opening(openings, settings, row)])
     shown = _decoded(base, ids)
     yield shown
-    so_far = list(ids)
-    with contextlib.closing(write(loaded, [Request(ids, 0, settings, adapter)])) as tokens:
+    so_far, finished = list(ids), False
+    with contextlib.closing(write(loaded, [Request(ids, row, settings, adapter)])) as tokens:
         for written in tokens:
             so_far += [] if written.token_id is None else [written.token_id]
             text = _decoded(base, so_far)
@@ -92,6 +93,8 @@ def stream_text(
             if len(text) > len(shown) and (written.ended or not text.endswith("\ufffd")):
                 yield text[len(shown) :]
                 shown = text
+            finished = written.token_id is None
+    return finished
 
 
 def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[Written]:

@@ -8,7 +8,7 @@ for row in tuned.generate("The sea", n=3):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from florilegium.data import Template
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
+from florilegium.generation.about import AboutResult, quotes_about
 from florilegium.model import Base, LoadedModel, choose_device, fast_paths, load_adapter, load_base, read_facts
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
@@ -104,14 +105,27 @@ class Tuned:
         *,
         tags: bool = False,
         use_base: bool = False,
+        row: int = 0,
         settings: SamplingSettings | None = None,
         **sampling: Any,
-    ) -> Iterator[str]:
-        """One text in pieces as it is written; the pieces together are `generate(prompt)[0].text`. Closing the iterator
-        stops the work."""
+    ) -> Generator[str, None, bool]:
+        """One text in pieces as it is written; the pieces together are `generate(prompt, n)[row].text`. Returns whether
+        the model stopped by itself. Closing it stops the work."""
         settings = settings or SamplingSettings(**sampling)
         text = self.prompt_text(prompt, tags=tags)
-        return stream_text(self.loaded, text, settings, openings=self.openings, adapter=not use_base)
+        return stream_text(self.loaded, text, settings, openings=self.openings, adapter=not use_base, row=row)
+
+    def as_generated(self, text: str, finished: bool) -> Generated:
+        """A text that was streamed, read as `generate` reads its own."""
+        row = Generated(text, self.template.parse(text), finished)
+        return replace(row, novel=self._is_novel(row))
+
+    def about(
+        self, tags: Sequence[str], n: int = 1, *, settings: SamplingSettings | None = None, **sampling: Any
+    ) -> AboutResult:
+        """`n` quotes with all of these tags, by drawing quotes and choosing (`about.py`). Raises UsageError where the
+        template does not end in a list of tags."""
+        return quotes_about(self, tags, n, settings or SamplingSettings(**sampling))
 
     def warm_up_note(self) -> str:
         """What a person who waits should know: on a GPU the first tokens of a process wait for kernels."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from florilegium.cli.commands import (
+    chat,
     completion,
     doctor,
     evaluate,
@@ -23,6 +24,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "resume": resume,
     "generate": generate,
+    "chat": chat,
     "inspect": inspect,
     "evaluate": evaluate,
     "report": report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
 from florilegium.cli.loading import loading_pytorch
 from florilegium.config import SamplingSettings
-from florilegium.errors import UsageError
+from florilegium.errors import UsageError, counted
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 if TYPE_CHECKING:
@@ -28,24 +29,35 @@ def add(commands: Commands) -> None:
         "write quotes with a fine-tuned model",
         "florilegium generate",
         "florilegium generate 'The sea' -n 5 --run runs/NAME",
-        "florilegium generate --tags 'Be kind whenever possible.'",
+        "florilegium generate --about love,hope",
+        "florilegium generate --label 'Be kind whenever possible.'",
         "florilegium generate --prompts openings.txt --json",
     )
     generate.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="how the quote begins; without it, the model begins by itself"
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="how the quote begins; '-' reads one a line from standard input; without it, the model begins by itself",
     )
-    generate.add_argument("--run", default="latest", metavar="RUN", help="a run, an adapter folder, or 'latest'")
-    generate.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
     generate.add_argument("-n", type=int, default=3, metavar="N", help="texts for each prompt (3)")
+    generate.add_argument("--about", metavar="TAGS", help="quotes with these tags, separated by commas")
+    generate.add_argument("--label", metavar="QUOTE", help="write the tags of this quote")
     generate.add_argument("--prompts", metavar="FILE", help="a file with one prompt a line")
-    generate.add_argument("--tags", action="store_true", help="PROMPT is a whole quote: write its tags")
-    generate.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line")
+    generate.add_argument("--tags", action="store_true", help=argparse.SUPPRESS)  # --label's name before
+    generate.add_argument("--interactive", action="store_true", help=argparse.SUPPRESS)  # `florilegium chat`
     generate.add_argument("--base", action="store_true", help="show what the base model writes beside each text")
     generate.add_argument(
         "--novel-only", action="store_true", help="resample texts that copy training rows, then drop them"
     )
-    _add_sampling(generate)
-    add_where_it_runs(generate)
+    add_run_and_sampling(generate)
+
+
+def add_run_and_sampling(command: CommandParser) -> None:
+    """The flags that `chat` has too."""
+    command.add_argument("--run", default="latest", metavar="RUN", help="a run, an adapter folder, or 'latest'")
+    command.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
+    _add_sampling(command)
+    add_where_it_runs(command)
 
 
 def _add_sampling(generate: CommandParser) -> None:
@@ -55,7 +67,7 @@ def _add_sampling(generate: CommandParser) -> None:
     add("--top-k", type=int, metavar="N", help="sample from the N most likely tokens; 0 = all (0)")
     add("--repetition-penalty", type=float, metavar="X", help="values above 1 penalise repetition (1)")
     add("--max-new-tokens", type=int, metavar="N", help="maximum new tokens (100)")
-    add("--seed", type=int, metavar="N", help="same seed, same texts (0)")
+    add("--seed", type=int, metavar="N", help="same seed, same texts; default: a new one each time")
 
 
 def add_where_it_runs(command: CommandParser) -> None:
@@ -66,21 +78,46 @@ def add_where_it_runs(command: CommandParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    settings = SamplingSettings(**{n: getattr(flags, n) for n in _SAMPLING if getattr(flags, n) is not None})
+    if flags.label is not None:
+        if flags.prompt or flags.about:
+            raise UsageError("--label takes the quote itself", "Leave PROMPT and --about out")
+        flags.prompt, flags.tags = flags.label, True
     _check(flags)
+    if flags.interactive:
+        from florilegium.cli.commands import chat
+
+        chat.run(flags)
+        return
+    settings = sampling_settings(flags)
     prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
+    if flags.prompt == "-":
+        prompts = [line.strip() for line in sys.stdin if line.strip()] or [""]
+    tuned = load_tuned(flags)
+    if flags.about:
+        _write_about(tuned, flags, settings)
+    else:
+        _write(tuned, prompts, flags, settings)
+    say_seed(flags, settings)
+
+
+def sampling_settings(flags: argparse.Namespace) -> SamplingSettings:
+    """What was asked for; without --seed another one each time, so that the same command does not say the same again."""
+    given = {name: getattr(flags, name) for name in _SAMPLING if getattr(flags, name) is not None}
+    return SamplingSettings(**{"seed": secrets.randbelow(1_000_000), **given})
+
+
+def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
+    if flags.seed is None and settings.temperature > 0:
+        print(f"seed {settings.seed} (--seed {settings.seed} writes this again)", file=sys.stderr)
+
+
+def load_tuned(flags: argparse.Namespace) -> Tuned:
     adapter_folder(find_run(flags.run))  # before torch is imported
     with loading_pytorch():
         from florilegium.cli.progress import working
         from florilegium.generation.tuned import load
     with working("loading the model"):
-        tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
-    if not flags.interactive:
-        _write(tuned, prompts, flags, settings)
-        return
-    print("Type how a quote begins, or a whole one with --tags; an empty line ends it.", file=sys.stderr)
-    while prompt := _ask():
-        _write(tuned, [prompt], flags, settings)
+        return load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -89,15 +126,35 @@ def _check(flags: argparse.Namespace) -> None:
     if flags.n < 1:
         raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
     if flags.novel_only and (flags.base or flags.tags):
-        other = "--base" if flags.base else "--tags"
+        other = "--base" if flags.base else "--label"
         raise UsageError("--novel-only is for quotes that the fine-tuned model writes", f"Leave {other} out")
+    if flags.about and (flags.base or flags.prompt or flags.prompts):
+        other = "--base" if flags.base else "PROMPT and --prompts"
+        raise UsageError("--about begins its quotes itself, with the fine-tuned model", f"Leave {other} out")
+
+
+def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSettings) -> None:
+    """Quotes drawn and chosen by the tags that the model gives them; says how many were drawn."""
+    from florilegium.cli.progress import printable, working
+
+    with working(f"looking for {counted(flags.n, 'quote')} about {flags.about}" + tuned.warm_up_note()):
+        result = tuned.about(flags.about.split(","), flags.n, settings=settings)
+    show(tuned, result.rows, (), flags.json)
+    found = f"{counted(len(result.rows), 'quote')} about {flags.about}, chosen from {result.drawn} that were drawn"
+    if len(result.rows) < flags.n:
+        found += f"; the tags it writes most: {', '.join(result.frequent_tags)}"
+    print(printable(found), file=sys.stderr)
 
 
 def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings: SamplingSettings) -> None:
     """Writes `-n` texts for each prompt, and shows them."""
     from florilegium.cli.progress import working
+    from florilegium.cli.streaming import stream_rows, writes_as_it_goes
 
     wanted, beside = len(prompts) * flags.n, []
+    if wanted == 1 and writes_as_it_goes(flags.json) and not (flags.base or flags.novel_only):
+        stream_rows(tuned, prompts[0], 1, settings, tags=flags.tags)
+        return
     with working(f"writing {wanted}" + tuned.warm_up_note()):
         if flags.base:
             pairs = tuned.beside_base(prompts, flags.n, tags=flags.tags, settings=settings)
@@ -107,10 +164,10 @@ def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings
     if len(rows) < wanted:
         why = "after 10 attempts each they still copied a training row or had no quote"
         print(f"{wanted - len(rows)} of {wanted} dropped: {why}", file=sys.stderr)
-    _show(tuned, rows, beside, flags.json)
+    show(tuned, rows, beside, flags.json)
 
 
-def _show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], as_json: bool) -> None:
+def show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], as_json: bool) -> None:
     from florilegium.cli.progress import print_quote
 
     for i, row in enumerate(rows):
@@ -122,11 +179,6 @@ def _show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], 
         if beside:
             print_quote(beside[i], tuned.template, "base ")
         print()
-
-
-def _ask() -> str:
-    print("> ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip()
 
 
 def _read_prompts(path: str) -> list[str]:

@@ -1,0 +1,100 @@
+"""`florilegium chat`: type how a quote begins and watch it being written; another one each time.
+
+> The sea
+> /about love, hope        quotes with these tags
+> /label Be kind.          the tags of a quote
+> /n 3   /seed 7   /temperature 0.9
+> (an empty line or Ctrl-D ends it)"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.commands.generate import add_run_and_sampling, load_tuned, sampling_settings
+from florilegium.config import SamplingSettings
+from florilegium.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from florilegium.generation import Generated
+    from florilegium.generation.tuned import Tuned
+
+HELP = "Start a quote and press Enter. /about TAGS, /label QUOTE, /n N, /seed N, /temperature X; an empty line ends it."
+NUMBERS = {"/n": int, "/seed": int, "/temperature": float}
+
+
+def add(commands: Commands) -> None:
+    chat = add_command(
+        commands,
+        "chat",
+        "write quotes as you type their openings",
+        "florilegium chat",
+        "florilegium chat --run runs/NAME --temperature 0.9",
+    )
+    chat.add_argument("-n", type=int, default=1, metavar="N", help="texts for each opening (1)")
+    add_run_and_sampling(chat)
+
+
+def run(flags: argparse.Namespace) -> None:
+    settings, n = sampling_settings(flags), flags.n
+    tuned = load_tuned(flags)
+    print(HELP, file=sys.stderr)
+    while line := _ask():
+        word, _, rest = line.partition(" ")
+        try:
+            if word in NUMBERS:
+                n, settings = _changed(word, rest, n, settings)
+                continue
+            if word.startswith("/") and word not in ("/about", "/label"):
+                raise UsageError(f"{word} is no command of chat", HELP)
+            _answer(
+                tuned, word if word.startswith("/") else "", rest if word.startswith("/") else line, n, settings, flags
+            )
+        except (UsageError, DataError) as error:  # of this line: the next may be right
+            print(error, file=sys.stderr)
+        settings = replace(settings, seed=settings.seed + 1)
+
+
+def _changed(word: str, value: str, n: int, settings: SamplingSettings) -> tuple[int, SamplingSettings]:
+    """Number of texts and settings with one of them changed."""
+    try:
+        number = NUMBERS[word](value)
+    except ValueError:
+        raise UsageError(f"{word} takes a number, not {value!r}", HELP) from None
+    if word == "/n":
+        if number < 1:
+            raise UsageError(f"/n is {number}", "It takes 1 or more")
+        return int(number), settings
+    return n, replace(settings, **{word[1:]: number})
+
+
+def _answer(
+    tuned: Tuned, command: str, text: str, n: int, settings: SamplingSettings, flags: argparse.Namespace
+) -> None:
+    from florilegium.cli.streaming import stream_rows, writes_as_it_goes
+
+    if command == "/about":
+        result = tuned.about(text.split(","), n, settings=settings)
+        _show(tuned, result.rows, flags.json)
+        if len(result.rows) < n:
+            print(
+                f"{len(result.rows)} found; the tags it writes most: {', '.join(result.frequent_tags)}", file=sys.stderr
+            )
+    elif writes_as_it_goes(flags.json):
+        stream_rows(tuned, text, n, settings, tags=command == "/label")
+    else:
+        _show(tuned, tuned.generate(text, n, tags=command == "/label", settings=settings), flags.json)
+
+
+def _show(tuned: Tuned, rows: list[Generated], as_json: bool) -> None:
+    from florilegium.cli.commands.generate import show
+
+    show(tuned, rows, (), as_json)
+
+
+def _ask() -> str:
+    print("> ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
