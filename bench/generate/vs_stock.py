@@ -147,7 +147,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     from florilegium import fast
     from florilegium.config import SamplingSettings
     from florilegium.fast.decoding.decoder import Decoder
-    from florilegium.generation import Request, SlotWriter, collect
+    from florilegium.generation import ContinuousBatcher, Request, collect
     from florilegium.generation.generate import write
     from florilegium.model import LoadedModel, load_base
     from florilegium.model.families import head_weight
@@ -162,7 +162,7 @@ def our_side(folder: Path, side: str, arguments: argparse.Namespace) -> dict[str
     head, bloom = head_weight(model).detach(), bloom_model(model)
 
     def run(decoder: Any, rows: list[list[int]], settings: SamplingSettings) -> Any:
-        writer = SlotWriter(decoder)
+        writer = ContinuousBatcher(decoder)
         for i, row in enumerate(rows):
             writer.add(Request(row, i, settings))
 

@@ -68,14 +68,14 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     # Once over the same steps, so that each length is compiled or recorded; then timed, one step ahead as the loop is.
-    losses = [start_step(trainer, step, Silent()).figures()["loss"] for step in steps]
+    losses = [start_step(trainer, step, Silent()).result().loss for step in steps]
     first = time.perf_counter() - began
     began, waiting, tokens = time.perf_counter(), None, 0
     for step in steps:
         started = start_step(trainer, step, Silent())
-        tokens += waiting.figures()["tokens"] if waiting else 0
+        tokens += waiting.result().tokens if waiting else 0
         waiting = started
-    tokens += waiting.figures()["tokens"] if waiting else 0
+    tokens += waiting.result().tokens if waiting else 0
     seconds = time.perf_counter() - began
     return {
         "side": "ours",

@@ -123,7 +123,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
     from florilegium.runs.recorder import Silent
     from florilegium.tokens import PackPlan
-    from florilegium.training import Trainer, make_optimizer, make_schedule
+    from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
     from florilegium.training.loop import training_step
 
     base = load_base(str(folder), bits=8, device=torch.device("cpu"))
@@ -139,11 +139,11 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
         ForwardOptions(names),
         PackPlan(),
         optimizer,
-        make_schedule(optimizer, config, 100),
+        make_lr_scheduler(optimizer, config, 100),
         Accelerator(cpu=True),
     )
     return {
-        **timed(lambda examples: training_step(trainer, examples, Silent())["loss"], steps),
+        **timed(lambda examples: training_step(trainer, examples, Silent()).loss, steps),
         "compute": str(base.compute_dtype),
     }
 

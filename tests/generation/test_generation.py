@@ -1,4 +1,4 @@
-"""The decoder against stock `generate` in float32, batches against singles, and the chances against the probabilities
+"""The decoder against stock `generate` in float32, batches against singles, and the draws against the probabilities
 they stand for."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from florilegium.generation import (
     stream_text,
     write_batch,
 )
-from florilegium.generation.sampling import chances, next_tokens, weights
+from florilegium.generation.sampling import filtered_weights, next_tokens, uniform_draws
 from florilegium.model import Base, LoadedModel, load_base
 from tests.tiny import save_tiny
 
@@ -113,7 +113,7 @@ def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None
 def test_samples_follow_the_probabilities() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
     settings = SamplingSettings(temperature=0.7, top_p=0.97)
-    wanted = (weights(scores, settings) / weights(scores, settings).sum())[0]
+    wanted = (filtered_weights(scores, settings) / filtered_weights(scores, settings).sum())[0]
     number = 20_000
     chance = torch.rand(number, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = next_tokens(
@@ -151,16 +151,16 @@ def test_top_k_top_p_and_penalty_equal_transformers() -> None:
     wanted = torch.softmax(stock(ids, scores.clone()), -1)
     seen = torch.zeros(6, 50, dtype=torch.bool).scatter(1, ids, True)
     penalised = torch.where(seen, torch.where(scores > 0, scores / 1.3, scores * 1.3), scores)
-    got = weights(penalised, settings)
+    got = filtered_weights(penalised, settings)
     got /= got.sum(-1, keepdim=True)
     assert torch.allclose(got, wanted, atol=1e-6)
 
 
 def test_chances_depend_on_seed_and_row_alone() -> None:
     a, b = SamplingSettings(max_new_tokens=10, seed=1), SamplingSettings(max_new_tokens=20, seed=1)
-    assert torch.equal(chances(a, 3), chances(b, 3)[:11])
-    assert not torch.equal(chances(a, 3), chances(a, 4))
-    assert not torch.equal(chances(a, 3), chances(SamplingSettings(max_new_tokens=10, seed=2), 3))
+    assert torch.equal(uniform_draws(a, 3), uniform_draws(b, 3)[:11])
+    assert not torch.equal(uniform_draws(a, 3), uniform_draws(a, 4))
+    assert not torch.equal(uniform_draws(a, 3), uniform_draws(SamplingSettings(max_new_tokens=10, seed=2), 3))
 
 
 def test_texts_keep_their_order_and_their_prompts(base: Base) -> None:

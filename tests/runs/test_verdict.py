@@ -14,10 +14,10 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.generation import Generated
 from florilegium.runs.start_from import inherited_settings
 from florilegium.runs.verdict import judge
-from florilegium.training import Schedule, choose_epochs
+from florilegium.training import RunLength, choose_epochs
 
 TEMPLATE = Template.from_text("{quote} ->: {tags}")
-SCHEDULE = Schedule(num_steps=51, steps_per_epoch=17, evaluate_every=13, save_every=13)
+SCHEDULE = RunLength(num_steps=51, steps_per_epoch=17, evaluate_every=13, save_every=13)
 
 
 def texts(good: int, of: int = 20, *, finished: int | None = None, copied: int = 0) -> list[Generated]:

@@ -149,17 +149,17 @@ def test_bucketed_places_of_targets_are_padded_with_a_place_without() -> None:
     targets = batch.targets_BT.flatten()
     assert (
         len(targets) == 128
-        and len(batch.learned_N) == 64
-        and batch.num_targets == len(plain.learned_N) == int((targets >= 0).sum())
+        and len(batch.target_index_N) == 64
+        and batch.num_targets == len(plain.target_index_N) == int((targets >= 0).sum())
     )
-    assert torch.equal(batch.learned_N[: batch.num_targets], (targets >= 0).nonzero()[:, 0])
-    assert (targets[batch.learned_N[batch.num_targets :]] < 0).all()
+    assert torch.equal(batch.target_index_N[: batch.num_targets], (targets >= 0).nonzero()[:, 0])
+    assert (targets[batch.target_index_N[batch.num_targets :]] < 0).all()
 
 
 def test_bucketed_places_that_would_be_as_many_as_there_are_are_all() -> None:
     examples = [Example(list(range(4, 4 + n)), [i > 2 for i in range(n)]) for n in (40, 7, 9)]
     (batch,) = pack(examples, PackPlan(200, 64, bucketed=True))
-    assert torch.equal(batch.learned_N, torch.arange(64)) and 32 < batch.num_targets < 64
+    assert torch.equal(batch.target_index_N, torch.arange(64)) and 32 < batch.num_targets < 64
 
 
 def test_remaining_tokens_end_with_their_document() -> None:

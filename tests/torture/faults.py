@@ -209,9 +209,9 @@ def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
     model: list[Any] = []
     done, losses = recorder.Recorder.step_done, taking.token_losses
 
-    def step_done(self: Any, metrics: dict[str, Any]) -> None:
+    def step_done(self: Any, metrics: Any) -> None:
         done(self, metrics)
-        now[0] = metrics["step"] + 1
+        now[0] = metrics.step + 1
         if kind == "weight" and now[0] == step:
             _adapter_weight(self.tuned.model).data.view(-1)[3] = number
 
@@ -319,15 +319,15 @@ def limit_memory(megabytes: int) -> None:
 
     import florilegium.runs.recorder as recorder
 
-    looked = recorder.Recorder.looked
+    looked = recorder.Recorder.evaluated
 
-    def limited(self: Any, metrics: dict[str, Any], is_best: bool) -> None:
+    def limited(self: Any, metrics: Any, is_best: bool) -> None:
         looked(self, metrics, is_best)
-        if metrics["step"] == 0:
+        if metrics.step == 0:
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 2**20, resource.RLIM_INFINITY))
 
-    recorder.Recorder.looked = limited  # type: ignore[method-assign]
+    recorder.Recorder.evaluated = limited  # type: ignore[method-assign]
 
 
 def no_memory_to_save(number: int) -> None:
@@ -355,12 +355,12 @@ def watch_memory(log: str) -> None:
 
     done = recorder.Recorder.step_done
 
-    def step_done(self: Any, metrics: dict[str, Any]) -> None:
+    def step_done(self: Any, metrics: Any) -> None:
         done(self, metrics)
-        if metrics["step"] % 20 == 0:
+        if metrics.step % 20 == 0:
             gc.collect()
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-            row = {"step": metrics["step"], "bytes": resident, "handles": len(os.listdir("/proc/self/fd"))}
+            row = {"step": metrics.step, "bytes": resident, "handles": len(os.listdir("/proc/self/fd"))}
             row["threads"] = len(os.listdir("/proc/self/task"))
             with open(log, "a") as file:
                 file.write(json.dumps(row) + "\n")

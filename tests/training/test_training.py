@@ -16,7 +16,7 @@ import florilegium
 from florilegium.config import make_config
 from florilegium.runs.recorder import Silent
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import Progress, Trainer, load_checkpoint, newest_whole
+from florilegium.training import Progress, StepMetrics, Trainer, load_checkpoint, newest_whole
 from florilegium.training.checkpoint import fault
 
 QUOTES = [
@@ -116,11 +116,11 @@ class StopAt(Silent):
     def __init__(self, at: int) -> None:
         self.at = at
 
-    def step(self, metrics: dict, num_steps: int) -> None:
+    def step(self, metrics: StepMetrics, num_steps: int) -> None:
         import os
         import signal
 
-        if metrics["step"] == self.at:
+        if metrics.step == self.at:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -186,7 +186,7 @@ def bare_trainer(finished, quotes: Path):
 
     from florilegium.data import read_rows
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
-    from florilegium.training import make_optimizer, make_schedule
+    from florilegium.training import make_lr_scheduler, make_optimizer
 
     config = make_config({"rank": 4, "dropout": 0.0, "bits": 32, "batch_rows": 8})
     base = load_base(finished.figures["base"]["name"], bits=32, device=torch.device("cpu"))
@@ -204,7 +204,7 @@ def bare_trainer(finished, quotes: Path):
         ForwardOptions(("chunked-loss",)),
         PackPlan(),
         optimizer,
-        make_schedule(optimizer, config, 10),
+        make_lr_scheduler(optimizer, config, 10),
         Accelerator(cpu=True),
     )
     return trainer, examples
@@ -235,7 +235,7 @@ def test_out_of_memory_takes_the_same_step_in_smaller_pieces(
 
         monkeypatch.setattr(loop, "token_losses", limited)
         metrics = training_step(trainer, examples, notes)
-        losses.append((metrics["loss"], metrics["grad_norm"]))
+        losses.append((metrics.loss, metrics.grad_norm))
     assert notes.lines and "out of memory" in notes.lines[0]
     assert math.isclose(losses[0][0], losses[1][0], rel_tol=1e-6) and math.isclose(
         losses[0][1], losses[1][1], rel_tol=1e-5
@@ -267,16 +267,16 @@ def test_a_step_that_holds_none_moves_nothing(finished, quotes: Path, monkeypatc
     from florilegium.training import step as taking
 
     trainer, examples = bare_trainer(finished, quotes)
-    taking.take_step(trainer, pack(examples, trainer.plan)).figures()
+    taking.take_step(trainer, pack(examples, trainer.plan)).result()
     before = trainer.snapshot(Progress(), {})
     moments = [value.clone() for state in before.optimizer["state"].values() for value in state.values()]
     true_losses = taking.token_losses
     monkeypatch.setattr(taking, "token_losses", lambda *arguments: true_losses(*arguments) * math.nan)
     step = taking.take_step(trainer, pack(examples, trainer.plan))
     with pytest.raises(florilegium.DivergedError, match="the update was skipped"):
-        step.figures()
+        step.result()
     after = trainer.snapshot(Progress(), {})
-    assert same(before.adapter, after.adapter) and before.schedule == after.schedule
+    assert same(before.adapter, after.adapter) and before.lr_scheduler == after.lr_scheduler
     now = [value for state in after.optimizer["state"].values() for value in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))
     assert all(p.grad is None for p in trainer.parameters)
@@ -332,3 +332,22 @@ def test_an_optimiser_state_with_a_dict_inside_goes_to_disk_and_back() -> None:
     again = _unflatten(tensors, json.loads(json.dumps(rest)))
     assert again["state"][0]["step"] == 7 and again["state"][0]["__quant__"].keys() == inner.keys()
     assert again["param_groups"] == state["param_groups"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(finished, tmp_path: Path) -> None:
+    """Its state.json counts evaluations under another name."""
+    import hashlib
+    import json
+    import shutil
+
+    newest, _ = newest_whole(finished.directory / "checkpoints")
+    assert newest is not None
+    older = shutil.copytree(newest, tmp_path / newest.name)
+    state, manifest = (json.loads((older / name).read_text()) for name in ("state.json", "manifest.json"))
+    state["progress"]["looks_since_best"] = state["progress"].pop("evaluations_since_best") + 3
+    data = json.dumps(state).encode()
+    (older / "state.json").write_bytes(data)
+    manifest["files"]["state.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    expected = load_checkpoint(newest).progress.evaluations_since_best + 3
+    assert load_checkpoint(older).progress.evaluations_since_best == expected

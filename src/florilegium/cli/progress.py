@@ -18,6 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from florilegium.data import Template
     from florilegium.generation import Generated
+    from florilegium.training import EvalMetrics, StepMetrics
 
 
 def printable(text: str) -> str:
@@ -66,29 +67,29 @@ class TerminalView:
             with contextlib.suppress(OSError):  # a log on a full disk, a terminal that is gone: no reason to end a run
                 self.console.print(Text(printable(line)))
 
-    def step(self, metrics: dict[str, Any], num_steps: int) -> None:
+    def step(self, metrics: StepMetrics, num_steps: int) -> None:
         if self.quiet:
             return
         if self.done_before is None:
-            self.done_before = metrics["step"] - 1
-        self.tokens += metrics["tokens"]
-        self.seconds += metrics["tokens"] / metrics["tokens_per_second"]
+            self.done_before = metrics.step - 1
+        self.tokens += metrics.result.tokens
+        self.seconds += metrics.result.tokens / metrics.tokens_per_second
         if not self.console.is_terminal:
             self._plain(metrics, num_steps)
             return
         if self.live is None:
-            self._start(num_steps, metrics["step"] - 1)
+            self._start(num_steps, metrics.step - 1)
         labelled = self._labelled(metrics, num_steps)
         numbers = " ".join(labelled[name] for name, width in _FROM_WIDTH.items() if self.console.width >= width)
-        self.bar.update(self.task, completed=metrics["step"], numbers=numbers)
-        if metrics["step"] >= num_steps:
+        self.bar.update(self.task, completed=metrics.step, numbers=numbers)
+        if metrics.step >= num_steps:
             self.stop()
 
-    def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
-        step = metrics["step"]
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None:
+        step = metrics.step
         note = "  (before training)" if not step else "  (best so far)" if is_best and self.was_worse else ""
         self.was_worse = not is_best
-        self.say(f"step {step:>5}  held-out loss {metrics['eval_loss']:.4f}{note}")
+        self.say(f"step {step:>5}  held-out loss {metrics.eval_loss:.4f}{note}")
 
     def sample(self, step: int, prompt: str, row: Generated) -> None:
         if step and not prompt:  # of the three prompts that are kept in samples.jsonl, the freest one is shown
@@ -99,14 +100,14 @@ class TerminalView:
             self.live.stop()
             self.live = None
 
-    def _labelled(self, metrics: dict[str, Any], num_steps: int) -> dict[str, str]:
+    def _labelled(self, metrics: StepMetrics, num_steps: int) -> dict[str, str]:
         """The numbers of a step, each with its name. The time left is that of the steps seen so far."""
-        seconds_a_step = self.seconds / max(1, metrics["step"] - (self.done_before or 0))
+        seconds_a_step = self.seconds / max(1, metrics.step - (self.done_before or 0))
         return {
-            "loss": f"loss {metrics['loss']:.3f}",
+            "loss": f"loss {metrics.result.loss:.3f}",
             "speed": f"{self.tokens / self.seconds:,.0f} tokens/s",
-            "memory": f"memory {metrics['peak_memory_bytes'] / 2**30:.1f} GiB",
-            "eta": f"ETA {clock(seconds_a_step * (num_steps - metrics['step']))}",
+            "memory": f"memory {metrics.result.peak_memory_bytes / 2**30:.1f} GiB",
+            "eta": f"ETA {clock(seconds_a_step * (num_steps - metrics.step))}",
         }
 
     def _start(self, num_steps: int, done: int) -> None:
@@ -117,13 +118,13 @@ class TerminalView:
         self.live = Live(self.bar, console=self.console, refresh_per_second=5, transient=True)
         self.live.start()
 
-    def _plain(self, metrics: dict[str, Any], num_steps: int) -> None:
+    def _plain(self, metrics: StepMetrics, num_steps: int) -> None:
         """A line every few seconds, for logs."""
         now = time.monotonic()
-        if now - self.last_line < 5 and metrics["step"] != num_steps:
+        if now - self.last_line < 5 and metrics.step != num_steps:
             return
         self.last_line = now
-        self.say(f"step {metrics['step']:>5}/{num_steps}  " + "  ".join(self._labelled(metrics, num_steps).values()))
+        self.say(f"step {metrics.step:>5}/{num_steps}  " + "  ".join(self._labelled(metrics, num_steps).values()))
 
 
 def clock(seconds: float) -> str:

@@ -2,17 +2,17 @@
 
 from florilegium.generation.decode import PackedDecoder, StockDecoder, write_batch
 from florilegium.generation.generate import Generated, collect, generate_texts, stream_text, write
-from florilegium.generation.request import Completion, Request, Written
-from florilegium.generation.scheduler import SlotWriter
+from florilegium.generation.request import Completion, Request, TokenEvent
+from florilegium.generation.scheduler import ContinuousBatcher
 
 __all__ = [
     "Completion",
+    "ContinuousBatcher",
     "Generated",
     "PackedDecoder",
     "Request",
-    "SlotWriter",
     "StockDecoder",
-    "Written",
+    "TokenEvent",
     "collect",
     "generate_texts",
     "stream_text",

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 
 from florilegium import reference
 from florilegium.errors import DivergedError
-from florilegium.generation.request import Request, Written
-from florilegium.generation.sampling import chances, next_tokens
+from florilegium.generation.request import Request, TokenEvent
+from florilegium.generation.sampling import next_tokens, uniform_draws
 from florilegium.model import LoadedModel
 from florilegium.model.families import head_weight, packs
 
@@ -46,7 +46,7 @@ def broken_scores() -> DivergedError:
 
 
 @torch.inference_mode()
-def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) -> Generator[Written]:
+def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) -> Generator[TokenEvent]:
     """Writes on after each prompt until end-of-text or `max_new_tokens`. The requests share their settings but for the
     number. Nothing is computed before it is asked for: closing the iterator stops at once. Raises DivergedError for
     scores that are no numbers."""
@@ -59,7 +59,7 @@ def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) ->
     seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
     for b, prompt in enumerate(prompts):
         seen_BV[b, torch.tensor(list(prompt), device=device)] = True
-    chance_BN = torch.stack([chances(settings, request.number) for request in requests])
+    chance_BN = torch.stack([uniform_draws(settings, request.number) for request in requests])
     alive = list(range(len(prompts)))
     for step in range(settings.max_new_tokens):
         tokens_B = next_tokens(scores_BV, seen_BV, chance_BN[alive, step + 1], settings)
@@ -67,7 +67,7 @@ def write_batch(decoder: BatchDecoder, requests: Sequence[Request], eos: int) ->
         tokens = tokens_B.tolist()
         stays = [place for place, token in enumerate(tokens) if token != eos]
         for row, token in zip(alive, tokens, strict=True):
-            yield Written(row, None if token == eos else token, last or token == eos)
+            yield TokenEvent(row, None if token == eos else token, last or token == eos)
         if not stays or last:
             return
         seen_BV.scatter_(1, tokens_B[:, None], True)

@@ -17,9 +17,9 @@ from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation.decode import PackedDecoder, StockDecoder, broken_scores, write_batch
-from florilegium.generation.request import Completion, Request, Written
-from florilegium.generation.sampling import chances
-from florilegium.generation.scheduler import SlotWriter
+from florilegium.generation.request import Completion, Request, TokenEvent
+from florilegium.generation.sampling import uniform_draws
+from florilegium.generation.scheduler import ContinuousBatcher
 from florilegium.model import Base, LoadedModel, fast_paths
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import end_of_text, text_ids
@@ -56,9 +56,9 @@ def generate_texts(
     with_base: bool = False,
 ) -> list[Generated]:
     """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count).
-    With `with_base` as many texts of the untuned base follow, from the same beginnings with the same chances.
+    With `with_base` as many texts of the untuned base follow, from the same beginnings with the same draws.
 
-    Row i's chances depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
+    Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
     openings, ResourceError when memory runs out."""
     numbers = [first_row + i for i in range(len(prompts))]
     begun = [prompt or opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
@@ -97,7 +97,7 @@ def stream_text(
     return finished
 
 
-def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[Written]:
+def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[TokenEvent]:
     """The tokens of all requests as they come, those of many requests interleaved. Nothing is computed ahead but one
     token each on a GPU; closing the iterator stops the work. Raises ResourceError when memory runs out."""
     if not requests:
@@ -122,9 +122,9 @@ def _decodes_fast(loaded: LoadedModel) -> bool:
     return "fast-decode" in loaded.kernels and not fast_paths.unsupported("fast-decode", loaded)
 
 
-def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Written]:
+def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[TokenEvent]:
     """By the fast decoder, in as many slots as there is use or room for."""
-    writer = SlotWriter(_decoder(loaded, requests))
+    writer = ContinuousBatcher(_decoder(loaded, requests))
     for request in requests:
         writer.add(request)
     while writer.busy:
@@ -151,7 +151,7 @@ def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> fast_paths.Slo
             slots //= 2
 
 
-def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Written]:
+def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[TokenEvent]:
     """A batch after the other, rows of like length together; on the CPU, weights that fit are dequantised once, not at
     every token."""
     base = loaded.base
@@ -170,7 +170,7 @@ def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Wr
                         yield replace(written, request=batch[written.request])
 
 
-def collect(written: Iterable[Written], count: int) -> list[Completion]:
+def collect(written: Iterable[TokenEvent], count: int) -> list[Completion]:
     """All that was written for each of `count` requests."""
     ids: list[list[int]] = [[] for _ in range(count)]
     finished = [False] * count
@@ -188,7 +188,7 @@ def opening(openings: Mapping[str, int] | None, settings: SamplingSettings, numb
         raise UsageError(
             "there is no prompt, and the model has no record of how its training rows start", "Give a prompt"
         )
-    goal = float(chances(settings, number)[0]) * sum(openings.values())
+    goal = float(uniform_draws(settings, number)[0]) * sum(openings.values())
     for word, count in openings.items():
         goal -= count
         if goal < 0:

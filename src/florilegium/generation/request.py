@@ -10,7 +10,7 @@ from florilegium.config import SamplingSettings
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt (token ids, at least one) to write on from. `number` chooses its chances together with the settings'
+    """A prompt (token ids, at least one) to write on from. `number` chooses its draws together with the settings'
     seed; `adapter` False asks the untuned base."""
 
     token_ids: Sequence[int]
@@ -20,7 +20,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Written:
+class TokenEvent:
     """One token of the request with this index; None is end-of-text. `ended`: there will be no more, since the model
     stopped (None) or `max_new_tokens` are there. `broken`: the model's scores were no numbers, and there is no
     token."""

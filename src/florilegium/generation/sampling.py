@@ -18,7 +18,7 @@ from florilegium.config import SamplingSettings
 LIKELY = 512
 
 
-def chances(settings: SamplingSettings, row: int) -> torch.Tensor:
+def uniform_draws(settings: SamplingSettings, row: int) -> torch.Tensor:
     """The uniform numbers of row number `row`, one for each token it may write and one for its opening; float64
     [max_new_tokens + 1]."""
     key = hashlib.sha256(f"florilegium {settings.seed} {row}".encode()).digest()
@@ -38,10 +38,10 @@ def next_tokens(
         scores_BV = torch.where(seen_BV, penalised, scores_BV)
     if settings.temperature == 0:
         return scores_BV.argmax(-1)
-    return pick(weights(scores_BV, settings), chance_B)
+    return inverse_cdf_sample(filtered_weights(scores_BV, settings), chance_B)
 
 
-def weights(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
+def filtered_weights(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
     """Probabilities up to a factor a row, float32 [B, V], and 0 for what top-k and top-p cut off. What ties with the
     last one stays."""
     z_BV = (scores_BV - scores_BV.amax(-1, keepdim=True)) / settings.temperature
@@ -50,11 +50,11 @@ def weights(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor
         last_B1 = torch.topk(z_BV, settings.top_k).values[:, -1:]
         weight_BV = weight_BV.masked_fill(z_BV < last_B1, 0)
     if settings.top_p < 1:
-        weight_BV = weight_BV.masked_fill(weight_BV < _lightest(weight_BV, settings.top_p), 0)
+        weight_BV = weight_BV.masked_fill(weight_BV < _top_p_threshold(weight_BV, settings.top_p), 0)
     return weight_BV
 
 
-def _lightest(weight_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+def _top_p_threshold(weight_BV: torch.Tensor, top_p: float) -> torch.Tensor:
     """The smallest weight [B, 1] that is left: a token stays while those before it hold less than top_p, so the first
     always does."""
     goal_B1 = top_p * weight_BV.sum(-1, keepdim=True)
@@ -66,7 +66,7 @@ def _lightest(weight_BV: torch.Tensor, top_p: float) -> torch.Tensor:
     return likely_BK.masked_fill(before_BK >= goal_B1, math.inf).amin(-1, keepdim=True)
 
 
-def pick(weight_BV: torch.Tensor, chance_B: torch.Tensor) -> torch.Tensor:
+def inverse_cdf_sample(weight_BV: torch.Tensor, chance_B: torch.Tensor) -> torch.Tensor:
     """The token at which the running sum of weights passes the row's chance."""
     running_BV = weight_BV.double().cumsum(-1)
     goal_B1 = chance_B.to(running_BV.device)[:, None] * running_BV[:, -1:]

@@ -5,7 +5,7 @@ Every step writes one token of each text under way and reads what fits of the pr
 weights. The GPU is always one step ahead: a step is asked for, then the tokens of the one before it are looked at. So a
 text that has ended, or was cancelled, costs one row of one step more, and nothing waits for the host.
 
-    writer = SlotWriter(decoder)
+    writer = ContinuousBatcher(decoder)
     number = writer.add(request)          at any time; writer.cancel(number) as well
     while writer.busy:
         for written in writer.step(): ...
@@ -17,8 +17,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from florilegium.errors import UsageError, counted
-from florilegium.generation.request import Request, Written
-from florilegium.generation.sampling import chances
+from florilegium.generation.request import Request, TokenEvent
+from florilegium.generation.sampling import uniform_draws
 from florilegium.model.fast_paths import DecodeStep, SlotDecoder
 
 
@@ -35,13 +35,13 @@ class _Text:
     ended: bool = False
 
 
-class SlotWriter:
+class ContinuousBatcher:
     def __init__(self, decoder: SlotDecoder) -> None:
         self.decoder = decoder
         self.waiting: deque[tuple[int, Request]] = deque()
         self.active: list[_Text] = []
         self.free = list(range(decoder.num_slots))
-        self.under_way: deque[tuple[DecodeStep, list[_Text]]] = deque()
+        self.in_flight: deque[tuple[DecodeStep, list[_Text]]] = deque()
         self.count = 0
 
     def add(self, request: Request) -> int:
@@ -66,15 +66,15 @@ class SlotWriter:
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.active or self.under_way)
+        return bool(self.waiting or self.active or self.in_flight)
 
-    def step(self) -> list[Written]:
+    def step(self) -> list[TokenEvent]:
         """Asks for one more step, and returns what the step before it wrote."""
         rows, wanted, texts = self._plan()
         if rows:
-            self.under_way.append((self.decoder.step(rows, wanted), texts))
-        if self.under_way and (not rows or len(self.under_way) > 1):
-            return self._settle(*self.under_way.popleft())
+            self.in_flight.append((self.decoder.step(rows, wanted), texts))
+        if self.in_flight and (not rows or len(self.in_flight) > 1):
+            return self._collect(*self.in_flight.popleft())
         return []
 
     def _plan(self) -> tuple[list[tuple[int, int, int]], list[int], list[_Text]]:
@@ -109,26 +109,26 @@ class SlotWriter:
         self.decoder.admit(
             [text.slot for text in new],
             [r.settings.max_new_tokens for r in requests],
-            [chances(r.settings, r.number) for r in requests],
+            [uniform_draws(r.settings, r.number) for r in requests],
             [r.settings for r in requests],
             [r.adapter for r in requests],
             [r.token_ids for r in requests],
         )
 
-    def _settle(self, step: DecodeStep, texts: list[_Text]) -> list[Written]:
+    def _collect(self, step: DecodeStep, texts: list[_Text]) -> list[TokenEvent]:
         out = []
         for text, token in zip(texts, step.tokens(), strict=True):
             if text.ended:
                 continue
             if token < 0:
                 self._end(text)
-                out.append(Written(text.number, None, ended=True, broken=True))
+                out.append(TokenEvent(text.number, None, ended=True, broken=True))
                 continue
             text.written += 1
             stopped = token == self.decoder.eos
             if stopped or text.written == text.request.settings.max_new_tokens:
                 self._end(text)
-            out.append(Written(text.number, None if stopped else token, text.ended))
+            out.append(TokenEvent(text.number, None if stopped else token, text.ended))
         return out
 
     def _end(self, text: _Text) -> None:

@@ -80,7 +80,7 @@ class Tuned:
                 return rows
             for again in range(1, NOVEL_TRIES):
                 waiting = [i for i, row in enumerate(rows) if not row.novel]
-                # Row numbers beyond those of the rounds before: other chances, and still the same for the same seed.
+                # Row numbers beyond those of the rounds before: other draws, and still the same for the same seed.
                 drawn = (
                     self.complete([texts[i] for i in waiting], settings, first_row=again * len(texts))
                     if waiting
@@ -94,7 +94,7 @@ class Tuned:
         self, prompts: Sequence[str], n: int = 1, *, tags: bool = False, settings: SamplingSettings | None = None
     ) -> list[tuple[Generated, Generated]]:
         """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same
-        chances."""
+        draws."""
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
         rows = self.complete(texts, settings or SamplingSettings(), with_base=True)
         return list(zip(rows[: len(texts)], rows[len(texts) :], strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
@@ -19,6 +19,11 @@ from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_
 from florilegium.model.untrusted import lora_values, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
 from florilegium.storage.safetensors_io import read_header
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from florilegium.model.families.base import AnyModel
 
 FACT_KINDS: dict[str, Any] = {
     "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
@@ -64,7 +69,7 @@ def _check_words(facts: Mapping[str, Any], what: str) -> None:
             ) from None
 
 
-def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Any:
+def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> PeftModel:
     """The base with the adapter of `folder` on it, ready to generate. Raises ModelError when it was made for another
     base (with `other_weights`: of another shape; an adapter trained on int8 weights is merged into the 16-bit ones), is
     damaged, or asks for anything but LoRA."""
@@ -90,7 +95,7 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> An
     return model.eval()
 
 
-def start_from_adapter(base: Base, model: Any, folder: Path) -> None:
+def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
     """Puts the weights of the adapter in `folder` into the fresh one of `model`. Raises ModelError when it was made for
     another base, is damaged, or has another shape."""
     from safetensors.torch import load_file
@@ -129,7 +134,7 @@ def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, An
             )
 
 
-def _check_all_used(model: Any, folder: Path, base: Base) -> None:
+def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
     """Every LoRA matrix of the file must have found its place: PEFT drops those that have none with a warning at
     most."""
     header = read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 
 from florilegium.model.tensor_reader import TensorReader
 from florilegium.model.weight_check import place
@@ -49,7 +50,7 @@ def load_streamed(
     return cast("PreTrainedModel", model)
 
 
-def _place(model: Any, name: str, tensor: torch.Tensor) -> None:
+def _place(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     home, leaf = name.rsplit(".", 1)
     module = model.get_submodule(home)
     if leaf == "weight" and isinstance(module, torch.nn.Linear):
@@ -69,13 +70,16 @@ def _bfloat16(tensor: torch.Tensor) -> torch.Tensor:
     return to
 
 
-def _quantised(module: Any, weight_NK: torch.Tensor) -> Any:
+def _quantised(module: nn.Linear, weight_NK: torch.Tensor) -> nn.Parameter:
     import bitsandbytes as bnb
 
     if isinstance(module, bnb.nn.Linear8bitLt):
         codes_NK, scale_N, _ = bnb.functional.int8_vectorwise_quant(weight_NK.half())
-        return bnb.nn.Int8Params(codes_NK, requires_grad=False, has_fp16_weights=False, CB=codes_NK, SCB=scale_N)
-    old = module.weight
+        return cast(
+            nn.Parameter,
+            bnb.nn.Int8Params(codes_NK, requires_grad=False, has_fp16_weights=False, CB=codes_NK, SCB=scale_N),
+        )
+    old: Any = module.weight  # bitsandbytes' Params4bit, which has no types
     packed, state = bnb.functional.quantize_4bit(
         weight_NK.to(torch.bfloat16),
         blocksize=old.blocksize,
@@ -84,7 +88,8 @@ def _quantised(module: Any, weight_NK: torch.Tensor) -> Any:
         quant_storage=old.quant_storage,
     )
     module.quant_state = state
-    return bnb.nn.Params4bit(
+    weight: nn.Parameter = bnb.nn.Params4bit(
         packed, requires_grad=False, quant_state=state, blocksize=old.blocksize, compress_statistics=old.compress_statistics,
         quant_type=old.quant_type, quant_storage=old.quant_storage, module=module, bnb_quantized=True,
     )  # fmt: skip
+    return weight

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,11 @@ from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+    from florilegium.model.families.base import AnyModel
 
 FACTS = "florilegium.json"
 # a change here changes every weight's meaning
@@ -45,7 +50,7 @@ class ParameterCount:
         return self.trained / self.total
 
 
-def attach_adapter(base: Base, config: TrainConfig) -> Any:
+def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
     """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you
     call."""
     from peft import LoraConfig, get_peft_model
@@ -85,7 +90,7 @@ def check_adapter(base: Base, config: TrainConfig) -> None:
         )
 
 
-def target_modules(model: Any, request: str) -> list[str] | str:
+def target_modules(model: AnyModel, request: str) -> list[str] | str:
     """The linears that LoRA goes on. 'auto': the family's own choice."""
     if request == "all-linear":
         return request
@@ -100,7 +105,7 @@ def target_modules(model: Any, request: str) -> list[str] | str:
     return family_of(model.config.model_type).lora_targets(model)
 
 
-def count_parameters(model: Any) -> ParameterCount:
+def count_parameters(model: torch.nn.Module) -> ParameterCount:
     """Parameters that train, and all of them; a packed 4-bit weight counts as the numbers it stands for. Works on the
     meta device."""
     trained = total = 0
@@ -112,7 +117,7 @@ def count_parameters(model: Any) -> ParameterCount:
     return ParameterCount(trained, total)
 
 
-def adapter_state(model: Any) -> dict[str, torch.Tensor]:
+def adapter_state(model: AnyModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names, on the CPU: what is saved, and nothing of the base."""
     from peft import get_peft_model_state_dict
 
@@ -120,7 +125,7 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
-def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
+def set_adapter_state(model: AnyModel, state: Mapping[str, torch.Tensor]) -> None:
     """Puts tensors from `adapter_state` back. Raises ModelError when they are not this adapter's."""
     from peft import set_peft_model_state_dict
 
@@ -132,7 +137,12 @@ def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def save_adapter(
-    model: Any, base: Base, folder: Path, facts: Mapping[str, Any], card: str, state: Mapping[str, Any] | None = None
+    model: AnyModel,
+    base: Base,
+    folder: Path,
+    facts: Mapping[str, object],
+    card: str,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Writes the adapter to `folder`, whole or not at all; a folder that is there is set aside as `<folder>.old-N`.
     `facts` go to florilegium.json with the sums of the files, `card` to README.md; `state` replaces the live weights,
@@ -142,8 +152,9 @@ def save_adapter(
     """
     tensors = dict(state if state is not None else adapter_state(model))
     check_tensors(tensors, "the adapter")
-    values = {
-        **_plain(model.peft_config["default"].to_dict()),
+    config: PeftConfig = model.peft_config["default"]  # type: ignore[assignment]  # torch's stub has a Tensor here
+    values: dict[str, object] = {
+        **{str(name): _plain(value) for name, value in config.to_dict().items()},
         "base_model_name_or_path": base.path,  # loads in stock PEFT on this machine; `push` takes it out
         "inference_mode": True,
     }
@@ -171,7 +182,7 @@ def _tokenizer_files(base: Base, beside: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """PEFT's config as JSON: its enums and sets become text and sorted lists."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}

@@ -29,8 +29,9 @@ def token_losses(loaded: LoadedModel, batch: Batch, options: ForwardOptions = PL
     adapter. A bucketed batch has places without a target too, and their losses are 0."""
     hidden_BTW = hidden_states(loaded, batch, options)
     hidden_NW, targets_N = hidden_BTW.flatten(0, 1), batch.targets_BT.flatten()
-    if len(batch.learned_N) < len(targets_N):  # else they are all places in order, and a gather's gradient is slow
-        hidden_NW, targets_N = hidden_NW.index_select(0, batch.learned_N), targets_N.index_select(0, batch.learned_N)
+    index_N = batch.target_index_N
+    if len(index_N) < len(targets_N):  # else they are all places in order, and a gather's gradient is slow
+        hidden_NW, targets_N = hidden_NW.index_select(0, index_N), targets_N.index_select(0, index_N)
     # The head is frozen: its weight goes in as it is, and no gradient of [V, W] is ever made.
     return fast_paths.head_losses(options.kernels)(hidden_NW, head_weight(loaded.model), targets_N)
 

@@ -32,8 +32,8 @@ class _Lane:
     """A thread's own pinned piece of memory and stream; neither on the CPU, where a piece is read straight into its
     tensor."""
 
-    piece: Any = None
-    stream: Any = None
+    piece: torch.Tensor | None = None
+    stream: torch.cuda.Stream | None = None
 
 
 class TensorReader:
@@ -79,10 +79,10 @@ class TensorReader:
         )
         return tensor
 
-    def _piece(self, target: torch.Tensor, place: int, ready: Any) -> None:
+    def _piece(self, target: torch.Tensor, place: int, ready: torch.cuda.Event | None) -> None:
         lane = self.lanes.get()
         try:
-            if lane.stream is None:
+            if lane.stream is None or lane.piece is None or ready is None:  # on the CPU
                 self._fill(target, place)
                 return
             self._fill(lane.piece[: len(target)], place)

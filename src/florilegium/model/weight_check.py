@@ -17,6 +17,7 @@ from florilegium.errors import ModelError
 from florilegium.model.weight_files import AGAIN, StoredTensor, WeightFiles
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -97,7 +98,7 @@ def check_headers(model: PreTrainedModel, files: WeightFiles, exact: bool) -> No
     Differences(missing, unexpected, misfits).refuse(files.name)
 
 
-def _misfit(want: Any, held: StoredTensor, exact: bool) -> str:
+def _misfit(want: torch.Tensor, held: StoredTensor, exact: bool) -> str:
     """Why a stored tensor does not fit its place, or an empty string."""
     if want.is_floating_point() and held.dtype not in FLOATS:
         return f"is stored as {held.dtype[:20]}"

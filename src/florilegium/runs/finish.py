@@ -83,7 +83,7 @@ def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tu
     if not config.verdict_texts or not tuned.openings:
         return None, []
     try:
-        return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.schedule, str(run.path))
+        return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.length, str(run.path))
     except FlorilegiumError as error:
         view.say(f"verdict  not drawn: {error.cause}")
         return None, []

@@ -69,6 +69,6 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
         "skipped_rows": len(rows.skipped),
         "trained_parameters": count.trained,
         "total_parameters": count.total,
-        "planned_steps": plan.schedule.num_steps,
+        "planned_steps": plan.length.num_steps,
         **forecast,
     }

@@ -1,6 +1,6 @@
 """How a run will be executed, decided once, before its folder exists, and never changed afterwards.
 
-    prepared rows and base, the adapter  ->  ExecutionPlan(config, kernels, packing, memory, lengths, schedule)
+    prepared rows and base, the adapter  ->  ExecutionPlan(config, kernels, packing, memory, lengths, length)
 
 `auto` becomes names here: a kernel that this model cannot take is left out, one that was asked for by name is refused
 with the reason. Where the fused blocks run, memory is planned too: what they keep of each token, and how many tokens a
@@ -19,7 +19,7 @@ from florilegium.model.families import packs
 from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import LOOK_ROWS, Schedule, choose_epochs, make_schedule_numbers, order_of
+from florilegium.training import EVALUATION_ROWS, RunLength, choose_epochs, order_of, plan_length
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 CPU_BATCH_TOKENS = 4096
@@ -36,7 +36,7 @@ class ExecutionPlan:
     config: TrainConfig
     kernels: tuple[str, ...]
     packing: PackPlan
-    schedule: Schedule
+    length: RunLength
     memory: MemoryPlan | None = None
     lengths: tuple[int, ...] = ()
     products: str = ""  # how the fused blocks read int8 weights
@@ -52,18 +52,18 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel) -> ExecutionPlan:
         batching=choose_batching(prepared.requested_batching, kernels),
         epochs=_passes(prepared),
     )
-    schedule = make_schedule_numbers(len(prepared.training.examples), config)
+    length = plan_length(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
-        return ExecutionPlan(config, kernels, _packing(config, kernels, prepared.base.packs), schedule)
+        return ExecutionPlan(config, kernels, _packing(config, kernels, prepared.base.packs), length)
     lengths = _step_lengths(prepared, config)
     memory = _plan_memory(prepared, config, loaded, lengths)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
-    coming = _evaluation_lengths(prepared, packing) + lengths[: schedule.num_steps]
+    coming = _evaluation_lengths(prepared, packing) + lengths[: length.num_steps]
     return ExecutionPlan(
         config,
         kernels,
         packing,
-        schedule,
+        length,
         memory,
         tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
         fast_paths.describe_int8_path(loaded) if memory.copies < loaded.base.num_layers else "",
@@ -116,7 +116,7 @@ def _step_lengths(prepared: Prepared, config: TrainConfig) -> list[int]:
 def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
     """Tokens of the batches of an evaluation, of which one comes before the first step."""
     held_out = prepared.held_out.examples[:MAX_ROWS_PLANNED]
-    parts = [held_out[first : first + LOOK_ROWS] for first in range(0, len(held_out), LOOK_ROWS)]
+    parts = [held_out[first : first + EVALUATION_ROWS] for first in range(0, len(held_out), EVALUATION_ROWS)]
     return [batch.tokens_BT.numel() for part in parts for batch in pack(part, packing)]
 
 

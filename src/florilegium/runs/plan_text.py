@@ -38,7 +38,7 @@ def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: Paramet
         else ""
     )
     view.say(
-        f"plan     {passes}{counted(plan.schedule.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, "
+        f"plan     {passes}{counted(plan.length.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, "
         f"learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     view.say(f"run      {directory}")

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.storage.atomic_files import append_line, read_lines, sync_file, write_text
 from florilegium.storage.run_directory import RunDirectory
-from florilegium.training import Snapshot, save_checkpoint
+from florilegium.training import EvalMetrics, Snapshot, StepMetrics, save_checkpoint
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SAMPLE_TOKENS = 60
 
@@ -21,8 +24,8 @@ class View(Protocol):
     """Who watches a run: the terminal, or nobody."""
 
     def say(self, line: str) -> None: ...
-    def step(self, metrics: dict[str, Any], num_steps: int) -> None: ...
-    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def step(self, metrics: StepMetrics, num_steps: int) -> None: ...
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
     def sample(self, step: int, prompt: str, row: Generated) -> None: ...
 
 
@@ -30,8 +33,8 @@ class Silent:
     """Nobody watches."""
 
     def say(self, line: str) -> None: ...
-    def step(self, metrics: dict[str, Any], num_steps: int) -> None: ...
-    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def step(self, metrics: StepMetrics, num_steps: int) -> None: ...
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
     def sample(self, step: int, prompt: str, row: Generated) -> None: ...
 
 
@@ -48,30 +51,28 @@ class Recorder:
     sample_prompts: list[tuple[str, bool]]
     seed: int
     whose: dict[str, Any] = field(default_factory=dict)
-    accelerator: Any = None
+    accelerator: Accelerator | None = None
     last_saved: int = -1
     samples: list[Generated] = field(default_factory=list)
     step: int = 0
 
-    def step_done(self, metrics: dict[str, Any]) -> None:
-        self.step = metrics["step"]
-        if metrics["step"] % self.log_every == 0 or metrics["step"] == self.num_steps:
-            append_line(self.run.metrics, metrics)
-            self._track(metrics)
+    def step_done(self, metrics: StepMetrics) -> None:
+        self.step = metrics.step
+        if metrics.step % self.log_every == 0 or metrics.step == self.num_steps:
+            self._write(metrics)
         self.view.step(metrics, self.num_steps)
 
-    def looked(self, metrics: dict[str, Any], is_best: bool) -> None:
-        append_line(self.run.metrics, metrics)
-        if metrics["eval_loss"] is not None:
-            self._track(metrics)
-            self.view.looked(metrics, is_best)
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None:
+        self._write(metrics)
+        if metrics.eval_loss is not None:
+            self.view.evaluated(metrics, is_best)
         settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
         texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
         self.samples = self.tuned.complete(texts, settings)
         for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
-            line = {"step": metrics["step"], "prompt": prompt, **row.as_row(self.tuned.template)}
+            line = {"step": metrics.step, "prompt": prompt, **row.as_row(self.tuned.template)}
             append_line(self.run.samples, line)
-            self.view.sample(metrics["step"], prompt, row)
+            self.view.sample(metrics.step, prompt, row)
 
     def save(self, snapshot: Snapshot) -> None:
         for path in (self.run.metrics, self.run.samples, self.run.events):
@@ -84,14 +85,17 @@ class Recorder:
         self.view.say(line)
 
     def last_samples(self) -> list[str]:
-        """The texts of the last look, from the disk: a run that was resumed at its end took none itself."""
+        """The texts of the last evaluation, from the disk: a run that was resumed at its end took none itself."""
         rows = [row for row in self.run.read_samples() if isinstance(row.get("text"), str)]
         return [row["text"] for row in rows if row.get("step") == rows[-1].get("step")]
 
-    def _track(self, metrics: dict[str, Any]) -> None:
-        if self.accelerator is not None and self.accelerator.trackers:
-            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
-            self.accelerator.log(numbers, step=metrics["step"])
+    def _write(self, metrics: StepMetrics | EvalMetrics) -> None:
+        """To metrics.jsonl, and to the trackers of --report-to."""
+        row = metrics.to_json()
+        append_line(self.run.metrics, row)
+        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
+        if self.accelerator is not None and self.accelerator.trackers and numbers:
+            self.accelerator.log(numbers, step=metrics.step)
 
 
 def forget_after(run: RunDirectory, step: int) -> None:

@@ -23,7 +23,7 @@ from florilegium.model.families.other import add_neftune, recompute_activations
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.run_directory import adapter_folder, find_run
-from florilegium.training import Trainer, check_optimizer, gradients, make_optimizer, make_schedule
+from florilegium.training import Trainer, check_optimizer, gradients, make_lr_scheduler, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
 def make_trainer(ready: ReadyRun, accelerator: Any) -> Trainer:
     plan, model, config = ready.plan, ready.loaded.model, ready.plan.config
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
-    rate = make_schedule(optimizer, config, plan.schedule.num_steps)
+    rate = make_lr_scheduler(optimizer, config, plan.length.num_steps)
     _prepare_other_family(config, ready.loaded)
     trainer = Trainer(
         ready.loaded, config, ready.options, plan.packing, accelerator.prepare(optimizer), rate, accelerator

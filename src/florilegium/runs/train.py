@@ -85,7 +85,7 @@ def execute_run(
         run,
         tuned,
         view,
-        plan.schedule.num_steps,
+        plan.length.num_steps,
         plan.config.log_every,
         plan.config.keep_checkpoints,
         sample_prompts(prepared),
@@ -100,7 +100,7 @@ def execute_run(
         previous = read_previous_rows(prepared, view)
         loss_before = loss_on(trainer, previous) if snapshot is None else None
         end = run_steps(
-            trainer, prepared.training.examples, prepared.held_out.examples, plan.schedule, recorder, stop, snapshot
+            trainer, prepared.training.examples, prepared.held_out.examples, plan.length, recorder, stop, snapshot
         )
         if stop.number:
             if recorder.last_saved != end.progress.step:

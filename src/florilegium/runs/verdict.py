@@ -16,7 +16,7 @@ from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
-from florilegium.training import Schedule
+from florilegium.training import RunLength
 
 ENOUGH_FORM, ENOUGH_ENDS, MOST_COPIES = 0.9, 0.75, 0.1  # shares of the texts
 LONGER_STEPS = 400  # what a run that was too short should have had
@@ -39,21 +39,21 @@ class Verdict:
         return asdict(self)
 
 
-def draw_verdict(tuned: Tuned, texts: int, seed: int, schedule: Schedule, run: str) -> tuple[Verdict, list[Generated]]:
+def draw_verdict(tuned: Tuned, texts: int, seed: int, length: RunLength, run: str) -> tuple[Verdict, list[Generated]]:
     """Writes `texts` quotes from nothing, as `florilegium generate` does, and judges them."""
     rows = tuned.generate("", n=texts, settings=SamplingSettings(seed=seed))
-    return judge(rows, tuned.template, schedule, run), rows
+    return judge(rows, tuned.template, length, run), rows
 
 
-def judge(rows: Sequence[Generated], template: Template, schedule: Schedule, run: str) -> Verdict:
-    """The verdict on what was written. `schedule` and `run` are those of the run, for the advice."""
+def judge(rows: Sequence[Generated], template: Template, length: RunLength, run: str) -> Verdict:
+    """The verdict on what was written. `length` and `run` are those of the run, for the advice."""
     lists = template.list_columns
     formed = sum(row.quote is not None and all(row.quote[name] for name in lists) for row in rows)
     finished = sum(row.finished for row in rows)
     known = [row.novel for row in rows if row.novel is not None]
     copied = known.count(False) if known else None
     form = "have tags" if lists == ("tags",) else "have the template's form"
-    longer = f"florilegium train --from {shlex.quote(run)} --epochs {_longer(schedule)}"
+    longer = f"florilegium train --from {shlex.quote(run)} --epochs {_longer(length)}"
 
     def verdict(works: bool, sentence: str, advice: str = "") -> Verdict:
         return Verdict(works, len(rows), formed, finished, copied, sentence, advice)
@@ -73,6 +73,6 @@ def _few(count: int) -> str:
     return f"only {count}" if count else "none"
 
 
-def _longer(schedule: Schedule) -> int:
+def _longer(length: RunLength) -> int:
     """Passes that make a run long enough."""
-    return min(20, max(3, math.ceil(max(LONGER_STEPS, schedule.num_steps) / schedule.steps_per_epoch)))
+    return min(20, max(3, math.ceil(max(LONGER_STEPS, length.num_steps) / length.steps_per_epoch)))

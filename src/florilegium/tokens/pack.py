@@ -35,7 +35,7 @@ class Batch:
     position_BT: torch.Tensor  # int32, counted from the start of each document
     remaining_BT: torch.Tensor  # int32, tokens from here to the end of the document, this one included; 1 where padded
     # int64, places of the targets in the flattened rows (bucketed: and of places without); all, if as many
-    learned_N: torch.Tensor
+    target_index_N: torch.Tensor
     num_tokens: int
     num_targets: int
     seed_1: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))  # of this batch's dropout
@@ -58,7 +58,7 @@ class Batch:
 class PackPlan:
     """How rows are made. `row_tokens`: length aimed at; `multiple`: a row's length is rounded up to it; `batch_tokens`:
     at most so many positions are held at once (a step has more micro-batches then); `separate`: one quote a row, for
-    models that cannot pack; `bucketed`: lengths, of rows and of `learned_N`, come from a short list, so that what was
+    models that cannot pack; `bucketed`: lengths, of rows and of `target_index_N`, come from a short list, so that what was
     recorded for one serves many."""
 
     row_tokens: int = 256

@@ -12,26 +12,30 @@ from florilegium.training.checkpoint import (
     settings_of,
 )
 from florilegium.training.loop import (
-    LOOK_ROWS,
+    EVALUATION_ROWS,
     Observer,
-    Schedule,
+    RunLength,
     choose_epochs,
     held_out_loss,
-    make_schedule_numbers,
     order_of,
+    plan_length,
     run_steps,
 )
 from florilegium.training.memory import peak_memory
-from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_optimizer, make_schedule
-from florilegium.training.step import Step, Trainer, gradients, take_step
+from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
+from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_lr_scheduler, make_optimizer
+from florilegium.training.step import StartedStep, Trainer, gradients, take_step
 
 __all__ = [
-    "LOOK_ROWS",
+    "EVALUATION_ROWS",
+    "EvalMetrics",
     "Observer",
     "Progress",
-    "Schedule",
+    "RunLength",
     "Snapshot",
-    "Step",
+    "StartedStep",
+    "StepMetrics",
+    "StepResult",
     "StopRequest",
     "Trainer",
     "check_optimizer",
@@ -43,12 +47,12 @@ __all__ = [
     "held_out_loss",
     "interrupted",
     "load_checkpoint",
+    "make_lr_scheduler",
     "make_optimizer",
-    "make_schedule",
-    "make_schedule_numbers",
     "newest_whole",
     "order_of",
     "peak_memory",
+    "plan_length",
     "run_steps",
     "save_checkpoint",
     "settings_of",

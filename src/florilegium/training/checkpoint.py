@@ -54,7 +54,7 @@ class Progress:
     elapsed_seconds: float = 0.0
     best_loss: float | None = None
     best_step: int = 0
-    looks_since_best: int = 0
+    evaluations_since_best: int = 0
     last_eval_loss: float | None = None
     first_eval_loss: float | None = None
 
@@ -67,7 +67,7 @@ class Snapshot:
     adapter: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    schedule: dict[str, Any]
+    lr_scheduler: dict[str, Any]
     random: dict[str, torch.Tensor] = field(default_factory=dict)
     # how much is held at once, where memory ran out: PackPlan's names
     pack: dict[str, int] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
     tensors, numbers = _flatten(snapshot.optimizer)
     progress = vars(snapshot.progress)
     state = json.dumps(
-        {"progress": progress, "schedule": snapshot.schedule, "pack": snapshot.pack, "optimizer": numbers}
+        {"progress": progress, "schedule": snapshot.lr_scheduler, "pack": snapshot.pack, "optimizer": numbers}
     ).encode()
     with disk_errors(final):
         final.parent.mkdir(exist_ok=True)
@@ -204,7 +204,7 @@ def load_checkpoint(checkpoint: Path) -> Snapshot:
         state = json.loads(data["state.json"])
         optimizer = _unflatten(load(data["optimizer.safetensors"]), state["optimizer"])
         random = load(data["random.safetensors"])
-        progress = Progress(**state["progress"])
+        progress = Progress(**_current_names(state["progress"]))
         schedule, packing = state["schedule"], dict(state["pack"])
     except Exception as error:  # a whole one that another version wrote, or that somebody made up
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -214,6 +214,11 @@ def load_checkpoint(checkpoint: Path) -> Snapshot:
     best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
     adapter = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}
     return Snapshot(progress, adapter, best, optimizer, schedule, random, packing)
+
+
+def _current_names(progress: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a checkpoint that an earlier version wrote, under their names of today."""
+    return {("evaluations_since_best" if name == "looks_since_best" else name): v for name, v in progress.items()}
 
 
 def settings_of(checkpoint: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_step(step: int, loss: float, grad_norm: float) -> None:
         )
 
 
-def check_look(step: int, loss: float) -> None:
+def check_eval_loss(step: int, loss: float) -> None:
     """Raises DivergedError when the held-out loss after `step` steps is NaN or infinite."""
     if not math.isfinite(loss):
         what = (

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -21,15 +21,16 @@ from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import Example, Order, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
-from florilegium.training.guards import check_look
-from florilegium.training.step import Step, Trainer, take_step
+from florilegium.training.guards import check_eval_loss
+from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
+from florilegium.training.step import StartedStep, Trainer, take_step
 
 LEAST_PASSES, ENOUGH_STEPS, MOST_PASSES = 3, 200, 20
-LOOK_ROWS = 64  # held-out rows that are packed together
+EVALUATION_ROWS = 64  # held-out rows that are packed together
 
 
 @dataclass(frozen=True)
-class Schedule:
+class RunLength:
     """The run in numbers, known before the first step."""
 
     num_steps: int
@@ -48,26 +49,26 @@ def choose_epochs(num_rows: int, batch_size: int) -> float:
 class Observer(Protocol):
     """Who wants to know. Every call comes between two steps."""
 
-    def step_done(self, metrics: dict[str, Any]) -> None: ...
-    def looked(self, metrics: dict[str, Any], is_best: bool) -> None: ...
+    def step_done(self, metrics: StepMetrics) -> None: ...
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
     def save(self, snapshot: Snapshot) -> None: ...
     def note(self, line: str) -> None: ...
 
 
-def make_schedule_numbers(num_rows: int, config: TrainConfig) -> Schedule:
-    """Steps of the run and when to look and to save: four looks a run unless the config says otherwise."""
+def plan_length(num_rows: int, config: TrainConfig) -> RunLength:
+    """Steps of the run and when to evaluate and to save: four times a run unless the config says otherwise."""
     per_epoch = math.ceil(num_rows / config.batch_size)
     epochs = config.epochs if config.epochs is not None else choose_epochs(num_rows, config.batch_size)
     steps = config.max_steps or math.ceil(per_epoch * epochs)
     every = config.eval_every or max(1, math.ceil(steps / 4))
-    return Schedule(steps, per_epoch, every, config.save_every or every)
+    return RunLength(steps, per_epoch, every, config.save_every or every)
 
 
 def run_steps(
     trainer: Trainer,
     training: Sequence[Example],
     held_out: Sequence[Example],
-    schedule: Schedule,
+    length: RunLength,
     observer: Observer,
     stop: StopRequest,
     resume: Snapshot | None = None,
@@ -81,29 +82,29 @@ def run_steps(
         trainer.restore(resume)
         progress, best = replace(resume.progress), resume.best
     else:
-        best = look(trainer, held_out, schedule, progress, best, observer)
+        best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
     order = order_of(training, trainer.config)
     began = time.monotonic() - progress.elapsed_seconds
-    reporter = _Reporter(progress, schedule, observer, began)
-    while progress.step < schedule.num_steps and not stop.number:
+    reporter = _Reporter(progress, length, observer, began)
+    while progress.step < length.num_steps and not stop.number:
         if (
             trainer.config.early_stopping_patience is not None
-            and progress.looks_since_best >= trainer.config.early_stopping_patience
+            and progress.evaluations_since_best >= trainer.config.early_stopping_patience
         ):
             observer.note(
                 f"early stopping at step {progress.step}: no improvement in "
-                f"{counted(progress.looks_since_best, 'evaluation')}"
+                f"{counted(progress.evaluations_since_best, 'evaluation')}"
             )
             break
         step = start_step(trainer, [training[i] for i in order.step(progress.step)], observer)
         progress.step += 1
         reporter.started(step)
-        last = progress.step == schedule.num_steps
+        last = progress.step == length.num_steps
         # Once in a while: look at the held-out rows, and save.
-        if last or progress.step % schedule.evaluate_every == 0:
+        if last or progress.step % length.evaluate_every == 0:
             reporter.finish()
-            best = look(trainer, held_out, schedule, progress, best, observer)
-        if last or progress.step % schedule.save_every == 0:
+            best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
+        if last or progress.step % length.save_every == 0:
             reporter.finish()
             observer.save(trainer.snapshot(progress, best))
     reporter.finish()
@@ -114,13 +115,13 @@ class _Reporter:
     """Tells the observer of each step, on a CUDA device while the next one runs: it waits for one step at a time, one
     behind."""
 
-    def __init__(self, progress: Progress, schedule: Schedule, observer: Observer, began: float) -> None:
-        self.progress, self.schedule, self.observer, self.began = progress, schedule, observer, began
-        self.waiting: Step | None = None
+    def __init__(self, progress: Progress, length: RunLength, observer: Observer, began: float) -> None:
+        self.progress, self.length, self.observer, self.began = progress, length, observer, began
+        self.waiting: StartedStep | None = None
         self.told = progress.step
         self.last = time.monotonic()
 
-    def started(self, step: Step) -> None:
+    def started(self, step: StartedStep) -> None:
         self.finish()
         self.waiting = step
         if step.done is None:
@@ -130,22 +131,15 @@ class _Reporter:
         """Waits for the step that was started, and tells."""
         if self.waiting is None:
             return
-        figures = self.waiting.figures()
-        began, now = max(self.last, self.waiting.began), time.monotonic()
+        result = self.waiting.result()
+        began, now = max(self.last, self.waiting.host.began), time.monotonic()
         self.waiting = None
         self.told += 1
-        self.progress.tokens += figures["tokens"]
+        self.progress.tokens += result.tokens
         self.progress.elapsed_seconds = now - self.began
-        rate = figures["tokens"] / max(now - began, 1e-9)
-        epoch = round(self.told / self.schedule.steps_per_epoch, 4)
-        row = {
-            "step": self.told,
-            "epoch": epoch,
-            **figures,
-            "tokens_per_second": rate,
-            "elapsed_seconds": now - self.began,
-        }
-        self.observer.step_done(row)
+        rate = result.tokens / max(now - began, 1e-9)
+        epoch = round(self.told / self.length.steps_per_epoch, 4)
+        self.observer.step_done(StepMetrics(self.told, epoch, result, rate, now - self.began))
         self.last = now
 
 
@@ -159,14 +153,12 @@ def order_of(training: Sequence[Example], config: TrainConfig) -> Order:
     )
 
 
-def training_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> dict[str, Any]:
-    """One optimiser step on `examples`, waited for; what it measured."""
-    began = time.monotonic()
-    figures = start_step(trainer, examples, observer).figures()
-    return {**figures, "tokens_per_second": figures["tokens"] / (time.monotonic() - began)}
+def training_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> StepResult:
+    """One optimiser step on `examples`, waited for."""
+    return start_step(trainer, examples, observer).result()
 
 
-def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> Step:
+def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> StartedStep:
     """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same
     gradient."""
     while True:
@@ -187,34 +179,33 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
             )
 
 
-def look(
+def evaluate_held_out(
     trainer: Trainer,
     held_out: Sequence[Example],
-    schedule: Schedule,
+    length: RunLength,
     progress: Progress,
     best: dict[str, torch.Tensor],
     observer: Observer,
 ) -> dict[str, torch.Tensor]:
     """Measures the held-out loss, tells the observer, and returns the best adapter so far (the present one, if it
     is)."""
+    epoch = round(progress.step / length.steps_per_epoch, 4)
     if not held_out:
-        observer.looked({"step": progress.step, "eval_loss": None}, False)
+        observer.evaluated(EvalMetrics(progress.step, epoch), False)
         return best
     began = time.monotonic()
     loss = held_out_loss(trainer, held_out)
-    check_look(progress.step, loss)
+    check_eval_loss(progress.step, loss)
     is_best = progress.best_loss is None or loss < progress.best_loss
     if is_best:
-        progress.best_loss, progress.best_step, progress.looks_since_best = loss, progress.step, 0
+        progress.best_loss, progress.best_step, progress.evaluations_since_best = loss, progress.step, 0
         best = adapter_state(trainer.loaded.model)
     else:
-        progress.looks_since_best += 1
+        progress.evaluations_since_best += 1
     progress.last_eval_loss = loss
     if progress.first_eval_loss is None:
         progress.first_eval_loss = loss
-    epoch = round(progress.step / schedule.steps_per_epoch, 4)
-    row = {"step": progress.step, "epoch": epoch, "eval_loss": loss, "eval_seconds": time.monotonic() - began}
-    observer.looked(row, is_best)
+    observer.evaluated(EvalMetrics(progress.step, epoch, loss, time.monotonic() - began), is_best)
     return best
 
 
@@ -226,7 +217,7 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
     waiting = list(examples)
     while waiting:
         # Some quotes at a time, so that when memory runs out only these are taken again, in smaller pieces.
-        part, rest = waiting[:LOOK_ROWS], waiting[LOOK_ROWS:]
+        part, rest = waiting[:EVALUATION_ROWS], waiting[EVALUATION_ROWS:]
         try:
             batches = pack(part, plan)
             sums = [float(token_losses(trainer.loaded, b.to(trainer.device), trainer.options).sum()) for b in batches]

@@ -3,12 +3,16 @@ schedule."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch.optim.lr_scheduler import LambdaLR
 
 SMALL_MODEL = 100_000_000
 
@@ -29,7 +33,7 @@ def check_optimizer(name: str, device: torch.device) -> None:
         )
 
 
-def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is
     not here."""
     kind, extra = _optimizer_class(config.optimizer, next(p.device for p in model.parameters()))
@@ -38,7 +42,7 @@ def make_optimizer(model: Any, config: TrainConfig, learning_rate: float) -> tor
         from peft.optimizers import create_loraplus_optimizer
 
         optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-            model,
+            cast("PeftModel", model),
             kind,
             lr=learning_rate,
             loraplus_lr_ratio=config.lora_plus_ratio,
@@ -60,18 +64,22 @@ def _optimizer_class(name: str, device: torch.device) -> tuple[Any, dict[str, An
     return (bnb.optim.AdamW8bit if name == "adamw-8bit" else bnb.optim.PagedAdamW8bit), {}
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> Any:
+def make_lr_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> LambdaLR:
     """Transformers' schedule: a rise over `--warmup` of the steps, then cosine, linear or constant."""
     from transformers import get_scheduler
 
     name = "constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule
-    return get_scheduler(
+    scheduler: LambdaLR = get_scheduler(
         name, optimizer, num_warmup_steps=round(config.warmup_ratio * num_steps), num_training_steps=num_steps
     )
+    return scheduler
 
 
-def restore_schedule(
-    optimizer: Any, schedule: Any, optimizer_state: dict[str, Any], schedule_state: dict[str, Any]
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    optimizer_state: dict[str, Any],
+    schedule_state: dict[str, Any],
 ) -> None:
     """Puts a checkpoint's optimiser back, at the checkpoint's step, with the rates that the config has now.
 

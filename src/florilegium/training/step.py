@@ -3,7 +3,7 @@
 A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided
 once by their number, so 16 quotes in one batch and in sixteen give the same gradient. On CUDA the host asks nothing of
 the device in a step: gradients are replayed from a recorded graph where the trunk runs (`cuda_graph.py`), AdamW skips
-the step by itself where loss or gradient are no numbers, and the figures come back while the next step runs."""
+the step by itself where loss or gradient are no numbers, and the metrics come back while the next step runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,21 +22,26 @@ from florilegium.tokens import Batch, PackPlan
 from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
 from florilegium.training.guards import check_step
 from florilegium.training.memory import peak_memory
-from florilegium.training.optimizer import restore_schedule
+from florilegium.training.metrics import StepResult
+from florilegium.training.optimizer import restore_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.optim.lr_scheduler import LambdaLR
 
 
 @dataclass
 class Trainer:
-    """What a step needs. `optimizer` and `schedule` are torch's, `accelerator` Accelerate's; `replay` is a
-    `cuda_graph.py` CudaGraphRunner of `gradients`, or None where the step is run as it is written."""
+    """What a step needs. `replay` is `gradients` recorded as a CUDA graph, or None where the step is run as it is
+    written."""
 
     loaded: LoadedModel
     config: TrainConfig
     options: ForwardOptions
     plan: PackPlan
-    optimizer: Any
-    schedule: Any
-    accelerator: Any
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LambdaLR
+    accelerator: Accelerator
     replay: GraphRunner | None = None
 
     def __post_init__(self) -> None:
@@ -52,55 +57,59 @@ class Trainer:
             adapter_state(self.loaded.model),
             best,
             self.optimizer.state_dict(),
-            self.schedule.state_dict(),
+            self.lr_scheduler.state_dict(),
             random_states(self.device),
             {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens},
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         set_adapter_state(self.loaded.model, snapshot.adapter)
-        restore_schedule(self.optimizer, self.schedule, snapshot.optimizer, snapshot.schedule)
+        restore_optimizer(self.optimizer, self.lr_scheduler, snapshot.optimizer, snapshot.lr_scheduler)
         set_random_states(snapshot.random, self.device)
         held = {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens, **snapshot.pack}
         self.plan = replace(self.plan, batch_tokens=held["batch_tokens"], row_tokens=held["row_tokens"])
 
 
-class Step:
-    """A step that was started. `figures` waits for it, and raises DivergedError if it was not taken."""
+@dataclass(frozen=True)
+class HostMetrics:
+    """What the host knows of a step before the device has done it. `number` counts from 1."""
 
-    def __init__(
-        self,
-        number: int,
-        began: float,
-        known: dict[str, Any],
-        loss: torch.Tensor,
-        grad_norm: torch.Tensor,
-        device: torch.device,
-    ) -> None:
-        self.number = number  # from 1
-        self.known, self.device, self.began = known, device, began
+    number: int
+    began: float
+    learning_rate: float
+    tokens: int
+    padding_share: float
+
+
+class StartedStep:
+    """A step that was started. `result` waits for it, and raises DivergedError if it was not taken."""
+
+    def __init__(self, host: HostMetrics, loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device) -> None:
+        self.host, self.device = host, device
         both = torch.stack([loss, grad_norm.float()])
-        self.done: Any = None
+        self.done: torch.cuda.Event | None = None
         self.measured = both
         if device.type == "cuda":
             self.measured = torch.empty(2, pin_memory=True)
             self.measured.copy_(both, non_blocking=True)
             self.done = torch.cuda.current_stream().record_event()
 
-    def figures(self) -> dict[str, Any]:
+    def result(self) -> StepResult:
         if self.done is not None:
             self.done.synchronize()
-        loss, grad_norm = self.measured.tolist()
-        check_step(self.number, loss, grad_norm)
-        return {"loss": loss, "grad_norm": grad_norm, **self.known, "peak_memory_bytes": peak_memory(self.device)}
+        host, (loss, grad_norm) = self.host, self.measured.tolist()
+        check_step(host.number, loss, grad_norm)
+        return StepResult(
+            loss, grad_norm, host.learning_rate, host.tokens, host.padding_share, peak_memory(self.device)
+        )
 
 
-def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
+def take_step(trainer: Trainer, batches: Sequence[Batch]) -> StartedStep:
     """Starts one optimiser step on `batches`: it may not be done yet on return."""
     began = time.monotonic()
     trainer.loaded.model.train()
     num_targets = sum(batch.num_targets for batch in batches)
-    rate, number = trainer.schedule.get_last_lr()[0], trainer.schedule.last_epoch + 1
+    rate, number = float(trainer.lr_scheduler.get_last_lr()[0]), trainer.lr_scheduler.last_epoch + 1
     if trainer.replay is None:
         loss = _gradients_as_written(trainer, batches, num_targets)
     else:
@@ -110,8 +119,8 @@ def take_step(trainer: Trainer, batches: Sequence[Batch]) -> Step:
     tokens = sum(batch.num_tokens for batch in batches)
     positions = sum(batch.tokens_BT.numel() for batch in batches)
     padding = sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions
-    known = {"learning_rate": rate, "tokens": tokens, "padding_share": round(padding, 4)}
-    return Step(number, began, known, loss, grad_norm, trainer.device)
+    host = HostMetrics(number, began, rate, tokens, round(padding, 4))
+    return StartedStep(host, loss, grad_norm, trainer.device)
 
 
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
@@ -164,10 +173,10 @@ def _clip(trainer: Trainer) -> torch.Tensor:
 
 
 def _update(trainer: Trainer, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-    """Moves the adapter, unless loss or gradient are no numbers: then nothing is moved, and `Step.figures` says so."""
+    """Moves the adapter, unless loss or gradient are no numbers: then nothing is moved, and `StartedStep.result` says so."""
     kept = trainer.replay is not None  # the recorded graph adds to gradients that stay where they are
     finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-    inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    inner: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # out of Accelerate's wrapping
     if inner.defaults.get("fused"):
         inner.found_inf = (~finite).float()  # torch's fused AdamW leaves everything as it is where this is 1
         inner.grad_scale = None
@@ -175,5 +184,5 @@ def _update(trainer: Trainer, loss: torch.Tensor, grad_norm: torch.Tensor) -> No
         trainer.optimizer.zero_grad(set_to_none=not kept)
         return
     trainer.optimizer.step()
-    trainer.schedule.step()
+    trainer.lr_scheduler.step()
     trainer.optimizer.zero_grad(set_to_none=not kept)

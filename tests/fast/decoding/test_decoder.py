@@ -21,8 +21,8 @@ from florilegium.errors import UsageError
 from florilegium.fast.decoding import attention_kernel, matmul_kernel, sampling, sampling_kernel
 from florilegium.fast.decoding.decoder import Decoder
 from florilegium.fast.decoding.weights import stored_weight
-from florilegium.generation import Completion, PackedDecoder, Request, SlotWriter, collect, write_batch
-from florilegium.generation.sampling import weights
+from florilegium.generation import Completion, ContinuousBatcher, PackedDecoder, Request, collect, write_batch
+from florilegium.generation.sampling import filtered_weights
 from florilegium.model import LoadedModel, attach_adapter, load_base
 from florilegium.model.families import head_weight
 from florilegium.model.families.bloom import bloom_model
@@ -214,7 +214,7 @@ def test_tokens_are_sampled_as_the_reference_samples_them(settings: SamplingSett
     if settings.temperature == 0:
         assert (drawn == penalised.argmax(-1)).all()
         return
-    wanted = weights(penalised, settings)[0].double()
+    wanted = filtered_weights(penalised, settings)[0].double()
     wanted /= wanted.sum()
     running = wanted.cumsum(0)
     expected = torch.searchsorted(running, chance.double(), right=True)
@@ -277,7 +277,7 @@ def requests(number: int, settings: SamplingSettings, **more: Any) -> list[Reque
 
 def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: Any) -> list[Completion]:
     head = head_weight(model).detach()
-    writer = SlotWriter(Decoder(bloom_model(model), head, slots=slots, capacity=128, eos=EOS, **sizes))
+    writer = ContinuousBatcher(Decoder(bloom_model(model), head, slots=slots, capacity=128, eos=EOS, **sizes))
     for request in asked:
         writer.add(request)
 
@@ -307,7 +307,7 @@ def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
     decoder = Decoder(
         bloom_model(model), head_weight(model).float(), slots=2, capacity=64, eos=EOS, max_rows=4, cuda_graphs=False
     )
-    writer = SlotWriter(decoder)
+    writer = ContinuousBatcher(decoder)
     for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
         with pytest.raises(UsageError, match="exceeds the limit of 64 tokens"):
             writer.add(too_much)
@@ -379,7 +379,7 @@ def test_cancelled_texts_write_no_more_and_leave_the_others_alone(tmp_path: Path
     asked = requests(6, GREEDY)
     wanted = by_slots(base, model, asked, 2)
     decoder = Decoder(bloom_model(model), head_weight(model).detach(), slots=2, capacity=128, eos=EOS)
-    writer = SlotWriter(decoder)
+    writer = ContinuousBatcher(decoder)
     for request in asked:
         writer.add(request)
     written: dict[int, list[int]] = {i: [] for i in range(6)}
