@@ -45,7 +45,7 @@ def widening() -> dict[str, float]:
     """GB/s read and written."""
     from bitsandbytes.functional import quantize_4bit
 
-    from florilegium.fast.training import dequantize_kernel
+    from florilegium.fast import dequantize_kernel
 
     found = {}
     for name in ("qkv", "dense", "up", "down"):

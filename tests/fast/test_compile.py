@@ -16,13 +16,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from florilegium.fast import head_loss_kernel, unpack_kernel
+from florilegium.fast import dequantize_kernel, head_loss_kernel, unpack_kernel
 from florilegium.fast.decoding import attention_kernel as cached_attention_kernel
 from florilegium.fast.decoding import block_kernel, matmul_kernel, sampling, sampling_kernel
 from florilegium.fast.training import (
     attention_grad_kernel,
     attention_kernel,
-    dequantize_kernel,
     gelu_kernel,
     lora_kernel,
     norm_kernel,

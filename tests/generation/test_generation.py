@@ -97,17 +97,17 @@ def test_closing_the_iterator_stops_at_once(base: Base, monkeypatch: pytest.Monk
     assert len(calls) == 1
 
 
-def test_dequantised_once_changes_nothing_and_leaves_nothing(base: Base) -> None:
+def test_dequantized_once_changes_nothing_and_leaves_nothing(base: Base) -> None:
     import florilegium.fast as fast
 
     if base.bits != 8:
         pytest.skip("for quantised bases")
     fast.install_kernels(base.model, ("quantized-linear",))
     plain = complete(PackedDecoder(LoadedModel(base, base.model)), prompts(5), GREEDY)
-    with fast.frozen_linear.dequantised_once(base.model, torch.float32):
+    with fast.frozen_linear.dequantized_once(base.model, torch.float32):
         once = complete(PackedDecoder(LoadedModel(base, base.model)), prompts(5), GREEDY)
     assert plain == once
-    assert not any("dequantised_NK" in m.__dict__ for m in base.model.modules())
+    assert not any("dequantized_NK" in m.__dict__ for m in base.model.modules())
 
 
 def test_samples_follow_the_probabilities() -> None:

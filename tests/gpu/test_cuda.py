@@ -86,13 +86,13 @@ def test_the_packed_walk_is_nearer_to_float32_than_stock_is(tmp_path: Path, bits
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(7, 33), (96, 4096), (12288, 4096), (100, 5000)])
-def test_the_kernel_dequantises_as_the_plain_twin_does(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    from florilegium.fast.dequantise import dequantise, dequantise_reference
+def test_the_kernel_dequantizes_as_the_reference_does(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    from florilegium.fast.dequantize import dequantize, dequantize_reference
 
     torch.manual_seed(0)
     codes = torch.randint(-127, 128, shape, dtype=torch.int8, device=CUDA)
     scale = torch.rand(shape[0], device=CUDA) + 0.01
-    ours, plain = dequantise(codes, scale, dtype), dequantise_reference(codes, scale, dtype)
+    ours, plain = dequantize(codes, scale, dtype), dequantize_reference(codes, scale, dtype)
     # Triton may divide by multiplying with a reciprocal: a last bit may differ.
     assert ((ours - plain).abs() <= plain.abs() * (2**-7 if dtype == torch.bfloat16 else 2**-22)).all()
     assert dtype == torch.float32 or (ours != plain).float().mean() < 0.02

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from florilegium.fast.dequantise import dequantise
+from florilegium.fast.dequantize import dequantize
 
 
 def weight_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -33,7 +33,7 @@ def weight_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
         return weight_NK
     if module.weight.CB is not None:
         module.init_8bit_state()  # moves codes and scales from the parameter to module.state, as the stock forward does
-    return dequantise(module.state.CB, module.state.SCB, dtype)
+    return dequantize(module.state.CB, module.state.SCB, dtype)
 
 
 class FrozenLinear(torch.autograd.Function):
@@ -55,7 +55,7 @@ class FrozenLinear(torch.autograd.Function):
 
 def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward pass that `install` puts on a bitsandbytes linear."""
-    weight_NK = module.__dict__.get("dequantised_NK")  # in __dict__: a module's own setattr would register a buffer
+    weight_NK = module.__dict__.get("dequantized_NK")  # in __dict__: a module's own setattr would register a buffer
     if weight_NK is not None:
         return F.linear(x, weight_NK, None if module.bias is None else module.bias.to(x.dtype))
     apply: Any = FrozenLinear.apply
@@ -65,7 +65,7 @@ def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 def install(model: torch.nn.Module) -> int:
     """Gives every frozen quantised linear in `model` the fast forward; returns how many there were."""
-    modules = quantised_linears(model)
+    modules = quantized_linears(model)
     for module in modules:
         module.forward = MethodType(forward, module)  # of this instance, not of the class
     return len(modules)
@@ -73,11 +73,11 @@ def install(model: torch.nn.Module) -> int:
 
 def remove(model: torch.nn.Module) -> None:
     """Back to bitsandbytes' own forward."""
-    for module in quantised_linears(model):
+    for module in quantized_linears(model):
         module.__dict__.pop("forward", None)
 
 
-def quantised_linears(model: torch.nn.Module) -> list[Any]:
+def quantized_linears(model: torch.nn.Module) -> list[Any]:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     # has_fp16_weights: LLM.int8's training form, whose weight is not frozen
@@ -86,20 +86,20 @@ def quantised_linears(model: torch.nn.Module) -> list[Any]:
 
 
 @contextlib.contextmanager
-def dequantised_once(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def dequantized_once(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, each linear that `install` changed multiplies by a dequantised copy of its weight, made once: a decoder
     uses it for every token. Where the copies would take more than half of the free memory, nothing is copied."""
-    modules = [m for m in quantised_linears(model) if "forward" in m.__dict__]
+    modules = [m for m in quantized_linears(model) if "forward" in m.__dict__]
     # half: the decoder's cache and the caller's own arrays want the rest
     if sum(m.in_features * m.out_features for m in modules) * dtype.itemsize > _free_memory() // 2:
         modules = []
     for module in modules:
-        module.__dict__["dequantised_NK"] = weight_of(module, dtype)
+        module.__dict__["dequantized_NK"] = weight_of(module, dtype)
     try:
         yield
     finally:
         for module in modules:
-            module.__dict__.pop("dequantised_NK", None)
+            module.__dict__.pop("dequantized_NK", None)
 
 
 def _free_memory() -> int:

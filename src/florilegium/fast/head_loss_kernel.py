@@ -17,8 +17,6 @@ cut there, and its gradient still points the right way."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -89,8 +87,7 @@ def losses_and_weights(
     assert all(t.is_contiguous() for t in (logits_NV, hidden_NW, weight_VW, targets_N, losses_N))
     assert len(hidden_NW) == len(targets_N) == N and weight_VW.shape == (V, W) and targets_N.dtype == torch.int64
     rest_N = torch.empty_like(losses_N)
-    kernel: Any = head_loss_kernel
-    kernel[(N,)](
+    head_loss_kernel[(N,)](
         logits_NV, hidden_NW, weight_VW, targets_N, losses_N, rest_N, V, W, GRAD=grad, BLOCK=8192, BLOCK_W=triton.next_power_of_2(W),
         num_warps=32,
     )  # fmt: skip
@@ -104,5 +101,6 @@ def head_grad(
     head."""
     N, W = grad_NW.shape
     assert sums_NW.is_contiguous() and sums_NW.shape == (N, W) and grad_NW.is_contiguous()
-    kernel: Any = head_grad_kernel
-    kernel[(N,)](sums_NW, weight_VW, targets_N, rest_N, grad_NW, W, BLOCK_W=triton.next_power_of_2(W), num_warps=4)
+    head_grad_kernel[(N,)](
+        sums_NW, weight_VW, targets_N, rest_N, grad_NW, W, BLOCK_W=triton.next_power_of_2(W), num_warps=4
+    )

@@ -3,25 +3,20 @@
 
 They know LoRA on `query_key_value` and nothing else that an adapter may do: the rest they would pass over in silence,
 so it is refused. Here too: what keeps training's matmuls from reading int8 weights as they are stored
-(`int8_matmul.py`), which is slower without and no refusal. `bloom` and its layers may hold PEFT's and bitsandbytes'
-modules, which have no types."""
+(`int8_matmul.py`), which is slower without and no refusal."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any
+from typing import cast
 
 import torch
 
-
-def linears(layer: Any) -> tuple[Any, Any, Any, Any]:
-    """The four linears of a BloomBlock as the base has them, without the adapter."""
-    qkv = layer.self_attention.query_key_value
-    return getattr(qkv, "base_layer", qkv), layer.self_attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
+from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, linears
 
 
-def shared_unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
     """Why neither can take this model, or an empty string."""
     if device.type != "cuda":
         return "its kernels are for CUDA"
@@ -38,12 +33,12 @@ def shared_unsupported_reason(bloom: Any, device: torch.device, compute: torch.d
             return "its adapter holds whole modules"
         if hasattr(module, "base_layer") and not name.endswith(".query_key_value"):
             return "it takes LoRA on query_key_value alone"
-        if hasattr(module, "base_layer") and not _is_plain_lora(module):
+        if hasattr(module, "base_layer") and not _is_plain_lora(cast(LoraLayer, module)):
             return "its adapter is no plain LoRA"
     return ""
 
 
-def _is_plain_lora(qkv: Any) -> bool:
+def _is_plain_lora(qkv: LoraLayer) -> bool:
     # A variant (DoRA, say) or a bias of B would change the function; two adapters at once are a sum of two products.
     one = len(qkv.active_adapters) == 1 and not qkv.merged and not getattr(qkv, "lora_variant", None)
     return one and qkv.lora_B[qkv.active_adapters[0]].bias is None
@@ -53,12 +48,12 @@ def _is_plain_lora(qkv: Any) -> bool:
 MIN_INT8_ELEMENTS = 2048**2
 
 
-def supports_int8_matmul(layer: Any) -> bool:
+def supports_int8_matmul(layer: Block) -> bool:
     """Whether a BloomBlock's matmuls read its int8 weights as they are stored."""
     return not any(int8_matmul_unsupported_reason(module) for module in linears(layer))
 
 
-def describe_int8_path(bloom: Any) -> str:
+def describe_int8_path(bloom: Bloom) -> str:
     """How a Hopper GPU's matmuls read an int8 base, for the run's first lines; elsewhere, or of other bases, an empty
     string."""
     found = [int8_matmul_unsupported_reason(module) for layer in bloom.h for module in linears(layer)]
@@ -70,7 +65,7 @@ def describe_int8_path(bloom: Any) -> str:
     return ""
 
 
-def int8_matmul_unsupported_reason(module: Any) -> str:
+def int8_matmul_unsupported_reason(module: Linear) -> str:
     """Why matmuls do not read the weight of one of bitsandbytes' linears as it is stored, or an empty string."""
     N, K = module.out_features, module.in_features
     if getattr(module.weight, "quant_state", None) is not None:

@@ -158,7 +158,7 @@ def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[To
     eos, size = end_of_text(base.tokenizer), BATCH_ROWS[base.device.type]
     kinds = sorted({(r.adapter, r.settings) for r in requests}, key=repr)
     on_cpu = base.device.type == "cpu"
-    with fast_paths.dequantised_once(loaded.model, base.compute_dtype) if on_cpu else contextlib.nullcontext():
+    with fast_paths.dequantized_once(loaded.model, base.compute_dtype) if on_cpu else contextlib.nullcontext():
         for adapter, settings in kinds:
             rows = [i for i, r in enumerate(requests) if (r.adapter, r.settings) == (adapter, settings)]
             rows.sort(key=lambda i: len(requests[i].token_ids))

@@ -173,6 +173,6 @@ def make_decoder(loaded: LoadedModel, *, slots: int, capacity: int, max_rows: in
     return decoder
 
 
-def dequantised_once(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
+def dequantized_once(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
     """Inside, quantized linears multiply by a copy of their weights that is made once, where memory allows."""
-    return fast.frozen_linear.dequantised_once(model, dtype) if HAS_FAST else contextlib.nullcontext()
+    return fast.frozen_linear.dequantized_once(model, dtype) if HAS_FAST else contextlib.nullcontext()

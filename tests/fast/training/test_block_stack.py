@@ -15,11 +15,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from florilegium import fast, reference
 from florilegium.config import make_config
-from florilegium.fast import frozen_linear, head_loss_kernel
+from florilegium.fast import dequantize_kernel, frozen_linear, head_loss_kernel
 from florilegium.fast.training import (
     attention_grad_kernel,
     attention_kernel,
-    dequantize_kernel,
     gelu_kernel,
     lora_kernel,
     norm_kernel,

@@ -7,8 +7,6 @@ Shapes: M rows, S positions of the cache, H heads, D head dimension."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -92,8 +90,7 @@ def cached_attention(
     _, H, S, D = keys.shape
     assert keys.stride() == values.stride() and keys.is_contiguous() and D <= 128
     assert query.is_contiguous() and out.is_contiguous() and query.shape[1] == out.shape[1] == H * D
-    kernel: Any = cached_attention_kernel
-    kernel[(M, H)](
+    cached_attention_kernel[(M, H)](
         query, keys, values, slot, position, slopes_H, out, M, H, S, D,
         ORDER=order, BLOCK_D=max(16, triton.next_power_of_2(D)), **TILE,
     )  # fmt: skip

@@ -19,6 +19,7 @@ import triton.language as tl
 from florilegium.fast.decoding.matmul_kernel import StoredWeight
 from florilegium.fast.decoding.state import SlotState, StepInputs
 from florilegium.fast.kernel_math import normalize
+from florilegium.fast.modules import Bloom
 from florilegium.fast.unpack_kernel import mma_column_order
 
 COLUMNS_EACH = 4  # of x A^T that a program makes beside the norm: enough programs for one row to fill the card
@@ -134,14 +135,13 @@ def _row_launch(W: int) -> dict[str, Any]:
     return {"BLOCK": block, "num_warps": min(8, max(1, block // 512))}
 
 
-def embed(state: SlotState, inputs: StepInputs, bloom: Any, residual_MW: torch.Tensor, M: int) -> None:
+def embed(state: SlotState, inputs: StepInputs, bloom: Bloom, residual_MW: torch.Tensor, M: int) -> None:
     """`inputs` has token, position and slot as given, `state` the slots' own; writes `residual_MW` and
-    `state.position`. `bloom` is Transformers' BloomModel."""
+    `state.position`."""
     norm = bloom.word_embeddings_layernorm
     table = bloom.word_embeddings.weight
     assert table.is_contiguous() and residual_MW.is_contiguous() and len(residual_MW) >= M
-    kernel: Any = embedding_kernel
-    kernel[(M,)](
+    embedding_kernel[(M,)](
         inputs.token, inputs.position, inputs.slot, state.next_token, state.length, state.done, table, norm.weight, norm.bias,
         residual_MW, state.position, table.shape[1], norm.eps, **_row_launch(table.shape[1]),
     )  # fmt: skip
@@ -175,8 +175,7 @@ def residual_norm(
     a, enabled, slot, lora_x_at = lora or (unused,) * 4
     R = a.shape[0] if lora else 0  # a power of two from 16, so `each` divides it
     each = min(COLUMNS_EACH, R)
-    kernel: Any = residual_norm_kernel
-    kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](
+    residual_norm_kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](
         residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, enabled, slot, lora_x_at,
         unused if rows is None else rows, M, W, norm.eps,
         HAS_UPDATE=update is not None, SPLIT=split, R=R, EACH=each, GATHER=rows is not None, ORDER=order, **_row_launch(W),
@@ -187,5 +186,4 @@ def gather_sample_rows(
     inputs: StepInputs, state: SlotState, row_slot: torch.Tensor, row_position: torch.Tensor, Q: int
 ) -> None:
     """Slot and position of each row whose next token is wanted."""
-    kernel: Any = sample_rows_kernel
-    kernel[(Q,)](inputs.sample_rows, inputs.slot, state.position, row_slot, row_position)
+    sample_rows_kernel[(Q,)](inputs.sample_rows, inputs.slot, state.position, row_slot, row_position)

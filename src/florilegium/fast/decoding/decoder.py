@@ -31,6 +31,7 @@ from florilegium.fast.decoding.matmul_kernel import CacheOperands, LoraOperands,
 from florilegium.fast.decoding.sampling import Needs, SamplingParams, needs_of
 from florilegium.fast.decoding.state import DecodeStep, StepInputs, input_offsets, make_slot_state
 from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
+from florilegium.fast.modules import Bloom
 from florilegium.fast.parallel_compile import compile_in_parallel
 from florilegium.reference import alibi_slopes
 
@@ -45,7 +46,7 @@ class Decoder:
 
     def __init__(
         self,
-        bloom: Any,
+        bloom: Bloom,
         head_VW: torch.Tensor,
         *,
         slots: int,
@@ -54,7 +55,7 @@ class Decoder:
         max_rows: int = 1024,
         cuda_graphs: bool = True,
     ) -> None:
-        """`bloom` is Transformers' BloomModel, perhaps with PEFT's modules. `capacity` bounds a text, prompt and all;
+        """`capacity` bounds a text, prompt and all;
         `max_rows` the rows of a step. `cuda_graphs`: replay CUDA graphs."""
         self.bloom, self.eos, self.cuda_graphs = bloom, eos, cuda_graphs
         self.num_slots, self.capacity = slots, capacity

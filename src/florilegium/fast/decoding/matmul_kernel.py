@@ -217,8 +217,7 @@ def stored_matmul(
     b, lora_x_at, scaling = lora or (x, x, 1.0)  # pointers that the kernel does not follow
     keys, values, slot, position = cache or (x, x, x, x)
     heads, capacity, D = keys.shape[1:] if cache else (1, 1, 1)
-    kernel: Any = stored_matmul_kernel
-    kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
+    stored_matmul_kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
         x, weight.stored, weight.scale_N, weight.bias_N, out, *weight.nf4,
         b, lora_x_at, scaling, keys, values, slot, position, heads, capacity, M, N, K,
         EPILOGUE=epilogue, BITS=weight.bits, ORDER=weight.column_order, R=b.shape[1] if lora else 0,

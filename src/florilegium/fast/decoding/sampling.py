@@ -98,22 +98,21 @@ def sample(
     # last bit.
     fixed: dict[str, Any] = {"PENALTY": needs.penalty, "C": CHUNKS, "BLOCK": block, "enable_fp_fusion": False}
     source = (scores_QV, state.seen, state.sampling_params, row_slot)
-    stats: Any = sampling_kernel.softmax_stats_kernel
-    stats[(Q, CHUNKS)](*source, work.tops, work.sums, work.argmaxes, V, chunk, **fixed, num_warps=4)
+    sampling_kernel.softmax_stats_kernel[(Q, CHUNKS)](
+        *source, work.tops, work.sums, work.argmaxes, V, chunk, **fixed, num_warps=4
+    )
     # top-k first; what it leaves is the whole that top-p takes its share of. top-p's search follows top-k's even where
     # only that is asked for: it also gives the masses that the sample runs through.
     counts = [True] * PASSES * needs.top_k + [False] * PASSES * (needs.top_k or needs.top_p)
     # each pass an eighth of the one before: from 4 nats apart to 1e-4
     widths = [-LOWEST / CANDIDATES ** (i % PASSES + 1) for i in range(len(counts))]
     search = (work.above, work.low, work.whole)
-    narrow: Any = sampling_kernel.threshold_search_kernel
     for i, (count, width) in enumerate(zip(counts, widths, strict=True)):
-        narrow[(Q, CHUNKS)](
+        sampling_kernel.threshold_search_kernel[(Q, CHUNKS)](
             *source, work.tops, work.sums, *search, V, chunk, Q, i, width, widths[i - 1], LOWEST,
             COUNT=count, COUNT_BEFORE=counts[i - 1], FIRST_BEFORE=(i - 1) % PASSES == 0, FRESH=i == 0, J=CANDIDATES, **fixed, num_warps=8,
         )  # fmt: skip
-    pick: Any = sampling_kernel.sample_kernel
-    pick[(Q,)](
+    sampling_kernel.sample_kernel[(Q,)](
         *source, row_position, work.tops, work.sums, work.argmaxes, *search, state.uniforms, V, chunk, Q, len(counts) - 1,
         widths[-1] if widths else 1.0, state.uniforms.shape[1], eos,
         state.next_token, state.length, state.written, state.limit, state.done, out,

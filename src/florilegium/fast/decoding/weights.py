@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from florilegium.fast.decoding.matmul_kernel import StoredWeight, split_of
-from florilegium.fast.support import linears, shared_unsupported_reason
+from florilegium.fast.modules import Block, Bloom, Linear, linears
+from florilegium.fast.support import shared_unsupported_reason
 from florilegium.fast.training.quantized_linear import Lora, lora_of
 
 
@@ -36,20 +37,20 @@ class DecoderBlock:
     lora_scaling: float = 1.0
 
 
-def _readable(module: Any) -> bool:
+def _readable(module: Linear) -> bool:
     """Whether the kernels read this linear of bitsandbytes or torch: all but 4-bit weights that are not NF4 in groups
     of 64."""
     state = getattr(module.weight, "quant_state", None)
     return state is None or (state.quant_type == "nf4" and state.blocksize == 64 and module.in_features % 64 == 0)
 
 
-def _bits(module: Any) -> int:
+def _bits(module: Linear) -> int:
     weight = module.weight
     return 4 if getattr(weight, "quant_state", None) is not None else 8 if weight.dtype == torch.int8 else 16
 
 
 def _block_scales(state: Any, N: int, K: int) -> torch.Tensor:
-    """[K / 64, N]"""
+    """[K / 64, N], of bitsandbytes' QuantState, which is untyped."""
     scales: torch.Tensor = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
@@ -59,7 +60,7 @@ def _block_scales(state: Any, N: int, K: int) -> torch.Tensor:
     return scales.float().view(N, K // 64).T.contiguous()
 
 
-def stored_weight(module: Any) -> StoredWeight:
+def stored_weight(module: Linear) -> StoredWeight:
     """A linear that is `_readable`."""
     weight = module.weight
     N, K = module.out_features, module.in_features
@@ -81,7 +82,7 @@ def stored_weight(module: Any) -> StoredWeight:
     return StoredWeight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, bits, (ones, ones), split)
 
 
-def unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
     """Why the decoder cannot read this model, or an empty string."""
     found = shared_unsupported_reason(bloom, device, compute)
     if found:
@@ -96,7 +97,7 @@ def unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -
     return ""
 
 
-def decoder_block(layer: Any, dtype: torch.dtype) -> DecoderBlock:
+def decoder_block(layer: Block, dtype: torch.dtype) -> DecoderBlock:
     """A BloomBlock without an `unsupported_reason`."""
     qkv, dense, up, down = (stored_weight(module) for module in linears(layer))
     lora = lora_of(layer.self_attention.query_key_value)

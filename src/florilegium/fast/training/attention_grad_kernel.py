@@ -9,8 +9,6 @@ H heads, D head dimension."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -144,10 +142,10 @@ def attention_grad(
     assert all(g.stride() == q.stride() for g in grads) and out.is_contiguous() and grad.is_contiguous()
     assert end_T.dtype == start_T.dtype == torch.int32 and len(end_T) == T
     delta = torch.empty_like(logsumexp)
-    first: Any = attention_delta_kernel
-    first[(T // BLOCK, H)](out, grad, bias[2], delta, q.stride(1), T, H, ORDER=order, **sizes(D, num_warps=4))
-    kernel: Any = attention_grad_kernel
-    kernel[(2, T // BLOCK, H)](  # both halves of a block side by side, while what they read lies in the L2 cache
+    attention_delta_kernel[(T // BLOCK, H)](
+        out, grad, bias[2], delta, q.stride(1), T, H, ORDER=order, **sizes(D, num_warps=4)
+    )
+    attention_grad_kernel[(2, T // BLOCK, H)](  # both halves of a block side by side, while what they read lies in the L2 cache
         q, k, v, *scale, grad, logsumexp, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
         LOG2E.value / D**0.5, 1 / D**0.5, **sizes(D, **TILE),
     )  # fmt: skip

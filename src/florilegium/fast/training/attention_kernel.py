@@ -146,8 +146,7 @@ def attention(
     assert start_T.dtype == torch.int32 and len(start_T) == T and len(slopes_H) == H
     out = torch.empty(T, H, D, dtype=q.dtype, device=q.device)
     logsumexp = torch.empty(H, T, dtype=torch.float32, device=q.device)
-    kernel: Any = attention_kernel
-    kernel[(T // BLOCK, H)](
+    attention_kernel[(T // BLOCK, H)](
         q, k, v, *scale, bias[0], bias[2], out, logsumexp, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E.value / D**0.5,
         ORDER=order, **sizes(D, **TILE),
     )  # fmt: skip

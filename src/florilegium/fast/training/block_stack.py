@@ -23,15 +23,16 @@ from typing import Any
 import torch
 
 from florilegium.fast.head_loss import chunk_losses
+from florilegium.fast.modules import Bloom, linears
 from florilegium.fast.parallel_compile import compile_in_parallel
-from florilegium.fast.support import linears, shared_unsupported_reason, supports_int8_matmul
+from florilegium.fast.support import shared_unsupported_reason, supports_int8_matmul
 from florilegium.fast.training.block_passes import BlockStackFunction, BlockStackPass, TrainingBlock
 from florilegium.fast.training.quantized_linear import QuantizedLinear, compile_int8_matmuls, quantized_linear
 from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.reference import alibi_slopes
 
 
-def unsupported_reason(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
     """Why the block stack cannot run this model, or an empty string."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
@@ -59,12 +60,11 @@ WARM_UP_TOKENS = 64  # of the step that compiles: the least that every kernel ta
 
 
 class BlockStack:
-    """The blocks of a BloomModel, ready to run. Buffers and copies live as long as it does. `bloom` is Transformers'
-    BloomModel, perhaps with PEFT's modules in it."""
+    """The blocks of a BloomModel, ready to run. Buffers and copies live as long as it does."""
 
     def __init__(
         self,
-        bloom: Any,
+        bloom: Bloom,
         plan: ActivationPlan | None = None,
         dtype: torch.dtype = torch.bfloat16,
         lengths: Sequence[int] = (),

@@ -9,8 +9,6 @@ elements, whatever the row. Shapes: T tokens, F = 4W."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -50,9 +48,10 @@ def gelu_grad_kernel(raw, scale, bias, grad, F, size, BLOCK: tl.constexpr):
 def gelu(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor) -> torch.Tensor:
     assert raw_TF.is_contiguous() and len(scale_F) == len(bias_F) == raw_TF.shape[1]
     out = torch.empty_like(raw_TF)
-    kernel: Any = gelu_kernel
     size = raw_TF.numel()
-    kernel[(triton.cdiv(size, BLOCK),)](raw_TF, scale_F, bias_F, out, raw_TF.shape[1], size, BLOCK=BLOCK, num_warps=8)
+    gelu_kernel[(triton.cdiv(size, BLOCK),)](
+        raw_TF, scale_F, bias_F, out, raw_TF.shape[1], size, BLOCK=BLOCK, num_warps=8
+    )
     return out
 
 
@@ -60,8 +59,7 @@ def gelu_grad(raw_TF: torch.Tensor, scale_F: torch.Tensor, bias_F: torch.Tensor,
     """Turns the gradient of gelu's output into that of the raw product, in place."""
     # One offset serves both, so a gradient whose rows lie further apart must not come here.
     assert raw_TF.is_contiguous() and grad_TF.is_contiguous() and grad_TF.shape == raw_TF.shape
-    kernel: Any = gelu_grad_kernel
     size = raw_TF.numel()
-    kernel[(triton.cdiv(size, BLOCK),)](
+    gelu_grad_kernel[(triton.cdiv(size, BLOCK),)](
         raw_TF, scale_F, bias_F, grad_TF, raw_TF.shape[1], size, BLOCK=BLOCK, num_warps=8
     )

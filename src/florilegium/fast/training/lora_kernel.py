@@ -11,8 +11,6 @@ adapter's columns beside the weight's, BR the rank rounded up to a power of two.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -138,8 +136,7 @@ def down_projection(x_TW: torch.Tensor, a_RW: torch.Tensor, beside_TR: torch.Ten
         beside_TR[:, :rank], beside_TR[:, rank:] = torch.mm(x_TW, a_RW.T), 0
         return beside_TR[:, :rank].contiguous()
     out = x_TW.new_empty(T, rank)
-    kernel: Any = down_projection_kernel
-    kernel[(T // BLOCK_M,)](
+    down_projection_kernel[(T // BLOCK_M,)](
         x_TW, a_RW, out, beside_TR, x_TW.stride(0), beside_TR.stride(0), W, 1, W, rank, beside_TR.shape[1],
         **down_projection_tile(W, rank), num_warps=4,
     )  # fmt: skip
@@ -153,9 +150,8 @@ def down_projection_grad(y_TN: torch.Tensor, b_NR: torch.Tensor, rank: int) -> t
     if rank > MAX_RANK:
         return torch.mm(y_TN, b_NR)[:, :rank]
     out = y_TN.new_empty(T, rank)
-    kernel: Any = down_projection_kernel
     # B [N, R] read as A would be, its columns for rows; R = 0: nothing is written beside
-    kernel[(T // BLOCK_M,)](
+    down_projection_kernel[(T // BLOCK_M,)](
         y_TN, b_NR, out, out, N, rank, 1, R, N, rank, 0, **down_projection_tile(N, rank), num_warps=4
     )
     return out
@@ -180,8 +176,7 @@ def lora_gradients(
             b_rescale_N[:, None]
         )
     grad_a, grad_b = (lora_input_TW.new_empty(shape, dtype=torch.float32) for shape in ((rank, W), (N, rank)))
-    kernel: Any = lora_grad_kernel
-    kernel[(triton.cdiv(W, tile["BC"]) + triton.cdiv(N, tile["BC"]),)](
+    lora_grad_kernel[(triton.cdiv(W, tile["BC"]) + triton.cdiv(N, tile["BC"]),)](
         lora_input_TW, down_grad_TR, grad_a, qkv_grad_TN, down_TR, b_rescale_N, grad_b, down_grad_TR.stride(0), T, W, N, rank,
         **tile, num_warps=4,
     )  # fmt: skip
@@ -199,7 +194,6 @@ def write_lora_b(B_NR: torch.Tensor, scale_N: torch.Tensor, factor: float, to: t
     N, rank = B_NR.shape
     R = to.shape[1]
     assert B_NR.is_contiguous() and to.stride(1) == 1 and len(to) == N and rank <= R
-    kernel: Any = write_lora_b_kernel
-    kernel[(triton.cdiv(N, 128),)](
+    write_lora_b_kernel[(triton.cdiv(N, 128),)](
         B_NR, scale_N, factor, to, to.stride(0), N, rank, R=R, BLOCK_R=triton.next_power_of_2(R), BLOCK=128
     )

@@ -181,8 +181,7 @@ def residual_norm(
     left_TW = torch.empty_like(before_TW, dtype=torch.int8) if saves and error_TW is None else error_TW
     raw, scale, bias = pending or (before_TW,) * 3  # a pointer that the kernel does not follow
     lora_input = normed_TW if lora_input_TW is None else lora_input_TW
-    kernel: Any = residual_norm_kernel
-    kernel[(T,)](
+    residual_norm_kernel[(T,)](
         before_TW, before_TW if left_TW is None else left_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, lora_input,
         normed_TW.stride(0), W, norm.eps, normed_TW if seed is None else seed, block_index, dropout,
         HAS_UPDATE=pending is not None, HAS_ERROR=error_TW is not None, SAVE=saves, LORA_INPUT=lora_input_TW is not None,
@@ -212,8 +211,7 @@ def residual_norm_grad(
     assert scaled_grad_TW.is_contiguous() and saved_TW.is_contiguous() and saved_TW.shape == (T, W)
     assert grad_out_TW.stride(1) == 1 and next_scale_W.dtype == torch.float32
     assert (lora_grad_TW is None) == (lora_input_TW is None), "the adapter's gradient needs its input, and only that"
-    kernel: Any = residual_norm_grad_kernel
-    kernel[(T,)](
+    residual_norm_grad_kernel[(T,)](
         scaled_grad_TW, grad_out_TW, grad_out_TW if lora_grad_TW is None else lora_grad_TW, saved_TW, norm.weight, norm.bias,
         next_scale_W if scale_W is None else scale_W, next_scale_W, grad_out_TW if lora_input_TW is None else lora_input_TW,
         grad_out_TW.stride(0), W, norm.eps, grad_out_TW if seed is None else seed, block_index, dropout,

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from florilegium.fast.training import dequantize_kernel, gelu_kernel, lora_kernel
+from florilegium.fast import dequantize_kernel
+from florilegium.fast.modules import Linear, LoraLayer, base_linear, lora_layer
+from florilegium.fast.training import gelu_kernel, lora_kernel
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
 
 
@@ -36,9 +37,9 @@ class Lora:
 
 @dataclass
 class QuantizedLinear:
-    """One quantised linear of a block, `module` being bitsandbytes' own (whose classes are untyped)."""
+    """One quantised linear of a block, `module` being bitsandbytes' own."""
 
-    module: Any
+    module: Linear
     scale_N: torch.Tensor
     bias_N: torch.Tensor
     N: int
@@ -88,9 +89,9 @@ class QuantizedLinear:
             lora_kernel.write_lora_b(self.lora.B_NR, self.scale_N, self.lora.scaling, to)
 
 
-def quantized_linear(layer: Any) -> QuantizedLinear:
+def quantized_linear(layer: Linear | LoraLayer) -> QuantizedLinear:
     """A linear of BLOOM, with or without PEFT's LoRA around it."""
-    module = getattr(layer, "base_layer", layer)
+    module = base_linear(layer)
     weight = module.weight
     N, K = module.out_features, module.in_features
     if hasattr(weight, "quant_state"):
@@ -108,13 +109,14 @@ def quantized_linear(layer: Any) -> QuantizedLinear:
     return QuantizedLinear(module, scale_N, bias_N, N, K, R, lora)
 
 
-def lora_of(layer: Any) -> Lora | None:
+def lora_of(layer: Linear | LoraLayer) -> Lora | None:
     """PEFT's LoRA on this layer, or None where there is none or it is disabled (`support.py` refused all other)."""
-    if not hasattr(layer, "base_layer") or layer.disable_adapters:
+    found = lora_layer(layer)
+    if found is None or found.disable_adapters:
         return None
-    (name,) = layer.active_adapters
-    dropout = float(getattr(layer.lora_dropout[name], "p", 0.0))  # PEFT has an Identity there for 0
-    return Lora(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), dropout)
+    (name,) = found.active_adapters
+    dropout = float(getattr(found.lora_dropout[name], "p", 0.0))  # PEFT has an Identity there for 0
+    return Lora(found.lora_A[name].weight, found.lora_B[name].weight, float(found.scaling[name]), dropout)
 
 
 def compile_int8_matmuls(linears: Sequence[QuantizedLinear], T: int, *, recompute: bool) -> None:

@@ -1,5 +1,5 @@
-"""The Triton kernels of `quantized_linear.py`: an int8 weight, or an NF4 weight with its block scales, to bfloat16 in
-one pass over memory. Shapes: N outputs, K inputs."""
+"""The Triton kernels that dequantise a weight in one pass over memory, int8 or NF4 with its block scales: for
+`frozen_linear.py`, and for `quantized_linear.py`, which leaves the int8 scale to what reads the product. Shapes: N outputs, K inputs."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -70,9 +70,8 @@ def dequantize_int8(codes_NK: torch.Tensor, scale_N: torch.Tensor | None, out: t
     N, K = codes_NK.shape
     assert codes_NK.dtype == torch.int8 and codes_NK.is_contiguous() and out.shape == (N, K) and out.stride(1) == 1
     block, blocks = _blocks(K)
-    kernel: Any = dequantize_int8_kernel
     given = scale_N is not None
-    kernel[(N * blocks,)](
+    dequantize_int8_kernel[(N * blocks,)](
         codes_NK, scale_N if given else codes_NK, out, out.stride(0), K, blocks, SCALED=given, BLOCK=block, num_warps=4
     )
 
@@ -85,8 +84,7 @@ def dequantize_nf4(packed: torch.Tensor, state: Any, out: torch.Tensor) -> None:
     block, blocks = _blocks(K)
     inner = state.state2 if state.nested else None
     nested = (inner.code, inner.absmax, state.offset) if inner is not None else (state.absmax,) * 3
-    kernel: Any = dequantize_nf4_kernel
-    kernel[(N * blocks,)](
+    dequantize_nf4_kernel[(N * blocks,)](
         packed, state.code, state.absmax, *nested, out, out.stride(0), K, blocks,
         NESTED=inner is not None, GROUP=state.blocksize, GROUP2=inner.blocksize if inner is not None else 1, BLOCK=block, num_warps=4,
     )  # fmt: skip

@@ -1,0 +1,86 @@
+"""What the kernels read of Transformers' BLOOM, with bitsandbytes' weights and PEFT's LoRA in it: its modules'
+attributes, as Protocols.
+
+BloomModel itself does not say what a linear became when it was quantised or wrapped, and bitsandbytes is untyped. What
+is not listed here is not relied on (docs/kernels/compatibility.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+
+class Linear(Protocol):
+    """A linear of torch, or bitsandbytes' Linear8bitLt or Linear4bit."""
+
+    in_features: int
+    out_features: int
+    weight: Any  # a Parameter, with CB and SCB (int8) or quant_state (NF4) on it
+    bias: torch.Tensor | None
+    state: Any  # bitsandbytes' MatmulLtState, of int8 alone
+
+
+class LoraLayer(Protocol):
+    """PEFT's LoRA around a linear."""
+
+    base_layer: Linear
+    disable_adapters: bool
+    merged: bool
+    active_adapters: Sequence[str]
+    lora_A: Mapping[str, nn.Linear]
+    lora_B: Mapping[str, nn.Linear]
+    lora_dropout: Mapping[str, nn.Module]
+    scaling: Mapping[str, float]
+
+
+class Attention(Protocol):
+    query_key_value: Linear | LoraLayer
+    dense: Linear
+    hidden_dropout: float
+
+
+class Mlp(Protocol):
+    dense_h_to_4h: Linear
+    dense_4h_to_h: Linear
+
+
+class Block(Protocol):
+    input_layernorm: nn.LayerNorm
+    self_attention: Attention
+    post_attention_layernorm: nn.LayerNorm
+    mlp: Mlp
+    hidden_dropout: float
+    apply_residual_connection_post_layernorm: bool
+
+
+class Bloom(Protocol):
+    """BloomModel."""
+
+    h: Iterable[Block]
+    ln_f: nn.LayerNorm
+    word_embeddings: nn.Embedding
+    word_embeddings_layernorm: nn.LayerNorm
+    embed_dim: int
+    num_heads: int
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+
+def lora_layer(layer: Linear | LoraLayer) -> LoraLayer | None:
+    """The layer as PEFT's, or None where it is a bare linear."""
+    return cast(LoraLayer, layer) if hasattr(layer, "base_layer") else None
+
+
+def base_linear(layer: Linear | LoraLayer) -> Linear:
+    """The linear as the base has it, without the adapter."""
+    lora = lora_layer(layer)
+    return cast(Linear, layer) if lora is None else lora.base_layer
+
+
+def linears(block: Block) -> tuple[Linear, Linear, Linear, Linear]:
+    """The four linears of a block, without the adapter: qkv, dense, up, down."""
+    attention, mlp = block.self_attention, block.mlp
+    return base_linear(attention.query_key_value), attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
