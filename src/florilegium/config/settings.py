@@ -34,10 +34,26 @@ class TrainConfig:
     """The settings of a training run; `config.yaml` of a run holds the resolved set."""
 
     data: str = setting(
-        "sample", "a JSONL, JSON, CSV or Parquet file, a folder of them, a Hub id, or 'sample'", group="data"
+        "sample", "a CSV, JSONL, JSON, Parquet, Excel or text file, a folder, a Hub id, or 'sample'", group="data"
     )
     template: str = setting(
         DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data", metavar="TEXT"
+    )
+    text_column: str | None = setting(
+        None, "the column of texts; default: found by its name and its values", group="data", metavar="COLUMN"
+    )
+    tags_column: str | None = setting(
+        None, "the column of tags; default: found likewise", group="data", metavar="COLUMN"
+    )
+    tags_separator: str | None = setting(
+        None, "what separates the tags in a cell, such as '/'; default: found in the values", group="data", metavar="SIGN"
+    )
+    split: str | None = setting(
+        None, "train on this split alone; default: train on 'train', hold out 'validation' or 'test'", group="data",
+        metavar="NAME",
+    )
+    held_out_file: str | None = setting(
+        None, "a file of rows to test on, in place of a fraction of DATA", group="data", metavar="FILE"
     )
     skip_bad_rows: bool = setting(False, "skip rows that cannot be used, and say which", group="data")
     fix_encoding: bool = setting(False, "repair broken encoding (mojibake) first", group="data")

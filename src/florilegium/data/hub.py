@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from florilegium.data.raw_rows import Stream, check_header
-from florilegium.data.tables import as_text, take_row
+from florilegium.data.arrow_rows import Columns, Names, take_row
+from florilegium.data.raw_rows import Stream, check_names
+from florilegium.data.split_files import Chosen, choose_splits
 from florilegium.errors import DataError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
@@ -22,33 +24,36 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def read_hub(name: str, split: str, columns: tuple[str, ...], also: tuple[str, ...] = ()) -> Stream:
-    """The rows of one split: the columns that the template names, and of `also` those that are there; the others as
-    None.
+def open_hub(name: str, split: str | None) -> Chosen[Any]:
+    """The sides of a data set, as tables of `datasets`. Raises: DataError when it cannot be had."""
+    loaded = _load(name, split)
+    if isinstance(loaded, Mapping):
+        return choose_splits({key: [table] for key, table in loaded.items()}, None, name)
+    return Chosen((loaded,))
 
-    Raises: DataError when the data set, the revision or the split cannot be had, or when it lacks one of `columns`.
-    """
-    data = _load(name, split)
+
+def read_table(name: str, data: Any, columns: Columns = None) -> Stream:
+    """The rows of one split; columns that are not wanted are None. Raises: DataError for an empty one."""
     names = list(data.column_names)
-    check_header(name, names, columns)
+    check_names(name, names)
     if not len(data):
-        raise DataError(f"{name}: the split {split!r} has no rows", "Choose another split")
-    extra = [column for column in also if column in names and column not in columns]
-    needed = data.select_columns([*columns, *extra]).with_format("arrow")
+        raise DataError(f"{name}: the split has no rows", "Choose another split: --split NAME")
+    needed = data.select_columns([n for n in names if columns is None or n in columns]).with_format("arrow")
+    labels: Names = {n: f.names for n, f in (getattr(data, "features", None) or {}).items() if hasattr(f, "names")}
     for start in range(0, len(data), 256):
         table = needed[start : start + 256]
         for index in range(table.num_rows):
-            others = dict.fromkeys(names) | {column: as_text(table.column(column)[index]) for column in extra}
-            cells = {column: table.column(column)[index] for column in columns}
-            yield take_row(f"{name}: row {start + index + 1}", others, cells)
+            cells = {column: table.column(column)[index] for column in table.column_names}
+            yield take_row(f"{name}: row {start + index + 1}", names, cells, labels)
 
 
-def _load(name: str, split: str) -> Any:
+def _load(name: str, split: str | None) -> Any:
     repository, _, revision = name.partition("@")
+    asked = {"split": split} if split else {}
     try:
         import datasets
 
-        return datasets.load_dataset(repository, split=split, revision=revision or None)
+        return datasets.load_dataset(repository, revision=revision or None, **asked)
     except ImportError as error:
         raise DataError(f"{name}: the package 'datasets' is missing ({error})", "Type: pip install datasets") from error
     # The widest net on purpose: `datasets` passes on errors of half a dozen libraries, and none of them is a fault of
@@ -60,12 +65,12 @@ def _load(name: str, split: str) -> Any:
         ) from error
 
 
-def _fix(error: Exception, name: str, split: str) -> str:
+def _fix(error: Exception, name: str, split: str | None) -> str:
     said = f"{type(error).__name__} {error}".lower()
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return f"HF_HUB_OFFLINE is set: unset it, or give the path of a local file instead of {name}"
     if "split" in said:
-        return f"There is no split {split!r}: choose one of those listed"
+        return f"There is no split {split!r}: choose one of those listed" if split else "Choose a split: --split NAME"
     if "gated" in said or "401" in said or "403" in said:
         return "Accept the terms on its page on huggingface.co and set HF_TOKEN"
     if "notfound" in said or "doesn't exist" in said or "404" in said:

@@ -1,68 +1,86 @@
-"""JSON lines and JSON arrays: pieces of a file to rows, each with its line.
+"""JSON to rows, each with its line: JSON lines, an array, or an object around the rows (`json_objects.py`).
 
-`.jsonl` is read as lines. `.json` is an array when it begins with `[`, and lines when not. Python's parser does the
-parsing, with four of its habits turned off: it keeps the last of two equal keys without a word, it stops at integers of
-4,301 digits, it leaves with a RecursionError where brackets nest too deep, and its messages count from the start of the
-text they were given."""
+What a file holds is told by its first signs, whatever it is called: `[` opens an array, `{` a line or an object around
+everything. Python's parser does the parsing, with four of its habits turned off: it keeps the last of two equal keys
+without a word, it stops at integers of 4,301 digits, it leaves with a RecursionError where brackets nest too deep, and
+its messages count from the start of the text they were given."""
 
 from __future__ import annotations
 
-import json
 from json import JSONDecodeError
 from pathlib import Path
 from typing import BinaryIO
 
 from florilegium.data.json_array import cut_array
-from florilegium.data.lines import Piece, decode, open_text, physical_lines
-from florilegium.data.quote import SKIP, first_doubled
-from florilegium.data.raw_rows import Found, Problem, Raw, Stream, name_of, start_of
+from florilegium.data.json_objects import DECODER, DoubledKey, objects_of, rows_of
+from florilegium.data.lines import Decoder, Piece, open_text, physical_lines
+from florilegium.data.quote import SKIP
+from florilegium.data.raw_rows import Problem, Raw, Stream, name_of, start_of
 from florilegium.errors import DataError
 
 _ROW = 'a row is an object such as {"quote": "Be kind.", "tags": ["life"]}'
 
 
-class _DoubledKey(ValueError):
-    pass
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise _DoubledKey(first_doubled(name for name, _ in pairs))
-    return row
-
-
-# One for all rows: `json.loads` with a hook builds a decoder each time.
-_DECODER = json.JSONDecoder(parse_int=float, object_pairs_hook=_object)
-
-
-def read_jsonl(path: Path) -> Stream:
-    """The rows of a file of JSON lines; blank lines are passed over."""
-    with open_text(path) as file:
-        yield from _lines(path, file)
-
-
 def read_json(path: Path) -> Stream:
-    """The rows of a JSON array, or of JSON lines in a `.json` file."""
-    with open_text(path) as file:
+    """The rows of a file of JSON, of whatever form."""
+    decoder = Decoder()
+    with open_text(path) as (file, notes):
+        yield from notes
         start = file.tell()
-        is_array = file.read(1 << 16).lstrip().startswith(b"[")
+        head = file.read(1 << 16)
         file.seek(start)
-        yield from _array(path, file) if is_array else _lines(path, file)
+        if head.lstrip().startswith(b"["):
+            yield from _array(path, file, decoder)
+        elif _is_around_everything(head):
+            yield from _objects(path, file, decoder)
+        else:
+            yield from _lines(path, file, decoder)
+    yield from decoder.notes(name_of(path))
 
 
-def _lines(path: Path, file: BinaryIO) -> Stream:
+def _is_around_everything(head: bytes) -> bool:
+    """Whether an object begins that may hold all rows: it opens on its first line and does not close there, or no line
+    follows. JSON lines that begin so are broken at their first, and are then read as lines after all."""
+    first, _, rest = head.lstrip().partition(b"\n")
+    first = first.rstrip()
+    return first.startswith(b"{") and (not rest.strip() or first.endswith((b"{", b"[", b",", b":")))
+
+
+def _objects(path: Path, file: BinaryIO, decoder: Decoder) -> Stream:
+    """An object around the rows, or objects over several lines each."""
+    start, name = file.tell(), name_of(path)
+    text = decoder.decode(Piece(file.read(), 1, start), name)
+    found = objects_of(text) if isinstance(text, str) else []
+    if len(found) == 1 and (rows := rows_of(found[0])) is not None:
+        yield from rows.notes(name)
+        for number, row in enumerate(rows.rows, 1):
+            yield Raw(f"{name}: row {number}", row)
+    elif len(found) > 1:
+        for number, row in enumerate(found, 1):
+            yield Raw(f"{name}: row {number}", row)
+    else:
+        file.seek(start)
+        yield from _lines(path, file, decoder)
+
+
+def _lines(path: Path, file: BinaryIO, decoder: Decoder) -> Stream:
     name = name_of(path)
     for piece in physical_lines(file):
         if piece.data is None or piece.data.strip():
-            yield parse_row(piece, f"{name}:{piece.line}")
+            yield parse_row(piece, f"{name}:{piece.line}", decoder)
 
 
-def _array(path: Path, file: BinaryIO) -> Stream:
+def _array(path: Path, file: BinaryIO, decoder: Decoder) -> Stream:
     cutter, pieces = cut_array(file)
     name, number = name_of(path), 0
+    last: Raw | Problem | None = None
     for number, piece in enumerate(pieces, 1):
-        yield parse_row(piece, f"{name}:{piece.line} (row {number})")
+        if last is not None:
+            yield last
+        last = parse_row(piece, f"{name}:{piece.line} (row {number})", decoder)
+    trails = number > 1 and cutter.closed and isinstance(last, Problem) and last.cause == _NOTHING
+    if last is not None and not trails:  # a comma before the closing bracket is a slip, and no row
+        yield last
     if cutter.trailing:
         where = f"{name}:{cutter.trailing.line}: byte {cutter.trailing.offset}"
         raise DataError(
@@ -74,18 +92,19 @@ def _array(path: Path, file: BinaryIO) -> Stream:
 
 
 _TRUNCATED = (f"It was cut off: get it again or mend its end, {SKIP}", "truncated JSON")
+_NOTHING = "nothing between two commas"
 
 
-def parse_row(piece: Piece, place: str) -> Found:
+def parse_row(piece: Piece, place: str, decoder: Decoder) -> Raw | Problem:
     """The JSON value of a piece, whatever it is, or what is wrong with it."""
-    text = decode(piece, place)
+    text = decoder.decode(piece, place)
     if isinstance(text, Problem):
         return text
     try:
-        return Raw(place, _DECODER.decode(text))
+        return Raw(place, DECODER.decode(text))
     except JSONDecodeError as error:
         return _not_json(place, text, error, piece)
-    except _DoubledKey as error:
+    except DoubledKey as error:
         return Problem(
             place,
             f"the key {error.args[0][:80]!r} stands twice in one object",
@@ -98,7 +117,7 @@ def parse_row(piece: Piece, place: str) -> Found:
 
 def _not_json(place: str, text: str, error: JSONDecodeError, piece: Piece) -> Problem:
     if not text:
-        return Problem(place, "nothing between two commas", f"Remove a comma, {SKIP}")
+        return Problem(place, _NOTHING, f"Remove a comma, {SKIP}")
     column = error.colno + (piece.column - 1 if error.lineno == 1 else 0)
     cause = f"{error.msg} at line {piece.line + error.lineno - 1}, column {column}, in {start_of(text)}"
     if text.strip() in ("[", "{", "]", "}"):

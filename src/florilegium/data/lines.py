@@ -1,31 +1,36 @@
 """Text files, one physical line at a time, without ever holding more of a line than a row may have.
 
 Everything here is bytes with a line number and a byte offset: only so can a message name the byte that is not UTF-8.
-What is not UTF-8 text at all (UTF-16, a zip, a Parquet file with the wrong ending) is told from the first bytes, since
-its "lines" would only give a hundred puzzling errors. A UTF-8 byte order mark is dropped."""
+UTF-16 and UTF-32 are converted as a whole, old Mac line ends (a lone CR) likewise; a UTF-8 byte order mark is dropped.
+A line that is not UTF-8 is taken for Windows-1252, as Excel saves it, while no line before it held UTF-8 beyond ASCII:
+a file is in one encoding or the other, and a bad byte among good UTF-8 is a bad row."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from florilegium.data.quote import SKIP
-from florilegium.data.raw_rows import Problem, readable
+from florilegium.data.raw_rows import Note, Problem
+from florilegium.data.unpack import open_unpacked
 from florilegium.errors import DataError
 
 MAX_ROW_BYTES = 1 << 20
 OVER_LIMIT = f"the row is over {MAX_ROW_BYTES:,} bytes"
 
 _BOM = b"\xef\xbb\xbf"
-_OTHER_UNICODE = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-_OTHER_KINDS = {
-    b"\x1f\x8b": "a gzip file",
-    b"PK\x03\x04": "a zip or Excel file",
-    b"PAR1": "a Parquet file",
-    b"BZh": "a bzip2 file",
+_WIDE_BOMS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
 }
+# Three bytes that are built as UTF-8 (a surrogate, a cut sequence) are not Windows-1252; nor are bytes that it lacks.
+_NOT_WINDOWS = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}|[\x00-\x08\x81\x8d\x8f\x90\x9d\xfe\xff]")
 
 
 class Piece(NamedTuple):  # a frozen dataclass takes three times as long to make, and each row is one
@@ -39,31 +44,51 @@ class Piece(NamedTuple):  # a frozen dataclass takes three times as long to make
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[BinaryIO]:
-    """`path`, opened behind its byte order mark.
+def open_text(path: Path) -> Iterator[tuple[BinaryIO, list[Note]]]:
+    """`path` unpacked, in UTF-8 and behind its byte order mark, and what had to be converted.
 
-    Raises: DataError when it cannot be opened, is in UTF-16 or UTF-32, or is a known kind of binary file.
-    """
-    with readable(path), path.open("rb") as file:
-        head = file.read(1024)
-        _refuse_other_kinds(path, head)
-        file.seek(len(_BOM) if head.startswith(_BOM) else 0)
-        yield file
+    Raises: DataError when it cannot be opened, or looks like UTF-16 or UTF-32 and is none."""
+    with open_unpacked(path) as (file, _):
+        head = file.read(1 << 16)
+        wide = _wide_encoding(head[:1024])
+        if wide:
+            text, note = _converted(path, file, head, wide)
+            yield io.BytesIO(text), [note]
+        elif b"\n" not in head and b"\r" in head.rstrip(b"\r"):
+            data = (head + file.read()).removeprefix(_BOM)
+            yield io.BytesIO(data.replace(b"\r", b"\n")), [Note(f"{path.name}: old Mac line ends, converted")]
+        else:
+            file.seek(len(_BOM) if head.startswith(_BOM) else 0)
+            yield file, []
 
 
-def _refuse_other_kinds(path: Path, head: bytes) -> None:
-    # ASCII in UTF-16 is half NULs, in UTF-32 three quarters; text in UTF-8 has none.
-    if head.startswith(_OTHER_UNICODE) or head.count(0) * 5 > len(head) > 0:
-        width = (
-            "UTF-32" if head.startswith((b"\xff\xfe\x00\x00", b"\x00\x00")) or b"\x00\x00\x00" in head[:8] else "UTF-16"
-        )
-        wide = f"iconv -f {width} -t UTF-8 {path.name} > utf8-{path.name}"
-        raise DataError(f"{path.name}: byte 0: looks like {width}, not UTF-8", f"Convert it: {wide}")
-    for magic, name in _OTHER_KINDS.items():
-        if head.startswith(magic):
-            raise DataError(
-                f"{path.name}: byte 0: this is {name}, not {path.suffix} text", "Unpack it, or give it its right ending"
-            )
+def _wide_encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32 by the byte order mark, else by the NULs: ASCII is half or three quarters NULs there."""
+    for mark, name in _WIDE_BOMS.items():
+        if head.startswith(mark):
+            return name
+    if head.count(0) * 5 <= len(head):
+        return ""
+    if b"\x00\x00\x00" in head[:8]:
+        return "UTF-32-BE" if head.startswith(b"\x00\x00") else "UTF-32-LE"
+    return "UTF-16-BE" if head[::2].count(0) > head[1::2].count(0) else "UTF-16-LE"
+
+
+def _converted(path: Path, file: BinaryIO, head: bytes, encoding: str) -> tuple[bytes, Note]:
+    try:
+        text = (head + file.read()).decode(encoding)
+    except UnicodeDecodeError:
+        text = "\x00"
+    family = encoding[:6]
+    if "\x00" in text or not _is_mostly_plain(text[:1000]):
+        advice = f"Convert it: iconv -f {family} -t UTF-8 {path.name} > utf8-{path.name}"
+        raise DataError(f"{path.name}: byte 0: looks like {family}, not UTF-8", advice)
+    return text.removeprefix("\ufeff").encode(), Note(f"{path.name}: {family}, read as UTF-8")
+
+
+def _is_mostly_plain(text: str) -> bool:
+    """Bytes of another encoding, taken in pairs, are signs from all over: text has blanks, line ends, punctuation."""
+    return sum(c.isascii() for c in text) * 20 >= len(text)
 
 
 def physical_lines(file: BinaryIO, line: int = 1) -> Iterator[Piece]:
@@ -89,12 +114,32 @@ def _read_past_line(file: BinaryIO, data: bytes) -> int:
     return size
 
 
-def decode(piece: Piece, place: str) -> str | Problem:
-    """The text of a piece, or what is wrong with its bytes."""
-    if piece.data is None:
-        return Problem(place, OVER_LIMIT, f"Shorten it, {SKIP}")
-    try:
-        return piece.data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = f"0x{piece.data[error.start]:02x} at byte {piece.offset + error.start}"
-        return Problem(place, f"not UTF-8: {byte}", f"Save the file as UTF-8, {SKIP}", kind="not UTF-8")
+class Decoder:
+    """Bytes to text, for one file: UTF-8, and lines of Windows-1252 as long as nothing says that it is UTF-8."""
+
+    def __init__(self) -> None:
+        self.windows_lines = 0
+        self._is_utf8 = False
+
+    def decode(self, piece: Piece, place: str) -> str | Problem:
+        """The text of a piece, or what is wrong with its bytes."""
+        data = piece.data
+        if data is None:
+            return Problem(place, OVER_LIMIT, f"Shorten it, {SKIP}")
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if not self._is_utf8 and not _NOT_WINDOWS.search(data):
+                self.windows_lines += 1
+                return data.decode("cp1252")
+            byte = f"0x{data[error.start]:02x} at byte {piece.offset + error.start}"
+            return Problem(place, f"not UTF-8: {byte}", f"Save the file as UTF-8, {SKIP}", kind="not UTF-8")
+        if not self._is_utf8 and not text.isascii():
+            self._is_utf8 = True
+        return text
+
+    def notes(self, name: str) -> Iterator[Note]:
+        """What is to be said of the file at its end."""
+        if self.windows_lines:
+            lines = f"{self.windows_lines:,} lines are" if self.windows_lines > 1 else "1 line is"
+            yield Note(f"{name}: {lines} Windows-1252, not UTF-8: converted")

@@ -21,7 +21,7 @@ from typing import Any
 from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
 from florilegium.data.quote import join_items
-from florilegium.data.read import Rows
+from florilegium.data.rows import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
 from florilegium.errors import counted, one_line
@@ -69,7 +69,7 @@ def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
 def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dict[str, Any]:
     """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a
     random one, and `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
-    at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs)
+    at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs, held_out_from=rows.held_out_from)
     return {
         **describe(rows),
         "training_rows": len(split.training),

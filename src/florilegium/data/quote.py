@@ -23,8 +23,6 @@ SKIP = "or drop such rows with --skip-bad-rows"
 
 # A tokenizer written in Rust panics on a lone surrogate, and C strings end at NUL: neither may get past this room.
 _UNTRAINABLE = re.compile("[\x00\ud800-\udfff]")
-# What pandas writes into a CSV for a list column. Splitting it on commas would train tags such as `['life'`.
-_PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
 
 
 def clean_text(column: str, value: object) -> str:
@@ -44,7 +42,8 @@ def clean_list(column: str, value: object) -> list[str]:
     Raises: DataError when it is neither, when an item is not text, or when an item holds a NUL or a lone surrogate.
     """
     if isinstance(value, str):
-        return split_items(_list_text(column, value))
+        _refuse_untrainable(column, value)
+        return split_items(value)
     if not isinstance(value, list | tuple):
         raise DataError(f"column {column!r} {_holds(value)} where a list of text is due", f"Write [] for none, {SKIP}")
     for number, item in enumerate(value, 1):
@@ -80,15 +79,6 @@ def kind_of(value: object) -> str:
     """What a JSON value is, in a user's words."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def _list_text(column: str, text: str) -> str:
-    if _PRINTED_LIST.fullmatch(text.strip()):
-        raise DataError(
-            f"column {column!r} holds a printed list, {text.strip()[:30]}", "Write the items with commas: life, love"
-        )
-    _refuse_untrainable(column, text)
-    return text
 
 
 def _refuse_untrainable(column: str, text: str) -> None:

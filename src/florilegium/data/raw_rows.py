@@ -7,7 +7,7 @@ kind, no row at all) is a DataError on the spot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,13 @@ class Problem:
         return self.kind or self.cause
 
 
-Found = Raw | Problem
+class Note(NamedTuple):
+    """What a reader did that its user should know, in one sentence: no row."""
+
+    text: str
+
+
+Found = Raw | Problem | Note
 Stream = Iterator[Found]
 
 
@@ -56,64 +62,19 @@ def start_of(text: str, width: int = 40) -> str:
     return repr(text if len(text) <= width else text[:width] + "...")
 
 
-def check_header(place: str, names: list[str], template_columns: tuple[str, ...]) -> None:
-    """Raises: DataError when a table has two columns of one name, or lacks a column of the template."""
+def check_names(place: str, names: list[str]) -> None:
+    """Raises: DataError when a table has two columns of one name."""
     doubled = first_doubled(names)
     if doubled is not None:
         raise DataError(f"{place}: two columns are called {doubled[:80]!r}", "Rename one of them")
-    if not set(template_columns) <= set(names):
-        raise no_such_column(place, names, template_columns).error()
 
 
-def no_such_column(place: str, found: list[str], wanted: tuple[str, ...]) -> Problem:
-    """The problem of a table, or of first rows, that the template does not fit; it says what to type."""
+def no_such_column(place: str, found: list[str], wanted: tuple[str, ...], fix: str) -> Problem:
+    """The problem of rows that lack a column: which, and what they have."""
     missing = [name for name in wanted if name not in found]
     listed = ", ".join(one_line(name[:40]) for name in found[:20]) or "none"
     more = f" and {len(found) - 20:,} more" if len(found) > 20 else ""
-    cause = f"no column {', '.join(map(repr, missing))}; found: {listed}{more}"
-    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
-        return Problem(place, cause, "The columns seem to be separated by another sign: save the file with commas")
-    return Problem(place, cause, _what_to_type(found, wanted))
-
-
-_ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
-    "quote": ("quotes", "text", "saying", "sentence", "content", "body", "title"),
-    "tags": ("tag", "labels", "label", "topics", "keywords", "categories", "category", "genres"),
-}
-
-
-def _what_to_type(found: list[str], wanted: tuple[str, ...]) -> str:
-    # A row may bring 100,000 keys or one of a mebibyte; looking for what is alike would never end.
-    usable = [name for name in found[:200] if len(name) <= 80 and name.isidentifier()]
-    if not usable:
-        return f"Rename the columns to {' and '.join(wanted)}"
-    if len(usable) < len(wanted):
-        return f"Add the missing column, or type --template {_example(usable)}"
-    chosen: list[str] = []
-    for name in wanted:
-        chosen.append(
-            _best(name, [other for other in usable if other not in chosen and (other == name or other not in wanted)])
-        )
-    if not all(chosen):
-        return "Name the columns to use with --template, such as " + _example(usable[: len(wanted)])
-    meant = next((f"Did you mean {new!r}? " for old, new in zip(wanted, chosen, strict=True) if old != new), "")
-    return f"{meant}Type --template {_example(chosen)}"
-
-
-def _best(name: str, others: list[str]) -> str:
-    """The column that `name` most likely means: itself, one often called so, one that looks alike; else the empty
-    string."""
-    from difflib import get_close_matches
-
-    lower = {other.lower(): other for other in reversed(others)}
-    known = [lower[alias] for alias in (name, *_ALSO_CALLED.get(name, ())) if alias in lower]
-    alike = get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return name if name in others else next(iter(known + [lower[match] for match in alike]), "")
-
-
-def _example(names: list[str]) -> str:
-    """A template over `names`: `"{text} ->: {labels}"`."""
-    return '"' + " ->: ".join(f"{{{name}}}" for name in names) + '"'
+    return Problem(place, f"no column {', '.join(map(repr, missing))}; found: {listed}{more}", fix)
 
 
 @contextmanager

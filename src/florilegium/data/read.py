@@ -1,50 +1,37 @@
 """Rows in: DATA to a list of Quotes that are known to be sound, before anything else of the run begins.
 
-Every row is looked at, one by one, and the first bad one ends the reading with its file, its line and what to do about
-it: a null in row 1,731 must not come up an hour into training. With `skip_bad_rows` the bad ones are collected in
-`skipped` in place of that.
+    open_source -> the first thousand rows of a file -> which columns they are -> all rows, one by one -> Quotes
 
-A row is good when it is an object with all columns of the template, each of them text (or, in a list column, a list of
-text or text with commas), the main one not empty, and when `template.render` can promise to read it back. Exact
-duplicates (the same after normalisation, in every column of the template) are dropped and counted."""
+Every row is looked at, and the first bad one ends the reading with its file, its line and what to do about it: a text
+that is missing in row 1,731 must not come up an hour into training. With `skip_bad_rows` the bad ones are collected in
+`skipped` in place of that. Rows that the data hold back already (a `test` split, `--held-out-file`) stand behind the
+others, from `held_out_from` on.
+
+A row is good when its main column has text, the other columns have what can be made text or tags, and
+`template.render` can promise to read it back. Exact duplicates (the same after normalisation, in every column of the
+template) are dropped and counted."""
 
 from __future__ import annotations
 
-import hashlib
-import json.encoder
-import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from florilegium.config import TrainConfig
+from florilegium.data.columns import Choice, Wanted, choose_columns
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
 from florilegium.data.mojibake import is_broken, mend, mend_quote
-from florilegium.data.quote import SKIP, Quote, Value, kind_of
-from florilegium.data.raw_rows import Problem, Raw, no_such_column
-from florilegium.data.sources import AUTHOR, open_source
+from florilegium.data.quote import SKIP, Quote
+from florilegium.data.raw_rows import Found, Note, Problem, Raw
+from florilegium.data.row_shapes import Shaped, shape_of
+from florilegium.data.rows import Rows, digest_of, key_of
+from florilegium.data.sources import Part, Source, open_source
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
 from florilegium.errors import DataError
 
 LONGEST_AUTHOR = 1000
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Sound quotes and what was met on the way to them. `num_read == len(quotes) + duplicates + len(skipped)`.
-
-    `authors` has the text of each row's column `author`, empty where there is none; `repaired` counts rows whose
-    encoding was mended."""
-
-    quotes: list[Quote]
-    places: list[str]
-    template: Template
-    source: str
-    digest: str
-    columns: tuple[str, ...]
-    duplicates: int
-    skipped: list[Problem]
-    num_read: int
-    authors: list[str]
-    repaired: int
+SAMPLE_ROWS, SAMPLE_SIZE = 1000, 8 << 20
+Progress = Callable[[str, int], None]
 
 
 def read_rows(
@@ -53,63 +40,126 @@ def read_rows(
     *,
     skip_bad_rows: bool = False,
     fix_encoding: bool = False,
-    split: str = "train",
+    split: str | None = None,
+    held_out_file: str | Path | None = None,
+    text_column: str | None = None,
+    tags_column: str | None = None,
+    tags_separator: str | None = None,
+    progress: Progress | None = None,
 ) -> Rows:
-    """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id (`split` counts only there).
-    With `fix_encoding`, text whose encoding is broken is mended before anything else looks at it.
+    """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id.
 
-    A column that holds a list in the first row that has one of text or list for it is a list column; `tags` always is
-    one.
+    With `fix_encoding`, text whose encoding is broken is mended before anything else looks at it. `progress` is told
+    now and then how many rows are read.
 
     Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is
     left); UsageError for a template that is none."""
-    reading = _Reading(Template.from_text(template_text), skip_bad_rows, fix_encoding)
-    for found in open_source(data, reading.template.columns, split):
-        reading.num_read += 1
-        problem = found if isinstance(found, Problem) else reading.take(found)
-        if problem:
-            reading.refuse(problem)
+    wanted = Wanted(template_text, text_column, tags_column, tags_separator)
+    template = Template.from_text(template_text)
+    source = open_source(data, split)
+    if held_out_file is not None:
+        if split is None and source.held_out:
+            source = Source(source.parts, said=f"{source.said}, in place of which {held_out_file} is held out")
+        source = Source(source.parts, open_source(held_out_file).parts, source.said)
+    reading = _Reading(wanted, template, skip_bad_rows, fix_encoding, progress)
+    reading.say(source.said)
+    for part in source.parts:
+        reading.read(part)
+    reading.begin_held_out(bool(source.held_out))
+    for part in source.held_out:
+        reading.read(part)
     return reading.finish(str(data))
+
+
+def read_rows_of(config: TrainConfig, data: str | None = None, progress: Progress | None = None) -> Rows:
+    """`read_rows` as the settings of a run say it; `data` is where its rows lie now, if they have moved."""
+    return read_rows(
+        data or config.data,
+        config.template,
+        skip_bad_rows=config.skip_bad_rows,
+        fix_encoding=config.fix_encoding,
+        split=config.split,
+        held_out_file=config.held_out_file,
+        text_column=config.text_column,
+        tags_column=config.tags_column,
+        tags_separator=config.tags_separator,
+        progress=progress,
+    )
 
 
 @dataclass
 class _Reading:
     """What `read_rows` knows so far."""
 
+    wanted: Wanted
     template: Template
     skip_bad_rows: bool
     fix_encoding: bool = False
+    progress: Progress | None = None
+    is_chosen: bool = False
     quotes: list[Quote] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     columns: dict[str, None] = field(default_factory=dict)  # a dict as an ordered set
     skipped: list[Problem] = field(default_factory=list)
     seen: set[bytes] = field(default_factory=set)
-    undecided: set[str] = field(default_factory=set)
+    notes: dict[str, None] = field(default_factory=dict)
     duplicates: int = 0
     num_read: int = 0
     authors: list[str] = field(default_factory=list)
     repaired: int = 0
+    held_out_from: int | None = None
 
-    def __post_init__(self) -> None:
-        self.undecided = set(self.template.columns) - {"tags"}
+    def say(self, text: str) -> None:
+        if text:
+            self.notes[text] = None
 
-    def take(self, raw: Raw) -> Problem | None:
+    def read(self, part: Part) -> None:
+        """The rows of one file. Its first thousand decide what its columns are; then it is read from its beginning."""
+        shaped, choice = self._look(part)
+        for found in part.rows(choice.sources if choice else None):
+            if isinstance(found, Note):
+                self.say(found.text)
+                continue
+            self.num_read += 1
+            if self.progress and not self.num_read % 10_000:
+                self.progress("rows read", self.num_read)
+            row = shaped.shape(found) if isinstance(found, Raw) else found
+            problem = row if isinstance(row, Problem) else self.take(row, choice)
+            if problem:
+                self.refuse(problem)
+
+    def _look(self, part: Part) -> tuple[Shaped, Choice | None]:
+        """What the first rows are; no choice where none of them can be read. Those that are bad are told by `read`."""
+        example = "{" + ", ".join(f'"{name}": ...' for name in self.template.columns) + "}"
+        first = list(_first_rows(part.rows(None)))
+        shaped = shape_of([raw.row for raw in first], example)
+        rows = [shaped.shape(raw) for raw in first]
+        objects = [row.row for row in rows if isinstance(row, Raw) and isinstance(row.row, dict)]
+        if not objects:
+            return shaped, None
+        self.say(shaped.said)
+        # Later files are held to the template that the first one gave.
+        choice = choose_columns(objects, self.wanted, first[0].place, self.template if self.is_chosen else None)
+        self.say(choice.said)
+        self.template, self.is_chosen = choice.template, True
+        return shaped, choice
+
+    def take(self, raw: Raw, choice: Choice | None) -> Problem | None:
         """Keep the row's quote, count it as a duplicate, or say what is wrong with it."""
-        if not isinstance(raw.row, dict):
-            example = ", ".join(f'"{name}": ...' for name in self.template.columns)
-            return Problem(raw.place, f"the row is {kind_of(raw.row)}, not an object", f"Write {{{example}}}, {SKIP}")
-        self._learn_lists(raw.row)
-        if not self.quotes and not raw.row.keys() >= set(self.template.columns):
-            return no_such_column(raw.place, list(raw.row), self.template.columns)
+        row = raw.row
+        if choice is None or not isinstance(row, dict):
+            return Problem(
+                raw.place, "the row is of another kind than those before it", f"Write all rows alike, {SKIP}"
+            )
         try:
-            quote = self.template.normalise(raw.row)
+            quote = self.template.normalise(choice.pick(row))
             mended = self.template.normalise(mend_quote(quote)) if self.fix_encoding and is_broken(quote) else quote
             text = self.template.render_sound(mended)
         except DataError as error:
-            return Problem(raw.place, error.cause, error.fix)
+            return Problem(raw.place, choice.in_the_files_words(error.cause), error.fix)
         if len(text) * 4 > MAX_ROW_BYTES and len(text.encode()) > MAX_ROW_BYTES:
             return Problem(raw.place, OVER_LIMIT, f"Shorten it, {SKIP}")
-        if self._keep(mended, text, raw):
+        if self._keep(mended, text, raw.place, row, choice):
             self.repaired += mended != quote
         return None
 
@@ -118,7 +168,33 @@ class _Reading:
             raise problem.error()
         self.skipped.append(problem)
 
+    def begin_held_out(self, are_there: bool) -> None:
+        """From here on rows are held out. One that is trained too counts as no duplicate: the split takes it out."""
+        if are_there:
+            self.held_out_from = len(self.quotes)
+            self.seen = set()
+
+    def _keep(self, quote: Quote, text: str, place: str, row: dict[str, object], choice: Choice) -> bool:
+        """Whether the quote is new; a second one that is equal is counted and left out."""
+        key = key_of(text)
+        if key in self.seen:
+            self.duplicates += 1
+            return False
+        self.seen.add(key)
+        self.quotes.append(quote)
+        self.places.append(place)
+        if row.keys() - self.columns.keys():
+            self.columns.update(dict.fromkeys(row))
+        # Data stays as it is: secrets are taken out of what is printed, where it is printed.
+        author = row.get(choice.author) if choice.author else None
+        name = " ".join(author[:LONGEST_AUTHOR].split()) if isinstance(author, str) else ""
+        self.authors.append(mend(name) if self.fix_encoding else name)
+        return True
+
     def finish(self, source: str) -> Rows:
+        bare = sum(not any(quote[name] for name in self.template.list_columns) for quote in self.quotes)
+        if bare and self.template.list_columns:
+            self.say(f"{bare:,} of {len(self.quotes):,} rows have no tags")
         if not self.quotes:
             first = self.skipped[0]
             raise DataError(
@@ -136,52 +212,20 @@ class _Reading:
             num_read=self.num_read,
             authors=self.authors,
             repaired=self.repaired,
+            notes=tuple(self.notes),
+            held_out_from=self.held_out_from,
         )
 
-    def _learn_lists(self, row: dict[str, object]) -> None:
-        """A column is decided by the first row that holds text or a list there; in rows before that one it was bad
-        either way."""
-        for name in [name for name in self.undecided if isinstance(row.get(name), str | list)]:
-            self.undecided.discard(name)
-            if isinstance(row[name], list):
-                self.template = Template.from_text(self.template.text, (*self.template.list_columns, name))
 
-    def _keep(self, quote: Quote, text: str, raw: Raw) -> bool:
-        """Whether the quote is new; a second one that is equal is counted and left out. Its text tells: two quotes that
-        differ cannot both be read back from one text."""
-        key = hashlib.sha256(text.encode()).digest()[:16]
-        if key in self.seen:
-            self.duplicates += 1
-            return False
-        self.seen.add(key)
-        self.quotes.append(quote)
-        self.places.append(raw.place)
-        row = raw.row if isinstance(raw.row, dict) else {}
-        if row.keys() - self.columns.keys():
-            self.columns.update(dict.fromkeys(row))
-        # Data stays as it is: secrets are taken out of what is printed, where it is printed.
-        author = row.get(AUTHOR)
-        name = " ".join(author[:LONGEST_AUTHOR].split()) if isinstance(author, str) else ""
-        self.authors.append(sys.intern(mend(name) if self.fix_encoding else name))
-        return True
-
-
-def digest_of(quotes: list[Quote], template: Template) -> str:
-    """sha256 over the quotes in their order, in hex: the same wherever and in whatever kind of file the rows lay."""
-    digest = hashlib.sha256()
-    for quote in quotes:
-        digest.update(_canonical(quote, template) + b"\n")
-    return digest.hexdigest()
-
-
-def _canonical(quote: Quote, template: Template) -> bytes:
-    """What `json.dumps` writes of [[name, value], ...], without making an encoder for each row."""
-    pairs = (f"[{_quoted(name)}, {_written(quote[name])}]" for name in template.columns)
-    return f"[{', '.join(pairs)}]".encode("ascii")
-
-
-def _written(value: Value) -> str:
-    return _quoted(value) if isinstance(value, str) else f"[{', '.join(map(_quoted, value))}]"
-
-
-_quoted = json.encoder.encode_basestring_ascii
+def _first_rows(stream: Iterator[Found]) -> Iterator[Raw]:
+    """The first rows that can be read. What ends the reading later on is told when it is met again."""
+    size = count = 0
+    try:
+        for found in stream:
+            if isinstance(found, Raw):
+                yield found
+                count, size = count + 1, size + len(str(found.row))
+                if count >= SAMPLE_ROWS or size >= SAMPLE_SIZE:
+                    return
+    except DataError:
+        return

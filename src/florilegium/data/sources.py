@@ -1,68 +1,120 @@
 """What DATA may be, and which reader takes it.
 
     sample                       the sayings that come with the package, whatever lies in this folder
-    a path that exists           a .jsonl, .json, .csv or .parquet file, or a folder of them (not its subfolders)
+    a path that exists           a file of any kind that `unpack.py` lists, or a folder of them (`folders.py`)
     owner/name[@revision]        a data set on the Hub
 
 A local path always wins over the Hub. A name that looks like a path (a known ending, a leading `.`, `/` or `~`,
 anything but exactly one slash) is never looked up there: a typing error in a file's name must not become a request to
-somebody's server."""
+somebody's server. An address is not fetched: what is trained lies on this machine, or has a name on the Hub."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from florilegium.data.hub import is_hub_id, read_hub
-from florilegium.data.json_rows import read_json, read_jsonl
-from florilegium.data.raw_rows import Stream, name_of, readable
-from florilegium.data.tables import read_csv, read_parquet
+from florilegium.data.arrow_rows import Columns, read_arrow, read_parquet, read_workbook
+from florilegium.data.csv_rows import read_csv
+from florilegium.data.folders import choose_files
+from florilegium.data.hub import is_hub_id, open_hub, read_table
+from florilegium.data.json_rows import read_json
+from florilegium.data.raw_rows import Raw, Stream, name_of, readable
+from florilegium.data.split_files import Chosen
+from florilegium.data.text_rows import read_markdown, read_text
+from florilegium.data.unpack import READ_KINDS, is_data_name, kind_of_file
 from florilegium.errors import DataError, nearest
 
 SAMPLE = "sample"
-# a column that is read where it is there, whether or not the template trains it: splits may go by author
-AUTHOR = "author"
 SAYINGS = Path(__file__).parent.parent / "seedling" / "sayings.jsonl"
 
-Reader = Callable[[Path, tuple[str, ...]], Stream]
+Reader = Callable[[Path, Columns], Stream]
 READERS: dict[str, Reader] = {
-    ".jsonl": lambda path, columns: read_jsonl(path),
+    ".jsonl": lambda path, columns: read_json(path),
     ".json": lambda path, columns: read_json(path),
-    ".csv": read_csv,
-    ".parquet": lambda path, columns: read_parquet(path, columns, also=(AUTHOR,)),
+    ".csv": lambda path, columns: read_csv(path),
+    ".tsv": lambda path, columns: read_csv(path),
+    ".txt": lambda path, columns: read_text(path),
+    ".md": lambda path, columns: read_markdown(path),
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".xlsx": read_workbook,
 }
-_KINDS = "a .jsonl, .json, .csv or .parquet file"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+]{1,9}://", re.IGNORECASE)
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)", re.IGNORECASE)
 
 
-def open_source(data: str | Path, columns: tuple[str, ...], split: str) -> Stream:
-    """The rows of DATA, unchecked. Nothing is opened before the first one is asked for.
+@dataclass(frozen=True)
+class Part:
+    """A file, or a split of a data set on the Hub: its rows, as often as they are asked for."""
 
-    Raises: DataError, here or while reading, when there is nothing to read or it cannot be read as a whole.
-    """
+    name: str
+    rows: Callable[[Columns], Stream]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The parts that are trained and those that are held out already; what was decided between them."""
+
+    parts: tuple[Part, ...]
+    held_out: tuple[Part, ...] = ()
+    said: str = ""
+
+
+def open_source(data: str | Path, split: str | None = None) -> Source:
+    """The rows of DATA, unchecked. Of a local path nothing is read before the first row is asked for.
+
+    Raises: DataError, here or while reading, when there is nothing to read or it cannot be read as a whole."""
     if str(data) == SAMPLE:
-        return _read_files([SAYINGS], columns)
+        return Source((_part(SAYINGS),))
+    _refuse_address(str(data))
     path = _expand(data)
     if _exists(path):
-        return _read_files(_files_in(path) if path.is_dir() else [_known_file(path)], columns)
+        return _as_source(choose_files(path, split))
     if isinstance(data, str) and not looks_like_path(data):
-        return read_hub(data, split, columns, also=(AUTHOR,))
+        found = open_hub(data, split)
+        trained, held_out = (
+            tuple(Part(data, partial(read_table, data, table)) for table in tables)
+            for tables in (found.trained, found.held_out)
+        )
+        return Source(trained, held_out, found.said)
     raise _no_such_file(path)
 
 
 def looks_like_path(name: str) -> bool:
     """Whether `name` can only be meant as a path, and never as a data set on the Hub."""
-    return Path(name).suffix.lower() in READERS or name.startswith((".", "/", "~")) or not is_hub_id(name)
+    return is_data_name(name) or name.startswith((".", "/", "~")) or not is_hub_id(name)
 
 
-def _read_files(paths: list[Path], columns: tuple[str, ...]) -> Stream:
-    for path in paths:
-        empty = True
-        for found in READERS[path.suffix.lower()](path, columns):
-            empty = False
-            yield found
-        if empty:
-            raise DataError(f"{name_of(path)}: the file has no rows", "Give a file with at least one row, or remove it")
+def _as_source(found: Chosen[Path]) -> Source:
+    return Source(tuple(map(_part, found.trained)), tuple(map(_part, found.held_out)), found.said)
+
+
+def _part(path: Path) -> Part:
+    return Part(name_of(path), lambda columns: _read_file(path, columns))
+
+
+def _read_file(path: Path, columns: Columns) -> Stream:
+    empty = True
+    for found in READERS[kind_of_file(path)](path, columns):
+        empty = empty and not isinstance(found, Raw)
+        yield found
+    if empty:
+        # Problems alone are told one by one before this; a file without even those has nothing in it.
+        raise DataError(f"{name_of(path)}: the file has no rows", "Give a file with at least one row, or remove it")
+
+
+def _refuse_address(data: str) -> None:
+    page = _HUB_PAGE.match(data)
+    if page:
+        raise DataError(f"{data} is a page", f"Give the data set's name on the Hub: {page[1]}")
+    if _ADDRESS.match(data):
+        raise DataError(
+            f"{data} is an address, and nothing is fetched from one", f'Download it first: curl -LO "{data}"'
+        )
 
 
 def _expand(data: str | Path) -> Path:
@@ -78,38 +130,8 @@ def _exists(path: Path) -> bool:
             return path.exists()
     except ValueError:
         raise DataError(
-            f"not a path: {str(path)[:200]!r} holds a NUL character", f"Give the path of {_KINDS}"
+            f"not a path: {str(path)[:200]!r} holds a NUL character", f"Give the path of {READ_KINDS}"
         ) from None
-
-
-def _known_file(path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"{path} is neither a file nor a folder", f"Give {_KINDS}")
-    if path.suffix.lower() not in READERS:
-        raise DataError(f"{path} is not of a kind that can be read", f"Convert it to {_KINDS}, or give it that ending")
-    return path
-
-
-def _files_in(folder: Path) -> list[Path]:
-    with readable(folder):
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    known = [entry for entry in entries if entry.suffix.lower() in READERS]
-    wrong = next((entry for entry in known if entry.is_dir()), None)
-    if wrong:
-        raise DataError(f"{wrong} is a folder, not a file", "Rename it, or give it as DATA itself")
-    files = [entry for entry in known if entry.is_file()]
-    if not files:
-        below = next((entry for entry in entries if entry.is_dir() and any(_data_in(entry))), None)
-        meant = f"Did you mean {below}?" if below else f"Put {_KINDS} into it"
-        raise DataError(f"{folder} is a folder without a data file", meant)
-    return files
-
-
-def _data_in(folder: Path) -> list[Path]:
-    try:
-        return [entry for entry in folder.iterdir() if entry.suffix.lower() in READERS]
-    except OSError:
-        return []
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -119,7 +141,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _meant(name: str, names: list[str]) -> str:
     """The file that was probably meant: the same name with its ending, or one that is spelled nearly the same."""
-    endings = [other for other in names if Path(other).stem == Path(name).stem and Path(other).suffix in READERS]
+    endings = [other for other in names if Path(other).stem == Path(name).stem and is_data_name(other)]
     return f"Did you mean {endings[0]!r}?" if endings else nearest(name, names)
 
 
@@ -127,6 +149,6 @@ def _no_such_file(path: Path) -> DataError:
     if path.parent.is_dir():
         with readable(path.parent):
             meant = _meant(path.name, _names_in(path.parent))
-        advice = meant or f"Give {_KINDS}, a folder of them, a Hub id (owner/name), or sample"
+        advice = meant or f"Give {READ_KINDS}, a folder of them, a Hub id (owner/name), or sample"
         return DataError(f"no such file: {path}", advice)
     return DataError(f"no such file: {path} (there is no folder {path.parent} either)", "Check the path")

@@ -19,8 +19,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from florilegium.config import TrainConfig
 from florilegium.data.near_duplicates import Pair, near_pairs
 from florilegium.data.quote import Quote, join_items
+from florilegium.data.rows import Rows
 from florilegium.errors import DataError, UsageError
 
 SPLIT_BY = ("near-duplicates", "author", "random")
@@ -64,9 +66,11 @@ def make_split(
     by: str = "near-duplicates",
     authors: Sequence[str] = (),
     pairs: list[Pair] | None = None,
+    held_out_from: int | None = None,
 ) -> Split:
     """The sides of all rows. `held_out_share` is in [0, 1), 0 holds nothing out; `authors` has one for each quote, ""
-    where unknown; `pairs` are those of `near_pairs`, if they are known already.
+    where unknown; `pairs` are those of `near_pairs`, if they are known already. With `held_out_from` the data hold rows
+    out by themselves, from that one on: nothing is drawn, and what is near to one of them leaves the training side.
 
     Two exceptions to the rule of the hash, for small files: with 10 rows or more at least one row is held out (the one
     that the rule would have taken next), and training always keeps a row.
@@ -81,10 +85,13 @@ def make_split(
         raise UsageError(f"--split-by {by}", f"It takes one of {', '.join(SPLIT_BY)}")
     if by == "author" and not any(authors):
         raise DataError(
-            "the rows have no column 'author' with text in it", "Use --split-by cluster, or name that column author"
+            "the rows have no column 'author' with text in it",
+            "Use --split-by near-duplicates, or name that column author",
         )
     texts = [join_items(next(iter(quote.values()))) for quote in quotes]
     pairs = near_pairs(texts) if pairs is None else pairs
+    if held_out_from is not None:
+        return _given_split(texts, pairs, held_out_from, follow=by != "random")
     drawn = [_draw(text, seed) for text in texts]
     if by == "author":
         drawn = [
@@ -101,6 +108,28 @@ def count_leaks(pairs: Iterable[Pair], held_out: Iterable[int], set_aside: Itera
     """Pairs with one row held out and the other trained."""
     out, aside = set(held_out), set(set_aside)
     return sum((i in out) != (j in out) for i, j in pairs if not aside & {i, j})
+
+
+def _given_split(texts: Sequence[str], pairs: list[Pair], held_out_from: int, *, follow: bool) -> Split:
+    """The sides that the data have: with `follow`, rows that say nearly or exactly what is held out are set aside."""
+    held_out = list(range(held_out_from, len(texts)))
+    near = {i for i, j in pairs if i < held_out_from <= j}
+    held_texts = {_folded(texts[i]) for i in held_out}
+    near |= {i for i in range(held_out_from) if _folded(texts[i]) in held_texts}
+    aside = near if follow else set()
+    return Split([i for i in range(held_out_from) if i not in aside], held_out, sorted(aside), pairs)
+
+
+def split_by_config(config: TrainConfig, rows: Rows) -> Split:
+    """`make_split` as the settings of a run say it."""
+    return make_split(
+        rows.quotes,
+        config.held_out,
+        config.seed,
+        by=config.split_by,
+        authors=rows.authors,
+        held_out_from=rows.held_out_from,
+    )
 
 
 def _sides(drawn: Sequence[float], pairs: Iterable[Pair], share: float, *, follow: bool) -> list[bool | None]:
@@ -132,6 +161,9 @@ def _limit(drawn: list[float], share: float, *, at_least_one: bool) -> float:
 
 def _draw(text: str, seed: int) -> float:
     """A number in [0, 1) that depends on the text and the seed only."""
-    folded = " ".join(text.casefold().split())
-    number = int.from_bytes(hashlib.sha256(f"{seed}\n{folded}".encode()).digest()[:6], "big")
+    number = int.from_bytes(hashlib.sha256(f"{seed}\n{_folded(text)}".encode()).digest()[:6], "big")
     return number / 2**48
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -11,7 +11,7 @@ from typing import Any
 
 from florilegium.data.mojibake import is_broken
 from florilegium.data.quote import join_items
-from florilegium.data.read import Rows
+from florilegium.data.rows import Rows
 
 _MOST_FREQUENT = 10
 _PLACES_SHOWN = 10

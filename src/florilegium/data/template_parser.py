@@ -22,6 +22,8 @@ from florilegium.data.quote import first_doubled
 from florilegium.errors import UsageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}|[{}]")
+# Words of letters and digits, with blanks or hyphens between: "Quote Text". Anything else could be a format or code.
+_NAME = re.compile(r"[^\W\d]\w*(?:[ -]+\w+)*")
 _USE = 'Write a placeholder as {name}, such as --template "{quote} ->: {tags}"'
 
 
@@ -71,11 +73,17 @@ def split_template(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(columns), tuple(literals)
 
 
+def placeholder_for(name: str) -> str:
+    """The name as it may stand in braces: signs that a template cannot hold become blanks."""
+    plain = " ".join(re.sub(r"[^\w -]", " ", name).split()).strip("-")
+    return plain if _NAME.fullmatch(plain) else f"column {plain}"
+
+
 def _name(text: str, found: re.Match[str]) -> str:
     name = found[1]
     if name is None:
         raise UsageError(f"a lone {found[0]!r} in the template {text!r}", _USE)
-    if not name.isidentifier():
+    if not _NAME.fullmatch(name):
         raise UsageError(f"{found[0]!r} in the template is not the name of a column", _USE)
     return str(name)
 

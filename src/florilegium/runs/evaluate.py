@@ -20,7 +20,7 @@ from typing import Any
 
 from florilegium.config import SamplingSettings, TrainConfig, make_config, read_config
 from florilegium.config.installed import installed_version
-from florilegium.data import Quote, Rows, Split, Template, make_split, read_rows
+from florilegium.data import Quote, Rows, Split, Template, read_rows_of, split_by_config
 from florilegium.errors import DataError, UsageError, counted
 from florilegium.evaluation import (
     GENERAL,
@@ -122,16 +122,14 @@ def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 50
     than it was made on."""
     run = RunDirectory(directory).check()
     config = make_config(read_config(run.config), source=str(run.config))
-    rows = read_rows(
-        data or config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
-    )
+    rows = read_rows_of(config, data)
     digest = run.read_manifest().get("data", {}).get("digest")
     if digest and digest != rows.digest:
         raise DataError(
             f"{data or config.data} does not hold the rows that {directory} was trained on",
             "Name their file with --data",
         )
-    split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
+    split = split_by_config(config, rows)
     if not split.held_out:
         raise DataError(
             f"{directory} has no held-out rows, so there is nothing to measure on",

@@ -1,14 +1,24 @@
 """A look at DATA before anything is trained: what it holds, what is wrong with it, and three rows exactly as they will
-be learned."""
+be trained.
+
+Bad rows end nothing here: they are counted and their causes listed (`strict` makes an error of the first one). Torch is
+imported only where tokens are asked for; without them the three rows are the first ones, with them the first of a first
+step."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from florilegium.config import DEFAULT_TEMPLATE
-from florilegium.data import make_split, read_rows, report_on
-from florilegium.tokens import PackPlan, encode, epoch_order, pack
+from florilegium.config import TrainConfig
+from florilegium.data import Rows, Split, read_rows_of, report_on, split_by_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from florilegium.data.read import Progress
+    from florilegium.tokens import Example
 
 SHOWN = 3
 
@@ -16,39 +26,45 @@ SHOWN = 3
 def inspect(
     data: str | Path = "sample",
     *,
-    template: str = DEFAULT_TEMPLATE,
-    model: str = "seedling",
-    revision: str | None = None,
-    skip_bad_rows: bool = False,
-    fix_encoding: bool = False,
-    split_by: str = "near-duplicates",
-    max_length: int = 1024,
-    loss_on: str = "all",
-    held_out: float = 0.1,
-    seed: int = 0,
+    tokens: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,  # those of TrainConfig, by their names
 ) -> dict[str, Any]:
     """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs
-    across the split and across a random one (`leaks`), and under `rows` the first three of a first step of 16 shuffled
-    rows: text, tokens, which tokens carry loss, and where each lies in its packed row. Plain values. Raises what
+    across the split and across a random one (`leaks`), and under `rows` three rows as they are trained. With `tokens`
+    their tokens too, which of them carry loss, and where each row lies in its packed row. Plain values. Raises what
     reading and encoding raise."""
-    rows = read_rows(data, template, skip_bad_rows=skip_bad_rows, fix_encoding=fix_encoding)
-    tokenizer = _tokenizer(model, revision)
-    split = make_split(rows.quotes, held_out, seed, by=split_by, authors=rows.authors)
-    training = split.training
-    quotes, places = [rows.quotes[i] for i in training], [rows.places[i] for i in training]
-    encoded = encode(tokenizer, rows.template, quotes, max_length=max_length, loss_on=loss_on, places=places)
-    step = epoch_order(len(quotes), 16, seed, 0)[0]
+    config = replace(TrainConfig(data=str(data), **settings), skip_bad_rows=not strict)
+    rows = read_rows_of(config, progress=progress)
+    split = split_by_config(config, rows)
+    report = report_on(rows, split, config.held_out, config.seed, config.split_by)
+    if tokens:
+        return {**report, **_tokenised(config, rows, split)}
+    shown = [{"place": rows.places[i], "text": rows.template.render(rows.quotes[i])} for i in split.training[:SHOWN]]
+    return {**report, "rows": shown}
+
+
+def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> dict[str, Any]:
+    """Lengths in tokens, rows that are cut, and the first rows of a first step of 16, token by token."""
+    from florilegium.tokens import encode, epoch_order
+
+    tokenizer = _tokenizer(config.model, config.revision)
+    quotes, places = [rows.quotes[i] for i in split.training], [rows.places[i] for i in split.training]
+    encoded = encode(
+        tokenizer, rows.template, quotes, max_length=config.max_length, loss_on=config.loss_on, places=places
+    )
+    step = epoch_order(len(quotes), 16, config.seed, 0)[0]
     where = _places_in_pack([encoded.examples[i] for i in step])
     shown = []
     for number, i in list(enumerate(step))[:SHOWN]:
         example = encoded.examples[i]
-        tokens = [tokenizer.decode([t], clean_up_tokenization_spaces=False) for t in example.token_ids]
         row, start, end = where[number]
         shown.append(
             {
                 "place": places[i],
                 "text": rows.template.render(quotes[i]),
-                "tokens": tokens,
+                "tokens": [tokenizer.decode([t], clean_up_tokenization_spaces=False) for t in example.token_ids],
                 "token_ids": example.token_ids,
                 # The first token is never predicted: nothing stands before it.
                 "learned": [i > 0 and learned for i, learned in enumerate(example.loss_mask)],
@@ -59,15 +75,13 @@ def inspect(
         )
     lengths = sorted(len(e.token_ids) for e in encoded.examples)
     return {
-        **report_on(rows, split, held_out, seed, split_by),
         "cut_rows": encoded.num_cut,
         "tokens": {"total": sum(lengths), "median": lengths[len(lengths) // 2], "max": lengths[-1]},
-        "template": rows.template.text,
         "rows": shown,
     }
 
 
-def _tokenizer(model: str, revision: str | None) -> Any:
+def _tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     from florilegium.model.hub import locate, read_config
     from florilegium.model.tokenizer_loader import load_tokenizer
 
@@ -75,8 +89,10 @@ def _tokenizer(model: str, revision: str | None) -> Any:
     return load_tokenizer(folder, read_config(folder, model), model)
 
 
-def _places_in_pack(examples: list[Any]) -> list[tuple[int, int, int]]:
+def _places_in_pack(examples: list[Example]) -> list[tuple[int, int, int]]:
     """For each example, its row in the packed batch and the positions from and to (exclusive) that it takes there."""
+    from florilegium.tokens import PackPlan, pack
+
     (batch,) = pack(examples, PackPlan(batch_tokens=1 << 30))
     places = []
     for example in examples:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from florilegium.config import TrainConfig
-from florilegium.data import Quote, Rows, Split, make_split, read_rows
+from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences, split_by_config
 from florilegium.errors import ModelError, UsageError, counted
 from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base
 from florilegium.model.families import head_unsupported
@@ -44,17 +44,15 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
-    rows = rows or read_rows(
-        config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
-    )
-    for problem in rows.skipped:
-        view.say(f"skipped {problem.place}: {problem.cause}")
-    split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
+    rows = rows or read_rows_of(config)
+    for sentence in reading_sentences(rows):
+        view.say(sentence)
+    split = split_by_config(config, rows)
     train_rows, held_rows = split.training, split.held_out
     dropped = f", {counted(rows.duplicates, 'exact duplicate')} dropped" if rows.duplicates else ""
     dropped += f", {counted(len(rows.skipped), 'bad row')} skipped" if rows.skipped else ""
     dropped += f", {counted(rows.repaired, 'row')} repaired" if rows.repaired else ""
-    dropped += f", {len(split.set_aside):,} left out as near-duplicates of both sides" if split.set_aside else ""
+    dropped += f", {len(split.set_aside):,} left out as near-duplicates of held-out rows" if split.set_aside else ""
     training_rows = counted(len(train_rows), "training row")
     view.say(f"data     {config.data}: {training_rows}, {len(held_rows):,} held out{dropped}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 
 from florilegium.cli.command_parser import Commands, add_command
@@ -10,8 +11,8 @@ from florilegium.cli.flags import add_config_flags, config_from_flags
 from florilegium.cli.loading import loading_pytorch
 
 SETTINGS = (
-    "data", "template", "skip_bad_rows", "fix_encoding", "held_out", "split_by", "max_length", "loss_on", "model",
-    "revision", "seed",
+    "data", "template", "text_column", "tags_column", "tags_separator", "split", "held_out_file", "skip_bad_rows",
+    "fix_encoding", "held_out", "split_by", "max_length", "loss_on", "model", "revision", "seed",
 )  # fmt: skip
 
 
@@ -24,14 +25,19 @@ def add(commands: Commands) -> None:
         "florilegium inspect quotes.csv --fix-encoding --split-by author",
         usage="florilegium inspect [DATA] [options]",
     )
+    inspect.add_argument("--tokens", action="store_true", help="the tokens of three rows too (imports PyTorch)")
+    inspect.add_argument("--strict", action="store_true", help="the first bad row is an error (exit 3)")
     add_config_flags(inspect, only=SETTINGS)
 
 
 def run(flags: argparse.Namespace) -> None:
     config = config_from_flags(flags)
-    with loading_pytorch():
-        from florilegium.runs.inspect import inspect
-    report = inspect(config.data, **{name: getattr(config, name) for name in SETTINGS if name != "data"})
+    from florilegium.runs.inspect import inspect
+
+    tokens = flags.tokens or config.model != "seedling"  # whoever names a model asks how it cuts the texts
+    settings = {name: getattr(config, name) for name in SETTINGS if name != "data"}
+    with loading_pytorch() if tokens else contextlib.nullcontext():
+        report = inspect(config.data, tokens=tokens, strict=flags.strict, **settings)
     if flags.json:
         print(json.dumps(report, ensure_ascii=False))
         return

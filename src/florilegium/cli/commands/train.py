@@ -35,10 +35,10 @@ def run(flags: argparse.Namespace) -> None:
 
         print(dump_config(config), end="")
         return
-    from florilegium.data import read_rows
+    from florilegium.data import read_rows_of
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    rows = read_rows(config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding)
+    rows = read_rows_of(config)
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
         from florilegium.cli.trained import show_trained

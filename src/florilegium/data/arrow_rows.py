@@ -1,0 +1,137 @@
+"""Parquet and Arrow files, and Excel's workbooks: tables with a schema or a sheet, a few hundred rows at a time.
+
+Of a Parquet or Arrow file only the columns that are trained are read. A string column may hold bytes that are not UTF-8
+(nothing checks that when it is written), so values are taken one by one. A `ClassLabel` of the library `datasets` is a
+number in the file and a name in the schema: it is read by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from florilegium.data.quote import SKIP
+from florilegium.data.raw_rows import Problem, Raw, Stream, check_names, name_of
+from florilegium.data.unpack import in_memory, open_unpacked
+from florilegium.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_BATCH_ROWS = 256
+Columns = Sequence[str] | None  # those that are wanted; None: all
+Names = Mapping[str, Sequence[str]]  # the names of a ClassLabel's numbers
+
+
+def read_parquet(path: Path, columns: Columns = None) -> Stream:
+    """The rows of a Parquet file; columns that are not wanted are None. Raises: DataError for a damaged one."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_unpacked(path) as (file, _):
+        try:
+            with pyarrow.parquet.ParquetFile(in_memory(file)) as table:
+                check_names(name_of(path), list(table.schema_arrow.names))
+                wanted = _wanted(table.schema_arrow.names, columns)
+                batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False)
+                yield from _rows(name_of(path), table.schema_arrow, batches)
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise _damaged(path, "a Parquet file", error) from None
+
+
+def read_arrow(path: Path, columns: Columns = None) -> Stream:
+    """The rows of an Arrow file or stream, as `save_to_disk` writes it. Raises: DataError for a damaged one."""
+    import pyarrow
+    import pyarrow.ipc
+
+    with open_unpacked(path) as (file, _):
+        try:
+            source = in_memory(file)
+            is_file = source.read(6) == b"ARROW1"
+            source.seek(0)
+            table = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
+            check_names(name_of(path), list(table.schema.names))
+            read = (table.get_batch(i) for i in range(table.num_record_batches)) if is_file else table
+            wanted = _wanted(table.schema.names, columns)
+            yield from _rows(name_of(path), table.schema, (batch.select(wanted) for batch in read))
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise _damaged(path, "an Arrow file", error) from None
+
+
+def read_workbook(path: Path, columns: Columns = None) -> Stream:
+    """The rows of the first sheet of an Excel workbook that has any; its first row names the columns."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(
+            f"{path.name}: Excel workbooks are read by the package openpyxl, which is missing",
+            'Type: pip install "florilegium[excel]", or save it as CSV UTF-8 in Excel',
+        ) from None
+    with open_unpacked(path) as (file, _):
+        # Whatever a damaged zip or its XML brings up: openpyxl lets through errors of three libraries.
+        try:
+            sheet = next(
+                s for s in openpyxl.load_workbook(in_memory(file), read_only=True, data_only=True) if s.max_row
+            )
+            rows: Iterator[Sequence[Any]] = sheet.iter_rows(values_only=True)
+            header = next(rows)
+        except Exception as error:
+            raise _damaged(path, "an Excel workbook", error) from None
+        filled = [i for i, cell in enumerate(header) if cell is not None]
+        names = {i: str(header[i]).strip() for i in filled}
+        check_names(name_of(path), list(names.values()))
+        for number, row in enumerate(rows, 2):
+            if any(cell is not None for cell in row):
+                yield Raw(
+                    f"{name_of(path)}: row {number}",
+                    {name: row[i] if i < len(row) else None for i, name in names.items()},
+                )
+
+
+def _wanted(names: Iterable[str], columns: Columns) -> list[str]:
+    return [name for name in names if columns is None or name in columns]
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> DataError:
+    cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return DataError(f"{path.name}: not {kind}, or a damaged one ({cause})", "Write or download it again")
+
+
+def _rows(name: str, schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordBatch]) -> Stream:
+    names, labels, number = list(schema.names), label_names(schema.metadata), 0
+    for batch in batches:
+        cells = {column: batch.column(column) for column in batch.schema.names}
+        for index in range(batch.num_rows):
+            number += 1
+            row = {column: values[index] for column, values in cells.items()}
+            yield take_row(f"{name}: row {number}", names, row, labels)
+
+
+def label_names(metadata: Mapping[bytes, bytes] | None) -> Names:
+    """The ClassLabels that `datasets` notes in a schema."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {
+            name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def take_row(place: str, names: Iterable[str], cells: Mapping[str, Any], labels: Names) -> Raw | Problem:
+    """A row from pyarrow scalars; the columns that were not read are None."""
+    row: dict[str, object] = dict.fromkeys(names)
+    for name, cell in cells.items():
+        try:
+            row[name] = _by_name(cell.as_py(), labels[name]) if name in labels else cell.as_py()
+        except UnicodeDecodeError as error:
+            cause = f"column {name!r} is not UTF-8 (byte {error.start} of the value)"
+            return Problem(place, cause, f"Write the file again from UTF-8 text, {SKIP}", kind="not UTF-8")
+        except (ValueError, OverflowError) as error:
+            return Problem(place, f"column {name!r} cannot be read ({error})", f"Write text there, {SKIP}")
+    return Raw(place, row)
+
+
+def _by_name(value: object, names: Sequence[str]) -> object:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value

@@ -1,0 +1,118 @@
+"""How a CSV file is written, told from its first lines: the sign between columns, and whether the first row names them.
+
+Comma, semicolon, tab, `|` and `:` are tried; the one that gives the same number of fields in the most rows is it, and a
+header whose words are known speaks for it. Excel's first line `sep=;` decides without trying. A first row is no header
+when none of its cells is a name that is known and one of them is a sentence, a number, or a value that comes again
+below."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from florilegium.data.column_names import find_author, find_pair, find_tags, find_text, is_never_trained
+from florilegium.data.raw_rows import Note
+
+_SIGNS = ",;\t|:"
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|", ":": "colons"}
+_ALONE = "\x1f"  # between columns where there is one only: a sign that no text holds
+_HEAD_BYTES, _MOST_ROWS = 1 << 18, 200
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """`width` is the number of columns, `skip_lines` those before the first row."""
+
+    delimiter: str
+    width: int
+    has_header: bool
+    skip_lines: int = 0
+
+    def notes(self, name: str) -> Iterator[Note]:
+        if self.delimiter not in (",", _ALONE):
+            yield Note(f"{name}: columns are separated by {_NAMES.get(self.delimiter, self.delimiter)}")
+        if not self.has_header:
+            called = "'column 1'" if self.width == 1 else f"'column 1' to 'column {self.width}'"
+            yield Note(f"{name}: no header, the first row is one of the rows; columns are called {called}")
+
+
+def sniff(file: BinaryIO, name: str, *, tabs_first: bool = False) -> Dialect:
+    """How the file is written from where it stands; it is put back there."""
+    start = file.tell()
+    data = file.read(_HEAD_BYTES)
+    file.seek(start)
+    lines = data.decode("utf-8", "replace").splitlines(keepends=True)
+    if len(data) == _HEAD_BYTES:
+        lines = lines[:-1] or lines
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) <= 5:
+        sign = lines[0].rstrip("\r\n")[4:] or ","
+        return _with_header(sign, _rows(lines[1:], sign), skip_lines=1)
+    signs = "\t" + _SIGNS.replace("\t", "") if tabs_first else _SIGNS
+    scored = [(_score(rows), -rank, sign, rows) for rank, sign in enumerate(signs) if (rows := _rows(lines, sign))]
+    best = max(scored, default=None)
+    if best is None or best[0] <= 0:
+        sign = _ALONE if _is_one_column(lines) else ","
+        return _with_header(sign, _rows(lines, sign))
+    return _with_header(best[2], best[3])
+
+
+def _rows(lines: list[str], sign: str) -> list[list[str]]:
+    rows: list[list[str]] = []
+    reader = csv.reader((line.replace("\0", " ") for line in lines), delimiter=sign, skipinitialspace=True)
+    try:
+        for row in reader:
+            if any(map(str.strip, row)):
+                rows.append(row)
+            if len(rows) >= _MOST_ROWS:
+                break
+    except csv.Error:  # a field of more than 128 KiB: what came before it tells enough
+        pass
+    return rows
+
+
+def _score(rows: list[list[str]]) -> float:
+    """The share of rows that have as many fields as the first; more for a first row that names columns."""
+    width = len(rows[0])
+    if width < 2:
+        return 0.0
+    alike = sum(len(row) == width for row in rows) / len(rows)
+    return alike + (1.0 if _known(rows[0]) else 0.0) if alike >= 0.5 or _known(rows[0]) else 0.0
+
+
+def _known(cells: list[str]) -> bool:
+    """Whether a cell is called as a text, a tag or an author is."""
+    names = [cell.strip() for cell in cells if 0 < len(cell.strip()) <= 40]
+    return bool(find_text(names) or find_tags(names) or find_author(names) or find_pair(names))
+
+
+def _is_one_column(lines: list[str]) -> bool:
+    """Whether the first line is one name, so that the commas below it belong to the texts."""
+    return bool(lines) and not any(sign in lines[0] for sign in ",;\t|")
+
+
+def _with_header(sign: str, rows: list[list[str]], skip_lines: int = 0) -> Dialect:
+    if not rows:
+        return Dialect("," if sign == _ALONE else sign, 0, True, skip_lines)
+    return Dialect(sign, len(rows[0]), _is_header(rows[0], rows[1:]), skip_lines)
+
+
+def _is_header(first: list[str], below: list[list[str]]) -> bool:
+    cells = [cell.strip() for cell in first]
+    recurs = [cell in {row[i].strip() for row in below[:50] if i < len(row)} for i, cell in enumerate(cells)]
+    if not below or _names_something([cell for cell, again in zip(cells, recurs, strict=True) if not again]):
+        return True
+    filled = [(cell, again) for cell, again in zip(cells, recurs, strict=True) if cell]
+    return not any(again or _is_value(cell) for cell, again in filled)
+
+
+def _is_value(cell: str) -> bool:
+    return len(cell) > 40 or cell[-1] in ".!?" or len(cell.split()) > 5 or cell.replace(".", "").isdigit()
+
+
+def _names_something(cells: list[str]) -> bool:
+    """A cell that is short and called as columns are; "Home is where the text is" is a sentence with such a word."""
+    names = [cell for cell in cells if cell and len(cell) <= 40 and len(cell.split()) <= 3 and cell[-1] not in ".!?"]
+    known = bool(find_text(names) or find_tags(names) or find_author(names) or find_pair(names))
+    return known or bool(names and all(is_never_trained(name) for name in names))
