@@ -188,7 +188,14 @@ def test_a_hub_id(hub: SimpleNamespace) -> None:
     with pytest.raises(DataError, match="^owner/name: row 1: column 'quote' is null"):
         read_rows("owner/name")
     hub.answer = TableOfTheHub(pyarrow.Table.from_pylist([{"text": "a", "label": 1}]))
-    with pytest.raises(DataError, match="^owner/name: no column 'quote', 'tags'; found: text, label"):
+    assert read_rows("owner/name").quotes == [{"quote": "a", "tags": ["1"]}]
+    hub.answer = {
+        name: TableOfTheHub(pyarrow.Table.from_pylist([{"quote": name, "tags": []}])) for name in ("test", "train")
+    }
+    rows = read_rows("owner/name")
+    assert ([q["quote"] for q in rows.quotes], rows.held_out_from) == (["train", "test"], 1)
+    hub.answer = TableOfTheHub(pyarrow.Table.from_pylist([{"x": "a", "y": 1}]))
+    with pytest.raises(DataError, match="^owner/name: row 1: no column 'quote', 'tags'; found: x, y"):
         read_rows("owner/name")
 
 
@@ -244,7 +251,6 @@ def test_a_local_path_wins_and_a_path_is_never_asked_for(
         "../a",
         "a/.b",
         "a/b@",
-        "https://a/b",
     ):
         assert looks_like_path(name)
         with pytest.raises(DataError, match="^no such file"):

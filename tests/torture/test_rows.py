@@ -20,7 +20,7 @@ from tests.data.test_bad_input import GOOD, SECOND_ROWS, WHOLE_FILES
 from tests.torture import mutations as judging
 from tests.torture.mutations import SHARES, Tally, good_files, mutants
 
-PLACE = re.compile(r":\d+|row \d+|byte \d+|no rows|Parquet file|the file|a gzip|a zip")
+PLACE = re.compile(r":\d+|row \d+|byte \d+|no rows|Parquet file|the file|files are not read|not an ")
 
 
 def bad_files(folder: Path) -> list[Path]:
@@ -35,7 +35,8 @@ def bad_files(folder: Path) -> list[Path]:
 
     for _, data, _ in SECOND_ROWS:
         write("q.jsonl", GOOD.encode() + data)
-        write("q.json", b"[" + GOOD.encode() + b"," + data.rstrip(b"\n") + b"]")
+        if data.strip():  # else a comma before the closing bracket, which is no row
+            write("q.json", b"[" + GOOD.encode() + b"," + data.rstrip(b"\n") + b"]")
     for _, name, data, _ in WHOLE_FILES:
         write(name, data)
     for field in (
@@ -46,8 +47,7 @@ def bad_files(folder: Path) -> list[Path]:
         b" ,c\n",
         b"b\0,c\n",
         b"b ->: x,c\n",
-        b"b,\"['c']\"\n",
-        b'"b"x,c\n',
+        b'"b"x"y,c\n',
         b"c,\xff\n",
         b"\0,\0\n",
         b"c\n,\n",
@@ -162,7 +162,6 @@ HOSTILE = [
     "{quote:{tags}}",
     "{quote!a}",
     "{1quote}",
-    "{quote-x}",
     "${quote}{tags}",
     "%(quote)s %s %n",
     "{quote}\0 ->: {tags}",
@@ -175,7 +174,6 @@ HOSTILE = [
     "{a}" * 10_000,
     "{quote}" + "{",
     "{lambda: 0}",
-    "{quote or tags}",
 ]
 PIECES = [
     "{",

@@ -46,10 +46,15 @@ class TrainConfig:
         None, "the column of tags; default: found likewise", group="data", metavar="COLUMN"
     )
     tags_separator: str | None = setting(
-        None, "what separates the tags in a cell, such as '/'; default: found in the values", group="data", metavar="SIGN"
+        None,
+        "what separates the tags in a cell, such as '/'; default: found in the values",
+        group="data",
+        metavar="SIGN",
     )
     split: str | None = setting(
-        None, "train on this split alone; default: train on 'train', hold out 'validation' or 'test'", group="data",
+        None,
+        "train on this split alone; default: train on 'train', hold out 'validation' or 'test'",
+        group="data",
         metavar="NAME",
     )
     held_out_file: str | None = setting(

@@ -219,16 +219,20 @@ def _cells(values: Sequence[object]) -> list[str]:
 
 
 def _is_tags(name: str, source: str, order: list[str], values: Sequence[object], wanted: Wanted) -> bool:
-    """Whether a column is a list of tags: called so, or lists of short items that end the row. Other lists are lines."""
-    if name == "tags" or (wanted.tags_column and source == wanted.tags_column):
+    """Whether a column is a list of tags: called so by the template or the user, or short items in lists that end the
+    row, or in text under a name that tags have. Other lists are lines."""
+    if name == "tags" or (wanted.tags_column and source == same_name(wanted.tags_column, [source])):
         return True
-    if (
-        any(not isinstance(value, list | tuple) and read_printed(str(value)) is None for value in values[:50])
-        or not values
-    ):
-        return False
     called = bool(find_tags([name, source]))
-    return called or (name == order[-1] and look_at(source, [{source: value} for value in values]).has_short_items)
+    if not (called or name == order[-1]) or is_author(source):
+        return False
+    if not look_at(source, [{source: value} for value in values]).has_short_items:
+        return False
+    if any(isinstance(value, list | tuple) for value in values):
+        return True
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    several = sum("," in text for text in texts)
+    return called and bool(texts) and (3 * several >= len(texts) or find_separator(texts) != "")
 
 
 def _sentence(template: Template, columns: Sequence[Column], wanted: Wanted) -> str:

@@ -61,16 +61,16 @@ def _load(name: str, split: str | None) -> Any:
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")[:200]
         raise DataError(
-            f"{name}: cannot load it from the Hub ({type(error).__name__}: {first})", _fix(error, name, split)
+            f"{name}: cannot load it from the Hub ({type(error).__name__}: {first})", _fix(error, name)
         ) from error
 
 
-def _fix(error: Exception, name: str, split: str | None) -> str:
+def _fix(error: Exception, name: str) -> str:
     said = f"{type(error).__name__} {error}".lower()
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return f"HF_HUB_OFFLINE is set: unset it, or give the path of a local file instead of {name}"
     if "split" in said:
-        return f"There is no split {split!r}: choose one of those listed" if split else "Choose a split: --split NAME"
+        return "There is no such split: choose one of those listed (--split NAME)"
     if "gated" in said or "401" in said or "403" in said:
         return "Accept the terms on its page on huggingface.co and set HF_TOKEN"
     if "notfound" in said or "doesn't exist" in said or "404" in said:

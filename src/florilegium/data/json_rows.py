@@ -18,6 +18,7 @@ from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Problem, Raw, Stream, name_of, start_of
 from florilegium.errors import DataError
 
+_MOST_OBJECT_BYTES = 1 << 28
 _ROW = 'a row is an object such as {"quote": "Be kind.", "tags": ["life"]}'
 
 
@@ -26,24 +27,32 @@ def read_json(path: Path) -> Stream:
     decoder = Decoder()
     with open_text(path) as (file, notes):
         yield from notes
-        start = file.tell()
-        head = file.read(1 << 16)
-        file.seek(start)
-        if head.lstrip().startswith(b"["):
+        first = _first_sign(file)
+        if first == b"[":
             yield from _array(path, file, decoder)
-        elif _is_around_everything(head):
+        elif first == b"{" and _is_around_everything(file):
             yield from _objects(path, file, decoder)
         else:
             yield from _lines(path, file, decoder)
     yield from decoder.notes(name_of(path))
 
 
-def _is_around_everything(head: bytes) -> bool:
+def _first_sign(file: BinaryIO) -> bytes:
+    start = file.tell()
+    head = file.read(1 << 16)
+    file.seek(start)
+    return head.lstrip()[:1]
+
+
+def _is_around_everything(file: BinaryIO) -> bool:
     """Whether an object begins that may hold all rows: it opens on its first line and does not close there, or no line
     follows. JSON lines that begin so are broken at their first, and are then read as lines after all."""
-    first, _, rest = head.lstrip().partition(b"\n")
-    first = first.rstrip()
-    return first.startswith(b"{") and (not rest.strip() or first.endswith((b"{", b"[", b",", b":")))
+    start = file.tell()
+    first = next((line for line in iter(lambda: file.readline(_MOST_OBJECT_BYTES), b"") if line.strip()), b"").rstrip()
+    follows = file.read(1 << 16)
+    file.seek(start)
+    alone = not follows.strip() and len(follows) < 1 << 16
+    return alone or first.endswith((b"{", b"[", b",", b":"))
 
 
 def _objects(path: Path, file: BinaryIO, decoder: Decoder) -> Stream:

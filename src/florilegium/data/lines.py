@@ -54,12 +54,19 @@ def open_text(path: Path) -> Iterator[tuple[BinaryIO, list[Note]]]:
         if wide:
             text, note = _converted(path, file, head, wide)
             yield io.BytesIO(text), [note]
-        elif b"\n" not in head and b"\r" in head.rstrip(b"\r"):
+        elif _has_old_mac_ends(head):
             data = (head + file.read()).removeprefix(_BOM)
             yield io.BytesIO(data.replace(b"\r", b"\n")), [Note(f"{path.name}: old Mac line ends, converted")]
         else:
             file.seek(len(_BOM) if head.startswith(_BOM) else 0)
             yield file, []
+
+
+def _has_old_mac_ends(head: bytes) -> bool:
+    """Lines that end in a CR alone. In JSON a CR is white space like any other, but for one between two objects."""
+    if b"\n" in head or b"\r" not in head.rstrip(b"\r"):
+        return False
+    return not head.lstrip().startswith((b"{", b"[")) or b"}\r{" in head
 
 
 def _wide_encoding(head: bytes) -> str:

@@ -87,7 +87,7 @@ def open_unpacked(path: Path) -> Iterator[tuple[BinaryIO, str]]:
                 yield file, path.name
         except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
             raise DataError(
-                f"{path.name}: the packed file is damaged ({error})", "Pack it again, or get it again"
+                f"{path.name}: byte 0: the packed file is damaged ({error})", "Pack it again, or get it again"
             ) from None
 
 
