@@ -173,7 +173,7 @@ MISTAKES = [
 @pytest.mark.parametrize("arguments,code,word", MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
 def test_a_mistake_gives_one_line_with_the_fix(work: Path, arguments: list[str], code: int, word: str) -> None:
     (work / "empty.jsonl").write_text("")
-    (work / "utf16.jsonl").write_bytes('{"quote": "a", "tags": []}\n'.encode("utf-16"))
+    (work / "utf16.jsonl").write_bytes('{"quote": "a", "tags": []}\n'.encode("utf-16")[:-1])
     (work / "other.jsonl").write_text('{"quote": "a b", "tags": []}\n' * 3)
     (work / "bad.yaml").write_text("rnk: 8\n")
     before = sorted(p for p in work.rglob("*"))

@@ -3,13 +3,16 @@ all pairs does."""
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from florilegium.data import Quote, clusters, count_leaks, fold, make_split, near_pairs, read_rows
-from florilegium.data.near_duplicates import _Row
+from florilegium.data.near_duplicates import EXACT_ROWS
 
 NEAR = [
     ("I'm not young enough to know everything.", "“I am not young enough to know everything.”"),
@@ -43,19 +46,82 @@ def test_other_texts_are_not(one: str, other: str) -> None:
     assert not is_near(one, other) and not is_near(other, one)
 
 
+def runs(words: list[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(words[k : k + length]) for k in range(max(1, len(words) - length + 1))} if words else set()
+
+
+def pairs_by_comparing_all(texts: list[str]) -> set[tuple[int, int]]:
+    """The two rules and the weighing, as the module's docstring says them, on sets of words."""
+    words = [fold(text) for text in texts]
+    twos = [runs(row, 2) for row in words]
+    holders = Counter(run for row in twos for run in row)
+    weigh = {run: max(0.0, math.log(max(len(texts), 400) / (20 * count))) for run, count in holders.items()}
+
+    def near(i: int, j: int) -> bool:
+        """i is the shorter one; of rows of the same size either may be."""
+        shared = twos[i] & twos[j]
+        dice = 2 * len(shared) / (len(twos[i]) + len(twos[j]))
+        lighter = min(sum(weigh[run] for run in row) for row in (twos[i], twos[j]))
+        rare = lighter > 0 and sum(weigh[run] for run in shared) >= lighter / 3
+        threes = runs(words[i], 3)
+        within = len(threes) >= 5 and 4 * len(threes & runs(words[j], 3)) >= 3 * len(threes)
+        numbers = {word for word in words[i] if word.isdigit()} <= set(words[j])
+        return 2 * len(shared) >= len(twos[i]) and (rare or dice >= 0.85) and numbers and (dice >= 0.5 or within)
+
+    found = set()
+    for i, j in combinations([i for i, row in enumerate(twos) if row], 2):
+        sides = (
+            [(i, j), (j, i)] if len(twos[i]) == len(twos[j]) else [(i, j) if len(twos[i]) < len(twos[j]) else (j, i)]
+        )
+        if any(near(*side) for side in sides):
+            found.add((i, j))
+    return found
+
+
 def test_the_index_finds_what_comparing_all_pairs_finds(english_quotes: Path) -> None:
     texts = [str(row["quote"]) for row in read_rows(english_quotes).quotes][:700]
-    rows = [_Row(fold(text)) for text in texts]
-    slow = set()
-    for i, one in enumerate(rows):
-        for j in range(i):
-            shorter, longer = sorted((one, rows[j]), key=lambda row: len(row.twos))
-            # Rows of the same size may be compared either way round.
-            if shorter.twos and (
-                shorter.is_near(longer) or (len(shorter.twos) == len(longer.twos) and longer.is_near(shorter))
-            ):
-                slow.add((j, i))
-    assert set(near_pairs(texts)) == slow and slow
+    found = pairs_by_comparing_all(texts)
+    assert set(near_pairs(texts)) == found and len(found) == 5
+
+
+WORD_LIST = "lamp river bread stone window garden letter bridge winter needle harbor candle orchard kettle ladder"
+WORDS = WORD_LIST.split()
+
+
+def test_what_templates_share_is_no_likeness() -> None:
+    """Jokes, product titles and headlines of one mould; an edited copy of one is found all the same."""
+    chance = random.Random(1)
+    rare = [f"{a}{b}{c}" for a in WORDS for b in WORDS for c in WORDS]
+    jokes = [f"What do you call a {chance.choice(rare)} made of {chance.choice(rare)}s?" for _ in range(500)]
+    titles = [
+        f"Brand{a} {b} cotton {c} for the {d} with free returns"
+        for a, b, c, d in (chance.choices(WORDS, k=4) for _ in range(900))
+    ]
+    news = []
+    for _ in range(500):
+        a, b = chance.choices(rare, k=2)
+        news.append(f"{a} shares rise {chance.randint(1, 9)}% after {b} quarter results")
+    for texts in (jokes, titles, news):
+        rows: list[Quote] = [{"quote": text, "tags": []} for text in dict.fromkeys(texts)]
+        split = make_split(rows, 0.1, 0)
+        assert len(split.pairs) < len(rows) // 8
+        assert 0.05 * len(rows) < len(split.held_out) < 0.15 * len(rows)
+    copy = jokes[7].replace("What do you", "So what would you")
+    assert (7, 500) in near_pairs([*jokes, copy])
+
+
+def test_the_index_of_many_rows_finds_planted_edits() -> None:
+    """Beyond `EXACT_ROWS` two shared runs are asked for: an edit shares nearly all."""
+    chance = random.Random(2)
+    words = [f"{a}{b}{c}" for a in WORDS for b in WORDS for c in "abcdefgh"]
+    texts = [" ".join(chance.choices(words, k=chance.randint(6, 20))) for _ in range(EXACT_ROWS)]
+    planted = []
+    for number in chance.sample(range(EXACT_ROWS), 300):
+        edited = texts[number].split()
+        edited[chance.randrange(len(edited))] = chance.choice(words)
+        planted.append((number, len(texts)))
+        texts.append(" ".join(edited))
+    assert set(planted) <= set(near_pairs(texts))
 
 
 def test_english_quotes_has_35_pairs_or_more(english_quotes: Path) -> None:

@@ -22,14 +22,15 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["train", "nothing.jsonl"], 3, "jsonl"),
     (["train", "quotez.jsonl"], 3, "quotes.jsonl"),
     (["train", "./quotes"], 3, "quotes.jsonl"),
-    (["train", "notes.txt"], 3, "Convert"),
+    (["train", "notes.org"], 3, "Convert"),
     (["train", "empty.jsonl"], 3, "row"),
     (["train", "empty-folder"], 3, "Put"),
     (["train", "utf16.jsonl"], 3, "iconv"),
     (["train", "latin1.jsonl"], 3, "UTF-8"),
-    (["train", "excel.csv"], 3, "zip or Excel"),
-    (["train", "semicolons.csv"], 3, "commas"),
-    (["train", "text.jsonl"], 3, "--template"),
+    (["train", "excel.csv"], 3, "damaged"),
+    (["train", "https://a.org/quotes.csv"], 3, "curl"),
+    (["train", "unlike.jsonl", "--tags-column", "w"], 3, "--tags-column"),
+    (["train", "unlike.jsonl"], 3, "--text-column"),
     (["train", "null.jsonl"], 3, "null.jsonl:2"),
     (["train", "number.jsonl"], 3, "number.jsonl:2"),
     (["train", "cut.jsonl"], 3, "cut.jsonl:2"),
@@ -88,7 +89,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["resume", "busy"], 2, "config.yaml"),
     (["resume", "--rank"], 2, "rank"),
     (["inspect", "nothing.jsonl"], 3, "jsonl"),
-    (["inspect", "null.jsonl"], 3, "null.jsonl:2"),
+    (["inspect", "null.jsonl", "--strict"], 3, "null.jsonl:2"),
     (["completion", "fish"], 2, "bash"),
 ]
 
@@ -100,22 +101,21 @@ def desk(tmp_path_factory: pytest.TempPathFactory, quotes: Path) -> Path:
     good = '{"quote": "Be kind.", "tags": ["life"]}\n'
     files = {
         "more.jsonl": good,
-        "notes.txt": "x",
+        "notes.org": "x",
         "empty.jsonl": "",
-        "semicolons.csv": "quote;tags\na;b\n",
-        "text.jsonl": '{"text": "a", "labels": []}\n',
+        "unlike.jsonl": '{"u": "a", "v": "b"}\n',
         "null.jsonl": good + '{"quote": null, "tags": []}\n',
         "number.jsonl": good + '{"quote": 7, "tags": []}\n',
         "cut.jsonl": good + '{"quote": "B',
-        "pretty.jsonl": '{\n  "quote": "a",\n  "tags": []\n}\n',
+        "pretty.jsonl": '{\n  "quote": "a",\n  "tags" []\n}\n',
         "separator.jsonl": '{"quote": "a ->: b", "tags": []}\n',
         "bad.yaml": "rnk: 8\n",
         "tabs.yaml": "rank: 8\n\tseed: 1\n",
     }
     for name, text in files.items():
         (folder / name).write_text(text)
-    (folder / "utf16.jsonl").write_bytes(good.encode("utf-16"))
-    (folder / "latin1.jsonl").write_bytes(good.replace("kind", "café").encode("latin-1"))
+    (folder / "utf16.jsonl").write_bytes(good.encode("utf-16")[:-1])
+    (folder / "latin1.jsonl").write_bytes(good.replace("kind", "cafÿ").encode("latin-1"))
     (folder / "excel.csv").write_bytes(b"PK\x03\x04rest")
     (folder / "empty-folder").mkdir()
     (folder / "only-config").mkdir()

@@ -1,61 +1,87 @@
-"""Which rows are nearly the same text: the pairs that must not be both trained and examined.
+"""Which rows are nearly the same text: the pairs that must not be both trained and tested on.
 
     “I'm not young enough to know everything.”        “I am not young enough to know everything.”
     “May the odds be ever in your favor!”             “Happy Hunger Games! And may the odds be ever in your favor.”
 
-Texts are compared as words, without case, accents, punctuation and broken encoding. Two are near when
+Texts are compared as words (`words.py`). Two are near when
 
     Dice          2 * shared / (one's + other's) >= 1/2 of their two-word runs (Dice 1945): the same text, edited
     containment   3/4 of the three-word runs of the shorter one, five runs or more, are in the longer: an excerpt
 
-and every number in the shorter stands in the longer too: "Chapter 3" is no copy of "Chapter 4".
+and what they share is not what many others share, too: weighed by rarity (log N / 20 holders, as inverse document
+frequency; Spärck Jones 1972), the shared runs are a third of the lighter text. "What do you call a ..." weighs nothing
+in a file of such questions; where all that is shared is so common, Dice must be 0.85. And every number in the shorter
+stands in the longer: "Chapter 3" is no copy of "Chapter 4".
 
 Both rules need at least half of the shorter text's two-word runs to be shared, so each text's rarest half (and one
 more) finds every partner in an index of all runs. That is the prefix filter of set-similarity joins (Chaudhuri et al.
 2006; Bayardo et al. 2007): exact where MinHash is a gamble, and quick because rare runs are rare. Only runs that more
-than `MOST_HOLDERS` rows share are cut short."""
+than `MOST_HOLDERS` rows share are not followed. Of more than `EXACT_ROWS` rows two shared runs are asked for, and fewer
+holders followed: the time stays in proportion to the rows."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from florilegium.data.mojibake import is_broken_text, mend
+from florilegium.data.words import fold
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from florilegium.data.run_index import RunIndex
+
+__all__ = ["Pair", "clusters", "fold", "near_pairs"]
 
 Pair = tuple[int, int]
 
-MOST_HOLDERS = 100
+MOST_HOLDERS, MOST_HOLDERS_OF_MANY = 100, 32
+EXACT_ROWS = 20_000
 SHORTEST_EXCERPT = 5  # three-word runs, that is seven words
-# Scripts without spaces between words are taken sign by sign.
-_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
-_NOT_WORDS = re.compile(r"['’ʼ`´\u0300-\u036f]")
+COMMON, FEWEST_ROWS = 20, 400  # a run with one holder in 20 rows weighs nothing; small files are taken for 400 rows
+LEAST_WEIGHT, NEARLY_ALL = 1 / 3, 0.85
 
 
-def fold(text: str) -> list[str]:
-    """The words of a text as they are compared: mended, without case, accents and punctuation; "don't" is one word."""
-    if not text.isascii():
-        text = mend(text) if is_broken_text(text) else text
-        text = unicodedata.normalize("NFKD", text)
-    return _WORD.findall(_NOT_WORDS.sub("", text).casefold())
-
-
-def near_pairs(texts: Sequence[str]) -> list[Pair]:
+def near_pairs(texts: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Pair]:
     """All pairs (i, j), i < j, of texts that are near, in order."""
-    rows = [_Row(fold(text)) for text in texts]
-    holders: defaultdict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        for run in row.twos:
-            holders[run].append(i)
-    pairs: set[Pair] = set()
-    for i, row in enumerate(rows):
-        rarest = sorted(row.twos, key=lambda run: (len(holders[run]), run))[: len(row.twos) // 2 + 1]
-        partners = {j for run in rarest for j in holders[run][:MOST_HOLDERS] if j != i}
-        pairs |= {
-            (min(i, j), max(i, j)) for j in partners if len(rows[j].twos) >= len(row.twos) and row.is_near(rows[j])
-        }
-    return sorted(pairs)
+    from florilegium.data.run_index import RunIndex  # numpy, which most of the package's users never need
+
+    if len(texts) < 2:
+        return []
+    index = RunIndex(texts, progress)
+    is_large = len(texts) > EXACT_ROWS
+    found: set[Pair] = set()
+    for i, j in index.candidates(MOST_HOLDERS_OF_MANY if is_large else MOST_HOLDERS, at_least=2 if is_large else 1):
+        found.update(_near(index, i, j))
+    return sorted(found)
+
+
+def _near(index: RunIndex, i: np.ndarray, j: np.ndarray) -> Iterator[Pair]:
+    """Those of the candidates that are near; i is the shorter of each."""
+    import numpy as np
+
+    weights_R = np.maximum(0, np.log(max(len(index.sizes_N), FEWEST_ROWS) / (COMMON * index.holders_R)))
+    weight_N = index.weight_of_rows(weights_R)
+    shared, weight = index.shared(i, j, weights_R)
+    dice = 2 * shared / (index.sizes_N[i] + index.sizes_N[j])
+    lighter = np.minimum(weight_N[i], weight_N[j])
+    is_rare = ((lighter > 0) & (weight >= LEAST_WEIGHT * lighter)) | (dice >= NEARLY_ALL)
+    for k in np.flatnonzero((2 * shared >= index.sizes_N[i]) & is_rare):
+        one, other = index.words_of(i[k]), index.words_of(j[k])
+        numbers = {word for word in one if index.is_number[word]}
+        if numbers <= set(other) and (dice[k] >= 0.5 or _is_within(one, other)):
+            yield (min(int(i[k]), int(j[k])), max(int(i[k]), int(j[k])))
+
+
+def _is_within(one: list[int], other: list[int]) -> bool:
+    """Whether most of a text's three-word runs are in the other."""
+    threes = _threes(one)
+    return len(threes) >= SHORTEST_EXCERPT and 4 * len(threes & _threes(other)) >= 3 * len(threes)
+
+
+def _threes(words: list[int]) -> set[tuple[int, ...]]:
+    return {tuple(words[k : k + 3]) for k in range(max(1, len(words) - 2))} if words else set()
 
 
 def clusters(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
@@ -75,31 +101,3 @@ def clusters(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
     for i in range(count):
         found[root(i)].append(i)
     return sorted((rows for rows in found.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))
-
-
-class _Row:
-    """A text as its runs of words."""
-
-    __slots__ = ("numbers", "twos", "words")
-
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
-        self.twos = _runs(words, 2)
-        self.numbers = {word for word in words if word.isdigit()}
-
-    def is_near(self, longer: _Row) -> bool:
-        shared = len(self.twos & longer.twos)
-        if 2 * shared < len(self.twos) or not self.numbers <= longer.numbers:
-            return False
-        return 4 * shared >= len(self.twos) + len(longer.twos) or self._is_within(longer)
-
-    def _is_within(self, longer: _Row) -> bool:
-        threes = _runs(self.words, 3)
-        return len(threes) >= SHORTEST_EXCERPT and 4 * len(threes & _runs(longer.words, 3)) >= 3 * len(threes)
-
-
-def _runs(words: list[str], length: int) -> set[str]:
-    """The runs of `length` words; of a text that has fewer, the whole; of none, nothing."""
-    if not words:
-        return set()
-    return {" ".join(words[i : i + length]) for i in range(max(1, len(words) - length + 1))}

@@ -20,24 +20,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from florilegium.config import TrainConfig
-from florilegium.data.near_duplicates import Pair, near_pairs
+from florilegium.data.near_duplicates import Pair, clusters, near_pairs
 from florilegium.data.quote import Quote, join_items
 from florilegium.data.rows import Rows
 from florilegium.errors import DataError, UsageError
 
 SPLIT_BY = ("near-duplicates", "author", "random")
 _FEW_ROWS = 10
+SMALLEST_MOULD = 30
 
 
 @dataclass(frozen=True)
 class Split:
     """Indices of the rows on each side and of those set aside, ascending; `pairs` are the near-duplicates among all
-    rows."""
+    rows, but for those of a cluster that is too large to be one text: it has so many rows (`one_mould`)."""
 
     training: list[int]
     held_out: list[int]
     set_aside: list[int]
     pairs: list[Pair]
+    one_mould: int = 0
 
     @property
     def leaks(self) -> int:
@@ -89,7 +91,7 @@ def make_split(
             "Use --split-by near-duplicates, or name that column author",
         )
     texts = [join_items(next(iter(quote.values()))) for quote in quotes]
-    pairs = near_pairs(texts) if pairs is None else pairs
+    pairs, one_mould = trusted(near_pairs(texts) if pairs is None else pairs, len(texts))
     if held_out_from is not None:
         return _given_split(texts, pairs, held_out_from, follow=by != "random")
     drawn = [_draw(text, seed) for text in texts]
@@ -101,7 +103,17 @@ def make_split(
     sides = _sides(drawn, [] if by == "random" else pairs, held_out_share, follow=by == "near-duplicates")
     numbers = range(len(quotes))
     training, held_out, aside = ([i for i in numbers if sides[i] is side] for side in (False, True, None))
-    return Split(training, held_out, aside, pairs)
+    return Split(training, held_out, aside, pairs, one_mould)
+
+
+def trusted(pairs: list[Pair], num_rows: int) -> tuple[list[Pair], int]:
+    """The pairs without those of a cluster that takes a third of the rows, and its size: texts of one mould (titles,
+    forms) hang together link by link, and nothing could be held out of them."""
+    largest = next(iter(clusters(num_rows, pairs)), [])
+    if len(largest) < SMALLEST_MOULD or 3 * len(largest) <= num_rows:
+        return pairs, 0
+    inside = set(largest)
+    return [pair for pair in pairs if pair[0] not in inside], len(largest)
 
 
 def count_leaks(pairs: Iterable[Pair], held_out: Iterable[int], set_aside: Iterable[int] = ()) -> int:
