@@ -9,8 +9,9 @@ Texts are compared as words (`words.py`). Two are near when
     containment   3/4 of the three-word runs of the shorter one, five runs or more, are in the longer: an excerpt
 
 and what they share is not what many others share, too: weighed by rarity (log N / 20 holders, as inverse document
-frequency; Spärck Jones 1972), the shared runs are a third of the lighter text. "What do you call a ..." weighs nothing
-in a file of such questions; where all that is shared is so common, Dice must be 0.85. And every number in the shorter
+frequency; Spärck Jones 1972), the shared runs are a third of the lighter text, and a tenth of what the shorter one's
+would weigh if no other row held them. "What do you call a ..." weighs nothing in a file of such questions; where all
+that is shared is so common, Dice must be 0.85. And every number in the shorter
 stands in the longer: "Chapter 3" is no copy of "Chapter 4".
 
 Both rules need at least half of the shorter text's two-word runs to be shared, so each text's rarest half (and one
@@ -40,7 +41,7 @@ MOST_HOLDERS, MOST_HOLDERS_OF_MANY = 100, 32
 EXACT_ROWS = 20_000
 SHORTEST_EXCERPT = 5  # three-word runs, that is seven words
 COMMON, FEWEST_ROWS = 20, 400  # a run with one holder in 20 rows weighs nothing; small files are taken for 400 rows
-LEAST_WEIGHT, NEARLY_ALL = 1 / 3, 0.85
+LEAST_WEIGHT, LEAST_OF_RARE, NEARLY_ALL = 1 / 3, 0.1, 0.85
 
 
 def near_pairs(texts: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Pair]:
@@ -61,12 +62,14 @@ def _near(index: RunIndex, i: np.ndarray, j: np.ndarray) -> Iterator[Pair]:
     """Those of the candidates that are near; i is the shorter of each."""
     import numpy as np
 
-    weights_R = np.maximum(0, np.log(max(len(index.sizes_N), FEWEST_ROWS) / (COMMON * index.holders_R)))
+    rarest = np.log(max(len(index.sizes_N), FEWEST_ROWS) / COMMON)
+    weights_R = np.maximum(0, rarest - np.log(index.holders_R))
     weight_N = index.weight_of_rows(weights_R)
     shared, weight = index.shared(i, j, weights_R)
     dice = 2 * shared / (index.sizes_N[i] + index.sizes_N[j])
     lighter = np.minimum(weight_N[i], weight_N[j])
-    is_rare = ((lighter > 0) & (weight >= LEAST_WEIGHT * lighter)) | (dice >= NEARLY_ALL)
+    is_rare = (weight >= LEAST_WEIGHT * lighter) & (weight >= LEAST_OF_RARE * rarest * index.sizes_N[i])
+    is_rare |= dice >= NEARLY_ALL
     for k in np.flatnonzero((2 * shared >= index.sizes_N[i]) & is_rare):
         one, other = index.words_of(i[k]), index.words_of(j[k])
         numbers = {word for word in one if index.is_number[word]}
