@@ -18,6 +18,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -27,47 +28,56 @@ SCRIPT = re.compile(r"<!-- run -->\n```python\n(.*?)```", re.S)
 NOISE = re.compile(r"loading PyTorch")
 
 
-def fill(page: str, work: Path) -> str:
+@dataclass
+class Session:
+    """Commands in `work`, one after the other. What each printed is kept under a name made of all that ran before it:
+    the same words may print something else after another run."""
+
+    work: Path
+    so_far: str = ""
+
+    def run(self, command: list[str]) -> str:
+        """What `command` printed, now or when it ran here before. A failure is what the page shows then."""
+        self.so_far = hashlib.sha256((self.so_far + shlex.join(command[1:])).encode()).hexdigest()
+        kept = self.work / f".{self.so_far[:12]}.txt"
+        if not kept.is_file():
+            print("runs:", shlex.join(command[1:])[:100], flush=True)
+            done = subprocess.run(
+                command,
+                cwd=self.work,
+                env=os.environ | {"COLUMNS": "104", "PYTHONPATH": str(PROJECT / "src")},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            kept.write_text(done.stdout, encoding="utf-8")
+        return kept.read_text(encoding="utf-8")
+
+
+def fill(page: str, session: Session) -> str:
     """`page` with the output of its commands as it is today."""
     for code in SCRIPT.findall(page):
-        _run([sys.executable, "-c", code], work)
-    return BLOCK.sub(lambda found: _filled(found, work), page)
+        session.run([sys.executable, "-c", code])
+    return BLOCK.sub(lambda found: _filled(found, session), page)
 
 
-def _filled(found: re.Match[str], work: Path) -> str:
+def _filled(found: re.Match[str], session: Session) -> str:
     begins = [part.strip() for part in (found["without"] or "").split(" | ") if part.strip()]
     lines = []
     for line in found["shown"].splitlines():
         if line.startswith("$ "):
             lines.append(line)
-            lines += _shortened(_printed(line, work), begins)
+            lines += _shortened(_printed(line, session), begins)
     head = found[0].split("```console\n")[0]
     return f"{head}```console\n" + "\n".join(lines) + "\n```"
 
 
-def _printed(line: str, work: Path) -> list[str]:
+def _printed(line: str, session: Session) -> list[str]:
     words = shlex.split(line.removeprefix("$ "), comments=True)
     if words[:1] != ["florilegium"]:
         return []
-    text = _run([sys.executable, "-P", "-m", *words], work)
+    text = session.run([sys.executable, "-P", "-m", *words])
     return [one.rstrip() for one in text.strip("\n").splitlines() if not NOISE.match(one)]
-
-
-def _run(command: list[str], work: Path) -> str:
-    """What `command` printed in `work`, now or when it ran there before. A failure is what the page shows then."""
-    kept = work / f".{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:12]}.txt"
-    if not kept.is_file():
-        print("runs:", shlex.join(command[1:])[:100], flush=True)
-        done = subprocess.run(
-            command,
-            cwd=work,
-            env=os.environ | {"COLUMNS": "104", "PYTHONPATH": str(PROJECT / "src")},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        kept.write_text(done.stdout, encoding="utf-8")
-    return kept.read_text(encoding="utf-8")
 
 
 def _shortened(lines: list[str], begins: list[str]) -> list[str]:
@@ -79,6 +89,8 @@ def _shortened(lines: list[str], begins: list[str]) -> list[str]:
             left.append(line)
         elif left[-1:] != ["..."]:
             left.append("...")
+    while left and left[-1] in ("", "..."):
+        left.pop()
     return left
 
 
@@ -91,9 +103,10 @@ def main() -> None:
     if flags.again:
         for kept in flags.work.glob(".*.txt"):
             kept.unlink()
+    session = Session(flags.work.resolve())
     for name in PAGES:
         page = PROJECT / name
-        page.write_text(fill(page.read_text(encoding="utf-8"), flags.work.resolve()), encoding="utf-8")
+        page.write_text(fill(page.read_text(encoding="utf-8"), session), encoding="utf-8")
 
 
 if __name__ == "__main__":
