@@ -112,3 +112,20 @@ def test_which_weights_the_int8_matmul_reads(tmp_path: Path, monkeypatch: pytest
     assert "multiples of 128" in support.int8_matmul_unsupported_reason(narrow)
     nf4 = bloom_model(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h
     assert "no int8" in support.int8_matmul_unsupported_reason(nf4)
+
+
+def test_no_argument_of_a_kernel_hides_a_name_of_tritons_own() -> None:
+    """Triton 3.6 generates a function with the kernel's arguments around it, in which these are variables."""
+    import ast
+    from pathlib import Path
+
+    import florilegium
+
+    taken = {"params", "specialization", "options", "grid", "warmup"}
+    kernels = 0
+    for path in (Path(florilegium.__file__).parent / "fast").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in node.decorator_list):
+                kernels += 1
+                assert not taken & {argument.arg for argument in node.args.args}, (path.name, node.name)
+    assert kernels > 20

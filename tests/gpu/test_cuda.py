@@ -38,7 +38,7 @@ def test_flex_equals_plain(head_dim: int, heads: int) -> None:
     for name, make, dtype in (
         ("exact", reference.sdpa_attention, torch.float64),
         ("plain", reference.sdpa_attention, torch.bfloat16),
-        ("flex", fast.flex_attention.flex, torch.bfloat16),
+        ("flex", fast.flex_attention.document_attention, torch.bfloat16),
     ):
         q, k, v = (t.bfloat16().to(dtype).requires_grad_() for t in inputs)
         out = make(document_BT, slopes_H, dtype)(q, k, v)

@@ -26,28 +26,29 @@ from florilegium.fast.decoding.state import PENALTY, TEMPERATURE, TOP_K, TOP_P
 INACTIVE, BROKEN = -2, -3
 _INACTIVE, _BROKEN = tl.constexpr(INACTIVE), tl.constexpr(BROKEN)
 _NO_TOKEN = tl.constexpr(2**31 - 1)  # above every token, so that a minimum leaves it out
-# Columns of sampling_params [slots, 4].
+# Columns of the slots' settings, sampling_params [slots, 4]. (No argument of a kernel may be called `params`: Triton 3.6
+# has a variable of that name in the code that it generates around a kernel.)
 _PARAMS = tl.constexpr(4)
 _TEMPERATURE, _TOP_P, _TOP_K, _PENALTY = (tl.constexpr(column) for column in (TEMPERATURE, TOP_P, TOP_K, PENALTY))
 
 
 @triton.jit
-def _score(scores, seen, params, q, s, column, V, PENALTY: tl.constexpr):
+def _score(scores, seen, settings, q, s, column, V, PENALTY: tl.constexpr):
     """Scores after the repetition penalty (Keskar et al. 2019, arXiv:1909.05858, as Transformers has it).
 
     Reference: RepetitionPenaltyLogitsProcessor(penalty)(input_ids, scores)"""
     x = tl.load(scores + q.to(tl.int64) * V + column, mask=column < V, other=float("-inf"))
     if PENALTY:
-        penalty = tl.load(params + s * _PARAMS + _PENALTY)
+        penalty = tl.load(settings + s * _PARAMS + _PENALTY)
         had = tl.load(seen + s.to(tl.int64) * V + column, mask=column < V, other=0) != 0
         x = tl.where(had, tl.where(x > 0, x / penalty, x * penalty), x)
     return x
 
 
 @triton.jit
-def _temperature(params, s):
+def _temperature(settings, s):
     """What scores are divided by; for greedy decoding (0) anything will do."""
-    given = tl.load(params + s * _PARAMS + _TEMPERATURE)
+    given = tl.load(settings + s * _PARAMS + _TEMPERATURE)
     return tl.where(given > 0, given, 1.0)
 
 
@@ -63,7 +64,7 @@ def _row_stats(tops, sums, q, temperature, C: tl.constexpr):
 
 @triton.jit
 def softmax_stats_kernel(
-    scores, seen, params, row_slot, tops, sums, argmaxes, V, chunk,
+    scores, seen, settings, row_slot, tops, sums, argmaxes, V, chunk,
     PENALTY: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Reference: chunk = scores[q, c * chunk : (c + 1) * chunk]; tops, argmaxes = chunk.max(0); sums = ((chunk - tops) /
@@ -71,14 +72,14 @@ def softmax_stats_kernel(
     q, c = tl.program_id(0), tl.program_id(1)
     s = tl.load(row_slot + q)
     if s >= 0:
-        temperature = _temperature(params, s)
+        temperature = _temperature(settings, s)
         # each lane keeps a maximum and a sum of its own: lanes are put together once, at the end
         top_B = tl.full([BLOCK], float("-inf"), tl.float32)
         at_B = tl.full([BLOCK], _NO_TOKEN, tl.int32)
         sum_B = tl.zeros([BLOCK], tl.float32)
         for first in range(c * chunk, tl.minimum((c + 1) * chunk, V), BLOCK):
             column = first + tl.arange(0, BLOCK)
-            x = _score(scores, seen, params, q, s, column, V, PENALTY)
+            x = _score(scores, seen, settings, q, s, column, V, PENALTY)
             at_B = tl.where(x > top_B, column, at_B)  # > and not >=: of equal scores the first token, as argmax
             higher = tl.maximum(top_B, x)
             safe = tl.where(higher == float("-inf"), 0.0, higher)
@@ -93,7 +94,7 @@ def softmax_stats_kernel(
 
 @triton.jit
 def _found(
-    above, low, whole, params, q, s, width, COUNT: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, J: tl.constexpr
+    above, low, whole, settings, q, s, width, COUNT: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, J: tl.constexpr
 ):
     """What a pass found: the threshold, its number among the candidates, and all that its search began with.
 
@@ -102,10 +103,10 @@ def _found(
     above_J = tl.sum(tl.load(above + (q * C + c[:, None]) * J + j[None, :]), 0)
     total_now = tl.sum(tl.where(j == 0, above_J, 0.0), 0) if FIRST else tl.load(whole + q)
     if COUNT:  # top-k: tokens are counted; 0 cuts nothing
-        k = tl.load(params + s * _PARAMS + _TOP_K)
+        k = tl.load(settings + s * _PARAMS + _TOP_K)
         goal = tl.where(k > 0, k, float("inf"))
     else:  # top-p: a share of the mass that top-k left
-        goal = tl.load(params + s * _PARAMS + _TOP_P) * total_now
+        goal = tl.load(settings + s * _PARAMS + _TOP_P) * total_now
     # The highest candidate above which enough lies; where none does, the lowest.
     best = tl.max(tl.where(above_J >= goal, j, 0), 0)
     return tl.load(low + q) + best.to(tl.float32) * width, best, total_now
@@ -113,7 +114,7 @@ def _found(
 
 @triton.jit(do_not_specialize=["rows", "number"])
 def threshold_search_kernel(
-    scores, seen, params, row_slot, tops, sums, above, low, whole, V, chunk, rows, number, width, width_before, lowest,
+    scores, seen, settings, row_slot, tops, sums, above, low, whole, V, chunk, rows, number, width, width_before, lowest,
     COUNT: tl.constexpr, COUNT_BEFORE: tl.constexpr, FIRST_BEFORE: tl.constexpr, FRESH: tl.constexpr, PENALTY: tl.constexpr,
     C: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -126,14 +127,14 @@ def threshold_search_kernel(
     q, c = tl.program_id(0), tl.program_id(1)
     s = tl.load(row_slot + q)
     if s >= 0:
-        temperature = _temperature(params, s)
+        temperature = _temperature(settings, s)
         top, _ = _row_stats(tops, sums, q, temperature, C)
         base, mass = lowest, 0.0
         # Every chunk's program works out the same threshold from what all chunks left: no launch between the passes.
         if not FRESH:
             before = number - 1
             base, _, mass = _found(
-                above + before * rows * C * J, low + before * rows, whole + before * rows, params, q, s, width_before,
+                above + before * rows * C * J, low + before * rows, whole + before * rows, settings, q, s, width_before,
                 COUNT_BEFORE, FIRST_BEFORE, C, J,
             )  # fmt: skip
         if c == 0:
@@ -145,7 +146,7 @@ def threshold_search_kernel(
         total = tl.zeros([J, BLOCK], tl.float32)
         for first in range(c * chunk, tl.minimum((c + 1) * chunk, V), BLOCK):
             column = first + tl.arange(0, BLOCK)
-            z = (_score(scores, seen, params, q, s, column, V, PENALTY) - top) * per_temperature
+            z = (_score(scores, seen, settings, q, s, column, V, PENALTY) - top) * per_temperature
             part = tl.where(column < V, 1.0, 0.0) if COUNT else tl.exp(z)
             total += tl.where(z[None, :] >= candidate[:, None], part[None, :], 0.0)
         tl.store(above + ((number * rows + q) * C + c) * J + j, tl.sum(total, 1))
@@ -153,7 +154,7 @@ def threshold_search_kernel(
 
 @triton.jit(do_not_specialize=["rows", "last", "num_uniforms"])
 def sample_kernel(
-    scores, seen, params, row_slot, row_position, tops, sums, argmaxes, above, low, whole, uniforms, V, chunk, rows, last, width,
+    scores, seen, settings, row_slot, row_position, tops, sums, argmaxes, above, low, whole, uniforms, V, chunk, rows, last, width,
     num_uniforms, eos, next_token, length, written, limit, done, out,
     SEARCH: tl.constexpr, PENALTY: tl.constexpr, C: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -168,7 +169,7 @@ def sample_kernel(
     if (s < 0) | (position < 0):
         tl.store(out + q, _INACTIVE)
     else:
-        temperature = _temperature(params, s)
+        temperature = _temperature(settings, s)
         top, mass_C = _row_stats(tops, sums, q, temperature, C)
         c = tl.arange(0, C)
         sound = tl.sum(mass_C, 0) < float("inf")  # false for NaN, too
@@ -178,7 +179,7 @@ def sample_kernel(
                 above + last * rows * C * J,
                 low + last * rows,
                 whole + last * rows,
-                params,
+                settings,
                 q,
                 s,
                 width,
@@ -188,7 +189,7 @@ def sample_kernel(
                 J,
             )
             # Neighbours may need the search where this row does not: its token must not depend on that.
-            cut = (tl.load(params + s * _PARAMS + _TOP_P) < 1) | (tl.load(params + s * _PARAMS + _TOP_K) > 0)
+            cut = (tl.load(settings + s * _PARAMS + _TOP_P) < 1) | (tl.load(settings + s * _PARAMS + _TOP_K) > 0)
             threshold = tl.where(cut, found, threshold)
             mass_C = tl.where(cut, tl.load(above + ((last * rows + q) * C + c) * J + best), mass_C)
         argmax = tl.min(tl.where(tl.load(tops + q * C + c) == top, tl.load(argmaxes + q * C + c), _NO_TOKEN), 0)
@@ -204,7 +205,7 @@ def sample_kernel(
         per_temperature = 1 / temperature
         for first in range(chosen * chunk, tl.minimum((chosen + 1) * chunk, V), BLOCK):
             column = first + tl.arange(0, BLOCK)
-            z = (_score(scores, seen, params, q, s, column, V, PENALTY) - top) * per_temperature
+            z = (_score(scores, seen, settings, q, s, column, V, PENALTY) - top) * per_temperature
             kept = (z >= threshold) & (column < V)
             # the same exp of the same z as in the search: the masses here add up to those there
             part = tl.where(kept, tl.exp(z), 0.0)
@@ -213,7 +214,7 @@ def sample_kernel(
             final = tl.maximum(final, tl.max(tl.where(kept & (part > 0), column, -1), 0))
             carry += tl.sum(part, 0)
         token = tl.where(hit < _NO_TOKEN, hit, tl.maximum(final, 0))
-        token = tl.where(tl.load(params + s * _PARAMS + _TEMPERATURE) > 0, token, argmax)
+        token = tl.where(tl.load(settings + s * _PARAMS + _TEMPERATURE) > 0, token, argmax)
         token = tl.where(sound, token, _BROKEN)
         ends = (token == eos) | (count + 1 >= tl.load(limit + s)) | (token < 0)
         tl.store(out + q, token)
