@@ -59,7 +59,7 @@ def test_the_library_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_shown_error_is_the_real_one(tmp_path: Path) -> None:
-    rows = ['{"quote": "Be kind.", "tags": ["a"]}'] * 16 + ['{"quote": "Be kind.", "tags": null}']
+    rows = ['{"quote": "Be kind.", "tags": ["a"]}'] * 16 + ['{"quote": "", "tags": ["a"]}']
     (tmp_path / "quotes.jsonl").write_text("\n".join(rows))
     done = subprocess.run(
         [sys.executable, "-m", "florilegium", "train", "quotes.jsonl"], cwd=tmp_path, capture_output=True, text=True
