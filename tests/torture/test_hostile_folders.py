@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+import florilegium
 from florilegium.errors import ModelError
-from florilegium.model import load_base
+from florilegium.model import Base, adapter_state, load_adapter, load_base, set_adapter_state
 from florilegium.model.identity import weights_digest
 from florilegium.model.weight_files import find_weights
-from tests.torture import hostile
+from tests.torture import hostile, hostile_adapters
 from tests.torture.hostile import Change, copied
 
 CPU = torch.device("cpu")
@@ -113,3 +114,54 @@ def test_kinds_and_shapes_of_a_header_beyond_the_first_slice_are_in_the_digest(t
     one = weights_digest(find_weights(written(tmp_path / "a", last=[2, 8]), "it"))
     other = weights_digest(find_weights(written(tmp_path / "b", last=[8, 2]), "it"))
     assert one != other
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good adapter, trained for two steps."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    rows = run.parent / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"quote": f"Be kind to {word}.", "tags": [word]}) + "\n" for word in "abcdefghijkl")
+    )
+    florilegium.train(rows, model=str(tiny), output=str(run), bits=32, max_steps=2, device="cpu")
+    return run / "adapter"
+
+
+@pytest.mark.parametrize("kind", ["OVERWRITES", "NO_LORA", "NO_FACTS"])
+def test_an_adapter_that_is_more_or_less_than_lora(tiny: Path, adapter: Path, tmp_path: Path, kind: str) -> None:
+    """Refused, and the base holds the numbers that it held."""
+    base = load_base(str(tiny), bits=32, device=CPU)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+
+    def on_the_base(folder: Path, number: int) -> None:
+        try:
+            load_adapter(base, folder)
+        finally:
+            remove_lora(base)
+            now = base.model.state_dict()
+            assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
+
+    refused(getattr(hostile_adapters, kind), adapter, tmp_path, on_the_base)
+    load_adapter(base, adapter)
+
+
+def remove_lora(base: Base) -> None:
+    """The base without what PEFT put on it, as its next load would find it."""
+    for name, module in list(base.model.named_modules()):
+        if hasattr(module, "base_layer"):
+            base.model.set_submodule(name, module.base_layer)
+    if hasattr(base.model, "peft_config"):
+        del base.model.peft_config
+
+
+def test_a_checkpoint_cannot_change_the_base(tiny: Path, adapter: Path) -> None:
+    base = load_base(str(tiny), bits=32, device=CPU)
+    model = load_adapter(base, adapter)
+    state, name = adapter_state(model), "base_model.model.transformer.word_embeddings.weight"
+    before = model.base_model.model.transformer.word_embeddings.weight.clone()
+    for changed in ({**state, name: torch.zeros_like(before)}, dict(list(state.items())[1:])):
+        with pytest.raises(ModelError, match="does not fit this model"):
+            set_adapter_state(model, changed)
+    assert torch.equal(model.base_model.model.transformer.word_embeddings.weight, before)
+    set_adapter_state(model, state)

@@ -20,7 +20,7 @@ import torch
 
 from florilegium.errors import ModelError
 from florilegium.export.lora_change import LoraChange
-from florilegium.model.untrusted import lora_values
+from florilegium.model.adapter_config import lora_values
 from florilegium.storage.safetensors_io import read_header
 
 WEIGHTS = "adapter_model.safetensors"

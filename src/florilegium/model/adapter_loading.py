@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
+from florilegium.model.adapter_config import WEIGHTS, lora_values
 from florilegium.model.base import Base
 from florilegium.model.identity import base_facts
 from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
-from florilegium.model.untrusted import lora_values, read_json
+from florilegium.model.untrusted import read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
 from florilegium.storage.safetensors_io import read_header
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from florilegium.model.families.base import AnyModel
 
+BITS = (4, 8, 16, 32)
 FACT_KINDS: dict[str, Any] = {
     "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
     "template": str,
@@ -39,7 +43,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     what = str(folder / FACTS)
     facts = read_json(folder / FACTS, what)
     for name, kinds in FACT_KINDS.items():
-        if name in facts and not isinstance(facts[name], kinds):
+        known = name != "bits" or facts.get(name) in BITS
+        if name in facts and (not isinstance(facts[name], kinds) or type(facts[name]) is bool or not known):
             raise ModelError(
                 f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}",
                 "Copy the adapter again, or train it again",
@@ -135,15 +140,22 @@ def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, An
 
 
 def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
-    """Every LoRA matrix of the file must have found its place: PEFT drops those that have none with a warning at
-    most."""
-    header = read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")
-    mine = set(adapter_state(model))
-    for name, others, what in (("has", header.keys() - mine, "lacks"), ("lacks", mine - header.keys(), "has")):
-        matrices = sorted(other for other in others if ".lora_" in other)
-        if matrices:
-            cause = f"the adapter in {folder} {name} {len(matrices)} matrices that {base.name} {what} ({matrices[0]})"
+    """Every tensor of the file must have found its place, and every place its numbers: PEFT drops what has none with a
+    warning at most."""
+    header = read_header(folder / WEIGHTS, f"the adapter in {folder}")
+    state = adapter_state(model)
+    for name, others, what in (("has", header.keys() - state, "lacks"), ("lacks", state.keys() - header, "has")):
+        if others:
+            cause = (
+                f"the adapter in {folder} {name} {len(others)} matrices that {base.name} {what} ({min(others)[:120]})"
+            )
             raise ModelError(cause, "It was made for another model: name that one with --model")
+    for key, tensor in state.items():
+        if list(tensor.shape) != header[key]["shape"] or not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"the adapter in {folder} holds NaN or infinity, or another shape, in {key[:120]}",
+                "Get the adapter again, or train it again",
+            )
 
 
 def check_fit(base: Base, facts: Mapping[str, Any], folder: Path, *, ignored: Sequence[str] = ()) -> None:

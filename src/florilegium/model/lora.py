@@ -129,6 +129,11 @@ def set_adapter_state(model: AnyModel, state: Mapping[str, torch.Tensor]) -> Non
     """Puts tensors from `adapter_state` back. Raises ModelError when they are not this adapter's."""
     from peft import set_peft_model_state_dict
 
+    mine = {name: tensor.shape for name, tensor in adapter_state(model).items()}
+    if {name: tensor.shape for name, tensor in state.items()} != mine:  # PEFT would put any other into the base
+        raise ModelError(
+            "the saved adapter does not fit this model", "Use the base model and --lora-rank it was trained with"
+        )
     result: Any = set_peft_model_state_dict(model, dict(state))  # a namedtuple of keys, which PEFT does not annotate
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
         raise ModelError(
