@@ -302,3 +302,71 @@ NUMBERS: dict[str, Change] = {
     for value in values
     if not (key == "n_head" and value is None)
 }
+
+
+# ---- 5: bounds --------------------------------------------------------------------------------------------------------
+
+
+def link(name: str, target: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return change
+
+
+def filled(name: str, text: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(text)
+
+
+def sparse(name: str, size: int) -> Change:
+    def change(folder: Path) -> None:
+        with (folder / name).open("r+b" if (folder / name).exists() else "wb") as file:
+            file.truncate(size)
+
+    return change
+
+
+def edit_tokenizer(edit: Callable[[dict[str, Any]], None]) -> Change:
+    def change(folder: Path) -> None:
+        values = json.loads((folder / "tokenizer.json").read_text())
+        edit(values)
+        (folder / "tokenizer.json").write_text(json.dumps(values))
+
+    return change
+
+
+def split_by(pattern: str) -> Change:
+    """A pattern whose time grows with every letter."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return edit_tokenizer(lambda values: values.update(pre_tokenizer=split))
+
+
+def more_words(values: dict[str, Any]) -> None:
+    """Words that were added, and no row of the embedding for them."""
+    first = len(values["model"]["vocab"]) + 100
+    values["added_tokens"] += [
+        {"id": first + i, "content": f"<w{i}>", "special": False, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": True} for i in range(500)
+    ]  # fmt: skip
+
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "generation_config.json")
+OUT_OF_BOUNDS: dict[str, Change] = {
+    **{f"a FIFO as {name}": fifo(name) for name in FILES},
+    **{f"/dev/zero as {name}": link(name, "/dev/zero") for name in FILES},
+    **{f"a loop as {name}": link(name, name) for name in ("config.json", "tokenizer.json", "model.safetensors")},
+    **{f"nothing in {name}": filled(name, b"") for name in FILES},
+    **{f"1e5 deep {name}": filled(name, b'{"a":' * 100_000) for name in FILES},
+    **{
+        f"{name} of 70 MB": sparse(name, 70 << 20)
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
+    },
+    "vocab.json of 70 MB": sparse("vocab.json", 70 << 20),
+    "special_tokens_map.json as a FIFO": fifo("special_tokens_map.json"),
+    "chat_template.jinja of 70 MB": sparse("chat_template.jinja", 70 << 20),
+    "weights of 1 TB": sparse("model.safetensors", 1 << 40),
+    "a pattern that never ends": split_by(r"(?:(?:.|.)+)+(?=\d\d\d\d)"),
+    "words that the embedding lacks": edit_tokenizer(more_words),
+    "a tokenizer of nothing": filled("tokenizer.json", b"{}"),
+}

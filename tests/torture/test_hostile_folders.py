@@ -4,6 +4,7 @@ of range. Every member is refused in one line or loads as the good model that it
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from florilegium.errors import ModelError
 from florilegium.model import Base, adapter_state, load_adapter, load_base, set_adapter_state
 from florilegium.model.identity import weights_digest
 from florilegium.model.weight_files import find_weights
+from florilegium.storage.json_lines import read_lines
+from florilegium.tokens.encode import text_ids
 from tests.torture import hostile, hostile_adapters
 from tests.torture.hostile import Change, copied
 
@@ -78,6 +81,35 @@ def test_code_by_configuration(tiny: Path, tmp_path: Path) -> None:
 
 def test_numbers_out_of_range(tiny: Path, tmp_path: Path) -> None:
     refused(hostile.NUMBERS, tiny, tmp_path, as_base)
+
+
+def test_what_is_out_of_bounds(tiny: Path, tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(hostile.OUT_OF_BOUNDS, tiny, tmp_path, as_base)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_a_tokenizer_that_gives_up_on_a_text_says_so(tiny: Path, tmp_path: Path) -> None:
+    """The tokenizers library panics then, which is no Exception."""
+    folder = copied(tiny, tmp_path / "model", hostile.split_by("(x+x+)+y"))
+    base = load_base(str(folder), bits=32, device=CPU)
+    with pytest.raises(ModelError, match="the tokenizer gave up on a text"):
+        text_ids(base.tokenizer, ["x" * 60])
+
+
+def test_a_log_of_any_length_is_read_within_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        for step in range(20_000):
+            file.write(json.dumps({"step": step, "loss": 1.0}) + "\n")
+            if step % 4000 == 0:
+                file.write("x" * (3 << 20) + '{"step": 1}\n{"torn": \n[1]\n' + "[" * 100_000 + "\n")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + (300 << 20))  # no line at all
+    rows = read_lines(path)
+    assert [row["step"] for row in rows] == list(range(20_000))
+    thinned = read_lines(path, budget=100_000)
+    assert 1000 < len(thinned) < 4000 and thinned[0]["step"] == 0 and thinned[-1]["step"] == 19_999
 
 
 def test_the_digest_covers_what_is_read_and_nothing_else(tiny: Path, tmp_path: Path) -> None:

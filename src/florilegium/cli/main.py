@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from florilegium.cli.commands import COMMANDS
 from florilegium.cli.parser import build_parser
-from florilegium.errors import FlorilegiumError, redact
+from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
 from florilegium.signals import watch
+from florilegium.storage.library_errors import is_panic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `florilegium generate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except BaseException as error:
+        if is_panic(error):
+            error = ModelError(
+                f"a library gave up ({one_line(str(error))[:200]})", "Look at the model's tokenizer.json, or --debug"
+            )
+        if not isinstance(error, Exception):
+            raise
         return _tell(error, "--debug" in given)
     return 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,7 @@ from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.model.tokenizer_loader import load_tokenizer
+from florilegium.model.tokenizer_loader import check_vocabulary, load_tokenizer
 from florilegium.model.transformers_loader import load_model
 from florilegium.model.weight_files import find_weights
 
@@ -105,6 +105,9 @@ def load_base(
     with quietly(), model_errors(name):
         tokenizer = load_tokenizer(folder, config, name)
         model = load_model(files, config, bits, device, compute_dtype)
+        embedding: Any = model.get_input_embeddings()
+        check_vocabulary(tokenizer, embedding.weight.shape[0], name)
+        vocabulary = tokenizer_digest(tokenizer)
     model.eval().requires_grad_(False)
     return Base(
         model,
@@ -114,6 +117,6 @@ def load_base(
         device,
         compute_dtype,
         weights_digest(files),
-        tokenizer_digest(tokenizer),
+        vocabulary,
         folder,
     )

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
-from florilegium.storage.library_errors import is_out_of_memory
+from florilegium.storage.library_errors import is_out_of_memory, is_panic
 
 
 @contextlib.contextmanager
@@ -34,11 +34,13 @@ def model_errors(name: str) -> Iterator[None]:
         yield
     except FlorilegiumError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise _told(name, error) from error
 
 
-def _told(name: str, error: Exception) -> FlorilegiumError:
+def _told(name: str, error: BaseException) -> FlorilegiumError:
     if is_out_of_memory(error):
         return ResourceError(f"{name} does not fit in memory", "Try --bits 4, or a smaller --model")
     if isinstance(error, OSError) and error.errno:

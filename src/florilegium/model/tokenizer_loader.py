@@ -59,6 +59,21 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTra
     return tokenizer
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str) -> None:
+    """Raises ModelError where a text can have tokens that the embedding has no row for: words were added to the
+    tokenizer, and the model was not made larger. Special tokens that no text becomes may lie beyond."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
+    beyond = {word: number for word, number in tokenizer.get_vocab().items() if number >= embedding_rows}
+    used = sorted((number, word) for word, number in beyond.items() if number not in special)
+    if used:
+        number, word = used[0]
+        raise ModelError(
+            f"the tokenizer of {name} knows {len(used):,} tokens that its embedding of {embedding_rows:,} rows lacks "
+            f"(token {number}, {word[:40]!r})",
+            "Call model.resize_token_embeddings(len(tokenizer)) and save it again, or choose another model",
+        )
+
+
 def check_class(chosen: object, name: str) -> None:
     """A name that Transformers does not know is no harm: it falls back on the tokenizers library."""
     import transformers

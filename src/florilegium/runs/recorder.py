@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from florilegium.config import SamplingSettings
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
-from florilegium.storage.atomic_files import append_line, read_lines, sync_file, write_text
+from florilegium.storage.atomic_files import append_line, atomic_write, sync_file
+from florilegium.storage.json_lines import whole_lines
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.training import EvalMetrics, Snapshot, StepMetrics, save_checkpoint
 
@@ -102,6 +103,7 @@ def forget_after(run: RunDirectory, step: int) -> None:
     """Drops what was logged beyond `step`, before a run goes on from there."""
     for path in (run.metrics, run.samples):
         if path.exists():
-            rows = read_lines(path)
-            kept = [row for row in rows if isinstance(row.get("step"), (int, float)) and row["step"] <= step]
-            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            with atomic_write(path) as file:
+                for _, row in whole_lines(path):
+                    if isinstance(row.get("step"), (int, float)) and row["step"] <= step:
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -132,7 +132,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """One JSON object more in a .jsonl file. A reader that meets a torn last line (after a crash) leaves it out:
-    `read_lines`."""
+    `json_lines.py`."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with disk_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | platform.SAFE_OPEN, 0o666)
@@ -151,15 +151,3 @@ def sync_file(path: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file that are whole: a torn or overwritten line is left out."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    rows.append(row)
-    return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch's allocator on the CPU
+    "annot allocate memory",  # the operating system (ENOMEM), through any library: a failed mmap of a weight file
     "out of memory",  # CUDA's driver and runtime, through any library
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "bad_alloc",  # the C++ library
@@ -25,3 +26,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_disk_full(error: BaseException) -> bool:
     """Whether a library says that the disk is full by other means than OSError."""
     return any(sign in str(error) for sign in DISK_FULL)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: what it raises is no Exception, and passes whoever awaits one."""
+    return type(error).__name__ == "PanicException"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import UsageError
-from florilegium.storage.atomic_files import read_lines
+from florilegium.storage.json_lines import read_lines
 from florilegium.storage.paths import check_path
 
 RUNS = Path("runs")

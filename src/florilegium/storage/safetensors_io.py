@@ -69,6 +69,8 @@ def read_header(path: Path, what: str) -> dict[str, Any]:
     Raises ModelError, which calls the file `what`, when it is not one or its header is out of bounds.
     """
     fix = "Get it again from where it came"
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise ModelError(f"{what} is no file", fix)
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

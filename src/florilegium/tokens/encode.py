@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import DataError, ModelError
+from florilegium.storage.library_errors import is_panic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +56,12 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
         return []
     eos = end_of_text(tokenizer)
     # verbose=False: transformers warns of texts beyond the model's length, which are cut right after.
-    batch: Any = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    try:
+        batch: Any = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise ModelError(f"the tokenizer gave up on a text ({str(error)[:100]})", "Choose another --model") from None
     return [ids[:-1] if ids and ids[-1] == eos else ids for ids in batch]
 
 
