@@ -11,7 +11,7 @@ import torch
 
 from florilegium.config import SamplingSettings
 from florilegium.data import Template
-from florilegium.errors import UsageError
+from florilegium.errors import ResourceError, UsageError
 from florilegium.generation import (
     Completion,
     PackedDecoder,
@@ -22,6 +22,7 @@ from florilegium.generation import (
     stream_text,
     write_batch,
 )
+from florilegium.generation.generate import write
 from florilegium.generation.sampling import filtered_weights, next_tokens, uniform_draws
 from florilegium.model import Base, LoadedModel, load_base
 from tests.tiny import save_tiny
@@ -83,6 +84,28 @@ def test_a_batch_equals_its_rows_alone(base: Base, decoder: type) -> None:
             complete(decoder(LoadedModel(base, base.model)), [p], settings, i)[0] for i, p in enumerate(prompts(12))
         ]
         assert together == alone
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_where_memory_runs_out_fewer_rows_are_written_at_once(
+    base: Base, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """A batch of more than `room` rows fails at its third token: the same texts come, each token once."""
+    requests = [Request(row, i, GREEDY) for i, row in enumerate(prompts(7))]
+    loaded = LoadedModel(base, base.model)
+    whole = collect(write(loaded, requests), 7)
+    stock, failed = PackedDecoder.write, []
+
+    def little_memory(decoder: PackedDecoder, tokens_B: torch.Tensor) -> torch.Tensor:
+        if len(tokens_B) > room and (steps := failed.append(len(tokens_B)) or len(failed)) % 2 == 0:
+            raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: try {steps}")
+        return stock(decoder, tokens_B)
+
+    monkeypatch.setattr(PackedDecoder, "write", little_memory)
+    assert collect(write(loaded, requests), 7) == whole and max(failed) > room
+    monkeypatch.setattr(PackedDecoder, "write", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ResourceError, match="does not fit in memory"):
+        list(write(loaded, requests))
 
 
 def test_closing_the_iterator_stops_at_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

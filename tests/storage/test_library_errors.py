@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
-from florilegium.storage.library_errors import DISK_FULL, OUT_OF_MEMORY, is_disk_full, is_out_of_memory
+from florilegium.storage.library_errors import DISK_FULL, OUT_OF_MEMORY, is_disk_full, is_out_of_memory, is_panic
 
 SAID = {
     "can't allocate memory": "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
     "you tried to allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)",
+    "Cannot allocate memory (12)": "unable to mmap 14138228736 bytes from file </m/model.safetensors>: Cannot allocate memory (12)",
+    "(os error 12)": "Cannot allocate memory (os error 12)",
     "out of memory": "CUDA error: out of memory",
     "ALLOC_FAILED": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "bad_alloc": "std::bad_alloc",
@@ -24,7 +28,8 @@ def test_each_sign_of_a_full_memory(sign: str) -> None:
 
 def test_memory_by_class() -> None:
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("Tried to allocate 2 GiB"))
-    assert is_out_of_memory(torch.cuda.OutOfMemoryError())
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError()) and is_out_of_memory(OSError(errno.ENOMEM, "full"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "full"))
 
 
 def test_torch_on_the_cpu_really_says_so() -> None:
@@ -41,3 +46,16 @@ def test_what_is_something_else(error: BaseException) -> None:
 @pytest.mark.parametrize("sign", DISK_FULL)
 def test_each_sign_of_a_full_disk(sign: str) -> None:
     assert is_disk_full(Exception(f"Error while serializing: I/O error: No space left on device ({sign})"))
+
+
+def test_a_library_that_gave_up_is_known() -> None:
+    """A tokenizer whose pattern goes back for ever: the tokenizers library panics, and that is no Exception."""
+    from tokenizers import Regex, pre_tokenizers
+
+    try:
+        pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated").pre_tokenize_str("x" * 60)
+    except BaseException as error:
+        assert is_panic(error) and not isinstance(error, Exception)
+    else:
+        raise AssertionError("it found an end")
+    assert not is_panic(KeyboardInterrupt()) and not is_panic(RuntimeError("panic"))

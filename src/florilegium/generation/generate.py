@@ -164,10 +164,30 @@ def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[To
             rows.sort(key=lambda i: len(requests[i].token_ids))
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
-                decoder = PackedDecoder(loaded) if base.packs else StockDecoder(loaded)
                 with contextlib.nullcontext() if adapter else loaded.adapter_off():
-                    for written in write_batch(decoder, [requests[i] for i in batch], eos):
+                    for written in _stepping_down(loaded, [requests[i] for i in batch], eos):
                         yield replace(written, request=batch[written.request])
+
+
+def _stepping_down(loaded: LoadedModel, requests: Sequence[Request], eos: int) -> Iterator[TokenEvent]:
+    """`write_batch`; where memory runs out each half of the rows by itself, from its beginning: what was written before
+    comes again, since a row's chances are its own, and is not given twice."""
+    sent = [0] * len(requests)
+    try:
+        for written in write_batch(PackedDecoder(loaded) if loaded.base.packs else StockDecoder(loaded), requests, eos):
+            sent[written.request] += 1
+            yield written
+        return
+    except (RuntimeError, MemoryError) as error:
+        if len(requests) == 1 or not is_out_of_memory(error):
+            raise
+    half = len(requests) // 2  # here, where the error's traceback no longer holds the batch that failed
+    for begin, part in ((0, requests[:half]), (half, requests[half:])):
+        seen = [0] * len(part)
+        for written in _stepping_down(loaded, part, eos):
+            seen[written.request] += 1
+            if seen[written.request] > sent[begin + written.request]:
+                yield replace(written, request=begin + written.request)
 
 
 def collect(written: Iterable[TokenEvent], count: int) -> list[Completion]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from florilegium.config import SamplingSettings
+from florilegium.errors import ResourceError
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.storage.atomic_files import append_line, atomic_write, sync_file
@@ -69,7 +70,12 @@ class Recorder:
             self.view.evaluated(metrics, is_best)
         settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
         texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
-        self.samples = self.tuned.complete(texts, settings)
+        try:
+            self.samples = self.tuned.complete(texts, settings)
+        except ResourceError as error:  # the losses fit: samples are no reason to end a run
+            self.note(f"no samples: {error.cause}")
+            self.view.say(f"         no samples at step {metrics['step']}: {error.cause}")
+            return
         for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
             line = {"step": metrics.step, "prompt": prompt, **row.as_row(self.tuned.template)}
             append_line(self.run.samples, line)

@@ -6,9 +6,12 @@ CUDA's libraries finds none. Libraries written in Rust report the operating syst
 
 from __future__ import annotations
 
+import errno
+
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch's allocator on the CPU
-    "annot allocate memory",  # the operating system (ENOMEM), through any library: a failed mmap of a weight file
+    "Cannot allocate memory (12)",  # torch, where a weight file cannot be mapped
+    "(os error 12)",  # ENOMEM, by a library written in Rust
     "out of memory",  # CUDA's driver and runtime, through any library
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "bad_alloc",  # the C++ library
@@ -18,6 +21,8 @@ DISK_FULL = ("os error 28",)  # ENOSPC, by a library written in Rust
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the host or on a GPU."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's class, without torch
         return True
     return isinstance(error, Exception) and any(sign in str(error) for sign in OUT_OF_MEMORY)
