@@ -74,7 +74,7 @@ class Recorder:
             self.samples = self.tuned.complete(texts, settings)
         except ResourceError as error:  # the losses fit: samples are no reason to end a run
             self.note(f"no samples: {error.cause}")
-            self.view.say(f"         no samples at step {metrics['step']}: {error.cause}")
+            self.view.say(f"         no samples at step {metrics.step}: {error.cause}")
             return
         for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
             line = {"step": metrics.step, "prompt": prompt, **row.as_row(self.tuned.template)}
