@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from florilegium.cli.foreign_flags import COMMANDS as FOREIGN_COMMANDS
+from florilegium.cli.screen import print_line
 from florilegium.cli.translate import known_names, translate
 from florilegium.errors import UsageError, nearest
 
@@ -26,7 +27,7 @@ class HelpAll(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        print(parser.format_help() if not isinstance(parser, CommandParser) else parser.format_full_help(), end="")
+        print_line(parser.format_help() if not isinstance(parser, CommandParser) else parser.format_full_help(), end="")
         parser.exit()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from florilegium.cli.progress import one_row, printable
+from florilegium.cli.progress import one_row
+from florilegium.cli.screen import printable
 from florilegium.data import finding_sentences
 from florilegium.errors import counted
 

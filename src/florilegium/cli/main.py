@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from florilegium.cli.commands import COMMANDS
 from florilegium.cli.parser import build_parser
+from florilegium.cli.screen import print_line, printable
 from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
 from florilegium.signals import watch
 from florilegium.storage.library_errors import is_panic
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("florilegium: stopped by SIGINT", file=sys.stderr)
+        print_line("florilegium: stopped by SIGINT", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `florilegium generate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,7 +48,7 @@ def _run(arguments: Sequence[str]) -> None:
     if flags.version:
         from florilegium.config.installed import installed_version
 
-        print(installed_version("florilegium"))
+        print_line(installed_version("florilegium"))
     elif flags.command is None:
         parser.print_help()
     else:
@@ -63,7 +64,7 @@ def _tell(error: Exception, debug: bool) -> int:
     else:
         import traceback
 
-        words = redact("".join(traceback.format_exception(error)))
+        words = printable(redact("".join(traceback.format_exception(error))))
     with contextlib.suppress(OSError):  # the exit code must stand even where nothing can be written
         sys.stderr.write(words)
         sys.stderr.flush()

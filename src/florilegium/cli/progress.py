@@ -15,15 +15,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from florilegium.cli.screen import printable
+
 if TYPE_CHECKING:
     from florilegium.data import Template
     from florilegium.generation import Generated
     from florilegium.training import EvalMetrics, StepMetrics
-
-
-def printable(text: str) -> str:
-    """`text` with control characters (escape sequences among them) as spaces; line breaks stay."""
-    return "".join(c if c == "\n" or c.isprintable() else " " for c in text)
 
 
 def gigabytes(size: float) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from florilegium.cli.progress import printable
+from florilegium.cli.screen import printable
 from florilegium.runs.listing import RunSummary
 
 _PIPED_WIDTH = 200

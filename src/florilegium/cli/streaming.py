@@ -7,7 +7,8 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from florilegium.cli.progress import print_quote, printable
+from florilegium.cli.progress import print_quote
+from florilegium.cli.screen import print_line, printable
 
 if TYPE_CHECKING:
     from florilegium.config import SamplingSettings
@@ -25,7 +26,7 @@ def stream_rows(tuned: Tuned, prompt: str, n: int, settings: SamplingSettings, *
         text, finished = _watch(tuned.stream(prompt, tags=tags, row=row, settings=settings))
         _clear(text)
         print_quote(tuned.as_generated(text, finished), tuned.template)
-        print(flush=True)
+        print_line(flush=True)
 
 
 def _watch(pieces: Generator[str, None, bool]) -> tuple[str, bool]:

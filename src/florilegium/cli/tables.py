@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from florilegium.cli.progress import printable
+from florilegium.cli.screen import printable
 from florilegium.errors import counted
 from florilegium.evaluation.table import table
 from florilegium.report.compare import metric_rows

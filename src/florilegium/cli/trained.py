@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 
 from florilegium.cli.progress import gigabytes, print_quote
+from florilegium.cli.screen import json_line, print_line
 from florilegium.generation import Generated
 from florilegium.runs.finish import Trained
 
@@ -18,12 +18,12 @@ def show_trained(trained: Trained, as_json: bool) -> None:
     if not rows and trained.tuned.openings:
         rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
     if as_json:
-        print(json.dumps(_as_json(trained, rows)))
+        print_line(json_line(_as_json(trained, rows)))
         return
-    print(flush=True)
+    print_line(flush=True)
     for row in rows:
         print_quote(row, trained.tuned.template)
-    print(f"\n{_summary(trained)}{_verdict(trained)}\n{_next_commands(trained)}")
+    print_line(f"\n{_summary(trained)}{_verdict(trained)}\n{_next_commands(trained)}")
 
 
 def _as_json(trained: Trained, rows: list[Generated]) -> dict[str, object]:

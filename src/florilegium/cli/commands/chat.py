@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_run_and_sampling, load_tuned, sampling_settings
+from florilegium.cli.screen import print_line
 from florilegium.config import SamplingSettings
 from florilegium.errors import DataError, UsageError
 
@@ -41,7 +42,7 @@ def add(commands: Commands) -> None:
 def run(flags: argparse.Namespace) -> None:
     settings, n = sampling_settings(flags), flags.n
     tuned = load_tuned(flags)
-    print(HELP, file=sys.stderr)
+    print_line(HELP, file=sys.stderr)
     while line := _ask():
         word, _, rest = line.partition(" ")
         try:
@@ -54,7 +55,7 @@ def run(flags: argparse.Namespace) -> None:
                 tuned, word if word.startswith("/") else "", rest if word.startswith("/") else line, n, settings, flags
             )
         except (UsageError, DataError) as error:  # of this line: the next may be right
-            print(error, file=sys.stderr)
+            print_line(error, file=sys.stderr)
         settings = replace(settings, seed=settings.seed + 1)
 
 
@@ -80,7 +81,7 @@ def _answer(
         result = tuned.about(text.split(","), n, settings=settings)
         _show(tuned, result.rows, flags.json)
         if len(result.rows) < n:
-            print(
+            print_line(
                 f"{len(result.rows)} found; the tags it writes most: {', '.join(result.frequent_tags)}", file=sys.stderr
             )
     elif writes_as_it_goes(flags.json):
@@ -96,5 +97,5 @@ def _show(tuned: Tuned, rows: list[Generated], as_json: bool) -> None:
 
 
 def _ask() -> str:
-    print("> ", end="", file=sys.stderr, flush=True)
+    print_line("> ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()

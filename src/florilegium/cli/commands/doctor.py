@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import counted, redact
 
 
@@ -28,8 +28,8 @@ def run(flags: argparse.Namespace) -> None:
         checks = check_environment(hub=flags.hub)
     wrong = [check for check in checks if check.fix]
     if flags.json:
-        print(redact(json.dumps({"checks": [check.to_json() for check in checks], "problems": len(wrong)})))
+        print_line(redact(json_line({"checks": [check.to_json() for check in checks], "problems": len(wrong)})))
         return
     for check in checks:
-        print(redact(f"{check.name:<13} {check.found}" + (f"\n{'':<13} {check.fix}" if check.fix else "")))
-    print(f"\n{counted(len(wrong), 'problem')} found")
+        print_line(redact(f"{check.name:<13} {check.found}" + (f"\n{'':<13} {check.fix}" if check.fix else "")))
+    print_line(f"\n{counted(len(wrong), 'problem')} found")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_where_it_runs
 from florilegium.cli.flags import add_run, given_run
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import json_line, print_line
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 _SETTINGS = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device")
@@ -42,7 +42,7 @@ def run(flags: argparse.Namespace) -> None:
     settings = {name: getattr(flags, name) for name in _SETTINGS}
     report = evaluate(given_run(flags), **settings, view=TerminalView())
     if flags.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print_line(json_line(report))
         return
     from florilegium.cli.tables import print_evaluation
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from typing import Any
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.storage.run_directory import adapter_folder, find_run
 
@@ -52,7 +52,7 @@ def run(flags: argparse.Namespace) -> None:
         view.stop()
     if flags.json:
         report = {"directory": str(done.directory), "to": done.to, "type": done.kind, "files": done.files}
-        print(json.dumps({**report, "verdict": done.verdict.as_json()}, ensure_ascii=False))
+        print_line(json_line({**report, "verdict": done.verdict.as_json()}))
         return
     _show(done)
 
@@ -61,11 +61,13 @@ def _show(done: Any) -> None:
     """What was made, how it compares, what to type next."""
     for name, size in done.files.items():
         if size > 1 << 20 or name.endswith((".gguf", ".safetensors")):
-            print(f"{size / 1e6:>12,.1f} MB  {done.directory / name}")
-    print(f"\n{done.verdict.sentence()}")
+            print_line(f"{size / 1e6:>12,.1f} MB  {done.directory / name}")
+    print_line(f"\n{done.verdict.sentence()}")
     if done.verdict.passed:
-        print(
+        print_line(
             f"It was loaded again and answers as the live adapter does ({done.verdict.rows} {done.verdict.rows_are})."
         )
     where = shlex.quote(str(done.directory))
-    print(f"\nIts card: {done.directory / 'README.md'}\nTo the Hub:\n    florilegium push {where} USER/NAME --dry-run")
+    print_line(
+        f"\nIts card: {done.directory / 'README.md'}\nTo the Hub:\n    florilegium push {where} USER/NAME --dry-run"
+    )

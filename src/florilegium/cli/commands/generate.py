@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import json_line, print_line
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
 from florilegium.storage.run_directory import adapter_folder, find_run
@@ -108,7 +108,7 @@ def sampling_settings(flags: argparse.Namespace) -> SamplingSettings:
 
 def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
     if flags.seed is None and settings.temperature > 0:
-        print(f"seed {settings.seed} (--seed {settings.seed} writes this again)", file=sys.stderr)
+        print_line(f"seed {settings.seed} (--seed {settings.seed} writes this again)", file=sys.stderr)
 
 
 def load_tuned(flags: argparse.Namespace) -> Tuned:
@@ -135,7 +135,8 @@ def _check(flags: argparse.Namespace) -> None:
 
 def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSettings) -> None:
     """Quotes drawn and chosen by the tags that the model gives them; says how many were drawn."""
-    from florilegium.cli.progress import printable, working
+    from florilegium.cli.progress import working
+    from florilegium.cli.screen import printable
 
     with working(f"looking for {counted(flags.n, 'quote')} about {flags.about}" + tuned.warm_up_note()):
         result = tuned.about(flags.about.split(","), flags.n, settings=settings)
@@ -143,7 +144,7 @@ def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSett
     found = f"{counted(len(result.rows), 'quote')} about {flags.about}, chosen from {result.drawn} that were drawn"
     if len(result.rows) < flags.n:
         found += f"; the tags it writes most: {', '.join(result.frequent_tags)}"
-    print(printable(found), file=sys.stderr)
+    print_line(printable(found), file=sys.stderr)
 
 
 def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings: SamplingSettings) -> None:
@@ -163,7 +164,7 @@ def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings
             rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
     if len(rows) < wanted:
         why = "after 10 attempts each they still copied a training row or had no quote"
-        print(f"{wanted - len(rows)} of {wanted} dropped: {why}", file=sys.stderr)
+        print_line(f"{wanted - len(rows)} of {wanted} dropped: {why}", file=sys.stderr)
     show(tuned, rows, beside, flags.json)
 
 
@@ -173,12 +174,12 @@ def show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], a
     for i, row in enumerate(rows):
         if as_json:
             extra = {"base": beside[i].as_row(tuned.template)} if beside else {}
-            print(json.dumps({**row.as_row(tuned.template), **extra}, ensure_ascii=False))
+            print_line(json_line({**row.as_row(tuned.template), **extra}))
             continue
         print_quote(row, tuned.template, "tuned" if beside else "")
         if beside:
             print_quote(beside[i], tuned.template, "base ")
-        print()
+        print_line()
 
 
 def _read_prompts(path: str) -> list[str]:

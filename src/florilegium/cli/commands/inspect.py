@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_config_flags, config_from_flags
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import json_line, print_line
 
 SETTINGS = (
     "data", "template", "text_column", "tags_column", "tags_separator", "split", "held_out_file", "skip_bad_rows",
@@ -39,7 +39,7 @@ def run(flags: argparse.Namespace) -> None:
     with loading_pytorch() if tokens else contextlib.nullcontext():
         report = inspect(config.data, tokens=tokens, strict=flags.strict, **settings)
     if flags.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print_line(json_line(report))
         return
     from florilegium.cli.inspection import print_inspection
 

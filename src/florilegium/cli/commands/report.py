@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
+from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.storage.run_directory import find_run
 
@@ -35,7 +35,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.output:
         raise UsageError("--output is for the comparison of two runs", "A run's own page is its report.html")
     page = write_report(directory)
-    print(json.dumps({"report": str(page)}) if flags.json else page)
+    print_line(json_line({"report": str(page)}) if flags.json else page)
 
 
 def _compare(first: Path, second: Path, page: Path, as_json: bool) -> None:
@@ -46,9 +46,9 @@ def _compare(first: Path, second: Path, page: Path, as_json: bool) -> None:
     write_text(page, comparison_page(a, b))
     comparison = compare_runs(a, b)
     if as_json:
-        print(json.dumps({**comparison, "report": str(page)}, ensure_ascii=False))
+        print_line(json_line({**comparison, "report": str(page)}))
         return
     from florilegium.cli.tables import print_comparison
 
     print_comparison(comparison)
-    print(f"\n{page}")
+    print_line(f"\n{page}")

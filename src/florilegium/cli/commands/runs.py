@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 
 from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError, counted
 from florilegium.storage.run_directory import RunDirectory
 
@@ -43,10 +43,10 @@ def _list(flags: argparse.Namespace) -> None:
 
     found = [summarise(named_run(name)) for name in flags.names] if flags.names else list_runs()
     if flags.json:
-        print(json.dumps([summary.to_json() for summary in found], ensure_ascii=False))
+        print_line(json_line([summary.to_json() for summary in found]))
         return
     if not found:
-        print("There is no run in runs/. Type: florilegium train", file=sys.stderr)
+        print_line("There is no run in runs/. Type: florilegium train", file=sys.stderr)
         return
     from florilegium.cli.run_table import print_runs
 
@@ -62,7 +62,7 @@ def _open(flags: argparse.Namespace) -> None:
     if not run.report.is_file():
         raise UsageError(f"{run.path} has no report yet", f"Type: florilegium report {run.path}")
     opened = webbrowser.open(run.report.resolve().as_uri())
-    print(json.dumps({"report": str(run.report), "opened": opened}) if flags.json else run.report)
+    print_line(json_line({"report": str(run.report), "opened": opened}) if flags.json else run.report)
 
 
 def _rename(flags: argparse.Namespace) -> None:
@@ -71,7 +71,7 @@ def _rename(flags: argparse.Namespace) -> None:
     if len(flags.names) != 2:
         raise UsageError("`runs rename` takes a run and its new name", "Type: florilegium runs rename RUN NAME")
     path = rename_run(named_run(flags.names[0]), flags.names[1])
-    print(json.dumps({"run": str(path)}) if flags.json else path)
+    print_line(json_line({"run": str(path)}) if flags.json else path)
 
 
 def _remove(flags: argparse.Namespace) -> None:
@@ -102,9 +102,9 @@ def _tell(flags: argparse.Namespace, runs: Sequence[RunDirectory], freed: Sequen
     from florilegium.cli.run_table import megabytes
 
     if flags.json:
-        print(json.dumps({"removed": [str(run.path) for run in runs], "bytes": sum(freed)}))
+        print_line(json_line({"removed": [str(run.path) for run in runs], "bytes": sum(freed)}))
     else:
-        print(f"{what}, {megabytes(sum(freed))} freed")
+        print_line(f"{what}, {megabytes(sum(freed))} freed")
 
 
 def _only(names: Sequence[str], action: str) -> str:
@@ -119,6 +119,6 @@ def _ask(yes: bool, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody is there to answer", "Add --yes")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    print_line(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was removed", "Answer y, or add --yes")

@@ -7,6 +7,7 @@ import argparse
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import COMMON, add_config_flags, config_from_flags
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import print_line
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +34,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.print_config:
         from florilegium.config import dump_config
 
-        print(dump_config(config), end="")
+        print_line(dump_config(config), end="")
         return
     from florilegium.data import read_rows_of
 

@@ -1,0 +1,82 @@
+"""Nothing that a path, a name or a file holds reaches the terminal as it is, on either stream."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from florilegium.cli.main import main
+from florilegium.cli.screen import json_line, printable
+from florilegium.export.card import CardFacts, make_card
+from florilegium.export.origin import Origin
+
+ROOT = Path(__file__).parent.parent.parent
+RED = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202e"
+
+
+def test_every_line_of_the_command_line_is_printed_by_one_function() -> None:
+    """`completion` prints a shell script of our own."""
+    folder = ROOT / "src" / "florilegium" / "cli"
+    plain = {path.name for path in folder.rglob("*.py") if re.search(r"(?<![\w.])print\(", path.read_text())}
+    assert plain == {"screen.py", "completion.py"}
+    dumped = {path.name for path in folder.rglob("*.py") if "json.dumps(" in path.read_text()}
+    assert dumped <= {"screen.py"}
+
+
+def test_json_says_the_same_without_what_a_terminal_obeys() -> None:
+    value = {"quote": f"a{RED}b", "tags": ["é", "数学", "\U000e0041"]}
+    line = json_line(value)
+    assert json.loads(line) == value and line.isprintable() and "数学" in line
+
+
+def test_what_is_shown_keeps_its_lines_and_nothing_else() -> None:
+    assert printable(f"one\ntwo{RED}") == "one\ntwo [31mred ]0;title  2J "
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_paths_and_rows_with_escape_sequences(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    """A whole life of a run whose folder, rows and samples hold them."""
+    monkeypatch.chdir(tmp_path)
+    run, rows = tmp_path / f"run{RED}", tmp_path / f"rows{RED}.jsonl"
+    rows.write_text("".join(json.dumps({"quote": f"Be {RED} {w}.", "tags": [w, RED]}) + "\n" for w in "abcdefghij"))
+    extra = ["--json"] if as_json else []
+    train = ["train", str(rows), "--model", str(tiny), "--output", str(run), "--bits", "32", "--max-steps", "2"]
+    commands = [
+        [*train, "--batch-size", "4", "--skip-bad-rows"], ["resume", str(run)], ["report", str(run)],
+        ["inspect", str(rows), "--model", str(tiny)],
+        ["generate", RED, "--run", str(run), "-n", "1", "--max-new-tokens", "4"], ["runs"], ["train", RED], ["generate", "--run", RED],
+        ["report", str(run), str(run)],
+    ]  # fmt: skip
+    for command in commands:
+        main([*command, *extra])
+        out, err = capfd.readouterr()
+        for stream in (out, err):
+            bad = sorted({c for c in stream if not c.isprintable() and c not in "\n\r\t"})
+            assert not bad, (command[0], bad, stream[-600:])
+
+
+def test_a_card_holds_no_live_html_and_no_image() -> None:
+    """Samples, prompts, names and templates come from rows: none of them becomes the page's own markup."""
+    evil = (
+        '<img src=x onerror="alert(1)"> ![x](http://evil/x.png) <script>alert(1)</script>\n\n# heading\n---\n```\n<b>'
+    )
+    facts = CardFacts(
+        "adapter",
+        Origin("tiny", False, ""),
+        f"{{quote}} {evil[:30]} {{tags}}",
+        config={"data": evil},
+        figures={"last": {}},
+        scores=[("Tags", evil, "1", "2", evil)],
+        samples=[evil, evil],
+        prompts=[evil],
+    )
+    body = make_card(facts).split("\n---\n", 1)[1]
+    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"(?ms)^(`{3,}|~{3,}).*?^\1", "", body))
+    # CommonMark shows what a backslash stands before as it is
+    assert not re.search(r"(?<!\\)<(?:img|/?script|b)\b", outside) and not re.search(r"(?<!\\)!\[", outside), outside
+    assert "\n# heading" not in outside
