@@ -12,7 +12,12 @@ The names below are loaded when they are first used, so that `import florilegium
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before a library is imported that reads them: nothing is sent unasked, and no compiled kernel is fetched from the Hub.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
     from florilegium.config import SamplingSettings, TrainConfig, make_config

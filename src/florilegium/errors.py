@@ -69,7 +69,7 @@ def one_line(text: str) -> str:
 
 
 _TOKEN = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")
-_SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+_SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "_PAT", "CREDENTIAL", "CREDENTIALS")
 
 
 def redact(text: str) -> str:

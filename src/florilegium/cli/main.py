@@ -18,9 +18,7 @@ from florilegium.storage.library_errors import is_panic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    # Tokenizers warn about forks, and telemetry would be something sent unasked.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else the tokenizers library warns about forks
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(given)

@@ -70,6 +70,7 @@ def finish(
         figures["verdict"] = verdict.to_json()
     write_json(run.manifest, figures)
     card = adapter_card(config, figures, recorder.last_samples(), prepared.base.folder)
+    recorder.place.check()
     save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
     if recorder.accelerator is not None:
         recorder.accelerator.end_training()

@@ -14,6 +14,7 @@ from florilegium.generation.tuned import Tuned
 from florilegium.storage.atomic_files import append_line, atomic_write, sync_file
 from florilegium.storage.json_lines import whole_lines
 from florilegium.storage.run_directory import RunDirectory
+from florilegium.storage.same_place import SamePlace
 from florilegium.training import EvalMetrics, Snapshot, StepMetrics, save_checkpoint
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Recorder:
     last_saved: int = -1
     samples: list[Generated] = field(default_factory=list)
     step: int = 0
+    place: SamePlace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.place = SamePlace.of(self.run.path, self.run.checkpoints.name, self.run.adapter.name)
 
     def step_done(self, metrics: StepMetrics) -> None:
         self.step = metrics.step
@@ -82,12 +87,14 @@ class Recorder:
             self.view.sample(metrics.step, prompt, row)
 
     def save(self, snapshot: Snapshot) -> None:
+        self.place.check()
         for path in (self.run.metrics, self.run.samples, self.run.events):
             sync_file(path)  # a run that is resumed from this checkpoint must not have lost its lines
         save_checkpoint(self.run.checkpoints, snapshot, self.keep_checkpoints, self.whose)
         self.last_saved = snapshot.progress.step
 
     def note(self, line: str) -> None:
+        self.place.check()
         append_line(self.run.events, {"step": self.step, "event": line})
         self.view.say(line)
 
@@ -98,6 +105,7 @@ class Recorder:
 
     def _write(self, metrics: StepMetrics | EvalMetrics) -> None:
         """To metrics.jsonl, and to the trackers of --report-to."""
+        self.place.check()
         row = metrics.to_json()
         append_line(self.run.metrics, row)
         numbers = {name: value for name, value in row.items() if value is not None and name != "step"}

@@ -17,7 +17,10 @@ def slug(name: str) -> str:
 
 
 def check_path(name: str, flag: str) -> Path:
-    """`name` as a path. Raises UsageError for one that no file system takes: empty, with a NUL, too long."""
+    """`name` as a path. Raises UsageError for one that no file system takes (empty, with a NUL, too long), or that cannot
+    be written down: a run's files name its paths, in UTF-8."""
+    if not is_text(name):
+        raise UsageError(f"{flag} {ascii(name)[:80]} is not UTF-8", "Rename it")
     if not name or "\0" in name:
         raise UsageError(f"{flag} {'holds a NUL character' if name else 'is empty'}", "Name a folder")
     path = Path(name).expanduser() if name.startswith("~") and Path(name).parts[0] == "~" else Path(name)
@@ -29,6 +32,15 @@ def check_path(name: str, flag: str) -> Path:
     except ValueError as error:
         raise UsageError(f"{flag} {name[:80]!r} cannot be a path ({error})", "Name a folder") from None
     return path
+
+
+def is_text(name: str) -> bool:
+    """Whether a path can be written as UTF-8: a file's name may be any bytes, which Python keeps as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tilde(name: str) -> str:
