@@ -4,9 +4,14 @@ leaves."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from florilegium.errors import redact
 from tests.torture.warm import Child, Warm
@@ -110,3 +115,33 @@ def test_redact() -> None:
     assert redact(f"a {TOKEN}, b") == "a ***, b"
     assert redact("https://me:word@host/x and https://host/x") == "https://***@host/x and https://host/x"
     assert redact("hf_ and half_way are words") == "hf_ and half_way are words"
+
+
+USUAL = (
+    "GITHUB_PAT",
+    "DB_PASSWD",
+    "DB_PASSWORD",
+    "AWS_CREDENTIALS",
+    "OPENAI_API_KEY",
+    "APP_SECRET",
+    "HF_TOKEN",
+    "KEY_PASSPHRASE",
+)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_the_usual_names_of_secrets_are_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "swordfish-9")
+    monkeypatch.setenv("SOME_PATH", "/usr/lib/swordfish")
+    assert redact("it is swordfish-9, in /usr/lib/swordfish") == "it is ***, in /usr/lib/swordfish"
+
+
+def test_the_library_sends_nothing_and_fetches_no_kernels() -> None:
+    """As a library too, where no command line sets it: before Transformers or huggingface_hub are imported."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "USE_HUB_KERNELS")}
+    code = (
+        "import florilegium; florilegium.load_base; import huggingface_hub.constants as c;"
+        "from transformers.integrations import hub_kernels as k; print(c.HF_HUB_DISABLE_TELEMETRY, k._kernels_enabled)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
