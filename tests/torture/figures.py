@@ -54,6 +54,10 @@ LINES = {
     "bad data": ("120 bad data files, 1,000,000 mutations of good ones", "0 tracebacks, 100% name file and line"),
     "templates": ("templates with attributes, formats, Jinja; braces in data", "attribute access 0, round trip 100%"),
     "poison": ("pickles, code, header bombs, ranks of 1e9, deep JSON", "code run 0, memory bounded, exit 4"),
+    "hostile": (
+        "bases, indexes, configurations, numbers, files and adapters made to deceive",
+        "at least 20 of each kind: 0 silently accepted, 0 tracebacks, the base as it was",
+    ),
     "names": ("names with ../, absolute paths, links, NUL; existing output", "0 files outside, 0 overwritten"),
     "secrets": ("a token by flag, environment and config; home and user name", "found in 0 outputs"),
     "long run": ("5,000 steps", "memory slope under 1 kB a step, file descriptors flat"),

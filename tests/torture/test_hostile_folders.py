@@ -197,3 +197,15 @@ def test_a_checkpoint_cannot_change_the_base(tiny: Path, adapter: Path) -> None:
             set_adapter_state(model, changed)
     assert torch.equal(model.base_model.model.transformer.word_embeddings.weight, before)
     set_adapter_state(model, state)
+
+
+def test_how_many_there_are(figure: Callable[[str, str], None]) -> None:
+    """The figure for RELIABILITY.md: the tests above refuse each of them."""
+    kinds = [hostile.NOT_WHOLE, hostile.LEADS_ELSEWHERE, hostile.WANTS_CODE, hostile.NUMBERS, hostile.OUT_OF_BOUNDS]
+    adapters = [hostile_adapters.OVERWRITES, hostile_adapters.NO_LORA, hostile_adapters.NO_FACTS]
+    counts = [len(members) for members in (*kinds, *adapters)]
+    assert min(counts) >= 20
+    figure(
+        "hostile",
+        f"{sum(counts)} members of {len(counts)} kinds, each refused in one line; {len(hostile.IGNORED)} left out",
+    )
