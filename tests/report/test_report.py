@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
         held.write_text(bare.read_text().replace("<head>", f"<head>{policy}"))
         stopped = marks(open_page(held, "--dump-dom"))
         server.shutdown()
-    assert "Samples during training" in document and "Samples during training" in asks and "Two runs" in both
+    assert "Before and after" in document and "Before and after" in asks and "Two runs" in both
     assert marks(document) == marks(asks) == marks(both) == []
     assert len(ran) >= 15 and fetched >= 1 and stopped == [] and len(asked) == fetched
     assert not [path for path in asked if path == "/c"]
@@ -219,7 +220,7 @@ def test_charts() -> None:
         "<b>" not in flat
         and "a &amp; b" in flat
         and flat.count("<polyline") == 2
-        and flat.count("<circle") == 1
+        and flat.count("<circle") == 2
         and "nan" not in flat
     )
     assert (
@@ -231,3 +232,44 @@ def test_charts() -> None:
     assert (label(1200), label(0.0002), label(0.0), label(3.5)) == ("1,200", "2e-04", "0", "3.5")
     many = [(float(i), float(i % 7)) for i in range(10_000)]
     assert len(thinned(many)) <= 400 and thinned(many)[-1][0] == 9999 and thinned(many[:10]) == many[:10]
+
+
+def test_tables_can_be_read_on_a_phone(tmp_path: Path) -> None:
+    """Each cell has at least 250 of a phone's 375 pixels, numbers in charts are 11 pixels high, and nothing scrolls
+    sideways."""
+    inner = html.escape(run_page(read_run(write_run(tmp_path / "run"))))
+    outer = tmp_path / "phone.html"
+    outer.write_text(
+        f"""<!DOCTYPE html><meta charset="utf-8"><iframe id="phone" width="375" height="800" srcdoc="{inner}"></iframe>
+<script>
+addEventListener("load", () => {{
+  const page = document.getElementById("phone").contentDocument;
+  for (const folded of page.querySelectorAll("details")) folded.open = true;
+  const widths = [...page.querySelectorAll("td")].map(cell => cell.getBoundingClientRect().width);
+  const ticks = [...page.querySelectorAll("svg text")].map(tick => tick.getBoundingClientRect().height);
+  document.documentElement.dataset.cells = widths.length + " " + Math.min(...widths);
+  document.documentElement.dataset.ticks = Math.min(...ticks.filter(height => height > 0));
+  document.documentElement.dataset.wide = page.documentElement.scrollWidth;
+}});
+</script>"""
+    )
+    document = open_page(outer, "--dump-dom")
+    count, narrowest = re.findall(r'data-cells="(\d+) ([\d.]+)"', document)[0]
+    assert int(count) > 20 and float(narrowest) >= 250
+    assert float(re.findall(r'data-ticks="([\d.]+)"', document)[0]) >= 11
+    assert float(re.findall(r'data-wide="([\d.]+)"', document)[0]) <= 375
+
+
+def test_before_and_after_stand_side_by_side_with_their_tags(tmp_path: Path) -> None:
+    page = run_page(read_run(write_run(tmp_path / "run")))
+    assert page.count("<blockquote>") == 9 and page.count('<li dir="auto">tag</li>') == 9
+    assert "before training" in page and "after 40 steps" in page and "step 20" in page
+
+
+def test_a_stopped_run_says_where_and_how_to_resume_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["steps"]
+    (run / "manifest.json").write_text(json.dumps(manifest | {"planned_steps": 200}))
+    page = run_page(read_run(run))
+    assert "stopped at step 40 of 200" in page and f"florilegium resume {run}" in page

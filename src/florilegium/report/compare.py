@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from florilegium.evaluation.table import LINES, lookup, written
-from florilegium.report.page import charts, duration, gibibytes, number, render
+from florilegium.report.page import charts, render
+from florilegium.report.page_lists import duration, gibibytes, number
 from florilegium.report.run_reader import RunRecord
 
 NOT_COMPARED = ("output", "force")

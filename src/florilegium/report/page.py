@@ -21,13 +21,15 @@ from florilegium.data import finding_sentences
 from florilegium.errors import counted
 from florilegium.evaluation.table import lookup, table, written
 from florilegium.report.loss_plot import write_loss_plot
+from florilegium.report.page_lists import cost, digests, duration, gibibytes, number, reproduce
+from florilegium.report.quote_cards import prompt_cards
 from florilegium.report.run_reader import RunRecord, read_run
 from florilegium.report.svg_charts import Curve, chart
 from florilegium.storage.atomic_files import write_text
 from florilegium.storage.run_directory import RunDirectory
 
 HERE = Path(__file__).parent
-MOST_SAMPLE_STEPS, MOST_CLUSTERS = 4, 3
+MOST_CLUSTERS = 3
 
 
 def write_report(directory: Path) -> Path:
@@ -83,15 +85,27 @@ def _run_values(facts: RunRecord) -> dict[str, Any]:
         "instrument": _instrument(evaluation),
         "closest": _closest(evaluation),
         "evaluate_command": f"florilegium evaluate {shlex.quote(str(facts.directory))} --base",
-        "samples": _samples(facts),
+        "prompts": prompt_cards(facts.samples),
+        "status": _status(facts),
+        "resume_command": f"florilegium resume {shlex.quote(str(facts.directory))}",
         "sides": _sides(facts.data),
         "findings": _findings(facts.data),
         "clusters": _clusters(facts.data),
-        "cost": _cost(facts),
-        "reproduce": _reproduce(facts),
+        "cost": cost(facts),
+        "reproduce": reproduce(facts),
+        "digests": digests(facts),
         "train_command": f"florilegium train --config {shlex.quote(str(facts.directory / 'config.yaml'))} --output runs/again",
         "config": {key: value for key, value in facts.config.items() if value is not None},
     }
+
+
+def _status(facts: RunRecord) -> str:
+    """Whether the run is finished; where it stopped, at which step."""
+    if facts.is_finished:
+        return "finished"
+    last = max((step for step, _ in facts.series("loss")), default=0)
+    planned = facts.manifest.get("planned_steps")
+    return f"stopped at step {last:.0f}" + (f" of {planned:,}" if isinstance(planned, int) else "")
 
 
 def charts(runs: list[tuple[str, RunRecord]]) -> list[Markup]:
@@ -204,68 +218,3 @@ def _clusters(data: dict[str, Any]) -> list[list[tuple[str, str]]]:
         return [[(row["place"], row["text"]) for row in cluster] for cluster in (shown or [])[:MOST_CLUSTERS]]
     except (TypeError, ValueError, KeyError):
         return []
-
-
-def _samples(facts: RunRecord) -> dict[str, Any]:
-    """What was written for each prompt at up to four steps: `{"steps": [...], "rows": [(prompt, [text, ...]),
-    ...]}`."""
-    steps = sorted({row["step"] for row in facts.samples if isinstance(row.get("step"), int)})
-    if len(steps) > MOST_SAMPLE_STEPS:
-        steps = [steps[round(i * (len(steps) - 1) / (MOST_SAMPLE_STEPS - 1))] for i in range(MOST_SAMPLE_STEPS)]
-    texts = {(row.get("prompt"), row.get("step")): row.get("text") for row in facts.samples}
-    prompts = list(dict.fromkeys(str(row.get("prompt", "")) for row in facts.samples))
-    return {
-        "steps": steps,
-        "rows": [(prompt, [texts.get((prompt, step)) or "" for step in steps]) for prompt in prompts],
-    }
-
-
-def _cost(facts: RunRecord) -> list[tuple[str, str]]:
-    m = facts.manifest
-    forecast = m.get("forecast_bytes")
-    trained, total = m.get("trained_parameters"), m.get("total_parameters")
-    share = ""
-    if isinstance(trained, int) and isinstance(total, int) and total:
-        share = f"{trained:,} of {total:,} ({100 * trained / total:.3f}%)"
-    lines = [
-        ("time", duration(m.get("elapsed_seconds"))),
-        ("tokens", number(m.get("tokens"), ",.0f")),
-        ("tokens/s", number(m.get("tokens_per_second"), ",.0f")),
-        ("peak memory", gibibytes(m.get("peak_memory_bytes"))),
-        ("predicted memory", gibibytes(forecast) or "not predicted"),
-        ("device", str(m.get("device", ""))),
-        ("parameters trained", share),
-    ]
-    return [line for line in lines if line[1]]
-
-
-def _reproduce(facts: RunRecord) -> list[tuple[str, str]]:
-    m = facts.manifest
-    libraries = m.get("libraries")
-    known = ", ".join(f"{name} {version}" for name, version in libraries.items()) if isinstance(libraries, dict) else ""
-    lines = [
-        ("florilegium", str(m.get("version", ""))),
-        ("python", str(m.get("python", ""))),
-        ("libraries", known),
-        ("seed", str(m.get("seed", ""))),
-        ("data, sha256", str(lookup(m, "data.digest") or "")),
-        ("base, digest", str(lookup(m, "base.digest") or "")),
-        ("tokenizer, digest", str(lookup(m, "base.tokenizer_digest") or "")),
-    ]
-    return [line for line in lines if line[1]]
-
-
-def number(value: object, style: str) -> str:
-    return f"{value:{style}}" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
-
-
-def gibibytes(value: object) -> str:
-    return f"{value / 2**30:.2f} GiB" if isinstance(value, (int, float)) else ""
-
-
-def duration(value: object) -> str:
-    if not isinstance(value, (int, float)):
-        return ""
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

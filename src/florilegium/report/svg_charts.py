@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 30
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 76, 14, 14, 44
 MOST_POINTS = 400
 
 
@@ -74,9 +74,12 @@ class _Frame:
             for v in y_ticks
         ]
         lines += [
-            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(self.x(v), HEIGHT - 8, label(v))
-            for v in x_ticks
+            Markup('<text class="tick middle{}" x="{:.1f}" y="{}">{}</text>').format(
+                " sparse" if i % 2 else "", self.x(v), HEIGHT - 22, label(v)
+            )
+            for i, v in enumerate(x_ticks)
         ]
+        lines.append(Markup('<text class="middle" x="{:.1f}" y="{}">step</text>').format(WIDTH / 2, HEIGHT - 4))
         return Markup("").join(lines)
 
     def draw(self, curve: Curve, number: int) -> Markup:
@@ -84,12 +87,20 @@ class _Frame:
         line = Markup('<polyline class="line-{}" points="{}"/>').format(
             number, " ".join(",".join(place) for place in places)
         )
-        dots = (
-            [Markup('<circle class="line-{}" cx="{}" cy="{}" r="4"/>').format(number, *place) for place in places]
-            if curve.dots
-            else []
-        )
-        return line + Markup("").join(dots)
+        dots = [
+            Markup('<circle class="line-{}" cx="{}" cy="{}" r="4"><title>step {:g}: {}</title></circle>').format(
+                number, *place, step, label(value)
+            )
+            for place, (step, value) in zip(places, curve.points, strict=True)
+            if curve.dots or step == curve.points[-1][0]
+        ]
+        return line + Markup("").join(dots) + self.end_label(curve)
+
+    def end_label(self, curve: Curve) -> Markup:
+        """The last value, beside its point."""
+        step, value = curve.points[-1]
+        y = min(max(self.y(value) - 9, TOP + 10.0), HEIGHT - BOTTOM - 4.0)
+        return Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}</text>').format(self.x(step) - 6, y, label(value))
 
 
 def ticks(low: float, high: float, *, whole: bool = False, about: int = 5) -> list[float]:
