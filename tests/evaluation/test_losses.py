@@ -21,6 +21,7 @@ from florilegium.evaluation import (
     tag_relevance,
 )
 from florilegium.evaluation.losses import example_losses
+from florilegium.evaluation.metrics import Metric
 from florilegium.model import Base, LoadedModel, load_base
 from florilegium.tokens import Example, encode
 
@@ -65,13 +66,13 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
         assert first.bytes == len(prompt.encode()) and first.bytes + second.bytes == len(text.encode())
     found = loss_metrics(parts)
     nats, tokens = sum(q.nats + t.nats for q, t in parts), sum(q.tokens + t.tokens for q, t in parts)
-    assert found["loss"]["value"] == pytest.approx(nats / tokens) and found["tokens"] == tokens
-    assert found["perplexity"]["value"] == pytest.approx(math.exp(nats / tokens))
-    assert found["bits_per_byte"]["value"] == pytest.approx(
+    assert found.whole.loss.value == pytest.approx(nats / tokens) and found.whole.tokens == tokens
+    assert found.whole.perplexity.value == pytest.approx(math.exp(nats / tokens))
+    assert found.whole.bits_per_byte.value == pytest.approx(
         nats / math.log(2) / sum(q.bytes + t.bytes for q, t in parts)
     )
-    assert found["quote"]["tokens"] + found["tags"]["tokens"] == tokens
-    assert found["loss"]["low"] <= found["loss"]["value"] <= found["loss"]["high"]
+    assert found.quote.tokens + found.tags.tokens == tokens
+    assert found.whole.loss.low <= found.whole.loss.value <= found.whole.loss.high
 
 
 def test_general_text(base: Base, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_general_text(base: Base, tmp_path: Path) -> None:
     assert 10 <= len(paragraphs) <= 30 and sum(len(p.split()) for p in paragraphs) > 1500
     parts = general_parts(LoadedModel(base, base.model), paragraphs)
     same = forgetting(parts, parts)
-    assert same["change"] == {"value": 0.0, "low": 0.0, "high": 0.0} and same["before"] == same["after"]
+    assert same.change == Metric(0.0, 0.0, 0.0) and same.before == same.after
     assert sum(p.bytes for p in parts) == pytest.approx(len("".join(paragraphs).encode()), rel=0.01)
     long = tmp_path / "long.txt"
     long.write_text("\n".join(f"Line number {i} of a long file, and nothing else in it." for i in range(500)))
@@ -110,9 +111,9 @@ def test_relevance_tells_fitting_tags_from_shuffled_ones(base: Base, monkeypatch
     monkeypatch.setattr("florilegium.evaluation.relevance.example_losses", knowing)
     tags = [list(row["tags"]) for row in rows]
     found = tag_relevance(LoadedModel(base, base.model), TEMPLATE, rows, tags, 1024)
-    assert found is not None and found["rows"] == len(rows)
-    assert found["lift"]["value"] > 0.6 and found["wins"]["value"] > 0.8
-    assert abs(found["shuffled"]["lift"]["value"]) < 0.25 and 0.35 < found["shuffled"]["wins"]["value"] < 0.65
+    assert found is not None and found.rows == len(rows)
+    assert found.match.lift.value > 0.6 and found.match.wins.value > 0.8
+    assert abs(found.shuffled.lift.value) < 0.25 and 0.35 < found.shuffled.wins.value < 0.65
     assert tag_relevance(LoadedModel(base, base.model), TEMPLATE, rows[:2], tags[:2], 1024) is None
     assert tag_relevance(LoadedModel(base, base.model), Template.from_text("{quote}"), rows, tags, 1024) is None
 
@@ -122,4 +123,4 @@ def test_relevance_of_a_random_model_is_chance(base: Base) -> None:
         {"quote": f"Be kind to the {w}, {i} times.", "tags": [w]} for i in range(10) for w in ("sea", "home", "boat")
     ]
     found = tag_relevance(LoadedModel(base, base.model), TEMPLATE, rows, [list(row["tags"]) for row in rows], 1024)
-    assert found is not None and abs(found["lift"]["value"]) < 0.1 and abs(found["shuffled"]["lift"]["value"]) < 0.1
+    assert found is not None and abs(found.match.lift.value) < 0.1 and abs(found.shuffled.lift.value) < 0.1

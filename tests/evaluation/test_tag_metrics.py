@@ -18,6 +18,7 @@ from florilegium.evaluation import (
     tag_scores,
 )
 from florilegium.evaluation.confidence import difference, mean, ratio, share
+from florilegium.evaluation.metrics import Metric
 from florilegium.evaluation.table import written
 
 PREDICTED = [["a", "b"], ["a", "a", "c"], [], ["x", "y", "z", "d"]]
@@ -28,15 +29,15 @@ def test_tag_figures_by_hand() -> None:
     found = tag_scores(PREDICTED, WANTED)
     assert found is not None
     # right 2 + 1 + 0 + 1 = 4; predicted 2 + 2 + 0 + 4 = 8; wanted 2 + 2 + 1 + 1 = 6
-    assert found["micro_f1"]["value"] == pytest.approx(8 / 14) == pytest.approx(tag_f1(PREDICTED, WANTED))
+    assert found.micro_f1.value == pytest.approx(8 / 14) == pytest.approx(tag_f1(PREDICTED, WANTED))
     # a: 2 * 2 / 4 = 1; b: 2 * 1 / 3; d: 2 * 1 / 3; the others are wanted by no row
-    assert found["macro_f1"]["value"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
-    assert found["precision_at_1"]["value"] == pytest.approx((1 + 1 + 0 + 0) / 4)
-    assert found["precision_at_3"]["value"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 0) / 4), "'d' stands fourth"
-    assert found["rows"] == 4 and tag_scores([["a"]], [[]]) is None
+    assert found.macro_f1.value == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert found.precision_at_1.value == pytest.approx((1 + 1 + 0 + 0) / 4)
+    assert found.precision_at_3.value == pytest.approx((2 / 3 + 1 / 3 + 0 + 0) / 4), "'d' stands fourth"
+    assert found.rows == 4 and tag_scores([["a"]], [[]]) is None
     assert tag_scores([*PREDICTED, ["q"]], [*WANTED, []]) == found, "a row that wants nothing says nothing"
     perfect = tag_scores(WANTED, WANTED)
-    assert perfect is not None and perfect["micro_f1"] == perfect["macro_f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert perfect is not None and perfect.micro_f1 == perfect.macro_f1 == Metric(1.0, 1.0, 1.0)
 
 
 def test_most_frequent_tags() -> None:
@@ -52,26 +53,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         nats = [float(generator.normal(3 + generator.normal(0, 1), 0.5, n).sum()) for n in sizes]
         found = ratio(nats, sizes)
         assert found is not None
-        held += found["low"] <= 3 <= found["high"]
+        held += found.low <= 3 <= found.high
     assert 0.90 <= held / 300 <= 0.985
 
 
 def test_ratios_and_differences() -> None:
-    assert ratio([2.0, 4.0], [1, 2]) == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert ratio([2.0, 4.0], [1, 2]) == Metric(2.0, 2.0, 2.0)
     assert ratio([], []) is None and ratio([1.0], [0]) is None
     found = difference([2.0, 5.0, 9.0], [1.0, 4.0, 8.0], [1, 1, 1])
-    assert found == {"value": 1.0, "low": 1.0, "high": 1.0}, "paired: what each row lost is the same"
+    assert found == Metric(1.0, 1.0, 1.0), "paired: what each row lost is the same"
     half = mean([1.0] * 5 + [0.0] * 5)
-    assert half is not None and half["low"] < 0.5 < half["high"]
+    assert half is not None and half.low < 0.5 < half.high
 
 
 def test_shares_have_wilsons_interval() -> None:
-    assert share([False] * 200) == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.01885, abs=1e-4)}
-    assert share([True] * 15 + [False] * 5) == {
-        "value": 0.75,
-        "low": pytest.approx(0.5313, abs=1e-3),
-        "high": pytest.approx(0.8881, abs=1e-3),
-    }
+    assert share([False] * 200) == Metric(0.0, 0.0, pytest.approx(0.01885, abs=1e-4))
+    assert share([True] * 15 + [False] * 5) == Metric(
+        0.75, pytest.approx(0.5313, abs=1e-3), pytest.approx(0.8881, abs=1e-3)
+    )
     assert share([]) is None
 
 
@@ -135,12 +134,12 @@ def test_planted_copies_are_found_and_shuffled_words_are_not() -> None:
     vocabulary = [f"w{i}" for i in range(400)]
     rows = [" ".join(chance.choices(vocabulary, k=chance.randrange(1, 40))) for _ in range(500)]
     check = instrument_check(TrainingTexts(rows), rows)
-    assert check["planted"] == 200 and check["planted_found"] == 1.0
-    assert check["shuffled"] > 100 and check["shuffled_found"] == 0.0
+    assert check.planted == 200 and check.planted_found == 1.0
+    assert check.shuffled > 100 and check.shuffled_found == 0.0
     planted = [f"He said: {row}, and left." for row in rows if len(row.split()) >= 8]
     found = copy_metrics(TrainingTexts(rows), planted)
-    assert found is not None and found["copied"]["value"] == 1.0 and found["containment"]["value"] > 0.5
-    assert found["closest"][0]["longest_run"] == found["longest_run_max"] == 39
+    assert found is not None and found.copied.value == 1.0 and found.containment.value > 0.5
+    assert found.closest[0].longest_run == found.longest_run_max == 39
     assert copy_metrics(TrainingTexts(rows), []) is None
 
 

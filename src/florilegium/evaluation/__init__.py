@@ -8,13 +8,29 @@ from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
 from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_metrics, read_general, row_parts
+from florilegium.evaluation.metrics import (
+    CopyMetrics,
+    Forgetting,
+    FormMetrics,
+    InstrumentCheck,
+    RowLosses,
+    TagRelevance,
+    TagScores,
+)
 from florilegium.evaluation.relevance import tag_relevance
 from florilegium.evaluation.tag_metrics import most_frequent_tags, tag_f1, tag_scores
 from florilegium.evaluation.text_metrics import distinct_n, is_repetitive
 
 __all__ = [
     "GENERAL",
+    "CopyMetrics",
+    "Forgetting",
+    "FormMetrics",
+    "InstrumentCheck",
     "NoveltyIndex",
+    "RowLosses",
+    "TagRelevance",
+    "TagScores",
     "TrainingTexts",
     "copy_metrics",
     "distinct_n",

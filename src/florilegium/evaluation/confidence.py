@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from florilegium.evaluation.metrics import Metric
+
 RESAMPLES = 1000
 Numbers = Sequence[float] | np.ndarray
 SEED = 0
@@ -26,8 +28,8 @@ def bootstrap_weights(rows: int) -> np.ndarray:
     return np.random.default_rng(SEED).multinomial(rows, [1 / rows] * rows, size=RESAMPLES).astype(np.float64)
 
 
-def ratio(above: Numbers, below: Numbers, transform: Callable[[Any], Any] = lambda x: x) -> dict[str, float] | None:
-    """`{"value", "low", "high"}` of transform(sum(above) / sum(below)); None where there is nothing below the line."""
+def ratio(above: Numbers, below: Numbers, transform: Callable[[Any], Any] = lambda x: x) -> Metric | None:
+    """transform(sum(above) / sum(below)) with its interval; None where there is nothing below the line."""
     a, b = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     if not len(a) or not b.sum():
         return None
@@ -37,12 +39,12 @@ def ratio(above: Numbers, below: Numbers, transform: Callable[[Any], Any] = lamb
     return interval_of(transform(a.sum() / b.sum()), transform(drawn[np.isfinite(drawn)]))
 
 
-def mean(values: Numbers) -> dict[str, float] | None:
+def mean(values: Numbers) -> Metric | None:
     """The mean of a number a row, with its interval."""
     return ratio(values, [1.0] * len(values))
 
 
-def share(flags: Sequence[bool]) -> dict[str, float] | None:
+def share(flags: Sequence[bool]) -> Metric | None:
     """How many of them are true, with Wilson's score interval (1927): of 200 texts without a copy the bootstrap would
     say "0, for certain", where up to 2% may be copies."""
     n, z = len(flags), 1.959964
@@ -51,15 +53,15 @@ def share(flags: Sequence[bool]) -> dict[str, float] | None:
     p = sum(flags) / n
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return {"value": p, "low": max(0.0, min(low, p)), "high": min(1.0, max(high, p))}
+    return Metric(p, max(0.0, min(low, p)), min(1.0, max(high, p)))
 
 
-def difference(above: Numbers, other: Numbers, below: Numbers) -> dict[str, float] | None:
+def difference(above: Numbers, other: Numbers, below: Numbers) -> Metric | None:
     """sum(above - other) / sum(below): what changed between two models on the same rows, paired row by row."""
     return ratio(np.asarray(above, dtype=np.float64) - np.asarray(other, dtype=np.float64), below)
 
 
-def interval_of(value: float, drawn: np.ndarray) -> dict[str, float]:
+def interval_of(value: float, drawn: np.ndarray) -> Metric:
     """`value` with the interval of what `drawn` came to, a number for each resample."""
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (value, value)
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return Metric(float(value), float(low), float(high))

@@ -15,10 +15,10 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from florilegium.data.novelty import RUN_WORDS, words
 from florilegium.evaluation.confidence import mean, share
+from florilegium.evaluation.metrics import ClosestText, CopyMetrics, InstrumentCheck
 
 PLANTED = 200
 Run = tuple[str, ...]
@@ -70,31 +70,31 @@ class TrainingTexts:
         return best
 
 
-def copy_metrics(index: TrainingTexts, texts: Sequence[str]) -> dict[str, Any] | None:
+def copy_metrics(index: TrainingTexts, texts: Sequence[str]) -> CopyMetrics | None:
     """Means over the texts with their intervals, and the three that share the longest runs with a training row; None
     without texts."""
     found = [index.overlap(text) for text in texts]
     if not found:
         return None
     closest = sorted(range(len(found)), key=lambda i: (-found[i].longest, -found[i].containment, i))[:3]
-    return {
-        "copied": share([o.copied for o in found]),
-        "longest_run": mean([float(o.longest) for o in found]),
-        "longest_run_max": max(o.longest for o in found),
-        "containment": mean([o.containment for o in found]),
-        "closest": [
-            {
-                "text": texts[i],
-                "nearest": None if (row := found[i].row) is None else " ".join(index.rows[row]),
-                "longest_run": found[i].longest,
-                "containment": round(found[i].containment, 4),
-            }
+    return CopyMetrics(
+        copied=share([o.copied for o in found]),
+        longest_run=mean([float(o.longest) for o in found]),
+        longest_run_max=max(o.longest for o in found),
+        containment=mean([o.containment for o in found]),
+        closest=[
+            ClosestText(
+                texts[i],
+                None if (row := found[i].row) is None else " ".join(index.rows[row]),
+                found[i].longest,
+                round(found[i].containment, 4),
+            )
             for i in closest
         ],
-    }
+    )
 
 
-def instrument_check(index: TrainingTexts, texts: Sequence[str], seed: int = 0) -> dict[str, Any]:
+def instrument_check(index: TrainingTexts, texts: Sequence[str], seed: int = 0) -> InstrumentCheck:
     """What the index says of training rows (`planted_found` must be 1) and of the same words shuffled (`shuffled_found`
     must be 0)."""
     chance = random.Random(f"florilegium copies {seed}")
@@ -106,12 +106,12 @@ def instrument_check(index: TrainingTexts, texts: Sequence[str], seed: int = 0) 
             chance.shuffle(own)
             shuffled.append(" ".join(own))
     planted = [text for text in some if words(text)]
-    return {
-        "planted": len(planted),
-        "planted_found": _share([index.overlap(text).copied for text in planted]),
-        "shuffled": len(shuffled),
-        "shuffled_found": _share([index.overlap(text).copied for text in shuffled]),
-    }
+    return InstrumentCheck(
+        planted=len(planted),
+        planted_found=_share([index.overlap(text).copied for text in planted]),
+        shuffled=len(shuffled),
+        shuffled_found=_share([index.overlap(text).copied for text in shuffled]),
+    )
 
 
 def _share(found: Sequence[bool]) -> float | None:

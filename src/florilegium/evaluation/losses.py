@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ import torch
 from florilegium.data import Quote, Template
 from florilegium.errors import DataError, ResourceError
 from florilegium.evaluation.confidence import difference, ratio
+from florilegium.evaluation.metrics import Forgetting, LossMetrics, RowLosses
 from florilegium.model import Base, ForwardOptions, LoadedModel, token_losses
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack, text_ids
@@ -81,23 +81,22 @@ def row_parts(
     return parts
 
 
-def loss_metrics(parts: Sequence[tuple[Part, Part]]) -> dict[str, Any]:
-    """Loss, perplexity and bits per byte with their intervals: of whole rows, and under `quote` and `tags` of the
-    parts."""
+def loss_metrics(parts: Sequence[tuple[Part, Part]]) -> RowLosses:
+    """Loss, perplexity and bits per byte with their intervals: of whole rows and of their parts."""
     quotes, tags = [quote for quote, _ in parts], [tag for _, tag in parts]
     both = [Part(q.nats + t.nats, q.tokens + t.tokens, q.bytes + t.bytes) for q, t in parts]
-    return {**part_metrics(both), "quote": part_metrics(quotes), "tags": part_metrics(tags)}
+    return RowLosses(part_metrics(both), part_metrics(quotes), part_metrics(tags))
 
 
-def part_metrics(parts: Sequence[Part]) -> dict[str, Any]:
+def part_metrics(parts: Sequence[Part]) -> LossMetrics:
     nats, tokens = [p.nats for p in parts], [p.tokens for p in parts]
     bits = [p.nats / math.log(2) for p in parts]
-    return {
-        "loss": ratio(nats, tokens),
-        "perplexity": ratio(nats, tokens, np.exp),
-        "bits_per_byte": ratio(bits, [p.bytes for p in parts]),
-        "tokens": sum(tokens),
-    }
+    return LossMetrics(
+        loss=ratio(nats, tokens),
+        perplexity=ratio(nats, tokens, np.exp),
+        bits_per_byte=ratio(bits, [p.bytes for p in parts]),
+        tokens=sum(tokens),
+    )
 
 
 def read_general(path: Path) -> list[str]:
@@ -135,14 +134,11 @@ def general_parts(loaded: LoadedModel, paragraphs: Sequence[str]) -> list[Part]:
     ]
 
 
-def forgetting(before: Sequence[Part], after: Sequence[Part]) -> dict[str, Any]:
+def forgetting(before: Sequence[Part], after: Sequence[Part]) -> Forgetting:
     """Loss on general text before and after tuning, and what it rose by (negative: fell), paired piece by piece."""
     tokens = [p.tokens for p in after]
-    return {
-        "before": part_metrics(before),
-        "after": part_metrics(after),
-        "change": difference([p.nats for p in after], [p.nats for p in before], tokens),
-    }
+    change = difference([p.nats for p in after], [p.nats for p in before], tokens)
+    return Forgetting(part_metrics(before), part_metrics(after), change)
 
 
 def _text(base: Base, token_ids: Sequence[int]) -> str:

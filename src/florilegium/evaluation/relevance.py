@@ -20,6 +20,7 @@ from florilegium.data import Quote, Template
 from florilegium.errors import DataError
 from florilegium.evaluation.confidence import mean, ratio
 from florilegium.evaluation.losses import example_losses
+from florilegium.evaluation.metrics import TagMatch, TagRelevance
 from florilegium.model import LoadedModel
 from florilegium.tokens import encode
 
@@ -33,7 +34,7 @@ def tag_relevance(
     tags: Sequence[Sequence[str]],
     max_length: int,
     seed: int = 0,
-) -> dict[str, Any] | None:
+) -> TagRelevance | None:
     """Lift of `tags[i]` beside `quotes[i]`, the share of comparisons that it wins (0.5 is chance), and the same for
     shuffled tags; `loaded` must be without its adapter. None with fewer than three rows that have tags, or for a
     template that does not end in a list."""
@@ -48,12 +49,12 @@ def tag_relevance(
     fitting = _lift(loaded, template, rows, max_length, chance)
     dealt = _shifted(rows, [row[column] for row in rows], chance, column)
     shuffled = _lift(loaded, template, dealt, max_length, chance)
-    return {**_with_intervals(fitting), "shuffled": _with_intervals(shuffled), "rows": len(rows)}
+    return TagRelevance(_with_intervals(fitting), _with_intervals(shuffled), len(rows))
 
 
-def _with_intervals(lifts_RK: np.ndarray) -> dict[str, Any]:
+def _with_intervals(lifts_RK: np.ndarray) -> TagMatch:
     wins = (lifts_RK > 0) + 0.5 * (lifts_RK == 0)
-    return {"lift": mean(lifts_RK.mean(-1)), "wins": ratio(wins.sum(-1), [float(wins.shape[1])] * len(wins))}
+    return TagMatch(mean(lifts_RK.mean(-1)), ratio(wins.sum(-1), [float(wins.shape[1])] * len(wins)))
 
 
 def _lift(

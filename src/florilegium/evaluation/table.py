@@ -86,14 +86,14 @@ def table(report: Mapping[str, Any], short: bool = False) -> dict[str, list[Cell
     return groups
 
 
-def lookup(report: Any, path: str) -> Any:
+def lookup(report: object, path: str) -> Any:
     """The value at `a.b.c`, or None where there is none."""
     for key in path.split("."):
         report = report.get(key) if isinstance(report, Mapping) else None
     return report
 
 
-def written(metric: Any, style: str, short: bool = False) -> str:
+def written(metric: object, style: str, short: bool = False) -> str:
     """A metric as text, with its interval where it has one (`short`: half the interval's width); nothing for None.
     Where every resample gave the same, as with a single row, there is none to show: that nothing differed is not that
     nothing could."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from florilegium.evaluation.confidence import bootstrap_weights, interval_of, mean, ratio
+from florilegium.evaluation.metrics import Metric, TagScores
 
 Tags = Sequence[Sequence[str]]
 PRECISION_AT = (1, 3)
@@ -39,24 +39,19 @@ def most_frequent_tags(rows: Tags) -> list[str]:
     return [tag for tag, _ in counts.most_common(size)]
 
 
-def tag_scores(predicted: Tags, wanted: Tags) -> dict[str, Any] | None:
+def tag_scores(predicted: Tags, wanted: Tags) -> TagScores | None:
     """Micro and macro F1 and precision@k with their intervals, over the rows that want a tag; None where none does."""
     pairs = [(list(dict.fromkeys(mine)), set(theirs)) for mine, theirs in zip(predicted, wanted, strict=True) if theirs]
     if not pairs:
         return None
     right = [len(set(mine) & theirs) for mine, theirs in pairs]
     sizes = [len(mine) + len(theirs) for mine, theirs in pairs]
-    at = {f"precision_at_{k}": mean([len(set(mine[:k]) & theirs) / k for mine, theirs in pairs]) for k in PRECISION_AT}
-    return {
-        "micro_f1": ratio([2 * r for r in right], sizes),
-        "macro_f1": _macro_f1(pairs),
-        **at,
-        "tags_a_row": mean([len(mine) for mine, _ in pairs]),
-        "rows": len(pairs),
-    }
+    first, third = (mean([len(set(mine[:k]) & theirs) / k for mine, theirs in pairs]) for k in PRECISION_AT)
+    micro, tags_a_row = ratio([2 * r for r in right], sizes), mean([len(mine) for mine, _ in pairs])
+    return TagScores(micro, _macro_f1(pairs), first, third, tags_a_row, len(pairs))
 
 
-def _macro_f1(pairs: Sequence[tuple[list[str], set[str]]]) -> dict[str, float]:
+def _macro_f1(pairs: Sequence[tuple[list[str], set[str]]]) -> Metric:
     known = {tag: t for t, tag in enumerate(sorted(set().union(*(theirs for _, theirs in pairs))))}
     predicted_RT, wanted_RT = np.zeros((len(pairs), len(known))), np.zeros((len(pairs), len(known)))
     for r, (mine, theirs) in enumerate(pairs):

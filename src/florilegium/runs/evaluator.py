@@ -1,0 +1,208 @@
+"""One tuned model asked everything, with its adapter on or off; what `evaluate.py` puts together.
+
+measured = evaluator.measure(use_base=False)     losses, form, tags, texts of one side
+report = evaluator.compare({"tuned": measured, "base": None})     with what needs a common measure, as JSON
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from florilegium.config import SamplingSettings, TrainConfig
+from florilegium.data import Quote, Rows, Split, Template
+from florilegium.errors import counted
+from florilegium.evaluation import (
+    CopyMetrics,
+    Forgetting,
+    FormMetrics,
+    RowLosses,
+    TagRelevance,
+    TagScores,
+    TrainingTexts,
+    copy_metrics,
+    distinct_n,
+    forgetting,
+    general_parts,
+    instrument_check,
+    is_repetitive,
+    loss_metrics,
+    mean,
+    most_frequent_tags,
+    row_parts,
+    share,
+    tag_relevance,
+    tag_scores,
+    words,
+)
+from florilegium.generation import Generated, generate_texts
+from florilegium.generation.tuned import Tuned
+from florilegium.runs.recorder import View
+from florilegium.tokens import label_prompt
+
+TAG_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """The rows that a run was trained and is examined on."""
+
+    config: TrainConfig
+    rows: Rows
+    split: Split
+    training: list[Quote]
+    held_out: list[Quote]
+    places: list[str]
+
+    @property
+    def main_texts(self) -> list[str]:
+        return [str(quote[self.rows.template.main_column]) for quote in self.training]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of one side alone: losses, form, the tags that it wrote for held-out quotes (None where the
+    template does not end in a list), and its unconditional samples."""
+
+    losses: RowLosses
+    form: FormMetrics
+    tags: list[list[str]] | None
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class SideReport:
+    """One side, with what needs a measure that both share."""
+
+    measured: Measured
+    written_tags: TagScores | None
+    variety: dict[str, float | None]
+    copies: CopyMetrics | None
+    relevance: TagRelevance | None
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **self.measured.losses.to_json(),
+            "written_tags": self.written_tags and asdict(self.written_tags),
+            "form": asdict(self.measured.form),
+            "variety": self.variety,
+            "copies": self.copies and asdict(self.copies),
+            "relevance": self.relevance and self.relevance.to_json(),
+        }
+
+
+@dataclass
+class Evaluator:
+    """Asks one tuned model everything, with its adapter on or off."""
+
+    tuned: Tuned
+    material: EvalData
+    settings: SamplingSettings
+    generations: int
+    view: View
+
+    def measure(self, *, use_base: bool) -> Measured:
+        name = "base " if use_base else "tuned"
+        with self.tuned.adapter_off() if use_base else contextlib.nullcontext():
+            self.view.say(f"{name}  losses of {counted(len(self.material.held_out), 'held-out row')}")
+            losses = self._losses()
+            self.view.say(f"{name}  tags for their quotes")
+            tags = self._written_tags()
+            self.view.say(f"{name}  {counted(self.generations, 'unconditional sample')}")
+            texts = self.tuned.generate("", n=self.generations, settings=self.settings)
+        return Measured(losses, self._form(texts), tags, [self._main_text(row) for row in texts])
+
+    def compare(self, sides: dict[str, Measured | None]) -> dict[str, object]:
+        """Both sides with the metrics that need a common measure, and the controls, as JSON."""
+        held_out_texts = [str(quote[self._template.main_column]) for quote in self.material.held_out]
+        texts = {name: side.texts for name, side in sides.items() if side} | {"held_out": held_out_texts}
+        budget = min(sum(len(words(text)) for text in own) for own in texts.values())
+        index = TrainingTexts(self.material.main_texts)
+        wanted = self._tags_of(self.material.held_out)
+        own_tags = self._relevance(wanted) if wanted is not None else None
+        out: dict[str, object] = {}
+        for name, side in sides.items():
+            if side is None:
+                out[name] = None
+                continue
+            self.view.say(f"{name:<5}  copies, variety, tag match")
+            scores = tag_scores(side.tags, wanted) if side.tags is not None and wanted is not None else None
+            match = self._relevance(side.tags) if side.tags is not None else None
+            copies = copy_metrics(index, side.texts)
+            out[name] = SideReport(side, scores, _variety(side.texts, budget), copies, match).to_json()
+        held_out_copies = copy_metrics(index, held_out_texts)
+        out["controls"] = {
+            "frequent_tags": self._frequent_tags(wanted),
+            "held_out": {
+                "variety": _variety(held_out_texts, budget),
+                "copies": held_out_copies and asdict(held_out_copies),
+                "relevance": own_tags and own_tags.to_json(),
+            },
+            "copies_instrument": asdict(instrument_check(index, self.material.main_texts)),
+            "variety_words": budget,
+        }
+        return out
+
+    def forgetting(self, paragraphs: Sequence[str]) -> Forgetting:
+        after = general_parts(self.tuned.loaded, paragraphs)
+        with self.tuned.adapter_off():
+            before = general_parts(self.tuned.loaded, paragraphs)
+        return forgetting(before, after)
+
+    @property
+    def _template(self) -> Template:
+        return self.tuned.template
+
+    def _losses(self) -> RowLosses:
+        limit = self.material.config.max_length
+        parts = row_parts(self.tuned.loaded, self._template, self.material.held_out, limit, self.material.places)
+        return loss_metrics(parts)
+
+    def _written_tags(self) -> list[list[str]] | None:
+        """The tags that the model writes behind each held-out quote; None where the template does not end in a list."""
+        if self._tags_of([]) is None:
+            return None
+        prompts = [label_prompt(self._template, quote) for quote in self.material.held_out]
+        settings = SamplingSettings(max_new_tokens=TAG_TOKENS, temperature=0.0)
+        rows = generate_texts(self.tuned.loaded, self._template, prompts, settings)
+        column = self._template.columns[-1]
+        return [list((row.quote or {}).get(column, [])) for row in rows]
+
+    def _tags_of(self, quotes: Sequence[Quote]) -> list[list[str]] | None:
+        columns = self._template.columns
+        return (
+            [list(quote[columns[-1]]) for quote in quotes]
+            if len(columns) > 1 and columns[-1] in self._template.list_columns
+            else None
+        )
+
+    def _frequent_tags(self, wanted: Sequence[Sequence[str]] | None) -> dict[str, object] | None:
+        trained = self._tags_of(self.material.training)
+        if trained is None or wanted is None:
+            return None
+        answer = most_frequent_tags(trained)
+        scores = tag_scores([answer] * len(wanted), wanted)
+        return {**asdict(scores), "answer": answer} if scores else None
+
+    def _relevance(self, tags: Sequence[Sequence[str]]) -> TagRelevance | None:
+        limit = self.material.config.max_length
+        with self.tuned.adapter_off():
+            return tag_relevance(self.tuned.loaded, self._template, self.material.held_out, tags, limit)
+
+    def _form(self, rows: Sequence[Generated]) -> FormMetrics:
+        columns = self._template.list_columns
+        good = [row.quote is not None and all(row.quote[name] for name in columns) for row in rows]
+        return FormMetrics(
+            format_rate=share(good),
+            stop_rate=share([row.finished for row in rows]),
+            loop_rate=share([is_repetitive(row.text) for row in rows]),
+            words=mean([float(len(words(self._main_text(row)))) for row in rows]),
+        )
+
+    def _main_text(self, row: Generated) -> str:
+        return str(row.quote[self._template.main_column]) if row.quote else row.text
+
+
+def _variety(texts: Sequence[str], budget: int) -> dict[str, float | None]:
+    return {f"distinct_{n}": distinct_n(texts, n, budget) for n in (1, 2, 3)}
