@@ -15,6 +15,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ NAME = "bitsandbytes"
 _one_at_a_time = threading.Lock()
 
 
-def import_bitsandbytes() -> Any:
+def import_bitsandbytes() -> ModuleType:
     """The module, as `import bitsandbytes` gives it; raises what that raises."""
     with _one_at_a_time:
         if NAME in sys.modules:
