@@ -40,6 +40,11 @@ class AdapterChanges:
     rank: int
     alpha: float
 
+    @classmethod
+    def none(cls) -> AdapterChanges:
+        """The base as it is."""
+        return cls({}, {}, {}, {}, "", 0, 0.0)
+
 
 def read_changes(folder: Path, model: Any) -> AdapterChanges:
     """What the adapter in `folder` does to `model`, which may lie on the meta device and gets PEFT's modules put into
@@ -102,4 +107,4 @@ def _change(name: str, layer: Any, tensors: dict[str, torch.Tensor], init: Any, 
     transposed = embedding or bool(layer.fan_in_fan_out)
     left, right = (a_RK.T, b_NR.T) if transposed else (b_NR, a_RK)
     kept = init if init in ("pissa", "olora") else "default"
-    return LoraChange(left * scaling, right, magnitude, transposed, kept, scaling)
+    return LoraChange(left, right, magnitude, transposed, kept, scaling)

@@ -21,8 +21,8 @@ Rows = Callable[[int, int], torch.Tensor]  # rows first to last of a weight, as 
 
 @dataclass(frozen=True)
 class LoraChange:
-    """`left_NR @ right_RK` (scaling included in `left`) is added to a stored weight of N rows. `magnitude` is DoRA's,
-    one for each row, or for each column where the layout is `transposed`."""
+    """`scaling * left_NR @ right_RK` is added to a stored weight of N rows. `magnitude` is DoRA's, one for each row, or
+    for each column where the layout is `transposed`."""
 
     left_NR: torch.Tensor
     right_RK: torch.Tensor
@@ -36,7 +36,7 @@ class LoraChange:
         base = _residual(self, rows, shape) if self.init != "default" else lambda a, b: rows(a, b).float()
 
         def added(first: int, last: int) -> torch.Tensor:
-            return base(first, last) + self.left_NR[first:last] @ self.right_RK
+            return torch.addmm(base(first, last), self.left_NR[first:last], self.right_RK, alpha=self.scaling)
 
         if self.magnitude is None:
             return added

@@ -21,16 +21,17 @@ from florilegium.export.lora_change import Rows, spans
 
 
 class Merge:
-    """The merged model's tensors, by the names that they have in the Transformers model."""
+    """The merged model's tensors, by the names that they have in the Transformers model; without an adapter, the
+    base's."""
 
-    def __init__(self, base: BaseWeights, adapter: Path) -> None:
+    def __init__(self, base: BaseWeights, adapter: Path | None) -> None:
         embedding = base.model.get_input_embeddings()
         names = {id(module): name for name, module in base.model.named_modules()}
         head = base.model.get_output_embeddings()
         self.embedding = f"{names[id(embedding)]}.weight"
         self.head = f"{names[id(head)]}.weight" if head is not None else ""
         self.base = base
-        self.adapter: AdapterChanges = read_changes(adapter, base.model)
+        self.adapter = read_changes(adapter, base.model) if adapter is not None else AdapterChanges.none()
         self.tied = base.tied and not self._trained_apart()
         if self.tied and self.head not in base.tensors:
             self.adapter.replaced.pop(self.head, None)  # PEFT saves a tied head twice

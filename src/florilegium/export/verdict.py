@@ -3,7 +3,7 @@
 A file in 16 bits cannot answer to the last digit as the adapter on its base does: its weights were rounded once more.
 How far it may lie off is stated here for each type, well above what rounding does and far below what a mistake does (a
 query in the place of a key moves log-probabilities by several nats). Greedy texts may part only where the live model
-was near a tie; for types below 8 bits, which change what a model says, the mean distance alone is judged."""
+was near a tie; for quantised types, which change what a model says, distances alone are judged, below 8 bits the mean one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Tolerance:
 
 LOGITS = {"float32": Tolerance(2e-4, 2e-5), "float16": Tolerance(5e-3, 5e-4), "bfloat16": Tolerance(0.04, 4e-3)}
 LOGPROBS = {
-    "f32": Tolerance(0.05, 0.005), "f16": Tolerance(0.1, 0.01), "bf16": Tolerance(0.5, 0.05),
-    "q8_0": Tolerance(1.0, 0.1), "q6_k": Tolerance(None, 0.3, False), "q5": Tolerance(None, 0.6, False),
-    "q4": Tolerance(None, 1.0, False), "other": Tolerance(None, 1.5, False),
+    "f32": Tolerance(0.02, 0.002), "f16": Tolerance(0.03, 0.003), "bf16": Tolerance(0.3, 0.03),
+    "q8_0": Tolerance(0.6, 0.06, False), "q6_k": Tolerance(None, 0.15, False), "q5": Tolerance(None, 0.3, False),
+    "q4": Tolerance(None, 0.6, False), "other": Tolerance(None, 1.0, False),
 }  # fmt: skip
 
 
@@ -143,11 +143,12 @@ def compare_texts(live: list[list[Step]], said: list[list[Step]], tie: float) ->
 
 
 def logprob_distances(live: list[list[Step]], said: list[list[Step]]) -> list[float]:
-    """Distances of the log-probabilities that both sides name, up to and with the token where the texts part."""
+    """Distances of the log-probabilities of the tokens that both sides wrote, up to where their texts part."""
     distances = []
     for mine, other in zip(live, said, strict=True):
         for a, b in zip(mine, other, strict=False):
-            distances += [abs(value - b.top[token]) for token, value in a.top.items() if token in b.top]
             if a.token != b.token:
                 break
+            if a.token in b.top:  # llama.cpp names no likelihood of an end-of-text
+                distances.append(abs(a.top[a.token] - b.top[a.token]))
     return distances

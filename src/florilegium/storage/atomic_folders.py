@@ -51,6 +51,11 @@ class NewFolder:
         """One file, flushed; its sum is taken from the pieces."""
         self.sums[name] = _write(self.path / name, pieces)
 
+    def drop(self, name: str) -> None:
+        """Removes a file again that was of use on the way."""
+        (self.path / name).unlink()
+        self.sums.pop(name, None)
+
     def adopt(self, name: str) -> None:
         """A file that another program wrote here: flushed, and summed as it lies."""
         handle = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)

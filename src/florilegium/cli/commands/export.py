@@ -38,8 +38,8 @@ def add(commands: Commands) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    if flags.type is not None and not flags.to.startswith("gguf"):
-        raise UsageError(f"--type is for GGUF files, and --to is {flags.to}", "Leave --type out, or type: --to gguf")
+    if flags.type is not None and flags.to != "gguf":
+        raise UsageError(f"--type is for GGUF models, and --to is {flags.to}", "Leave --type out, or type: --to gguf")
     adapter_folder(find_run(given_run(flags)))  # before torch is imported
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
