@@ -64,9 +64,7 @@ def test_an_adapter_alone(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     shutil.copytree(tiny, tmp_path / "tokenizer")
     assert main(["export", str(adapter), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (
-        report["directory"] == str(tmp_path / "adapter-merged") and report["verdict"]["rows_are"] == "bundled quotes"
-    )
+    assert report["directory"] == str(tmp_path / "adapter-merged") and report["verdict"]["rows_are"] == "bundled quotes"
     assert report["verdict"]["greedy_equal"] == 32
 
 

@@ -24,13 +24,13 @@ SHOWN_SAMPLES = 6
 
 @dataclass(frozen=True)
 class Subject:
-    """`base_folder` holds the base's 16-bit weights; `other_weights` says that they are not the very ones of the
-    training. `config`, `manifest`, `evaluation` are the run's files, each empty where it is not there."""
+    """`base_folder` holds the base's 16-bit weights (None: they are not asked for); `other_weights` says that they are
+    not the very ones of the training. `config`, `manifest`, `evaluation` are the run's files, each empty where it is not there."""
 
     name: str
     adapter: Path
     base: Origin
-    base_folder: Path
+    base_folder: Path | None
     other_weights: bool
     template: Template
     config: dict[str, Any]
@@ -39,9 +39,46 @@ class Subject:
     samples: list[str]
 
     @property
+    def weights(self) -> Path:
+        """The folder of the base's weights, for those that `read_subject` made."""
+        assert self.base_folder is not None
+        return self.base_folder
+
+    @property
     def run(self) -> Path | None:
         """The run's folder, or None for an adapter alone."""
         return self.adapter.parent if RunDirectory(self.adapter.parent).is_run else None
+
+
+def describe(directory: Path, adapter: Path) -> Subject:
+    """The subject of a card alone: its base need not be at hand, and is not fetched. Raises UsageError where nothing
+    says which base it is."""
+    facts = read_facts(adapter)
+    name = _base_name(facts, adapter)
+    is_here = name == "seedling" or Path(name).expanduser().is_dir()
+    origin = origin_of(name, locate(name) if is_here else None, local=facts.get("base_is_local"))
+    return Subject(
+        _run_name(directory, adapter),
+        adapter,
+        origin,
+        None,
+        False,
+        _template(facts),
+        *_run_files(RunDirectory(adapter.parent)),
+    )
+
+
+def _template(facts: dict[str, Any]) -> Template:
+    return Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
+
+
+def _base_name(facts: dict[str, Any], adapter: Path) -> str:
+    """The base that the adapter names: its own file, or PEFT's, which is all that adapters of others have."""
+    config = read_json(adapter / "adapter_config.json", f"the adapter_config.json in {adapter}")
+    name = facts.get("base", {}).get("name") or config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
+    return name
 
 
 def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
@@ -49,10 +86,7 @@ def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
     nothing says which base it is, ModelError where the base is gone or another."""
     facts = read_facts(adapter)
     made_for = facts.get("base", {})
-    trained_on = made_for.get("name") or _peft_name(adapter)
-    name = model or trained_on
-    if not name:
-        raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
+    name = model or _base_name(facts, adapter)
     folder = locate(name, facts.get("revision") if model is None else None)
     other = bool(made_for.get("digest")) and weights_digest(find_weights(folder, name)) != made_for["digest"]
     if other and model is None:
@@ -61,22 +95,15 @@ def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
             "Name the folder that has them with --model",
         )
     origin = origin_of(name, folder, local=facts.get("base_is_local") if model is None else None)
-    template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
     return Subject(
         _run_name(directory, adapter),
         adapter,
         origin,
         folder,
         other,
-        template,
+        _template(facts),
         *_run_files(RunDirectory(adapter.parent)),
     )
-
-
-def _peft_name(adapter: Path) -> str:
-    """The base that PEFT's own file names: all that adapters of others say."""
-    name = read_json(adapter / "adapter_config.json", f"the adapter_config.json in {adapter}")
-    return str(name.get("base_model_name_or_path") or "")
 
 
 def _run_name(directory: Path, adapter: Path) -> str:

@@ -89,7 +89,7 @@ def export(
         request.output.parent.mkdir(parents=True, exist_ok=True)
     if _is_taken(request.output) and not force:
         raise UsageError(f"{request.output} is already there", "Choose another --output, or set it aside with --force")
-    with BaseWeights(subject.base_folder, subject.base.name) as weights:
+    with BaseWeights(subject.weights, subject.base.name) as weights:
         merge = Merge(weights, adapter)
         form = FORM_OF[to](merge, subject, kind)
         reason = "asked not to (--no-check)" if not check else form.cannot_check

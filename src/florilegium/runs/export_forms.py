@@ -118,7 +118,7 @@ def _dtype(merge: Merge) -> str:
 def _vocabulary(merge: Merge, subject: Subject) -> Vocabulary:
     from transformers import AutoTokenizer
 
-    source = subject.adapter if (subject.adapter / "tokenizer_config.json").is_file() else subject.base_folder
+    source = subject.adapter if (subject.adapter / "tokenizer_config.json").is_file() else subject.weights
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     return read_vocabulary(tokenizer, merge.tensors[merge.embedding].shape[0])
 

@@ -38,7 +38,7 @@ def ask_live(
     device = choose_device(device_name)
     bits = _bits_that_fit(weights, device)
     say(f"asking the live adapter, its base in {bits} bits")
-    base = load_base(str(subject.base_folder), bits=bits, device=device)
+    base = load_base(str(subject.weights), bits=bits, device=device)
     probe = make_probe(subject, base.tokenizer, data)
     tuned = load_adapter(base, subject.adapter, other_weights=subject.other_weights)
     with quietly():

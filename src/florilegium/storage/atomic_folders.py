@@ -157,6 +157,18 @@ def read_verified(
     return facts, {name: _read_summed(folder / name, facts["files"][name]) for name in names}
 
 
+def check_file(path: Path, entry: Any) -> None:
+    """Compares a file with its entry in a manifest, without having it in memory. Raises ChecksumMismatch."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise ChecksumMismatch(f"{path.name} is missing, or of another size")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise ChecksumMismatch(f"{path.name} is damaged: its sha256 is another")
+    except (OSError, TypeError, KeyError, ValueError):
+        raise ChecksumMismatch(f"{path.name} cannot be read") from None
+
+
 def _read_summed(path: Path, entry: Any) -> bytes:
     try:
         # The size first: a file that was blown up must not get into memory.

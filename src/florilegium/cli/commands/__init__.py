@@ -14,6 +14,7 @@ from florilegium.cli.commands import (
     export,
     generate,
     inspect,
+    push,
     report,
     resume,
     runs,
@@ -30,6 +31,7 @@ COMMANDS: dict[str, ModuleType] = {
     "report": report,
     "runs": runs,
     "export": export,
+    "push": push,
     "doctor": doctor,
     "completion": completion,
 }
