@@ -61,15 +61,16 @@ def start(asked: dict[str, Any]) -> Any:
 
 def steps(answer: dict[str, Any], end_of_text: int) -> list[Any]:
     """Token by token what was written. llama.cpp leaves out the end-of-text, which is a step like any other, and the
-    likelihoods of tokens that end amid a character."""
-    tops = [
-        {str(top["id"]): top["logprob"] for top in entry["top_logprobs"]}
-        for entry in answer["completion_probabilities"]
-    ]
-    tokens = list(answer["tokens"])
+    likelihoods of tokens that end amid a character: then those alone are taken whose place is certain."""
+    tokens, told = list(answer["tokens"]), answer.get("completion_probabilities", [])
+    tops = [{str(top["id"]): top["logprob"] for top in entry["top_logprobs"]} for entry in told]
+    if len(told) != len(tokens):
+        by_id = {entry["id"]: top for entry, top in zip(told, tops, strict=True)}
+        tops = [by_id.get(token, {}) if tokens.count(token) == 1 else {} for token in tokens]
     if answer.get("stop_type") == "eos" and (not tokens or tokens[-1] != end_of_text):
         tokens.append(end_of_text)
-    return [[token, tops[i] if i < len(tops) else {}] for i, token in enumerate(tokens)]
+        tops.append({})
+    return [[token, top] for token, top in zip(tokens, tops, strict=True)]
 
 
 if __name__ == "__main__":
