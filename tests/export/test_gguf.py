@@ -170,7 +170,7 @@ def test_a_type_that_llama_quantize_makes(
 def test_types_that_are_none(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = save_adapter(tiny, tmp_path / "a", **KINDS["qkv"])
     assert main(["export", str(adapter), "--to", "gguf", "--type", "q9_0"]) == 2
-    assert "did you mean 'q" in capsys.readouterr().err
+    assert "id you mean 'q8_0'" in capsys.readouterr().err
 
 
 def test_a_tokenizer_that_llama_cpp_lacks(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_sharded_and_named_as_the_source(tmp_path: Path) -> None:
     before = {k.removeprefix("transformer."): v for k, v in model.state_dict().items()}
     changed = {k for k, v in merged.items() if not torch.equal(v, before[k])}
     assert changed == {k for k in merged if k.endswith("query_key_value.weight")}
+    assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     kept = json.loads((out / "config.json").read_text())
     assert "quantization_config" not in kept and "_name_or_path" not in kept
 

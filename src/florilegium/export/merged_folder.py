@@ -27,6 +27,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "tokenizer.model", "chat_template.jinja",
 )  # fmt: skip
+LOCAL = ("name_or_path", "_name_or_path", "is_local", "local_files_only")
 DROPPED = ("quantization_config", "_name_or_path", "_attn_implementation_autoset", "auto_map")
 
 
@@ -70,13 +71,15 @@ def small_files(base: Path, adapter: Path) -> dict[str, bytes]:
 
 
 def _without_paths(path: Path) -> bytes:
-    """A file's bytes; of tokenizer_config.json without the folder it once lay in."""
+    """A file's bytes; tokenizer_config.json without the folder it once lay in, and with the class that Transformers 4
+    knows too: ONNX's exporter and older servers are built on that."""
     if path.name != "tokenizer_config.json":
         return path.read_bytes()
     values = read_json(path, path.name)
-    if not values.keys() & {"name_or_path", "_name_or_path"}:
-        return path.read_bytes()
-    return as_json({name: value for name, value in values.items() if name not in ("name_or_path", "_name_or_path")})
+    kept = {name: value for name, value in values.items() if name not in LOCAL}
+    if kept.get("tokenizer_class") == "TokenizersBackend":
+        kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return as_json(kept)
 
 
 def as_json(value: Any) -> bytes:
