@@ -138,6 +138,8 @@ def test_killed_at_any_moment(tmp_path: Path, after: float) -> None:
     else:
         assert exported(adapter, out, "--no-check") == 0
     assert (out / "model.safetensors").is_file() and (out / "README.md").is_file()
+    assert exported(adapter, out, "--no-check", "--force") == 0
+    assert list(tmp_path.glob(".*")) == []  # what the dead one left is gone
 
 
 def test_stock_peft_loads_what_the_adapter_names(tiny_run: Path) -> None:

@@ -87,18 +87,24 @@ def _what_it_is(facts: CardFacts) -> str:
         return f"{lora}. It was trained on rows rendered as\n\n{_code(facts.template)}"
     trained, total = int(figures.get("trained_parameters", 0)), int(figures.get("total_parameters", 1))
     lines = [
-        f"{lora}, its base frozen in {config.get('bits', '?')} bits while it was trained by florilegium "
-        f"{figures.get('version', '')} on {figures.get('training_rows', '?')} rows rendered as\n\n{_code(facts.template)}\n",
+        f"{lora}, its base frozen in {_known(config, 'bits')} bits while it was trained by florilegium "
+        f"{figures.get('version', '')} on {_known(figures, 'training_rows')} rows rendered as\n\n{_code(facts.template)}\n",
         f"{trained:,} of {total:,} parameters were trained ({100 * trained / max(1, total):.3f}%).\n",
         "| | |\n|---|---|",
-        f"| steps, rows a step | {figures.get('steps', '?')}, {config.get('batch_size', '?')} |",
-        f"| learning rate, schedule | {config.get('learning_rate', '?')}, {config.get('lr_schedule', '?')} |",
-        f"| seed | {config.get('seed', '?')} |",
+        f"| steps, rows a step | {_known(figures, 'steps')}, {_known(config, 'batch_size')} |",
+        f"| learning rate, schedule | {_known(config, 'learning_rate')}, {_known(config, 'lr_schedule')} |",
+        f"| seed | {_known(config, 'seed')} |",
     ]
     found = figures.get("verdict")
     if isinstance(found, dict):
         lines.append(f"| verdict | {_cell(str(found.get('sentence', '')))} |")
     return "\n".join(lines)
+
+
+def _known(values: Mapping[str, Any], name: str) -> str:
+    """A value as text; `default` where the run left it to the program."""
+    found = values.get(name, "?")
+    return "default" if found is None else str(found)
 
 
 def _figures(facts: CardFacts) -> str:

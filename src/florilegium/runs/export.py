@@ -25,7 +25,7 @@ from florilegium.runs.export_forms import Form, gguf_adapter_form, gguf_form, me
 from florilegium.runs.export_live import Live, ask_live
 from florilegium.runs.recorder import Silent, View
 from florilegium.storage.atomic_files import disk_errors
-from florilegium.storage.atomic_folders import new_folder
+from florilegium.storage.atomic_folders import new_folder, sweep_dead
 from florilegium.storage.paths import check_path
 from florilegium.storage.run_directory import adapter_folder, find_run
 from florilegium.storage.run_lock import set_aside
@@ -112,6 +112,7 @@ def _is_taken(path: Path) -> bool:
 
 def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reason: str, view: View) -> Exported:
     """The folder of an export: written, checked, with its card, and only then named."""
+    sweep_dead(request.output)
     with new_folder(request.output, _facts(request, form, merge), needed=form.needed, manifest=FILE) as folder:
         view.say(f"writing {form.what} to {request.output}")
         form.write(folder)

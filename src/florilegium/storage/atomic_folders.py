@@ -122,6 +122,25 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def sweep_dead(final: Path) -> None:
+    """Removes what a process that died in the making of `final` left beside it; one that lives goes on."""
+    for path in final.parent.glob(f".{final.name}.*"):
+        number = path.name.removeprefix(f".{final.name}.").partition(".")[0]
+        if path.suffix in (".tmp", ".gone") and number.isdecimal() and not _lives(int(number)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
 def sweep(parent: Path) -> None:
     """Removes what a process that died left under names that nobody reads. Call it only while the run is locked."""
     for path in parent.glob(".*"):
