@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +23,10 @@ from florilegium.errors import ModelError
 from florilegium.export.lora_change import LoraChange
 from florilegium.model.adapter_config import lora_values
 from florilegium.storage.safetensors_io import read_header
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+    from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -35,7 +40,7 @@ class AdapterChanges:
     changes: dict[str, LoraChange]
     replaced: dict[str, torch.Tensor]
     bias_added: dict[str, torch.Tensor]
-    values: dict[str, Any]
+    values: Mapping[str, Any]
     digest: str
     rank: int
     alpha: float
@@ -46,7 +51,7 @@ class AdapterChanges:
         return cls({}, {}, {}, {}, "", 0, 0.0)
 
 
-def read_changes(folder: Path, model: Any) -> AdapterChanges:
+def read_changes(folder: Path, model: PreTrainedModel) -> AdapterChanges:
     """What the adapter in `folder` does to `model`, which may lie on the meta device and gets PEFT's modules put into
     it. Raises ModelError for an adapter that is damaged, not LoRA, or does not sit on this model."""
     from safetensors.torch import load_file
@@ -76,7 +81,7 @@ def read_changes(folder: Path, model: Any) -> AdapterChanges:
     return AdapterChanges(changes, replaced, added, values, digest, int(values["r"]), float(values["lora_alpha"]))
 
 
-def _lora_layers(model: Any, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _lora_layers(model: PreTrainedModel, values: Mapping[str, Any], folder: Path) -> dict[str, LoraLayer]:
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
 
@@ -93,7 +98,9 @@ def _lora_layers(model: Any, values: dict[str, Any], folder: Path) -> dict[str, 
     return {name: module for name, module in modules if isinstance(module, LoraLayer)}
 
 
-def _change(name: str, layer: Any, tensors: dict[str, torch.Tensor], init: Any, folder: Path) -> LoraChange:
+def _change(
+    name: str, layer: LoraLayer, tensors: dict[str, torch.Tensor], init: str | bool, folder: Path
+) -> LoraChange:
     embedding = f"{PREFIX}{name}.lora_embedding_A" in tensors
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
     try:
@@ -104,7 +111,7 @@ def _change(name: str, layer: Any, tensors: dict[str, torch.Tensor], init: Any, 
             f"the adapter in {folder} lacks {str(error)[:120]}", "Copy it again, or name its base with --model"
         ) from None
     scaling = float(layer.scaling["default"])
-    transposed = embedding or bool(layer.fan_in_fan_out)
+    transposed = embedding or bool(getattr(layer, "fan_in_fan_out", False))
     left, right = (a_RK.T, b_NR.T) if transposed else (b_NR, a_RK)
     kept = init if init in ("pissa", "olora") else "default"
     return LoraChange(left, right, magnitude, transposed, kept, scaling)

@@ -6,7 +6,7 @@ takes up the difference."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +19,9 @@ from florilegium.export.gguf_types import import_gguf
 from florilegium.export.lora_change import LoraChange
 from florilegium.export.merge import Merge
 from florilegium.export.subject import Subject
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
 
 
 def adapter_tensors(merge: Merge, family: GgufFamily) -> list[GgufTensor]:
@@ -39,7 +42,7 @@ def adapter_tensors(merge: Merge, family: GgufFamily) -> list[GgufTensor]:
     return found
 
 
-def _tensor(name: str, values: torch.Tensor, kind: Any) -> GgufTensor:
+def _tensor(name: str, values: torch.Tensor, kind: GGMLQuantizationType) -> GgufTensor:
     return GgufTensor(name, tuple(values.shape), kind, lambda: iter([values.contiguous()]))
 
 
@@ -66,7 +69,7 @@ def _refuse_more_than_lora(merge: Merge) -> None:
             )
 
 
-def adapter_writer(merge: Merge, family: GgufFamily, subject: Subject) -> Any:
+def adapter_writer(merge: Merge, family: GgufFamily, subject: Subject) -> GGUFWriter:
     gguf = import_gguf()
     writer = new_writer(gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[family.architecture]])
     writer.add_type("adapter")

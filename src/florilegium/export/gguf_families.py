@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from florilegium.errors import ModelError
 from florilegium.export.gguf_types import import_gguf
 
-Order = Callable[[Any, int], torch.Tensor]  # config, number of rows -> where each row comes from
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+Config = Any  # a Transformers config: every family has numbers under names of its own
+Order = Callable[[Config, int], torch.Tensor]  # config, number of rows -> where each row comes from
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class GgufFamily:
     ends of names that are no weights, `plain` ends of names that llama.cpp wants in float32."""
 
     architecture: str
-    facts: Callable[[Any, Any], None]
+    facts: Callable[[GGUFWriter, Config], None]
     orders: dict[str, Order]
     transposed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -43,7 +47,7 @@ class GgufFamily:
             raise ModelError(f"llama.cpp has no place for the tensor {tensor}", "Export with --to merged instead")
         return str(found)
 
-    def order(self, tensor: str, config: Any, rows: int) -> torch.Tensor | None:
+    def order(self, tensor: str, config: Config, rows: int) -> torch.Tensor | None:
         """Where each output row of `tensor` comes from, or None where the order is the same."""
         module = tensor.split(".")[-2]
         return self.orders[module](config, rows) if module in self.orders else None
@@ -52,7 +56,7 @@ class GgufFamily:
         return tensor.endswith(".weight") and tensor.split(".")[-2] in self.transposed
 
 
-def family_of(config: Any) -> GgufFamily:
+def family_of(config: Config) -> GgufFamily:
     """Raises ModelError for a family that is not written here."""
     kind = str(config.model_type)
     if kind not in FAMILIES:
@@ -64,20 +68,20 @@ def family_of(config: Any) -> GgufFamily:
     return FAMILIES[kind]
 
 
-def _bloom_order(config: Any, rows: int) -> torch.Tensor:
+def _bloom_order(config: Config, rows: int) -> torch.Tensor:
     heads = int(config.n_head)
     return torch.arange(rows).view(heads, 3, rows // (3 * heads)).transpose(0, 1).reshape(-1)
 
 
 def _rotary_order(heads: str) -> Order:
-    def order(config: Any, rows: int) -> torch.Tensor:
+    def order(config: Config, rows: int) -> torch.Tensor:
         count = int(getattr(config, heads, None) or config.num_attention_heads)
         return torch.arange(rows).view(count, 2, rows // count // 2).transpose(1, 2).reshape(-1)
 
     return order
 
 
-def _bloom(writer: Any, config: Any) -> None:
+def _bloom(writer: GGUFWriter, config: Config) -> None:
     width = int(config.hidden_size)
     writer.add_context_length(int(getattr(config, "seq_length", None) or 2048))
     writer.add_embedding_length(width)
@@ -92,7 +96,7 @@ def _bloom(writer: Any, config: Any) -> None:
         )
 
 
-def _gpt2(writer: Any, config: Any) -> None:
+def _gpt2(writer: GGUFWriter, config: Config) -> None:
     writer.add_context_length(int(config.n_ctx if hasattr(config, "n_ctx") else config.n_positions))
     writer.add_embedding_length(int(config.n_embd))
     writer.add_feed_forward_length(int(config.n_inner or 4 * config.n_embd))
@@ -101,7 +105,7 @@ def _gpt2(writer: Any, config: Any) -> None:
     writer.add_layer_norm_eps(float(config.layer_norm_epsilon))
 
 
-def _rotary(writer: Any, config: Any) -> None:
+def _rotary(writer: GGUFWriter, config: Config) -> None:
     heads = int(config.num_attention_heads)
     dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     rope = dict(getattr(config, "rope_parameters", None) or {})
@@ -123,7 +127,7 @@ def _rotary(writer: Any, config: Any) -> None:
     writer.add_layer_norm_rms_eps(float(config.rms_norm_eps))
 
 
-def rope_factors(config: Any) -> torch.Tensor | None:
+def rope_factors(config: Config) -> torch.Tensor | None:
     """Llama 3's scaling of each frequency, which llama.cpp reads as the tensor `rope_freqs.weight`: the wavelengths
     beyond the old context are stretched by `factor`, those well inside it are not, and between them it is smooth."""
     rope = dict(getattr(config, "rope_parameters", None) or {})

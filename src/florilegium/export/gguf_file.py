@@ -9,12 +9,15 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from florilegium.export.gguf_types import import_gguf
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
 
 ALIGNMENT = 32
 
@@ -27,7 +30,7 @@ class GgufTensor:
 
     name: str
     shape: tuple[int, ...]
-    kind: Any
+    kind: GGMLQuantizationType
     numbers: Numbers
 
     @property
@@ -37,7 +40,7 @@ class GgufTensor:
         return math.prod(self.shape) // int(block) * int(size)
 
 
-def new_writer(architecture: str) -> Any:
+def new_writer(architecture: str) -> GGUFWriter:
     """gguf's writer, whose header is kept in memory."""
     gguf = import_gguf()
 
@@ -52,7 +55,7 @@ def new_writer(architecture: str) -> Any:
     return InMemory(None, architecture)
 
 
-def gguf_pieces(writer: Any, tensors: list[GgufTensor]) -> Iterator[bytes | memoryview]:
+def gguf_pieces(writer: GGUFWriter, tensors: list[GgufTensor]) -> Iterator[bytes | memoryview]:
     """The whole file. `writer` has its metadata already."""
     gguf = import_gguf()
     for tensor in tensors:
@@ -60,7 +63,8 @@ def gguf_pieces(writer: Any, tensors: list[GgufTensor]) -> Iterator[bytes | memo
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    header = writer.fout[0].getvalue()
+    buffers: Any = writer.fout
+    header = buffers[0].getvalue()
     writer.close()
     yield header + bytes(-len(header) % ALIGNMENT)
     for tensor in tensors:

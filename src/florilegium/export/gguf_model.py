@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +19,9 @@ from florilegium.export.gguf_vocabulary import Vocabulary
 from florilegium.export.lora_change import spans
 from florilegium.export.merge import Merge
 from florilegium.export.subject import Subject
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 
 def model_tensors(merge: Merge, family: GgufFamily, kind: str) -> list[GgufTensor]:
@@ -61,7 +64,7 @@ def _numbers(merge: Merge, tensor: StoredTensor, order: torch.Tensor | None, tra
     return pieces
 
 
-def model_writer(merge: Merge, family: GgufFamily, kind: str, subject: Subject, vocabulary: Vocabulary) -> Any:
+def model_writer(merge: Merge, family: GgufFamily, kind: str, subject: Subject, vocabulary: Vocabulary) -> GGUFWriter:
     """gguf's writer with all of the metadata."""
     gguf, config = import_gguf(), merge.base.model.config.get_text_config()
     writer = new_writer(gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[family.architecture]])
@@ -80,7 +83,7 @@ def model_writer(merge: Merge, family: GgufFamily, kind: str, subject: Subject, 
     return writer
 
 
-def describe(writer: Any, subject: Subject, digest: str) -> None:
+def describe(writer: GGUFWriter, subject: Subject, digest: str) -> None:
     """What the file is, whence, and under which terms."""
     base = subject.base
     writer.add_name(f"{base.name} tuned by florilegium ({subject.name})")

@@ -8,9 +8,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from florilegium.errors import ModelError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 OURS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 QUANTIZE = "llama-quantize"
@@ -58,16 +61,15 @@ def choose_kind(name: str) -> GgufKind:
     return GgufKind(kind, "f16", program)
 
 
-def type_of(kind: str, shape: tuple[int, ...], is_table: bool, plain: bool) -> Any:
+def type_of(kind: str, shape: tuple[int, ...], is_table: bool, plain: bool) -> GGMLQuantizationType:
     """The type of one tensor in a file of `kind`. Vectors and what llama.cpp wants `plain` stay float32; rows that are
     no multiple of the block stay f16; below 8 bits the embedding and the head (`is_table`) keep 8."""
     gguf = import_gguf()
+    types: type[GGMLQuantizationType] = gguf.GGMLQuantizationType
     if len(shape) < 2 or plain:
-        return gguf.GGMLQuantizationType.F32
-    wanted = "q8_0" if is_table and kind[:2] in ("q4", "q5") else kind
-    found = gguf.GGMLQuantizationType[wanted.upper()]
-    block = gguf.GGML_QUANT_SIZES[found][0]
-    return found if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
+        return types.F32
+    found = types["Q8_0" if is_table and kind[:2] in ("q4", "q5") else kind.upper()]
+    return found if shape[-1] % gguf.GGML_QUANT_SIZES[found][0] == 0 else types.F16
 
 
 def file_type(kind: str) -> int:

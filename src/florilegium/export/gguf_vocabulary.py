@@ -7,10 +7,15 @@ stands in tokenizer.json: it is compared here, so any vocabulary over a known pa
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import ModelError
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+    from transformers import PreTrainedTokenizerBase
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,7 +44,7 @@ class Vocabulary:
     adds_eos: bool
     space_prefix: bool = True
 
-    def write(self, writer: Any) -> None:
+    def write(self, writer: GGUFWriter) -> None:
         writer.add_tokenizer_model(self.model)
         writer.add_tokenizer_pre(self.pre)
         writer.add_token_list(self.tokens)
@@ -56,7 +61,7 @@ class Vocabulary:
             writer.add_add_space_prefix(self.space_prefix)
 
 
-def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
+def read_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
     """The vocabulary of a fast tokenizer, filled up to the `rows` of the embedding. Raises ModelError for a tokenizer
     that llama.cpp has no like of."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -112,7 +117,7 @@ def _scores(tokens: list[str], merges: list[Any]) -> list[float]:
     return [rank.get(token, 0.0 if len(token) == 1 else -1e9) for token in tokens]
 
 
-def _pre_tokenizer(described: dict[str, Any]) -> str:
+def _pre_tokenizer(described: Mapping[str, Any]) -> str:
     """llama.cpp's name for how the text is split before the merges."""
     pre = described.get("pre_tokenizer") or {}
     parts = pre.get("pretokenizers", [pre])

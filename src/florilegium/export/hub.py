@@ -10,11 +10,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from florilegium.errors import FlorilegiumError, ModelError, UsageError
 from florilegium.export.hub_files import Parcel
 from florilegium.export.origin import HUB_ID
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 WAITS = (1.0, 4.0, 15.0)  # seconds before another try
 AGAIN = (408, 409, 412, 425, 429, 500, 502, 503, 504)
@@ -46,7 +49,7 @@ def upload(parcel: Parcel, repo: str, *, private: bool, say: Callable[[str], Non
     page = trying("make the repository", lambda: api.create_repo(repo, private=private, exist_ok=True))
     say(f"sending {len(sums)} files, {sum(size for size, _ in sums.values()) / 1e6:,.1f} MB")
 
-    def commit() -> Any:
+    def commit() -> CommitInfo:
         # made anew for each try: an operation remembers how far it came
         operations = [
             CommitOperationAdd(name, str(what) if isinstance(what, Path) else what)

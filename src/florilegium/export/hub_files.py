@@ -9,7 +9,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.errors import ModelError, UsageError
 from florilegium.export.card_use import THIS
@@ -85,7 +84,7 @@ def pack_adapter(folder: Path, base: Origin, card: str) -> Parcel:
     return Parcel(files, card)
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from florilegium.errors import ModelError
 from florilegium.export import llama_worker
@@ -40,7 +39,7 @@ def _threads() -> int:
 
 def ask_llama_cpp(
     prompts: list[str], end_of_text: int, model: Path, lora: Path | None = None, new_tokens: int = NEW_TOKENS
-) -> dict[str, Any]:
+) -> llama_worker.Json:
     """The prompts' tokens and greedy continuations (`llama_worker.py`). Raises ModelError where the file cannot be
     loaded."""
     asked = {

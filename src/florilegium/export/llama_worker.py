@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
+if TYPE_CHECKING:
+    from xllamacpp import Server
+
+Json = dict[str, Any]
 CONTEXT = 512
 
 
@@ -21,11 +25,11 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     server = start(asked)
 
-    def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def post(path: str, body: Json) -> Json:
         data = json.dumps(body).encode()
         request = Request(server.listening_address + path, data, {"Content-Type": "application/json"})
         with urlopen(request, timeout=600) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
+            found: Json = json.loads(answer.read())
         return found
 
     tokens, texts = [], []
@@ -42,7 +46,7 @@ def main() -> None:
     os._exit(0)  # the server's threads need no farewell
 
 
-def start(asked: dict[str, Any]) -> Any:
+def start(asked: Json) -> Server:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -59,7 +63,7 @@ def start(asked: dict[str, Any]) -> Any:
     return xllamacpp.Server(params)
 
 
-def steps(answer: dict[str, Any], end_of_text: int) -> list[Any]:
+def steps(answer: Json, end_of_text: int) -> list[Any]:
     """Token by token what was written. llama.cpp leaves out the end-of-text, which is a step like any other, and the
     likelihoods of tokens that end amid a character: then those alone are taken whose place is certain."""
     tokens, told = list(answer["tokens"]), answer.get("completion_probabilities", [])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def write_merged(folder: NewFolder, merge: Merge, adapter: Path) -> None:
         folder.write(name, [data])
 
 
-def merged_config(merge: Merge) -> dict[str, Any]:
+def merged_config(merge: Merge) -> Mapping[str, Any]:
     """The base's config.json, true of the merged weights."""
     config = {name: value for name, value in merge.base.config.items() if name not in DROPPED}
     if merge.base.tied and not merge.tied:
@@ -82,7 +82,7 @@ def _without_paths(path: Path) -> bytes:
     return as_json(kept)
 
 
-def as_json(value: Any) -> bytes:
+def as_json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _licence(hub_id: str, folder: Path | None) -> str:
     return RAIL if _is_bloom(folder) else ""
 
 
-def _front_matter(path: Path) -> dict[str, Any]:
+def _front_matter(path: Path) -> Mapping[str, Any]:
     import yaml
 
     with path.open(encoding="utf-8", errors="replace") as file:

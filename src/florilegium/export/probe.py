@@ -9,9 +9,13 @@ The live adapter answers first and is let go; then what was exported answers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 ROWS, NEW_TOKENS, TOP, BATCH = 32, 24, 10, 8
 LOGIT_BYTES = 256 << 20  # what is kept of the live model's logits: of larger vocabularies fewer positions
@@ -46,7 +50,7 @@ class Answers:
 
 
 @torch.inference_mode()
-def ask(model: Any, probe: Probe) -> Answers:
+def ask(model: PreTrainedModel | PeftModel, probe: Probe) -> Answers:
     """The answers of a Transformers model."""
     device, vocabulary = model.device, int(model.config.get_text_config().vocab_size)
     most = max(1, LOGIT_BYTES // (4 * vocabulary))
@@ -64,7 +68,7 @@ def ask(model: Any, probe: Probe) -> Answers:
     return Answers(logits, nats / max(1, count), greedy)
 
 
-def _continue(model: Any, prompts: list[list[int]], end_of_text: int) -> list[list[Step]]:
+def _continue(model: PreTrainedModel | PeftModel, prompts: list[list[int]], end_of_text: int) -> list[list[Step]]:
     """Greedy continuations of prompts that share a batch, padded on the left."""
     from transformers import GenerationConfig
 
@@ -75,7 +79,8 @@ def _continue(model: Any, prompts: list[list[int]], end_of_text: int) -> list[li
         do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=end_of_text, pad_token_id=end_of_text,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    written = model.generate(input_ids=ids, attention_mask=mask, generation_config=plain)
+    generate: Any = model.generate  # its hints have it as a Tensor
+    written = generate(input_ids=ids, attention_mask=mask, generation_config=plain)
     texts: list[list[Step]] = [[] for _ in prompts]
     done: set[int] = set()
     for step, logits in enumerate(written.logits):

@@ -4,6 +4,7 @@ or broken is left out: an adapter alone can be exported too."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ class Subject:
     base_folder: Path | None
     other_weights: bool
     template: Template
-    config: dict[str, Any]
-    manifest: dict[str, Any]
-    evaluation: dict[str, Any]
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
     samples: list[str]
 
     @property
@@ -68,11 +69,11 @@ def describe(directory: Path, adapter: Path) -> Subject:
     )
 
 
-def _template(facts: dict[str, Any]) -> Template:
+def _template(facts: Mapping[str, Any]) -> Template:
     return Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
 
 
-def _base_name(facts: dict[str, Any], adapter: Path) -> str:
+def _base_name(facts: Mapping[str, Any], adapter: Path) -> str:
     """The base that the adapter names: its own file, or PEFT's, which is all that adapters of others have."""
     config = read_json(adapter / "adapter_config.json", f"the adapter_config.json in {adapter}")
     name = facts.get("base", {}).get("name") or config.get("base_model_name_or_path")
@@ -110,11 +111,11 @@ def _run_name(directory: Path, adapter: Path) -> str:
     return (adapter.parent if directory != adapter else directory).resolve().name
 
 
-def _run_files(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[str]]:
+def _run_files(run: RunDirectory) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], list[str]]:
     """config, manifest, evaluation, the last samples; empty where `run` is no run."""
     if not run.is_run:
         return {}, {}, {}, []
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = {}
     with contextlib.suppress(UsageError):
         config = read_config(run.config)
     rows = [row for row in run.read_samples() if isinstance(row.get("text"), str)]

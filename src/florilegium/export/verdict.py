@@ -7,8 +7,11 @@ was near a tie; for quantised types, which change what a model says, distances a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from florilegium.export.probe import Answers, Step
 
@@ -50,7 +53,7 @@ class Verdict:
     loss_exported: float | None = None
     reason: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Mapping[str, Any]:
         return {name: value for name, value in asdict(self).items() if value not in (None, "")} | {
             "passed": self.passed
         }
@@ -73,7 +76,7 @@ def judge_merged(live: Answers, merged: Answers, dtype: str, rows_are: str) -> V
     allowed = LOGITS[dtype]
     gaps = [(a - b).abs() for a, b in zip(live.logits, merged.logits, strict=True)]
     largest = max(float(gap.max()) for gap in gaps)
-    mean = sum(float(gap.sum(dtype=_double())) for gap in gaps) / sum(gap.numel() for gap in gaps)
+    mean = sum(float(gap.sum(dtype=torch.float64)) for gap in gaps) / sum(gap.numel() for gap in gaps)
     scale = max(float(logits.abs().max()) for logits in live.logits)
     assert allowed.largest is not None
     limit, mean_limit = allowed.largest * scale, allowed.mean * scale
@@ -89,12 +92,6 @@ def judge_merged(live: Answers, merged: Answers, dtype: str, rows_are: str) -> V
         not reason, "Transformers", len(live.logits), rows_are, "logits", largest, mean,
         f"{limit:.2g} and {mean_limit:.2g} for {dtype}", equal, len(live.greedy), None, live.loss, merged.loss, reason,
     )  # fmt: skip
-
-
-def _double() -> Any:
-    import torch
-
-    return torch.float64
 
 
 def judge_gguf(live: list[list[Step]], said: list[list[Step]], kind: str, tokens_equal: int, rows_are: str) -> Verdict:

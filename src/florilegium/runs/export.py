@@ -11,6 +11,7 @@ only a hidden folder that the next export to the same place removes."""
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reaso
     return Exported(request.output, request.to, form.kind, sizes, verdict)
 
 
-def _facts(request: Request, form: Form, merge: Merge) -> dict[str, Any]:
+def _facts(request: Request, form: Form, merge: Merge) -> Mapping[str, Any]:
     subject = request.subject
     return {
         "format": 1,

@@ -3,7 +3,7 @@ read again, else of the bundled quotes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from florilegium.data import Quote, Template, read_rows
 from florilegium.errors import DataError, FlorilegiumError
@@ -14,11 +14,14 @@ from florilegium.seedling import SAYINGS
 from florilegium.tokens import label_prompt, text_ids
 from florilegium.tokens.encode import end_of_text
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 WORDS = 4  # of a quote, for it to be gone on with
 MAX_TOKENS = 256
 
 
-def make_probe(subject: Subject, tokenizer: Any, data: str | None = None) -> Probe:
+def make_probe(subject: Subject, tokenizer: PreTrainedTokenizerBase, data: str | None = None) -> Probe:
     """`data` says where the run's rows lie now. Raises DataError where rows that were named cannot be read."""
     quotes, template, what = _quotes(subject, data)
     rows = [ids[: MAX_TOKENS - 1] for ids in text_ids(tokenizer, [template.render(quote) for quote in quotes])]

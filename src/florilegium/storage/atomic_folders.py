@@ -176,7 +176,7 @@ def read_verified(
     return facts, {name: _read_summed(folder / name, facts["files"][name]) for name in names}
 
 
-def check_file(path: Path, entry: Any) -> None:
+def check_file(path: Path, entry: Mapping[str, object]) -> None:
     """Compares a file with its entry in a manifest, without having it in memory. Raises ChecksumMismatch."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:

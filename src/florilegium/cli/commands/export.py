@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
@@ -12,6 +12,9 @@ from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.storage.run_directory import adapter_folder, find_run
+
+if TYPE_CHECKING:
+    from florilegium.runs.export import Exported
 
 FORMS = ("merged", "gguf", "gguf-adapter", "onnx")
 _SETTINGS = ("to", "output", "model", "data", "check", "force", "device")
@@ -57,7 +60,7 @@ def run(flags: argparse.Namespace) -> None:
     _show(done)
 
 
-def _show(done: Any) -> None:
+def _show(done: Exported) -> None:
     """What was made, how it compares, what to type next."""
     for name, size in done.files.items():
         if size > 1 << 20 or name.endswith((".gguf", ".safetensors")):
