@@ -43,10 +43,10 @@ def test_plain_lora_is_taken(tmp_path: Path, bits: int) -> None:
 @pytest.mark.parametrize(
     ("lora", "reason"),
     [
-        ({"target_modules": ["query_key_value", "word_embeddings"]}, "query_key_value alone"),
-        ({"target_modules": ["query_key_value", "dense_h_to_4h"]}, "query_key_value alone"),
+        ({"target_modules": ["query_key_value", "word_embeddings"]}, "query_key_value only"),
+        ({"target_modules": ["query_key_value", "dense_h_to_4h"]}, "query_key_value only"),
         ({"modules_to_save": ["ln_f"]}, "whole modules"),
-        ({"lora_bias": True}, "no plain LoRA"),
+        ({"lora_bias": True}, "not plain LoRA"),
     ],
     ids=str,
 )
@@ -58,7 +58,7 @@ def test_what_would_be_passed_over_is_refused(tmp_path: Path, lora: dict[str, An
 def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
     merged = model(tmp_path / "a", bits=16)
     merged.merge_adapter()
-    assert "no plain LoRA" in weights.unsupported_reason(bloom_model(merged), CUDA, torch.bfloat16)
+    assert "not plain LoRA" in weights.unsupported_reason(bloom_model(merged), CUDA, torch.bfloat16)
     plain = model(tmp_path / "b", bits=16)
     assert weights.unsupported_reason(bloom_model(plain), CUDA, torch.bfloat16) == ""
     assert "8 or 4 bits" in block_stack.unsupported_reason(bloom_model(plain), CUDA, torch.bfloat16)
@@ -70,7 +70,7 @@ def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
         assert "bfloat16" in room.unsupported_reason(bloom_model(plain), CUDA, torch.float32)
     mixed, other = (bloom_model(model(tmp_path / name, bits=bits)) for name, bits in (("d", 8), ("e", 4)))
     mixed.h[1].mlp.dense_4h_to_h = other.h[1].mlp.dense_4h_to_h
-    assert "different forms" in weights.unsupported_reason(mixed, CUDA, torch.bfloat16)
+    assert "different precisions" in weights.unsupported_reason(mixed, CUDA, torch.bfloat16)
 
 
 def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> None:
@@ -111,7 +111,7 @@ def test_which_weights_the_int8_matmul_reads(tmp_path: Path, monkeypatch: pytest
     narrow = bloom_model(model(tmp_path / "b", head_dim=16)).h[0].mlp.dense_h_to_4h
     assert "multiples of 128" in support.int8_matmul_unsupported_reason(narrow)
     nf4 = bloom_model(model(tmp_path / "c", bits=4, head_dim=64)).h[0].mlp.dense_h_to_4h
-    assert "no int8" in support.int8_matmul_unsupported_reason(nf4)
+    assert "not int8" in support.int8_matmul_unsupported_reason(nf4)
 
 
 def test_no_argument_of_a_kernel_hides_a_name_of_tritons_own() -> None:

@@ -1,4 +1,4 @@
-"""The room for speed: one file a kernel, each with a reference implementation. `README.md` has a line on each.
+"""Kernels, one file each, every one with a reference implementation. `README.md` has a row on each.
 
 Of ours only the references are known here, and only `model/fast_paths.py` knows this room: everything works without it,
 with its kernels off (`--kernels off`) and with the folder gone."""
@@ -40,13 +40,13 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
 
 def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
     """What of each kernel's needs is missing before the model is known."""
-    no_cuda = "" if device.type == "cuda" else "its kernels are for CUDA"
+    no_cuda = "" if device.type == "cuda" else "its kernels need CUDA"
     quantized = bits in (4, 8)
     return {
-        "fused-blocks": no_cuda or ("" if quantized else "it is for a base in 8 or 4 bits"),
-        "fast-decode": no_cuda or ("it computes in bfloat16" if bits == 32 else ""),
+        "fused-blocks": no_cuda or ("" if quantized else "it is for a base of 8 or 4 bits"),
+        "fast-decode": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
         "flex-attention": flex_attention.unsupported_reason(device, flex_attention.FLEX_BLOCK),
-        "quantized-linear": "" if quantized else f"the base is held in {bits} bits, and it is for 8 and 4",
+        "quantized-linear": "" if quantized else f"the base has {bits} bits, and it is for 8 and 4",
         "chunked-loss": "",
     }
 

@@ -46,13 +46,13 @@ def dequantize_nf4_kernel(
     code = tl.interleave(byte >> 4, byte & 15)
     group = (tl.program_id(0) % blocks) * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
     there = group < K // GROUP
-    place = row * (K // GROUP) + group
+    index = row * (K // GROUP) + group
     # One scale is loaded for a whole group, and not 64 times for its weights.
     if NESTED:
-        block_scale = tl.load(absmax_table + tl.load(absmax + place, mask=there, other=0).to(tl.int32))
-        block_scale = block_scale * tl.load(absmax2 + place // GROUP2, mask=there, other=0.0) + tl.load(offset)
+        block_scale = tl.load(absmax_table + tl.load(absmax + index, mask=there, other=0).to(tl.int32))
+        block_scale = block_scale * tl.load(absmax2 + index // GROUP2, mask=there, other=0.0) + tl.load(offset)
     else:
-        block_scale = tl.load(absmax + place, mask=there, other=0.0)
+        block_scale = tl.load(absmax + index, mask=there, other=0.0)
     # the table's 16 entries stay in the L1 cache
     weight = tl.reshape(tl.load(table + code), (BLOCK // GROUP, GROUP)) * block_scale[:, None]
     tl.store(out + row * stride + column, tl.reshape(weight, (BLOCK,)).to(out.dtype.element_ty), mask=column < K)

@@ -37,10 +37,10 @@ def head_loss_kernel(
     target = tl.load(targets + row)
     none = target < 0  # no target: no loss, no gradient
     target = tl.maximum(target, 0)
-    wide = tl.arange(0, BLOCK_W)
-    h = tl.load(hidden + row * W + wide, mask=wide < W, other=0.0).to(tl.float32)
+    w = tl.arange(0, BLOCK_W)
+    h = tl.load(hidden + row * W + w, mask=w < W, other=0.0).to(tl.float32)
     # In float32: rounded to bfloat16, as the logits are, it would be off by up to 0.03 at 8, and so would the loss.
-    exact = tl.sum(h * tl.load(weight + target * W + wide, mask=wide < W, other=0.0).to(tl.float32), 0)
+    exact = tl.sum(h * tl.load(weight + target * W + w, mask=w < W, other=0.0).to(tl.float32), 0)
     total = tl.zeros([BLOCK], tl.float32)  # a sum for each lane: added across lanes once, at the end
     for start in range(0, V, BLOCK):
         column = start + tl.arange(0, BLOCK)

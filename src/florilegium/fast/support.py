@@ -19,22 +19,22 @@ from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, linears
 def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
     """Why neither can take this model, or an empty string."""
     if device.type != "cuda":
-        return "its kernels are for CUDA"
+        return "its kernels need CUDA"
     if compute != torch.bfloat16:
-        return "it computes in bfloat16"
+        return "its kernels compute in bfloat16"
     if any(layer.apply_residual_connection_post_layernorm for layer in bloom.h):
-        return "this BLOOM has another residual"
+        return "this BLOOM takes its residual after the layer norm"
     if bloom.embed_dim // bloom.num_heads > 128:  # what a tile of attention holds in registers
-        return "its heads are wider than 128"
+        return "the model's heads are wider than 128"
     if bloom.embed_dim % 64:  # the column orders move 64 at a time (`unpack_kernel.py`)
-        return "its width is no multiple of 64"
+        return "the model's width is not a multiple of 64"
     for name, module in bloom.named_modules():
         if hasattr(module, "modules_to_save"):
-            return "its adapter holds whole modules"
+            return "the adapter trains whole modules"
         if hasattr(module, "base_layer") and not name.endswith(".query_key_value"):
-            return "it takes LoRA on query_key_value alone"
+            return "it supports LoRA on query_key_value only"
         if hasattr(module, "base_layer") and not _is_plain_lora(cast(LoraLayer, module)):
-            return "its adapter is no plain LoRA"
+            return "the adapter is not plain LoRA"
     return ""
 
 
@@ -69,13 +69,13 @@ def int8_matmul_unsupported_reason(module: Linear) -> str:
     """Why matmuls do not read the weight of one of bitsandbytes' linears as it is stored, or an empty string."""
     N, K = module.out_features, module.in_features
     if getattr(module.weight, "quant_state", None) is not None:
-        return "it is no int8"
+        return "it is not int8"
     if N % 128 or K % 128:  # the kernel has no tiles of other sizes
-        return "its sides are no multiples of 128"
+        return "its sides are not multiples of 128"
     if N * K < MIN_INT8_ELEMENTS:
         return "it is small"
     if not is_hopper(module.weight.device):
-        return "this takes the matrix unit of a Hopper GPU"
+        return "it takes the matrix unit of a Hopper GPU"
     return _compiler_unsupported_reason()
 
 

@@ -88,12 +88,12 @@ def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype)
     if found:
         return found
     if bloom.word_embeddings.weight.dtype != torch.bfloat16:
-        return "it computes in bfloat16"
+        return "its kernels compute in bfloat16"
     if not all(_readable(module) for layer in bloom.h for module in linears(layer)):
-        return "its 4-bit weights are not NF4 in groups of 64"
+        return "the 4-bit weights are not NF4 in groups of 64"
     if any(_bits(layer.mlp.dense_h_to_4h) != _bits(layer.mlp.dense_4h_to_h) for layer in bloom.h):
         # the one writes its rows in the order of columns that the other reads
-        return "a block's two large weights are stored in different forms"
+        return "a block's two large weights are stored in different precisions"
     return ""
 
 

@@ -1,7 +1,7 @@
 """The Triton kernels of training's attention, backward: the gradients of the raw query, key and value
 (`attention_kernel.py` tells what they are the gradients of).
 
-It is FlashAttention-2's backward pass (Dao 2023, arXiv:2307.08691): probabilities are made again from the saved
+It is FlashAttention-2's backward pass (Dao 2023, arXiv:2307.08691): probabilities are recomputed from the saved
 log-sum-exp (here to the base 2). Nothing is added atomically, so the same input gives the same bits. Shapes: T tokens,
 H heads, D head dimension."""
 
@@ -41,9 +41,9 @@ def attention_delta_kernel(
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
-    place = head * stride_h
+    offset = head * stride_h
     above = load_rows(grad + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32)
-    bias = load_vector(vb + place, column, D)[None, :]
+    bias = load_vector(vb + offset, column, D)[None, :]
     if D % 64 == 0:  # a sum minds no order, so the gradient is brought into the context's
         after = load_rows(out + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32) - to_mma_order(
             bias, ORDER, 1, D
@@ -69,25 +69,25 @@ def attention_grad_kernel(
     block = tl.program_id(1)
     mine = block * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
-    place = head * stride_h
+    offset = head * stride_h
     slope = tl.load(slopes + head) * LOG2E
     logsumexp += head * T
     delta += head * T
     grad += head * D  # as the context, [T, H * D]: heads side by side
     # value = raw * vs + vb: grad times vs is the gradient of what the raw values were averaged to
-    by = load_vector(vs + place, column, D)[None, :]
+    by = load_vector(vs + offset, column, D)[None, :]
     # the gradients of a block of keys and values: the queries that see it, scores [keys, queries]
     if tl.program_id(0) == 0:
-        key = load_rows(k + place, mine, column, stride_t, D, BLOCK_D)
+        key = load_rows(k + offset, mine, column, stride_t, D, BLOCK_D)
         # vs goes to the values, which are read once, and not to each block of gradients
-        value = (load_rows(v + place, mine, column, stride_t, D, BLOCK_D) * by).to(v.dtype.element_ty)
+        value = (load_rows(v + offset, mine, column, stride_t, D, BLOCK_D) * by).to(v.dtype.element_ty)
         grad_key = tl.zeros([BLOCK, BLOCK_D], tl.float32)
         grad_value = tl.zeros([BLOCK, BLOCK_D], tl.float32)
         # from the diagonal to the end of the last key's document: no query after that sees any of these keys
         last = (tl.load(ends + block * BLOCK + BLOCK - 1) + INNER - 1) // INNER
         for number in range(block * (BLOCK // INNER), last):
             row = number * INNER + tl.arange(0, INNER)
-            query = load_rows(q + place, row, column, stride_t, D, BLOCK_D)
+            query = load_rows(q + offset, row, column, stride_t, D, BLOCK_D)
             above = load_rows(grad, row, column, H * D, D, BLOCK_D)
             distance = mine[:, None] - row[None, :]
             visible = (distance <= 0) & (mine[:, None] >= tl.load(starts + row)[None, :])
@@ -99,25 +99,25 @@ def attention_grad_kernel(
             change = probability * (tl.dot(value, tl.trans(above)) - tl.load(delta + row)[None, :])
             grad_key += tl.dot(change.to(query.dtype), query)
         # keys were used raw, so this is the raw key's gradient: ks is in q' already
-        store_rows(grad_key * sqrt, dk + place, mine, column, stride_t, D, BLOCK_D)
-        store_rows(grad_value * by, dv + place, mine, column, stride_t, D, BLOCK_D)
+        store_rows(grad_key * sqrt, dk + offset, mine, column, stride_t, D, BLOCK_D)
+        store_rows(grad_value * by, dv + offset, mine, column, stride_t, D, BLOCK_D)
     else:  # the gradient of a block of queries: the keys that it sees
         begin = tl.load(starts + mine)
-        query = load_rows(q + place, mine, column, stride_t, D, BLOCK_D)
+        query = load_rows(q + offset, mine, column, stride_t, D, BLOCK_D)
         above = (load_rows(grad, mine, column, H * D, D, BLOCK_D) * by).to(grad.dtype.element_ty)
         level = tl.load(logsumexp + mine)
         row_sum = tl.load(delta + mine)
         grad_query = tl.zeros([BLOCK, BLOCK_D], tl.float32)
         for number in range(tl.load(starts + block * BLOCK) // INNER, (block + 1) * (BLOCK // INNER)):
             other = number * INNER + tl.arange(0, INNER)
-            key = load_rows(k + place, other, column, stride_t, D, BLOCK_D)
-            value = load_rows(v + place, other, column, stride_t, D, BLOCK_D)
+            key = load_rows(k + offset, other, column, stride_t, D, BLOCK_D)
+            value = load_rows(v + offset, other, column, stride_t, D, BLOCK_D)
             probability = tl.exp2(masked_scores(query, key, mine, other, begin, slope, root) - level[:, None])
             change = tl.dot(above, tl.trans(value)) - row_sum[:, None]
             grad_query += tl.dot((probability * change).to(key.dtype), key)
         # q' = (raw * qs + qb) * ks, so both scales stand between its gradient and the raw query's
-        both = load_vector(ks + place, column, D) * load_vector(qs + place, column, D) * sqrt
-        store_rows(grad_query * both[None, :], dq + place, mine, column, stride_t, D, BLOCK_D)
+        both = load_vector(ks + offset, column, D) * load_vector(qs + offset, column, D) * sqrt
+        store_rows(grad_query * both[None, :], dq + offset, mine, column, stride_t, D, BLOCK_D)
 
 
 def attention_grad(

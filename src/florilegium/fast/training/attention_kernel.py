@@ -32,11 +32,11 @@ TILE = {"INNER": 32, "num_warps": 4, "num_stages": 3}
 @triton.jit
 def load_rows(source, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """[rows, D] of a strided [T, D]."""
-    place = source + row[:, None].to(tl.int64) * stride_t + column[None, :]
+    pointers = source + row[:, None].to(tl.int64) * stride_t + column[None, :]
     # Decided when it is compiled: heads of 64 and 128 numbers need no mask.
     if BLOCK_D == D:
-        return tl.load(place)
-    return tl.load(place, mask=column[None, :] < D, other=0.0)
+        return tl.load(pointers)
+    return tl.load(pointers, mask=column[None, :] < D, other=0.0)
 
 
 @triton.jit
@@ -46,16 +46,16 @@ def load_vector(source, column, D: tl.constexpr):
 
 @triton.jit
 def store_rows(values, to, row, column, stride_t, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    place = to + row[:, None].to(tl.int64) * stride_t + column[None, :]
+    pointers = to + row[:, None].to(tl.int64) * stride_t + column[None, :]
     if BLOCK_D == D:
-        tl.store(place, values.to(to.dtype.element_ty))
+        tl.store(pointers, values.to(to.dtype.element_ty))
     else:
-        tl.store(place, values.to(to.dtype.element_ty), mask=column[None, :] < D)
+        tl.store(pointers, values.to(to.dtype.element_ty), mask=column[None, :] < D)
 
 
 @triton.jit
 def masked_scores(q, k, row, column, begin, slope, root):
-    """Scores to the base 2, [queries, keys]; -inf where a query may not look."""
+    """Scores to the base 2, [queries, keys]; -inf where a query does not see the key."""
     distance = column[None, :] - row[:, None]
     # `begin` is the document's first row: earlier keys are another quote's
     visible = (distance <= 0) & (column[None, :] >= begin[:, None])
@@ -76,15 +76,15 @@ def attention_kernel(
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
-    place = head * stride_h
+    offset = head * stride_h
     # Everything to the base 2: exp2 is one instruction, exp is that and a multiplication.
     slope = tl.load(slopes + head) * LOG2E
     begin = tl.load(starts + row)
-    query = load_rows(q + place, row, column, stride_t, D, BLOCK_D).to(tl.float32)
-    query = query * load_vector(qs + place, column, D)[None, :]
-    query = (query + load_vector(qb + place, column, D)[None, :]) * load_vector(ks + place, column, D)[None, :]
+    query = load_rows(q + offset, row, column, stride_t, D, BLOCK_D).to(tl.float32)
+    query = query * load_vector(qs + offset, column, D)[None, :]
+    query = (query + load_vector(qb + offset, column, D)[None, :]) * load_vector(ks + offset, column, D)[None, :]
     # q' over the raw query: the backward pass reads it, and nothing reads the raw one again
-    store_rows(query, q + place, row, column, stride_t, D, BLOCK_D)
+    store_rows(query, q + offset, row, column, stride_t, D, BLOCK_D)
     query = query.to(q.dtype.element_ty)
     top = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -93,8 +93,8 @@ def attention_kernel(
     first = tl.load(starts + tl.program_id(0) * BLOCK) // INNER
     for number in range(first, (tl.program_id(0) + 1) * (BLOCK // INNER)):
         other = number * INNER + tl.arange(0, INNER)
-        key = load_rows(k + place, other, column, stride_t, D, BLOCK_D)
-        value = load_rows(v + place, other, column, stride_t, D, BLOCK_D)
+        key = load_rows(k + offset, other, column, stride_t, D, BLOCK_D)
+        value = load_rows(v + offset, other, column, stride_t, D, BLOCK_D)
         score = masked_scores(query, key, row, other, begin, slope, root)
         higher = tl.maximum(top, tl.max(score, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)  # a row that sees nothing in this block yet
@@ -104,9 +104,9 @@ def attention_kernel(
         total = total * shrink + tl.sum(probability, 1)
         context = context * shrink[:, None] + tl.dot(probability.to(value.dtype), value)
         top = higher
-    context = context / total[:, None] * load_vector(vs + place, column, D)[None, :]
+    context = context / total[:, None] * load_vector(vs + offset, column, D)[None, :]
     # the values' bias comes last and whole: a row's probabilities sum to 1
-    context = context + load_vector(vb + place, column, D)[None, :]
+    context = context + load_vector(vb + offset, column, D)[None, :]
     context = context.to(out.dtype.element_ty)
     if D % 64 == 0:
         # whole groups of 64 columns: they can change places in registers, and stores stay side by side

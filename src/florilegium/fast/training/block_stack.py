@@ -45,11 +45,11 @@ def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype)
             return "this BLOOM has dropout"
         for module in linears(layer):
             if not isinstance(module, (Linear8bitLt, Linear4bit)):
-                return "the base is not held in 8 or 4 bits"
+                return "the base is not quantised to 8 or 4 bits"
             state = getattr(module.weight, "quant_state", None)
             # a group of weights with one scale must not lie across two rows
             if state is not None and (state.quant_type != "nf4" or module.in_features % state.blocksize):
-                return "its 4-bit weights are not NF4 in whole groups"
+                return "the 4-bit weights are not NF4 in whole groups"
     return ""
 
 

@@ -6,7 +6,7 @@ So scales, biases and residual additions cost no pass over memory of their own.
 The residual stream in flight is what a block saves of it anyway, in bfloat16, and 8 bits of what that rounding left, in
 a buffer that all blocks share. The norm reads the saved form, forward and backward alike. The stream's gradient is
 written once, times the scale of the linear that reads it next, and divided by that where it goes on. Dropout (on the
-adapter's input) is a function of a seed, the block's index and the element's position, made again in the backward
+adapter's input) is a function of a seed, the block's index and the element's position, recomputed in the backward
 pass. Statistics are float32. One program a row. Shapes: T tokens, W width, R columns of the adapter."""
 
 # ruff: noqa: E741, N803
@@ -101,7 +101,7 @@ def residual_norm_grad_kernel(
     scaled_grad = (torch.autograd.grad(y, saved, dy) + scaled_grad / scale) * next_scale      all [T, W].
 
     In place. FIRST: there is no gradient from above the norm yet. HAS_LORA: `lora_grad` is there, and the adapter's
-    input, dropout(y), is made again."""
+    input, dropout(y), is recomputed."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < W
