@@ -64,7 +64,6 @@ EXEMPT_IDENTIFIERS: dict[str, set[str]] = {
     "data/read.py": {"mended"},
     "data/sources.py": {"looks", "sayings"},
     "export": {"figures"},
-    "fast": {"codes", "thin", "wide"},
     "generation": {"begun", "walk"},
     "model": {"anew", "codes"},
     "runs": {"figures", "learned", "looked", "obstacle", "sayings"},

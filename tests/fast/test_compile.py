@@ -42,7 +42,7 @@ STRIDES = (
 WHOLE = ("N", "K", "W", "D", "S", "H", "V", "T", "F", "R", "rank", *STRIDES)
 SHARED = {86: 101_376, 90: 232_448}
 POINTERS = {
-    "*fp32": "scale table block_scales residual partial after lora_enabled slopes scores params tops sums above low whole uniforms",
+    "*fp32": "scale table block_scales residual partial after lora_enabled slopes scores settings tops sums above low whole uniforms",
     "*bf16": "x bias lora_b lora_x_at keys values query gamma beta normed lora_a",
     "*i32": "slot position rows row_slot row_position argmaxes next_token length written limit done given_token given_position sample_rows",
     "*u8": "seen",
@@ -216,7 +216,7 @@ def test_the_block_stack(arch: int) -> None:
         arch,
         {"SCALED": False, "BLOCK": 4096},
         {"num_warps": 4},
-        codes="*i8",
+        weight="*i8",
         out="*bf16",
     )
     levels = {"absmax": "*u8", "absmax_table": "*fp32", "absmax2": "*fp32", "offset": "*fp32"}

@@ -14,18 +14,18 @@ import triton.language as tl
 
 
 @triton.jit
-def dequantize_int8_kernel(codes, scale, out, stride, K, blocks, SCALED: tl.constexpr, BLOCK: tl.constexpr):
-    """Reference: out = (codes.float() * (scale[:, None] / 127)).to(out.dtype), without the scale where not SCALED
+def dequantize_int8_kernel(weight, scale, out, stride, K, blocks, SCALED: tl.constexpr, BLOCK: tl.constexpr):
+    """Reference: out = (weight.float() * (scale[:, None] / 127)).to(out.dtype), without the scale where not SCALED
 
-    codes [N, K] int8, scale [N], out [N, K] of rows `stride` apart. One program for `BLOCK` columns of a row."""
+    weight [N, K] int8, scale [N], out [N, K] of rows `stride` apart. One program for `BLOCK` columns of a row."""
     row = tl.program_id(0) // blocks
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = column < K  # the last program of a row may reach beyond it
     # evict_first: these bytes are not read again in this pass, and what is written should stay in the L2 cache
-    code = tl.load(codes + row.to(tl.int64) * K + column, mask=inside, eviction_policy="evict_first").to(tl.float32)
+    number = tl.load(weight + row.to(tl.int64) * K + column, mask=inside, eviction_policy="evict_first").to(tl.float32)
     if SCALED:
-        code = code * (tl.load(scale + row) / 127)
-    tl.store(out + row.to(tl.int64) * stride + column, code.to(out.dtype.element_ty), mask=inside)
+        number = number * (tl.load(scale + row) / 127)
+    tl.store(out + row.to(tl.int64) * stride + column, number.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -64,15 +64,23 @@ def _blocks(K: int) -> tuple[int, int]:
     return block, triton.cdiv(K, block)
 
 
-def dequantize_int8(codes_NK: torch.Tensor, scale_N: torch.Tensor | None, out: torch.Tensor) -> None:
+def dequantize_int8(weight_NK: torch.Tensor, scale_N: torch.Tensor | None, out: torch.Tensor) -> None:
     """int8 weights (times scale / 127, where there is one) into `out`, a view [N, K] whose rows may lie further
     apart."""
-    N, K = codes_NK.shape
-    assert codes_NK.dtype == torch.int8 and codes_NK.is_contiguous() and out.shape == (N, K) and out.stride(1) == 1
+    N, K = weight_NK.shape
+    assert weight_NK.dtype == torch.int8 and weight_NK.is_contiguous() and out.shape == (N, K) and out.stride(1) == 1
     block, blocks = _blocks(K)
     given = scale_N is not None
     dequantize_int8_kernel[(N * blocks,)](
-        codes_NK, scale_N if given else codes_NK, out, out.stride(0), K, blocks, SCALED=given, BLOCK=block, num_warps=4
+        weight_NK,
+        scale_N if given else weight_NK,
+        out,
+        out.stride(0),
+        K,
+        blocks,
+        SCALED=given,
+        BLOCK=block,
+        num_warps=4,
     )
 
 

@@ -17,7 +17,7 @@ import triton.language as tl
 
 SPLITS = 4  # parts of W that a program sums at the same time: with 16 columns there is work for one warp otherwise
 BLOCK_M = 16  # tokens a program: the least that the matrix unit takes, so that a short batch fills the card
-MAX_RANK = 256  # a higher rank is no thin product, and cuBLAS has it
+MAX_RANK = 256  # a higher rank is not bound by its launches, and cuBLAS has it
 
 
 @triton.jit
@@ -70,14 +70,14 @@ def lora_grad_kernel(
     inside = c < width
     r = tl.arange(0, BR)
     in_rank = r < rank
-    wide = lora_input if is_a else qkv_grad
-    thin = down_grad if is_a else down
+    tall = lora_input if is_a else qkv_grad
+    few = down_grad if is_a else down
     acc = tl.zeros([BC, BR], tl.float32)
     # The sum over tokens stays in one program: split, it would take atomics, and bits would differ from run to run.
     for t in tl.range(0, T, BT, num_stages=STAGES):
         row = (t + tl.arange(0, BT)).to(tl.int64)
-        columns = tl.load(wide + row[:, None] * width + c[None, :], mask=inside[None, :], other=0.0)
-        narrow = tl.load(thin + row[:, None] * stride + r[None, :], mask=in_rank[None, :], other=0.0)
+        columns = tl.load(tall + row[:, None] * width + c[None, :], mask=inside[None, :], other=0.0)
+        narrow = tl.load(few + row[:, None] * stride + r[None, :], mask=in_rank[None, :], other=0.0)
         acc = tl.dot(tl.trans(columns), narrow, acc)
     real = inside[:, None] & in_rank[None, :]
     if is_a:
