@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train install test fix lint types check docs serve-docs slow gpu torture bench clean
+.PHONY: help train install test fix lint types check docs serve-docs slow gpu torture bench lock install-locked clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,6 +18,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
+
+lock: install  ## requirements.lock: every file that `install` takes on this machine, by its hash
+	$(BIN)/python -m tools.lock
+
+install-locked: requirements.lock  ## the environment from requirements.lock; a file with another hash is refused
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(VENV)/installed
 
 test: install lint types docs check  ## all that CI runs
 
