@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from florilegium.data.cell_size import is_over_limit, refuse_bombs
+from florilegium.data.lines import OVER_LIMIT
 from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Problem, Raw, Stream, check_names, name_of
 from florilegium.data.unpack import in_memory, open_unpacked
@@ -34,6 +36,7 @@ def read_parquet(path: Path, columns: Columns = None) -> Stream:
             with pyarrow.parquet.ParquetFile(in_memory(file)) as table:
                 check_names(name_of(path), list(table.schema_arrow.names))
                 wanted = _wanted(table.schema_arrow.names, columns)
+                refuse_bombs(table.metadata, wanted, name_of(path))
                 batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False)
                 yield from _rows(name_of(path), table.schema_arrow, batches)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -123,6 +126,8 @@ def take_row(place: str, names: Iterable[str], cells: Mapping[str, Any], labels:
     """A row from pyarrow scalars; the columns that were not read are None."""
     row: dict[str, object] = dict.fromkeys(names)
     for name, cell in cells.items():
+        if is_over_limit(cell):
+            return Problem(place, OVER_LIMIT, f"Shorten it, {SKIP}")
         try:
             row[name] = _by_name(cell.as_py(), labels[name]) if name in labels else cell.as_py()
         except UnicodeDecodeError as error:

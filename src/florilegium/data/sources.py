@@ -27,7 +27,6 @@ from florilegium.data.split_files import Chosen
 from florilegium.data.text_rows import read_markdown, read_text
 from florilegium.data.unpack import READ_KINDS, is_data_name, kind_of_file
 from florilegium.errors import DataError, nearest
-from florilegium.storage.paths import is_text
 
 SAMPLE = "sample"
 SAYINGS = Path(__file__).parent.parent / "seedling" / "sayings.jsonl"
@@ -119,8 +118,6 @@ def _refuse_address(data: str) -> None:
 
 
 def _expand(data: str | Path) -> Path:
-    if not is_text(str(data)):
-        raise DataError(f"the name of {ascii(str(data))[:120]} is not UTF-8", "Rename it")
     try:
         return Path(data).expanduser()
     except RuntimeError:

@@ -29,7 +29,7 @@ from florilegium.runs.recorder import Recorder, Silent, View
 from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.runs.start_from import inherited_settings
 from florilegium.storage.atomic_files import write_json, write_text
-from florilegium.storage.paths import tilde
+from florilegium.storage.paths import is_text, tilde
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.storage.run_lock import new_run, refuse_taken
 from florilegium.training import (
@@ -58,6 +58,8 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
     config = replace(
         config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output)
     )
+    if not is_text(config.data):  # the run's files name it
+        raise UsageError(f"the name of {ascii(config.data)[:120]} is not UTF-8", "Rename it")
     refuse_taken(config.output, force=config.force)
     with watch() as stop, fast_paths.compiling_ahead():
         ready = make_ready(prepare(config, view, rows))

@@ -1,0 +1,55 @@
+"""How large a cell of a Parquet or Arrow table is, before it becomes a text: a file of some kilobytes may hold one of
+hundreds of megabytes, since equal bytes and equal items compress to nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from florilegium.data.lines import MAX_ROW_BYTES
+from florilegium.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
+# Text compresses some ten times, and the columns of a table to a hundredth where most cells are equal.
+MAX_COMPRESSION, FREE_BYTES = 200, 64 << 20
+MAX_ITEMS_A_ROW, FREE_ITEMS = 1000, 1 << 20
+
+
+def is_over_limit(cell: Any) -> bool:  # Any: one of pyarrow's scalars, which have no types
+    """Whether a scalar takes more than a row may, by its buffers alone."""
+    import pyarrow
+
+    if isinstance(cell, pyarrow.DictionaryScalar):
+        return is_over_limit(cell.value)
+    if isinstance(
+        cell, (pyarrow.StringScalar, pyarrow.BinaryScalar, pyarrow.LargeStringScalar, pyarrow.LargeBinaryScalar)
+    ):
+        buffer = cell.as_buffer()
+        return buffer is not None and buffer.size > MAX_ROW_BYTES
+    if isinstance(cell, (pyarrow.ListScalar, pyarrow.LargeListScalar, pyarrow.FixedSizeListScalar)):
+        items = cell.values
+        if items is None:
+            return False
+        held = items.indices if isinstance(items, pyarrow.DictionaryArray) else items
+        return int(held.nbytes) > 4 * MAX_ROW_BYTES or len(items) > MAX_ROW_BYTES
+    if isinstance(cell, pyarrow.StructScalar):
+        return any(is_over_limit(part) for part in cell.values())
+    return False
+
+
+def refuse_bombs(metadata: pyarrow.parquet.FileMetaData, columns: list[str], name: str) -> None:
+    """Raises DataError for a column whose data is far larger than its part of the file, or that has far more items than
+    rows: it would be taken apart in memory before the first row is seen."""
+    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+        for part in (group.column(i) for i in range(group.num_columns)):
+            if part.path_in_schema.split(".")[0] not in columns:
+                continue
+            large = part.total_uncompressed_size > FREE_BYTES + MAX_COMPRESSION * max(0, part.total_compressed_size)
+            many = part.num_values > FREE_ITEMS + MAX_ITEMS_A_ROW * group.num_rows
+            if large or many:
+                size = f"{part.total_uncompressed_size:,} bytes" if large else f"{part.num_values:,} items"
+                raise DataError(
+                    f"{name}: column {part.path_in_schema.split('.')[0]!r} would be {size} in memory",
+                    "Write the file again with rows of at most a mebibyte",
+                )
