@@ -49,6 +49,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
                 f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}",
                 "Copy the adapter again, or train it again",
             )
+    if not all(isinstance(facts.get("base", {}).get(key, ""), str) for key in ("digest", "tokenizer_digest")):
+        raise ModelError(f"{what} cannot be read: its base's digest is none", "Name the base with --model")
     name = facts.get("base", {}).get("name")
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
         raise ModelError(f"{what} cannot be read: 'base.name' is invalid", "Name the base with --model")
