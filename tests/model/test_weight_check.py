@@ -145,7 +145,15 @@ def test_half_a_download_is_refused_in_every_width(tiny: Path, tmp_path: Path, b
 
 def others() -> Iterator[tuple[str, Any, bool]]:
     """Families that take Transformers' own forward pass: name, configuration, whether the head is tied."""
-    from transformers import FalconConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, Qwen2Config
+    from transformers import (
+        FalconConfig,
+        GPT2Config,
+        GPTNeoXConfig,
+        LlamaConfig,
+        Mamba2Config,
+        MixtralConfig,
+        Qwen2Config,
+    )
 
     small = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     wide = {"intermediate_size": 64, "num_key_value_heads": 2}
@@ -154,6 +162,8 @@ def others() -> Iterator[tuple[str, Any, bool]]:
     yield "qwen", Qwen2Config(**small, **wide, tie_word_embeddings=True), True
     yield "mixtral", MixtralConfig(**small, **wide, num_local_experts=2, num_experts_per_tok=1), False
     yield "neox", GPTNeoXConfig(**small, intermediate_size=64), False
+    # its time_step_limit is (0, Infinity), which Transformers writes in a way of its own
+    yield "mamba2", Mamba2Config(**small | {"head_dim": 8, "num_heads": 8, "state_size": 8, "n_groups": 1}), False
     yield "falcon", FalconConfig(**small), True
     yield "gpt2", GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=64), True
 

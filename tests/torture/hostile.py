@@ -285,7 +285,7 @@ WRONG = {
     "n_layer": (0, -1, 10**9, "2", 1.5, [2]),
     "hidden_size": (0, -32, 10**9, 2**63, "32", {}),
     "vocab_size": (0, -1, 10**12, "x"),
-    "layer_norm_epsilon": (float("nan"), float("inf"), -1.0, 2.0, "x", [1]),
+    "layer_norm_epsilon": ({"__float__": "NaN"}, float("nan"), float("inf"), -1.0, 2.0, "x", [1]),
     "hidden_dropout": (-0.5, 1.5, float("nan"), "x", True),
     "attention_dropout": (-0.5, 7, float("-inf")),
     "initializer_range": (float("nan"), -1, "x"),

@@ -7,6 +7,7 @@ not."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ OUR_CHOICE = (
 )  # fmt: skip
 OURS = "florilegium never does: choose another model"
 PLAIN = "Name the 16-bit model that it was made from; --bits 8 or 4 quantises it here"
+SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 FLOAT_NAMES = ("float16", "bfloat16", "float32", None)
 
 
@@ -42,19 +44,23 @@ def model_config(values: Mapping[str, Any], name: str) -> PretrainedConfig:
             "Transformers lacks",
             "pip install -U transformers, or choose another model",
         )
-    check_numbers(values, name)
-    _check_quantization(values, name)
-    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(_what_it_is(values))
+    what_it_is = _what_it_is(dict(values))
+    check_numbers(what_it_is, name)
+    _check_quantization(what_it_is, name)
+    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(what_it_is)
     return config
 
 
-def _what_it_is(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` without what is our own choice, in its parts too."""
-    return {
-        key: _what_it_is(value) if isinstance(value, dict) else value
-        for key, value in values.items()
-        if key not in OUR_CHOICE
-    }
+def _what_it_is(value: Any) -> Any:  # Any: whatever JSON can say
+    """`value` without what is our own choice, in its parts too, and with the numbers that Transformers writes as
+    `{"__float__": "Infinity"}` because JSON has none."""
+    if isinstance(value, list):
+        return [_what_it_is(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if list(value) == ["__float__"] and isinstance(value["__float__"], str):
+        return SPECIAL_FLOATS.get(value["__float__"], value)
+    return {key: _what_it_is(part) for key, part in value.items() if key not in OUR_CHOICE}
 
 
 def _check_quantization(values: Mapping[str, Any], name: str) -> None:
