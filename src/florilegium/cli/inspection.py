@@ -14,7 +14,7 @@ from florilegium.cli.screen import printable
 from florilegium.data import finding_sentences
 from florilegium.errors import counted
 
-_WIDTH, _MOST_CLUSTERS = 22, 3
+_WIDTH, _MOST_CLUSTERS, _MOST_BAD_ROWS = 22, 3, 10
 
 Report = Mapping[str, Any]  # as `runs.inspect.inspect` makes it: plain values, ready for JSON
 
@@ -36,10 +36,14 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     """The lines before the findings."""
     read, skipped = report["num_read"], report["skipped"]
     dropped = f", {counted(report['duplicates'], 'exact duplicate')} dropped" if report["duplicates"] else ""
+    for note in report["notes"]:
+        yield "read", note
     yield "rows", f"{report['num_rows']:,} of {read:,} read{dropped}"
     if skipped["rows"]:
         causes = "; ".join(f"{cause} ({count:,})" for cause, count in skipped["causes"].items())
-        yield "bad rows", f"{skipped['rows']:,}: {one_row(causes, 160)}; {', '.join(skipped['places'][:3])}"
+        yield "bad rows", f"{skipped['rows']:,}: {one_row(causes, 160)}"
+        for row in report["skipped_rows"][:_MOST_BAD_ROWS]:
+            yield "", f"{row['place']}: {row['cause']}. {row['fix']}"
     yield "template", str(report["template"])
     yield "split", _split(report)
     yield "length", _lengths(report)
@@ -55,7 +59,10 @@ def _split(report: Report) -> str:
     aside = f", {report['set_aside_rows']:,} left out as near-duplicates of both" if report["set_aside_rows"] else ""
     random = f" (random split: {leaks['random']:,})" if by != "random" and "random" in leaks else ""
     across = f"{counted(leaks.get(by, 0), 'near-duplicate pair')} across train and test{random}"
-    return f"{report['training_rows']:,} to train on, {report['held_out_rows']:,} held out{aside}; by {by}: {across}"
+    mould = report["rows_of_one_mould"]
+    alike = f"; {mould:,} rows are of one mould, and their likeness is not followed" if mould else ""
+    sides = f"{report['training_rows']:,} to train on, {report['held_out_rows']:,} held out{aside}"
+    return f"{sides}; by {by}: {across}{alike}"
 
 
 def _lengths(report: Report) -> str:

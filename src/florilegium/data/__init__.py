@@ -7,10 +7,11 @@ In reading order: `quote` (what a row is), `template` (row to text and back), `s
 
 from __future__ import annotations
 
+from florilegium.data.finding_sentences import finding_sentences
 from florilegium.data.lines import MAX_ROW_BYTES
 from florilegium.data.mojibake import is_broken, is_broken_text, mend
 from florilegium.data.near_duplicates import clusters, fold, near_pairs
-from florilegium.data.quality import examine, finding_sentences, report_on
+from florilegium.data.quality import examine, report_on
 from florilegium.data.quote import Quote, Value
 from florilegium.data.raw_rows import Problem
 from florilegium.data.read import read_rows, read_rows_of

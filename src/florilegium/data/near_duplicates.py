@@ -44,7 +44,7 @@ COMMON, FEWEST_ROWS = 20, 400  # a run with one holder in 20 rows weighs nothing
 LEAST_WEIGHT, LEAST_OF_RARE, NEARLY_ALL = 1 / 3, 0.1, 0.85
 
 
-def near_pairs(texts: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Pair]:
+def near_pairs(texts: Sequence[str], progress: Callable[[str, int], None] | None = None) -> list[Pair]:
     """All pairs (i, j), i < j, of texts that are near, in order."""
     from florilegium.data.run_index import RunIndex  # numpy, which most of the package's users never need
 

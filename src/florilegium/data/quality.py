@@ -1,8 +1,10 @@
 """The data doctor: what in the rows would teach the wrong thing, found before anybody trains on them.
 
-    near duplicates     clusters of rows that say the same (`near_duplicates.py`): trained twice, or examined on what was trained
+    near duplicates     clusters of rows that say the same (`near_duplicates.py`): trained twice, or tested on what was trained
     repair              broken encoding that `--fix-encoding` mends, and what it cannot mend
-    tags                tags that say something about the source and not the text, sentences, signs; two spellings of one tag
+    dirt                HTML, escapes that were escaped, control characters, printed lists, repeated headers (`cleaning.py`)
+    tags                tags that say something about the source and not the text, sentences, signs, words for nothing, several
+                        tags in one; two spellings of one tag
     authors             names with a comma or quotation marks left over from the page they were copied from
     outliers            texts far longer than the rest, rows with far more tags: Tukey's outer fence (1977), Q3 + 3 (Q3 - Q1)
     no text             rows without a single letter
@@ -18,15 +20,19 @@ from collections.abc import Callable, Sequence
 from statistics import quantiles
 from typing import Any
 
+from florilegium.data.cell_lists import is_glued, read_printed
+from florilegium.data.cleaning import EMPTY_TAGS, has_control, has_escapes, has_html
+from florilegium.data.column_values import count_words
+from florilegium.data.finding_sentences import shortened
 from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
 from florilegium.data.quote import join_items
 from florilegium.data.rows import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
-from florilegium.errors import counted, one_line
+from florilegium.errors import one_line
 
-SHOWN_PLACES, SHOWN_CLUSTERS, SHOWN_TEXT = 10, 8, 160
+SHOWN_PLACES, SHOWN_CLUSTERS = 10, 8
 LONGEST_TAG_WORDS = 5
 # Goodreads, where most collections of quotes come from, keeps disputes about the source among the tags.
 _ABOUT_THE_SOURCE = re.compile(
@@ -38,6 +44,7 @@ _TAG_SIGNS: dict[str, Callable[[str], bool]] = {
     "about_the_source": lambda tag: _ABOUT_THE_SOURCE.search(tag) is not None,
     "a_sentence": lambda tag: len(_TAG_WORDS.findall(tag)) > LONGEST_TAG_WORDS,
     "no_letters": lambda tag: not any(map(str.isalpha, tag)),
+    "words_for_nothing": lambda tag: tag in EMPTY_TAGS,
     "broken_encoding": is_broken_text,
 }
 _AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
@@ -58,9 +65,10 @@ def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
     return {
         "near_duplicates": _near_duplicates(rows, first, near_pairs(first) if pairs is None else pairs),
         "repair": _repair(rows),
+        "dirt": _dirt(rows),
         "suspicious_tags": _suspicious_tags(rows),
         "authors": _authors(rows),
-        "long_outliers": _outliers(rows, [len(text.split()) for text in main]),
+        "long_outliers": _outliers(rows, [count_words(text) for text in main]),
         "tag_outliers": _tag_outliers(rows),
         "no_text": _found(rows, [not any(map(str.isalpha, text)) for text in main]),
     }
@@ -71,74 +79,22 @@ def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dic
     random one, and `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
     at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs, held_out_from=rows.held_out_from)
     return {
+        "notes": list(rows.notes),
         **describe(rows),
         "training_rows": len(split.training),
         "held_out_rows": len(split.held_out),
         "set_aside_rows": len(split.set_aside),
+        "rows_of_one_mould": split.one_mould,
         "split_by": by,
         "leaks": {by: split.leaks, "random": at_random.leaks},
         "findings": examine(rows, split.pairs),
     }
 
 
-def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or
-    places."""
-    near, repair = findings["near_duplicates"], findings["repair"]
-    lines = [
-        (
-            "near duplicates",
-            f"{counted(near['pairs'], 'pair')} in {counted(near['clusters'], 'cluster')}, {counted(near['rows'], 'row')}",
-        )
-    ]
-    if repair["mended"] or repair["can_be_mended"]:
-        what = (
-            f"{counted(repair['mended'], 'row')} repaired"
-            if repair["mended"]
-            else f"--fix-encoding would repair {counted(repair['can_be_mended'], 'row')}"
-        )
-        example = repair["example"]
-        shown = f": {_short(example['before'], 40)} -> {_short(example['after'], 40)}" if example else ""
-        lines.append(
-            ("broken encoding", f"{what}, {counted(repair['still_broken_then'], 'row')} cannot be repaired{shown}")
-        )
-    for group in ("suspicious_tags", "authors"):
-        for name, found in (findings[group] or {}).items():
-            count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
-            if count:
-                examples = [
-                    x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))
-                ]
-                unit = "row" if "rows" in found else "tag"
-                sentence = f"{counted(count, unit)}: {_short(', '.join(examples[:4]), 90)}"
-                lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
-    for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
-        found = findings[name]
-        if found and found["rows"]:
-            lines.append(
-                (
-                    "unusually long" if unit == "words" else "unusually many tags",
-                    f"{counted(found['rows'], 'row')} over {found['limit']} {unit}: {_places(found)}",
-                )
-            )
-    if findings["no_text"]["rows"]:
-        lines.append(
-            (
-                "no text",
-                f"{counted(findings['no_text']['rows'], 'row')} without a letter: {_places(findings['no_text'])}",
-            )
-        )
-    return lines
-
-
-def _places(found: dict[str, Any]) -> str:
-    return _short(", ".join(found["places"][:4]), 90)
-
-
 def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
     groups = clusters(len(texts), pairs)
     shown = [
-        [{"place": rows.places[i], "text": _short(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]
+        [{"place": rows.places[i], "text": shortened(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]
     ]
     return {
         "pairs": len(pairs),
@@ -165,7 +121,7 @@ def _first_mended(broken: Sequence[Any], mended: Sequence[Any]) -> dict[str, str
     for old, new in zip(broken, mended, strict=True):
         if old != new and not is_broken(new):
             before, after = (join_items(next(iter(quote.values()))) for quote in (old, new))
-            return {"before": _short(before), "after": _short(after)}
+            return {"before": shortened(before), "after": shortened(after)}
     return None
 
 
@@ -188,8 +144,37 @@ def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for tag, _ in counts.most_common():
         spellings["".join(_TAG_WORDS.findall(tag.casefold()))].append(tag)
+    found["several_in_one"] = _several_in_one(rows, counts, lists)
     several = [tags for key, tags in spellings.items() if key and len(tags) > 1]
     return {**found, "several_spellings": {"tags": len(several), "examples": several[:5]}}
+
+
+def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]) -> dict[str, Any]:
+    """Tags that another separator glues together; blanks are asked about only where no row has two tags."""
+    signs = [sign for sign in ("|", ";", "/") if any(sign in tag for tag in counts)]
+    if not any(len(tags) > 1 for tags in lists):
+        signs.append(" ")
+    sign = next((sign for sign in signs if sign in "|;" or is_glued(counts, sign)), None)
+    glued = {tag for tag in counts if sign and sign in tag}
+    found = _found(rows, [not glued.isdisjoint(tags) for tags in lists])
+    return {**found, "separator": sign, "examples": [tag for tag, _ in counts.most_common() if tag in glued][:5]}
+
+
+def _dirt(rows: Rows) -> dict[str, Any]:
+    """For each kind, the rows that have it in any column."""
+    texts = [[join_items(value) for value in quote.values()] for quote in rows.quotes]
+    found = {name: _found(rows, [any(map(sign, row)) for row in texts]) for name, sign in _DIRT.items()}
+    names = {name.casefold() for name in (*rows.columns, *rows.template.columns)}
+    headers = [all(text.strip().casefold() in names for text in row if text) for row in texts]
+    return {**found, "repeated_header": _found(rows, headers)}
+
+
+_DIRT: dict[str, Callable[[str], bool]] = {
+    "html": has_html,
+    "escapes": has_escapes,
+    "control_characters": has_control,
+    "printed_lists": lambda text: text[-1:] == "]" and read_printed(text) is not None,
+}
 
 
 def _authors(rows: Rows) -> dict[str, Any] | None:
@@ -214,7 +199,8 @@ def _outliers(rows: Rows, sizes: Sequence[int]) -> dict[str, Any]:
     if len(sizes) < 20:
         return {"rows": 0, "places": [], "limit": None}
     low, _, high = quantiles(sizes, n=4)
-    limit = high + 3 * (high - low)
+    # where most rows are of one size there is no spread to measure by: four times that size is out of the way
+    limit = high + 3 * (high - low if high > low else high)
     return _found(rows, [size > limit for size in sizes]) | {"limit": round(limit)}
 
 
@@ -226,8 +212,3 @@ def _tag_outliers(rows: Rows) -> dict[str, Any] | None:
 def _found(rows: Rows, suspected: Sequence[bool]) -> dict[str, Any]:
     places = [place for place, yes in zip(rows.places, suspected, strict=True) if yes]
     return {"rows": len(places), "places": places[:SHOWN_PLACES]}
-
-
-def _short(text: str, width: int = SHOWN_TEXT) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from florilegium.config import TrainConfig
+from florilegium.data.cleaning import clean_quote
 from florilegium.data.columns import Choice, Wanted, choose_columns
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
-from florilegium.data.mojibake import is_broken, mend, mend_quote
+from florilegium.data.mojibake import mend
 from florilegium.data.quote import SKIP, Quote
 from florilegium.data.raw_rows import Found, Note, Problem, Raw
 from florilegium.data.row_shapes import Shaped, shape_of
@@ -153,7 +154,9 @@ class _Reading:
             )
         try:
             quote = self.template.normalise(choice.pick(row))
-            mended = self.template.normalise(mend_quote(quote)) if self.fix_encoding and is_broken(quote) else quote
+            mended = quote
+            if self.fix_encoding and (clean := clean_quote(quote)) is not quote:
+                mended = self.template.normalise(clean)
             text = self.template.render_sound(mended)
         except DataError as error:
             return Problem(raw.place, choice.in_the_files_words(error.cause), error.fix)

@@ -28,7 +28,7 @@ _PAIRS_AT_ONCE = 1 << 22
 class RunIndex:
     """The texts as words and as runs; `is_number` tells which words are digits alone."""
 
-    def __init__(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> None:
+    def __init__(self, texts: Sequence[str], progress: Callable[[str, int], None] | None = None) -> None:
         self.words_T, self.word_starts, vocabulary = _numbered(texts, progress)
         self.is_number = np.fromiter((word.isdigit() for word in vocabulary), bool, len(vocabulary))
         keys_U, rows_U = _runs(self.words_T, self.word_starts, len(vocabulary))
@@ -107,7 +107,7 @@ class RunIndex:
         return words
 
 
-def _numbered(texts: Sequence[str], progress: Callable[[int], None] | None) -> tuple[Ints, Ints, list[str]]:
+def _numbered(texts: Sequence[str], progress: Callable[[str, int], None] | None) -> tuple[Ints, Ints, list[str]]:
     """All words as numbers, where each text begins among them, and the words."""
     numbers: defaultdict[str, int] = defaultdict(count().__next__)
     flat, sizes = array("i"), array("q", [0])
@@ -115,7 +115,7 @@ def _numbered(texts: Sequence[str], progress: Callable[[int], None] | None) -> t
         flat.extend(map(numbers.__getitem__, fold(text)))
         sizes.append(len(flat))
         if progress and not number % 50_000:
-            progress(number)
+            progress("rows compared", number)
     return (
         np.frombuffer(flat, np.int32) if flat else np.zeros(0, np.int32),
         np.frombuffer(sizes, np.int64),

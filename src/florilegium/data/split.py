@@ -16,7 +16,7 @@ examined."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from florilegium.config import TrainConfig
@@ -69,6 +69,7 @@ def make_split(
     authors: Sequence[str] = (),
     pairs: list[Pair] | None = None,
     held_out_from: int | None = None,
+    progress: Callable[[str, int], None] | None = None,
 ) -> Split:
     """The sides of all rows. `held_out_share` is in [0, 1), 0 holds nothing out; `authors` has one for each quote, ""
     where unknown; `pairs` are those of `near_pairs`, if they are known already. With `held_out_from` the data hold rows
@@ -91,7 +92,7 @@ def make_split(
             "Use --split-by near-duplicates, or name that column author",
         )
     texts = [join_items(next(iter(quote.values()))) for quote in quotes]
-    pairs, one_mould = trusted(near_pairs(texts) if pairs is None else pairs, len(texts))
+    pairs, one_mould = trusted(near_pairs(texts, progress) if pairs is None else pairs, len(texts))
     if held_out_from is not None:
         return _given_split(texts, pairs, held_out_from, follow=by != "random")
     drawn = [_draw(text, seed) for text in texts]
@@ -132,7 +133,7 @@ def _given_split(texts: Sequence[str], pairs: list[Pair], held_out_from: int, *,
     return Split([i for i in range(held_out_from) if i not in aside], held_out, sorted(aside), pairs)
 
 
-def split_by_config(config: TrainConfig, rows: Rows) -> Split:
+def split_by_config(config: TrainConfig, rows: Rows, progress: Callable[[str, int], None] | None = None) -> Split:
     """`make_split` as the settings of a run say it."""
     return make_split(
         rows.quotes,
@@ -141,6 +142,7 @@ def split_by_config(config: TrainConfig, rows: Rows) -> Split:
         by=config.split_by,
         authors=rows.authors,
         held_out_from=rows.held_out_from,
+        progress=progress,
     )
 
 

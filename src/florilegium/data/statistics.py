@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from florilegium.data.column_values import count_words
 from florilegium.data.mojibake import is_broken
 from florilegium.data.quote import join_items
 from florilegium.data.rows import Rows
@@ -36,8 +37,11 @@ def describe(rows: Rows) -> dict[str, Any]:
             "causes": dict(skipped.most_common()),
             "places": _shown(p.place for p in rows.skipped),
         },
+        "skipped_rows": [
+            {"place": problem.place, "cause": problem.cause, "fix": problem.fix} for problem in rows.skipped
+        ],
         "characters": _lengths([len(text) for text in main]),
-        "words": _lengths([len(text.split()) for text in main]),
+        "words": _lengths([count_words(text) for text in main]),
         "tags": _tags(rows),
         "broken_encoding": _suspects(rows, [is_broken(quote) for quote in rows.quotes]),
         "very_short": _suspects(rows, [sum(map(str.isalpha, text)) < _FEWEST_LETTERS for text in main]),

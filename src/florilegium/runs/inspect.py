@@ -37,7 +37,7 @@ def inspect(
     reading and encoding raise."""
     config = replace(TrainConfig(data=str(data), **settings), skip_bad_rows=not strict)
     rows = read_rows_of(config, progress=progress)
-    split = split_by_config(config, rows)
+    split = split_by_config(config, rows, progress)
     report = report_on(rows, split, config.held_out, config.seed, config.split_by)
     if tokens:
         return {**report, **_tokenised(config, rows, split)}

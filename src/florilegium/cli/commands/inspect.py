@@ -7,7 +7,7 @@ import contextlib
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_config_flags, config_from_flags
-from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 
 SETTINGS = (
@@ -37,7 +37,9 @@ def run(flags: argparse.Namespace) -> None:
     tokens = flags.tokens or config.model != "seedling"  # whoever names a model asks how it cuts the texts
     settings = {name: getattr(config, name) for name in SETTINGS if name != "data"}
     with loading_pytorch() if tokens else contextlib.nullcontext():
-        report = inspect(config.data, tokens=tokens, strict=flags.strict, **settings)
+        counter = RowCounter()
+        report = inspect(config.data, tokens=tokens, strict=flags.strict, progress=counter, **settings)
+        counter.done()
     if flags.json:
         print_line(json_line(report))
         return

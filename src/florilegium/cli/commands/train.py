@@ -6,7 +6,7 @@ import argparse
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import COMMON, add_config_flags, config_from_flags
-from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.cli.screen import print_line
 
 
@@ -39,7 +39,9 @@ def run(flags: argparse.Namespace) -> None:
     from florilegium.data import read_rows_of
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    rows = read_rows_of(config)
+    counter = RowCounter()
+    rows = read_rows_of(config, progress=counter)
+    counter.done()
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
         from florilegium.cli.trained import show_trained
