@@ -92,6 +92,11 @@ def is_author(name: str) -> bool:
     return folded(name) in _KEYS[AUTHOR] or bool({"author", "autor", "auteur"} & set(words_of(name)))
 
 
+def is_about_the_row(name: str) -> bool:
+    """Whether the column is neither text nor tags, whatever is in it."""
+    return is_never_trained(name) or is_author(name)
+
+
 def find_author(names: Sequence[str]) -> str | None:
     """The column of authors, for splits by author and for the checks: the one that has the shortest such name."""
     return next(iter(_ranked(names, AUTHOR)), None)

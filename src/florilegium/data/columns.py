@@ -22,8 +22,8 @@ from florilegium.data.column_names import (
     find_tags,
     find_text,
     folded,
+    is_about_the_row,
     is_author,
-    is_never_trained,
     same_name,
 )
 from florilegium.data.column_values import look_at
@@ -158,7 +158,7 @@ def _guess(names: list[str], rows: Sequence[Row], known: dict[str, str], *, pair
     text = known.get("quote") or next((name for name in find_text(free) if looks[name].may_be_text), None)
     if text is None:
         called_tags = find_tags(free)
-        unnamed = [n for n in free if looks[n].is_long_text and not _is_about_the_row(n) and n not in called_tags]
+        unnamed = [n for n in free if looks[n].is_long_text and not is_about_the_row(n) and n not in called_tags]
         text = max(unnamed, key=lambda n: looks[n].words, default=None)
     if text is None:
         return {}
@@ -166,13 +166,9 @@ def _guess(names: list[str], rows: Sequence[Row], known: dict[str, str], *, pair
     tags = known.get("tags") or next((name for name in find_tags(free) if looks[name].may_be_tags), None)
     if tags is None:
         called_text = find_text(free)
-        unnamed = [n for n in free if looks[n].looks_like_tags and not _is_about_the_row(n) and n not in called_text]
+        unnamed = [n for n in free if looks[n].looks_like_tags and not is_about_the_row(n) and n not in called_text]
         tags = max(unnamed, key=lambda n: looks[n].repeats, default=None)
     return {"quote": text, **({"tags": tags} if tags else {})}
-
-
-def _is_about_the_row(name: str) -> bool:
-    return is_never_trained(name) or is_author(name)
 
 
 def _with_input(pair: tuple[str, str], names: list[str], rows: Sequence[Row]) -> list[str]:
@@ -224,7 +220,8 @@ def _is_tags(name: str, source: str, order: list[str], values: Sequence[object],
     if name == "tags" or (wanted.tags_column and source == same_name(wanted.tags_column, [source])):
         return True
     called = bool(find_tags([name, source]))
-    if not (called or name == order[-1]) or is_author(source):
+    ends_the_row = len(order) > 1 and name == order[-1]
+    if not (called or ends_the_row) or is_author(source):
         return False
     if not look_at(source, [{source: value} for value in values]).has_short_items:
         return False

@@ -37,7 +37,7 @@ _LOST_CLOSING_QUOTE = "â€\ufffd"
 
 def is_broken_text(text: str) -> bool:
     """Whether the text seems to have been through a wrong encoding."""
-    return _BROKEN.search(text) is not None
+    return not text.isascii() and _BROKEN.search(text) is not None
 
 
 def is_broken(quote: Quote) -> bool:

@@ -39,6 +39,7 @@ Pair = tuple[int, int]
 
 MOST_HOLDERS, MOST_HOLDERS_OF_MANY = 100, 32
 EXACT_ROWS = 20_000
+_PAIRS_AT_ONCE = 1 << 17
 SHORTEST_EXCERPT = 5  # three-word runs, that is seven words
 COMMON, FEWEST_ROWS = 20, 400  # a run with one holder in 20 rows weighs nothing; small files are taken for 400 rows
 LEAST_WEIGHT, LEAST_OF_RARE, NEARLY_ALL = 1 / 3, 0.1, 0.85
@@ -54,7 +55,8 @@ def near_pairs(texts: Sequence[str], progress: Callable[[str, int], None] | None
     is_large = len(texts) > EXACT_ROWS
     found: set[Pair] = set()
     for i, j in index.candidates(MOST_HOLDERS_OF_MANY if is_large else MOST_HOLDERS, at_least=2 if is_large else 1):
-        found.update(_near(index, i, j))
+        for start in range(0, len(i), _PAIRS_AT_ONCE):
+            found.update(_near(index, i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]))
     return sorted(found)
 
 
@@ -64,10 +66,9 @@ def _near(index: RunIndex, i: np.ndarray, j: np.ndarray) -> Iterator[Pair]:
 
     rarest = np.log(max(len(index.sizes_N), FEWEST_ROWS) / COMMON)
     weights_R = np.maximum(0, rarest - np.log(index.holders_R))
-    weight_N = index.weight_of_rows(weights_R)
     shared, weight = index.shared(i, j, weights_R)
     dice = 2 * shared / (index.sizes_N[i] + index.sizes_N[j])
-    lighter = np.minimum(weight_N[i], weight_N[j])
+    lighter = np.minimum(index.weight_of_rows(weights_R, i), index.weight_of_rows(weights_R, j))
     is_rare = (weight >= LEAST_WEIGHT * lighter) & (weight >= LEAST_OF_RARE * rarest * index.sizes_N[i])
     is_rare |= dice >= NEARLY_ALL
     for k in np.flatnonzero((2 * shared >= index.sizes_N[i]) & is_rare):
@@ -97,10 +98,12 @@ def clusters(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
             i = parent[i]
         return i
 
+    paired: set[int] = set()
     for i, j in pairs:
         a, b = sorted((root(i), root(j)))
         parent[b] = a
+        paired.update((i, j))
     found: defaultdict[int, list[int]] = defaultdict(list)
-    for i in range(count):
+    for i in sorted(paired):
         found[root(i)].append(i)
     return sorted((rows for rows in found.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))

@@ -13,7 +13,9 @@ template) are dropped and counted."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,12 +66,26 @@ def read_rows(
         source = Source(source.parts, open_source(held_out_file).parts, source.said)
     reading = _Reading(wanted, template, skip_bad_rows, fix_encoding, progress)
     reading.say(source.said)
-    for part in source.parts:
-        reading.read(part)
-    reading.begin_held_out(bool(source.held_out))
-    for part in source.held_out:
-        reading.read(part)
-    return reading.finish(str(data))
+    with _without_collector():
+        for part in source.parts:
+            reading.read(part)
+        reading.begin_held_out(bool(source.held_out))
+        for part in source.held_out:
+            reading.read(part)
+        return reading.finish(str(data))
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Rows are dicts and lists by the million and hold no cycles: the collector would walk over all of them, again and
+    again, to find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def read_rows_of(config: TrainConfig, data: str | None = None, progress: Progress | None = None) -> Rows:

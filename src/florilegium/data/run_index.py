@@ -5,10 +5,10 @@ A million texts have some twenty million runs. As sets of strings they take 6 Gi
 of one long array, and everything that is done to all of them is a sort. A run's number is its rank by rarity, so a
 row's runs stand with the rarest first.
 
-    row_runs[row_starts[i] : row_starts[i + 1]]         the runs of row i, rarest first
-    run_rows[run_starts[r] : run_starts[r + 1]]         the rows that hold run r, ascending
+    row_runs[row_starts[i] : row_starts[i + 1]]                 the runs of row i, rarest first
+    run_rows[run_starts[r] : run_starts[r] + holders_R[r]]      the rows that hold run r, ascending
 
-Legend: N rows, T words, U runs (in all rows, each once a row), R distinct runs."""
+Legend: N rows, T words, R distinct runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import numpy as np
 from florilegium.data.words import fold
 
 Ints = np.ndarray
-_PAIRS_AT_ONCE = 1 << 22
+_PAIRS_AT_ONCE, _ROWS_AT_ONCE = 1 << 21, 1 << 17
 
 
 class RunIndex:
@@ -31,54 +31,61 @@ class RunIndex:
     def __init__(self, texts: Sequence[str], progress: Callable[[str, int], None] | None = None) -> None:
         self.words_T, self.word_starts, vocabulary = _numbered(texts, progress)
         self.is_number = np.fromiter((word.isdigit() for word in vocabulary), bool, len(vocabulary))
-        keys_U, rows_U = _runs(self.words_T, self.word_starts, len(vocabulary))
-        self._sort(keys_U, rows_U, len(texts))
+        self._sort(_coded(self.words_T, self.word_starts, len(vocabulary)), len(texts))
 
-    def _sort(self, keys_U: Ints, rows_U: Ints, num_rows: int) -> None:
+    def _sort(self, codes: Ints, num_rows: int) -> None:
+        """Each array is let go as soon as the next is made: of a million texts every one has 80 to 160 MB."""
         row_bits = max(1, int(num_rows).bit_length())
-        codes = np.unique(_fitted(keys_U, 64 - row_bits) << np.uint64(row_bits) | rows_U.astype(np.uint64))
-        rows = (codes & np.uint64((1 << row_bits) - 1)).astype(np.int64)
-        keys = codes >> np.uint64(row_bits)
-        is_first = np.ones(len(keys), bool)
-        is_first[1:] = keys[1:] != keys[:-1]
-        starts = np.append(np.flatnonzero(is_first), len(keys))
-        holders = np.diff(starts)
+        codes.sort()
+        self.run_rows = (codes & np.uint64((1 << row_bits) - 1)).astype(np.int32)
+        codes >>= np.uint64(row_bits)
+        is_first = np.ones(len(codes), bool)
+        is_first[1:] = codes[1:] != codes[:-1]
+        del codes
+        starts = np.flatnonzero(is_first)
+        holders = np.diff(np.append(starts, len(is_first))).astype(np.int32)
         by_rarity = np.argsort(holders, kind="stable")
-        rank = np.empty(len(holders), np.int64)
-        rank[by_rarity] = np.arange(len(holders))
-        self.holders_R = holders[by_rarity]
-        runs_U = rank[np.cumsum(is_first) - 1]
-        self.run_starts = np.concatenate(([0], np.cumsum(self.holders_R)))
-        order = np.sort(runs_U << 32 | rows)
-        self.run_rows = (order & 0xFFFFFFFF).astype(np.int32)
-        self.row_codes = np.sort(rows << 32 | runs_U)  # what is searched to ask whether row i holds run r
-        self.row_runs = (self.row_codes & 0xFFFFFFFF).astype(np.int32)
-        self.sizes_N = np.bincount(rows, minlength=num_rows)
+        self.holders_R, self.run_starts = holders[by_rarity], starts[by_rarity]
+        rank = np.empty(len(holders), np.int32)
+        rank[by_rarity] = np.arange(len(holders), dtype=np.int32)
+        row_codes = self.run_rows.astype(np.int64) << 32
+        row_codes |= np.repeat(rank, holders)
+        del is_first, starts, holders, by_rarity, rank
+        row_codes.sort()
+        row_codes &= 0xFFFFFFFF
+        self.row_runs = row_codes.astype(np.int32)
+        self.sizes_N = np.bincount(self.run_rows, minlength=num_rows)
         self.row_starts = np.concatenate(([0], np.cumsum(self.sizes_N)))
 
     def candidates(self, most_holders: int, at_least: int) -> Iterator[tuple[Ints, Ints]]:
         """Rows (i, j) of which the rarest half of i's runs, and one more, shares some with j, which is no shorter.
         Runs with more than `most_holders` rows are not followed; `at_least` shared ones are asked of rows with four or
         more that are."""
-        position = np.arange(len(self.row_runs)) - np.repeat(self.row_starts[:-1], self.sizes_N)
-        rows = np.repeat(np.arange(len(self.sizes_N)), self.sizes_N)
-        held = self.holders_R[self.row_runs]
-        followed = np.flatnonzero((position <= self.sizes_N[rows] // 2) & (held > 1) & (held <= most_holders))
-        rows, runs, held = rows[followed], self.row_runs[followed], held[followed]
-        needed = np.where(np.bincount(rows, minlength=len(self.sizes_N)) >= 4, at_least, 1)
-        ends = np.cumsum(held)
-        start = 0
-        while start < len(rows):
-            # a chunk ends with a row, so that all that it shares with another is counted together
-            end = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _PAIRS_AT_ONCE, "right"))
-            end = int(np.searchsorted(rows, rows[min(max(end, start), len(rows) - 1)], "right"))
-            yield self._pairs(rows[start:end], runs[start:end], held[start:end], needed)
-            start = end
+        for first in range(0, len(self.sizes_N), _ROWS_AT_ONCE):
+            rows = np.arange(first, min(first + _ROWS_AT_ONCE, len(self.sizes_N)))
+            rows, runs = self._followed(rows, most_holders)
+            needed = np.where(np.bincount(rows, minlength=len(self.sizes_N)) >= 4, at_least, 1)
+            ends = np.cumsum(self.holders_R[runs], dtype=np.int64)
+            start = 0
+            while start < len(rows):
+                # a chunk ends with a row, so that all that it shares with another is counted together
+                end = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _PAIRS_AT_ONCE, "right"))
+                end = int(np.searchsorted(rows, rows[min(max(end, start), len(rows) - 1)], "right"))
+                yield self._pairs(rows[start:end], runs[start:end], needed)
+                start = end
 
-    def _pairs(self, rows: Ints, runs: Ints, held: Ints, needed: Ints) -> tuple[Ints, Ints]:
-        inside = np.arange(held.sum()) - np.repeat(np.cumsum(held) - held, held)
+    def _followed(self, rows: Ints, most_holders: int) -> tuple[Ints, Ints]:
+        """The rarest half of these rows' runs that others hold, but not too many, with their rows."""
+        sizes = self.sizes_N[rows] // 2 + 1
+        sizes = np.minimum(sizes, self.sizes_N[rows])
+        runs = self.row_runs[_ranges(self.row_starts[rows], sizes)]
+        kept = (self.holders_R[runs] > 1) & (self.holders_R[runs] <= most_holders)
+        return np.repeat(rows, sizes)[kept], runs[kept]
+
+    def _pairs(self, rows: Ints, runs: Ints, needed: Ints) -> tuple[Ints, Ints]:
+        held = self.holders_R[runs]
         i = np.repeat(rows, held)
-        j = self.run_rows[np.repeat(self.run_starts[runs], held) + inside].astype(np.int64)
+        j = self.run_rows[_ranges(self.run_starts[runs], held)].astype(np.int64)
         kept = (self.sizes_N[j] > self.sizes_N[i]) | ((self.sizes_N[j] == self.sizes_N[i]) & (j != i))
         codes, times = np.unique(i[kept] << 32 | j[kept], return_counts=True)
         i, j = codes >> 32, codes & 0xFFFFFFFF
@@ -86,25 +93,35 @@ class RunIndex:
         return i[enough], j[enough]
 
     def shared(self, i: Ints, j: Ints, weights_R: Ints) -> tuple[Ints, Ints]:
-        """How many runs rows i and j share, and what these weigh together."""
-        sizes = self.sizes_N[i]
-        inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        runs = self.row_runs[np.repeat(self.row_starts[i], sizes) + inside].astype(np.int64)
-        wanted = np.repeat(j, sizes) << 32 | runs
-        found = np.searchsorted(self.row_codes, wanted)
-        is_shared = self.row_codes[np.minimum(found, len(self.row_codes) - 1)] == wanted
-        pair = np.repeat(np.arange(len(i)), sizes)
-        weights = np.bincount(pair, is_shared * weights_R[runs], minlength=len(i))
-        return np.bincount(pair, is_shared, minlength=len(i)), weights
+        """How many runs rows i and j share, and what these weigh together: the runs of both side by side, and sorted."""
+        pair = np.arange(len(i), dtype=np.int64) << 32
+        sides = []
+        for rows in (i, j):
+            sizes = self.sizes_N[rows]
+            sides.append(np.repeat(pair, sizes) | self.row_runs[_ranges(self.row_starts[rows], sizes)])
+        codes = np.concatenate(sides)
+        codes.sort()
+        codes = codes[1:][codes[1:] == codes[:-1]]
+        pairs = codes >> 32
+        weights = np.bincount(pairs, weights_R[codes & 0xFFFFFFFF], minlength=len(i))
+        return np.bincount(pairs, minlength=len(i)), weights
 
-    def weight_of_rows(self, weights_R: Ints) -> Ints:
-        """What all runs of each row weigh."""
-        rows = np.repeat(np.arange(len(self.sizes_N)), self.sizes_N)
-        return np.bincount(rows, weights_R[self.row_runs], minlength=len(self.sizes_N))
+    def weight_of_rows(self, weights_R: Ints, rows: Ints) -> Ints:
+        """What all runs of these rows weigh."""
+        sizes = self.sizes_N[rows]
+        weights = weights_R[self.row_runs[_ranges(self.row_starts[rows], sizes)]]
+        return np.bincount(np.repeat(np.arange(len(rows)), sizes), weights, minlength=len(rows))
 
     def words_of(self, row: int) -> list[int]:
         words: list[int] = self.words_T[self.word_starts[row] : self.word_starts[row + 1]].tolist()
         return words
+
+
+def _ranges(starts: Ints, sizes: Ints) -> Ints:
+    """start, start + 1, ... of each, one behind the other."""
+    sizes = sizes.astype(np.int64)
+    ranges: Ints = np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    return ranges
 
 
 def _numbered(texts: Sequence[str], progress: Callable[[str, int], None] | None) -> tuple[Ints, Ints, list[str]]:
@@ -123,20 +140,31 @@ def _numbered(texts: Sequence[str], progress: Callable[[str, int], None] | None)
     )
 
 
-def _runs(words_T: Ints, word_starts: Ints, vocabulary: int) -> tuple[Ints, Ints]:
-    """Each two words that stand together in a row, as one number, and the row; of a row with one word, that word."""
-    sizes = np.diff(word_starts)
-    rows_T = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
-    is_last = np.zeros(len(words_T), bool)
-    is_last[word_starts[1:][sizes > 0] - 1] = True
-    follows = np.append(words_T[1:], 0).astype(np.uint64)
-    keys = words_T.astype(np.uint64) * np.uint64(vocabulary + 1) + np.where(is_last, np.uint64(vocabulary), follows)
-    kept = ~is_last | (sizes[rows_T] == 1)
-    return keys[kept], rows_T[kept]
+def _coded(words_T: Ints, word_starts: Ints, vocabulary: int) -> Ints:
+    """Each two words that stand together in a row, as one number, with the row in the low bits; of a row with one word,
+    that word. Each once a row; some rows at a time, so that nothing but the result is large."""
+    num_rows, end = len(word_starts) - 1, 0
+    row_bits = max(1, num_rows.bit_length())
+    codes = np.empty(len(words_T), np.uint64)
+    for first in range(0, num_rows, _ROWS_AT_ONCE):
+        starts = word_starts[first : first + _ROWS_AT_ONCE + 1]
+        sizes = np.diff(starts)
+        words = words_T[starts[0] : starts[-1]].astype(np.uint64)
+        follows = np.append(words[1:], np.uint64(0))
+        kept = np.ones(len(words), bool)
+        kept[starts[1:][sizes > 1] - starts[0] - 1] = False  # a row's last word begins no run, but where it is alone
+        follows[starts[:-1][sizes == 1] - starts[0]] = vocabulary
+        keys = _fitted(words * np.uint64(vocabulary + 1) + follows, vocabulary, 64 - row_bits) << np.uint64(row_bits)
+        keys |= np.repeat(np.arange(first, first + len(sizes), dtype=np.uint64), sizes)
+        found = np.unique(keys[kept])
+        codes[end : end + len(found)] = found
+        end += len(found)
+    return codes[:end]
 
 
-def _fitted(keys: Ints, bits: int) -> Ints:
+def _fitted(keys: Ints, vocabulary: int, bits: int) -> Ints:
     """Keys in so many bits: as they are, or, where there are too many words, their hash."""
-    if not len(keys) or int(keys.max()).bit_length() <= bits:
+    if ((vocabulary + 1) ** 2).bit_length() <= bits:
         return keys
-    return keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - bits)
+    hashed: Ints = keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - bits)
+    return hashed

@@ -44,8 +44,13 @@ def describe(rows: Rows) -> dict[str, Any]:
         "words": _lengths([count_words(text) for text in main]),
         "tags": _tags(rows),
         "broken_encoding": _suspects(rows, [is_broken(quote) for quote in rows.quotes]),
-        "very_short": _suspects(rows, [sum(map(str.isalpha, text)) < _FEWEST_LETTERS for text in main]),
+        "very_short": _suspects(rows, [not _has_letters(text) for text in main]),
     }
+
+
+def _has_letters(text: str) -> bool:
+    """Whether there are some; nearly always the first signs tell."""
+    return any(sum(map(str.isalpha, part)) >= _FEWEST_LETTERS for part in (text[:20], text))
 
 
 def _lengths(lengths: Sequence[int]) -> dict[str, int]:
