@@ -156,7 +156,9 @@ def _coded(words_T: Ints, word_starts: Ints, vocabulary: int) -> Ints:
         follows[starts[:-1][sizes == 1] - starts[0]] = vocabulary
         keys = _fitted(words * np.uint64(vocabulary + 1) + follows, vocabulary, 64 - row_bits) << np.uint64(row_bits)
         keys |= np.repeat(np.arange(first, first + len(sizes), dtype=np.uint64), sizes)
-        found = np.unique(keys[kept])
+        found = keys[kept]
+        found.sort()  # not np.unique, which hashes integers first
+        found = found[np.append(True, found[1:] != found[:-1])] if len(found) else found
         codes[end : end + len(found)] = found
         end += len(found)
     return codes[:end]
