@@ -9,6 +9,7 @@ the same three methods. On CUDA BLOOM has `fast/decoding/decoder.py`, which `sch
     scores_BV = decoder.read(prompts)        the scores of the first new token of each prompt
     scores_BV = decoder.write(tokens_B)      and of the next
     decoder.keep(rows)                       drops the rows that are done
+    decoder.join(other)                      takes the rows of another in, behind its own; False where it cannot
 
 Shapes: B rows, S places in the cache, H heads, D head dimension, W width, V vocabulary.
 """
@@ -17,10 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
+from transformers.cache_utils import DynamicLayer
 
 from florilegium import reference
 from florilegium.errors import DivergedError
@@ -36,6 +38,7 @@ class BatchDecoder(Protocol):
     def read(self, prompts: Sequence[Sequence[int]], room: int) -> torch.Tensor: ...
     def write(self, tokens_B: torch.Tensor) -> torch.Tensor: ...
     def keep(self, rows: torch.Tensor) -> None: ...
+    def join(self, other: Self) -> bool: ...
 
 
 def broken_scores() -> DivergedError:
@@ -143,6 +146,14 @@ class PackedDecoder:
     def keep(self, rows: torch.Tensor) -> None:
         self.cache, self.length_B = self.cache[:, :, rows], self.length_B[rows]
 
+    def join(self, other: PackedDecoder) -> bool:
+        places = max(self.cache.shape[4], other.cache.shape[4])
+        # Places beyond a row's end are hidden from it, so what fills them does not matter.
+        caches = [F.pad(one.cache, (0, 0, 0, places - one.cache.shape[4])) for one in (self, other)]
+        self.cache = torch.cat(caches, 2)
+        self.length_B = torch.cat([self.length_B, other.length_B])
+        return True
+
     def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], reference.Attend]) -> torch.Tensor:
         hidden_BTW = self.family.embed(self.model, tokens_BT, self.dtype)
         for number, block in enumerate(self.family.blocks(self.model)):
@@ -182,6 +193,19 @@ class StockDecoder:
         self.mask_BT = self.mask_BT[rows]
         self.cache.batch_select_indices(rows)
 
+    def join(self, other: StockDecoder) -> bool:
+        both = (self, other)
+        if not all(type(layer) is DynamicLayer for one in both for layer in one.cache.layers):
+            return False  # a sliding window or a recurrent state: its places are not those of the mask
+        # Rows end together at the right. Columns that no row uses go, or those of texts long gone would stay.
+        longest = max(int(one.mask_BT.sum(-1).max()) for one in both)
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            mine.keys = torch.cat([_last(mine.keys, longest), _last(theirs.keys, longest)])
+            mine.values = torch.cat([_last(mine.values, longest), _last(theirs.values, longest)])
+        masks = [_last(one.mask_BT[:, None, :, None], longest)[:, 0, :, 0] for one in both]
+        self.mask_BT = torch.cat(masks)
+        return True
+
     def _forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         position_BT = (self.mask_BT.cumsum(-1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
         out = self.model(
@@ -195,3 +219,9 @@ class StockDecoder:
         self.cache = out.past_key_values
         scores_BV: torch.Tensor = out.logits[:, -1].float()
         return scores_BV
+
+
+def _last(x_BHSD: torch.Tensor, places: int) -> torch.Tensor:
+    """The last `places` of S; where there are fewer, zeros in front."""
+    has = x_BHSD.shape[2]
+    return x_BHSD[:, :, has - places :] if has >= places else F.pad(x_BHSD, (0, 0, places - has, 0))

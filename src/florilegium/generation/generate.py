@@ -17,6 +17,7 @@ from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation.decode import PackedDecoder, StockDecoder, broken_scores, write_batch
+from florilegium.generation.engine import decodes_fast
 from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
@@ -104,7 +105,7 @@ def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[TokenEv
         return
     try:
         with loaded.evaluating():
-            if _decodes_fast(loaded):
+            if decodes_fast(loaded):
                 yield from _in_slots(loaded, requests)
             else:
                 yield from _in_batches(loaded, requests)
@@ -114,12 +115,6 @@ def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[TokenEv
         raise ResourceError(
             "generation does not fit in memory", "Ask for fewer at once, or lower --max-new-tokens"
         ) from error
-
-
-def _decodes_fast(loaded: LoadedModel) -> bool:
-    """Whether the fast decoder was selected and can read the model as it is now (an adapter may have been merged or
-    changed since)."""
-    return "fast-decode" in loaded.kernels and not fast_paths.unsupported("fast-decode", loaded)
 
 
 def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[TokenEvent]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from florilegium.config import SamplingSettings
+from florilegium.errors import UsageError, counted
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,14 @@ class Completion:
 
     token_ids: list[int]
     finished: bool
+
+
+def check_fits(request: Request, capacity: int) -> None:
+    """Raises UsageError when prompt and limit are more than `capacity` tokens."""
+    most, has = request.settings.max_new_tokens, len(request.token_ids)
+    if not has or has + most > capacity:
+        raise UsageError(
+            f"prompt ({counted(has, 'token')}) plus --max-new-tokens ({most:,}) exceeds the limit of "
+            f"{capacity:,} tokens",
+            "Shorten the prompt, or lower --max-new-tokens",
+        )

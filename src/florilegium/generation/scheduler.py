@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from florilegium.errors import UsageError, counted
-from florilegium.generation.request import Request, TokenEvent
+from florilegium.generation.request import Request, TokenEvent, check_fits
 from florilegium.generation.sampling import uniform_draws
 from florilegium.model.fast_paths import DecodeStep, SlotDecoder
 
@@ -47,13 +46,7 @@ class ContinuousBatcher:
     def add(self, request: Request) -> int:
         """Queues a request and returns its number, from 0 on. Raises UsageError when prompt and limit do not fit the
         decoder's capacity."""
-        most, has = request.settings.max_new_tokens, len(request.token_ids)
-        if not has or has + most > self.decoder.capacity:
-            raise UsageError(
-                f"prompt ({counted(has, 'token')}) plus --max-new-tokens ({most:,}) exceeds the limit of "
-                f"{self.decoder.capacity:,} tokens",
-                "Shorten the prompt, or lower --max-new-tokens",
-            )
+        check_fits(request, self.decoder.capacity)
         self.waiting.append((self.count, request))
         self.count += 1
         return self.count - 1
@@ -63,6 +56,18 @@ class ContinuousBatcher:
         self.waiting = deque(item for item in self.waiting if item[0] != number)
         for text in [t for t in self.active if t.number == number]:
             self._end(text)
+
+    @property
+    def slots(self) -> int:
+        return self.decoder.num_slots
+
+    @property
+    def capacity(self) -> int:
+        return self.decoder.capacity
+
+    @property
+    def running(self) -> int:
+        return len(self.active)
 
     @property
     def busy(self) -> bool:

@@ -1,0 +1,134 @@
+"""The engine: whatever comes and goes beside a text, it stays what `write_batch` writes of it alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from florilegium.config import SamplingSettings, TrainConfig
+from florilegium.errors import UsageError
+from florilegium.generation import Completion, PackedDecoder, Request, StockDecoder, collect, write_batch
+from florilegium.generation.engine import BatchEngine, Engine, ready
+from florilegium.model import LoadedModel, load_base
+from florilegium.model.lora import attach_adapter
+from tests.tiny import make_tokenizer, save_tiny
+
+GREEDY = SamplingSettings(max_new_tokens=24, temperature=0)
+DRAWN = SamplingSettings(max_new_tokens=24, seed=3)
+
+
+@pytest.fixture(scope="module", params=["bloom", "llama", "mistral"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """BLOOM packs; Llama is stock and joins; Mistral's window is a cache that cannot join."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "bloom":
+        save_tiny(folder)
+    else:
+        make, config = {"llama": (LlamaForCausalLM, LlamaConfig), "mistral": (MistralForCausalLM, MistralConfig)}[
+            request.param
+        ]
+        torch.manual_seed(0)
+        extra = {"sliding_window": 512} if request.param == "mistral" else {}
+        model = make(config(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                            num_key_value_heads=2, bos_token_id=1, eos_token_id=2, initializer_range=0.3, **extra))  # fmt: skip
+        model.save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+    base = load_base(str(folder), bits=32, device=torch.device("cpu"), compute="float32")
+    return LoadedModel(base, base.model)
+
+
+def requests(number: int) -> list[Request]:
+    generator = torch.Generator().manual_seed(5)
+    made = []
+    for i in range(number):
+        size = int(torch.randint(1, 40, (1,), generator=generator))
+        ids = torch.randint(4, 400, (size,), generator=generator).tolist()
+        settings = [GREEDY, DRAWN, replace(DRAWN, top_k=20, seed=i), replace(GREEDY, repetition_penalty=1.3)][i % 4]
+        made.append(Request(ids, i, replace(settings, max_new_tokens=4 + 5 * (i % 5))))
+    return made
+
+
+def alone(loaded: LoadedModel, request: Request) -> Completion:
+    decoder = PackedDecoder(loaded) if loaded.base.packs else StockDecoder(loaded)
+    return collect(write_batch(decoder, [request], 2), 1)[0]
+
+
+def finish(engine: Engine, count: int) -> list[Completion]:
+    written = []
+    while engine.busy:
+        written += engine.step()
+    return collect(written, count)
+
+
+def test_texts_that_come_and_go_are_those_written_alone(loaded: LoadedModel) -> None:
+    """Fewer slots than texts, one more text every second step, each of other length, settings and end."""
+    wanted = requests(20)
+    engine, written, most = BatchEngine(loaded, slots=5, capacity=64), [], 0
+    with ready(loaded):
+        for i in range(1000):
+            if i % 2 == 0 and i // 2 < len(wanted):
+                assert engine.add(wanted[i // 2]) == i // 2
+            written += engine.step()
+            most = max(most, engine.running)
+            if not engine.busy and i > 40:
+                break
+    assert collect(written, 20) == [alone(loaded, request) for request in wanted]
+    assert most == 5 or most == 4
+    assert sum(token.ended for token in written) == 20
+
+
+def test_a_cancelled_text_frees_its_slot_in_the_next_step(loaded: LoadedModel) -> None:
+    engine = BatchEngine(loaded, slots=1, capacity=64)
+    for request in requests(3):
+        engine.add(replace(request, settings=replace(DRAWN, max_new_tokens=20)))
+    first = engine.step()
+    assert [token.request for token in first] == [0]
+    engine.cancel(0)
+    engine.cancel(1)  # it waits still
+    assert [token.request for token in engine.step()] == [2]
+    engine.cancel(2)
+    assert not engine.busy and engine.step() == []
+
+
+def test_base_and_adapter_run_beside_each_other(tiny: Path) -> None:
+    base = load_base(str(tiny), bits=32, device=torch.device("cpu"), compute="float32")
+    plain = LoadedModel(base, base.model)
+    asked = [replace(request, settings=GREEDY) for request in requests(4)]
+    untuned = [alone(plain, request) for request in asked]
+    adapted = attach_adapter(base, TrainConfig(lora_rank=4))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    loaded = LoadedModel(base, adapted)
+    engine = BatchEngine(loaded, slots=8, capacity=64)
+    with ready(loaded):
+        tuned = [alone(loaded, request) for request in asked]
+        for request in asked:
+            engine.add(request)
+            engine.add(replace(request, adapter=False))
+        both = finish(engine, 8)
+    assert both[0::2] == tuned and both[1::2] == untuned and tuned != untuned
+
+
+def test_a_text_that_cannot_fit_is_refused_with_both_numbers(loaded: LoadedModel) -> None:
+    engine = BatchEngine(loaded, slots=1, capacity=30)
+    with pytest.raises(UsageError, match=r"7 tokens.*24.*limit of 30"):
+        engine.add(Request([5] * 7, 0, GREEDY))
+    engine.add(Request([5] * 6, 0, GREEDY))
+
+
+def test_scores_that_are_no_numbers_end_the_text(tiny: Path) -> None:
+    base = load_base(str(tiny), bits=32, device=torch.device("cpu"), compute="float32")
+    loaded = LoadedModel(base, base.model)
+    with torch.no_grad():
+        base.model.get_input_embeddings().weight[9] = float("nan")  # the head is tied: every score of token 9 as well
+        engine = BatchEngine(loaded, slots=2, capacity=64)
+        engine.add(Request([9, 5], 0, GREEDY))
+        written = engine.step()
+    assert [(token.broken, token.ended) for token in written] == [(True, True)]
+    assert not engine.busy

@@ -1,0 +1,68 @@
+"""Pieces of a text: together they are the text, none holds half a character, and a stop string is never shown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from florilegium import seedling
+from florilegium.generation.text_pieces import TextPieces, decoded
+from tests.tiny import make_tokenizer
+
+TEXT = "The sea — «où» 海は広い 🌊👩‍👩‍👧 it's  two  spaces.\nA new line ->: tags, ünïcödé " * 4
+
+
+@pytest.fixture(scope="module", params=["tiny", "seedling"])
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    return make_tokenizer() if request.param == "tiny" else AutoTokenizer.from_pretrained(seedling.FOLDER)
+
+
+@pytest.mark.parametrize("prompt", [0, 1, 7, 40])
+def test_pieces_are_the_text(tokenizer: PreTrainedTokenizerBase, prompt: int) -> None:
+    ids = tokenizer(TEXT)["input_ids"]
+    pieces = TextPieces(tokenizer, ids[:prompt])
+    out = [pieces.push(token) for token in ids[prompt:]] + [pieces.end()]
+    assert "".join(out) == decoded(tokenizer, ids)[len(decoded(tokenizer, ids[:prompt])) :]
+    assert not any("\ufffd" in piece for piece in out)
+
+
+def test_any_tokens_at_all_are_as_decoded_at_once(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Half characters everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        ids = torch.randint(4, 260, (60,), generator=generator).tolist()
+        pieces = TextPieces(tokenizer)
+        assert "".join(pieces.push(token) for token in ids) + pieces.end() == decoded(tokenizer, ids)
+
+
+@pytest.mark.parametrize("stop", [[" ->:"], ["->", " ->: t"], ["\n"], ["海は"], ["sea", "The s"], ["never there"]])
+def test_a_stop_string_is_held_back_and_left_out(tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
+    ids = tokenizer(TEXT)["input_ids"]
+    pieces, out = TextPieces(tokenizer, stop=stop), ""
+    for token in ids:
+        out += pieces.push(token)
+        assert not any(one in out for one in stop)
+        if pieces.stopped:
+            break
+    out += pieces.end()
+    found = [(TEXT.find(one) + len(one), TEXT.find(one)) for one in stop if one in TEXT]
+    assert pieces.stopped == bool(found)
+    assert out == (TEXT[: min(found)[1]] if found else TEXT)
+
+
+def test_what_a_stop_string_may_begin_with_comes_at_the_end() -> None:
+    tokenizer = make_tokenizer()
+    ids = tokenizer("kind to the s")["input_ids"]
+    pieces = TextPieces(tokenizer, stop=["sea", "the sea"])
+    shown = "".join(pieces.push(token) for token in ids)
+    assert shown == "kind to " and pieces.end() == "the s" and not pieces.stopped
+
+
+def test_the_work_for_a_token_does_not_grow_with_the_text() -> None:
+    tokenizer, longest = make_tokenizer(), 0
+    pieces = TextPieces(tokenizer)
+    for token in tokenizer(TEXT * 20)["input_ids"]:
+        pieces.push(token)
+        longest = max(longest, len(pieces.window))
+    assert longest < 40
