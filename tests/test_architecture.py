@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parent.parent
 # A room may import those before it.
 ORDER = [
     "errors", "signals", "seedling", "reference", "fast", "config", "storage", "data", "tokens", "model",
-    "export", "evaluation", "training", "generation", "report", "runs", "cli", "__main__", "__init__",
+    "export", "evaluation", "training", "generation", "report", "runs", "serve", "cli", "__main__", "__init__",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from florilegium.cli.commands import (
     report,
     resume,
     runs,
+    serve,
     train,
 )
 
@@ -26,6 +27,7 @@ COMMANDS: dict[str, ModuleType] = {
     "resume": resume,
     "generate": generate,
     "chat": chat,
+    "serve": serve,
     "inspect": inspect,
     "evaluate": evaluate,
     "report": report,

@@ -1,0 +1,107 @@
+"""/v1/completions and /v1/chat/completions.
+
+A completion goes on from the prompt as it is. A chat fills the template that the adapter was trained on with the last user
+message, and answers with the other columns: a base model that was tuned on a template knows no other chat. System messages
+and earlier turns choose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from florilegium.data import Template
+from florilegium.data.quote import Value, split_items
+from florilegium.errors import DataError
+from florilegium.serve.answers import Answering, JsonObject
+from florilegium.serve.api_errors import bad
+from florilegium.serve.choices import Piece
+from florilegium.serve.prompts import ask, settings_of
+from florilegium.serve.schema import ChatBody, CompletionBody
+from florilegium.serve.state import state_of
+
+router = APIRouter()
+
+
+class TextShape:
+    prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
+
+    def begin(self, i: int, echo: str) -> JsonObject | None:
+        return self._choice(i, echo, None) if echo else None
+
+    def part(self, piece: Piece) -> JsonObject:
+        return self._choice(piece.choice, piece.text, piece.finish)
+
+    def choice(self, i: int, text: str, finish: str) -> JsonObject:
+        return self._choice(i, text, finish)
+
+    def _choice(self, i: int, text: str, finish: str | None) -> JsonObject:
+        return {"index": i, "text": text, "logprobs": None, "finish_reason": finish}
+
+
+class ChatShape:
+    """The role comes first, with empty content; the blank between template and answer is no part of the answer."""
+
+    prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self) -> None:
+        self.begun: set[int] = set()
+
+    def begin(self, i: int, echo: str) -> JsonObject | None:
+        return {"index": i, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+
+    def part(self, piece: Piece) -> JsonObject:
+        text = piece.text if piece.choice in self.begun else piece.text.lstrip()
+        if text:
+            self.begun.add(piece.choice)
+        delta = {"content": text} if text else {}
+        return {"index": piece.choice, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
+
+    def choice(self, i: int, text: str, finish: str) -> JsonObject:
+        message = {"role": "assistant", "content": text.lstrip(), "refusal": None}
+        return {"index": i, "message": message, "logprobs": None, "finish_reason": finish}
+
+
+@router.post("/v1/completions")
+async def completions(body: CompletionBody, request: Request) -> Response:
+    state = state_of(request)
+    model = state.models.get(body.model)
+    if body.max_tokens == 0 and not body.echo:
+        raise bad("max_tokens is 0: it takes 1 or more, or 0 with echo", "max_tokens", "invalid_value")
+    asked = await ask(model, prompts_of(body), settings_of(body), body.n, state.worker.capacity)
+    return await Answering(state, model, body, TextShape(), asked, body.echo).respond(request)
+
+
+def prompts_of(body: CompletionBody) -> Sequence[str | Sequence[int]]:
+    """One text, or one text's tokens, is a list of one."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise bad("prompt is an empty list", "prompt", "invalid_value")
+    return [prompt] if isinstance(prompt[0], int) else prompt
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(body: ChatBody, request: Request) -> Response:
+    state = state_of(request)
+    model = state.models.get(body.model)
+    if body.max_tokens == 0:
+        raise bad("max_tokens is 0: it takes 1 or more", "max_tokens", "invalid_value")
+    said = [message.text for message in body.messages if message.role == "user"]
+    if not said:
+        raise bad("messages holds no message of the role 'user'", "messages", "invalid_value")
+    try:
+        prompt = filled(model.tuned.template, said[-1])
+    except DataError as error:
+        raise bad(str(error), "messages", "invalid_value") from None
+    asked = await ask(model, [prompt], settings_of(body), body.n, state.worker.capacity)
+    return await Answering(state, model, body, ChatShape(), asked).respond(request)
+
+
+def filled(template: Template, message: str) -> str:
+    """The prompt in which `message` is the template's first column; with no other column the model goes on from it."""
+    first = template.columns[0]
+    value: Value = split_items(message) if first in template.list_columns else message
+    return template.prompt({first: value}, open=len(template.columns) == 1)

@@ -1,0 +1,85 @@
+"""From a request's prompts to what the engine is asked: token ids that exist and fit."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from florilegium.config import SamplingSettings
+from florilegium.generation import Request
+from florilegium.generation.generate import opening
+from florilegium.model.families import head_weight
+from florilegium.serve.api_errors import bad
+from florilegium.serve.models import ServedModel
+from florilegium.serve.schema import MOST_TEXTS, Body
+from florilegium.tokens import text_ids
+
+# One thread: a long prompt must hold up neither the event loop nor the engine.
+_tokenizing = ThreadPoolExecutor(1, "florilegium-tokenizer")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One text to write: the request to the engine, the prompt's own text (`echo`), and what stands in front of the
+    first token (the opening that was drawn for an empty prompt)."""
+
+    request: Request
+    prompt: str
+    lead: str = ""
+
+
+def settings_of(body: Body) -> SamplingSettings:
+    return body.settings(secrets.randbelow(2**31) if body.seed is None else body.seed)
+
+
+async def ask(
+    model: ServedModel, prompts: Sequence[str | Sequence[int]], settings: SamplingSettings, n: int, capacity: int
+) -> list[Asked]:
+    """`n` texts for each prompt, numbered as `florilegium generate` numbers them. Raises ApiError (400) for too many,
+    for token ids that are none, and for a prompt that is too long."""
+    if len(prompts) * n > MOST_TEXTS:
+        raise bad(f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts", "n", "too_many_texts")
+    texts = [prompt for prompt in prompts for _ in range(n)]
+    return await asyncio.get_running_loop().run_in_executor(_tokenizing, asked_of, model, texts, settings, capacity)
+
+
+def asked_of(
+    model: ServedModel,
+    prompts: Sequence[str | Sequence[int]],
+    settings: SamplingSettings,
+    capacity: int,
+    first_row: int = 0,
+) -> list[Asked]:
+    """One text for each prompt; see `ask`."""
+    base, asked = model.tuned.base, []
+    vocabulary = len(head_weight(base.model))
+    ids_of: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts, first_row):
+        if isinstance(prompt, str):
+            lead = "" if prompt else opening(model.tuned.openings, settings, number)
+            text = prompt or lead
+            if text not in ids_of:
+                (ids_of[text],) = text_ids(base.tokenizer, [text])
+            ids: Sequence[int] = ids_of[text]
+        else:
+            ids, lead = prompt, ""
+            if max(ids, default=0) >= vocabulary:
+                raise bad("prompt holds a token id that the vocabulary does not have", "prompt", "invalid_value")
+        _check_length(ids, settings, capacity)
+        shown = prompt if isinstance(prompt, str) else str(base.tokenizer.decode(list(ids)))
+        asked.append(Asked(Request(ids, number, settings, model.adapter), shown, lead))
+    return asked
+
+
+def _check_length(ids: Sequence[int], settings: SamplingSettings, capacity: int) -> None:
+    if not ids:
+        raise bad("prompt is empty: give it at least one token", "prompt", "invalid_value")
+    if len(ids) + settings.max_new_tokens > capacity:
+        message = (
+            f"this server's context length is {capacity} tokens; the prompt has {len(ids)}, and "
+            f"{settings.max_new_tokens} more were asked for (max_tokens)"
+        )
+        raise bad(message, "prompt" if len(ids) >= capacity else "max_tokens", "context_length_exceeded")

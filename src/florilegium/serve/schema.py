@@ -1,0 +1,134 @@
+"""The fields of each route. What is not here is refused by name; what other servers know and this one does not is taken
+only where it asks for nothing (`UNSUPPORTED`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
+
+from florilegium.config import SamplingSettings
+from florilegium.serve.api_errors import bad
+
+MOST_TEXTS = 128
+# Parameters of OpenAI's that clients send by themselves, and the values of theirs that ask for nothing.
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "audio": (), "best_of": (1,), "frequency_penalty": (0,), "function_call": ("none",), "functions": ([],),
+    "logit_bias": ({},), "logprobs": (False,), "modalities": (["text"],), "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,), "response_format": ({"type": "text"},), "store": (False,), "suffix": ("",),
+    "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,),
+}  # fmt: skip
+DEFAULTS = SamplingSettings()
+
+
+def _is_text(text: str) -> str:
+    """JSON can hold half of a surrogate pair, which is no character and cannot be tokenized."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half a surrogate pair, which is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_is_text)]
+Tokens = list[Annotated[StrictInt, Field(ge=0)]]
+Stop = Annotated[Text, Field(min_length=1, max_length=1000)]
+
+
+class Body(BaseModel):
+    """What every route that writes takes."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str | None = Field(None, description="a name of /v1/models; without it the first fine-tuned model")
+    n: int = Field(1, ge=1, le=MOST_TEXTS)
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="same seed, same text; without it a new one")
+    temperature: float | None = Field(None, ge=0, le=100, description=f"0 is greedy ({DEFAULTS.temperature})")
+    top_p: float | None = Field(None, gt=0, le=1, description=f"nucleus sampling ({DEFAULTS.top_p})")
+    top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="0 is all (0)")
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    max_tokens: int | None = Field(None, ge=0, le=100_000, description=f"new tokens ({DEFAULTS.max_new_tokens})")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_nothing_else(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        for name, nothing in UNSUPPORTED.items():
+            if name in values and name not in cls.model_fields:
+                value = values[name]
+                if value is not None and not any(value == one and type(value) in (type(one), float) for one in nothing):
+                    raise bad(f"{name} is not supported by this server: leave it out", name, "unsupported_parameter")
+        return {name: value for name, value in values.items() if name in cls.model_fields or name not in UNSUPPORTED}
+
+    def settings(self, seed: int) -> SamplingSettings:
+        given = {
+            "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
+            "repetition_penalty": self.repetition_penalty, "max_new_tokens": self.max_tokens or None,
+        }  # fmt: skip
+        return SamplingSettings(seed=seed, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")  # clients send options of servers that have more
+
+    include_usage: bool = False
+
+
+class StreamedBody(Body):
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="taken, and not looked at")
+    metadata: dict[str, str] | None = Field(None, description="taken, and not looked at")
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionBody(StreamedBody):
+    prompt: Text | Tokens | list[Text] | list[Tokens] = Field("", description="'' begins as training rows do")
+    echo: bool = False
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text | list[TextPart] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class ChatBody(StreamedBody):
+    messages: list[Message] = Field(min_length=1, description="the last user message fills the template")
+    max_completion_tokens: int | None = Field(None, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> ChatBody:
+        if self.max_completion_tokens is not None:
+            self.max_tokens = self.max_completion_tokens
+        return self
+
+
+class QuotesBody(Body):
+    prompt: Text | None = Field(None, description="how the quotes begin")
+    about: list[Text] | None = Field(None, min_length=1, description="tags that the quotes should have")
+    novel_only: bool = Field(False, description="leave out what copies a training row")

@@ -1,0 +1,51 @@
+"""How the server runs, where it listens, and who may ask it. No torch: the port is taken before anything is loaded, so that
+one in use is told at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from florilegium.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """`max_length` bounds a text in tokens, prompt and all; `slots` texts are written at once (None: 16 on the CPU, 64
+    on a GPU), `queue` more may wait. `allowed_hosts` are names that a proxy may send beside the own ones."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    max_length: int = 1024
+    slots: int | None = None
+    queue: int = 256
+    allowed_hosts: tuple[str, ...] = ()
+    max_body_bytes: int = 8 * 2**20
+    body_seconds: float = 30
+    drain_seconds: int = 60
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach a server that is bound there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(settings: ServeSettings) -> socket.socket:
+    """A socket bound to host and port (port 0: a free one). Raises UsageError when that cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host.strip("[]"), settings.port))
+    except OSError as error:
+        sock.close()
+        why = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        raise UsageError(why, "Choose another --port or --host") from None
+    return sock

@@ -1,0 +1,79 @@
+"""A server as people start it: a process of its own, a port of its own, asked over loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from openai import OpenAI
+
+from florilegium.data.novelty import NoveltyIndex
+from florilegium.seedling import FOLDER
+from tests.export.adapters import save_adapter
+
+
+@dataclass
+class Server:
+    url: str
+    process: subprocess.Popen[str]
+    run: Path
+
+    @property
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+    def post(self, path: str, **body: object) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60)
+
+    def gauge(self, name: str) -> float:
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(f"florilegium_{name} "):
+                return float(line.split()[1])
+        raise AssertionError(name)
+
+
+@contextlib.contextmanager
+def serving(run: Path, *flags: str, **environment: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "florilegium", "serve", str(run), "--port", "0", "--json", *flags]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        assert line, process.stderr.read() if process.stderr else ""
+        yield Server(json.loads(line)["url"].replace("0.0.0.0", "127.0.0.1"), process, run)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with a small random adapter. Its template's separator is a word that the model writes often, so that
+    most texts are quotes with tags."""
+    folder = tmp_path_factory.mktemp("runs") / "sayings"
+    save_adapter(FOLDER, folder / "adapter", size=0.02)
+    facts = {
+        "base": {"name": "seedling"}, "bits": 32, "template": "{quote} and {tags}", "list_columns": ["tags"],
+        "openings": {"The": 3, "Once": 2, "A": 1},
+    }  # fmt: skip
+    (folder / "adapter" / "florilegium.json").write_text(json.dumps(facts))
+    (folder / "config.yaml").write_text("model: seedling\n")
+    NoveltyIndex.from_texts(["The sun had just set on a mountain range and nothing else was there."]).save(
+        folder / "training_ngrams.safetensors"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(run: Path) -> Iterator[Server]:
+    with serving(run) as one:
+        yield one
