@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
+from florilegium.cli.main import main
 from florilegium.config import SamplingSettings
 from florilegium.generation.tuned import Tuned, load
 from tests.serve.conftest import Server
@@ -25,10 +24,9 @@ def events(response: httpx.Response) -> list[dict]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
-def test_greedy_texts_are_those_of_generate(server: Server) -> None:
-    command = [sys.executable, "-m", "florilegium", "generate", "The sea", "--run", str(server.run), "-n", "1"]
-    done = subprocess.run([*command, "--temperature", "0", "--json"], capture_output=True, text=True, check=True)
-    wanted = json.loads(done.stdout)
+def test_greedy_texts_are_those_of_generate(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "The sea", "--run", str(server.run), "-n", "1", "--temperature", "0", "--json"]) == 0
+    wanted = json.loads(capsys.readouterr().out)
     got = server.openai.completions.create(model="sayings", prompt="The sea", temperature=0)
     assert "The sea" + got.choices[0].text == wanted["text"]
     assert got.choices[0].finish_reason == ("stop" if wanted["finished"] else "length")

@@ -8,21 +8,19 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import Request
 from starlette.responses import Response
 
 from florilegium.serve.choices import Piece, pieces
-from florilegium.serve.events import Events, EventStream, answer
+from florilegium.serve.events import Events, EventStream, JsonObject, answer
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import Asked
 from florilegium.serve.schema import StreamedBody
 from florilegium.serve.state import ServerState
-
-JsonObject = dict[str, Any]  # what json.dumps takes
 
 
 class Shape(Protocol):
@@ -60,7 +58,7 @@ class Answering:
                 return EventStream(self._events(), held.pop_all())
             return await answer(self._whole(), request)
 
-    def _pieces(self) -> contextlib.aclosing[Any]:
+    def _pieces(self) -> contextlib.aclosing[AsyncGenerator[Piece | None]]:
         state, tokenizer = self.state, self.model.tuned.base.tokenizer
         asked = [] if self.body.max_tokens == 0 else self.asked
         return contextlib.aclosing(pieces(state.worker, tokenizer, asked, self.body.stops, state.metrics))
@@ -80,9 +78,9 @@ class Answering:
     async def _events(self) -> Events:
         tokens = 0
         for i, one in enumerate(self.asked):
-            begun = self.shape.begin(i, one.prompt if self.echo else "")
-            if begun is not None:
-                yield self._chunk([begun])
+            first = self.shape.begin(i, one.prompt if self.echo else "")
+            if first is not None:
+                yield self._chunk([first])
         async with self._pieces() as coming:
             async for piece in coming:
                 if piece is None:

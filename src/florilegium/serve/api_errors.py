@@ -23,7 +23,7 @@ class ApiError(HTTPException):  # FastAPI lets those alone through while it read
         self.status, self.message = status, message
         self.param, self.code, self.retry_after = param, code, retry_after
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> dict[str, object]:
         kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         param = None if self.param is None else one_line(self.param)  # a name that somebody sent, of any characters
         return {"error": {"message": one_line(self.message), "type": kind, "param": param, "code": self.code}}

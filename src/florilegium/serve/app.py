@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
@@ -48,12 +47,12 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/models")
-async def list_models(request: Request) -> dict[str, Any]:
+async def list_models(request: Request) -> dict[str, object]:
     return {"object": "list", "data": [one.as_object() for one in state_of(request).models.by_name.values()]}
 
 
 @router.get("/v1/models/{name:path}")
-async def one_model(name: str, request: Request) -> dict[str, Any]:
+async def one_model(name: str, request: Request) -> dict[str, object]:
     return state_of(request).models.get(name).as_object()
 
 

@@ -14,9 +14,10 @@ from starlette.responses import Response
 from florilegium.data import Template
 from florilegium.data.quote import Value, split_items
 from florilegium.errors import DataError
-from florilegium.serve.answers import Answering, JsonObject
+from florilegium.serve.answers import Answering
 from florilegium.serve.api_errors import bad
 from florilegium.serve.choices import Piece
+from florilegium.serve.events import JsonObject
 from florilegium.serve.prompts import ask, settings_of
 from florilegium.serve.schema import ChatBody, CompletionBody
 from florilegium.serve.state import state_of
@@ -46,15 +47,15 @@ class ChatShape:
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(self) -> None:
-        self.begun: set[int] = set()
+        self.has_text: set[int] = set()
 
     def begin(self, i: int, echo: str) -> JsonObject | None:
         return {"index": i, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
     def part(self, piece: Piece) -> JsonObject:
-        text = piece.text if piece.choice in self.begun else piece.text.lstrip()
+        text = piece.text if piece.choice in self.has_text else piece.text.lstrip()
         if text:
-            self.begun.add(piece.choice)
+            self.has_text.add(piece.choice)
         delta = {"content": text} if text else {}
         return {"index": piece.choice, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
 

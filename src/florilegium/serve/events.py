@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from florilegium.serve.api_errors import ApiError
 
 T = TypeVar("T")
-Events = AsyncGenerator[dict[str, Any] | None]  # None: nothing to say, but alive
+JsonObject = dict[str, object]
+Events = AsyncGenerator[JsonObject | None]  # None: nothing to say, but alive
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -50,7 +51,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def answer(work: Awaitable[dict[str, Any]], request: Request) -> Response:
+async def answer(work: Awaitable[JsonObject], request: Request) -> Response:
     try:
         body = await unless_gone(work, request.receive)
     except ClientGone:
@@ -86,5 +87,5 @@ class EventStream(Response):
         await write("", more=False)
 
 
-def _data(event: dict[str, Any]) -> str:
+def _data(event: JsonObject) -> str:
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from florilegium.generation.tuned import Tuned
 from florilegium.serve.api_errors import ApiError
@@ -22,7 +21,7 @@ class ServedModel:
     parent: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def as_object(self) -> dict[str, Any]:
+    def as_object(self) -> dict[str, object]:
         """As /v1/models lists it."""
         return {
             "id": self.name, "object": "model", "created": self.created, "owned_by": "florilegium",

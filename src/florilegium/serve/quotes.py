@@ -20,9 +20,8 @@ from florilegium.generation import Generated, TokenEvent, collect
 from florilegium.generation import Request as EngineRequest
 from florilegium.generation.text_pieces import decoded
 from florilegium.generation.tuned import Tuned
-from florilegium.serve.answers import JsonObject
 from florilegium.serve.api_errors import ApiError, bad
-from florilegium.serve.events import answer
+from florilegium.serve.events import JsonObject, answer
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import asked_of, settings_of
 from florilegium.serve.schema import QuotesBody
