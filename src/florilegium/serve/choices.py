@@ -18,7 +18,8 @@ from florilegium.serve.metrics import Metrics
 from florilegium.serve.prompts import Asked
 from florilegium.serve.worker import Job, Worker, failed
 
-QUIET_SECONDS = 15  # after so long without a token a stream says that it is alive
+QUIET_SECONDS = 15  # so often a stream says that it is alive
+Came = asyncio.Queue[tuple[int, TokenEvent | ApiError] | None]
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ async def pieces(
     stop: Sequence[str],
     metrics: Metrics,
 ) -> AsyncGenerator[Piece | None]:
-    """Pieces of all texts as they come; None after a quiet time. Raises ApiError when the model fails."""
-    came: asyncio.Queue[tuple[int, TokenEvent | ApiError]] = asyncio.Queue()
+    """Pieces of all texts as they come; None now and then, when there may be nothing to say. Raises ApiError when the
+    model fails."""
+    came: Came = asyncio.Queue()
     jobs = [Job(one.request, partial(_put, came, i)) for i, one in enumerate(asked)]
     texts = [TextPieces(tokenizer, one.request.token_ids, stop) for one in asked]
     clock = metrics.start(sum(len(one.request.token_ids) for one in asked))
+    quiet = asyncio.ensure_future(_say_nothing(came))
     try:
         for i, job in enumerate(jobs):
             worker.submit(job)
@@ -51,11 +54,11 @@ async def pieces(
                 yield Piece(i, asked[i].lead)
         running = len(jobs)
         while running:
-            try:
-                i, written = await asyncio.wait_for(came.get(), QUIET_SECONDS)
-            except TimeoutError:
+            event = await came.get()
+            if event is None:
                 yield None
                 continue
+            i, written = event
             if isinstance(written, ApiError) or written.broken:
                 raise written if isinstance(written, ApiError) else failed()
             if jobs[i].cancelled:
@@ -67,11 +70,19 @@ async def pieces(
                 worker.cancel(jobs[i])
             yield piece
     finally:
+        quiet.cancel()
         for job in jobs:
             worker.cancel(job)
 
 
-def _put(came: asyncio.Queue[tuple[int, TokenEvent | ApiError]], i: int, written: TokenEvent | ApiError) -> None:
+async def _say_nothing(came: Came) -> None:
+    """One timer a request, not one a token: those cost as much as a token's text."""
+    while True:
+        await asyncio.sleep(QUIET_SECONDS)
+        came.put_nowait(None)
+
+
+def _put(came: Came, i: int, written: TokenEvent | ApiError) -> None:
     came.put_nowait((i, written))
 
 
