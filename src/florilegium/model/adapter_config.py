@@ -1,6 +1,6 @@
 """An adapter's settings and the names of its tensors, before PEFT reads a byte of them.
 
-PEFT puts what it finds under a name where that name leads: a tensor called `...word_embeddings.weight` goes into the
+PEFT puts what it finds under a name where that name leads: a tensor called `...embed_tokens.weight` goes into the
 frozen base. Here every name must be that of a LoRA matrix, or of a whole module that the settings say was trained
 (`modules_to_save`, of which PEFT makes a copy); every number must be one that LoRA can have."""
 
