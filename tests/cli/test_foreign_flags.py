@@ -40,6 +40,8 @@ UNDERSTOOD = {
     "--gradient-checkpointing": {"memory": "lean"},
     "--gradient_checkpointing true": {"memory": "lean"},
     "--use_gradient_checkpointing unsloth": {"memory": "lean"},
+    "--activation_memory recompute": {"memory": "lean"},
+    "--train-on tags": {"loss_on": "tags"},
     "--num-train-epochs 5": {"epochs": 5.0},
     "--num_epochs 5": {"epochs": 5.0},
     "--max_train_steps 7": {"max_steps": 7},

@@ -290,9 +290,3 @@ def test_quotes_that_nobody_reads_are_no_failure(work: Path) -> None:
     done = subprocess.run(command, cwd=work, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=180)
     os.close(pipe)
     assert done.returncode == 0 and done.stderr == "loading PyTorch ...\n"
-
-
-def test_completion_scripts(work: Path) -> None:
-    for shell in ("bash", "zsh"):
-        done = run("completion", shell, cwd=work)
-        assert done.returncode == 0 and "--learning-rate" in done.stdout

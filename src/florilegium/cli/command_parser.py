@@ -31,6 +31,15 @@ class HelpAll(argparse.Action):
         parser.exit()
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Commands are listed without the empty line that argparse puts above them."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):
+            return "".join(self._format_action(command) for command in action._get_subactions())
+        return super()._format_action(action)
+
+
 class CommandParser(argparse.ArgumentParser):
     """argparse that raises UsageError, understands foreign names, and has a short and a long help."""
 
@@ -41,7 +50,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _get_formatter(self) -> argparse.HelpFormatter:
         width = min(100, shutil.get_terminal_size().columns)
-        return argparse.RawDescriptionHelpFormatter(self.prog, max_help_position=30, width=width)
+        return _Formatter(self.prog, max_help_position=30, width=width)
 
     def format_help(self) -> str:
         """The help of one screen: usage in one line, the flags of `common`, the examples."""

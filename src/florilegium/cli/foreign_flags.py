@@ -18,7 +18,7 @@ SAME_IN_TRAINING = {
     "model-revision": "revision",
     "data-file": "data", "data-path": "data", "dataset": "data", "dataset-name": "data", "dataset-path": "data",
     "dataset-id": "data", "train-data": "data", "train-file": "data", "training-data": "data",
-    "quantization-bit": "bits", "bnb-4bit-compute-dtype": "dtype", "compute-dtype": "dtype", "precision": "dtype",
+    "activation-memory": "memory", "train-on": "loss-on", "quantization-bit": "bits", "bnb-4bit-compute-dtype": "dtype", "compute-dtype": "dtype", "precision": "dtype",
     "torch-dtype": "dtype",
     "cutoff-len": "max-length", "max-len": "max-length", "max-seq-len": "max-length", "max-seq-length": "max-length",
     "max-sequence-length": "max-length", "model-max-length": "max-length", "sequence-len": "max-length",
@@ -59,6 +59,7 @@ VALUES = {
         "adamw_bnb_8bit": "adamw-8bit", "paged_adamw_8bit": "paged-adamw-8bit",
     },
     "target-modules": {"all": "all-linear"},
+    "memory": {"keep": "fast", "recompute": "lean"},
     "split-by": {"cluster": "near-duplicates"},
     "lora-init": {"true": "default"},
     "report-to": {"no": "none"},
@@ -201,7 +202,7 @@ SAME_IN_GENERATION = {
     "count": "n", "n": "n", "num-return-sequences": "n", "num-samples": "n", "num-texts": "n",
     "max-tokens": "max-new-tokens", "n-predict": "max-new-tokens", "max-gen-len": "max-new-tokens",
     "temp": "temperature", "repeat-penalty": "repetition-penalty", "random-seed": "seed",
-    "quantization-bit": "bits", "prompt-file": "prompts", "prompts-file": "prompts",
+    "activation-memory": "memory", "train-on": "loss-on", "quantization-bit": "bits", "prompt-file": "prompts", "prompts-file": "prompts",
     "no-copies": "novel-only", "compare-base": "base", "chat": "interactive",
 }  # fmt: skip
 

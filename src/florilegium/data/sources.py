@@ -142,7 +142,8 @@ def _names_in(folder: Path) -> list[str]:
 def _meant(name: str, names: list[str]) -> str:
     """The file that was probably meant: the same name with its ending, or one that is spelled nearly the same."""
     endings = [other for other in names if Path(other).stem == Path(name).stem and is_data_name(other)]
-    return f"Did you mean {endings[0]!r}?" if endings else nearest(name, names)
+    stems = {Path(other).stem: other for other in names} if not Path(name).suffix else {}
+    return f"Did you mean {endings[0]!r}?" if endings else nearest(name, stems | {other: other for other in names})
 
 
 def _no_such_file(path: Path) -> DataError:
