@@ -202,7 +202,7 @@ SAME_IN_GENERATION = {
     "count": "n", "n": "n", "num-return-sequences": "n", "num-samples": "n", "num-texts": "n",
     "max-tokens": "max-new-tokens", "n-predict": "max-new-tokens", "max-gen-len": "max-new-tokens",
     "temp": "temperature", "repeat-penalty": "repetition-penalty", "random-seed": "seed",
-    "activation-memory": "memory", "train-on": "loss-on", "quantization-bit": "bits", "prompt-file": "prompts", "prompts-file": "prompts",
+    "quantization-bit": "bits", "prompt-file": "prompts", "prompts-file": "prompts",
     "no-copies": "novel-only", "compare-base": "base", "chat": "interactive",
 }  # fmt: skip
 
