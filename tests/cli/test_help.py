@@ -17,6 +17,7 @@ from florilegium.cli.parser import build_parser
 from florilegium.cli.progress import TerminalView, clock
 from florilegium.config import TrainConfig
 from florilegium.runs.changes import CHANGEABLE
+from florilegium.training.metrics import StepMetrics, StepResult
 
 
 def flag(setting: Field[Any]) -> str:
@@ -89,10 +90,8 @@ def test_the_bar_fits_the_terminal_and_is_cleared(width: int) -> None:
     view = TerminalView()
     view.console = Console(file=screen, force_terminal=True, width=width, highlight=False, soft_wrap=True)
     for step in (9_998, 9_999):
-        view.step(
-            {"tokens": 500, "tokens_per_second": 21593.2, "step": step, "loss": 13.2, "peak_memory_bytes": 22 << 30},
-            10_000,
-        )
+        result = StepResult(13.2, 0.5, 1e-4, tokens=500, padding_share=0.0, peak_memory_bytes=22 << 30)
+        view.step(StepMetrics(step, 1.0, result, tokens_per_second=21593.2, elapsed_seconds=9.0), 10_000)
         assert view.live is not None
         view.live.refresh()
         (line,) = Console(width=width).render_lines(view.bar)
