@@ -71,9 +71,12 @@ def test_another_seed_draws_another_adapter(tiny: Path, quotes: Path, tmp_path: 
 def test_a_step_of_eight_is_eight_of_one(tiny: Path, quotes: Path, tmp_path: Path) -> None:
     """Through `take_step`, which divides: rows of unlike length must count by their tokens, not by their batches."""
     finished = florilegium.train(quotes, **settings(tiny, tmp_path / "run", max_steps=1))
+    unlike = tmp_path / "unlike.jsonl"
+    rows = [{"quote": "Be kind" + " to the sea" * i, "tags": ["hope"]} for i in range(1, 9)]
+    unlike.write_text("".join(json.dumps(row) + "\n" for row in rows))
     measured = []
     for plan in (PackPlan(256, 8, 100_000), PackPlan(8, 1, 8)):
-        trainer, examples = bare_trainer(finished, quotes)
+        trainer, examples = bare_trainer(finished, unlike)
         trainer.plan = plan
         batches = pack(examples, plan)
         result = take_step(trainer, batches).result()
