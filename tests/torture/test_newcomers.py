@@ -16,10 +16,10 @@ TINY = "{tiny}"
 # what was typed, exit code, a word of the fix
 MISTAKES: list[tuple[list[str], int, str]] = [
     (["trian"], 2, "train"),
-    (["fine-tune"], 2, "train"),
+    (["evalute"], 2, "evaluate"),
     (["--learning-rate", "1"], 2, "--help"),
-    (["help"], 2, "help"),
-    (["train", "nothing.jsonl"], 3, "jsonl"),
+    (["help", "trian"], 2, "train"),
+    (["train", "nothing.jsonl"], 3, "nothing.jsonl"),
     (["train", "quotez.jsonl"], 3, "quotes.jsonl"),
     (["train", "./quotes"], 3, "quotes.jsonl"),
     (["train", "notes.org"], 3, "Convert"),
@@ -40,7 +40,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["train", "quotes.jsonl", "more.jsonl"], 2, "more.jsonl"),
     (["train", "quotes.jsonl", "--epoch", "3"], 2, "--epochs"),
     (["train", "quotes.jsonl", "--lerning_rate", "3"], 2, "--learning-rate"),
-    (["train", "quotes.jsonl", "--lr", "3"], 2, "--"),
+    (["train", "quotes.jsonl", "--lr", "hot"], 2, "--learning-rate"),
     (["train", "quotes.jsonl", "--batch-sizes", "4"], 2, "--batch-size"),
     (["train", "quotes.jsonl", "--bits", "5"], 2, "8"),
     (["train", "quotes.jsonl", "--bits", "eight"], 2, "bits"),
@@ -77,7 +77,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["train", "--config", "tabs.yaml"], 2, "tabs.yaml:2"),
     (["train", "--config", "quotes.jsonl"], 2, "quotes.jsonl"),
     (["generate"], 2, "florilegium train"),
-    (["generate", "--run", "no-such-run"], 2, "florilegium train"),
+    (["generate", "--run", "no-such-run"], 2, "florilegium runs"),
     (["generate", "-n", "0"], 2, "1 or more"),
     (["generate", "--temperature", "-1"], 2, "number"),
     (["generate", "--temperature", "hot"], 2, "temperature"),
@@ -85,12 +85,12 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["generate", "--interactive", "Life"], 2, "PROMPT"),
     (["generate", "--run", "busy"], 2, "adapter"),
     (["resume"], 2, "resume"),
-    (["resume", "no-such-run"], 2, "florilegium train"),
+    (["resume", "no-such-run"], 2, "florilegium runs"),
     (["resume", "busy"], 2, "config.yaml"),
     (["resume", "--rank"], 2, "rank"),
-    (["inspect", "nothing.jsonl"], 3, "jsonl"),
+    (["inspect", "nothing.jsonl"], 3, "nothing.jsonl"),
     (["inspect", "null.jsonl", "--strict"], 3, "null.jsonl:2"),
-    (["completion", "fish"], 2, "bash"),
+    (["completion", "powershell"], 2, "bash"),
 ]
 
 

@@ -142,8 +142,9 @@ def _names_in(folder: Path) -> list[str]:
 def _meant(name: str, names: list[str]) -> str:
     """The file that was probably meant: the same name with its ending, or one that is spelled nearly the same."""
     endings = [other for other in names if Path(other).stem == Path(name).stem and is_data_name(other)]
-    stems = {Path(other).stem: other for other in names} if not Path(name).suffix else {}
-    return f"Did you mean {endings[0]!r}?" if endings else nearest(name, stems | {other: other for other in names})
+    # Names without their endings are compared: `nothing.jsonl` and `latin1.jsonl` are alike in nothing else.
+    stems = {Path(other).stem: other for other in names}
+    return f"Did you mean {endings[0]!r}?" if endings else nearest(Path(name).stem, stems)
 
 
 def _no_such_file(path: Path) -> DataError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.screen import json_line, print_line
 
 
 def add(commands: Commands) -> None:
@@ -38,11 +38,11 @@ def run(flags: argparse.Namespace) -> None:
     sizes = done.parcel.sizes()
     if flags.json:
         report = {"repo": done.repo, "private": done.private, "files": sizes, "sent": bool(done.address)}
-        print(json.dumps({**report, "address": done.address, "card": done.parcel.card}, ensure_ascii=False))
+        print_line(json_line({**report, "address": done.address, "card": done.parcel.card}))
         return
     for name, size in sizes.items():
-        print(f"{size:>15,}  {name}")
+        print_line(f"{size:>15,}  {name}")
     if flags.dry_run:
-        print(f"\nThe card:\n\n{done.parcel.card}\nNothing was sent. Without --dry-run this goes to {done.repo}.")
+        print_line(f"\nThe card:\n\n{done.parcel.card}\nNothing was sent. Without --dry-run this goes to {done.repo}.")
         return
-    print(f"\n{done.address}")
+    print_line(f"\n{done.address}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_where_it_runs, load_tuned
+from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.serve.settings import ServeSettings, is_loopback, listen
 from florilegium.signals import interrupted, watch
@@ -66,8 +66,8 @@ def run(flags: argparse.Namespace) -> None:
 
 def _say(url: str, names: list[str], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"url": url, "models": names}, ensure_ascii=False), flush=True)
-    print(f"serving {', '.join(names)} at {url}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
+        print_line(json_line({"url": url, "models": names}), flush=True)
+    print_line(f"serving {', '.join(names)} at {url}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
 
 
 def _settings(flags: argparse.Namespace) -> ServeSettings:
