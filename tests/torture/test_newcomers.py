@@ -66,7 +66,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["train", "quotes.jsonl", "--dora"], 2, "--bits 16"),
     (["train", "quotes.jsonl", "--device", "cuda", "--model", TINY], 4, "--device cpu"),
     (["train", "quotes.jsonl", "--device", "gpu"], 2, "cuda"),
-    (["train", "quotes.jsonl", "--fast", "warp", "--model", TINY], 2, "--fast"),
+    (["train", "quotes.jsonl", "--fast", "warp", "--model", TINY], 2, "--kernels"),
     (["train", "quotes.jsonl", "--optimizer", "adamw-8bit", "--model", TINY], 2, "--optimizer adamw"),
     (["train", "quotes.jsonl", "--target-modules", "q_proj", "--model", TINY], 2, "auto"),
     (["train", "quotes.jsonl", "--report-to", "nowhere"], 2, "tensorboard"),
