@@ -165,7 +165,7 @@ def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, s
     torch.cuda.reset_peak_memory_stats()
     figures = florilegium.train("sample", output=str(tmp_path / "run"), max_steps=3, fast=asked, view=Lines()).figures
     assert f"kernels  packed sequences; {said}" in lines
-    assert figures["steps"] == 3 and any("forecast" in line for line in lines) is (asked == "auto")
+    assert figures["steps"] == 3 and any("predicted peak" in line for line in lines) is (asked == "auto")
     if asked == "auto":
         print(figures["peak_memory_bytes"], figures["forecast_bytes"])
         assert figures["peak_memory_bytes"] < 1.05 * figures["forecast_bytes"]

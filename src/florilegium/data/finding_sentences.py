@@ -37,7 +37,7 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
             ("broken encoding", f"{what}, {counted(repair['still_broken_then'], 'row')} cannot be repaired{shown}")
         )
     for name, advice in DIRT_ADVICE.items():
-        found = findings["dirt"][name]
+        found = findings.get("dirt", {}).get(name, {"rows": 0})  # runs of earlier versions have none
         if found["rows"]:
             lines.append((name.replace("_", " "), f"{counted(found['rows'], 'row')}: {_places(found)}; {advice}"))
     glued = (findings["suspicious_tags"] or {}).get("several_in_one", {"rows": 0})
