@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,24 @@ import pytest
 def run(*arguments: str, cwd: Path, stdin: str | None = None, timeout: float = 180) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "florilegium", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, input=stdin, timeout=timeout)
+
+
+@contextlib.contextmanager
+def started(command: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that hears Ctrl-C even where the tests themselves run in the background, and that never outlives its
+    test."""
+
+    def hear() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=cwd, stderr=pipe, stdout=pipe, text=True, preexec_fn=hear)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +221,14 @@ def test_a_signal_saves_first_and_resume_goes_on(work: Path, tiny: Path, number:
         "--output",
         name,
     ]
-    process = subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     metrics = work / name / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 5):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    with started(command, work) as process:
+        while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 5):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "is saved" in errors and f"florilegium resume {name}" in errors and "Traceback" not in errors
     (saved,) = re.findall(r"step (\d+) is saved", errors)
