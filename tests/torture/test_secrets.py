@@ -136,6 +136,30 @@ def test_the_usual_names_of_secrets_are_known(monkeypatch: pytest.MonkeyPatch, n
     assert redact("it is swordfish-9, in /usr/lib/swordfish") == "it is ***, in /usr/lib/swordfish"
 
 
+def test_an_adapter_that_is_read_first_fetches_no_kernels(tiny: Path, tmp_path: Path) -> None:
+    """`export` reads it before any base, and PEFT imports bitsandbytes, which asks `kernels` for code from the Hub."""
+    from tests.export.adapters import save_adapter
+
+    save_adapter(tiny, tmp_path / "adapter")
+    (tmp_path / "packages" / "kernels").mkdir(parents=True)
+    (tmp_path / "packages" / "kernels" / "__init__.py").write_text(
+        "__version__ = '0.11.1'\ndef get_kernel(*given, **named):\n    raise SystemExit('a kernel was fetched')\n"
+    )
+    code = (
+        "import sys, pathlib; from florilegium.model.adapter_config import lora_values;"
+        "lora_values(pathlib.Path(sys.argv[1]), 32); print('bitsandbytes' in sys.modules)"
+    )
+    path = os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "adapter")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout.split() == ["True"], done.stderr
+    assert "kernel" not in done.stderr
+
+
 def test_the_library_sends_nothing_and_fetches_no_kernels() -> None:
     """As a library too, where no command line sets it: before Transformers or huggingface_hub are imported."""
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "USE_HUB_KERNELS")}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ModelError
+from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.untrusted import check_file, read_json
 from florilegium.model.weight_check import FLOATS
 from florilegium.storage.safetensors_io import read_header
@@ -43,6 +44,7 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
 
     Raises ModelError when it is no LoRA, asks for anything but plain LoRA's settings, announces a rank that its tensors
     do not have, or brings tensors that are no part of it."""
+    before_peft()
     from peft import LoraConfig
 
     what = f"the adapter_config.json in {folder}"

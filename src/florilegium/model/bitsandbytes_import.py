@@ -49,6 +49,12 @@ def import_bitsandbytes() -> ModuleType:
             library.compile = compile_now
 
 
+def before_peft() -> None:
+    """To be called before PEFT is imported where no base was loaded yet: PEFT imports bitsandbytes too, its own way."""
+    with contextlib.suppress(Exception):  # PEFT works without it
+        import_bitsandbytes()
+
+
 @contextlib.contextmanager
 def _without(package: str) -> Iterator[None]:
     """As if `package` were not installed: on some processors bitsandbytes would have it fetch code from the Hub."""
