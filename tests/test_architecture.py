@@ -109,9 +109,15 @@ def test_the_architecture_page_names_every_file() -> None:
     assert table == files, f"missing {sorted(files - table)}, gone {sorted(table - files)}"
 
 
-# What has been reached; `python -m tools.counts --where any` says where each stands. These may only be lowered.
-# What the house may hold at most. A new room may need some more: raise a number here with the reason in the commit.
-MOST = {"top_level_modules": 6, "median_function_lines": 8, "any_in_signatures": 130, "dict_str_any": 170}
+# What has been reached, and a little room for what lands next; `python -m tools.counts --where any` says where each
+# stands. A number is raised with its reason in the commit.
+MOST = {
+    "top_level_modules": 6,
+    "long_files": 1,
+    "median_function_lines": 8,
+    "any_in_signatures": 85,
+    "dict_str_any": 115,
+}
 
 
 def test_the_house_stays_as_small_as_it_has_become() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,32 @@ def test_a_run_is_trained_further(first_run: Path, tmp_path: Path) -> None:
     assert again.figures["seed"] == 3 and again.figures["data"] == old["data"]
     assert "lora_rank: 4" in (tmp_path / "second" / "config.yaml").read_text()
     assert (first_run / "first" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_the_run_it_started_from_is_kept_by_name_and_not_needed_to_resume(
+    first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`latest` names another run tomorrow; and the run may be gone once a checkpoint has the weights."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(first_run / "first", tmp_path / "runs" / "old")
+    assert inherited_settings({"start_from": "latest"})["start_from"] == str(Path("runs") / "old")
+    settings = {"start_from": "latest", "output": str(tmp_path / "new"), "save_every": 1, "verdict_texts": 0}
+    whole = florilegium.train(max_steps=3, **settings)  # type: ignore[arg-type]
+    weights = (whole.directory / "adapter" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(whole.directory / "adapter")
+    shutil.rmtree(whole.directory / "checkpoints" / "step-00000003")
+    shutil.rmtree(tmp_path / "runs")
+    resumed = florilegium.resume(str(whole.directory))
+    assert (resumed.directory / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_other_rows_are_read_by_their_own_columns(first_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first_run / "first", run)
+    with (run / "config.yaml").open("a") as file:
+        file.write("text_column: Zitat\n")
+    assert inherited_settings({"start_from": str(run)})["text_column"] == "Zitat"
+    assert "text_column" not in inherited_settings({"start_from": str(run), "data": "other.csv"})
 
 
 def test_a_finished_run_with_more_passes_is_a_new_run_from_it(first_run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from florilegium.errors import UsageError
 CHANGEABLE = (
     "learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs", "max_steps",
     "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "micro_batch_tokens",
-    "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to",
+    "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
 )  # fmt: skip
 BEFORE_ORDERS = "shuffled"  # the order of a run that was begun when there was no choice
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved

@@ -51,11 +51,11 @@ def read_previous_rows(prepared: Prepared, view: View) -> PreviousRows | None:
     name = prepared.config.start_from
     if not name:
         return None
-    folder = find_run(name)
-    run = RunDirectory(folder if RunDirectory(folder).is_run else adapter_folder(folder).parent)
-    if not run.is_run or run.read_manifest().get("data", {}).get("digest") == prepared.rows.digest:
-        return None
     try:
+        folder = find_run(name)
+        run = RunDirectory(folder if RunDirectory(folder).is_run else adapter_folder(folder).parent)
+        if not run.is_run or run.read_manifest().get("data", {}).get("digest") == prepared.rows.digest:
+            return None
         config = make_config(read_config(run.config), source=str(run.config))
         rows = read_rows(
             config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding

@@ -1,8 +1,7 @@
-"""Going on with a run that was stopped, from its newest whole checkpoint: what `florilegium resume` and
-`florilegium.resume` do.
+"""A run that was stopped, resumed from its newest valid checkpoint: what `florilegium resume` and `florilegium.resume`
+do. A finished run that is given more passes is the start of a new one (`start_from.py`).
 
-    the run's config.yaml, with changes -> prepare -> the same rows and base? -> the checkpoint -> the rest of
-    `runs/train.py`'s walk
+    the run's config.yaml, with changes -> prepare -> the same rows and base? -> the checkpoint -> execute_run
 
 Which settings may change on the way: `runs/changes.py`.
 """
@@ -31,7 +30,7 @@ from florilegium.training import Snapshot, clear_way, load_checkpoint, newest_wh
 
 
 def resume(run: str | Path = "latest", *, view: View | None = None, **settings: Any) -> Trained:
-    """Goes on with a run that was stopped, from its newest whole checkpoint, to the same bits as if it had not been.
+    """Resumes a run that was stopped, from its newest valid checkpoint, to the same bits as if it had not been.
 
     `settings` change what may change on the way (`runs/changes.py`: the learning rate, the number of steps, the device,
     ...); each change is said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a
@@ -58,7 +57,7 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
         prepared = prepare(config, view)
         if manifest:
             _check_same(manifest, prepared, directory)
-        ready = make_ready(prepared)
+        ready = make_ready(prepared, resumes=found[0] is not None)
         snapshot = _take_up(found_run, view, *found, changes)
         write_text(found_run.config, dump_config(ready.plan.config))
         return execute_run(ready, found_run, view, stop, snapshot)

@@ -37,14 +37,15 @@ class ReadyRun:
     count: ParameterCount
 
 
-def make_ready(prepared: Prepared) -> ReadyRun:
-    """Attaches the adapter, decides how the run is executed, and puts the kernels in place. Raises UsageError,
-    ModelError and ResourceError for what cannot work."""
+def make_ready(prepared: Prepared, *, resumes: bool = False) -> ReadyRun:
+    """Attaches the adapter, decides how the run is executed, and puts the kernels in place. A run that `resumes` has its
+    weights from a checkpoint, and needs those of the run it started from no more. Raises UsageError, ModelError and
+    ResourceError for what cannot work."""
     check_adapter(prepared.base, prepared.config)
     check_optimizer(prepared.config.optimizer, prepared.base.device)
     torch.manual_seed(prepared.config.seed)  # before the adapter exists: same seed, same bits
     loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))
-    if prepared.config.start_from:
+    if prepared.config.start_from and not resumes:
         start_from_adapter(prepared.base, loaded.model, adapter_folder(find_run(prepared.config.start_from)))
     plan = plan_execution(prepared, loaded)
     loaded = replace(loaded, kernels=plan.kernels)

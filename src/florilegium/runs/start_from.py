@@ -18,6 +18,8 @@ NOT_INHERITED = (
     "output", "force", "start_from", "epochs", "max_steps", "device", "dtype", "kernels", "batching", "memory",
     "gpu_memory_limit", "micro_batch_tokens", "report_to",
 )  # fmt: skip
+# What is said of one file's columns and splits says nothing of another's.
+OF_THE_ROWS = ("text_column", "tags_column", "tags_separator", "split", "held_out_file")
 FIXED = ("model", "revision", "bits", "template", "lora_rank", "lora_alpha", "target_modules", "rslora", "dora")
 MADE_OF_THE_BASE = ("pissa", "olora", "corda")
 
@@ -47,8 +49,11 @@ def inherited_settings(given: Mapping[str, Any]) -> dict[str, Any]:
             )
     if "data" not in settings and "data" not in written:
         raise UsageError(f"{name} is an adapter, and does not say on which rows to train", "Name DATA")
-    kept = {key: value for key, value in written.items() if key not in NOT_INHERITED}
-    return {**kept, "lora_init": "default", **settings, "start_from": str(name)}
+    others = settings.get("data", written.get("data")) != written.get("data")
+    left = NOT_INHERITED + (OF_THE_ROWS if others else ())
+    kept = {key: value for key, value in written.items() if key not in left}
+    # The folder by its name: `latest` is another one tomorrow, and a run that is resumed asks again.
+    return {**kept, "lora_init": "default", **settings, "start_from": str(folder)}
 
 
 def _of_run(run: RunDirectory) -> dict[str, Any]:

@@ -56,7 +56,11 @@ def train(data: str | Path | None = None, *, view: View | None = None, **setting
 def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> Trained:
     """`train` for a config that is made already, with rows that are read already or are read here."""
     config = replace(
-        config, data=tilde(config.data), model=tilde(config.model), output=config.output and tilde(config.output)
+        config,
+        data=tilde(config.data),
+        model=tilde(config.model),
+        output=config.output and tilde(config.output),
+        start_from=config.start_from and tilde(config.start_from),
     )
     if not is_text(config.data):  # the run's files name it
         raise UsageError(f"the name of {ascii(config.data)[:120]} is not UTF-8", "Rename it")

@@ -183,7 +183,7 @@ def check_file(path: Path, entry: Mapping[str, object]) -> None:
             raise ChecksumMismatch(f"{path.name} is missing, or of another size")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise ChecksumMismatch(f"{path.name} is damaged: its sha256 is another")
+                raise ChecksumMismatch(f"{path.name} failed its checksum")
     except (OSError, TypeError, KeyError, ValueError):
         raise ChecksumMismatch(f"{path.name} cannot be read") from None
 

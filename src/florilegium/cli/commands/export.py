@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     add("--model", metavar="MODEL", help="path of the 16-bit base model, if it has moved or was given in int8")
     add("--data", metavar="DATA", help="path of the run's data, if it has moved")
     add("--check", action=argparse.BooleanOptionalAction, default=True, help="load the export and compare it (on)")
-    add("--force", action="store_true", help="set aside what is at --output")
+    add("--force", action="store_true", help="move what is at --output aside first")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the check (auto)")
 
 
