@@ -34,6 +34,7 @@ APPLIED = {
     "save_every": 3,
     "keep_checkpoints": 1,
     "log_every": 4,
+    "verdict_texts": 3,
 }
 REFUSED = {
     "lora_rank": 8,
@@ -60,6 +61,7 @@ SAME_BITS = {
     "save_every",
     "keep_checkpoints",
     "log_every",
+    "verdict_texts",
     "micro_batch_tokens",
     "early_stopping_patience",
 }
