@@ -51,6 +51,18 @@ class StopRequest:
         finally:
             self.deferring = False
 
+    @contextlib.contextmanager
+    def heard(self, what: str, fix: str) -> Iterator[None]:
+        """Inside `deferred`, work that may be lost: a signal ends it at once, and `what` says what is saved."""
+        if self.number:
+            raise interrupted(self.number, what, fix)
+        before = self.what, self.fix, self.deferring
+        self.what, self.fix, self.deferring = what, fix, False
+        try:
+            yield
+        finally:
+            self.what, self.fix, self.deferring = before
+
 
 def interrupted(number: int, what: str, fix: str = "") -> Interrupted:
     return Interrupted(f"stopped by {signal.Signals(number).name}: {what}", fix, signal_number=number)

@@ -78,8 +78,8 @@ def test_a_run_is_removed_when_somebody_says_yes(shelf: Path, capsys: pytest.Cap
 
 def test_what_is_no_run_or_trains_is_not_removed(shelf: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(shelf / "alpha")
-    for name in ("notes", str(tmp_path / "link"), "nosuch", "."):
-        assert main(["runs", "rm", name, "--yes"]) == 2
+    for name, code in (("notes", 2), (str(tmp_path / "link"), 2), ("nosuch", 4), (".", 2)):
+        assert main(["runs", "rm", name, "--yes"]) == code
     with locked(shelf / "beta"):
         assert main(["runs", "rm", "beta", "--yes"]) == 2
     assert main(["runs", "rm"]) == 2
@@ -124,3 +124,19 @@ def test_doctor_says_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     shown = capsys.readouterr().out
     assert "fails (ImportError: libcudart.so.13: cannot open shared object file)" in shown and "more)" not in shown
     assert "HF_HUB_OFFLINE is set" in shown and "problems found" in shown
+
+
+@pytest.mark.parametrize("command", [["generate", "--run"], ["evaluate"], ["report"], ["resume"], ["export"], ["push"]])
+def test_a_run_that_is_not_there_is_told_with_those_that_are(
+    shelf: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    rest = ["me/quotes"] if command == ["push"] else []
+    assert main([*command, "alpah", *rest]) == 4
+    told = capsys.readouterr().err
+    assert "no run or adapter at alpah. Did you mean 'alpha'? Runs here:" in told
+    assert "alpha" in told and "beta (stopped)" in told and "notes" not in told
+
+
+def test_a_run_that_has_not_finished_is_told_how_to(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--run", "beta"]) == 4
+    assert "runs/beta has not finished. Type: florilegium resume runs/beta" in capsys.readouterr().err

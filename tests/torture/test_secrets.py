@@ -94,7 +94,7 @@ def test_canaries(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, figure: 
         (["train", "--config", "bad.yaml"], 2), (["train", "--config", "worse.yaml"], 2), (["train", "--config", "broken.yaml"], 2),
         (["train", "--model", address], 4), (["train", address], 3), (["train", "--model", f"a/{TOKEN}"], 4), (["train", f"a/{TOKEN}"], 3),
         (["train", "--bits", TOKEN], 2), (["train", "--report-to", OTHER], 2), (["train", "--template", f"{{{TOKEN}}}"], 3),
-        (["generate", "--run", TOKEN], 2), (["resume", OTHER], 2), (["generate", "--prompts", TOKEN], 2), ([TOKEN], 2),
+        (["generate", "--run", TOKEN], 4), (["resume", OTHER], 4), (["generate", "--prompts", TOKEN], 2), ([TOKEN], 2),
     ]:  # fmt: skip
         run(*arguments, code=code)
         if "train" in arguments:

@@ -10,7 +10,7 @@ from typing import Any
 
 from florilegium.config import TrainConfig
 from florilegium.data import report_on
-from florilegium.errors import FlorilegiumError, ResourceError
+from florilegium.errors import FlorilegiumError, Interrupted, ResourceError
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.model import save_adapter, set_adapter_state
@@ -20,6 +20,7 @@ from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import Recorder, View
 from florilegium.runs.setup import ReadyRun
 from florilegium.runs.verdict import Verdict, draw_verdict
+from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import write_json, write_text
 from florilegium.storage.paths import without_home
 from florilegium.storage.run_directory import RunDirectory
@@ -48,8 +49,10 @@ def finish(
     facts: dict[str, Any],
     end: Snapshot,
     recorder: Recorder,
+    stop: StopRequest,
 ) -> Trained:
-    """The adapter on disk (the best one seen), and the figures of the run."""
+    """The adapter on disk (the best one seen), and the figures of the run. Raises Interrupted for a signal while the
+    verdict's texts are written."""
     prepared, config, progress = ready.prepared, ready.plan.config, end.progress
     state = end.best or end.adapter
     if end.best and progress.best_step != progress.step:
@@ -65,7 +68,8 @@ def finish(
         "eval_loss": progress.best_loss,
         "best_step": progress.best_step,
     }
-    verdict, rows = _verdict(ready, run, view, tuned)
+    with stop.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {run.path}"):
+        verdict, rows = _verdict(ready, run, view, tuned)
     if verdict is not None:
         figures["verdict"] = verdict.to_json()
     write_json(run.manifest, figures)
@@ -85,6 +89,8 @@ def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tu
         return None, []
     try:
         return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.length, str(run.path))
+    except Interrupted:
+        raise
     except FlorilegiumError as error:
         view.say(f"verdict  not drawn: {error.cause}")
         return None, []

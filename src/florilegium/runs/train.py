@@ -115,7 +115,7 @@ def execute_run(
         if lost := forgotten(trainer, previous, loss_before):
             figures["forgotten"] = lost.to_json()
             view.say(f"forgotten  {lost}")
-        trained = finish(ready, run, view, tuned, figures, facts, end, recorder)
+        trained = finish(ready, run, view, tuned, figures, facts, end, recorder, stop)
         stop.what = f"the run is finished and its adapter is in {run.adapter}"
         return trained
 

@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florilegium.errors import UsageError
+from florilegium.errors import ModelError, UsageError, counted, nearest
 from florilegium.storage.json_lines import read_lines
 from florilegium.storage.paths import check_path
 
 RUNS = Path("runs")
+NAMED = 6  # runs that a message names
 MAX_JSON_BYTES = 64 << 20  # data.json of a million bad rows stays below it
 
 
@@ -124,22 +126,36 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def find_run(name: str) -> Path:
-    """The run or adapter folder that `name` means: `latest`, a path, or a name under runs/. Raises UsageError."""
+    """The run or adapter folder that `name` means: `latest`, a path, or a name under runs/. Raises ModelError, with the
+    names of those that are there."""
     if name == "latest":
         adapters = list(RUNS.glob("*/adapter/adapter_config.json"))
         if not adapters:
-            raise UsageError("there is no finished run in runs/", "Make one with `florilegium train`")
+            raise ModelError("there is no finished run in runs/", _others("") or "Make one with `florilegium train`")
         return max(adapters, key=lambda p: p.stat().st_mtime).parent.parent
     given = check_path(name, "the run")
     for path in (given, RUNS / given):
         if path.is_dir():
             return path
-    raise UsageError(f"no run or adapter at {name}", "Type: florilegium runs, which lists those in runs/")
+    raise ModelError(f"no run or adapter at {name}", _others(given.name) or "Make one with `florilegium train`")
+
+
+def _others(name: str) -> str:
+    """The runs that are here, the newest first, and the one that was meant."""
+    runs = [path for path in RUNS.glob("*") if RunDirectory(path).is_run]
+    names = [path.name for path in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)]
+    if not names:
+        return ""
+    shown = ", ".join(name if RunDirectory(RUNS / name).has_adapter else f"{name} (stopped)" for name in names[:NAMED])
+    more = f" and {counted(len(names) - NAMED, 'other')}" if len(names) > NAMED else ""
+    return f"{nearest(name, names)} Runs here: {shown}{more}".strip()
 
 
 def adapter_folder(path: Path) -> Path:
-    """The adapter inside a run, or the folder itself if it is one. Raises UsageError."""
+    """The adapter inside a run, or the folder itself if it is one. Raises ModelError."""
     for folder in (path / "adapter", path):
         if (folder / "adapter_config.json").is_file():
             return folder
-    raise UsageError(f"{path} holds no adapter", "Name a run that finished, or a folder with adapter_config.json")
+    if RunDirectory(path).is_run:
+        raise ModelError(f"{path} has not finished", f"Type: florilegium resume {shlex.quote(str(path))}")
+    raise ModelError(f"{path} holds no adapter", "Name a run that finished, or a folder with adapter_config.json")

@@ -57,6 +57,7 @@ class Progress:
     evaluations_since_best: int = 0
     last_eval_loss: float | None = None
     first_eval_loss: float | None = None
+    last_eval_step: int | None = None  # None in a checkpoint of an earlier version
 
 
 @dataclass

@@ -108,6 +108,8 @@ def run_steps(
             reporter.finish()
             observer.save(trainer.snapshot(progress, best))
     reporter.finish()
+    if progress.last_eval_step != progress.step and not stop.number:  # resumed where it was to end already
+        best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
     return trainer.snapshot(progress, best)
 
 
@@ -190,6 +192,7 @@ def evaluate_held_out(
     """Measures the held-out loss, tells the observer, and returns the best adapter so far (the present one, if it
     is)."""
     epoch = round(progress.step / length.steps_per_epoch, 4)
+    progress.last_eval_step = progress.step
     if not held_out:
         observer.evaluated(EvalMetrics(progress.step, epoch), False)
         return best
