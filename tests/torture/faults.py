@@ -89,7 +89,7 @@ def die_at_every_operation(number: int, copies: str, what: str = "checkpoint") -
 
 
 def _save_and_die(save: Callable[..., Any], arguments: tuple[Any, ...], at: int, checkpoints: Path) -> int:
-    from florilegium.training import newest_whole
+    from florilegium.training import newest_valid
 
     left = [at]
 
@@ -101,7 +101,7 @@ def _save_and_die(save: Callable[..., Any], arguments: tuple[Any, ...], at: int,
             die()
         done = go()
         release()
-        if newest_whole(checkpoints)[0] is None:
+        if newest_valid(checkpoints)[0] is None:
             (checkpoints / "none-is-good").write_text(name)
         intercept(hook)
         return done

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from florilegium.training import load_checkpoint, newest_whole
-from florilegium.training.checkpoint import FILES, checkpoints, fault
+from florilegium.training import load_checkpoint, newest_valid
+from florilegium.training.checkpoint import FILES, checkpoints, find_problem
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.replay import crash_states
 from tests.torture.warm import Child, Warm
@@ -39,7 +39,7 @@ def test_death_at_every_operation_of_a_save(
     for number in range(1, operations + 1):
         folder = copies / str(number) / "checkpoints"
         assert not (folder / "none-is-good").exists(), number
-        checkpoint, skipped = newest_whole(folder)
+        checkpoint, skipped = newest_valid(folder)
         assert checkpoint is not None and checkpoint.name in ("step-00000004", "step-00000006"), (number, skipped)
         assert int(torch.isfinite(load_checkpoint(checkpoint).adapter.popitem()[1]).all())
         readable, newer = readable + 1, newer + (checkpoint.name == "step-00000006")
@@ -102,7 +102,7 @@ def test_power_cuts(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, amount
     ]
     states = seen = newer = 0
     for done, state in crash_states(operations, before, folder, tmp_path / "state", seeds=amount(2, 60)):
-        checkpoint, _ = newest_whole(state)
+        checkpoint, _ = newest_valid(state)
         assert checkpoint is not None, "nothing can be read"
         assert done < saved or checkpoint.name == "step-00000006", (done, "it was saved, and is gone")
         adapter = load_checkpoint(checkpoint).adapter
@@ -163,7 +163,7 @@ def test_damage_of_every_kind(whole: Path, tmp_path: Path, amount: Amount, figur
             path.unlink()
             if data is not None:
                 path.write_bytes(data)
-            checkpoint, skipped = newest_whole(folder)
+            checkpoint, skipped = newest_valid(folder)
             if name == "manifest.json" and data and _same_meaning(data, good):
                 assert checkpoint == newest
             else:
@@ -173,16 +173,16 @@ def test_damage_of_every_kind(whole: Path, tmp_path: Path, amount: Amount, figur
                 cases += 1
             path.unlink(missing_ok=True)
             path.write_bytes(good)
-    assert fault(newest) == ""
+    assert find_problem(newest) == ""
     # The whole set of another step under this name, and a link in place of a file.
     shutil.rmtree(newest)
     shutil.copytree(older, newest)
-    assert "it is that of step 10" in fault(newest)
+    assert "it is that of step 10" in find_problem(newest)
     shutil.rmtree(newest)
     shutil.copytree(whole / newest.name, newest)
     (newest / "state.json").rename(tmp_path / "elsewhere.json")
     (newest / "state.json").symlink_to(tmp_path / "elsewhere.json")
-    assert fault(newest) == "state.json is missing"
+    assert find_problem(newest) == "state.json is missing"
     figure("damage", f"{cases + 2} of {cases + 2} damaged checkpoints detected, the one before taken, the reason said")
 
 
@@ -227,7 +227,7 @@ def test_one_kept_checkpoint_is_never_the_damaged_one(
     resumed = warm.run(["resume", tmp_path / "run"], cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert [p.name for p in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000012"]
-    assert fault(tmp_path / "run" / "checkpoints" / "step-00000012") == ""
+    assert find_problem(tmp_path / "run" / "checkpoints" / "step-00000012") == ""
     assert different_bits(weights(tmp_path / "run"), weights(reference())) == 0
 
 
@@ -281,7 +281,7 @@ def test_kills_at_random_times(
                 if found and saved_now == 0 and int(found[1]) < saved and not in_save:
                     lost += 1
             if (run / "checkpoints").is_dir() and saved:
-                newest, _ = newest_whole(run / "checkpoints")
+                newest, _ = newest_valid(run / "checkpoints")
                 lost += newest is None or int(newest.name[5:]) < saved
         differ += different_bits(weights(run), weights(reference(bits)))
         assert lost == 0 and differ == 0, run

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from florilegium.training.checkpoint import checkpoints, fault
+from florilegium.training.checkpoint import checkpoints, find_problem
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.warm import Child, Warm
 
@@ -50,7 +50,9 @@ def goes_on(warm: Warm, arguments: list[str], run: Path, right: Path) -> int:
     """Whatever is there is whole; with room it is finished to the same bits. Returns whether something was there to go
     on with."""
     assert (
-        all(fault(path) == "" for path in checkpoints(run / "checkpoints")) if (run / "checkpoints").is_dir() else True
+        all(find_problem(path) == "" for path in checkpoints(run / "checkpoints"))
+        if (run / "checkpoints").is_dir()
+        else True
     )
     assert not (run / "adapter").exists()
     begun = (run / "config.yaml").exists()

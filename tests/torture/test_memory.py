@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from florilegium.training import newest_whole
+from florilegium.training import newest_valid
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.warm import Warm
 
@@ -93,7 +93,7 @@ def _a_save_that_fails(warm: Warm, tiny: Path, quotes: Path, tmp_path: Path) -> 
     assert child.code == 5 and "memory ran out while saving" in child.last_line and "Traceback" not in child.err, (
         child.err
     )
-    newest, skipped = newest_whole(run / "checkpoints")
+    newest, skipped = newest_valid(run / "checkpoints")
     assert newest is not None and newest.name == "step-00000004" and not skipped
     assert warm.run(["resume", run], cwd=tmp_path).code == 0
     return 4

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from florilegium.errors import DivergedError
-from florilegium.training import load_checkpoint, newest_whole
+from florilegium.training import load_checkpoint, newest_valid
 from florilegium.training.guards import check_snapshot, check_step, check_tensors
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.warm import Warm
@@ -44,7 +44,7 @@ def test_no_number_at_any_step(
         assert all(row[k] == row[k] for row in rows for k in ("loss", "grad_norm") if k in row)
         late = max(late, max(row["step"] for row in rows) - (step - 1))
         assert not (run / "adapter").exists()
-        checkpoint, skipped = newest_whole(run / "checkpoints") if (run / "checkpoints").is_dir() else (None, [])
+        checkpoint, skipped = newest_valid(run / "checkpoints") if (run / "checkpoints").is_dir() else (None, [])
         # a weight that is none is there before its save
         last_save = (step - 1) // 2 * 2 if kind != "weight" else (step - 2) // 2 * 2
         assert (int(checkpoint.name[5:]) if checkpoint else 0) == last_save and not skipped, (kind, step)

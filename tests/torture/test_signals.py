@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from florilegium.training import newest_whole
+from florilegium.training import newest_valid
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.faults import STAGES
 from tests.torture.warm import Child, Warm
@@ -64,7 +64,7 @@ def test_signals_at_every_stage(
         saved = re.search(r"step (\d+) is saved", child.last_line)
         assert saved or stage == 1, child.last_line
         if saved:
-            newest, skipped = newest_whole(run / "checkpoints")
+            newest, skipped = newest_valid(run / "checkpoints")
             assert newest is not None and int(newest.name[5:]) == int(saved[1]) and not skipped
             logged = [int(n) for n in re.findall(r'"step": (\d+)', (run / "metrics.jsonl").read_text())]
             late = max(late, max(logged) - int(saved[1]))

@@ -16,8 +16,8 @@ import florilegium
 from florilegium.config import make_config
 from florilegium.runs.recorder import Silent
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import Progress, StepMetrics, Trainer, load_checkpoint, newest_whole
-from florilegium.training.checkpoint import fault
+from florilegium.training import Progress, StepMetrics, Trainer, load_checkpoint, newest_valid
+from florilegium.training.checkpoint import find_problem
 
 QUOTES = [
     {"quote": f"{a} {b} {c}.", "tags": [b, c]}
@@ -145,8 +145,8 @@ def test_resume_falls_back_from_a_damaged_checkpoint(finished, tiny: Path, quote
     damaged = bytearray((newest / "optimizer.safetensors").read_bytes())
     damaged[-5] ^= 1
     (newest / "optimizer.safetensors").write_bytes(damaged)
-    assert fault(newest).startswith("optimizer.safetensors failed its checksum")
-    checkpoint, skipped = newest_whole(newest.parent)
+    assert find_problem(newest).startswith("optimizer.safetensors failed its checksum")
+    checkpoint, skipped = newest_valid(newest.parent)
     assert checkpoint is not None and checkpoint.name == "step-00000005" and "step-00000008 skipped" in skipped[0]
     florilegium.resume(tmp_path / "run")
     assert same(weights(finished.directory), weights(tmp_path / "run"))
@@ -257,7 +257,7 @@ def test_a_number_that_is_none_stops_the_run(
     with pytest.raises(florilegium.DivergedError) as error:
         florilegium.train(quotes, **settings(tiny, tmp_path / "run"))
     assert error.value.exit_code == 6 and not (tmp_path / "run" / "adapter").exists()
-    checkpoint, _ = newest_whole(tmp_path / "run" / "checkpoints")
+    checkpoint, _ = newest_valid(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None and all(torch.isfinite(t).all() for t in load_checkpoint(checkpoint).adapter.values())
 
 
@@ -321,15 +321,15 @@ def test_a_list_may_come_first(tiny: Path, quotes: Path, tmp_path: Path) -> None
 
 def test_an_optimiser_state_with_a_dict_inside_goes_to_disk_and_back() -> None:
     """bitsandbytes' 8-bit AdamW keeps its quantisation state so."""
-    from florilegium.training.checkpoint import _flatten, _unflatten
+    from florilegium.training.saved_state import flatten, unflatten
 
     inner = {"absmax1": torch.ones(3), "qmap1": torch.zeros(4)}
     state = {
         "state": {0: {"step": 7, "state1": torch.ones(2), "__quant__": inner}},
         "param_groups": [{"lr": 1.0, "betas": (0.9, 0.99)}],
     }
-    tensors, rest = _flatten(state)
-    again = _unflatten(tensors, json.loads(json.dumps(rest)))
+    tensors, rest = flatten(state)
+    again = unflatten(tensors, json.loads(json.dumps(rest)))
     assert again["state"][0]["step"] == 7 and again["state"][0]["__quant__"].keys() == inner.keys()
     assert again["param_groups"] == state["param_groups"]
 
@@ -340,7 +340,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(finished, tmp_path: Path) ->
     import json
     import shutil
 
-    newest, _ = newest_whole(finished.directory / "checkpoints")
+    newest, _ = newest_valid(finished.directory / "checkpoints")
     assert newest is not None
     older = shutil.copytree(newest, tmp_path / newest.name)
     state, manifest = (json.loads((older / name).read_text()) for name in ("state.json", "manifest.json"))

@@ -18,7 +18,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     known = {f.name: f for f in fields(TrainConfig)}
     hints = get_type_hints(TrainConfig)
     where = f"{source}: " if source else ""
-    clean: dict[str, Any] = {}
+    clean: dict[str, Any] = {}  # each of the type that its field has: `_checked`
     for name, value in values.items():
         key, value = current_setting(str(name), value)
         if key not in known:
@@ -36,7 +36,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     return config
 
 
-def _near(value: Any, choices: tuple[Any, ...]) -> str:
+def _near(value: object, choices: tuple[object, ...]) -> str:
     near = nearest(str(value), [str(choice) for choice in choices])
     return f". {near}" if near else ""
 
@@ -94,7 +94,7 @@ def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> Any:
+def _checked(where: str, name: str, value: object, hint: type, meta: Mapping[str, Any]) -> object:
     """`value` as the field's type, or UsageError. An int is taken for a float, nothing else is converted."""
     shown = f"{where}{name}" if where else "--" + name.replace("_", "-")
     accepted = getattr(hint, "__args__", (hint,))
@@ -119,6 +119,6 @@ def _checked(where: str, name: str, value: Any, hint: Any, meta: Mapping[str, An
             raise UsageError(f"{shown} is {value!r}", "It takes a finite number")
         if meta["minimum"] is not None and value < meta["minimum"]:
             raise UsageError(f"{shown} is {value!r}", f"It takes {meta['minimum']:g} or more")
-    if name in ("held_out", "lora_dropout", "warmup_ratio") and value >= 1:
-        raise UsageError(f"{shown} is {value!r}", "It takes a fraction: 0 or more, and less than 1")
+        if name in ("held_out", "lora_dropout", "warmup_ratio") and value >= 1:
+            raise UsageError(f"{shown} is {value!r}", "It takes a fraction: 0 or more, and less than 1")
     return value

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-from florilegium.config.settings import TrainConfig
+from florilegium.config.settings import TrainConfig, Value
 from florilegium.errors import UsageError
 
 MAX_CONFIG_BYTES = 1 << 20
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, object]:
     """The settings written in a YAML file, not yet checked. Raises UsageError that names file and line."""
     import yaml
 
@@ -57,6 +56,6 @@ def dump_config(config: TrainConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_dict(config: TrainConfig) -> dict[str, Any]:
+def as_dict(config: TrainConfig) -> dict[str, Value]:
     """The config as plain values, for JSON."""
     return asdict(config)

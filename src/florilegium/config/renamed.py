@@ -7,7 +7,6 @@ current_setting("fast", "block,loss")       -> ("kernels", "fused-blocks,chunked
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 RENAMED = {
     "batch_rows": "batch_size",
@@ -39,7 +38,7 @@ AUTO_IS_NONE = ("epochs", "learning_rate")
 RENAMED_VALUES = {"split_by": {"cluster": "near-duplicates"}, "batching": {"filled": "tile-aligned"}}
 
 
-def current_setting(name: str, value: Any) -> tuple[str, Any]:
+def current_setting(name: str, value: object) -> tuple[str, object]:
     """The name and value that a setting has today. Any spelling with hyphens is taken; unknown names pass through."""
     key = name.replace("-", "_")
     key = RENAMED.get(key, key)
@@ -52,6 +51,6 @@ def current_setting(name: str, value: Any) -> tuple[str, Any]:
     return key, RENAMED_VALUES.get(key, {}).get(value, value)
 
 
-def current_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+def current_settings(values: Mapping[str, object]) -> dict[str, object]:
     """All of `values` under the names of today."""
     return dict(current_setting(str(name), value) for name, value in values.items())

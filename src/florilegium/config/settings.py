@@ -10,19 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+Value = str | int | float | bool | None  # of a setting
 DEFAULT_TEMPLATE = "{quote} ->: {tags}"
 
 
 def setting(
-    default: Any,
+    default: Value,
     help: str,
     *,
     group: str,
-    choices: tuple[Any, ...] = (),
+    choices: tuple[Value, ...] = (),
     minimum: float | None = None,
     metavar: str = "",
     flag: str = "",
-) -> Any:
+) -> Any:  # as dataclasses.field: a type checker takes it for the field's own type
     """A field of the config: `choices` and `minimum` (inclusive) are checked by `make_config`, `help` and `metavar` are
     shown by `--help`; `flag` is the flag's name where it is not the field's."""
     meta = {"help": help, "group": group, "choices": choices, "minimum": minimum, "metavar": metavar, "flag": flag}

@@ -48,21 +48,21 @@ def is_export(folder: Path) -> bool:
 def pack_export(folder: Path, repo: str) -> Parcel:
     """The files of an export. Raises ModelError where one is not as it was written."""
     try:
-        facts = read_manifest(folder, EXPORT)
-        for name in facts["files"]:
+        manifest = read_manifest(folder, EXPORT)
+        for name, entry in manifest.files.items():
             if name != CARD:
-                check_file(folder / name, facts["files"][name])
+                check_file(folder / name, entry)
     except ChecksumMismatch as error:
         raise ModelError(f"{folder} is not as it was exported: {error}", "Export it again") from None
     try:
         card = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, ValueError):
         raise ModelError(f"{folder} has no {CARD} that can be read", "Export it again") from None
-    if str(facts.get("to", "")).startswith("gguf"):
+    if str(manifest.facts.get("to", "")).startswith("gguf"):
         fetch = f"## Load it\n\nGet the files: `hf download {repo} --local-dir quotes && cd quotes`\n"
         card = card.replace("## Load it\n", fetch, 1)
     card = without_home(card.replace(THIS, repo))
-    names = [name for name in facts["files"] if name != CARD]
+    names = [name for name in manifest.files if name != CARD]
     return Parcel({CARD: card.encode(), **{name: folder / name for name in names}, EXPORT: folder / EXPORT}, card)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 
@@ -17,7 +17,7 @@ from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.adapter_config import WEIGHTS, lora_values
 from florilegium.model.base import Base
-from florilegium.model.identity import base_facts
+from florilegium.model.identity import BaseFacts, base_facts
 from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
 from florilegium.model.untrusted import read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
@@ -29,13 +29,29 @@ if TYPE_CHECKING:
     from florilegium.model.families.base import AnyModel
 
 BITS = (4, 8, 16, 32)
-FACT_KINDS: dict[str, Any] = {
+FACT_KINDS: Mapping[str, type | tuple[type, ...]] = {
     "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
     "template": str,
 }  # fmt: skip
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+class AdapterFacts(TypedDict, total=False):
+    """florilegium.json of an adapter folder; adapters that others made have none of it. `openings` are the first words
+    of training rows and how often, `files` the sums of the weights, `lora` the settings that PEFT wrote."""
+
+    format: int
+    template: str
+    list_columns: list[str]
+    base: BaseFacts
+    base_is_local: bool
+    revision: str | None
+    bits: int
+    openings: dict[str, int]
+    files: dict[str, object]
+    lora: dict[str, object]
+
+
+def read_facts(folder: Path) -> AdapterFacts:
     """florilegium.json of an adapter folder, or an empty dict for an adapter that others made. Raises ModelError when
     it is broken, or holds something else than what stands there: it decides which model is loaded."""
     if not (folder / FACTS).is_file():
@@ -55,7 +71,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
         raise ModelError(f"{what} cannot be read: 'base.name' is invalid", "Name the base with --model")
     _check_words(facts, what)
-    return facts
+    return cast(AdapterFacts, facts)
 
 
 def _check_words(facts: Mapping[str, Any], what: str) -> None:
@@ -124,7 +140,7 @@ def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
     set_adapter_state(model, state)
 
 
-def _check_whole(folder: Path, facts: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def _check_whole(folder: Path, facts: AdapterFacts, values: Mapping[str, Any]) -> None:
     """Compares weights and LoRA's settings with what florilegium.json remembers of them; adapters that others made have
     no memory."""
     fix = "Copy the adapter again; florilegium resume RUN writes that of its run again once the broken one is removed"
@@ -160,7 +176,7 @@ def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
             )
 
 
-def check_fit(base: Base, facts: Mapping[str, Any], folder: Path, *, ignored: Sequence[str] = ()) -> None:
+def check_fit(base: Base, facts: AdapterFacts, folder: Path, *, ignored: Sequence[str] = ()) -> None:
     """Compares what the adapter was made for with the base at hand, but for `ignored`. Raises ModelError that says
     which differs."""
     made_for = facts.get("base", {})
@@ -174,7 +190,7 @@ def check_fit(base: Base, facts: Mapping[str, Any], folder: Path, *, ignored: Se
         )
 
 
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(facts: Mapping[str, object]) -> dict[str, object]:
     """base_facts without the name, the shape's entries among the others, shapes before digests: they say more."""
     shape = facts.get("shape")
     values = {**facts, **(shape if isinstance(shape, dict) else {})}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from florilegium.model.weight_files import WeightFiles
 
@@ -24,7 +24,20 @@ SHAPE = (
 )  # fmt: skip
 
 
-def base_facts(base: Base) -> dict[str, Any]:
+class BaseFacts(TypedDict):
+    """What identifies a base, as an adapter and a run's manifest remember it."""
+
+    name: str
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    shape: dict[str, bool | int | float | str]
+    digest: str
+    tokenizer_digest: str
+
+
+def base_facts(base: Base) -> BaseFacts:
     """What identifies a base: name, shape, digests."""
     config = base.model.config.get_text_config()
     return {

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from florilegium.config import TrainConfig, as_dict, current_settings, make_config
 from florilegium.errors import UsageError
+
+if TYPE_CHECKING:
+    from florilegium.runs.manifest import RunManifest  # these import torch, and the command line reads CHANGEABLE
+    from florilegium.training.checkpoint import RunIdentity
 
 CHANGEABLE = (
     "learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs", "max_steps",
@@ -37,7 +41,7 @@ class Change:
         return f"changed {self.name} from {self.before} to {self.after}"
 
 
-def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+def identity(manifest: RunManifest, config: TrainConfig) -> RunIdentity:
     """What a checkpoint says of the run that it belongs to: the digests in the run's manifest.json, and all
     settings."""
     settings = {name: value for name, value in as_dict(config).items() if name not in NOT_OF_THE_RUN}
@@ -51,7 +55,7 @@ def identity(manifest: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]
     }
 
 
-def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: str) -> TrainConfig:
+def with_changes(written: Mapping[str, object], given: Mapping[str, object], source: str) -> TrainConfig:
     """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises
     UsageError."""
     values = current_settings(written)
@@ -64,7 +68,7 @@ def with_changes(written: Mapping[str, Any], given: Mapping[str, Any], source: s
     return make_config({**values, **fresh, **given})
 
 
-def compare(before: Mapping[str, Any], now: TrainConfig) -> list[Change]:
+def compare(before: Mapping[str, object], now: TrainConfig) -> list[Change]:
     """Each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
     way."""
     changes = []

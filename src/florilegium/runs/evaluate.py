@@ -84,7 +84,7 @@ def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 50
     run = RunDirectory(directory).check()
     config = make_config(read_config(run.config), source=str(run.config))
     rows = read_rows_of(config, data)
-    digest = run.read_manifest().get("data", {}).get("digest")
+    digest = run.data_digest()
     if digest and digest != rows.digest:
         raise DataError(
             f"{data or config.data} does not hold the rows that {directory} was trained on",

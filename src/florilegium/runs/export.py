@@ -126,7 +126,7 @@ def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reaso
                 "Export in more bits, or keep it unchecked with --no-check; please report it with the command that you typed",
             )
         folder.facts["verdict"] = verdict.as_json()
-        sizes = {name: int(entry["bytes"]) for name, entry in folder.sums.items()}
+        sizes = {name: entry["bytes"] for name, entry in folder.sums.items()}
         folder.write("README.md", [export_card(request.subject, request.to, form.kind, sizes, verdict).encode()])
         if _is_taken(request.output):
             view.say(f"set aside {set_aside(request.output)}")

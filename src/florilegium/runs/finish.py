@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.config import TrainConfig
 from florilegium.data import report_on
@@ -14,8 +13,10 @@ from florilegium.errors import FlorilegiumError, Interrupted, ResourceError
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.model import save_adapter, set_adapter_state
+from florilegium.model.adapter_loading import AdapterFacts
 from florilegium.report import write_report
 from florilegium.runs.cards import adapter_card
+from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import Recorder, View
 from florilegium.runs.setup import ReadyRun
@@ -34,7 +35,7 @@ class Trained:
 
     directory: Path
     tuned: Tuned
-    figures: dict[str, Any]
+    figures: RunManifest
     samples: list[Generated]
     verdict: Verdict | None = None
     verdict_rows: tuple[Generated, ...] = ()
@@ -45,8 +46,8 @@ def finish(
     run: RunDirectory,
     view: View,
     tuned: Tuned,
-    figures: dict[str, Any],
-    facts: dict[str, Any],
+    figures: RunManifest,
+    facts: AdapterFacts,
     end: Snapshot,
     recorder: Recorder,
     stop: StopRequest,

@@ -51,9 +51,10 @@ def list_runs(folder: Path = RUNS) -> list[RunSummary]:
 
 def summarise(run: RunDirectory) -> RunSummary:
     """What one run says of itself. A file that is missing or damaged leaves its part out."""
-    manifest, f1 = run.read_manifest(), run.read_evaluation()
+    manifest = run.read_manifest()
+    f1: object = run.read_evaluation()
     for key in ("tuned", "written_tags", "micro_f1", "value"):
-        f1 = f1.get(key, {}) if isinstance(f1, dict) else {}
+        f1 = f1.get(key) if isinstance(f1, dict) else None
     try:
         config = read_config(run.config)
     except FlorilegiumError:

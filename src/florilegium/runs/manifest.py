@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
 
 import torch
 
 from florilegium.config.installed import installed_version
 from florilegium.model import ParameterCount, base_facts
+from florilegium.model.adapter_loading import AdapterFacts
+from florilegium.model.identity import BaseFacts
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.paths import tilde
@@ -19,7 +21,49 @@ LONGEST_WORD = 20
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
-def adapter_facts(prepared: Prepared) -> dict[str, Any]:
+class DataFacts(TypedDict):
+    """The rows of a run."""
+
+    source: str
+    digest: str
+    rows: int
+    duplicates: int
+
+
+class RunManifest(TypedDict):
+    """manifest.json. What is not required is written at the end of the run, or where there is something to tell."""
+
+    version: str
+    python: str
+    libraries: dict[str, str]
+    device: str
+    compute: str
+    fast: list[str]
+    seed: int
+    base: BaseFacts
+    data: DataFacts
+    template: str
+    training_rows: int
+    held_out_rows: int
+    cut_rows: int
+    skipped_rows: int
+    trained_parameters: int
+    total_parameters: int
+    planned_steps: int
+    forecast_bytes: NotRequired[int]
+    forgotten: NotRequired[Mapping[str, object]]
+    steps: NotRequired[int]
+    tokens: NotRequired[int]
+    elapsed_seconds: NotRequired[float]
+    tokens_per_second: NotRequired[float]
+    peak_memory_bytes: NotRequired[int]
+    eval_loss_before: NotRequired[float | None]
+    eval_loss: NotRequired[float | None]
+    best_step: NotRequired[int]
+    verdict: NotRequired[Mapping[str, object]]
+
+
+def adapter_facts(prepared: Prepared) -> AdapterFacts:
     """What the adapter's folder remembers beside PEFT's own files."""
     template = prepared.rows.template
     return {
@@ -41,11 +85,10 @@ def _openings(texts: Sequence[str]) -> dict[str, int]:
     return dict(Counter(word if len(word) <= LONGEST_WORD else word[:2] for word in words).most_common(500))
 
 
-def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCount) -> dict[str, Any]:
+def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCount) -> RunManifest:
     """manifest.json as it stands before the first step; the results come at the end."""
     config, rows = plan.config, prepared.rows
-    forecast = {"forecast_bytes": plan.memory.peak} if plan.memory else {}
-    return {
+    manifest: RunManifest = {
         "version": installed_version("florilegium"),
         "python": platform.python_version(),
         "libraries": {name: installed_version(name) for name in LIBRARIES},
@@ -70,5 +113,7 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
         "trained_parameters": count.trained,
         "total_parameters": count.total,
         "planned_steps": plan.length.num_steps,
-        **forecast,
     }
+    if plan.memory:
+        manifest["forecast_bytes"] = plan.memory.peak
+    return manifest

@@ -54,7 +54,7 @@ def read_previous_rows(prepared: Prepared, view: View) -> PreviousRows | None:
     try:
         folder = find_run(name)
         run = RunDirectory(folder if RunDirectory(folder).is_run else adapter_folder(folder).parent)
-        if not run.is_run or run.read_manifest().get("data", {}).get("digest") == prepared.rows.digest:
+        if not run.is_run or run.data_digest() == prepared.rows.digest:
             return None
         config = make_config(read_config(run.config), source=str(run.config))
         rows = read_rows(

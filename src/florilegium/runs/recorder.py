@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from florilegium.config import SamplingSettings
 from florilegium.errors import ResourceError
@@ -16,6 +16,7 @@ from florilegium.storage.json_lines import whole_lines
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.storage.same_place import SamePlace
 from florilegium.training import EvalMetrics, Snapshot, StepMetrics, save_checkpoint
+from florilegium.training.checkpoint import RunIdentity
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,7 +54,7 @@ class Recorder:
     keep_checkpoints: int
     sample_prompts: list[tuple[str, bool]]
     seed: int
-    whose: dict[str, Any] = field(default_factory=dict)
+    whose: RunIdentity | None = None
     accelerator: Accelerator | None = None
     last_saved: int = -1
     samples: list[Generated] = field(default_factory=list)
@@ -101,7 +102,7 @@ class Recorder:
     def last_samples(self) -> list[str]:
         """The texts of the last evaluation, from the disk: a run that was resumed at its end took none itself."""
         rows = [row for row in self.run.read_samples() if isinstance(row.get("text"), str)]
-        return [row["text"] for row in rows if row.get("step") == rows[-1].get("step")]
+        return [str(row["text"]) for row in rows if row.get("step") == rows[-1].get("step")]
 
     def _write(self, metrics: StepMetrics | EvalMetrics) -> None:
         """To metrics.jsonl, and to the trackers of --report-to."""
@@ -119,5 +120,6 @@ def forget_after(run: RunDirectory, step: int) -> None:
         if path.exists():
             with atomic_write(path) as file:
                 for _, row in whole_lines(path):
-                    if isinstance(row.get("step"), (int, float)) and row["step"] <= step:
+                    number = row.get("step")
+                    if isinstance(number, (int, float)) and number <= step:
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from florilegium.config import as_dict, current_settings, dump_config, read_config
 from florilegium.errors import DataError, ModelError, UsageError
@@ -18,6 +18,7 @@ from florilegium.model import base_facts, fast_paths
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.finish import Trained
+from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import Silent, View, forget_after
 from florilegium.runs.setup import make_ready
@@ -26,7 +27,7 @@ from florilegium.storage.atomic_files import append_line, write_text
 from florilegium.storage.atomic_folders import sweep
 from florilegium.storage.run_directory import RUNS, RunDirectory, find_run
 from florilegium.storage.run_lock import locked, refuse_links
-from florilegium.training import Snapshot, clear_way, load_checkpoint, newest_whole, settings_of, watch
+from florilegium.training import Snapshot, load_checkpoint, move_newer_aside, newest_valid, settings_of, watch
 
 
 def resume(run: str | Path = "latest", *, view: View | None = None, **settings: Any) -> Trained:
@@ -51,7 +52,7 @@ def resume(run: str | Path = "latest", *, view: View | None = None, **settings: 
         written = read_config(found_run.config)
         config = with_changes(written, settings, str(found_run.config))
         manifest = read_manifest_of_run(found_run)
-        found = newest_whole(found_run.checkpoints, identity(manifest, config)) if manifest else (None, [])
+        found = newest_valid(found_run.checkpoints, identity(manifest, config)) if manifest else (None, [])
         before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
         changes = compare(before, config)
         prepared = prepare(config, view)
@@ -76,7 +77,7 @@ def _take_up(
     """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
     snapshot = load_checkpoint(checkpoint) if checkpoint else None
     step = snapshot.progress.step if snapshot else 0
-    aside = clear_way(run.checkpoints, step if snapshot else -1)
+    aside = move_newer_aside(run.checkpoints, step if snapshot else -1)
     sweep(run.path)
     forget_after(run, step if snapshot else -1)
     begins = f"resuming at step {step}" if checkpoint else "no valid checkpoint found; starting from step 0"
@@ -99,12 +100,12 @@ def _unfinished(name: str) -> RunDirectory:
     return RunDirectory(find_run(name)).check()
 
 
-def read_manifest_of_run(run: RunDirectory) -> dict[str, Any]:
-    """manifest.json of a run, whose digests tell whether rows and base are still the same; empty when the run was
+def read_manifest_of_run(run: RunDirectory) -> RunManifest | None:
+    """manifest.json of a run, whose digests tell whether rows and base are still the same; None when the run was
     stopped before it was written. Raises UsageError when it cannot be read."""
     path = run.manifest
     if not path.exists():
-        return {}
+        return None
     try:
         manifest = read_json(path, str(path))
         if (
@@ -112,14 +113,14 @@ def read_manifest_of_run(run: RunDirectory) -> dict[str, Any]:
             and isinstance(manifest["base"], dict)
             and "template" in manifest
         ):
-            return dict(manifest)
+            return cast(RunManifest, manifest)  # what is asked of it was checked
     except (ModelError, KeyError, TypeError):
         pass
     fix = f"Start a new run: florilegium train --config {run.config}"
     raise UsageError(f"{path} is damaged, so it is impossible to check that data and base are unchanged", fix)
 
 
-def _check_same(manifest: dict[str, Any], prepared: Prepared, directory: Path) -> None:
+def _check_same(manifest: RunManifest, prepared: Prepared, directory: Path) -> None:
     if manifest["data"]["digest"] != prepared.rows.digest:
         raise DataError(
             f"the data in {prepared.config.data} has changed since run {directory} started",

@@ -24,7 +24,7 @@ FIXED = ("model", "revision", "bits", "template", "lora_rank", "lora_alpha", "ta
 MADE_OF_THE_BASE = ("pissa", "olora", "corda")
 
 
-def inherited_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+def inherited_settings(given: Mapping[str, Any]) -> dict[str, object]:
     """`given`, over the settings of the run or adapter that `start_from` names; `given` itself where it names none.
     Raises UsageError for a setting that cannot differ, ModelError for an adapter that cannot be trained further."""
     settings = current_settings(given)
@@ -56,11 +56,11 @@ def inherited_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "lora_init": "default", **settings, "start_from": str(folder)}
 
 
-def _of_run(run: RunDirectory) -> dict[str, Any]:
+def _of_run(run: RunDirectory) -> dict[str, object]:
     return current_settings(read_config(run.config))
 
 
-def _of_adapter(adapter: Path) -> dict[str, Any]:
+def _of_adapter(adapter: Path) -> dict[str, object]:
     """The settings that an adapter's own files name."""
     from florilegium.model.adapter_loading import read_facts  # these import torch
     from florilegium.model.untrusted import read_json

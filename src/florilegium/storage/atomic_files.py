@@ -12,10 +12,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.errors import ResourceError
 from florilegium.storage import platform
@@ -126,11 +125,11 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
+def append_line(path: Path, value: Mapping[str, object]) -> None:
     """One JSON object more in a .jsonl file. A reader that meets a torn last line (after a crash) leaves it out:
     `json_lines.py`."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"

@@ -9,8 +9,8 @@ it.
     fsync of the parent             6. and keeps it through a power cut; only now may an older one go
 
 A crash before 5 leaves a folder that nobody reads, after 5 a whole one; a power cut before 6 leaves either. Whatever
-else befalls the bytes (a flipped bit, a file of another step, a hole), the manifest does not vouch for it, and `fault`
-says what is wrong. A reader gets the very bytes that were summed (`read_verified`), so nothing can change between the
+else befalls the bytes (a flipped bit, a file of another step, a hole), the manifest does not vouch for it, and
+`ChecksumMismatch` says what is wrong. A reader gets the very bytes that were summed (`read_verified`), so nothing can change between the
 check and the use."""
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from florilegium.errors import ResourceError
 from florilegium.storage.atomic_files import disk_errors, free_bytes, new_file, no_room_fix
@@ -40,12 +41,28 @@ class ChecksumMismatch(Exception):
     """A folder that its manifest does not vouch for, and why. Who reads it decides which of `errors.py` that is."""
 
 
+class FileSum(TypedDict):
+    """A file's entry in a manifest."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it was read: `files` are file names and their sums, `facts` is the whole of it. Anybody may have
+    written it: only that `files` is an object is known."""
+
+    facts: Mapping[str, object]
+    files: Mapping[str, object]
+
+
 class NewFolder:
     """A folder in the making, under a name that nobody reads. `facts` may be added to until it is whole."""
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, object]) -> None:
         self.path, self.facts = path, dict(facts)
-        self.sums: dict[str, dict[str, Any]] = {}
+        self.sums: dict[str, FileSum] = {}
 
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """One file, flushed; its sum is taken from the pieces."""
@@ -66,7 +83,9 @@ class NewFolder:
 
 
 @contextlib.contextmanager
-def new_folder(final: Path, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST) -> Iterator[NewFolder]:
+def new_folder(
+    final: Path, facts: Mapping[str, object], *, needed: int, manifest: str = MANIFEST
+) -> Iterator[NewFolder]:
     """A folder to write into that appears at `final` whole, with its manifest, when the block ends, or not at all.
 
     `needed` is its size in bytes, compared with what is free before anything is written. What stands at `final` must be
@@ -92,7 +111,7 @@ def new_folder(final: Path, facts: Mapping[str, Any], *, needed: int, manifest: 
 
 
 def commit_folder(
-    final: Path, files: Files, facts: Mapping[str, Any], *, needed: int, manifest: str = MANIFEST
+    final: Path, files: Files, facts: Mapping[str, object], *, needed: int, manifest: str = MANIFEST
 ) -> None:
     """Writes `files` (name to pieces) as the folder `final`, whole or not at all: `new_folder` at one stroke."""
     with new_folder(final, facts, needed=needed, manifest=manifest) as folder:
@@ -100,7 +119,7 @@ def commit_folder(
             folder.write(name, pieces)
 
 
-def _write(path: Path, pieces: Iterable[Piece]) -> dict[str, Any]:
+def _write(path: Path, pieces: Iterable[Piece]) -> FileSum:
     digest, size = hashlib.sha256(), 0
     with new_file(path) as file:
         for piece in pieces:
@@ -149,8 +168,8 @@ def sweep(parent: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
-    """The manifest as JSON, of bounded size. Raises ChecksumMismatch."""
+def read_manifest(folder: Path, manifest: str = MANIFEST) -> Manifest:
+    """The manifest, of bounded size. Raises ChecksumMismatch."""
     try:
         with (folder / manifest).open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
@@ -159,46 +178,54 @@ def read_manifest(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
         facts = json.loads(data)
         if not isinstance(facts, dict) or not isinstance(facts["files"], dict):
             raise ValueError
+        return Manifest(facts, facts["files"])
     except FileNotFoundError:
         raise ChecksumMismatch(f"{manifest} is missing") from None
     except (OSError, ValueError, KeyError, RecursionError):
         raise ChecksumMismatch(f"{manifest} cannot be read") from None
-    return facts
 
 
-def read_verified(
-    folder: Path, names: Collection[str], manifest: str = MANIFEST
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest's facts and the bytes of the files `names`, each of them summed. Raises ChecksumMismatch."""
-    facts = read_manifest(folder, manifest)
-    if not set(names) <= facts["files"].keys():
-        raise ChecksumMismatch(f"{manifest} does not name {', '.join(sorted(set(names) - facts['files'].keys()))}")
-    return facts, {name: _read_summed(folder / name, facts["files"][name]) for name in names}
+def read_verified(folder: Path, names: Collection[str], manifest: str = MANIFEST) -> dict[str, bytes]:
+    """The bytes of the files `names`, each of them summed. Raises ChecksumMismatch."""
+    files = read_manifest(folder, manifest).files
+    if not set(names) <= files.keys():
+        raise ChecksumMismatch(f"{manifest} does not name {', '.join(sorted(set(names) - files.keys()))}")
+    return {name: _read_summed(folder / name, files[name]) for name in names}
 
 
-def check_file(path: Path, entry: Mapping[str, object]) -> None:
+def check_file(path: Path, entry: object) -> None:
     """Compares a file with its entry in a manifest, without having it in memory. Raises ChecksumMismatch."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:
+        known = _checked_sum(entry)
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != known["bytes"]:
             raise ChecksumMismatch(f"{path.name} is missing, or of another size")
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+            if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
                 raise ChecksumMismatch(f"{path.name} failed its checksum")
-    except (OSError, TypeError, KeyError, ValueError):
+    except (OSError, ValueError):
         raise ChecksumMismatch(f"{path.name} cannot be read") from None
 
 
-def _read_summed(path: Path, entry: Any) -> bytes:
+def _checked_sum(entry: object) -> FileSum:
+    """Raises ValueError for what is no entry of a manifest."""
+    match entry:
+        case {"sha256": str(digest), "bytes": int(size)}:
+            return {"sha256": digest, "bytes": size}
+    raise ValueError(entry)
+
+
+def _read_summed(path: Path, known: object) -> bytes:
     try:
         # The size first: a file that was blown up must not get into memory.
         if path.is_symlink() or not path.is_file():
             raise ChecksumMismatch(f"{path.name} is missing")
+        entry = _checked_sum(known)
         size = path.stat().st_size
         if size != entry["bytes"]:
             raise ChecksumMismatch(f"{path.name} has {size:,} bytes where {entry['bytes']:,} were written")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise ChecksumMismatch(f"{path.name} failed its checksum")
-    except (OSError, TypeError, KeyError, ValueError):
+    except (OSError, ValueError):
         raise ChecksumMismatch(f"{path.name} cannot be read") from None
     return data

@@ -8,16 +8,16 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 MAX_LINE_BYTES = 1 << 20
 MAX_KEPT_BYTES = 32 << 20  # 100,000 logged steps; as objects they take some ten times as much
 
 
-def read_lines(path: Path, budget: int = MAX_KEPT_BYTES) -> list[dict[str, Any]]:
+def read_lines(path: Path, budget: int = MAX_KEPT_BYTES) -> list[dict[str, object]]:
     """The objects of `path`. Of a file that holds more than `budget` bytes of them every second is kept, or every fourth
     and so on, and the last: enough for a curve."""
-    rows: list[tuple[int, dict[str, Any]]] = []
+    rows: list[tuple[int, dict[str, object]]] = []
     stride, kept, last = 1, 0, None
     for number, (size, row) in enumerate(whole_lines(path)):
         last = row
@@ -31,7 +31,7 @@ def read_lines(path: Path, budget: int = MAX_KEPT_BYTES) -> list[dict[str, Any]]
     return found if last is None or found[-1] is last else [*found, last]
 
 
-def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Size and object of each whole line."""
     if path.is_file():
         with path.open("rb") as file:

@@ -22,7 +22,6 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.errors import ModelError, UsageError, counted, nearest
 from florilegium.storage.json_lines import read_lines
@@ -100,23 +99,30 @@ class RunDirectory:
             )
         return self
 
-    def read_manifest(self) -> dict[str, Any]:
+    def read_manifest(self) -> dict[str, object]:
         return read_object(self.manifest)
 
-    def read_data_report(self) -> dict[str, Any]:
+    def data_digest(self) -> str | None:
+        """Of the rows that the run was trained on."""
+        match self.read_manifest().get("data"):
+            case {"digest": str(digest)}:
+                return digest
+        return None
+
+    def read_data_report(self) -> dict[str, object]:
         return read_object(self.data_report)
 
-    def read_evaluation(self) -> dict[str, Any]:
+    def read_evaluation(self) -> dict[str, object]:
         return read_object(self.evaluation)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[dict[str, object]]:
         return read_lines(self.metrics)
 
-    def read_samples(self) -> list[dict[str, Any]]:
+    def read_samples(self) -> list[dict[str, object]]:
         return read_lines(self.samples)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, object]:
     """A JSON object of bounded size, or an empty one where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         if path.stat().st_size <= MAX_JSON_BYTES:

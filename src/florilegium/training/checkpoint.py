@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
+from torch.optim.optimizer import StateDict
 
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, ResourceError
@@ -38,10 +39,30 @@ from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot
+from florilegium.training.saved_state import flatten, unflatten
 
 FORMAT = 2
 CHECKPOINT_REST = 1 << 14  # headers, random states, state and manifest
 FILES = ("adapter.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+
+
+IDENTITY: tuple[Literal["base_digest", "tokenizer_digest", "data_digest", "template"], ...] = (
+    "base_digest",
+    "tokenizer_digest",
+    "data_digest",
+    "template",
+)
+
+
+class RunIdentity(TypedDict):
+    """What a checkpoint's manifest says of the run that it belongs to. What was read from another file to be compared
+    with it may be anything."""
+
+    base_digest: object
+    tokenizer_digest: object
+    data_digest: object
+    template: object
+    settings: Mapping[str, object]
 
 
 @dataclass
@@ -67,14 +88,14 @@ class Snapshot:
     progress: Progress
     adapter: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
-    optimizer: dict[str, Any]
-    lr_scheduler: dict[str, Any]
+    optimizer: StateDict
+    lr_scheduler: StateDict
     random: dict[str, torch.Tensor] = field(default_factory=dict)
     # how much is held at once, where memory ran out: PackPlan's names
     pack: dict[str, int] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[str, Any] | None = None) -> Path:
+def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: RunIdentity | None = None) -> Path:
     """Writes `folder/step-NNNNNNNN`, then removes all but the newest `keep` (this one always stays). `whose` goes into
     its manifest.
 
@@ -83,7 +104,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[
     check_snapshot(snapshot.progress.step, snapshot.adapter, snapshot.best, snapshot.optimizer)
     final = folder / f"step-{snapshot.progress.step:08d}"
     try:
-        _commit(final, snapshot, json.loads(json.dumps(whose or {})))
+        _commit(final, snapshot, json.loads(json.dumps(whose)) if whose else None)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -94,9 +115,9 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: Mapping[
     return final
 
 
-def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
+def _commit(final: Path, snapshot: Snapshot, whose: RunIdentity | None) -> None:
     adapter = snapshot.adapter | {f"best.{k}": v for k, v in snapshot.best.items()}
-    tensors, numbers = _flatten(snapshot.optimizer)
+    tensors, numbers = flatten(snapshot.optimizer)
     progress = vars(snapshot.progress)
     state = json.dumps(
         {"progress": progress, "schedule": snapshot.lr_scheduler, "pack": snapshot.pack, "optimizer": numbers}
@@ -104,7 +125,7 @@ def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
     with disk_errors(final):
         final.parent.mkdir(exist_ok=True)
         if final.exists():
-            if not fault(final, whose) and read_manifest(final)["run"] == whose:
+            if not find_problem(final, whose) and read_manifest(final).facts["run"] == (whose or {}):
                 return  # the same step of the same run with the same settings: the same bits
             set_aside(final)
     files = {
@@ -115,7 +136,7 @@ def _commit(final: Path, snapshot: Snapshot, whose: dict[str, Any]) -> None:
     }
     headers = 256 * (len(adapter) + len(tensors))
     needed = sum(map(tensor_bytes, (adapter, tensors, snapshot.random))) + len(state) + headers
-    facts = {"format": FORMAT, "step": snapshot.progress.step, "run": whose}
+    facts: dict[str, object] = {"format": FORMAT, "step": snapshot.progress.step, "run": whose or {}}
     commit_folder(final, files, facts, needed=needed)
 
 
@@ -145,7 +166,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("step-*") if p.is_dir() and p.name[5:].isdecimal()), reverse=True)
 
 
-def fault(checkpoint: Path, whose: Mapping[str, Any] | None = None) -> str:
+def find_problem(checkpoint: Path, whose: RunIdentity | None = None) -> str:
     """What is wrong with a checkpoint, or an empty string when it is whole, of its name's step, and (if given) of the
     run `whose`."""
     try:
@@ -155,34 +176,31 @@ def fault(checkpoint: Path, whose: Mapping[str, Any] | None = None) -> str:
     return ""
 
 
-def _read(checkpoint: Path, whose: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, bytes]]:
-    facts = read_manifest(checkpoint)
+def _read(checkpoint: Path, whose: RunIdentity | None) -> dict[str, bytes]:
+    facts = read_manifest(checkpoint).facts
     if facts.get("format") != FORMAT:
         raise ChecksumMismatch(f"its format is {facts.get('format')!r}, and this version reads {FORMAT}")
     if facts.get("step") != int(checkpoint.name[5:]):
         raise ChecksumMismatch(f"it is that of step {facts.get('step')}")
     found = facts.get("run")
     for name in IDENTITY if whose else ():
-        if not isinstance(found, dict) or found.get(name) != (whose or {}).get(name):
+        if not isinstance(found, dict) or (whose and found.get(name) != whose[name]):
             raise ChecksumMismatch(f"it belongs to another run: its {name.replace('_', ' ')} differs")
     return read_verified(checkpoint, FILES)
 
 
-IDENTITY = ("base_digest", "tokenizer_digest", "data_digest", "template")
-
-
-def newest_whole(folder: Path, whose: Mapping[str, Any] | None = None) -> tuple[Path | None, list[str]]:
+def newest_valid(folder: Path, whose: RunIdentity | None = None) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is right, and a line on each newer one that was skipped."""
     skipped: list[str] = []
     for checkpoint in checkpoints(folder):
-        what = fault(checkpoint, whose)
+        what = find_problem(checkpoint, whose)
         if not what:
             return checkpoint, skipped
         skipped.append(f"{checkpoint.name} skipped: {what}")
     return None, skipped
 
 
-def clear_way(folder: Path, step: int) -> list[str]:
+def move_newer_aside(folder: Path, step: int) -> list[str]:
     """Before a run goes on from `step`: what a crash left is removed, and checkpoints beyond it (all of them were
     skipped) are set aside, where they neither stand in the way nor are lost. Returns a line on each."""
     if not folder.is_dir():
@@ -196,14 +214,14 @@ def clear_way(folder: Path, step: int) -> list[str]:
 
 
 def load_checkpoint(checkpoint: Path) -> Snapshot:
-    """Reads a checkpoint that `fault` found right. Raises ModelError."""
+    """Reads a checkpoint that `find_problem` found right. Raises ModelError."""
     from safetensors.torch import load
 
     try:
-        _, data = _read(checkpoint, None)
+        data = _read(checkpoint, None)
         tensors = load(data["adapter.safetensors"])
         state = json.loads(data["state.json"])
-        optimizer = _unflatten(load(data["optimizer.safetensors"]), state["optimizer"])
+        optimizer = unflatten(load(data["optimizer.safetensors"]), state["optimizer"])
         random = load(data["random.safetensors"])
         progress = Progress(**_current_names(state["progress"]))
         schedule, packing = state["schedule"], dict(state["pack"])
@@ -217,62 +235,14 @@ def load_checkpoint(checkpoint: Path) -> Snapshot:
     return Snapshot(progress, adapter, best, optimizer, schedule, random, packing)
 
 
-def _current_names(progress: dict[str, Any]) -> dict[str, Any]:
+def _current_names(progress: Mapping[str, float | None]) -> dict[str, Any]:
     """The fields of a checkpoint that an earlier version wrote, under their names of today."""
     return {("evaluations_since_best" if name == "looks_since_best" else name): v for name, v in progress.items()}
 
 
-def settings_of(checkpoint: Path) -> dict[str, Any]:
+def settings_of(checkpoint: Path) -> dict[str, object]:
     """The settings that a whole checkpoint was made with."""
-    settings = read_manifest(checkpoint).get("run", {}).get("settings", {})
-    return settings if isinstance(settings, dict) else {}
-
-
-def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimiser's state_dict as tensors named `<parameter>.<name>` and the rest as JSON."""
-    tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, Any] = {}
-    for index, values in state["state"].items():
-        for name, value in _leaves(values):
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                numbers[f"{index}.{name}"] = value
-    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
-
-
-def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values; bitsandbytes keeps its quantisation state in a dict of its own, whose names get that dict's
-    before a slash."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}/{inner}", leaf) for inner, leaf in value.items())
-        else:
-            yield name, value
-
-
-def _unflatten(tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *rest["numbers"].items()]:
-        index, name = key.split(".", 1)
-        home = state.setdefault(int(index), {})
-        if "/" in name:
-            outer, name = name.split("/", 1)
-            home = home.setdefault(outer, {})
-        home[name] = value
-    groups = [{**g, "betas": tuple(g["betas"])} for g in rest["groups"]]
-    return {"state": state, "param_groups": groups}
-
-
-def random_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """torch's generators, of the CPU and of the device."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def set_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    match read_manifest(checkpoint).facts.get("run"):
+        case {"settings": dict(settings)}:
+            return settings
+    return {}

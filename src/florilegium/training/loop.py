@@ -20,9 +20,10 @@ from florilegium.model import adapter_state, token_losses
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import Example, Order, PackPlan, pack
-from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
+from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_eval_loss
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
+from florilegium.training.saved_state import random_states, set_random_states
 from florilegium.training.step import StartedStep, Trainer, take_step
 
 LEAST_PASSES, ENOUGH_STEPS, MOST_PASSES = 3, 200, 20

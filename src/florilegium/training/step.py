@@ -19,11 +19,12 @@ from florilegium.config import TrainConfig
 from florilegium.model import ForwardOptions, LoadedModel, adapter_state, set_adapter_state, token_losses
 from florilegium.model.fast_paths import GraphRunner
 from florilegium.tokens import Batch, PackPlan
-from florilegium.training.checkpoint import Progress, Snapshot, random_states, set_random_states
+from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_step
 from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import StepResult
 from florilegium.training.optimizer import restore_optimizer
+from florilegium.training.saved_state import random_states, set_random_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
