@@ -24,8 +24,11 @@ TEXT = _words("""
     inhalt gedicht witz citation citations texte contenu poeme proverbe cita citas frase frases texto contenido
     poema citazione citazioni testo contenuto citacao citacoes conteudo citat citaat tekst cytat цитата цитаты
     текст вірш стих 名言 名句 语录 文本 正文 内容 句子 文 引用 本文 テキスト 格言 인용 명언 텍스트 اقتباس نص قول उद्धरण
-    title titel titre titulo
-    titolo
+    alinti alıntı soz metin ozdeyis atasozu kutipan teks pepatah citater sitat sitater ordsprak citaten citaty
+    vyrok aforismus prislovi idezet szoveg mondas kozmondas lainaus teksti sananlasku citate ρητο αποφθεγμα
+    κειμενο ציטוט ציטטה טקסט פתגם نقلقول متن جمله คำคม ข้อความ trichdan caunoi vanban danhngon উক্তি বাণী
+    लेख कथन सूक्ति 名言警句 诗句 歌词 詩 句 sprichworter aforismo proverbio proverbios sentenza detto ditado
+    title titel titre titulo titolo
 """)
 TAGS = _words("""
     tags tag taglist category categories topic topics label labels keyword keywords genre genres theme themes
@@ -33,7 +36,13 @@ TAGS = _words("""
     schlagworter schlagwoerter kategorie kategorien thema themen stichwort stichworte stichworter etikett
     motscles motcle etiquette etiquettes categorie sujet sujets etiqueta etiquetas categoria categorias tema
     temas palabrasclave argomento argomenti etichetta etichette тег теги метки категория категории тема темы 标签
-    標籤 类别 分类 主题 关键词 タグ カテゴリ カテゴリー 分類 태그 분류 وسم وسوم تصنيف تصنيفات टैग type kind
+    標籤 类别 分类 主题 关键词 タグ カテゴリ カテゴリー 分類 태그 분류 وسم وسوم تصنيف تصنيفات टैग
+    etiketler etiket kategoriler konu konular tagar taggar taggarna nyckelord amne amnen emneord stikkord
+    emne emner tagi temat tematy stitky stitek stitka klicovaslova cimkek cimke temak tunnisteet tunniste aihe
+    aiheet avainsanat etichete eticheta categorii ετικετες ετικετα κατηγορια κατηγοριες תגיות תגית קטגוריה נושא
+    برچسب برچسبها دسته موضوع แท็ก หมวดหมู่ chude theloai nhan ট্যাগ বিভাগ বিষয় श्रेणी विषय 标记 分類標籤 情感 类型
+    trefwoorden categorieen onderwerp onderwerpen slagwoord ключевыеслова ярлыки рубрика теми мітки категорія
+    type kind
 """)
 AUTHOR = _words("""
     author authors autor autorin auteur autore autori auteurs writer poet speaker by saidby attribution автор 作者

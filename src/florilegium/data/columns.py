@@ -11,11 +11,11 @@ regard to case, blanks and hyphens. The first thousand rows decide, for the whol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-from florilegium.data.cell_lists import BRACKETS, Separator, find_separator, name_of_separator, read_printed
-from florilegium.data.cell_values import MISSING, as_items, as_text, is_nothing
+from florilegium.data.cell_lists import BRACKETS, find_separator, name_of_separator, read_printed
+from florilegium.data.column_choice import Choice, Column, Row, Wanted
 from florilegium.data.column_names import (
     find_author,
     find_pair,
@@ -26,75 +26,15 @@ from florilegium.data.column_names import (
     is_author,
     same_name,
 )
+from florilegium.data.column_rivals import rivals
 from florilegium.data.column_values import look_at
 from florilegium.data.raw_rows import no_such_column
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
 from florilegium.data.template_parser import placeholder_for
 from florilegium.errors import one_line
 
-Row = Mapping[str, object]
 _OURS = {"quote", "tags"}
 _MOST_NAMES = 200  # a row may bring 100,000 keys
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the user said about columns."""
-
-    template: str = DEFAULT_TEMPLATE
-    text_column: str | None = None
-    tags_column: str | None = None
-    tags_separator: str | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """A placeholder of the template, the file's column for it, and how its values are read."""
-
-    name: str
-    source: str
-    is_main: bool = False
-    is_tags: bool = False
-    separator: Separator = ""
-    printed: bool = False
-
-    def read(self, row: Row) -> object:
-        """The value as the template takes it; `MISSING` where a row lacks its main column."""
-        value = row.get(self.source, MISSING)
-        if self.is_tags:
-            return as_items(value, self.separator)
-        if isinstance(value, str) and not self.printed:
-            return value
-        if self.is_main and not isinstance(value, str | list | tuple | Mapping):
-            return value  # a null or a number is no text to train on, and `quote.py` says so
-        return "" if is_nothing(value) else as_text(value, printed=self.printed)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The template that these rows are trained by, and where its columns come from."""
-
-    template: Template
-    columns: tuple[Column, ...]
-    author: str | None
-    said: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The file's columns that are read."""
-        names = [column.source for column in self.columns]
-        return tuple(dict.fromkeys([*names, self.author] if self.author else names))
-
-    def pick(self, row: Row) -> dict[str, object]:
-        """What the template takes of a row."""
-        return {column.name: value for column in self.columns if (value := column.read(row)) is not MISSING}
-
-    def in_the_files_words(self, cause: str) -> str:
-        """A message that names the template's column, with the name that the file has for it."""
-        for column in self.columns:
-            if column.source != column.name:
-                cause = cause.replace(f"column {column.name!r}", f"column {column.source!r}")
-        return cause
 
 
 def choose_columns(rows: Sequence[Row], wanted: Wanted, place: str, fixed: Template | None = None) -> Choice:
@@ -114,7 +54,10 @@ def choose_columns(rows: Sequence[Row], wanted: Wanted, place: str, fixed: Templ
     columns = [_column(rows, name, sources, wanted, fixed) for name in Template.from_text(text).columns]
     template = Template.from_text(text, [column.name for column in columns if column.is_tags])
     columns = [replace(column, is_main=column.name == template.main_column) for column in columns]
-    return Choice(template, tuple(columns), author, _sentence(template, columns, wanted))
+    said = _sentence(template, columns, wanted) + _typed_escapes(wanted.template)
+    if not fixed and wanted.template == DEFAULT_TEMPLATE and len(columns) <= 2 and "quote" in sources:
+        said += rivals(names, rows, wanted, sources["quote"], sources.get("tags"))
+    return Choice(template, tuple(columns), author, said)
 
 
 def _sources(names: list[str], rows: Sequence[Row], template: Template, wanted: Wanted, place: str) -> dict[str, str]:
@@ -241,6 +184,13 @@ def _sentence(template: Template, columns: Sequence[Column], wanted: Wanted) -> 
         return f"the text is {named[0]}; no column of tags, so the text alone is trained (--tags-column names one)"
     shown = one_line(template.text.replace("\n", "\\n"))
     return f'{", ".join(named)}, trained as "{shown}"'
+
+
+def _typed_escapes(template: str) -> str:
+    """A shell hands on a backslash and an n where a line break was meant."""
+    if "\\n" not in template or "\n" in template:
+        return ""
+    return "; the template holds \\ and n as two signs: for a line break type it in quotes as $'...\\n...'"
 
 
 def _how(column: Column) -> str:

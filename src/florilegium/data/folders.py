@@ -1,6 +1,6 @@
 """Which files a path stands for: itself, the files of a folder, or of a folder that a library wrote.
 
-    train.csv test.csv ...      the splits that the names say (`split_files.py`)
+    train.csv test/a.csv ...    the splits that the names of files and folders say (`split_files.py`)
     a.csv b.csv                 all of them, in the order of their names; not those in folders below
     data/ in a clone            what a data set on the Hub has its files in
     state.json, *.arrow         a data set as `save_to_disk` leaves it; `dataset_dict.json` for one with splits
@@ -10,10 +10,11 @@ README, LICENSE and the files in which libraries keep notes are passed over; so 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from florilegium.data.raw_rows import readable
-from florilegium.data.split_files import Chosen, by_split, choose_splits, split_of
+from florilegium.data.split_files import TRAIN, Chosen, by_split, choose_splits, split_of
 from florilegium.data.unpack import READ_KINDS, ending_of, is_data_name
 from florilegium.errors import DataError
 
@@ -21,6 +22,7 @@ _NOTES = {
     "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "croissant.json", "config.json",
     "metadata.json", "package.json", "package-lock.json", "requirements.txt", "manifest.json", "datapackage.json",
 }  # fmt: skip
+MOST_FOLDERS = 100
 _NOTE_STEMS = ("readme", "license", "licence", "changelog", "contributing", "citation", "notice", "authors", "credits")
 
 
@@ -47,50 +49,67 @@ def _in_folder(folder: Path, split: str | None) -> Chosen[Path]:
     wrong = next((entry for entry in entries if is_data_name(entry.name) and entry.is_dir()), None)
     if wrong:
         raise DataError(f"{wrong} is a folder, not a file", "Rename it, or give it as DATA itself")
-    files = _data_files(entries)
-    folders = [entry for entry in entries if entry.is_dir() and _data_below(entry)]
-    if not files and not by_split((entry.name, entry) for entry in folders):
-        return _below(folder, folders, split)
-    named = [(file.name, [file]) for file in files] or [(entry.name, _data_below(entry)) for entry in folders]
-    splits_here = {name: [file for group in groups for file in group] for name, groups in by_split(named).items()}
-    if splits_here:
+    named = _tables_first(list(_named(folder)))
+    if splits_here := by_split(named):
         return choose_splits(splits_here, split, str(folder))
-    return _without_split(folder, files, split)
+    # of files without splits those of this folder alone; a clone of a data set has them all in `data/`
+    files = [file for _, file in named if file.parent == folder]
+    files = files or [file for of, file in named if of in (None, TRAIN) or split]
+    return _without_split(folder, files, split) if files else _advise(folder, entries)
+
+
+def _named(folder: Path, split: str | None = None) -> Iterator[tuple[str | None, Path]]:
+    """Each file of rows with the split that it is of: those of the folder, of `data/`, and of folders that are called
+    after a split."""
+    for entry in _entries(folder):
+        of = split_of(entry.name) or split
+        if entry.is_dir() and not is_data_name(entry.name):
+            is_ring = folder.resolve().is_relative_to(entry.resolve())  # a link to what holds it
+            if (of or (entry.name == "data" and folder.name != "data")) and not is_ring:
+                yield from _named(entry, of)
+        elif _is_of_rows(entry):
+            yield of, entry
+
+
+def _tables_first(named: list[tuple[str | None, Path]]) -> list[tuple[str | None, Path]]:
+    """Plain text only where there is nothing else, since it is mostly about the others."""
+    tables = [(split, file) for split, file in named if ending_of(file.name) not in (".txt", ".md")]
+    return tables or named
 
 
 def _without_split(folder: Path, files: list[Path], split: str | None) -> Chosen[Path]:
     if split:
-        files = [file for file in files if split_of(file.name) == split_of(split)] if split_of(split) else []
+        asked = split_of(split)
+        files = [file for file in files if asked in map(split_of, (file.name, file.parent.name))] if asked else []
         if not files:
             raise DataError(f"{folder} has no split {split!r}", "Leave --split out, or give the path of its file")
     return Chosen(tuple(files))
 
 
-def _below(folder: Path, folders: list[Path], split: str | None) -> Chosen[Path]:
-    """A clone of a data set has its files in `data/`; any other folder below is only advised."""
-    if len(folders) == 1 and folders[0].name == "data":
-        return _in_folder(folders[0], split)
-    below = next((entry for entry in folders if split_of(entry.name) in (None, "train")), None)
-    meant = f"Did you mean {below}?" if below else f"Put {READ_KINDS} into it"
+def _advise(folder: Path, entries: list[Path]) -> Chosen[Path]:
+    """Folders below are only advised, the nearest ones with files in them; never one that is held back."""
+    below: list[Path] = []
+    for _ in range(3):
+        entries = [entry for entry in entries if entry.is_dir() and split_of(entry.name) in (None, TRAIN)]
+        below = below or [entry for entry in entries if next(_named(entry), None)]
+        entries = [entry for folder in entries[:MOST_FOLDERS] for entry in _entries(folder)]
+    meant = f"Did you mean {' or '.join(map(str, below[:3]))}?" if below else f"Put {READ_KINDS} into it"
     raise DataError(f"{folder} is a folder without a data file", meant)
 
 
-def _data_files(entries: list[Path]) -> list[Path]:
-    """Files of rows; plain text only where there is nothing else, since it is mostly about the others."""
-    files = [entry for entry in entries if entry.is_file() and is_data_name(entry.name) and not _is_note(entry.name)]
-    tables = [file for file in files if ending_of(file.name) not in (".txt", ".md")]
-    return tables or files
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
+    except OSError:
+        return []
+
+
+def _is_of_rows(entry: Path) -> bool:
+    return entry.is_file() and is_data_name(entry.name) and not _is_note(entry.name)
 
 
 def _is_note(name: str) -> bool:
     return name.lower() in _NOTES or name.lower().startswith(_NOTE_STEMS)
-
-
-def _data_below(folder: Path) -> list[Path]:
-    try:
-        return _data_files(sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".")))
-    except OSError:
-        return []
 
 
 def _saved_splits(folder: Path) -> list[str]:

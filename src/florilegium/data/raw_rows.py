@@ -7,6 +7,7 @@ kind, no row at all) is a DataError on the spot."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ class Problem:
     @property
     def group(self) -> str:
         return self.kind or self.cause
+
+
+def causes(skipped: list[Problem]) -> str:
+    """The first bad row, and how many there are of each kind where there are several kinds."""
+    groups = Counter(problem.group for problem in skipped).most_common(4)
+    kinds = f"; {', '.join(f'{count:,} {group}' for group, count in groups)}" if len(groups) > 1 else ""
+    return f"; {skipped[0].place}: {skipped[0].cause}{kinds}"
 
 
 class Note(NamedTuple):

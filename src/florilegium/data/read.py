@@ -21,18 +21,20 @@ from pathlib import Path
 
 from florilegium.config import TrainConfig
 from florilegium.data.cleaning import clean_quote
-from florilegium.data.columns import Choice, Wanted, choose_columns
+from florilegium.data.column_choice import Choice, Wanted
+from florilegium.data.columns import choose_columns
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
 from florilegium.data.mojibake import mend
 from florilegium.data.quote import SKIP, Quote
-from florilegium.data.raw_rows import Found, Note, Problem, Raw
+from florilegium.data.raw_rows import Found, Note, Problem, Raw, causes
 from florilegium.data.row_shapes import Shaped, shape_of
 from florilegium.data.rows import Rows, digest_of, key_of
 from florilegium.data.sources import Part, Source, open_source
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
-from florilegium.errors import DataError
+from florilegium.errors import DataError, counted
 
 LONGEST_AUTHOR = 1000
+MOST_KNOWN = 100_000
 SAMPLE_ROWS, SAMPLE_SIZE = 1000, 8 << 20
 Progress = Callable[[str, int], None]
 
@@ -119,11 +121,13 @@ class _Reading:
     columns: dict[str, None] = field(default_factory=dict)  # a dict as an ordered set
     skipped: list[Problem] = field(default_factory=list)
     seen: set[bytes] = field(default_factory=set)
+    known: dict[str, str] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     duplicates: int = 0
     num_read: int = 0
     authors: list[str] = field(default_factory=list)
     repaired: int = 0
+    parted: int = 0
     held_out_from: int | None = None
 
     def say(self, text: str) -> None:
@@ -180,6 +184,7 @@ class _Reading:
             return Problem(raw.place, OVER_LIMIT, f"Shorten it, {SKIP}")
         if self._keep(mended, text, raw.place, row, choice):
             self.repaired += mended != quote
+            self.parted += choice.has_comma_in_item(row)
         return None
 
     def refuse(self, problem: Problem) -> None:
@@ -200,6 +205,10 @@ class _Reading:
             self.duplicates += 1
             return False
         self.seen.add(key)
+        for name in self.template.list_columns:
+            tags = quote[name]
+            if isinstance(tags, list) and len(self.known) < MOST_KNOWN:  # a tag that comes again is one string
+                quote[name] = list(map(self.known.setdefault, tags, tags))
         self.quotes.append(quote)
         self.places.append(place)
         if row.keys() - self.columns.keys():
@@ -214,11 +223,13 @@ class _Reading:
         bare = sum(not any(quote[name] for name in self.template.list_columns) for quote in self.quotes)
         if bare and self.template.list_columns:
             self.say(f"{bare:,} of {len(self.quotes):,} rows have no tags")
+        if self.parted:
+            self.say(
+                f"{counted(self.parted, 'row')} with a comma in a tag: it becomes two tags, since commas part them"
+            )
         if not self.quotes:
             first = self.skipped[0]
-            raise DataError(
-                f"{source}: none of its {self.num_read:,} rows is good; {first.place}: {first.cause}", first.fix
-            )
+            raise DataError(f"{source}: none of its {self.num_read:,} rows is good{causes(self.skipped)}", first.fix)
         return Rows(
             quotes=self.quotes,
             places=self.places,

@@ -42,15 +42,19 @@ class RunIndex:
         is_first = np.ones(len(codes), bool)
         is_first[1:] = codes[1:] != codes[:-1]
         del codes
-        starts = np.flatnonzero(is_first)
-        holders = np.diff(np.append(starts, len(is_first))).astype(np.int32)
+        starts = np.flatnonzero(is_first).astype(np.uint32 if len(is_first) < 1 << 32 else np.int64)
+        holders = np.diff(starts, append=starts.dtype.type(len(is_first))).astype(np.int32)
+        del is_first
         by_rarity = np.argsort(holders, kind="stable")
         self.holders_R, self.run_starts = holders[by_rarity], starts[by_rarity]
+        del starts
         rank = np.empty(len(holders), np.int32)
         rank[by_rarity] = np.arange(len(holders), dtype=np.int32)
-        row_codes = self.run_rows.astype(np.int64) << 32
+        del by_rarity
+        row_codes = self.run_rows.astype(np.int64)
+        row_codes <<= 32
         row_codes |= np.repeat(rank, holders)
-        del is_first, starts, holders, by_rarity, rank
+        del holders, rank
         row_codes.sort()
         row_codes &= 0xFFFFFFFF
         self.row_runs = row_codes.astype(np.int32)
@@ -120,7 +124,7 @@ class RunIndex:
 def _ranges(starts: Ints, sizes: Ints) -> Ints:
     """start, start + 1, ... of each, one behind the other."""
     sizes = sizes.astype(np.int64)
-    ranges: Ints = np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    ranges: Ints = np.arange(sizes.sum()) + np.repeat(starts.astype(np.int64) - np.cumsum(sizes) + sizes, sizes)
     return ranges
 
 

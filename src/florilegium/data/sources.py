@@ -22,7 +22,7 @@ from florilegium.data.csv_rows import read_csv
 from florilegium.data.folders import choose_files
 from florilegium.data.hub import is_hub_id, open_hub, read_table
 from florilegium.data.json_rows import read_json
-from florilegium.data.raw_rows import Raw, Stream, name_of, readable
+from florilegium.data.raw_rows import Note, Stream, name_of, readable
 from florilegium.data.split_files import Chosen
 from florilegium.data.text_rows import read_markdown, read_text
 from florilegium.data.unpack import READ_KINDS, is_data_name, kind_of_file
@@ -100,7 +100,7 @@ def _part(path: Path) -> Part:
 def _read_file(path: Path, columns: Columns) -> Stream:
     empty = True
     for found in READERS[kind_of_file(path)](path, columns):
-        empty = empty and not isinstance(found, Raw)
+        empty = empty and isinstance(found, Note)
         yield found
     if empty:
         # Problems alone are told one by one before this; a file without even those has nothing in it.
