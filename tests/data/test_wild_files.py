@@ -1,6 +1,7 @@
 """A table of files as people have them: each kind written by code, and what it must be read as, or why it is refused.
 
-`FLORILEGIUM_WILD_FILES` names a folder of more such files; every one of them must be read or refused in one sentence."""
+`FLORILEGIUM_WILD_FILES` names a folder of more such files, made by hand and by other people's programs; what must be read
+of each stands in `wild_files.md`, whose lines `READ` and `REFUSED` here hold by kind where that folder is missing."""
 
 from __future__ import annotations
 
@@ -162,6 +163,8 @@ READ: list[tuple[str, Callable[[], bytes], list[str]]] = [
     ("utf32.jsonl", lambda: jsonl(ROWS).decode().encode("utf-32"), WITH_TAGS),
     ("windows.csv", lambda: table(ROWS).replace(b"A ", b"\x93A\x94 "), [text.replace("A ", "“A” ", 1) for text in WITH_TAGS]),
     ("no_header.csv", lambda: table(ROWS, header=False), WITH_TAGS),
+    ("no_header.tsv", lambda: table(ROWS, "\t", header=False), WITH_TAGS),
+    ("no_header_of_one_column.csv", lambda: "\n".join(f'"{quote}"' for quote in QUOTES).encode(), ALONE),
     ("one_column.csv", lambda: TEXTS, ALONE),
     ("one_column_of_commas.csv", lambda: b"text\n" + "\n".join(f"{q[:6]}, {q[6:]}" for q in QUOTES).encode(), [f"{q[:6]}, {q[6:]}" for q in QUOTES]),
     ("quotes_that_mean_nothing.csv", lambda: b"quote,tags\n" + "".join(f'"A" {q[2:-1]},home\n' for q in QUOTES).encode(), [f'"A" {q[2:-1]} ->: home' for q in QUOTES]),
@@ -170,6 +173,8 @@ READ: list[tuple[str, Callable[[], bytes], list[str]]] = [
     ("capitals.csv", lambda: table(renamed(quote="Quote", author="Author", tags="Tags")), WITH_TAGS),
     ("category.csv", lambda: table(renamed(quote="text", author="author", tags="Category")), WITH_TAGS),
     ("blanks.parquet", lambda: parquet(renamed(quote="Quote Text", tags="tag-list")), WITH_TAGS),
+    ("other_names.csv", lambda: table([{"nr": n, "flavour": f"f{n}", **row} for n, row in enumerate(renamed(quote="idézet", tags="címkék"))]), WITH_TAGS),
+    ("two_languages.csv", lambda: table([{"quote_en": row["quote"], "quote_de": row["quote"][::-1], "tags": row["tags"]} for row in ROWS]), WITH_TAGS),
     ("german.csv", lambda: table(renamed(author="Autor", quote="Zitat", tags="Schlagwörter")), WITH_TAGS),
     ("french.csv", lambda: table(renamed(author="Auteur", quote="Citation", tags="Catégories")), WITH_TAGS),
     ("russian.json", lambda: json.dumps(renamed(quote="цитата", tags="теги")).encode(), WITH_TAGS),
@@ -204,6 +209,7 @@ READ: list[tuple[str, Callable[[], bytes], list[str]]] = [
     ("arabic.csv", lambda: table(tagged("، ".join)), WITH_TAGS),
     ("apostrophes.csv", lambda: table([{"quote": q, "tags": PRINTED} for q in QUOTES]), [f"{q} ->: home, it's" for q in QUOTES]),
     ("objects.jsonl", lambda: jsonl(tagged(lambda tags: [{"id": 1, "name": tag} for tag in tags])), WITH_TAGS),
+    ("comma_in_item.jsonl", lambda: jsonl(tagged(lambda tags: ["Example, Ada", *tags])), [text.replace("->:", "->: Example, Ada,").rstrip(",") for text in WITH_TAGS]),
     ("null_tags.jsonl", lambda: jsonl(tagged(lambda tags: tags or None)), WITH_TAGS),
     ("missing_tags.jsonl", lambda: jsonl([{k: v for k, v in row.items() if v} for row in ROWS]), WITH_TAGS),
     ("nan_tags.json", lambda: json.dumps(tagged(lambda tags: tags or float("nan"))).encode(), WITH_TAGS),
@@ -233,6 +239,7 @@ REFUSED = [
         lambda: jsonl([{"messages": [{"role": "user", "content": "Hi"}]}]),
         "no turn of a user that is answered",
     ),
+    ("all_bad.csv", lambda: b"quote,tags\n" + b"a,b,c,d\n" * 9, "all_bad.csv:2: 4 fields where the header has 2"),
     ("xls.csv", lambda: b"\xd0\xcf\x11\xe0\xa1", "an old Excel or Word file"),
     ("cut.jsonl.gz", lambda: gzip.compress(jsonl(ROWS) * 50)[:-90], "the packed file is damaged"),
 ]
@@ -292,29 +299,53 @@ def test_the_user_wins(tmp_path: Path) -> None:
         read_rows(tmp_path / "q.csv", "{Long.One}")
 
 
-SPLITS = {"train": ROWS[:6], "validation": ROWS[6:9], "test": ROWS[9:]}
-LAYOUTS: list[Callable[[str], str]] = [
-    lambda name: f"{name}.jsonl", lambda name: f"quotes_{name}.jsonl", lambda name: f"{name}/part.jsonl",
-    lambda name: f"data/{name}-00000-of-00001.jsonl", lambda name: f"{name.replace('validation', 'dev')}.jsonl",
-]  # fmt: skip
+SAID = {
+    "semicolons.csv": "semicolons.csv: columns are separated by semicolons",
+    "no_header.csv": "no_header.csv: no header, the first row is one of the rows; columns are called 'column 1' to 'column 3'",
+    "windows.csv": "windows.csv: 12 lines are Windows-1252, not UTF-8: converted",
+    "bars_in_cells.csv": "the text is 'quote', the tags 'tags' (split at '|')",
+    "semicolons_in_cells.csv": "the text is 'quote', the tags 'genre' (split at ';')",
+    "full_width.jsonl": "the text is 'quote', the tags 'tags' (split at '，')",
+    "null_tags.jsonl": "2 of 12 rows have no tags",
+    "comma_in_item.jsonl": "12 rows with a comma in a tag: it becomes two tags, since commas part them",
+    "two_languages.csv": "the text is 'quote_en', the tags 'tags'; 'quote_de' could be the text, too (--text-column NAME)",
+    "text_alone.jsonl": "the text is 'text'; no column of tags, so the text alone is trained (--tags-column names one)",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_a_split_holds_back_is_not_trained(tmp_path: Path, layout: Callable[[str], str]) -> None:
-    for name, rows in SPLITS.items():
-        path = tmp_path / layout(name)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(jsonl(rows))
-    (tmp_path / "README.md").write_text("- one\n- two\n")
-    (tmp_path / "dataset_infos.json").write_text("{}")
-    found = read_rows(tmp_path)
-    assert trained(found) == WITH_TAGS[:9] and found.held_out_from == 6
-    assert "training rows from 'train'; held out: 'validation'; left alone: test" in found.notes
-    split = make_split(found.quotes, 0.1, 0, held_out_from=found.held_out_from)
-    assert (split.training, split.held_out) == ([0, 1, 2, 3, 4, 5], [6, 7, 8])
-    assert trained(read_rows(tmp_path, split="test")) == WITH_TAGS[9:]
-    with pytest.raises(DataError, match="there is no split 'other'"):
-        read_rows(tmp_path, split="other")
+@pytest.mark.parametrize("name", SAID)
+def test_what_was_taken_for_what_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(next(row[1] for row in READ if row[0] == name)())
+    assert SAID[name] in read_rows(tmp_path / name).notes
+
+
+def test_several_columns_could_be_tags(tmp_path: Path) -> None:
+    rows = [{"text": q, "category": f"a{n % 3}", "topic": f"b{n % 4}", "mood": "c"} for n, q in enumerate(QUOTES)]
+    (tmp_path / "q.csv").write_bytes(table(rows))
+    (said,) = read_rows(tmp_path / "q.csv").notes
+    assert said.endswith("the tags 'category'; 'topic', 'mood' could be tags, too (--tags-column NAME)")
+    chosen = read_rows(tmp_path / "q.csv", tags_column="topic")
+    assert trained(chosen)[1] == f"{QUOTES[1]} ->: b1" and "could be" not in chosen.notes[0]
+
+
+def test_files_with_other_columns_say_which(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(table(renamed(quote="quote", tags="tags")))
+    (tmp_path / "b.csv").write_bytes(table([{"text": q.upper(), "label": "home"} for q in QUOTES]))
+    assert "b.csv: the text is 'text', the tags 'label'" in read_rows(tmp_path).notes
+
+
+def test_a_typed_line_break_is_told(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_bytes(table(ROWS))
+    (said,) = (note for note in read_rows(tmp_path / "q.csv", r"{quote} ->:\n{tags}").notes if "line break" in note)
+    assert said.endswith(r"""for a line break type it in quotes as $'...\n...'""")
+    assert not any("line break" in note for note in read_rows(tmp_path / "q.csv", "{quote} ->:\n{tags}").notes)
+
+
+def test_of_files_of_which_none_is_good_the_causes_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"quote": ""}\n' * 3 + "{\n" * 2 + '{"quote": "\\u0000"}\n')
+    with pytest.raises(DataError, match=r"none of its 6 rows is good; .*:1: .* is empty; 3 .*, 2 .*, 1 ") as caught:
+        read_rows(tmp_path / "q.jsonl", skip_bad_rows=True)
+    assert caught.value.fix
 
 
 def test_saved_data_sets_are_read(tmp_path: Path) -> None:
@@ -356,19 +387,32 @@ def test_an_unclosed_quotation_mark_is_one_bad_row(tmp_path: Path) -> None:
 
 
 WILD = os.environ.get("FLORILEGIUM_WILD_FILES", "")
+TABLE = Path(__file__).with_name("wild_files.md")
+HEAD = """| file | rows | held out | the first, as trained | what is said |
+|---|---|---|---|---|
+"""
+
+
+def wild_line(path: Path) -> str:
+    """A file's line in the table: what is read of it, or why it is refused."""
+    try:
+        rows = read_rows(path, skip_bad_rows=True)
+    except DataError as error:
+        assert error.fix and "\n" not in str(error)
+        return f"| {path.name} | refused | | | {str(error).replace(str(path), path.name)} |\n".replace("  ", " ")
+    assert rows.notes and all(text.strip() for text in trained(rows))
+    held_out = "" if rows.held_out_from is None else f"{len(rows.quotes) - rows.held_out_from}"
+    bad = [f"{len(rows.skipped)} bad: {rows.skipped[0].place}: {rows.skipped[0].cause}"] if rows.skipped else []
+    repeated = [f"{rows.duplicates} duplicates"] if rows.duplicates else []
+    said = "; ".join([*rows.notes, *bad, *repeated]).replace("|", "\\|")
+    first = json.dumps(trained(rows)[0], ensure_ascii=False).replace("|", "\\|")
+    return f"| {path.name} | {len(rows.quotes)} | {held_out} | `{first}` | {said} |\n"
 
 
 @pytest.mark.skipif(not WILD, reason="FLORILEGIUM_WILD_FILES names no folder")
-def test_every_wild_file_is_read_or_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    report = []
-    for path in sorted(Path(WILD).iterdir()):
-        try:
-            rows = read_rows(path, skip_bad_rows=True)
-            report.append(f"{path.name} | {len(rows.quotes)} rows | {trained(rows)[0]!r} | {'; '.join(rows.notes)}")
-            assert rows.notes and all(text.strip() for text in trained(rows))
-        except DataError as error:
-            report.append(f"{path.name} | refused | {error}")
-            assert error.fix and "\n" not in str(error)
-    with capsys.disabled():
-        print("\n" + "\n".join(report))
-    assert report
+def test_every_wild_file_is_read_as_the_table_says() -> None:
+    """`FLORILEGIUM_WRITE_TABLE=1` writes the table: read each line with the eyes of the file's owner before it is kept."""
+    lines = HEAD + "".join(wild_line(path) for path in sorted(Path(WILD).iterdir()))
+    if os.environ.get("FLORILEGIUM_WRITE_TABLE"):
+        TABLE.write_text(lines, encoding="utf-8")
+    assert lines.splitlines() == TABLE.read_text(encoding="utf-8").splitlines()

@@ -66,7 +66,7 @@ def _of_number(number: int) -> str:
 
 
 def without_control(text: str) -> str:
-    return _CONTROL.sub("", _ANSI.sub("", text))
+    return _CONTROL.sub("", _ANSI.sub("", text).replace("\x85", "\n"))  # NEL is a line break of mainframes
 
 
 # Each kind of dirt: how it is told, and what takes it out. Escapes come last: what they hide is as it was written.

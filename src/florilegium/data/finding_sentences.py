@@ -55,6 +55,7 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
                 ]
                 unit = "row" if "rows" in found else "tag"
                 sentence = f"{counted(count, unit)}: {shortened(', '.join(examples[:4]), 90)}"
+                sentence += "; --fix-encoding takes them out" if name == "words_for_nothing" else ""
                 lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
     for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
         found = findings[name]

@@ -15,6 +15,7 @@ dropped."""
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import quantiles
@@ -43,7 +44,7 @@ _TAG_WORDS = re.compile(r"[^\W_]+")
 _TAG_SIGNS: dict[str, Callable[[str], bool]] = {
     "about_the_source": lambda tag: _ABOUT_THE_SOURCE.search(tag) is not None,
     "a_sentence": lambda tag: len(_TAG_WORDS.findall(tag)) > LONGEST_TAG_WORDS,
-    "no_letters": lambda tag: not any(map(str.isalpha, tag)),
+    "no_letters": lambda tag: not any(sign.isalpha() or unicodedata.category(sign) == "So" for sign in tag),
     "words_for_nothing": lambda tag: tag in EMPTY_TAGS,
     "broken_encoding": is_broken_text,
 }
@@ -136,6 +137,8 @@ def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     for name, sign in _TAG_SIGNS.items():
         suspects = {tag for tag in counts if sign(tag)}
+        if name == "no_letters" and len(suspects) == len(counts):
+            suspects = set()  # labels that are numbers throughout
         examples = [tag for tag, _ in counts.most_common() if tag in suspects][:5]
         found[name] = _found(rows, [not suspects.isdisjoint(tags) for tags in lists]) | {
             "tags": len(suspects),

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from florilegium.data.quote import first_doubled
 from florilegium.errors import DataError, one_line
 
+SAMPLE_ROWS, SAMPLE_SIZE = 1000, 8 << 20
+
 
 class Raw(NamedTuple):
     """A row as it stood in the file: any JSON value."""
@@ -57,6 +59,20 @@ class Note(NamedTuple):
 
 Found = Raw | Problem | Note
 Stream = Iterator[Found]
+
+
+def first_rows(stream: Iterator[Found]) -> Iterator[Raw]:
+    """The first rows that can be read. What ends the reading later on is told when it is met again."""
+    size = count = 0
+    try:
+        for found in stream:
+            if isinstance(found, Raw):
+                yield found
+                count, size = count + 1, size + len(str(found.row))
+                if count >= SAMPLE_ROWS or size >= SAMPLE_SIZE:
+                    return
+    except DataError:
+        return
 
 
 def name_of(path: Path) -> str:

@@ -26,7 +26,7 @@ from florilegium.data.columns import choose_columns
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
 from florilegium.data.mojibake import mend
 from florilegium.data.quote import SKIP, Quote
-from florilegium.data.raw_rows import Found, Note, Problem, Raw, causes
+from florilegium.data.raw_rows import Note, Problem, Raw, causes, first_rows
 from florilegium.data.row_shapes import Shaped, shape_of
 from florilegium.data.rows import Rows, digest_of, key_of
 from florilegium.data.sources import Part, Source, open_source
@@ -35,7 +35,6 @@ from florilegium.errors import DataError, counted
 
 LONGEST_AUTHOR = 1000
 MOST_KNOWN = 100_000
-SAMPLE_ROWS, SAMPLE_SIZE = 1000, 8 << 20
 Progress = Callable[[str, int], None]
 
 
@@ -152,7 +151,7 @@ class _Reading:
     def _look(self, part: Part) -> tuple[Shaped, Choice | None]:
         """What the first rows are; no choice where none of them can be read. Those that are bad are told by `read`."""
         example = "{" + ", ".join(f'"{name}": ...' for name in self.template.columns) + "}"
-        first = list(_first_rows(part.rows(None)))
+        first = list(first_rows(part.rows(None)))
         shaped = shape_of([raw.row for raw in first], example)
         rows = [shaped.shape(raw) for raw in first]
         objects = [row.row for row in rows if isinstance(row, Raw) and isinstance(row.row, dict)]
@@ -161,7 +160,8 @@ class _Reading:
         self.say(shaped.said)
         # Later files are held to the template that the first one gave.
         choice = choose_columns(objects, self.wanted, first[0].place, self.template if self.is_chosen else None)
-        self.say(choice.said)
+        is_other = self.is_chosen and choice.said not in self.notes
+        self.say(f"{part.name}: {choice.said}" if is_other else choice.said)
         self.template, self.is_chosen = choice.template, True
         return shaped, choice
 
@@ -245,17 +245,3 @@ class _Reading:
             notes=tuple(self.notes),
             held_out_from=self.held_out_from,
         )
-
-
-def _first_rows(stream: Iterator[Found]) -> Iterator[Raw]:
-    """The first rows that can be read. What ends the reading later on is told when it is met again."""
-    size = count = 0
-    try:
-        for found in stream:
-            if isinstance(found, Raw):
-                yield found
-                count, size = count + 1, size + len(str(found.row))
-                if count >= SAMPLE_ROWS or size >= SAMPLE_SIZE:
-                    return
-    except DataError:
-        return
