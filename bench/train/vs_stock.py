@@ -7,7 +7,8 @@ Stock is what the PEFT notebook does: bitsandbytes int8, prepare_model_for_kbit_
 accumulated 4 times, BLOOM's own forward and loss. The model has bloom-560m's width and vocabulary and 4 layers, random.
 Each side runs in a process of its own, so that the peaks do not mix; "above the model" is the peak of the steps over
 the resident size once the model is loaded. Both sides start from the same adapter, take the same rows in the same
-order, and print the loss of every step: mean over its tokens."""
+order, and print the loss of every step: mean over its tokens. The kind of processor decides what ours computes in;
+`--no-bfloat16` makes one that has bfloat16 behave as one that has not (AVX2 in ATen, oneDNN and MKL)."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 ROWS_A_STEP = 16
 RATE = 2e-4
+AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 def make_model(folder: Path) -> None:
@@ -145,7 +147,20 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     return {
         **timed(lambda examples: training_step(trainer, examples, Silent()).loss, steps),
         "compute": str(base.compute_dtype),
+        "processor": processor(),
     }
+
+
+def processor() -> str:
+    """What it is, what of it torch uses, and whether it multiplies bfloat16 itself."""
+    import torch
+
+    from florilegium.model.base import _cpu_has_bfloat16
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "processor")
+    own = "bfloat16 of its own" if _cpu_has_bfloat16() else "no bfloat16 of its own"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {own}, {torch.get_num_threads()} threads"
 
 
 def timed(step: Any, steps: list[list[Any]]) -> dict[str, Any]:
@@ -153,13 +168,14 @@ def timed(step: Any, steps: list[list[Any]]) -> dict[str, Any]:
     held = resident()
     forget_peak()
     losses = [step(steps[0])]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     losses += [step(examples) for examples in steps[1:]]
-    seconds = time.perf_counter() - began
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
     tokens = sum(len(e.token_ids) for examples in steps[1:] for e in examples)
     peak = resident(peak=True)
     return {
         "tokens_per_second": tokens / seconds,
+        "tokens_per_core_second": tokens / worked,  # of all cores together: what holds on a machine that is shared
         "seconds_per_step": seconds / (len(steps) - 1),
         "model_bytes": held,
         "peak_bytes": peak,
@@ -204,6 +220,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-bfloat16", action="store_true", help="as a processor with AVX2 alone")
     parser.add_argument("--side", choices=["stock", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -212,11 +229,14 @@ def main() -> None:
         steps = rows_of_steps(arguments.folder, arguments.steps)
         print(json.dumps((stock_side if arguments.side == "stock" else our_side)(arguments.folder, steps)))
         return
+    if arguments.no_bfloat16:
+        os.environ.update(AVX2_ALONE)  # the sides inherit it
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder))
         stock, ours = (run_side(side, Path(folder), arguments.steps) for side in ("stock", "ours"))
     ratios = {
         "tokens_per_second": ours["tokens_per_second"] / stock["tokens_per_second"],
+        "tokens_per_core_second": ours["tokens_per_core_second"] / stock["tokens_per_core_second"],
         "peak_above_model_bytes": ours["peak_above_model_bytes"] / stock["peak_above_model_bytes"],
         "final_loss": ours["losses"][-1] / stock["losses"][-1],
     }
@@ -224,10 +244,17 @@ def main() -> None:
         print(json.dumps({"data": DATA.name, "stock": stock, "ours": ours, "ratios": ratios}, indent=2))
         return
     print(
-        f"{DATA.name}, {ROWS_A_STEP} rows a step, {arguments.steps} steps, {os.cpu_count()} cores; ours computes in {ours['compute']}"
+        f"{DATA.name}, {ROWS_A_STEP} rows a step, {arguments.steps} steps; ours computes in {ours['compute']}\n"
+        f"on {ours['processor']}"
     )
     print(f"{'':<26}{'stock':>12}{'ours':>12}{'ours/stock':>12}")
-    shown = {"tokens_per_second": (1, ",.1f"), "peak_above_model_bytes": (2**20, ",.0f"), "peak_bytes": (2**20, ",.0f")}
+    rate = (1, ",.1f")
+    shown = {
+        "tokens_per_second": rate,
+        "tokens_per_core_second": rate,
+        "peak_above_model_bytes": (2**20, ",.0f"),
+        "peak_bytes": (2**20, ",.0f"),
+    }
     for name, (unit, form) in shown.items():
         label = name.replace("_bytes", "_mib")
         a, b = stock[name] / unit, ours[name] / unit

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from florilegium.fast import frozen_linear, head_losses
+from florilegium.fast import frozen_linear, head_loss_slices, head_losses
 from florilegium.reference import alibi_slopes, cross_entropy_losses, sdpa_attention
 
 
@@ -26,6 +26,29 @@ def test_head_losses_equal_the_reference(rows: int, width: int, vocabulary: int,
         gradients.append(hidden.grad)
     assert torch.allclose(losses[0], losses[1], rtol=1e-5, atol=1e-5)
     assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-5
+
+
+@pytest.mark.parametrize("slice_tokens", [256, 700, 5000])
+@pytest.mark.parametrize("scale", [1, 40], ids=["near", "certain"])
+def test_a_head_that_is_cast_slice_by_slice_is_as_near_to_float64(monkeypatch, slice_tokens: int, scale: int) -> None:
+    """Targets in every slice, some that are nearly certain, one row without, rows and slices that do not divide."""
+    monkeypatch.setattr(head_loss_slices, "SLICE_BYTES", 4 * 24 * slice_tokens)
+    torch.manual_seed(0)
+    hidden, weight = scale * torch.randn(45, 24), torch.randn(3001, 24).bfloat16()
+    targets = torch.randint(0, 3001, (45,))
+    targets[:10] = (hidden[:10] @ weight.float().T).argmax(-1)
+    targets[11] = -100
+    found = []
+    for h, w in ((hidden.double(), weight.double()), (hidden, weight)):
+        h.requires_grad_()
+        exactly = h.dtype == torch.float64
+        losses = F.cross_entropy(h @ w.T, targets, reduction="none") if exactly else head_losses(h, w, targets, 8000)
+        losses.sum().backward()
+        found.append((losses.detach(), h.grad))
+    (exact, exact_grad), (ours, our_grad) = found
+    assert torch.allclose(ours.double(), exact, rtol=1e-5, atol=1e-5 * scale)  # logits of 1,000 have steps of 6e-5
+    assert (our_grad - exact_grad).norm() / exact_grad.norm() < 1e-5
+    assert (our_grad[:10] - exact_grad[:10]).abs().max() < 1e-5 * scale
 
 
 @pytest.mark.parametrize("function", [head_losses, cross_entropy_losses], ids=["fast", "reference"])

@@ -3,7 +3,7 @@
 BLOOM has 250,880 tokens: the float32 logits of one step of 1,000 positions are 1 GB, and stock training holds about
 four such tensors. The head takes no gradient here, so all that the backward pass needs is dL/dhidden, [N, W] with W the
 model's width: it is made in the forward pass, chunk by chunk, while the chunk's logits are at hand, and the logits are
-forgotten.
+forgotten. A head that must be cast to be multiplied goes a slice of the vocabulary at a time (`head_loss_slices.py`).
 
     losses_N = head_losses(hidden_NW, weight_VW, targets_N)     the negative log-likelihood of each target, float32
 
@@ -17,9 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from florilegium.fast.head_loss_slices import sliced_losses
+
 # A GPU wants a few hundred rows at a time to keep its matrix units busy.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
-VOCABULARY_BLOCK = 32_768
 
 
 def head_losses(
@@ -43,6 +44,10 @@ class FrozenHeadLosses(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int
     ) -> torch.Tensor:
+        if hidden_NW.dtype != weight_VW.dtype:
+            losses_N, grad_NW = sliced_losses(hidden_NW, weight_VW, targets_N, chunk_bytes, ctx.needs_input_grad[0])
+            ctx.save_for_backward(grad_NW)
+            return losses_N
         rows = max(16, chunk_bytes // ((2 if hidden_NW.is_cuda else 4) * weight_VW.shape[0]))
         if rows > 128:
             rows -= rows % 128  # whole tiles of the matrix units
@@ -101,24 +106,10 @@ def _chunk_by_kernel(
     return losses
 
 
-def _blocks(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
-    """The vocabulary in one block, or in several where the weight must be cast: no copy of the whole head is ever
-    made."""
-    size = len(weight) if weight.dtype == dtype else VOCABULARY_BLOCK
-    return [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
-
-
 def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    blocks = _blocks(weight, hidden.dtype)
-    if len(blocks) == 1:
-        return F.linear(hidden, weight.to(hidden.dtype)).float()
-    logits = hidden.new_empty(len(hidden), len(weight), dtype=torch.float32)
-    for block in blocks:
-        logits[:, block] = F.linear(hidden, weight[block].to(hidden.dtype))
-    return logits
+    return F.linear(hidden, weight).float()
 
 
 def _times_weight(probabilities: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> None:
     grad.zero_()
-    for block in _blocks(weight, grad.dtype):
-        grad.addmm_(probabilities[:, block].to(grad.dtype), weight[block].to(grad.dtype))
+    grad.addmm_(probabilities.to(grad.dtype), weight)

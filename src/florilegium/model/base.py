@@ -82,9 +82,11 @@ def choose_compute_dtype(request: str, device: torch.device, bits: int) -> torch
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX); elsewhere float32 is faster."""
+    """Whether this processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX), and oneDNN, which does it for
+    torch, is let (ONEDNN_MAX_CPU_ISA); elsewhere float32 is faster."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check() for check in checks if check is not None)
+    has = any(check() for check in checks if check is not None)
+    return has and torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
 
 
 def load_base(
