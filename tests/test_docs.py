@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.docs import memory_table
+
 PROJECT = Path(__file__).parent.parent
 
 
@@ -53,6 +55,10 @@ def test_every_setting_named_alone_exists() -> None:
         for code in re.findall(r"`(--[^`]*)`", text):
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", code):
                 assert flag in ours | others or "bench" in page.name, (page.name, flag)
+
+
+def test_the_table_of_memory_is_what_the_estimate_says() -> None:
+    assert memory_table.PAGE.read_text(encoding="utf-8") == memory_table.page()
 
 
 @pytest.mark.slow

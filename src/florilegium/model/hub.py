@@ -9,7 +9,8 @@ of its own is refused."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merg
 
 def locate(name: str, revision: str | None = None) -> Path:
     """The local folder of the model `name`, downloaded if it is a Hub id that is not cached. Raises ModelError."""
+    found = _found(name)
+    if found is not None:
+        return found
+    folder = _download(name, revision)
+    refuse_code(folder, name)
+    return folder
+
+
+def _found(name: str) -> Path | None:
+    """The folder of a model that is on this disk; None for a Hub id. Raises ModelError for what is neither."""
     if name == "seedling" and not Path(name).is_dir():
         return SEEDLING
     path = check_path(name, "--model")
@@ -35,21 +46,73 @@ def locate(name: str, revision: str | None = None) -> Path:
         raise ModelError(
             f"no model folder at {name}", "Name a folder, a Hub id such as bigscience/bloom-560m, or 'seedling'"
         )
-    folder = _download(name, revision)
-    refuse_code(folder, name)
-    return folder
+    return None
+
+
+def config_folder(name: str, revision: str | None = None) -> Path:
+    """A local folder that holds the config.json of the model `name` and perhaps no more: of a Hub id nothing else is
+    downloaded. Raises ModelError as `locate` does."""
+    return _found(name) or _from_hub(name, lambda: _config_alone(name, revision))
+
+
+@dataclass(frozen=True)
+class DownloadSize:
+    """Bytes of a model's weights on the Hub, and how many of them are here already. `known`: asked for, not computed
+    from the shapes."""
+
+    total: int
+    here: int
+    known: bool
+
+
+def download_size(name: str, revision: str | None, expected: int) -> DownloadSize:
+    """What is left to be downloaded of the model `name`; `expected` bytes where nobody can be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    folder = _found(name)
+    if folder is not None:
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        return DownloadSize(size or expected, size, size > 0)
+    try:
+        siblings = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10).siblings or []
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return DownloadSize(expected, _cached_bytes(name), False)
+    sizes = [file.size or 0 for file in siblings if file.rfilename.endswith(".safetensors")]
+    return DownloadSize(sum(sizes) or expected, _cached_bytes(name), bool(sizes))
+
+
+def _cached_bytes(name: str) -> int:
+    """Bytes of safetensors files of a Hub id in the local cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    files = {path.resolve() for path in snapshots.glob("*/*.safetensors")}
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _config_alone(name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "config.json", revision=revision)).parent
 
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    return _from_hub(name, lambda: Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)))
+
+
+def _from_hub(name: str, fetch: Callable[[], Path]) -> Path:
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+        return fetch()
     except Exception as error:  # the Hub client raises many kinds; each means the same to the person at the terminal
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
         kind = type(error).__name__
         if "RepositoryNotFound" in kind or "RevisionNotFound" in kind or "HFValidation" in kind:
             fix = "Check its spelling on huggingface.co; a private or gated model wants HF_TOKEN"
-        elif os.environ.get("HF_HUB_OFFLINE") or "Offline" in kind:
+        elif "Offline" in kind or HF_HUB_OFFLINE:
             fix = "HF_HUB_OFFLINE is set: unset it, or name a local folder, or use --model seedling"
         else:
             fix = "Check the network, or name a local folder, or use --model seedling"

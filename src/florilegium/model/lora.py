@@ -29,7 +29,7 @@ from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel
 
     from florilegium.model.families.base import AnyModel
 
@@ -53,28 +53,34 @@ class ParameterCount:
 def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
     """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you
     call."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    init: Any = True if config.lora_init == "default" else config.lora_init
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by the rank: any number will do
-        lora_dropout=config.lora_dropout,
-        target_modules=target_modules(base.model, config.target_modules),
-        use_rslora=config.rslora,
-        use_dora=config.dora,
-        init_lora_weights=init,
-        task_type="CAUSAL_LM",
-    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = get_peft_model(base.model, lora)
+            model = get_peft_model(base.model, lora_config(base.model, config))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(
             f"no adapter fits {base.name} ({error})", "Name its linear layers with --target-modules"
         ) from error
     return model
+
+
+def lora_config(model: AnyModel, config: TrainConfig) -> LoraConfig:
+    """PEFT's settings of the adapter that `config` asks for on this model."""
+    from peft import LoraConfig
+
+    init: Any = True if config.lora_init == "default" else config.lora_init
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by the rank: any number will do
+        lora_dropout=config.lora_dropout,
+        target_modules=target_modules(model, config.target_modules),
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights=init,
+        task_type="CAUSAL_LM",
+    )
 
 
 def check_adapter(base: Base, config: TrainConfig) -> None:

@@ -117,7 +117,7 @@ def plan_memory(shape: ModelShape, steps: Sequence[int], budget: int, memory: st
             "is available",
             fix,
         )
-    return min(plans, key=lambda plan: _cost(shape, steps, plan))
+    return min(plans, key=lambda plan: plan_cost(shape, steps, plan))
 
 
 def _fill(shape: ModelShape, tokens: int, budget: int, memory: str) -> MemoryPlan | None:
@@ -134,7 +134,7 @@ def _fill(shape: ModelShape, tokens: int, budget: int, memory: str) -> MemoryPla
     return MemoryPlan(full, middle, copies, tokens, peak_bytes(shape, tokens, full, middle, copies))
 
 
-def _cost(shape: ModelShape, steps: Sequence[int], plan: MemoryPlan) -> float:
+def plan_cost(shape: ModelShape, steps: Sequence[int], plan: MemoryPlan) -> float:
     """Work of the steps, in tokens' passes through the matmuls (measured on an H100 at 7b1): a token costs 2, and 0.6
     more where its block is recomputed; dequantising all weights costs a pass of 340 tokens, reading all as they are
     stored 30; a piece costs 150 tokens more than its length."""

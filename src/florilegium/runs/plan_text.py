@@ -59,9 +59,13 @@ def describe_kernels(names: tuple[str, ...]) -> str:
 
 def describe_memory(memory: MemoryPlan, layers: int) -> str:
     """What the plan keeps, in words, and the peak that it expects."""
+    total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
+    return f"{describe_kept(memory, layers)}; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
+
+
+def describe_kept(memory: MemoryPlan, layers: int) -> str:
     kept = (
         "all activations kept" if memory.full == layers else f"{memory.full} of {layers} blocks keep their activations"
     )
     copies = f", {memory.copies} of {layers} blocks with a bfloat16 copy of their weights" if memory.copies else ""
-    total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
-    return f"{kept}{copies}, micro-batches of {memory.tokens:,} tokens; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
+    return f"{kept}{copies}, micro-batches of {memory.tokens:,} tokens"

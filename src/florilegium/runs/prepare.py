@@ -16,6 +16,7 @@ from florilegium.errors import ModelError, UsageError, counted
 from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base
 from florilegium.model.families import head_unsupported
 from florilegium.runs.recorder import View
+from florilegium.runs.too_large import refuse_too_large
 from florilegium.tokens import Encoded, encode
 from florilegium.training import choose_learning_rate
 
@@ -57,6 +58,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     view.say(f"data     {config.data}: {training_rows}, {len(held_rows):,} held out{dropped}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
         view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
+    refuse_too_large(config, device)
     base = load_base(config.model, bits=config.bits, device=device, compute=config.dtype, revision=config.revision)
     obstacle = head_unsupported(base.model)
     if obstacle:

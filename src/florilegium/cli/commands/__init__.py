@@ -10,6 +10,7 @@ from florilegium.cli.commands import (
     chat,
     completion,
     doctor,
+    estimate,
     evaluate,
     export,
     generate,
@@ -25,6 +26,7 @@ from florilegium.cli.commands import (
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "resume": resume,
+    "estimate": estimate,
     "generate": generate,
     "chat": chat,
     "serve": serve,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.commands.estimate import add_gpu, tell
 from florilegium.cli.flags import COMMON, add_config_flags, config_from_flags
 from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.cli.screen import print_line
+from florilegium.errors import UsageError
 
 
 def add(commands: Commands) -> None:
@@ -26,6 +28,12 @@ def add(commands: Commands) -> None:
     train.add_argument(
         "--print-config", action="store_true", help="print the settings as a file that --config reads, and exit"
     )
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show what the run would take, and exit: no weights are downloaded or read",
+    )
+    add_gpu(train)
     add_config_flags(train)
 
 
@@ -42,6 +50,13 @@ def run(flags: argparse.Namespace) -> None:
     counter = RowCounter()
     rows = read_rows_of(config, progress=counter)
     counter.done()
+    if flags.dry_run or flags.gpu:
+        if not flags.dry_run:
+            raise UsageError(
+                "--gpu names a card for an estimate", "Add --dry-run; the run itself takes the card that is here"
+            )
+        tell(config, rows, flags.gpu, flags.json)
+        return
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
         from florilegium.cli.trained import show_trained

@@ -1,0 +1,65 @@
+"""`florilegium estimate`: what a run will take, before anything is downloaded."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.flags import add_config_flags, config_from_flags
+from florilegium.cli.loading import RowCounter, loading_pytorch
+from florilegium.config import TrainConfig
+from florilegium.data import Rows, read_rows_of
+from florilegium.errors import UsageError
+
+SETTINGS = (
+    "data", "model", "template", "text_column", "tags_column", "tags_separator", "bits", "epochs", "max_steps",
+    "batch_size", "lora_rank", "target_modules", "max_length", "memory", "gpu_memory_limit", "micro_batch_tokens",
+    "kernels", "device", "revision", "held_out", "split_by", "seed", "skip_bad_rows", "keep_checkpoints",
+)  # fmt: skip
+MOST_TEXTS = 65_536
+
+
+def add(commands: Commands) -> None:
+    estimate = add_command(
+        commands,
+        "estimate",
+        "show what a run will take before anything is downloaded: memory, time, disk",
+        "florilegium estimate quotes.jsonl --model bigscience/bloom-7b1 --gpu 24",
+        "florilegium estimate --model bigscience/bloom-3b --gpu T4 --bits 4",
+        "florilegium estimate --model bigscience/bloom-7b1 --gpu H100 --for generate --batch 64",
+        usage="florilegium estimate [DATA] [--model MODEL] [--gpu NAME|GB] [options]",
+    )
+    add_gpu(estimate)
+    estimate.add_argument(
+        "--for", dest="purpose", choices=("train", "generate"), default="train", help="what to estimate"
+    )
+    estimate.add_argument("--batch", type=int, default=1, metavar="N", help="texts at once, with --for generate (1)")
+    add_config_flags(estimate, only=SETTINGS)
+
+
+def add_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpu", metavar="NAME|GB", help="the card, e.g. H100, RTX4090, or its memory, e.g. 24; default: this machine"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    if not 1 <= flags.batch <= MOST_TEXTS:
+        raise UsageError(f"--batch is {flags.batch}", f"It takes a number from 1 to {MOST_TEXTS:,}")
+    config = replace(config_from_flags(flags), skip_bad_rows=True)
+    counter = RowCounter()
+    rows = read_rows_of(config, progress=counter)
+    counter.done()
+    tell(config, rows, flags.gpu, flags.json, texts=flags.batch if flags.purpose == "generate" else 0)
+
+
+def tell(config: TrainConfig, rows: Rows, gpu: str | None, as_json: bool, texts: int = 0) -> None:
+    """Makes the estimate and prints it; `texts`: of writing so many at once."""
+    with loading_pytorch():
+        from florilegium.cli.estimation import show_estimate
+        from florilegium.runs.estimate import estimate
+        from florilegium.runs.estimate_generation import generation_needs
+    found = estimate(config, rows, gpu)
+    needs = generation_needs(found.skeleton, config, found.gpu, found.memory.available, texts) if texts else None
+    show_estimate(found, needs, as_json)

@@ -1,0 +1,133 @@
+"""`florilegium estimate` and `train --dry-run` for people, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from florilegium.cli.progress import clock
+from florilegium.cli.screen import json_line, print_line
+from florilegium.errors import ResourceError, counted
+from florilegium.model.gpus import CARDS
+from florilegium.runs.estimate import Estimate
+from florilegium.runs.estimate_generation import GenerationNeeds
+from florilegium.runs.plan_text import STORED_AS, describe_kept
+
+GIB = 2**30
+
+
+def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: bool) -> None:
+    """Prints it. Raises ResourceError where it does not fit, with what would."""
+    if as_json:
+        print_line(json_line({**found.to_json(), **({"generation": generation.to_json()} if generation else {})}))
+    else:
+        for name, text in _generation_lines(found, generation) if generation else _lines(found):
+            print_line(f"{name:<9} {text}".rstrip())
+    if generation is not None and not generation.fits:
+        raise ResourceError(
+            f"{generation.texts} texts at once do not fit: they need {_gib(generation.needed)}, and "
+            f"{_gib(generation.available)} is available",
+            "Lower --batch, or use --bits 4",
+        )
+    if generation is None and not found.memory.fits:
+        raise ResourceError(
+            f"{found.skeleton.name} does not fit: it needs {_gib(found.memory.needed)}, and "
+            f"{_gib(found.memory.available)} of {found.device} is available",
+            what_would_fit(found),
+        )
+
+
+def what_would_fit(found: Estimate) -> str:
+    """Bits and memory plan that fit here, or the smallest card that would do."""
+    for option in sorted(found.options, key=lambda option: -option.needed):
+        if option.needed <= found.memory.available:
+            return f"Use --bits {option.bits} --memory {option.memory}, which needs {_gib(option.needed)}"
+    least = min(option.needed for option in found.options)
+    cards = [card for card in CARDS if card.budget >= least]
+    if not cards:
+        return f"Choose a smaller --model: no single card holds the least that would do, {_gib(least)}"
+    card = min(cards, key=lambda card: card.memory)
+    return (
+        f"Choose a smaller --model, or a card of {card.memory / GIB:.0f} GB ({card.name}) with --bits 4 --memory lean"
+    )
+
+
+def _model_lines(found: Estimate) -> Iterator[tuple[str, str]]:
+    skeleton, config = found.skeleton, found.config
+    base = skeleton.count.total - skeleton.count.trained
+    yield "model", f"{skeleton.name}: {base:,} parameters, {skeleton.num_layers} blocks of width {skeleton.width:,}"
+    yield "download", _download(found)
+    yield (
+        "adapter",
+        f"LoRA rank {config.lora_rank} on {', '.join(skeleton.adapter_on)}: trains {skeleton.count.trained:,} "
+        f"parameters ({100 * skeleton.count.share:.3f}%)",
+    )
+
+
+def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
+    yield from _model_lines(found)
+    counted_by = "" if found.tokens_counted else ", by their bytes: the tokenizer is not here"
+    yield (
+        "data",
+        f"{counted(found.num_rows, 'training row')} of about {found.tokens_per_row:.0f} tokens{counted_by}",
+    )
+    yield "memory", _memory(found)
+    yield "", f"{STORED_AS[found.config.bits]} weights {_gib(found.skeleton.base_bytes(found.config.bits))}"
+    yield "plan", _plan(found)
+    yield "disk", f"{megabytes(found.disk)} for the run's folder"
+    for number, option in enumerate(found.options):
+        fits = "fits" if option.needed <= found.memory.available else "does not fit"
+        yield (
+            "others" if number == 0 else "",
+            f"--bits {option.bits} --memory {option.memory}: {_gib(option.needed)}, {fits}",
+        )
+
+
+def _download(found: Estimate) -> str:
+    size = found.skeleton.download
+    if size.total == size.here:
+        return f"nothing: its {megabytes(size.total)} are here"
+    about = "" if size.known else "about "
+    here = f", {megabytes(size.here)} of it here already" if size.here else ""
+    return f"{about}{megabytes(size.total)}{here}"
+
+
+def _memory(found: Estimate) -> str:
+    memory, layers = found.memory, found.skeleton.num_layers
+    if memory.plan is None:
+        kind = "about " if found.gpu else "of main memory, about "
+        return f"{kind}{_gib(memory.needed)} of {_gib(memory.available)} on {found.device}; not planned to the byte, without fused blocks"
+    return f"{_gib(memory.needed)} of {_gib(memory.available)} on {found.device}: {describe_kept(memory.plan, layers)}"
+
+
+def _plan(found: Estimate) -> str:
+    config = found.config
+    passes = (
+        f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} = "
+        if config.epochs and not config.max_steps
+        else ""
+    )
+    steps = f"{passes}{counted(found.num_steps, 'step')} of {counted(config.batch_size, 'quote')}"
+    if found.seconds is None or found.step_seconds is None:
+        return f"{steps}; its time is not known: name the card (--gpu H100) for an estimate"
+    source = "by a product measured on this processor" if found.rate_is_measured else "by the card's stated rate"
+    return f"{steps}, about {clock(found.seconds)} ({found.step_seconds:.2g} s a step, {source})"
+
+
+def _generation_lines(found: Estimate, needs: GenerationNeeds) -> Iterator[tuple[str, str]]:
+    yield from _model_lines(found)
+    yield (
+        "memory",
+        f"{_gib(needs.needed)} of {_gib(needs.available)} on {found.device} for {counted(needs.texts, 'text')} at once, "
+        f"{_gib(needs.cache)} of it keys and values",
+    )
+    if needs.tokens_per_second is not None:
+        yield "rate", f"about {needs.tokens_per_second:,.0f} tokens/s in all, by the card's stated bandwidth"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def megabytes(size: int) -> str:
+    """In the units that downloads and disks are told in."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

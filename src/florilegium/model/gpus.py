@@ -1,0 +1,93 @@
+"""Cards by name: what `--gpu H100` or `--gpu 24` stands for.
+
+Memory and rates are those of NVIDIA's data sheets: dense bfloat16 products with float32 sums (float16 on cards before
+Ampere), without sparsity. A card that is here can be measured; these are for one that is not here yet."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from florilegium.errors import UsageError
+
+GIB = 2**30
+DRIVER = 0.5 * GIB  # the CUDA context and its libraries, which torch does not count
+USABLE = 0.92  # of what is free: the share that a run plans with (`runs/plan.py`)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card. `memory` in bytes as the driver shows it, `tflops` of dense 16-bit products, `bandwidth` in GB/s; None
+    where only the memory is known. `capability` is CUDA's compute capability."""
+
+    name: str
+    memory: int
+    tflops: float | None = None
+    bandwidth: float | None = None
+    capability: tuple[int, int] | None = None
+
+    @property
+    def budget(self) -> int:
+        """What a run may take of it, in bytes."""
+        return int((self.memory - DRIVER) * USABLE)
+
+    @property
+    def is_hopper(self) -> bool:
+        return self.capability is not None and self.capability[0] == 9
+
+
+def _card(name: str, gib: float, tflops: float, bandwidth: float, capability: tuple[int, int]) -> Gpu:
+    return Gpu(name, int(gib * GIB), tflops, bandwidth, capability)
+
+
+CARDS = (
+    _card("T4", 15.0, 65, 320, (7, 5)),
+    _card("V100", 15.8, 125, 900, (7, 0)),
+    _card("V100-32GB", 31.7, 125, 900, (7, 0)),
+    _card("RTX 3060", 12.0, 25, 360, (8, 6)),
+    _card("RTX 3080", 10.0, 60, 760, (8, 6)),
+    _card("RTX 3090", 24.0, 71, 936, (8, 6)),
+    _card("RTX 4060", 8.0, 30, 272, (8, 9)),
+    _card("RTX 4060 Ti", 16.0, 44, 288, (8, 9)),
+    _card("RTX 4070", 12.0, 58, 504, (8, 9)),
+    _card("RTX 4080", 16.0, 97, 717, (8, 9)),
+    _card("RTX 4090", 24.0, 165, 1008, (8, 9)),
+    _card("RTX 5090", 31.8, 209, 1792, (12, 0)),
+    _card("A10", 22.5, 125, 600, (8, 6)),
+    _card("A10G", 22.5, 70, 600, (8, 6)),
+    _card("L4", 22.5, 121, 300, (8, 9)),
+    _card("A6000", 47.5, 155, 768, (8, 6)),
+    _card("L40S", 44.5, 362, 864, (8, 9)),
+    _card("A100-40GB", 39.5, 312, 1555, (8, 0)),
+    _card("A100", 79.2, 312, 2039, (8, 0)),
+    _card("H100", 79.2, 989, 3350, (9, 0)),
+    _card("H200", 139.8, 989, 4800, (9, 0)),
+    _card("B200", 178.0, 2250, 8000, (10, 0)),
+)
+
+
+def find_gpu(request: str) -> Gpu:
+    """The card for `24`, `24GB`, `H100` or `rtx4090`. Raises UsageError for a name that is not known."""
+    number = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*(?:g|gb|gib)?", request.strip().lower())
+    if number:
+        gib = float(number[1])
+        if gib < 1:
+            raise UsageError(f"--gpu {request}: a card has 1 GB or more", "Give its memory, e.g. --gpu 24")
+        return Gpu(f"a GPU of {gib:g} GB", int(gib * GIB))
+    wanted = _letters(request)
+    for card in CARDS:
+        if wanted in (_letters(card.name), _letters(card.name).removeprefix("rtx")):
+            return card
+    known = ", ".join(card.name for card in CARDS)
+    raise UsageError(f"--gpu {request}: this card is not known here", f"Known: {known}; or its memory, e.g. --gpu 24")
+
+
+def find_by_device_name(name: str) -> Gpu | None:
+    """The card that CUDA calls `name`, e.g. "NVIDIA H100 80GB HBM3"; None where it is not in the list."""
+    letters = _letters(name)
+    found = [card for card in CARDS if _letters(card.name.split("-")[0]) in letters]
+    return max(found, key=lambda card: len(card.name.split("-")[0]), default=None)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("nvidia", "").replace("geforce", "").replace("tesla", ""))

@@ -1,0 +1,31 @@
+"""How many tokens the rows have, before a model is downloaded: counted by its tokenizer where that is here, else from
+their bytes. Of many rows a part is looked at, spread evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from florilegium.config import TrainConfig
+from florilegium.data import Rows
+from florilegium.model.hub import config_folder, read_config
+from florilegium.model.tokenizer_loader import load_tokenizer
+from florilegium.tokens import encode
+
+MOST_ROWS = 4096
+BYTES_A_TOKEN = 4.3  # english_quotes by BLOOM's tokenizer
+
+
+def row_lengths(config: TrainConfig, rows: Rows, numbers: Sequence[int]) -> tuple[list[int], bool]:
+    """Tokens that each of these rows takes in a batch (of at most MOST_ROWS of them), and whether they were counted."""
+    looked_at = numbers[:: max(1, -(-len(numbers) // MOST_ROWS))]
+    quotes = [rows.quotes[i] for i in looked_at]
+    folder = config_folder(config.model, config.revision)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        sizes = [len(rows.template.render(quote).encode()) / BYTES_A_TOKEN for quote in quotes]
+        return [min(config.max_length, max(1, round(size))) for size in sizes], False
+    tokenizer = load_tokenizer(folder, read_config(folder, config.model), config.model)
+    places = [rows.places[i] for i in looked_at]
+    examples = encode(
+        tokenizer, rows.template, quotes, max_length=config.max_length, loss_on=config.loss_on, places=places
+    ).examples
+    return [len(example.token_ids) - 1 for example in examples], True
