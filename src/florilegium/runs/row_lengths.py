@@ -1,5 +1,5 @@
 """How many tokens the rows have, before a model is downloaded: counted by its tokenizer where that is here, else from
-their bytes. Of many rows a part is looked at, spread evenly."""
+their bytes. Of many rows a part is taken, spread evenly."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BYTES_A_TOKEN = 4.3  # english_quotes by BLOOM's tokenizer
 
 def row_lengths(config: TrainConfig, rows: Rows, numbers: Sequence[int]) -> tuple[list[int], bool]:
     """Tokens that each of these rows takes in a batch (of at most MOST_ROWS of them), and whether they were counted."""
-    looked_at = numbers[:: max(1, -(-len(numbers) // MOST_ROWS))]
-    quotes = [rows.quotes[i] for i in looked_at]
+    chosen = numbers[:: max(1, -(-len(numbers) // MOST_ROWS))]
+    quotes = [rows.quotes[i] for i in chosen]
     folder = config_folder(config.model, config.revision)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         sizes = [len(rows.template.render(quote).encode()) / BYTES_A_TOKEN for quote in quotes]
         return [min(config.max_length, max(1, round(size))) for size in sizes], False
     tokenizer = load_tokenizer(folder, read_config(folder, config.model), config.model)
-    places = [rows.places[i] for i in looked_at]
+    places = [rows.places[i] for i in chosen]
     examples = encode(
         tokenizer, rows.template, quotes, max_length=config.max_length, loss_on=config.loss_on, places=places
     ).examples
