@@ -111,7 +111,6 @@ ANSWERED = {
     "--trust_remote_code": "never run",
     "--hf_token hf_abcdefghijklmnop": "HF_TOKEN",
     "--do_train": "trains",
-    "--dry-run": "florilegium inspect",
     "--adam_beta1 0.9": "0.999",
     "--dataloader_num_workers 4": "one process",
 }

@@ -191,7 +191,6 @@ ANSWERS_IN_TRAINING = {
     "token": ("the token is read from the environment", "Set HF_TOKEN, or type: hf auth login"),
     "use-auth-token": ("the token is read from the environment", "Set HF_TOKEN, or type: hf auth login"),
     "local-rank": ("the process's rank is read from the environment", "Leave it out"),
-    "dry-run": ("`inspect` shows what would be trained", "Type: florilegium inspect DATA"),
     "verbose": ("there is one level of messages", "Leave it out; --debug shows tracebacks"),
     "quiet": ("progress goes to stderr", "Type 2>/dev/null after the command"),
 }  # fmt: skip
