@@ -23,7 +23,9 @@ COMMON = (
 class _Once(argparse.Action):
     """DATA or `--data FILE`, RUN or `--run RUN`: one of them, not both."""
 
-    def __call__(self, parser: Any, flags: argparse.Namespace, value: Any, option: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, flags: argparse.Namespace, value: object, option: str | None = None
+    ) -> None:
         before = getattr(flags, self.dest, value)
         if before != value:
             raise UsageError(f"{self.dest.upper()} is given twice: {before} and {value}", "Leave one of them out")
@@ -45,7 +47,7 @@ def add_config_flags(parser: argparse.ArgumentParser, only: Collection[str] = ()
     """A flag for each field of TrainConfig (or of those in `only`), grouped, with its default in the help. DATA stands
     alone. Those in `hidden` are understood, and not shown."""
     hints = get_type_hints(TrainConfig)
-    groups: dict[str, Any] = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for f in fields(TrainConfig):
         if only and f.name not in only:
             continue
@@ -63,7 +65,7 @@ def _add_data(parser: argparse.ArgumentParser, meta: Mapping[str, Any]) -> None:
     parser.add_argument("--data", dest="data", default=argparse.SUPPRESS, help=argparse.SUPPRESS, action=_Once)
 
 
-def _add_flag(group: Any, f: Field[Any], hint: Any, is_hidden: bool) -> None:
+def _add_flag(group: argparse._ArgumentGroup, f: Field[object], hint: type, is_hidden: bool) -> None:
     meta, flag = f.metadata, f.metadata["flag"] or "--" + f.name.replace("_", "-")
     shown = meta["help"] if f.default is None or hint is bool else f"{meta['help']} ({f.default})"
     help = argparse.SUPPRESS if is_hidden else shown.replace("%", "%%")
@@ -84,17 +86,17 @@ def _add_flag(group: Any, f: Field[Any], hint: Any, is_hidden: bool) -> None:
         group.add_argument(name, dest=f.name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def _or_auto(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def _or_auto(kind: Callable[[str], object]) -> Callable[[str], object]:
     """`kind`, or None for "auto": the setting's own default."""
 
-    def read(text: str) -> Any:
+    def read(text: str) -> object:
         return None if text == "auto" else kind(text)
 
     read.__name__ = getattr(kind, "__name__", "number")  # argparse names it where a value is refused
     return read
 
 
-def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
+def given_settings(flags: argparse.Namespace) -> dict[str, object]:
     """The settings that were given as flags."""
     names = {f.name for f in fields(TrainConfig)}
     return {name: value for name, value in vars(flags).items() if name in names}

@@ -3,8 +3,7 @@ trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -12,14 +11,14 @@ from rich.text import Text
 from florilegium.cli.progress import one_row
 from florilegium.cli.screen import printable
 from florilegium.data import finding_sentences
+from florilegium.data.data_report import TagCounts
 from florilegium.errors import counted
+from florilegium.runs.inspect import InspectedRow, Inspection
 
 _WIDTH, _MOST_CLUSTERS, _MOST_BAD_ROWS = 22, 3, 10
 
-Report = Mapping[str, Any]  # as `runs.inspect.inspect` makes it: plain values, ready for JSON
 
-
-def print_inspection(report: Report) -> None:
+def print_inspection(report: Inspection) -> None:
     """The report of `runs.inspect.inspect` on stdout."""
     console = Console(highlight=False, soft_wrap=True)
     for name, sentence in [*_facts(report), *finding_sentences(report["findings"])]:
@@ -32,7 +31,7 @@ def print_inspection(report: Report) -> None:
         _print_row(console, row)
 
 
-def _facts(report: Report) -> Iterator[tuple[str, str]]:
+def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
     """The lines before the findings."""
     read, skipped = report["num_read"], report["skipped"]
     dropped = f", {counted(report['duplicates'], 'exact duplicate')} dropped" if report["duplicates"] else ""
@@ -49,12 +48,12 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "length", _lengths(report)
     if report["tags"]:
         yield "tags", _tags(report["tags"])
-    for key, name in (("broken_encoding", "broken encoding"), ("very_short", "very short")):
-        if report[key]["rows"]:
-            yield name, f"{counted(report[key]['rows'], 'row')}: {', '.join(report[key]['places'][:3])}"
+    for name, found in (("broken encoding", report["broken_encoding"]), ("very short", report["very_short"])):
+        if found["rows"]:
+            yield name, f"{counted(found['rows'], 'row')}: {', '.join(found['places'][:3])}"
 
 
-def _split(report: Report) -> str:
+def _split(report: Inspection) -> str:
     by, leaks = report["split_by"], report["leaks"]
     aside = f", {report['set_aside_rows']:,} left out as near-duplicates of both" if report["set_aside_rows"] else ""
     random = f" (random split: {leaks['random']:,})" if by != "random" and "random" in leaks else ""
@@ -65,7 +64,7 @@ def _split(report: Report) -> str:
     return f"{sides}; by {by}: {across}{alike}"
 
 
-def _lengths(report: Report) -> str:
+def _lengths(report: Inspection) -> str:
     words, tokens = report["words"], report.get("tokens")
     line = f"median {counted(words['median'], 'word')}, longest {words['max']:,}"
     if tokens:
@@ -74,13 +73,13 @@ def _lengths(report: Report) -> str:
     return line + (f"; {counted(cut, 'quote')} shortened to --max-length" if cut else "")
 
 
-def _tags(tags: Mapping[str, Any]) -> str:
+def _tags(tags: TagCounts) -> str:
     frequent = ", ".join(f"{tag} {count:,}" for tag, count in tags["most_frequent"][:8])
     without = f", {counted(tags['rows_without'], 'row')} without" if tags["rows_without"] else ""
     return f"{tags['distinct']:,} different, {tags['once']:,} used once{without}; most frequent: {frequent or 'none'}"
 
 
-def _print_row(console: Console, row: Mapping[str, Any]) -> None:
+def _print_row(console: Console, row: InspectedRow) -> None:
     """One row as it is trained; where its tokens are known, those that are trained are bold."""
     console.print()
     console.print(Text(printable(f"{row['place']}, trained as")))

@@ -4,7 +4,7 @@ the cursor, hide a line or rename the window. Every plain line is printed from h
 from __future__ import annotations
 
 import json
-from typing import IO, Any
+from typing import IO
 
 
 def printable(text: str) -> str:
@@ -17,6 +17,6 @@ def print_line(*values: object, end: str = "\n", file: IO[str] | None = None, fl
     print(*(printable(str(value)) for value in values), end=end, file=file, flush=flush)
 
 
-def json_line(value: Any) -> str:  # Any: whatever JSON can say
+def json_line(value: object) -> str:
     """One line of JSON with letters as they are, and anything that is not printable escaped: the same value."""
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(value, ensure_ascii=False))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,10 +9,11 @@ from rich.text import Text
 from florilegium.cli.screen import printable
 from florilegium.errors import counted
 from florilegium.evaluation.table import table
-from florilegium.report.compare import metric_rows
+from florilegium.report.compare import Comparison, metric_rows
+from florilegium.runs.evaluate import EvaluationReport
 
 
-def print_evaluation(report: dict[str, Any]) -> None:
+def print_evaluation(report: EvaluationReport) -> None:
     """The metrics of `runs.evaluate.evaluate` on stdout: base beside tuned where both were asked, intervals in
     brackets."""
     console = Console(highlight=False)
@@ -42,7 +41,7 @@ def print_evaluation(report: dict[str, Any]) -> None:
     )
 
 
-def print_comparison(comparison: dict[str, Any]) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Two runs side by side on stdout: what was set differently, then the metrics."""
     console = Console(highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="dim")

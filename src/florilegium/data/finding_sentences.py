@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from florilegium.data.data_report import Findings, Found, TagFinding
 from florilegium.errors import counted
 
 DIRT_ADVICE = {
@@ -15,7 +16,7 @@ DIRT_ADVICE = {
 }
 
 
-def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
+def finding_sentences(findings: Findings) -> list[tuple[str, str]]:
     """What `examine` found that is not nothing, for people: the finding's name and a sentence with examples or
     places."""
     near, repair = findings["near_duplicates"], findings["repair"]
@@ -37,35 +38,20 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
             ("broken encoding", f"{what}, {counted(repair['still_broken_then'], 'row')} cannot be repaired{shown}")
         )
     for name, advice in DIRT_ADVICE.items():
-        found = findings.get("dirt", {}).get(name, {"rows": 0})  # runs of earlier versions have none
-        if found["rows"]:
-            lines.append((name.replace("_", " "), f"{counted(found['rows'], 'row')}: {_places(found)}; {advice}"))
-    glued = (findings["suspicious_tags"] or {}).get("several_in_one", {"rows": 0})
-    if glued["rows"]:
-        sign = glued["separator"]
-        advice = f"if '{sign}' separates tags: --tags-separator \"{sign}\""
-        lines.append(("tags: several in one", f"{counted(glued['rows'], 'row')}: {glued['examples'][0]}; {advice}"))
-    for group in ("suspicious_tags", "authors"):
-        for name, found in (findings[group] or {}).items():
-            count = found.get("rows", found.get("tags", 0)) if isinstance(found, dict) else 0
-            count = 0 if name == "several_in_one" else count  # said above, with what to type
-            if count:
-                examples = [
-                    x if isinstance(x, str) else " / ".join(x) for x in found.get("examples", found.get("places", []))
-                ]
-                unit = "row" if "rows" in found else "tag"
-                sentence = f"{counted(count, unit)}: {shortened(', '.join(examples[:4]), 90)}"
-                sentence += "; --fix-encoding takes them out" if name == "words_for_nothing" else ""
-                lines.append((f"{group.removeprefix('suspicious_')}: {name.replace('_', ' ')}", sentence))
-    for name, unit in (("long_outliers", "words"), ("tag_outliers", "tags")):
-        found = findings[name]
+        found = findings.get("dirt", {}).get(name)  # runs of earlier versions have none
         if found and found["rows"]:
-            lines.append(
-                (
-                    "unusually long" if unit == "words" else "unusually many tags",
-                    f"{counted(found['rows'], 'row')} over {found['limit']} {unit}: {_places(found)}",
-                )
-            )
+            lines.append((name.replace("_", " "), f"{counted(found['rows'], 'row')}: {_places(found)}; {advice}"))
+    lines += _about_tags(findings["suspicious_tags"] or {})
+    for name, sign in (findings["authors"] or {}).items():
+        if isinstance(sign, dict) and sign["rows"]:
+            lines.append((f"authors: {name.replace('_', ' ')}", _sentence(sign["rows"], "row", sign["places"])))
+    outliers = (
+        ("unusually long", "words", findings["long_outliers"]),
+        ("unusually many tags", "tags", findings["tag_outliers"]),
+    )
+    for title, unit, beyond in outliers:
+        if beyond and beyond["rows"]:
+            lines.append((title, f"{counted(beyond['rows'], 'row')} over {beyond['limit']} {unit}: {_places(beyond)}"))
     if findings["no_text"]["rows"]:
         lines.append(
             (
@@ -76,7 +62,28 @@ def finding_sentences(findings: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _places(found: dict[str, Any]) -> str:
+def _about_tags(found: dict[str, TagFinding]) -> list[tuple[str, str]]:
+    lines = []
+    glued = found.get("several_in_one")
+    if glued and glued.get("rows"):
+        advice = f"if '{glued['separator']}' separates tags: --tags-separator \"{glued['separator']}\""
+        lines.append(("tags: several in one", f"{counted(glued['rows'], 'row')}: {glued['examples'][0]}; {advice}"))
+    for name, one in found.items():
+        count = one.get("rows", one.get("tags", 0))
+        if count and name != "several_in_one":  # said above, with what to type
+            unit = "row" if "rows" in one else "tag"
+            sentence = _sentence(count, unit, one.get("examples", one.get("places", [])))
+            sentence += "; --fix-encoding takes them out" if name == "words_for_nothing" else ""
+            lines.append((f"tags: {name.replace('_', ' ')}", sentence))
+    return lines
+
+
+def _sentence(count: int, unit: str, examples: Sequence[str | list[str]]) -> str:
+    shown = [example if isinstance(example, str) else " / ".join(example) for example in examples[:4]]
+    return f"{counted(count, unit)}: {shortened(', '.join(shown), 90)}"
+
+
+def _places(found: Found) -> str:
     return shortened(", ".join(found["places"][:4]), 90)
 
 

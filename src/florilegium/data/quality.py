@@ -19,15 +19,26 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import quantiles
-from typing import Any
 
 from florilegium.data.cell_lists import is_glued, read_printed
 from florilegium.data.cleaning import EMPTY_TAGS, has_control, has_escapes, has_html
 from florilegium.data.column_values import count_words
+from florilegium.data.data_report import (
+    AuthorFindings,
+    DataReport,
+    Findings,
+    Found,
+    Mended,
+    NearDuplicates,
+    Outliers,
+    Repair,
+    ShownRow,
+    TagFinding,
+)
 from florilegium.data.finding_sentences import shortened
 from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
-from florilegium.data.quote import join_items
+from florilegium.data.quote import Quote, join_items
 from florilegium.data.rows import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
@@ -58,7 +69,7 @@ _AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
+def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> Findings:
     """The findings on `rows`, ready for JSON; `pairs` are those of `near_pairs` on the first column, if they are known
     already."""
     first = [join_items(quote[rows.template.columns[0]]) for quote in rows.quotes]
@@ -75,7 +86,7 @@ def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> dict[str, Any]:
     }
 
 
-def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dict[str, Any]:
+def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> DataReport:
     """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a
     random one, and `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
     at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs, held_out_from=rows.held_out_from)
@@ -92,9 +103,9 @@ def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> dic
     }
 
 
-def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
+def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> NearDuplicates:
     groups = clusters(len(texts), pairs)
-    shown = [
+    shown: list[list[ShownRow]] = [
         [{"place": rows.places[i], "text": shortened(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]
     ]
     return {
@@ -102,10 +113,11 @@ def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) ->
         "clusters": len(groups),
         "rows": sum(map(len, groups)),
         "largest": len(groups[0]) if groups else 0,
-    } | {"shown": shown}
+        "shown": shown,
+    }
 
 
-def _repair(rows: Rows) -> dict[str, Any]:
+def _repair(rows: Rows) -> Repair:
     """What was mended, what `--fix-encoding` would mend, and what stays broken either way: a byte that was lost cannot be
     guessed."""
     broken = [quote for quote in rows.quotes if is_broken(quote)]
@@ -118,7 +130,7 @@ def _repair(rows: Rows) -> dict[str, Any]:
     }
 
 
-def _first_mended(broken: Sequence[Any], mended: Sequence[Any]) -> dict[str, str] | None:
+def _first_mended(broken: Sequence[Quote], mended: Sequence[Quote]) -> Mended | None:
     for old, new in zip(broken, mended, strict=True):
         if old != new and not is_broken(new):
             before, after = (join_items(next(iter(quote.values()))) for quote in (old, new))
@@ -126,7 +138,7 @@ def _first_mended(broken: Sequence[Any], mended: Sequence[Any]) -> dict[str, str
     return None
 
 
-def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
+def _suspicious_tags(rows: Rows) -> dict[str, TagFinding] | None:
     """For each sign, the rows that carry such a tag and the most frequent ones; and tags that are one word in several
     spellings."""
     if not rows.template.list_columns:
@@ -134,16 +146,14 @@ def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
     column = rows.template.list_columns[0]
     lists = [list(quote[column]) for quote in rows.quotes]
     counts = Counter(tag for tags in lists for tag in tags)
-    found: dict[str, Any] = {}
+    found: dict[str, TagFinding] = {}
     for name, sign in _TAG_SIGNS.items():
         suspects = {tag for tag in counts if sign(tag)}
         if name == "no_letters" and len(suspects) == len(counts):
             suspects = set()  # labels that are numbers throughout
         examples = [tag for tag, _ in counts.most_common() if tag in suspects][:5]
-        found[name] = _found(rows, [not suspects.isdisjoint(tags) for tags in lists]) | {
-            "tags": len(suspects),
-            "examples": examples,
-        }
+        carry = _found(rows, [not suspects.isdisjoint(tags) for tags in lists])
+        found[name] = {"rows": carry["rows"], "places": carry["places"], "tags": len(suspects), "examples": examples}
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for tag, _ in counts.most_common():
         spellings["".join(_TAG_WORDS.findall(tag.casefold()))].append(tag)
@@ -152,7 +162,7 @@ def _suspicious_tags(rows: Rows) -> dict[str, Any] | None:
     return {**found, "several_spellings": {"tags": len(several), "examples": several[:5]}}
 
 
-def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]) -> dict[str, Any]:
+def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]) -> TagFinding:
     """Tags that another separator glues together; blanks are asked about only where no row has two tags."""
     signs = [sign for sign in ("|", ";", "/") if any(sign in tag for tag in counts)]
     if not any(len(tags) > 1 for tags in lists):
@@ -160,10 +170,11 @@ def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]
     sign = next((sign for sign in signs if sign in "|;" or is_glued(counts, sign)), None)
     glued = {tag for tag in counts if sign and sign in tag}
     found = _found(rows, [not glued.isdisjoint(tags) for tags in lists])
-    return {**found, "separator": sign, "examples": [tag for tag, _ in counts.most_common() if tag in glued][:5]}
+    examples = [tag for tag, _ in counts.most_common() if tag in glued][:5]
+    return {"rows": found["rows"], "places": found["places"], "separator": sign, "examples": examples}
 
 
-def _dirt(rows: Rows) -> dict[str, Any]:
+def _dirt(rows: Rows) -> dict[str, Found]:
     """For each kind, the rows that have it in any column."""
     texts = [[join_items(value) for value in quote.values()] for quote in rows.quotes]
     found = {name: _found(rows, [any(map(sign, row)) for row in texts]) for name, sign in _DIRT.items()}
@@ -180,7 +191,7 @@ _DIRT: dict[str, Callable[[str], bool]] = {
 }
 
 
-def _authors(rows: Rows) -> dict[str, Any] | None:
+def _authors(rows: Rows) -> AuthorFindings | None:
     """Signs of junk in the column `author`; None where there is none."""
     if not any(rows.authors):
         return None
@@ -197,21 +208,21 @@ def _authors(rows: Rows) -> dict[str, Any] | None:
     }
 
 
-def _outliers(rows: Rows, sizes: Sequence[int]) -> dict[str, Any]:
+def _outliers(rows: Rows, sizes: Sequence[int]) -> Outliers:
     """Rows beyond the outer fence; `limit` is the fence. Fewer than 20 rows have no outliers."""
     if len(sizes) < 20:
         return {"rows": 0, "places": [], "limit": None}
     low, _, high = quantiles(sizes, n=4)
     # where most rows are of one size there is no spread to measure by: four times that size is out of the way
     limit = high + 3 * (high - low if high > low else high)
-    return _found(rows, [size > limit for size in sizes]) | {"limit": round(limit)}
+    return {**_found(rows, [size > limit for size in sizes]), "limit": round(limit)}
 
 
-def _tag_outliers(rows: Rows) -> dict[str, Any] | None:
+def _tag_outliers(rows: Rows) -> Outliers | None:
     columns = rows.template.list_columns
     return _outliers(rows, [len(quote[columns[0]]) for quote in rows.quotes]) if columns else None
 
 
-def _found(rows: Rows, suspected: Sequence[bool]) -> dict[str, Any]:
+def _found(rows: Rows, suspected: Sequence[bool]) -> Found:
     places = [place for place, yes in zip(rows.places, suspected, strict=True) if yes]
     return {"rows": len(places), "places": places[:SHOWN_PLACES]}

@@ -6,10 +6,11 @@ nothing and drops nothing."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from florilegium.data.column_values import count_words
+from florilegium.data.data_report import Found, Statistics, TagCounts
 from florilegium.data.mojibake import is_broken
 from florilegium.data.quote import join_items
 from florilegium.data.rows import Rows
@@ -19,7 +20,7 @@ _PLACES_SHOWN = 10
 _FEWEST_LETTERS = 3
 
 
-def describe(rows: Rows) -> dict[str, Any]:
+def describe(rows: Rows) -> Statistics:
     """Counts, lengths, tags and suspects of `rows`, ready for JSON; lengths are those of the main column."""
     main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
     skipped = Counter(problem.group for problem in rows.skipped)
@@ -64,7 +65,7 @@ def _lengths(lengths: Sequence[int]) -> dict[str, int]:
     }
 
 
-def _tags(rows: Rows) -> dict[str, Any] | None:
+def _tags(rows: Rows) -> TagCounts | None:
     """The first list column in numbers; None where the template has none."""
     if not rows.template.list_columns:
         return None
@@ -79,10 +80,10 @@ def _tags(rows: Rows) -> dict[str, Any] | None:
     }
 
 
-def _suspects(rows: Rows, suspected: list[bool]) -> dict[str, Any]:
+def _suspects(rows: Rows, suspected: list[bool]) -> Found:
     places = [place for place, yes in zip(rows.places, suspected, strict=True) if yes]
     return {"rows": len(places), "places": _shown(places)}
 
 
-def _shown(places: Any) -> list[str]:
-    return list(places)[:_PLACES_SHOWN]
+def _shown(places: Iterable[str]) -> list[str]:
+    return list(islice(places, _PLACES_SHOWN))

@@ -6,6 +6,7 @@ makes JSON of each; where JSON has another shape, `to_json` does."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,15 @@ class CopyMetrics:
     closest: list[ClosestText]
 
 
+class InstrumentFigures(TypedDict):
+    """An `InstrumentCheck` as JSON."""
+
+    planted: int
+    planted_found: float | None
+    shuffled: int
+    shuffled_found: float | None
+
+
 @dataclass(frozen=True)
 class InstrumentCheck:
     """What the index of copies says of training rows (all must be found) and of shuffled ones (none may be)."""
@@ -109,6 +119,14 @@ class InstrumentCheck:
     planted_found: float | None
     shuffled: int
     shuffled_found: float | None
+
+    def to_json(self) -> InstrumentFigures:
+        return {
+            "planted": self.planted,
+            "planted_found": self.planted_found,
+            "shuffled": self.shuffled,
+            "shuffled_found": self.shuffled_found,
+        }
 
 
 @dataclass(frozen=True)

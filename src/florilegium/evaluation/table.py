@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 SHARE = "share"
 
@@ -71,7 +70,7 @@ LINES: Mapping[str, Sequence[Line]] = {
 }
 
 
-def table(report: Mapping[str, Any], short: bool = False) -> dict[str, list[Cells]]:
+def table(report: Mapping[str, object], short: bool = False) -> dict[str, list[Cells]]:
     """The lines of each group that have a value on either side; `short` writes intervals as `0.532 ±0.053`."""
     groups: dict[str, list[Cells]] = {}
     for title, lines in LINES.items():
@@ -81,12 +80,12 @@ def table(report: Mapping[str, Any], short: bool = False) -> dict[str, list[Cell
     change = lookup(report, "forgetting")
     if change:
         before, after = (written(lookup(change, f"{side}.loss"), ".3f", short) for side in ("before", "after"))
-        what = f"{written(change['change'], '+.3f', short)} change"
+        what = f"{written(lookup(change, 'change'), '+.3f', short)} change"
         groups["General text (forgetting)"] = [Cells(Line("", "loss per token", "lower"), before, after, what)]
     return groups
 
 
-def lookup(report: object, path: str) -> Any:
+def lookup(report: object, path: str) -> object:
     """The value at `a.b.c`, or None where there is none."""
     for key in path.split("."):
         report = report.get(key) if isinstance(report, Mapping) else None
@@ -110,7 +109,7 @@ def _number(value: float, style: str) -> str:
     return f"{100 * value:.1f}%" if style == SHARE else f"{value:{style}}"
 
 
-def _cells(report: Mapping[str, Any], line: Line, short: bool) -> Cells:
+def _cells(report: Mapping[str, object], line: Line, short: bool) -> Cells:
     base, tuned = (written(lookup(report.get(side), line.path), line.style, short) for side in ("base", "tuned"))
     where, what = line.control
     path = line.path.removeprefix("written_tags.")  # the controls of written tags lie in an object of their own

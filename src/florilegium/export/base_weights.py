@@ -6,11 +6,11 @@ for the copy. What is read is the page cache's; nothing of the base is held."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 
@@ -21,10 +21,21 @@ from florilegium.model.transformers_loader import outline
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_check import check_headers, place, weights_of
 from florilegium.model.weight_files import find_weights
-from florilegium.storage.safetensors_io import DTYPES, read_header
+from florilegium.storage.safetensors_io import DTYPES, TensorEntry, read_header
 
 DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
 FLOATS = {"F32", "F16", "BF16", "F64"}
+
+
+class _Rows(Protocol):
+    def __getitem__(self, rows: slice) -> torch.Tensor: ...
+
+
+class _OpenFile(Protocol):
+    """safetensors' safe_open, whose methods are untyped."""
+
+    def get_slice(self, name: str) -> _Rows: ...
+    def get_tensor(self, name: str) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class BaseWeights:
                 name = place(key, known, self.model.base_model_prefix) or key
                 shape, dtype = tuple(header[key]["shape"]), DTYPE_OF[header[key]["dtype"]]
                 self.tensors[name] = StoredTensor(key, name, file, shape, dtype)
-        self._stack, self._open = ExitStack(), dict[str, Any]()
+        self._stack = ExitStack()
+        self._open: dict[str, _OpenFile] = {}
 
     def __enter__(self) -> BaseWeights:
         return self
@@ -90,7 +102,7 @@ class BaseWeights:
         return bool(self.model.config.get_text_config().tie_word_embeddings)
 
 
-def _refuse_quantised(headers: dict[str, dict[str, Any]], title: str) -> None:
+def _refuse_quantised(headers: Mapping[str, Mapping[str, TensorEntry]], title: str) -> None:
     """Rounding int8 and adding to it would round twice, and no merge out of it is the model that was trained."""
     for header in headers.values():
         for key, entry in header.items():

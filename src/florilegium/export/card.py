@@ -63,7 +63,7 @@ def make_card(facts: CardFacts) -> str:
 def _metadata(facts: CardFacts) -> str:
     import yaml
 
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "library_name": LIBRARIES[facts.to],
         "pipeline_tag": "text-generation",
         "tags": ["lora", "florilegium", "quotes", *(["gguf", "llama.cpp"] if facts.to.startswith("gguf") else [])],
@@ -77,7 +77,7 @@ def _metadata(facts: CardFacts) -> str:
         values["datasets"] = [source]
     if facts.prompts:
         values["widget"] = [{"text": prompt} for prompt in facts.prompts]
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _what_it_is(facts: CardFacts) -> str:

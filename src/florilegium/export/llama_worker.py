@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 if TYPE_CHECKING:
     from xllamacpp import Server
 
-Json = dict[str, Any]
+Json = dict[str, Any]  # llama.cpp's questions and answers, and those of the process that started this one
 CONTEXT = 512
 
 

@@ -88,7 +88,7 @@ def as_json(value: object) -> bytes:
 
 def _pieces(merge: Merge, tensors: list[StoredTensor]) -> Iterator[bytes | memoryview]:
     """The safetensors file of `tensors`, in the order they have in the base."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for tensor in tensors:
         end = start + tensor_bytes(tensor)

@@ -8,13 +8,18 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from florilegium.fast import flex_attention, frozen_linear, support
 from florilegium.fast.head_loss import head_losses
+from florilegium.fast.modules import Bloom
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
+
+if TYPE_CHECKING:
+    from florilegium.fast.decoding.decoder import Decoder
+    from florilegium.fast.training.block_stack import BlockStack
 
 NAMES = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
@@ -58,7 +63,7 @@ def install_kernels(model: torch.nn.Module, names: tuple[str, ...]) -> None:
         frozen_linear.install(model)
 
 
-def block_stack_unsupported(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def block_stack_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
     """Why the fused blocks cannot run on this BloomModel, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -68,8 +73,8 @@ def block_stack_unsupported(bloom: Any, device: torch.device, compute: torch.dty
 
 
 def make_block_stack(
-    bloom: Any, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
-) -> Any:
+    bloom: Bloom, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
+) -> BlockStack:
     """The blocks of a BloomModel forward and backward by hand (`block_stack.py`). The numbers are its plan's; `lengths`
     are tokens of batches to come."""
     from florilegium.fast.training.block_stack import BlockStack
@@ -78,12 +83,12 @@ def make_block_stack(
     return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths)
 
 
-def supports_int8_matmul(bloom: Any) -> bool:
+def supports_int8_matmul(bloom: Bloom) -> bool:
     """Whether the fused blocks read this model's weights as they are stored, and need no room for a dequantised one."""
     return all(support.supports_int8_matmul(layer) for layer in bloom.h)
 
 
-def describe_int8_path(bloom: Any) -> str:
+def describe_int8_path(bloom: Bloom) -> str:
     """The same for the run's first lines, and what is missing where something is."""
     return support.describe_int8_path(bloom)
 
@@ -95,7 +100,7 @@ def cancel_pending_compiles() -> None:
         module.cancel_pending_compiles()
 
 
-def decoder_unsupported(bloom: Any, device: torch.device, compute: torch.dtype) -> str:
+def decoder_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
     """Why the fast decoder cannot run on this BloomModel, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -104,7 +109,7 @@ def decoder_unsupported(bloom: Any, device: torch.device, compute: torch.dtype) 
     return unsupported_reason(bloom, device, compute)
 
 
-def make_decoder(bloom: Any, head_VW: torch.Tensor, *, slots: int, capacity: int, max_rows: int, eos: int) -> Any:
+def make_decoder(bloom: Bloom, head_VW: torch.Tensor, *, slots: int, capacity: int, max_rows: int, eos: int) -> Decoder:
     """A `decoding/decoder.py` Decoder for a model without `decoder_unsupported`."""
     from florilegium.fast.decoding.decoder import Decoder
 

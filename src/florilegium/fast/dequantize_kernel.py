@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
+
+from florilegium.fast.modules import QuantState
 
 
 @triton.jit
@@ -84,8 +84,8 @@ def dequantize_int8(weight_NK: torch.Tensor, scale_N: torch.Tensor | None, out: 
     )
 
 
-def dequantize_nf4(packed: torch.Tensor, state: Any, out: torch.Tensor) -> None:
-    """bitsandbytes' NF4 weight with its QuantState (untyped there) into `out`, as `dequantize_int8`."""
+def dequantize_nf4(packed: torch.Tensor, state: QuantState, out: torch.Tensor) -> None:
+    """bitsandbytes' NF4 weight with its QuantState into `out`, as `dequantize_int8`."""
     N, K = state.shape
     # a group across the end of a row would take the next row's scale
     assert K % state.blocksize == 0 and packed.is_contiguous() and out.shape == (N, K) and out.stride(1) == 1

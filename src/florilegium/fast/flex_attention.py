@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from florilegium.reference.attention import Attend
 
@@ -23,12 +24,12 @@ def document_attention(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype:
     attention, block_mask = _compiled()
     B, T = document_BT.shape
 
-    # flex_attention traces these two: what they are given and return are tensors of any of its kinds.
-    def same_document(b: Any, h: Any, query: Any, key: Any) -> Any:
+    # flex_attention traces these two, with tensors without a dimension in the place of numbers
+    def same_document(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (document_BT[b, query] == document_BT[b, key]) & (key <= query)
 
     # relative, as the reference: it is the same wherever in the row a document lies
-    def alibi(score: Any, b: Any, h: Any, query: Any, key: Any) -> Any:
+    def alibi(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score + slopes_H[h] * (key - query)
 
     mask = block_mask(same_document, B, None, T, T, device=document_BT.device, BLOCK_SIZE=FLEX_BLOCK)

@@ -16,15 +16,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from florilegium.fast.dequantize import dequantize
+from florilegium.fast.modules import QuantizedLinearModule
 
 
-def weight_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
+def weight_of(module: QuantizedLinearModule, dtype: torch.dtype) -> torch.Tensor:
     """The weight [N, K] that a bitsandbytes linear stands for, in `dtype`."""
     if hasattr(module.weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit
@@ -36,6 +37,12 @@ def weight_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
     return dequantize(module.state.CB, module.state.SCB, dtype)
 
 
+class FrozenLinearContext(Protocol):
+    """autograd's context, with what is left on it for the backward pass."""
+
+    weight: Callable[[torch.dtype], torch.Tensor]
+
+
 class FrozenLinear(torch.autograd.Function):
     """y = x W^T + b for a weight and bias that take no gradient. `weight(dtype)` makes W anew, forward and backward.
 
@@ -43,17 +50,20 @@ class FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: Callable[[torch.dtype], torch.Tensor], bias_N: torch.Tensor | None
+        ctx: FrozenLinearContext,
+        x: torch.Tensor,
+        weight: Callable[[torch.dtype], torch.Tensor],
+        bias_N: torch.Tensor | None,
     ) -> torch.Tensor:
         ctx.weight = weight  # the function, and not what it makes: neither W nor x is kept for the backward pass
         return F.linear(x, weight(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: FrozenLinearContext, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return grads[0] @ ctx.weight(grads[0].dtype), None, None
 
 
-def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+def forward(module: QuantizedLinearModule, x: torch.Tensor) -> torch.Tensor:
     """The forward pass that `install` puts on a bitsandbytes linear."""
     weight_NK = module.__dict__.get("dequantized_NK")  # in __dict__: a module's own setattr would register a buffer
     if weight_NK is not None:
@@ -77,7 +87,7 @@ def remove(model: torch.nn.Module) -> None:
         module.__dict__.pop("forward", None)
 
 
-def quantized_linears(model: torch.nn.Module) -> list[Any]:
+def quantized_linears(model: torch.nn.Module) -> list[Any]:  # bitsandbytes' modules
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     # has_fp16_weights: LLM.int8's training form, whose weight is not frozen

@@ -12,7 +12,7 @@ Shapes: N rows that have a target (drop the others first), W width, V vocabulary
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,10 +39,23 @@ def head_losses(
     return losses
 
 
+class HeadLossContext(Protocol):
+    """autograd's context."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[torch.Tensor, ...]
+
+    def save_for_backward(self, *tensors: torch.Tensor | None) -> None: ...
+
+
 class FrozenHeadLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int
+        ctx: HeadLossContext,
+        hidden_NW: torch.Tensor,
+        weight_VW: torch.Tensor,
+        targets_N: torch.Tensor,
+        chunk_bytes: int,
     ) -> torch.Tensor:
         if hidden_NW.dtype != weight_VW.dtype:
             losses_N, grad_NW = sliced_losses(hidden_NW, weight_VW, targets_N, chunk_bytes, ctx.needs_input_grad[0])
@@ -62,7 +75,7 @@ class FrozenHeadLosses(torch.autograd.Function):
         return losses_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: HeadLossContext, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (grad_NW,) = ctx.saved_tensors
         # A row's loss depends on its own hidden state alone, so the chain rule is one product a row.
         return grad_NW * grads[0][:, None].to(grad_NW.dtype), None, None, None

@@ -13,6 +13,19 @@ import torch
 from torch import nn
 
 
+class QuantState(Protocol):
+    """bitsandbytes' description of a 4-bit weight: `nested` where its scales are quantised too, by `state2`."""
+
+    shape: torch.Size
+    absmax: torch.Tensor
+    code: torch.Tensor
+    blocksize: int
+    quant_type: str
+    nested: bool
+    offset: torch.Tensor
+    state2: Any  # a QuantState, or None
+
+
 class Linear(Protocol):
     """A linear of torch, or bitsandbytes' Linear8bitLt or Linear4bit."""
 
@@ -21,6 +34,12 @@ class Linear(Protocol):
     weight: Any  # a Parameter, with CB and SCB (int8) or quant_state (NF4) on it
     bias: torch.Tensor | None
     state: Any  # bitsandbytes' MatmulLtState, of int8 alone
+
+
+class QuantizedLinearModule(Linear, Protocol):
+    """bitsandbytes' Linear8bitLt or Linear4bit as a module."""
+
+    def init_8bit_state(self) -> None: ...  # of int8 alone
 
 
 class LoraLayer(Protocol):

@@ -55,7 +55,7 @@ def compile_in_parallel() -> Iterator[None]:
             JITFunction.run = run
 
 
-def _compile_launcher(compiled: Any) -> None:
+def _compile_launcher(compiled: Any) -> None:  # Any: a kernel, or a promise of one: Triton's private types
     """Leaves the compiled call in Triton's cache on disk. What fails here is tried again, and said, where the kernel is
     called."""
     with suppress(Exception):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -39,10 +38,10 @@ class Generated:
     finished: bool
     novel: bool | None = None
 
-    def as_row(self, template: Template) -> dict[str, Any]:
+    def as_row(self, template: Template) -> dict[str, object]:
         """One JSON object: the template's columns, then text, finished, novel. Without a parse, text columns are None,
         lists empty."""
-        empty: dict[str, Any] = {name: [] if name in template.list_columns else None for name in template.columns}
+        empty: dict[str, object] = {name: [] if name in template.list_columns else None for name in template.columns}
         return {**empty, **(self.quote or {}), "text": self.text, "finished": self.finished, "novel": self.novel}
 
 

@@ -16,7 +16,7 @@ from florilegium.errors import ModelError
 from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.untrusted import check_file, read_json
 from florilegium.model.weight_check import FLOATS
-from florilegium.storage.safetensors_io import read_header
+from florilegium.storage.safetensors_io import TensorEntry, read_header
 
 WEIGHTS = "adapter_model.safetensors"
 MAX_WEIGHT_BYTES = 64 << 30
@@ -118,7 +118,7 @@ def _names(values: Mapping[str, Any], what: str) -> list[Any]:
     return names
 
 
-def _check_tensors(values: Mapping[str, Any], header: Mapping[str, Any], folder: Path) -> None:
+def _check_tensors(values: Mapping[str, Any], header: Mapping[str, TensorEntry], folder: Path) -> None:
     """Every tensor must be a LoRA matrix of numbers, or of a module that the settings say was trained whole."""
     whole = tuple(str(name) for name in values.get("modules_to_save") or ())
     for name, entry in header.items():
@@ -133,14 +133,14 @@ def _check_tensors(values: Mapping[str, Any], header: Mapping[str, Any], folder:
             raise ModelError(f"the adapter in {folder}: {name[:120]!r} is stored as {entry['dtype'][:20]}", FIX)
 
 
-def _is_trained_bias(values: Mapping[str, Any], name: str, header: Mapping[str, Any]) -> bool:
+def _is_trained_bias(values: Mapping[str, Any], name: str, header: Mapping[str, TensorEntry]) -> bool:
     """Whether this is a bias that the settings say was trained with LoRA: every one, or those of LoRA's linears."""
     module = name.removesuffix(".bias").removesuffix(".base_layer")
     ours = values.get("bias") == "all" or (values.get("bias") == "lora_only" and f"{module}.lora_A.weight" in header)
     return bool(name.startswith(PREFIX) and name.endswith(".bias") and ours)
 
 
-def _check_ranks(values: Mapping[str, Any], header: Mapping[str, Any], width: int, what: str) -> None:
+def _check_ranks(values: Mapping[str, Any], header: Mapping[str, TensorEntry], width: int, what: str) -> None:
     ranks = {entry["shape"][0] for name, entry in header.items() if ".lora_A." in name and len(entry["shape"]) == 2}
     asked = {values["r"], *(values.get("rank_pattern") or {}).values()}
     if not ranks:

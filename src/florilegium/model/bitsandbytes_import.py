@@ -14,7 +14,7 @@ import importlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -69,7 +69,7 @@ def _without(package: str) -> Iterator[None]:
 
 
 def when_called(
-    compile_now: Callable[..., Any], function: Callable[..., Any], options: dict[str, Any]
+    compile_now: Callable[..., Any], function: Callable[..., Any], options: Mapping[str, object]
 ) -> Callable[..., Any]:
     """`compile_now(function, **options)`, put off to the first call."""
 

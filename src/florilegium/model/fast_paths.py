@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
@@ -26,6 +26,7 @@ if HAS_FAST:
     from florilegium import fast
 
 if TYPE_CHECKING:
+    from florilegium.fast.modules import Bloom
     from florilegium.model.loaded import LoadedModel
     from florilegium.model.memory_plan import MemoryPlan
 
@@ -99,7 +100,13 @@ def unsupported(name: str, loaded: LoadedModel) -> str:
     if not loaded.base.packs:
         return "it supports BLOOM models only"
     reason = {"fused-blocks": fast.block_stack_unsupported, "fast-decode": fast.decoder_unsupported}[name]
-    return reason(loaded.backbone, loaded.base.device, loaded.base.compute_dtype)
+    return reason(_bloom(loaded), loaded.base.device, loaded.base.compute_dtype)
+
+
+def _bloom(loaded: LoadedModel) -> Bloom:
+    """The model as the kernels read it: what they rely on is asked by `unsupported` and not by the type checker, which
+    cannot know what quantisation and PEFT made of the modules."""
+    return cast("Bloom", loaded.backbone)
 
 
 def head_losses(names: tuple[str, ...]) -> HeadLosses:
@@ -129,20 +136,20 @@ def attention(
 def supports_int8_matmul(loaded: LoadedModel) -> bool:
     """Whether the fused blocks multiply by this model's weights as they are stored, and need no room for a dequantised
     one."""
-    return fast.supports_int8_matmul(loaded.backbone)
+    return fast.supports_int8_matmul(_bloom(loaded))
 
 
 def describe_int8_path(loaded: LoadedModel) -> str:
     """The same for the run's first lines, and what is missing where something is; an empty string where there is
     nothing to say."""
-    return fast.describe_int8_path(loaded.backbone)
+    return fast.describe_int8_path(_bloom(loaded))
 
 
 def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[int] = ()) -> BlockStack:
     """The fused blocks of a model that is not `unsupported`, keeping what `memory` says. `lengths` are tokens of batches
     that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
     stack: BlockStack = fast.make_block_stack(
-        loaded.backbone, memory.full, memory.middle, memory.copies, lengths=lengths
+        _bloom(loaded), memory.full, memory.middle, memory.copies, lengths=lengths
     )
     return stack
 
@@ -168,7 +175,7 @@ def make_decoder(loaded: LoadedModel, *, slots: int, capacity: int, max_rows: in
     """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now."""
     head_VW = head_weight(loaded.model).detach()
     decoder: SlotDecoder = fast.make_decoder(
-        loaded.backbone, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos
+        _bloom(loaded), head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos
     )
     return decoder
 

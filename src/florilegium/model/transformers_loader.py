@@ -67,7 +67,6 @@ def _from_pretrained(
     device: torch.device,
     quantization: BitsAndBytesConfig | None,
 ) -> PreTrainedModel:
-    options: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
     with files.slices() as slices:
         loaded: Any = kind.from_pretrained(  # a pair, because of output_loading_info
             None,
@@ -78,7 +77,7 @@ def _from_pretrained(
             local_files_only=True,
             ignore_mismatched_sizes=True,  # the report names them, and they are refused
             output_loading_info=True,
-            **options,
+            quantization_config=quantization,
         )
     model: PreTrainedModel = loaded[0]
     check_loaded(model, loaded[1], files.name)

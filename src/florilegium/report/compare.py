@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from florilegium.evaluation.table import LINES, lookup, written
 from florilegium.report.page import charts, render
@@ -12,14 +12,23 @@ from florilegium.report.run_reader import RunRecord
 NOT_COMPARED = ("output", "force")
 
 
-def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
+class Comparison(TypedDict):
     """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a metric as `evaluate`
     writes it, a number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be
     compared)."""
+
+    runs: list[str]
+    same_rows: bool
+    settings: dict[str, list[object]]
+    figures: dict[str, list[object]]
+
+
+def compare_runs(a: RunRecord, b: RunRecord) -> Comparison:
+    """What `report A B` shows."""
     keys = [
         key for key in {**a.config, **b.config} if key not in NOT_COMPARED and a.config.get(key) != b.config.get(key)
     ]
-    metrics: dict[str, list[Any]] = {
+    metrics: dict[str, list[object]] = {
         key: [run.manifest.get(key) for run in (a, b)]
         for key in (
             "eval_loss_before",
@@ -44,7 +53,7 @@ def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     }
 
 
-def metric_rows(comparison: dict[str, Any], short: bool = False) -> list[tuple[str, str, str]]:
+def metric_rows(comparison: Comparison, short: bool = False) -> list[tuple[str, str, str]]:
     """(name, a's, b's) of each metric, as text."""
     lines = {line.path: line for group in LINES.values() for line in group}
     rows = []
@@ -57,7 +66,7 @@ def metric_rows(comparison: dict[str, Any], short: bool = False) -> list[tuple[s
     return rows
 
 
-def _value(key: str, value: Any, style: str, short: bool) -> str:
+def _value(key: str, value: object, style: str, short: bool) -> str:
     if key == "peak_memory_bytes":
         return gibibytes(value)
     if key == "elapsed_seconds":

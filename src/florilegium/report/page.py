@@ -9,17 +9,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from florilegium.data import finding_sentences
+from florilegium.data.data_report import Findings
 from florilegium.errors import counted
-from florilegium.evaluation.table import lookup, table, written
+from florilegium.evaluation.table import Cells, lookup, table, written
 from florilegium.report.loss_plot import write_loss_plot
 from florilegium.report.page_lists import cost, digests, duration, gibibytes, number, reproduce
 from florilegium.report.quote_cards import prompt_cards
@@ -49,7 +50,7 @@ def run_page(facts: RunRecord) -> str:
     return render("run.html.jinja", **_run_values(facts))
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """A page with our style sheet and the policy that allows nothing else."""
     style = (HERE / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -71,7 +72,7 @@ def plain(value: object) -> str:
     return "".join(c if c == "\n" or c.isprintable() else " " for c in str(value))
 
 
-def _run_values(facts: RunRecord) -> dict[str, Any]:
+def _run_values(facts: RunRecord) -> dict[str, object]:
     evaluation = facts.evaluation
     return {
         "name": facts.name,
@@ -157,12 +158,12 @@ def _steps(number_of_steps: object) -> str:
     return counted(number_of_steps, "step") if isinstance(number_of_steps, int) else ""
 
 
-def _against(evaluation: Mapping[str, Any], path: str) -> str:
+def _against(evaluation: Mapping[str, object], path: str) -> str:
     frequent = lookup(evaluation, "controls.frequent_tags.micro_f1.value")
     return f"{frequent:.3f} by always naming frequent tags" if isinstance(frequent, float) else ""
 
 
-def _safe_table(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _safe_table(evaluation: Mapping[str, object]) -> Mapping[str, Sequence[Cells]]:
     """The evaluation's table, or none of it where the file is not what `evaluate` writes."""
     try:
         return table(evaluation)
@@ -170,35 +171,37 @@ def _safe_table(evaluation: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _instrument(evaluation: dict[str, Any]) -> str:
+def _instrument(evaluation: Mapping[str, object]) -> str:
     """How well the search for copies finds what was planted."""
     found = [lookup(evaluation, f"controls.copies_instrument.{key}_found") for key in ("planted", "shuffled")]
-    if not all(isinstance(share, (int, float)) for share in found):
+    shares = [share for share in found if isinstance(share, (int, float))]
+    if len(shares) < len(found):
         return ""
-    planted, shuffled = (f"{100 * share:.0f}%" for share in found)
+    planted, shuffled = (f"{100 * share:.0f}%" for share in shares)
     return f"The search for copies found {planted} of planted training rows, and {shuffled} with their words shuffled."
 
 
-def _closest(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+def _closest(evaluation: Mapping[str, object]) -> list[tuple[str, str]]:
     """(text, what it shares with which training row), the closest first."""
     rows = lookup(evaluation, "tuned.copies.closest")
     try:
         return [
             (row["text"], f"{row['longest_run']} words in a row; nearest: {row['nearest'] or 'none'}")
-            for row in rows or []
+            for row in (rows if isinstance(rows, list) else [])
         ]
     except (TypeError, KeyError):
         return []
 
 
-def _findings(data: dict[str, Any]) -> list[tuple[str, str]]:
+def _findings(data: Mapping[str, object]) -> list[tuple[str, str]]:
     try:
-        return finding_sentences(data["findings"]) if "findings" in data else []
+        # data.json may be of an earlier version or another hand: what is missing then raises one of these
+        return finding_sentences(cast(Findings, data["findings"])) if "findings" in data else []
     except (TypeError, ValueError, KeyError, AttributeError):
         return []
 
 
-def _sides(data: dict[str, Any]) -> str:
+def _sides(data: Mapping[str, object]) -> str:
     """How many rows went where, and how many near-duplicates stand on both sides."""
     names = {
         "training_rows": "to train on",
@@ -212,9 +215,10 @@ def _sides(data: dict[str, Any]) -> str:
     return "; ".join([", ".join(counts), *told]) if counts else ""
 
 
-def _clusters(data: dict[str, Any]) -> list[list[tuple[str, str]]]:
+def _clusters(data: Mapping[str, object]) -> list[list[tuple[str, str]]]:
     shown = lookup(data, "findings.near_duplicates.shown")
+    clusters = shown[:MOST_CLUSTERS] if isinstance(shown, list) else []
     try:
-        return [[(row["place"], row["text"]) for row in cluster] for cluster in (shown or [])[:MOST_CLUSTERS]]
+        return [[(row["place"], row["text"]) for row in cluster] for cluster in clusters]
     except (TypeError, ValueError, KeyError):
         return []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 NOT_COLUMNS = ("text", "prompt", "step", "finished", "novel")
 
@@ -31,7 +30,7 @@ class PromptCards:
     between: tuple[QuoteCard, ...]
 
 
-def prompt_cards(samples: Sequence[Mapping[str, Any]]) -> list[PromptCards]:
+def prompt_cards(samples: Sequence[Mapping[str, object]]) -> list[PromptCards]:
     """Cards for each prompt, in the order in which prompts were given."""
     texts: dict[str, dict[int, QuoteCard]] = {}
     for row in samples:
@@ -45,7 +44,7 @@ def prompt_cards(samples: Sequence[Mapping[str, Any]]) -> list[PromptCards]:
     return found
 
 
-def _card(step: int, row: Mapping[str, Any]) -> QuoteCard:
+def _card(step: int, row: Mapping[str, object]) -> QuoteCard:
     """The row's text without what was parsed as tags out of it."""
     columns = {name: value for name, value in row.items() if name not in NOT_COLUMNS}
     tags = [str(tag) for value in columns.values() if isinstance(value, list) for tag in value]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.config import current_settings, read_config
 from florilegium.errors import UsageError
@@ -34,13 +33,13 @@ class RunRecord:
     there."""
 
     directory: Path
-    manifest: dict[str, Any]
-    config: dict[str, Any]
-    steps: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-    data: dict[str, Any]
-    evaluation: dict[str, Any]
+    manifest: Mapping[str, object]
+    config: Mapping[str, object]
+    steps: Sequence[Mapping[str, object]]
+    evaluations: Sequence[Mapping[str, object]]
+    samples: Sequence[Mapping[str, object]]
+    data: Mapping[str, object]
+    evaluation: Mapping[str, object]
 
     @property
     def name(self) -> str:
@@ -57,7 +56,7 @@ class RunRecord:
             return None
         return ShownVerdict(found.get("works") is True, found["sentence"], str(found.get("advice") or ""))
 
-    def series(self, key: str, rows: Iterable[dict[str, Any]] | None = None) -> list[tuple[float, float]]:
+    def series(self, key: str, rows: Iterable[Mapping[str, object]] | None = None) -> list[tuple[float, float]]:
         """(step, value) of a metric, where both are finite numbers."""
         pairs = ((_number(row.get("step")), _number(row.get(key))) for row in (self.steps if rows is None else rows))
         return [(x, y) for x, y in pairs if x is not None and y is not None]
@@ -67,7 +66,7 @@ def read_run(directory: Path) -> RunRecord:
     """Raises UsageError for a folder that is no run."""
     run = RunDirectory(directory).check()
     metrics = run.read_metrics()
-    config: dict[str, Any] = {}
+    config: Mapping[str, object] = {}
     with contextlib.suppress(UsageError):
         config = current_settings(read_config(run.config))
     return RunRecord(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from florilegium.config import SamplingSettings, make_config, read_config
 from florilegium.config.installed import installed_version
@@ -23,10 +22,25 @@ from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import GENERAL, read_general
 from florilegium.generation.tuned import load
 from florilegium.report import write_report
-from florilegium.runs.evaluator import EvalData, Evaluator
+from florilegium.runs.evaluator import Compared, EvalData, Evaluator
 from florilegium.runs.recorder import Silent, View
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
+
+
+class EvaluationReport(Compared):
+    """evaluation.json. `leaks` are near-duplicate pairs across training and held-out rows."""
+
+    version: str
+    held_out_rows: int
+    split_by: str
+    leaks: int
+    generations: int
+    sampling: dict[str, object]
+    interval: str
+    general: str
+    forgetting: dict[str, object]
+    elapsed_seconds: float
 
 
 def evaluate(
@@ -42,7 +56,7 @@ def evaluate(
     bits: int | None = None,
     device: str = "auto",
     view: View | None = None,
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and
     `model` say where the run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts
     written.
@@ -58,9 +72,9 @@ def evaluate(
     paragraphs = read_general(Path(general) if general else GENERAL)
     tuned = load(directory, model=model, bits=bits, device=device)
     evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, view)
-    sides = {"tuned": evaluator.measure(use_base=False), "base": evaluator.measure(use_base=True) if base else None}
+    measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
     view.say("tuned  loss on general text, with and without the adapter")
-    report = {
+    report: EvaluationReport = {
         "version": installed_version("florilegium"),
         "held_out_rows": len(material.held_out),
         "split_by": material.config.split_by,
@@ -68,7 +82,7 @@ def evaluate(
         "generations": generations,
         "sampling": asdict(evaluator.settings),
         "interval": "95%, bootstrap over rows, 1,000 resamples; Wilson for shares of texts",
-        **evaluator.compare(sides),
+        **evaluator.compare(*measured),
         "general": str(Path(general).name) if general else "bundled",
         "forgetting": asdict(evaluator.forgetting(paragraphs)),
         "elapsed_seconds": round(time.monotonic() - began, 1),

@@ -1,7 +1,7 @@
 """One tuned model asked everything, with its adapter on or off; what `evaluate.py` puts together.
 
 measured = evaluator.measure(use_base=False)     losses, form, tags, texts of one side
-report = evaluator.compare({"tuned": measured, "base": None})     with what needs a common measure, as JSON
+report = evaluator.compare(measured, None)     with what needs a common measure, as JSON
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 from florilegium.config import SamplingSettings, TrainConfig
 from florilegium.data import Quote, Rows, Split, Template
@@ -36,6 +37,7 @@ from florilegium.evaluation import (
     tag_scores,
     words,
 )
+from florilegium.evaluation.metrics import InstrumentFigures
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.recorder import View
@@ -92,6 +94,23 @@ class SideReport:
         }
 
 
+class Controls(TypedDict):
+    """What each metric is compared with, and how well the search for copies finds what was planted."""
+
+    frequent_tags: dict[str, object] | None
+    held_out: dict[str, object]
+    copies_instrument: InstrumentFigures
+    variety_words: int
+
+
+class Compared(TypedDict):
+    """The measured part of evaluation.json; a side is what `SideReport.to_json` makes."""
+
+    tuned: dict[str, object]
+    base: dict[str, object] | None
+    controls: Controls
+
+
 @dataclass
 class Evaluator:
     """Asks one tuned model everything, with its adapter on or off."""
@@ -113,36 +132,38 @@ class Evaluator:
             texts = self.tuned.generate("", n=self.generations, settings=self.settings)
         return Measured(losses, self._form(texts), tags, [self._main_text(row) for row in texts])
 
-    def compare(self, sides: dict[str, Measured | None]) -> dict[str, object]:
+    def compare(self, tuned: Measured, base: Measured | None) -> Compared:
         """Both sides with the metrics that need a common measure, and the controls, as JSON."""
         held_out_texts = [str(quote[self._template.main_column]) for quote in self.material.held_out]
-        texts = {name: side.texts for name, side in sides.items() if side} | {"held_out": held_out_texts}
-        budget = min(sum(len(words(text)) for text in own) for own in texts.values())
+        texts = [held_out_texts, tuned.texts, *([base.texts] if base else [])]
+        budget = min(sum(len(words(text)) for text in own) for own in texts)
         index = TrainingTexts(self.material.main_texts)
         wanted = self._tags_of(self.material.held_out)
         own_tags = self._relevance(wanted) if wanted is not None else None
-        out: dict[str, object] = {}
-        for name, side in sides.items():
-            if side is None:
-                out[name] = None
-                continue
+
+        def report(name: str, side: Measured) -> dict[str, object]:
             self.view.say(f"{name:<5}  copies, variety, tag match")
             scores = tag_scores(side.tags, wanted) if side.tags is not None and wanted is not None else None
             match = self._relevance(side.tags) if side.tags is not None else None
             copies = copy_metrics(index, side.texts)
-            out[name] = SideReport(side, scores, _variety(side.texts, budget), copies, match).to_json()
+            return SideReport(side, scores, _variety(side.texts, budget), copies, match).to_json()
+
+        sides = report("tuned", tuned), report("base", base) if base else None
         held_out_copies = copy_metrics(index, held_out_texts)
-        out["controls"] = {
-            "frequent_tags": self._frequent_tags(wanted),
-            "held_out": {
-                "variety": _variety(held_out_texts, budget),
-                "copies": held_out_copies and asdict(held_out_copies),
-                "relevance": own_tags and own_tags.to_json(),
+        return {
+            "tuned": sides[0],
+            "base": sides[1],
+            "controls": {
+                "frequent_tags": self._frequent_tags(wanted),
+                "held_out": {
+                    "variety": _variety(held_out_texts, budget),
+                    "copies": held_out_copies and asdict(held_out_copies),
+                    "relevance": own_tags and own_tags.to_json(),
+                },
+                "copies_instrument": instrument_check(index, self.material.main_texts).to_json(),
+                "variety_words": budget,
             },
-            "copies_instrument": asdict(instrument_check(index, self.material.main_texts)),
-            "variety_words": budget,
         }
-        return out
 
     def forgetting(self, paragraphs: Sequence[str]) -> Forgetting:
         after = general_parts(self.tuned.loaded, paragraphs)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from florilegium.config import TrainConfig
 from florilegium.data import Rows, Split, read_rows_of, report_on, split_by_config
+from florilegium.data.data_report import DataReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,36 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
+class InspectedRow(TypedDict):
+    """A row as it is trained; with `--tokens` its tokens, which of them carry loss, and where it lies in its packed
+    row."""
+
+    place: str
+    text: str
+    tokens: NotRequired[list[str]]
+    token_ids: NotRequired[list[int]]
+    learned: NotRequired[list[bool]]
+    packed_row: NotRequired[int]
+    packed_from: NotRequired[int]
+    packed_to: NotRequired[int]
+
+
+class TokenReport(TypedDict):
+    """`tokens`: total, median and max."""
+
+    cut_rows: int
+    tokens: dict[str, int]
+    rows: list[InspectedRow]
+
+
+class Inspection(DataReport):
+    """What `inspect` returns."""
+
+    rows: list[InspectedRow]
+    cut_rows: NotRequired[int]
+    tokens: NotRequired[dict[str, int]]
+
+
 def inspect(
     data: str | Path = "sample",
     *,
@@ -30,7 +61,7 @@ def inspect(
     strict: bool = False,
     progress: Progress | None = None,
     **settings: Any,  # those of TrainConfig, by their names
-) -> dict[str, Any]:
+) -> Inspection:
     """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs
     across the split and across a random one (`leaks`), and under `rows` three rows as they are trained. With `tokens`
     their tokens too, which of them carry loss, and where each row lies in its packed row. Plain values. Raises what
@@ -38,14 +69,19 @@ def inspect(
     config = replace(TrainConfig(data=str(data), **settings), skip_bad_rows=not strict)
     rows = read_rows_of(config, progress=progress)
     split = split_by_config(config, rows, progress)
-    report = report_on(rows, split, config.held_out, config.seed, config.split_by)
+    report = cast(
+        Inspection, report_on(rows, split, config.held_out, config.seed, config.split_by)
+    )  # and below the rest
     if tokens:
-        return {**report, **_tokenised(config, rows, split)}
-    shown = [{"place": rows.places[i], "text": rows.template.render(rows.quotes[i])} for i in split.training[:SHOWN]]
-    return {**report, "rows": shown}
+        found = _tokenised(config, rows, split)
+        report["cut_rows"], report["tokens"], report["rows"] = found["cut_rows"], found["tokens"], found["rows"]
+    else:
+        numbers = split.training[:SHOWN]
+        report["rows"] = [{"place": rows.places[i], "text": rows.template.render(rows.quotes[i])} for i in numbers]
+    return report
 
 
-def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> dict[str, Any]:
+def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> TokenReport:
     """Lengths in tokens, rows that are cut, and the first rows of a first step of 16, token by token."""
     from florilegium.tokens import encode, epoch_order
 
@@ -56,7 +92,7 @@ def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> dict[str, Any]:
     )
     step = epoch_order(len(quotes), 16, config.seed, 0)[0]
     where = _places_in_pack([encoded.examples[i] for i in step])
-    shown = []
+    shown: list[InspectedRow] = []
     for number, i in list(enumerate(step))[:SHOWN]:
         example = encoded.examples[i]
         row, start, end = where[number]
@@ -64,7 +100,7 @@ def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> dict[str, Any]:
             {
                 "place": places[i],
                 "text": rows.template.render(quotes[i]),
-                "tokens": [tokenizer.decode([t], clean_up_tokenization_spaces=False) for t in example.token_ids],
+                "tokens": [str(tokenizer.decode([t], clean_up_tokenization_spaces=False)) for t in example.token_ids],
                 "token_ids": example.token_ids,
                 # The first token is never predicted: nothing stands before it.
                 "learned": [i > 0 and learned for i, learned in enumerate(example.loss_mask)],

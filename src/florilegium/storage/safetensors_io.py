@@ -15,7 +15,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -29,6 +29,14 @@ DTYPES = {
 MAX_HEADER_BYTES = 16 << 20
 
 
+class TensorEntry(TypedDict):
+    """A tensor in the header of a safetensors file: where its bytes begin and end, counted from the header's end."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     """The size of the file's data, without its header."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -40,7 +48,7 @@ def tensor_pieces(
     """The safetensors file of `tensors`, in pieces: header, then tensor by tensor."""
     # Widest numbers first, so that each tensor begins at a multiple of its size; then by name.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for name in names:
         tensor = tensors[name]
@@ -55,14 +63,14 @@ def tensor_pieces(
             yield memoryview(pieces)
 
 
-def header_piece(header: Mapping[str, Any]) -> bytes:
+def header_piece(header: Mapping[str, object]) -> bytes:
     """How a safetensors file begins: the length of its header, and the header."""
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
-def read_header(path: Path, what: str) -> dict[str, Any]:
+def read_header(path: Path, what: str) -> dict[str, TensorEntry]:
     """The header of a safetensors file: names to dtype and shape. Nothing else is read, and not more than
     MAX_HEADER_BYTES.
 
@@ -92,7 +100,7 @@ def read_header(path: Path, what: str) -> dict[str, Any]:
     return header
 
 
-def _check_header(header: dict[str, Any], num_bytes: int, what: str, fix: str) -> None:
+def _check_header(header: Mapping[str, Any], num_bytes: int, what: str, fix: str) -> None:
     end = 0
     for name, entry in header.items():
         good = isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and _is_sizes(entry.get("shape"))

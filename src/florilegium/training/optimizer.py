@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.optim.optimizer import StateDict
 
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
@@ -37,7 +38,12 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig, learning_rate: f
     """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is
     not here."""
     kind, extra = _optimizer_class(config.optimizer, next(p.device for p in model.parameters()))
-    options: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": config.weight_decay, **extra}
+    options: dict[str, Any] = {
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": config.weight_decay,
+        **extra,
+    }
     if config.lora_plus_ratio:
         from peft.optimizers import create_loraplus_optimizer
 
@@ -54,7 +60,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig, learning_rate: f
     return optimizer
 
 
-def _optimizer_class(name: str, device: torch.device) -> tuple[Any, dict[str, Any]]:
+def _optimizer_class(name: str, device: torch.device) -> tuple[type[Any], dict[str, bool]]:
     if name == "adamw":
         # One fused kernel a step on CUDA; on the CPU the plain loop, whose bits do not depend on the version.
         return torch.optim.AdamW, {"fused": True} if device.type == "cuda" else {}
@@ -78,8 +84,8 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num
 def restore_optimizer(
     optimizer: torch.optim.Optimizer,
     schedule: LambdaLR,
-    optimizer_state: dict[str, Any],
-    schedule_state: dict[str, Any],
+    optimizer_state: StateDict,
+    schedule_state: StateDict,
 ) -> None:
     """Puts a checkpoint's optimiser back, at the checkpoint's step, with the rates that the config has now.
 

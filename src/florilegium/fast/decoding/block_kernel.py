@@ -10,7 +10,7 @@ W width, R rank of the adapter, V vocabulary."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -129,7 +129,7 @@ class LoraInput(NamedTuple):
     x_at_MR: torch.Tensor
 
 
-def _row_launch(W: int) -> dict[str, Any]:
+def _row_launch(W: int) -> dict[str, int]:
     """A row in one program, as in training, but of 8 warps at most: a step has few rows, and many programs a row."""
     block = triton.next_power_of_2(W)
     return {"BLOCK": block, "num_warps": min(8, max(1, block // 512))}

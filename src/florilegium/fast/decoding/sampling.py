@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import triton
@@ -96,7 +96,7 @@ def sample(
     chunk = triton.cdiv(triton.cdiv(V, CHUNKS), block) * block  # whole blocks: no mask but in the last chunk
     # Without fusing products into sums: what is fused differs from one variant of a kernel to the next, and with it the
     # last bit.
-    fixed: dict[str, Any] = {"PENALTY": needs.penalty, "C": CHUNKS, "BLOCK": block, "enable_fp_fusion": False}
+    fixed: dict[str, int] = {"PENALTY": needs.penalty, "C": CHUNKS, "BLOCK": block, "enable_fp_fusion": False}
     source = (scores_QV, state.seen, state.sampling_params, row_slot)
     sampling_kernel.softmax_stats_kernel[(Q, CHUNKS)](
         *source, work.tops, work.sums, work.argmaxes, V, chunk, **fixed, num_warps=4

@@ -11,12 +11,11 @@ weights, and transposed so that the rows of a tile lie side by side."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from florilegium.fast.decoding.matmul_kernel import StoredWeight, split_of
-from florilegium.fast.modules import Block, Bloom, Linear, linears
+from florilegium.fast.modules import Block, Bloom, Linear, QuantState, linears
 from florilegium.fast.support import shared_unsupported_reason
 from florilegium.fast.training.quantized_linear import Lora, lora_of
 
@@ -49,7 +48,7 @@ def _bits(module: Linear) -> int:
     return 4 if getattr(weight, "quant_state", None) is not None else 8 if weight.dtype == torch.int8 else 16
 
 
-def _block_scales(state: Any, N: int, K: int) -> torch.Tensor:
+def _block_scales(state: QuantState, N: int, K: int) -> torch.Tensor:
     """[K / 64, N], of bitsandbytes' QuantState, which is untyped."""
     scales: torch.Tensor = state.absmax
     if state.nested:

@@ -15,8 +15,6 @@ Shapes: T tokens, H heads, D head dimension."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -117,7 +115,7 @@ def attention_kernel(
     tl.store(logsumexp + head * T + row, top + tl.log2(total))
 
 
-def sizes(D: int, **options: int) -> dict[str, Any]:
+def sizes(D: int, **options: int) -> dict[str, int]:
     """The constants of a head of D numbers: the matrix unit takes powers of two from 16."""
     return {"D": D, "BLOCK_D": max(16, triton.next_power_of_2(D)), "BLOCK": BLOCK, **options}
 

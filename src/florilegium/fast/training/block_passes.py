@@ -8,7 +8,7 @@ Shapes: T packed tokens, W width, H heads, D head dimension, F = 4W.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -37,12 +37,21 @@ class TrainingBlock:
         return self.qkv, self.dense, self.up, self.down
 
 
+class BlockStackContext(Protocol):
+    """autograd's context, with what one pass leaves on it for the backward pass."""
+
+    needs_input_grad: tuple[bool, ...]
+    this_pass: BlockStackPass
+    saved: list[Saved]
+    last: torch.Tensor
+
+
 class BlockStackFunction(torch.autograd.Function):
-    """All blocks as one function of the embedding and the adapters. autograd's `ctx` is untyped."""
+    """All blocks as one function of the embedding and the adapters."""
 
     @staticmethod
     def forward(
-        ctx: Any, stack: BlockStack, embedded: torch.Tensor, start: torch.Tensor, end: torch.Tensor,
+        ctx: BlockStackContext, stack: BlockStack, embedded: torch.Tensor, start: torch.Tensor, end: torch.Tensor,
         seed: torch.Tensor | None, *lora: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         this_pass = BlockStackPass(stack, start, end, seed)
@@ -52,7 +61,7 @@ class BlockStackFunction(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: BlockStackContext, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = ctx.this_pass.backward(grads[0], ctx.saved, ctx.last)
         del ctx.saved
         # none for stack, embedding, starts, ends, seed: nothing below the first block is trained

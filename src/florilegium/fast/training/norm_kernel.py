@@ -14,7 +14,7 @@ pass. Statistics are float32. One program a row. Shapes: T tokens, W width, R co
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -132,7 +132,7 @@ def residual_norm_grad_kernel(
     tl.store(scaled_grad + offset, dx.to(scaled_grad.dtype.element_ty), mask=inside)
 
 
-def _row_launch(W: int) -> dict[str, Any]:
+def _row_launch(W: int) -> dict[str, int]:
     """A row in one program: the statistics need no second pass. 512 numbers a warp keep a thread's 16 in registers."""
     block = triton.next_power_of_2(W)
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
