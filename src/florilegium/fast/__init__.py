@@ -67,6 +67,7 @@ def block_stack_unsupported(bloom: Bloom, device: torch.device, compute: torch.d
     """Why the fused blocks cannot run on this BloomModel, or an empty string."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
+    # here and not above: it imports Triton, without which the rest of this room works
     from florilegium.fast.training.block_stack import unsupported_reason
 
     return unsupported_reason(bloom, device, compute)
@@ -96,6 +97,7 @@ def describe_int8_path(bloom: Bloom) -> str:
 def cancel_pending_compiles() -> None:
     """Kernels that nobody has begun to compile are compiled when they are needed."""
     module = sys.modules.get("florilegium.fast.hopper.int8_matmul")
+    # From sys.modules: where it was never imported nothing is pending, and to import it takes CUDA's compiler.
     if module is not None:
         module.cancel_pending_compiles()
 

@@ -22,6 +22,7 @@ def dequantize_reference(stored_NK: torch.Tensor, scale_N: torch.Tensor, dtype: 
 
 def dequantize(stored_NK: torch.Tensor, scale_N: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weight [N, K] in `dtype`: by the kernel on CUDA, by the reference elsewhere."""
+    # A view is for the reference: the kernel takes rows that lie K apart.
     if not stored_NK.is_cuda or not stored_NK.is_contiguous():
         return dequantize_reference(stored_NK, scale_N, dtype)
     # here and not above: Triton is there only where CUDA is

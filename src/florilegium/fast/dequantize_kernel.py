@@ -73,6 +73,7 @@ def dequantize_int8(weight_NK: torch.Tensor, scale_N: torch.Tensor | None, out: 
     given = scale_N is not None
     dequantize_int8_kernel[(N * blocks,)](
         weight_NK,
+        # a pointer that the kernel does not follow where there is no scale
         scale_N if given else weight_NK,
         out,
         out.stride(0),
@@ -91,6 +92,7 @@ def dequantize_nf4(packed: torch.Tensor, state: QuantState, out: torch.Tensor) -
     assert K % state.blocksize == 0 and packed.is_contiguous() and out.shape == (N, K) and out.stride(1) == 1
     block, blocks = _blocks(K)
     inner = state.state2 if state.nested else None
+    # not nested: three pointers that are not followed
     nested = (inner.code, inner.absmax, state.offset) if inner is not None else (state.absmax,) * 3
     dequantize_nf4_kernel[(N * blocks,)](
         packed, state.code, state.absmax, *nested, out, out.stride(0), K, blocks,

@@ -57,4 +57,5 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     # A row length is a shape, and a shape a compilation; beyond its limit dynamo would fall back to an unfused form,
     # silently.
     torch._dynamo.config.recompile_limit = 128
+    # The mask as well: uncompiled it is made whole first, [B, T, T], and cut into blocks after.
     return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)

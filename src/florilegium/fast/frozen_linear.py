@@ -30,6 +30,7 @@ def weight_of(module: QuantizedLinearModule, dtype: torch.dtype) -> torch.Tensor
     if hasattr(module.weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit
 
+        # `.to`: it comes in the dtype that it was quantised from.
         weight_NK: torch.Tensor = dequantize_4bit(module.weight.data, module.weight.quant_state).to(dtype)
         return weight_NK
     if module.weight.CB is not None:
@@ -60,6 +61,7 @@ class FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FrozenLinearContext, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        # Made a second time: a pass over its bytes is cheaper than [N, K] kept for every layer.
         return grads[0] @ ctx.weight(grads[0].dtype), None, None
 
 

@@ -61,6 +61,7 @@ class FrozenHeadLosses(torch.autograd.Function):
             losses_N, grad_NW = sliced_losses(hidden_NW, weight_VW, targets_N, chunk_bytes, ctx.needs_input_grad[0])
             ctx.save_for_backward(grad_NW)
             return losses_N
+        # Bytes of a logit: the kernel writes over bfloat16 in place, the reference counts in float32.
         rows = max(16, chunk_bytes // ((2 if hidden_NW.is_cuda else 4) * weight_VW.shape[0]))
         if rows > 128:
             rows -= rows % 128  # whole tiles of the matrix units
@@ -71,6 +72,7 @@ class FrozenHeadLosses(torch.autograd.Function):
             here = slice(start, start + rows)
             grad = None if grad_NW is None else grad_NW[here]
             losses_N[here] = chunk_losses(hidden_NW[here], weight_VW, targets_N[here], grad)
+        # All that is kept: [N, W], where the logits were [N, V].
         ctx.save_for_backward(grad_NW)
         return losses_N
 
@@ -100,6 +102,7 @@ def chunk_losses(
         probabilities[row, targets] -= 1  # d loss / d logits = softmax - one-hot
         probabilities.masked_fill_(none[:, None], 0)
         _times_weight(probabilities, weight, grad)
+    # Sum and score are both relative to the row's largest logit, which falls out here.
     return (total.log() - target_score).masked_fill(none, 0)
 
 

@@ -89,6 +89,7 @@ def losses_and_weights(
     rest_N = torch.empty_like(losses_N)
     head_loss_kernel[(N,)](
         logits_NV, hidden_NW, weight_VW, targets_N, losses_N, rest_N, V, W, GRAD=grad, BLOCK=8192, BLOCK_W=triton.next_power_of_2(W),
+        # a program has a whole row of logits to read, so it takes warps enough to keep memory busy by itself
         num_warps=32,
     )  # fmt: skip
     return rest_N

@@ -45,6 +45,7 @@ def sliced_losses(
     size = min(V, max(256, SLICE_BYTES // (W * dtype.itemsize)))
     rows = max(16, chunk_bytes // (4 * size))
     sums = _no_sums(hidden_NW, needs_grad)
+    # One buffer for every slice: nothing of its size is allocated in the loop.
     cast_SW = hidden_NW.new_empty(size, W)
     for first in range(0, V, size):
         part_SW = cast_SW[: min(size, V - first)].copy_(weight_VW[first : first + size])
@@ -57,6 +58,7 @@ def sliced_losses(
 def _no_sums(hidden_NW: torch.Tensor, needs_grad: bool) -> RunningSums:
     ones_N1 = hidden_NW.new_ones(len(hidden_NW), 1, dtype=torch.float32)
     grad_NW = torch.zeros_like(hidden_NW, dtype=torch.float32) if needs_grad else None
+    # -inf: whatever comes first is larger, and scales sums of 0 by exp(-inf), 0
     return RunningSums(-torch.inf * ones_N1, 0 * ones_N1, 0 * ones_N1, grad_NW)
 
 

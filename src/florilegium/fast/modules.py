@@ -90,6 +90,7 @@ class Bloom(Protocol):
 
 def lora_layer(layer: Linear | LoraLayer) -> LoraLayer | None:
     """The layer as PEFT's, or None where it is a bare linear."""
+    # By its attribute: the class is PEFT's, which a base without an adapter need not import.
     return cast(LoraLayer, layer) if hasattr(layer, "base_layer") else None
 
 

@@ -73,6 +73,7 @@ def mma_column_order(column, ORDER: tl.constexpr):
     columns, number 16 j + 4 s + 2 p + h (BYTE_ORDER) or 16 j + 4 s + 2 h + p (PAIR_ORDER) is column 16 s + 8 h + 2 j +
     p of the unit's, and x is written so by the kernel that makes it. The second leaves neighbours side by side:
     training's matmuls with int8 take that one, for one instruction more."""
+    # 16 columns a thread and four threads a row, so the order repeats every 64
     j, s = (column // 16) % 4, (column // 4) % 4  # the thread of four that reads it, and the step that it is used in
     if ORDER == _BYTE_ORDER:
         return column // 64 * 64 + 16 * s + 8 * (column % 2) + 2 * j + (column // 2) % 2

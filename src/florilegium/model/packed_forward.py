@@ -66,6 +66,7 @@ def _fused(stack: fast_paths.BlockStack, embedded_BTW: torch.Tensor, batch: Batc
     # Rows laid end to end; a token's document begins `position` tokens before it and ends `remaining` after it.
     index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=embedded_BTW.device)
     start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
+    # An evaluation gets no seed, so the adapter drops nothing.
     hidden_TW = stack(embedded_BTW.flatten(0, 1), start_T, end_T, batch.seed_1 if training else None)
     return hidden_TW.view(embedded_BTW.shape)
 

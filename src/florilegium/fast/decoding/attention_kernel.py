@@ -69,6 +69,7 @@ def cached_attention_kernel(
             total = total * shrink + tl.sum(probability, 1)
             acc = tl.dot(probability.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
             top = higher
+        # 1: rows of the tile that are not this slot's sum to 0, and are not written
         y = acc / tl.where(same, total, 1.0)[:, None]
         to = row[:, None] * (H * D) + mma_column_order(h * D + d, ORDER)[None, :]
         tl.store(out + to, y.to(out.dtype.element_ty), mask=own)

@@ -138,6 +138,7 @@ class Decoder:
         """Works on `rows` and samples the next token of rows number `sample_rows`, each the last of its slot's. At most
         `rows[-1]` of them."""
         M = next(m for m in self.rows if m >= len(rows))
+        # As many as M rows could ever sample: one graph a shape, whoever is sampled this time.
         Q = min(M, self.num_slots)
         assert len(sample_rows) <= Q, "one token a slot"
         stage = self.turn = (self.turn + 1) % STAGES
@@ -145,6 +146,7 @@ class Decoder:
             self.events[stage].synchronize()  # its inputs have been read, its tokens been fetched
         self._fill(stage, M, Q, rows, sample_rows)
         self._run(M, Q, needs_of([self.settings[slot] for slot in {row[0] for row in rows}]))
+        # To pinned memory, so the host does not wait: the event behind it says when it has arrived.
         self.outs[stage].copy_(self.out, non_blocking=True)
         if self.out.is_cuda:
             self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -162,6 +164,7 @@ class Decoder:
 
     def _inputs(self, M: int, Q: int) -> StepInputs:
         if (M, Q) not in self.inputs:
+            # Kept for good: a recorded graph reads these very addresses.
             self.inputs[M, Q] = StepInputs.make(M, Q, device=self.out.device)
         return self.inputs[M, Q]
 
@@ -186,6 +189,7 @@ class Decoder:
         # thread_local: another thread of the program may allocate meanwhile
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             self._forward(inputs, M, Q, needs)
+        # One pool for all graphs: no two run at once, so their memory may overlap.
         self.pool = self.pool or graph.pool()
         return graph
 

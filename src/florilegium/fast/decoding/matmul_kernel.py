@@ -162,6 +162,7 @@ def split_of(N: int, K: int, bits: int) -> int:
     """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's. NF4 is
     bound by its arithmetic and wants more warps at a time."""
     split = 1
+    # 8,192 outputs are 128 tiles of 64, about one for each multiprocessor
     while N * split < (16384 if bits == 4 else 8192) and split < 8 and K % (split * 2 * 128) == 0:
         split *= 2
     return split
@@ -177,6 +178,7 @@ def tile(M: int, K: int, split: int, bits: int, *, roomy: bool) -> dict[str, int
     """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/generate/steps.py --tiles`).
     `roomy`: the multiprocessor has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
     BM = padded(M)[0]
+    # whole steps alone: the kernel's loop has no mask along K
     BK = next(b for b in (256 if bits in (4, 8) and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
     if BM == 128:
         if bits == 4:
@@ -193,6 +195,7 @@ def _roomy(device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     driver: Any = triton.runtime.driver.active
+    # an A100 has 163 KiB for a program, an H100 227, consumer cards 99
     return bool(driver.utils.get_device_properties(device.index or 0)["max_shared_mem"] > 128 * 1024)
 
 

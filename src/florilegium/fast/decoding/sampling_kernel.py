@@ -194,6 +194,7 @@ def sample_kernel(
             mass_C = tl.where(cut, tl.load(above + ((last * rows + q) * C + c) * J + best), mass_C)
         argmax = tl.min(tl.where(tl.load(tops + q * C + c) == top, tl.load(argmaxes + q * C + c), _NO_TOKEN), 0)
         count = tl.load(written + s)
+        # 64 masses first, so that one chunk's scores are read again and not the whole vocabulary's
         running_C = tl.cumsum(mass_C, 0)
         goal = tl.load(uniforms + s * num_uniforms + count + 1) * tl.sum(mass_C, 0)
         # a uniform number of all but 1 may round past the last mass: the last chunk that has any is taken
@@ -215,6 +216,7 @@ def sample_kernel(
             carry += tl.sum(part, 0)
         token = tl.where(hit < _NO_TOKEN, hit, tl.maximum(final, 0))
         token = tl.where(tl.load(settings + s * _PARAMS + _TEMPERATURE) > 0, token, argmax)
+        # after all else: what NaN made of the token above must not stand
         token = tl.where(sound, token, _BROKEN)
         ends = (token == eos) | (count + 1 >= tl.load(limit + s)) | (token < 0)
         tl.store(out + q, token)

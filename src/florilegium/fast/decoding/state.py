@@ -68,6 +68,7 @@ class DecodeStep:
     def tokens(self) -> list[int]:
         """One for each of `slots`; `sampling_kernel.INACTIVE` for a slot that had ended. Waits for the GPU."""
         if self._event is not None:
+            # Of this step alone: the next one may be at work already, and is not waited for.
             self._event.synchronize()
         return [int(t) for t in self._out[: len(self.slots)].tolist()]
 
@@ -83,6 +84,7 @@ def make_slot_state(slots: int, capacity: int, V: int, M: int, device: torch.dev
         lora_enabled=torch.ones(slots, device=device),
         sampling_params=torch.zeros(slots, 4, device=device),
         uniforms=torch.zeros(slots, capacity + 1, device=device),  # one for the opening, one for each token
+        # a byte a token, not a bit: 64 slots of BLOOM's vocabulary are 16 MB, and a store needs no atomics
         seen=torch.zeros(slots, V, dtype=torch.uint8, device=device),
         position=torch.zeros(M, dtype=torch.int32, device=device),
     )

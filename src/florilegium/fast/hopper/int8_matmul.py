@@ -118,6 +118,7 @@ def _code(variant: Variant) -> tuple[bytes, str]:
     try:
         return _begin(variant).result()
     except RuntimeError:
+        # A failed future would raise its old error for ever.
         del _compiled[variant]
         return compile_source(variant.source)
 
@@ -208,6 +209,7 @@ def _launch(
     # what is not used is given as another tensor of the right kind: the kernel follows no such pointer
     beside = slope if slope is not None else torch.empty_like(out) if variant.EPILOGUE == GELU else out
     scale, bias = gelu or (out, out)
+    # the last tile may reach beyond T: the copy engine reads zeros there, and writes nothing
     tiles_t = -(-T // tokens)
     _kernel(variant, x.device)(
         programs * variant.CLUSTER, THREADS, tensor_map(x, tokens // variant.CLUSTER, 64),

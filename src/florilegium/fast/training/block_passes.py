@@ -157,6 +157,7 @@ class BlockStackPass:
         plan = self.stack.plan
         if index < plan.blocks_full:
             return activations
+        # With the second residual kept, attention's `dense` need not be run again.
         keeps_second = index < plan.blocks_partial
         return SavedInputs(activations.input, activations.post_attention_residual if keeps_second else None)
 
@@ -206,6 +207,7 @@ class BlockStackPass:
         )
         grad_out, _ = self.matmuls.backward(block.dense, scaled_grad_TW)
         qkv_grad = self._attend_grad(block, kept, grad_out)
+        # Read for the last time: room for the gradient of the block's input.
         del kept.qkv, kept.context
         return self._input_norm_grad(index, block, kept, qkv_grad, scaled_grad_TW)
 

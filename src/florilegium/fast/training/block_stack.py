@@ -106,6 +106,7 @@ class BlockStack:
                 linear.int8_backward = int8 and (not copied or (fused_gelu and linear is block.down))
                 if copied:
                     linear.bf16_copy = linear.weight_view(like.new_empty(linear.num_elements, dtype=self.dtype))
+                # int8 that is read as it is stored never comes into the buffer
                 elif not int8:
                     largest = max(largest, linear.num_elements)
         return largest
@@ -137,6 +138,7 @@ class BlockStack:
             out_TW, saved, last_TW = step.forward(embedded_TW, save=True)
             step.backward(out_TW, saved, last_TW)
             head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
+            # An evaluation's loss makes no gradient: a kernel of its own.
             for grad_TW in (None, torch.empty_like(out_TW)):
                 chunk_losses(out_TW, head, targets_T, grad_TW)
 
@@ -155,6 +157,7 @@ class BlockStack:
         assert T % 64 == 0, f"{T} tokens: rows are packed in multiples of 64 (`PackPlan`)"
         assert embedded_TW.is_contiguous() and self.bloom.embed_dim == W
         assert seed is None or seed.dtype == torch.int64
+        # The parameters are for autograd to see: the pass itself reads them where they live.
         apply: Any = BlockStackFunction.apply
         out: torch.Tensor = apply(self, embedded_TW, start_T, end_T, seed, *self.parameters)
         return out

@@ -84,6 +84,7 @@ class CudaGraphRunner:
             for tensor, value in zip(self.updates, before, strict=True):
                 tensor.copy_(value)
             torch.cuda.synchronize()
+            # What that call left cached would lie beside the pool, which takes the same again.
             torch.cuda.empty_cache()
             self.pool = torch.cuda.graph_pool_handle()
         # All graphs allocate from one pool: no two are replayed at once, so their memory may overlap.

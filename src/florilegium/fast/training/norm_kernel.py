@@ -176,6 +176,7 @@ def residual_norm(
     assert pending is None or (pending.raw.shape == (T, W) and pending.raw.is_contiguous())
     assert error_TW is None or (error_TW.dtype == torch.int8 and error_TW.is_contiguous())
     assert not dropout or W % 4 == 0, "dropout draws four columns at a time"
+    # float32 comes once, from the embedding: it is rounded as if something had been added
     saves = pending is not None or before_TW.dtype != normed_TW.dtype
     saved_TW = torch.empty_like(before_TW, dtype=normed_TW.dtype) if saves else before_TW
     left_TW = torch.empty_like(before_TW, dtype=torch.int8) if saves and error_TW is None else error_TW

@@ -133,6 +133,7 @@ def compile_int8_matmuls(linears: Sequence[QuantizedLinear], T: int, *, recomput
         (up, Variant.forward_gelu(down.column_order)),
         (down, Variant.forward()),
     ]
+    # To recompute, GELU's slope will do: its value went into `down`, which is not run again.
     forward += [(up, Variant.forward_slope())] if recompute else []
     backward = [
         (qkv, Variant.backward()),
@@ -160,6 +161,7 @@ class Matmuls:
         if linear.int8_forward:
             from florilegium.fast.hopper import int8_matmul
 
+            # The stored weight has no columns for B, so B goes in beside it.
             lora_b = self._lora_b(linear, x) if linear.lora else None
             return int8_matmul.forward(x, linear.module.weight.data, lora_b)
         # One product for base and adapter: [x, x A^T] [weight, B]^T.
@@ -196,6 +198,7 @@ class Matmuls:
 
             return int8_matmul.backward_gelu(grad_TW, down.module.weight.data, gelu_slope_or_input_TF)
         grad_out, _ = self.backward(down, grad_TW)
+        # In place: nobody reads the gradient of GELU's output again.
         gelu_kernel.gelu_grad(gelu_slope_or_input_TF, up.scale_N, up.bias_N, grad_out)
         return grad_out
 
