@@ -102,7 +102,7 @@ class CopyMetrics:
     closest: list[ClosestText]
 
 
-class InstrumentFigures(TypedDict):
+class InstrumentMetrics(TypedDict):
     """An `InstrumentCheck` as JSON."""
 
     planted: int
@@ -120,7 +120,7 @@ class InstrumentCheck:
     shuffled: int
     shuffled_found: float | None
 
-    def to_json(self) -> InstrumentFigures:
+    def to_json(self) -> InstrumentMetrics:
         return {
             "planted": self.planted,
             "planted_found": self.planted_found,

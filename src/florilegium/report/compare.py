@@ -12,15 +12,17 @@ from florilegium.report.run_reader import RunRecord
 NOT_COMPARED = ("output", "force")
 
 
-class Comparison(TypedDict):
-    """`settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a metric as `evaluate`
-    writes it, a number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be
-    compared)."""
-
-    runs: list[str]
-    same_rows: bool
-    settings: dict[str, list[object]]
-    figures: dict[str, list[object]]
+# `settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a metric as `evaluate` writes it, a
+# number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be compared).
+Comparison = TypedDict(
+    "Comparison",
+    {
+        "runs": list[str],
+        "same_rows": bool,
+        "settings": dict[str, list[object]],
+        "figures": dict[str, list[object]],
+    },
+)
 
 
 def compare_runs(a: RunRecord, b: RunRecord) -> Comparison:

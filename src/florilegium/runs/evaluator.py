@@ -37,7 +37,7 @@ from florilegium.evaluation import (
     tag_scores,
     words,
 )
-from florilegium.evaluation.metrics import InstrumentFigures
+from florilegium.evaluation.metrics import InstrumentMetrics
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.recorder import View
@@ -99,7 +99,7 @@ class Controls(TypedDict):
 
     frequent_tags: dict[str, object] | None
     held_out: dict[str, object]
-    copies_instrument: InstrumentFigures
+    copies_instrument: InstrumentMetrics
     variety_words: int
 
 
