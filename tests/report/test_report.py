@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from florilegium.errors import UsageError
+from florilegium.evaluation.table import lookup
 from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
 from florilegium.report.page import plain as printable
 from florilegium.report.svg_charts import Curve, chart, label, thinned, ticks
@@ -204,12 +205,14 @@ def test_two_runs(tmp_path: Path) -> None:
     text = (b / "config.yaml").read_text()
     (b / "config.yaml").write_text(text.replace("lora_rank: 16", "lora_rank: 4"))
     found = compare_runs(read_run(a), read_run(b))
-    assert found["settings"] == {"lora_rank": [16, 4]} and found["same_rows"]
-    assert found["figures"]["eval_loss"] == [3.6, 3.4] and found["figures"]["written_tags.micro_f1"][0]["value"] == 0.5
+    assert found.settings == {"lora_rank": [16, 4]} and found.same_rows
+    assert (
+        found.metrics["eval_loss"] == [3.6, 3.4] and lookup(found.metrics["written_tags.micro_f1"][0], "value") == 0.5
+    )
     page = comparison_page(read_run(a), read_run(b))
     assert page.count("<svg") == 4 and "held out A" in page and "rank" in page and "different rows" not in page
     other = write_run(tmp_path / "c", lambda what: f"other {what}")
-    assert not compare_runs(read_run(a), read_run(other))["same_rows"]
+    assert not compare_runs(read_run(a), read_run(other)).same_rows
     assert "different rows" in comparison_page(read_run(a), read_run(other))
 
 

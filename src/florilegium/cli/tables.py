@@ -45,15 +45,15 @@ def print_comparison(comparison: Comparison) -> None:
     """Two runs side by side on stdout: what was set differently, then the metrics."""
     console = Console(highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", *comparison["runs"]):
+    for name in ("", *comparison.runs):
         grid.add_column(Text(printable(name)), overflow="fold")
-    for name, pair in comparison["settings"].items():
+    for name, pair in comparison.settings.items():
         grid.add_row(Text(printable(name)), *(Text(printable(str(value))) for value in pair))
     grid.add_row("")
     for name, *values in metric_rows(comparison, short=True):
         grid.add_row(Text(name), *(Text(value) for value in values))
     console.print(grid)
-    if not comparison["same_rows"]:
+    if not comparison.same_rows:
         console.print(
             Text(
                 "\nThey were trained on different rows, so their losses and F1 cannot be compared.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from dataclasses import dataclass
 
 from florilegium.evaluation.table import LINES, lookup, written
 from florilegium.report.page import charts, render
@@ -12,17 +12,24 @@ from florilegium.report.run_reader import RunRecord
 NOT_COMPARED = ("output", "force")
 
 
-# `settings`: name to [a's, b's] where they differ; `figures`: name to [a's, b's], each a metric as `evaluate` writes it, a
-# number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be compared).
-Comparison = TypedDict(
-    "Comparison",
-    {
-        "runs": list[str],
-        "same_rows": bool,
-        "settings": dict[str, list[object]],
-        "figures": dict[str, list[object]],
-    },
-)
+@dataclass(frozen=True)
+class Comparison:
+    """`settings`: name to [a's, b's] where they differ; `metrics`: name to [a's, b's], each a metric as `evaluate`
+    writes it, a number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be
+    compared)."""
+
+    runs: list[str]
+    same_rows: bool
+    settings: dict[str, list[object]]
+    metrics: dict[str, list[object]]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "runs": self.runs,
+            "same_rows": self.same_rows,
+            "settings": self.settings,
+            "figures": self.metrics,
+        }
 
 
 def compare_runs(a: RunRecord, b: RunRecord) -> Comparison:
@@ -47,19 +54,19 @@ def compare_runs(a: RunRecord, b: RunRecord) -> Comparison:
             metrics[line.path] = pair
     metrics["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in (a, b)]
     digests = [lookup(run.manifest, "data.digest") for run in (a, b)]
-    return {
-        "runs": [str(a.directory), str(b.directory)],
-        "same_rows": digests[0] is not None and digests[0] == digests[1],
-        "settings": {key: [a.config.get(key), b.config.get(key)] for key in keys},
-        "figures": {key: pair for key, pair in metrics.items() if any(value is not None for value in pair)},
-    }
+    return Comparison(
+        [str(a.directory), str(b.directory)],
+        digests[0] is not None and digests[0] == digests[1],
+        {key: [a.config.get(key), b.config.get(key)] for key in keys},
+        {key: pair for key, pair in metrics.items() if any(value is not None for value in pair)},
+    )
 
 
 def metric_rows(comparison: Comparison, short: bool = False) -> list[tuple[str, str, str]]:
     """(name, a's, b's) of each metric, as text."""
     lines = {line.path: line for group in LINES.values() for line in group}
     rows = []
-    for key, pair in comparison["figures"].items():
+    for key, pair in comparison.metrics.items():
         line = lines.get(key)
         name, style = (
             (line.name, line.style) if line else (key.replace("_", " "), "+.3f" if key == "forgetting" else ".3f")
@@ -85,8 +92,8 @@ def comparison_page(a: RunRecord, b: RunRecord) -> str:
     return render(
         "compare.html.jinja",
         runs=list(zip(labels, (a, b), strict=True)),
-        same_rows=comparison["same_rows"],
-        settings=comparison["settings"],
+        same_rows=comparison.same_rows,
+        settings=comparison.settings,
         figures=metric_rows(comparison),
         charts=charts(list(zip(labels, (a, b), strict=True))),
     )

@@ -46,7 +46,7 @@ def _compare(first: Path, second: Path, page: Path, as_json: bool) -> None:
     write_text(page, comparison_page(a, b))
     comparison = compare_runs(a, b)
     if as_json:
-        print_line(json_line({**comparison, "report": str(page)}))
+        print_line(json_line({**comparison.to_json(), "report": str(page)}))
         return
     from florilegium.cli.tables import print_comparison
 
