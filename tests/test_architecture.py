@@ -113,20 +113,23 @@ def test_the_architecture_page_names_every_file() -> None:
 # stands. A number is raised with its reason in the commit.
 MOST = {
     "top_level_modules": 6,
-    "long_files": 1,
+    "long_files": 0,
     "median_function_lines": 8,
-    "any_in_signatures": 85,
-    "dict_str_any": 115,
+    "any_in_signatures": 38,
+    "dict_str_any": 11,
+    "readme_words": 1000,
 }
+LEAST = {"comments_per_line": 0.08}  # in fast/ and packed_forward.py
 
 
 def test_the_house_stays_as_small_as_it_has_become() -> None:
     counts = vars(count())
     assert {name: counts[name] for name in MOST if counts[name] > MOST[name]} == {}
+    assert {name: counts[name] for name in LEAST if counts[name] < LEAST[name]} == {}
 
 
 def test_no_file_is_too_long_to_read() -> None:
-    long = {p.name: n for p in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {p.name: n for p in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 260}
     assert not long
 
 

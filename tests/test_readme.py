@@ -17,9 +17,8 @@ TELLS_OF_OTHERS = ("docs/dev-log.md", "CHANGELOG.md", "RELIABILITY.md")
 
 
 def test_it_is_short() -> None:
-    shown = re.sub(r"<!--.*?-->", "", README, flags=re.S)
-    words = [word for word in shown.split() if any(map(str.isalnum, word))]
-    assert len(words) <= 1000, len(words)
+    """Words as `wc -w` counts them: code and tables, too."""
+    assert len(README.split()) <= 1000, len(README.split())
 
 
 def test_its_links_lead_somewhere() -> None:
