@@ -132,7 +132,7 @@ def test_models_that_are_not_there_or_not_safe(tiny: Path, tmp_path: Path) -> No
 
 def test_unknown_target_modules_are_named(tiny: Path) -> None:
     base = load_base(str(tiny), bits=32, device=CPU)
-    with pytest.raises(UsageError, match="'q_proj' is not in this model"):
+    with pytest.raises(UsageError, match="'q_proj' is no linear of this model"):
         attach_adapter(base, make_config({"bits": 32, "target_modules": "q_proj"}))
 
 

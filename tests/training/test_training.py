@@ -299,7 +299,7 @@ def test_a_run_is_never_overwritten(finished, tiny: Path, quotes: Path) -> None:
     assert error.value.exit_code == 2 and same(before, weights(finished.directory))
 
 
-@pytest.mark.parametrize("more", [{"dora": True}, {"init_lora": "pissa"}, {"init_lora": "corda"}])
+@pytest.mark.parametrize("more", [{"dora": True}, {"init_lora": "pissa"}, {"init_lora": "orthogonal"}])
 def test_what_int8_cannot_take_is_refused_before_loading(quotes: Path, tmp_path: Path, more: dict) -> None:
     with pytest.raises(florilegium.UsageError, match="full-precision base weights"):
         florilegium.train(quotes, model="/no/such/model", output=str(tmp_path / "run"), **more)

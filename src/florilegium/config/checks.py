@@ -58,6 +58,8 @@ def _check_compute(config: TrainConfig) -> None:
 
 def _check_adapter(config: TrainConfig) -> None:
     """Refuses what cannot work on a quantised base. Raises UsageError with the reason."""
+    if config.lora_init == "orthogonal" and config.lora_rank % 2:
+        raise UsageError(f"--lora-init orthogonal needs an even rank, and --lora-rank is {config.lora_rank}", "Use 16")
     if config.bits >= 16:
         return
     if config.dora:
@@ -65,10 +67,14 @@ def _check_adapter(config: TrainConfig) -> None:
             f"--dora does not work with --bits {config.bits}, because DoRA needs full-precision base weights",
             "Use --bits 16, or drop --dora",
         )
-    if config.lora_init in ("pissa", "corda", "olora"):
+    why = {
+        "pissa": "it decomposes full-precision base weights",
+        "olora": "it decomposes full-precision base weights",
+        "orthogonal": "it is drawn in the dtype of full-precision base weights",
+    }
+    if config.lora_init in why:
         raise UsageError(
-            f"--lora-init {config.lora_init} does not work with --bits {config.bits}, because it decomposes "
-            "full-precision base weights",
+            f"--lora-init {config.lora_init} does not work with --bits {config.bits}, because {why[config.lora_init]}",
             "Use --bits 16, or drop --lora-init",
         )
 

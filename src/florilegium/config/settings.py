@@ -111,7 +111,7 @@ class TrainConfig:
         "default",
         "LoRA weight initialisation",
         group="adapter",
-        choices=("default", "gaussian", "orthogonal", "olora", "pissa", "corda"),
+        choices=("default", "gaussian", "orthogonal", "olora", "pissa"),
     )
 
     epochs: float | None = setting(

@@ -22,6 +22,7 @@ import torch
 from florilegium.errors import ModelError
 from florilegium.export.lora_change import LoraChange
 from florilegium.model.adapter_config import lora_values
+from florilegium.model.load_errors import reason_of
 from florilegium.storage.safetensors_io import read_header
 
 if TYPE_CHECKING:
@@ -58,11 +59,6 @@ def read_changes(folder: Path, model: PreTrainedModel) -> AdapterChanges:
 
     values = lora_values(folder, model.config.get_text_config().hidden_size)
     init = values.get("init_lora_weights", True)
-    if isinstance(init, str) and init not in ("gaussian", "orthogonal", "pissa", "olora"):
-        raise ModelError(
-            f"the adapter in {folder} was started by {init!r}, which changes its base in a way that cannot be repeated",
-            "Convert it to plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)",
-        )
     layers = _lora_layers(model, values, folder)
     read_header(folder / WEIGHTS, f"the adapter in {folder}")
     tensors = load_file(folder / WEIGHTS)
@@ -90,9 +86,8 @@ def _lora_layers(model: PreTrainedModel, values: Mapping[str, Any], folder: Path
             warnings.simplefilter("ignore")
             tuned: Any = get_peft_model(model, LoraConfig(**{**values, "init_lora_weights": False}))
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelError(
-            f"the adapter in {folder} does not fit its base ({first})", "Name its base with --model"
+            f"the adapter in {folder} does not fit its base ({reason_of(error)})", "Name its base with --model"
         ) from error
     modules = tuned.base_model.model.named_modules()
     return {name: module for name, module in modules if isinstance(module, LoraLayer)}

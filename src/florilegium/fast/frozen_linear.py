@@ -33,7 +33,7 @@ def weight_of(module: QuantizedLinearModule, dtype: torch.dtype) -> torch.Tensor
         # `.to`: it comes in the dtype that it was quantised from.
         weight_NK: torch.Tensor = dequantize_4bit(module.weight.data, module.weight.quant_state).to(dtype)
         return weight_NK
-    if module.weight.CB is not None:
+    if module.weight.CB is not None and module.weight.SCB is not None:
         module.init_8bit_state()  # moves codes and scales from the parameter to module.state, as the stock forward does
     return dequantize(module.state.CB, module.state.SCB, dtype)
 

@@ -13,15 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from florilegium.config import DEFAULT_TEMPLATE, SamplingSettings
 from florilegium.data import Template
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.generation.about import AboutResult, quotes_about
-from florilegium.model import Base, LoadedModel, choose_device, fast_paths, load_adapter, load_base, read_facts
+from florilegium.model import (
+    Base,
+    LoadedModel,
+    choose_device,
+    fast_paths,
+    load_adapter,
+    load_base,
+    read_facts,
+    rehearse_adapter,
+)
+from florilegium.model.adapter_origin import base_name, origin_notes
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 if TYPE_CHECKING:
@@ -39,6 +47,7 @@ class Tuned:
     template: Template
     openings: dict[str, int]
     novelty: NoveltyIndex | None = None
+    notes: tuple[str, ...] = ()  # what to know before using it: an adapter that names another base, or changes nothing
 
     @property
     def base(self) -> Base:
@@ -179,11 +188,6 @@ class Tuned:
         return self.loaded.adapter_off()
 
 
-def _callers_random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """What is drawn inside, on the CPU and on `device`, is not missing outside."""
-    return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
-
-
 def load(
     run: str | Path = "latest",
     *,
@@ -201,16 +205,14 @@ def load(
     folder = find_run(str(run))
     adapter = adapter_folder(folder)
     facts = read_facts(adapter)
-    name = model or facts.get("base", {}).get("name")
-    if not name:
-        raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
+    name = base_name(adapter, facts, model)
     where = choose_device(device)
     held = bits or int(facts.get("bits", 8))
     compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
     revision = facts.get("revision") if model is None else None
-    with _callers_random_numbers_kept(where):  # PEFT draws an adapter before it reads the one on disk
-        base = load_base(name, bits=held, device=where, compute=compute, revision=revision)
-        tuned_model = load_adapter(base, adapter)
+    rehearse_adapter(adapter, name, revision, held)
+    base = load_base(name, bits=held, device=where, compute=compute, revision=revision)
+    tuned_model = load_adapter(base, adapter)
     names, reason = fast_paths.select_kernels(kernels, where, base.bits)
     loaded = LoadedModel(base, tuned_model, names)
     if not reason and "fast-decode" in names and kernels != "auto":
@@ -225,4 +227,5 @@ def load(
         template,
         dict(facts.get("openings", {})),
         NoveltyIndex.load(index) if index.is_file() else None,
+        origin_notes(adapter, facts, name, tuned_model),
     )

@@ -8,12 +8,12 @@ from florilegium.model.lora import (
     ParameterCount,
     adapter_state,
     attach_adapter,
-    check_adapter,
     count_parameters,
     save_adapter,
     set_adapter_state,
 )
 from florilegium.model.packed_forward import hidden_states, token_losses
+from florilegium.model.rehearsal import rehearse_adapter, rehearse_training
 
 __all__ = [
     "Base",
@@ -23,7 +23,6 @@ __all__ = [
     "adapter_state",
     "attach_adapter",
     "base_facts",
-    "check_adapter",
     "choose_compute_dtype",
     "choose_device",
     "count_parameters",
@@ -31,6 +30,8 @@ __all__ = [
     "load_adapter",
     "load_base",
     "read_facts",
+    "rehearse_adapter",
+    "rehearse_training",
     "save_adapter",
     "set_adapter_state",
     "token_losses",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ModelError
+from florilegium.model.base_changes import CHANGES_BASE
 from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.untrusted import check_file, read_json
 from florilegium.model.weight_check import FLOATS
@@ -33,10 +34,11 @@ LORA_FIELDS = {
     "inference_mode", "peft_type", "base_model_name_or_path", "revision", "peft_version", "exclude_modules",
 }  # fmt: skip
 SWITCHES = ("fan_in_fan_out", "use_rslora", "use_dora", "lora_bias", "inference_mode")
-INITS = (
-    True, False, None, "gaussian", "orthogonal", "olora", "pissa", "corda", "eva", "loftq", "default", "mica", "lora_ga",
-)  # fmt: skip
+# Starts that leave the base as it is: what they drew is in the file, so nothing of them is needed to read it.
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica", "default", "true", "false")
 FIX = "Get the adapter again, or train it again"
+MERGE = "Merge it into its base with PEFT (merge_and_unload), and name that model with --model"
+CONVERT = "Convert it to plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
 
 
 def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
@@ -54,27 +56,57 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     default = LoraConfig()
     for key, value in values.items():
         if key not in LORA_FIELDS and value and value != getattr(default, key, None):
-            raise ModelError(f"{what} asks for {key[:60]!r}, which is not read here", FIX)
+            raise ModelError(f"{what} asks for {key[:60]!r}, which is not computed here", MERGE)
     check_file(folder / WEIGHTS, f"the {WEIGHTS} in {folder}", MAX_WEIGHT_BYTES)
     header = read_header(folder / WEIGHTS, f"the adapter in {folder}")
     _check_numbers(values, what)
     _check_tensors(values, header, folder)
     _check_ranks(values, header, model_width, what)
-    kept = {key: values[key] for key in LORA_FIELDS & values.keys() if key not in ("peft_version", "exclude_modules")}
-    if isinstance(kept.get("target_modules"), str):
-        # never a pattern that others wrote
+    kept = {key: values[key] for key in LORA_FIELDS & values.keys() if key != "peft_version"}
+    kept["init_lora_weights"] = _start(values.get("init_lora_weights", True), folder)
+    if isinstance(pattern := kept.get("target_modules"), str) and not is_quick_pattern(pattern):
+        # a pattern that others wrote could search for ever: the modules are those that the file holds matrices of
         kept["target_modules"] = sorted({_module(name) for name in header if ".lora_A." in name})
     return kept
 
 
+def lora_header(folder: Path) -> dict[str, Any]:
+    """Names, shapes and dtypes of the adapter's tensors."""
+    return read_header(folder / WEIGHTS, f"the adapter in {folder}")
+
+
+def _start(init: object, folder: Path) -> bool | str:
+    """PEFT's `init_lora_weights` where it says something of the base, else True. Raises ModelError for a start that
+    changed the base in a way that nobody can repeat."""
+    if any(init is known or init == known for known in PLAIN_STARTS):
+        return True
+    if init in CHANGES_BASE:
+        return str(init)
+    raise ModelError(
+        f"the adapter in {folder} was started by {str(init)[:40]!r}, which changes its base in a way that cannot be repeated",
+        CONVERT,
+    )
+
+
+def is_quick_pattern(text: str) -> bool:
+    """Whether the regular expression `text` is found or not in a short time: no repeated group, no reference, and at
+    most two parts of any length."""
+    if len(text) > 400 or re.search(r"\)[*+{]|\(\?[^:]|\\[1-9]|[*+?}][*+]", text):
+        return False
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return len(re.findall(r"(?<!\\)[*+]|\{\d*,", text)) <= 2
+
+
 def _check_numbers(values: Mapping[str, Any], what: str) -> None:
     for key, value in values.items():
-        init = str(value).removesuffix("_niter_" + str(value).rpartition("_")[2]) if isinstance(value, str) else value
         wrong = (
             (key in ("r", "lora_alpha") and not _between(value, 0, 1e6))
             or (key == "lora_dropout" and value is not None and not (value == 0 or _between(value, 0, 1)))
             or (key in SWITCHES and not isinstance(value, (bool, type(None))))
-            or (key == "init_lora_weights" and not any(init is known or init == known for known in INITS))
+            or (key == "init_lora_weights" and not isinstance(value, (bool, str, type(None))))
             or (key in ("rank_pattern", "alpha_pattern") and value and not _is_pattern(value, key))
             or (key == "layers_to_transform" and value is not None and not _are_layers(value))
             or (key == "bias" and value not in (None, "none", "all", "lora_only"))
@@ -87,6 +119,9 @@ def _check_numbers(values: Mapping[str, Any], what: str) -> None:
     for name in _names(values, what):
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name) or ".." in name:
             raise ModelError(f"{what}: {str(name)[:60]!r} is not the name of a module", FIX)
+    for pattern in _patterns(values):
+        if not is_quick_pattern(pattern):
+            raise ModelError(f"{what}: the pattern {pattern[:60]!r} may take for ever to search", MERGE)
 
 
 def _between(value: object, low: float, high: float) -> bool:
@@ -105,17 +140,26 @@ def _are_layers(value: object) -> bool:
 
 
 def _names(values: Mapping[str, Any], what: str) -> list[Any]:
-    """Everything that names modules; a single string in `target_modules` is a pattern, which is not used."""
+    """Everything that names modules."""
     names: list[Any] = []
-    for key in ("target_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
+    for key in ("target_modules", "modules_to_save", "layers_pattern", "exclude_modules"):
         value = values.get(key)
-        if isinstance(value, (list, dict)):
+        if isinstance(value, list):
             names += value
         elif not isinstance(value, (str, type(None))) or (value and key == "modules_to_save"):
             raise ModelError(f"{what}: {key} is {str(value)[:40]}", FIX)
         elif value and key == "layers_pattern":
             names.append(value)
     return names
+
+
+def _patterns(values: Mapping[str, Any]) -> list[str]:
+    """What PEFT searches module names for, as regular expressions."""
+    excluded = values.get("exclude_modules")
+    patterns = [excluded] if isinstance(excluded, str) else []
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns += values.get(key) or {}
+    return patterns
 
 
 def _check_tensors(values: Mapping[str, Any], header: Mapping[str, TensorEntry], folder: Path) -> None:
@@ -127,7 +171,7 @@ def _check_tensors(values: Mapping[str, Any], header: Mapping[str, TensorEntry],
         if not saved and not MATRIX.fullmatch(name) and not _is_trained_bias(values, name, header):
             raise ModelError(
                 f"the adapter in {folder} holds {name[:120]!r}, which is no matrix of its LoRA: it would change the base",
-                "Get the adapter again, or merge it into its base with PEFT and use that model",
+                MERGE,
             )
         if entry["dtype"] not in FLOATS:
             raise ModelError(f"the adapter in {folder}: {name[:120]!r} is stored as {entry['dtype'][:20]}", FIX)

@@ -6,6 +6,7 @@ read as well, as data (`untrusted.py`)."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,13 @@ import torch
 
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
-from florilegium.model.adapter_config import WEIGHTS, lora_values
+from florilegium.model.adapter_config import lora_header, lora_values
 from florilegium.model.base import Base
+from florilegium.model.base_changes import recording
 from florilegium.model.identity import BaseFacts, base_facts
+from florilegium.model.load_errors import reason_of
 from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
+from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
 from florilegium.model.untrusted import read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
 from florilegium.storage.safetensors_io import read_header
@@ -104,16 +108,22 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Pe
         raise ModelError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not read")
     values = lora_values(folder, base.model.config.get_text_config().hidden_size)
     _check_whole(folder, facts, values)
+    check_init(folder, values, base.bits)
+    lora = LoraConfig(**values)
     try:
-        with warnings.catch_warnings():
+        # An adapter is first made on the meta device and draws nothing: another thread may train with these numbers.
+        plain = lora.init_lora_weights is True
+        kept = contextlib.nullcontext() if plain else _callers_random_numbers_kept(base.device)
+        with warnings.catch_warnings(), recording(base.model, lora) as base.replaced, kept:
             warnings.simplefilter("ignore")
-            model = PeftModel.from_pretrained(base.model, str(folder), config=LoraConfig(**values))
+            model = PeftModel.from_pretrained(base.model, str(folder), config=lora, low_cpu_mem_usage=plain)
     # PEFT, safetensors and torch each raise their own kinds on a broken or unfitting adapter
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelError(
-            f"the adapter in {folder} does not load on {base.name} ({first})", "Name its base with --model"
+            f"the adapter in {folder} does not load on {base.name} ({reason_of(error)})",
+            "Check that it was made for this model; --model names another",
         ) from error
+    refuse_wrapped_head(model, folder, base.name)
     _check_all_used(model, folder, base)
     return model.eval()
 
@@ -158,22 +168,18 @@ def _check_whole(folder: Path, facts: AdapterFacts, values: Mapping[str, Any]) -
 
 
 def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
-    """Every tensor of the file must have found its place, and every place its numbers: PEFT drops what has none with a
-    warning at most."""
-    header = read_header(folder / WEIGHTS, f"the adapter in {folder}")
-    state = adapter_state(model)
-    for name, others, what in (("has", header.keys() - state, "lacks"), ("lacks", state.keys() - header, "has")):
-        if others:
-            cause = (
-                f"the adapter in {folder} {name} {len(others)} matrices that {base.name} {what} ({min(others)[:120]})"
-            )
-            raise ModelError(cause, "It was made for another model: name that one with --model")
-    for key, tensor in state.items():
-        if list(tensor.shape) != header[key]["shape"] or not bool(torch.isfinite(tensor).all()):
+    """Every tensor of the file found its place and every place its numbers, and they are numbers."""
+    check_matrices(model, lora_header(folder), folder, base.name)
+    for key, tensor in adapter_state(model).items():
+        if not bool(torch.isfinite(tensor).all()):
             raise ModelError(
-                f"the adapter in {folder} holds NaN or infinity, or another shape, in {key[:120]}",
-                "Get the adapter again, or train it again",
+                f"the adapter in {folder} holds NaN or infinity in {key[:120]}", "Get the adapter again, or train it again"
             )
+
+
+def _callers_random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """What is drawn inside, on the CPU and on `device`, is not missing outside."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
 
 
 def check_fit(base: Base, facts: AdapterFacts, folder: Path, *, ignored: Sequence[str] = ()) -> None:

@@ -8,13 +8,14 @@ to float32, as PEFT's prepare_model_for_kbit_training does, makes bloom-560m in 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from florilegium.errors import ModelError
+from florilegium.model.base_changes import Replaced
 from florilegium.model.bitsandbytes_import import import_bitsandbytes
 from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import Family, family_of, packs
@@ -43,6 +44,7 @@ class Base:
     digest: str
     tokenizer_digest: str
     folder: Path | None = None  # where its files lie on this machine
+    replaced: list[Replaced] = field(default_factory=list)  # what an adapter put in place of its own values
 
     @property
     def path(self) -> str:

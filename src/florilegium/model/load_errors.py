@@ -46,5 +46,11 @@ def _told(name: str, error: BaseException) -> FlorilegiumError:
     if isinstance(error, OSError) and error.errno:
         cause = f"{name} cannot be read ({error.strerror or error})"
         return ModelError(cause, "Look at the disk and the files' permissions, or get it again")
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return ModelError(f"cannot load {name} ({first})", "Check that it is a causal LM that Transformers knows")
+    return ModelError(f"cannot load {name} ({reason_of(error)})", "Check that it is a causal LM that Transformers knows")
+
+
+def reason_of(error: BaseException, limit: int = 600) -> str:
+    """What a library says, whole: the line that gives the reason is rarely its first. Its class where it says nothing."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    words = " ".join(line for line in lines if line) or type(error).__name__
+    return words if len(words) <= limit else f"{words[: limit // 2]} ... {words[-limit // 2 :]}"

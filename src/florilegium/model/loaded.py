@@ -9,6 +9,7 @@ exception, since PEFT calls them: `fast/frozen_linear.py`.)"""
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from florilegium.model.base import Base
+from florilegium.model.base_changes import original_weights
 from florilegium.model.families import Family
 from florilegium.model.fast_paths import BlockStack
 
@@ -45,8 +47,10 @@ class LoadedModel:
     def adapter_off(self) -> Iterator[None]:
         """Inside, the model is its untuned base."""
         disabled = getattr(self.model, "disable_adapter", contextlib.nullcontext)  # Transformers' own model has none
-        with disabled():
-            yield
+        with warnings.catch_warnings(), original_weights(self.base.replaced):
+            warnings.simplefilter("ignore")  # PEFT warns of what it does not undo, and we do
+            with disabled():
+                yield
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
+from florilegium.model.base_changes import recording
 from florilegium.model.families import family_of
+from florilegium.model.load_errors import reason_of
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
@@ -55,19 +58,20 @@ def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
     call."""
     from peft import get_peft_model
 
+    lora = lora_config(base.model, config)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), recording(base.model, lora) as base.replaced:
             warnings.simplefilter("ignore")
-            model = get_peft_model(base.model, lora_config(base.model, config))
+            model = get_peft_model(base.model, lora)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(
-            f"no adapter fits {base.name} ({error})", "Name its linear layers with --target-modules"
+            f"no adapter fits {base.name} ({reason_of(error)})", "Name its linear layers with --target-modules"
         ) from error
     return model
 
 
 def lora_config(model: AnyModel, config: TrainConfig) -> LoraConfig:
-    """PEFT's settings of the adapter that `config` asks for on this model."""
+    """PEFT's settings of the adapter that `config` asks for on `model`."""
     from peft import LoraConfig
 
     init: Any = True if config.lora_init == "default" else config.lora_init
@@ -83,16 +87,13 @@ def lora_config(model: AnyModel, config: TrainConfig) -> LoraConfig:
     )
 
 
-def check_adapter(base: Base, config: TrainConfig) -> None:
-    """What can be known of the adapter before anything is written. Raises UsageError for modules that the base lacks,
-    and for a rank beyond its widest projection, which would take memory without end and could not say more than the
-    projection itself."""
-    target_modules(base.model, config.target_modules)
-    widest = 4 * base.model.config.get_text_config().hidden_size
-    if config.lora_rank > widest:
+def check_rank(model: AnyModel, name: str, rank: int) -> None:
+    """Raises UsageError for a rank beyond the widest projection, which would take memory without end and could not say
+    more than the projection itself."""
+    widest = 4 * model.config.get_text_config().hidden_size
+    if rank > widest:
         raise UsageError(
-            f"--lora-rank {config.lora_rank} exceeds the widest projection of {base.name} ({widest:,})",
-            "Typical values are 8 to 64",
+            f"--lora-rank {rank} exceeds the widest projection of {name} ({widest:,})", "Typical values are 8 to 64"
         )
 
 
@@ -100,15 +101,23 @@ def target_modules(model: AnyModel, request: str) -> list[str] | str:
     """The linears that LoRA goes on. 'auto': the family's own choice."""
     if request == "all-linear":
         return request
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
-    if request != "auto":
-        wanted = [name.strip() for name in request.split(",") if name.strip()]
-        for name in wanted:
-            if name.rsplit(".", 1)[-1] not in names:
-                listed = ", ".join(sorted(n for n in names if not n.isdigit())[:12])
-                raise UsageError(f"--target-modules: {name!r} is not in this model", f"It has {listed}; or use auto")
-        return wanted
-    return family_of(model.config.model_type).lora_targets(model)
+    if request == "auto":
+        return family_of(model.config.model_type).lora_targets(model)
+    takes = {name: module for name, module in model.named_modules() if _takes_lora(module)}
+    wanted = [name.strip() for name in request.split(",") if name.strip()]
+    for name in wanted:
+        if not any(full == name or full.endswith(f".{name}") for full in takes):
+            head = model.get_output_embeddings()
+            leaves = {full.rsplit(".", 1)[-1] for full, module in takes.items() if module is not head}
+            listed = ", ".join(sorted(leaf for leaf in leaves if not leaf.isdigit())[:12])
+            raise UsageError(f"--target-modules: {name!r} is no linear of this model", f"It has {listed}; or use auto")
+    return wanted
+
+
+def _takes_lora(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (nn.Linear, nn.Embedding, Conv1D))
 
 
 def count_parameters(model: torch.nn.Module) -> ParameterCount:

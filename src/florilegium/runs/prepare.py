@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences, split_by_config
 from florilegium.errors import ModelError, UsageError, counted
-from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base
+from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
 from florilegium.runs.recorder import View
 from florilegium.runs.too_large import refuse_too_large
@@ -45,6 +45,7 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
+    rehearse_training(config)
     rows = rows or read_rows_of(config)
     for sentence in reading_sentences(rows):
         view.say(sentence)

@@ -14,7 +14,6 @@ from florilegium.model import (
     LoadedModel,
     ParameterCount,
     attach_adapter,
-    check_adapter,
     count_parameters,
     fast_paths,
 )
@@ -41,7 +40,6 @@ def make_ready(prepared: Prepared, *, resumes: bool = False) -> ReadyRun:
     """Attaches the adapter, decides how the run is executed, and puts the kernels in place. A run that `resumes` has its
     weights from a checkpoint, and needs those of the run it started from no more. Raises UsageError, ModelError and
     ResourceError for what cannot work."""
-    check_adapter(prepared.base, prepared.config)
     check_optimizer(prepared.config.optimizer, prepared.base.device)
     torch.manual_seed(prepared.config.seed)  # before the adapter exists: same seed, same bits
     loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))

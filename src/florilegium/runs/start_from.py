@@ -21,7 +21,7 @@ NOT_INHERITED = (
 # What is said of one file's columns and splits says nothing of another's.
 OF_THE_ROWS = ("text_column", "tags_column", "tags_separator", "split", "held_out_file")
 FIXED = ("model", "revision", "bits", "template", "lora_rank", "lora_alpha", "target_modules", "rslora", "dora")
-MADE_OF_THE_BASE = ("pissa", "olora", "corda")
+MADE_OF_THE_BASE = ("pissa", "olora")
 
 
 def inherited_settings(given: Mapping[str, Any]) -> dict[str, object]:
