@@ -27,6 +27,7 @@ from tests.tiny import save_tiny
 
 CPU = torch.device("cpu")
 BITS = (32, 8, 4)
+CELLS = [32, 8, pytest.param(4, marks=pytest.mark.slow)]
 ROWS = rows_of([5, 9, 3, 12])
 QKV = {"target_modules": ["query_key_value"]}
 
@@ -97,7 +98,7 @@ TRAIN: dict[str, dict[str, Any]] = {
 }
 # What the cells say; a change of any of them is a change for users.
 REFUSED_READING = {
-    "target_modules: lm_head", "target_modules: word_embeddings", "rank_pattern: endless", "layer_replication",
+    "target_modules: lm_head", "rank_pattern: endless", "layer_replication",
     "trainable_token_indices", "target_parameters", "use_qalora", "alora_invocation_tokens", "init: pissa_niter_4",
     "init: loftq", "init: corda", "init: lora_ga",
 }  # fmt: skip
@@ -105,7 +106,10 @@ REFUSED_TRAINING = {
     "target_modules: lm_head", "target_modules: lm_head alone", "target_modules: ln_f", "target_modules: q_proj",
     "lora_init: orthogonal, odd rank", "lora_init: corda",
 }  # fmt: skip
-NEED_WHOLE_WEIGHTS = {"init: pissa", "init: olora", "lora_init: pissa", "lora_init: olora", "lora_init: orthogonal", "dora"}
+NEED_WHOLE_WEIGHTS = {
+    "modules_to_save: dense", "init: pissa", "init: olora", "lora_init: pissa", "lora_init: olora", "lora_init: orthogonal",
+    "dora",
+}  # fmt: skip
 # Fields that say where or how a thing was made, and nothing of what is computed; or of formats that are refused above.
 NO_CELL = {
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -113,6 +117,12 @@ NO_CELL = {
     "qalora_group_size", "monteclora_config", "runtime_config", "use_bdlora", "arrow_config", "kasa_config",
     "ensure_weight_tying", "layers_pattern", "init_lora_weights", "alpha_pattern",
 }  # fmt: skip
+
+
+# These change what a quantised base keeps in 16 bits: the adapter's numbers are rounded to bfloat16 there, by PEFT too.
+IN_16_BITS = {"target_modules: word_embeddings", "bias: all", "bias: lora_only"}
+SAME = ("", "equal", "to bf16")
+MADE_WITH_DATA = ("corda", "lora_ga", "loftq", "eva")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +140,10 @@ def stock_bases(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[in
         folders[bits] = tmp_path_factory.mktemp("stock") / str(bits)
         stock = stock_float32(base, model).unload()
         stock.config.__dict__.pop("quantization_config", None)  # it is float32 now
+        if bits == 4:  # bitsandbytes gives NF4 back as bfloat16
+            for module in stock.transformer.h.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.weight.data = module.weight.data.bfloat16().float()
         stock.save_pretrained(folders[bits])
     return folders
 
@@ -142,8 +156,8 @@ def matrix() -> Iterator[dict[tuple[str, str, int], str]]:
         print(f"\n\n{what:38}" + "".join(f"{f'{bits} bits':10}" for bits in BITS))
         for name in dict.fromkeys(name for kind, name, _ in cells if kind == what):
             row = [cells.get((what, name, bits), "") for bits in BITS]
-            reasons = dict.fromkeys(cell for cell in row if cell not in ("", "equal"))
-            print(f"{name:38}" + "".join(f"{'refused' if cell not in ('', 'equal') else cell:10}" for cell in row), *reasons)
+            reasons = dict.fromkeys(cell for cell in row if cell not in SAME)
+            print(f"{name:38}" + "".join(f"{cell if cell in SAME else 'refused':10}" for cell in row), *reasons)
 
 
 def stock_adapter(tiny: Path, folder: Path, settings: dict[str, Any]) -> Path:
@@ -152,23 +166,22 @@ def stock_adapter(tiny: Path, folder: Path, settings: dict[str, Any]) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **settings})
-    start = config.init_lora_weights
-    if start in ("corda", "lora_ga", "loftq", "eva"):  # what they start with needs data; what is saved has the same form
-        config.init_lora_weights = True
+    # These need data, other families or another package when they are made; what is saved has the same form.
+    said = {key: value for key, value in settings.items() if key == "layer_replication" or value in MADE_WITH_DATA}
+    plain = {key: value for key, value in settings.items() if key not in said}
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **plain})
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+                parameter.add_(torch.randn_like(parameter) * 0.3)
     model.save_pretrained(folder)
-    if start != config.init_lora_weights:
-        path = folder / "adapter_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "init_lora_weights": start}))
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
     return folder
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", CELLS)
 @pytest.mark.parametrize("name", READ)
 def test_reads_as_stock_peft_does(
     tiny: Path, stock_bases: dict[int, Path], tmp_path: Path, matrix: Any, name: str, bits: int,
@@ -193,19 +206,21 @@ def test_reads_as_stock_peft_does(
     stock = PeftModel.from_pretrained(base, str(folder)).eval()
     wanted = loss_of(stock)
     assert abs(wanted - wanted_base) > 1e-3, "this adapter would show nothing"
-    assert ours(tuned) == pytest.approx(wanted, abs=2e-5)
+    rounded = bits < 16 and name in IN_16_BITS
+    near = 1e-2 if rounded else 2e-5
+    assert ours(tuned) == pytest.approx(wanted, abs=near)
     with tuned.adapter_off():
         assert ours(tuned) == pytest.approx(wanted_base, abs=2e-5)
-    assert ours(tuned) == pytest.approx(wanted, abs=2e-5)  # and on again
-    for prompt in ("Be kind", "Time is a"):
+    assert ours(tuned) == pytest.approx(wanted, abs=near)  # and on again
+    for prompt in () if rounded else ("Be kind", "Time is a"):
         ids = tuned.base.tokenizer(prompt, return_tensors="pt")["input_ids"]
         written = stock.generate(input_ids=ids, do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=3)[0]
         text = tuned.base.tokenizer.decode(written, skip_special_tokens=True)
         assert tuned.generate(prompt, temperature=0.0, max_new_tokens=8)[0].text.split() == text.split()
-    matrix["read", name, bits] = "equal"
+    matrix["read", name, bits] = "to bf16" if rounded else "equal"
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", CELLS)
 @pytest.mark.parametrize("name", TRAIN)
 def test_trains_as_stock_peft_does(
     tiny: Path, stock_bases: dict[int, Path], tmp_path: Path, matrix: Any, name: str, bits: int,
@@ -230,9 +245,10 @@ def test_trains_as_stock_peft_does(
     fast_paths.install_kernels(model, ("quantized-linear",) if bits < 16 else ())
     stock = stock_training(stock_bases[bits], config)
     ours_, theirs = trained(model), trained(stock)
+    rounded = name in IN_16_BITS and bits < 16
     assert ours_.keys() == theirs.keys() and ours_
     for key, parameter in ours_.items():
-        assert torch.allclose(parameter, theirs[key], atol=1e-5), f"{key} starts otherwise"
+        assert torch.allclose(parameter, theirs[key], atol=0.02 if rounded else 1e-5), f"{key} starts otherwise"
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(key))) * 0.05
         parameter.data.add_(noise)
         theirs[key].data.copy_(parameter)
@@ -242,17 +258,17 @@ def test_trains_as_stock_peft_does(
     loss.backward()
     _, total, count = alone(stock, ROWS)
     (total / count).backward()
-    assert float(loss.detach()) == pytest.approx(float((total / count).detach()), abs=2e-5)
+    assert float(loss.detach()) == pytest.approx(float((total / count).detach()), abs=1e-2 if rounded else 2e-5)
     for key, parameter in ours_.items():
         error = (parameter.grad - theirs[key].grad).norm() / theirs[key].grad.norm()
-        assert error < 2e-4, (key, float(error))
+        assert error < (2e-2 if rounded else 2e-4), (key, float(error))
     with loaded.adapter_off():
         model.eval()
         base_loss = float(token_losses(loaded, batch).mean())
     from transformers import AutoModelForCausalLM
 
     assert base_loss == pytest.approx(loss_of(AutoModelForCausalLM.from_pretrained(stock_bases[bits])), abs=2e-5)
-    matrix["train", name, bits] = "equal"
+    matrix["train", name, bits] = "to bf16" if rounded else "equal"
 
 
 def test_every_field_of_loraconfig_has_its_cell() -> None:
@@ -291,7 +307,9 @@ def loss_of(model: Any) -> float:
         losses = []
         for row in ROWS:
             ids = torch.tensor([row.token_ids])
-            losses.append(F.cross_entropy(model.eval()(input_ids=ids).logits[0, :-1].float(), ids[0, 1:], reduction="none"))
+            losses.append(
+                F.cross_entropy(model.eval()(input_ids=ids).logits[0, :-1].float(), ids[0, 1:], reduction="none")
+            )
         return float(torch.cat(losses).mean())
 
 

@@ -32,7 +32,9 @@ LORA_FIELDS = {
     "r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "bias", "use_rslora", "use_dora", "modules_to_save",
     "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "lora_bias", "task_type",
     "inference_mode", "peft_type", "base_model_name_or_path", "revision", "peft_version", "exclude_modules",
+    "eva_config",
 }  # fmt: skip
+NOT_PASSED_ON = ("peft_version", "eva_config")
 SWITCHES = ("fan_in_fan_out", "use_rslora", "use_dora", "lora_bias", "inference_mode")
 # Starts that leave the base as it is: what they drew is in the file, so nothing of them is needed to read it.
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica", "default", "true", "false")
@@ -53,6 +55,7 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     values = read_json(folder / "adapter_config.json", what)
     if values.get("peft_type") != "LORA":
         raise ModelError(f"{what} says {str(values.get('peft_type'))[:40]!r}, and only LoRA is read", FIX)
+    start = _start(values.get("init_lora_weights", True), folder)
     default = LoraConfig()
     for key, value in values.items():
         if key not in LORA_FIELDS and value and value != getattr(default, key, None):
@@ -62,8 +65,8 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     _check_numbers(values, what)
     _check_tensors(values, header, folder)
     _check_ranks(values, header, model_width, what)
-    kept = {key: values[key] for key in LORA_FIELDS & values.keys() if key != "peft_version"}
-    kept["init_lora_weights"] = _start(values.get("init_lora_weights", True), folder)
+    kept = {key: values[key] for key in LORA_FIELDS & values.keys() if key not in NOT_PASSED_ON}
+    kept["init_lora_weights"] = start
     if isinstance(pattern := kept.get("target_modules"), str) and not is_quick_pattern(pattern):
         # a pattern that others wrote could search for ever: the modules are those that the file holds matrices of
         kept["target_modules"] = sorted({_module(name) for name in header if ".lora_A." in name})

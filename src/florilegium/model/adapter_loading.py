@@ -111,8 +111,9 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Pe
     check_init(folder, values, base.bits)
     lora = LoraConfig(**values)
     try:
-        # An adapter is first made on the meta device and draws nothing: another thread may train with these numbers.
-        plain = lora.init_lora_weights is True
+        # Made on the meta device first, an adapter draws nothing: another thread may train with these numbers. PEFT then
+        # takes the file's tensors for its own, which those that read or replace the base's must not be.
+        plain = lora.init_lora_weights is True and lora.bias == "none" and not lora.use_dora
         kept = contextlib.nullcontext() if plain else _callers_random_numbers_kept(base.device)
         with warnings.catch_warnings(), recording(base.model, lora) as base.replaced, kept:
             warnings.simplefilter("ignore")
@@ -173,7 +174,8 @@ def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
     for key, tensor in adapter_state(model).items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(
-                f"the adapter in {folder} holds NaN or infinity in {key[:120]}", "Get the adapter again, or train it again"
+                f"the adapter in {folder} holds NaN or infinity in {key[:120]}",
+                "Get the adapter again, or train it again",
             )
 
 

@@ -61,7 +61,7 @@ def _last(name: str) -> str:
 def _changes_nothing(model: torch.nn.Module) -> bool:
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)  # type: ignore[arg-type]  # a PeftModel
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     outputs = [tensor for key, tensor in state.items() if re.search(r"lora_(embedding_)?B", key)]
     inputs = [key for key in state if re.search(r"lora_(embedding_)?A", key)]
     others = len(state) - len(outputs) - len(inputs)  # whole modules, biases, magnitudes: they change something

@@ -46,7 +46,9 @@ def _told(name: str, error: BaseException) -> FlorilegiumError:
     if isinstance(error, OSError) and error.errno:
         cause = f"{name} cannot be read ({error.strerror or error})"
         return ModelError(cause, "Look at the disk and the files' permissions, or get it again")
-    return ModelError(f"cannot load {name} ({reason_of(error)})", "Check that it is a causal LM that Transformers knows")
+    return ModelError(
+        f"cannot load {name} ({reason_of(error)})", "Check that it is a causal LM that Transformers knows"
+    )
 
 
 def reason_of(error: BaseException, limit: int = 600) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.adapter_config import MERGE, lora_header, lora_values
@@ -58,6 +60,12 @@ def rehearse_adapter(folder: Path, name: str, revision: str | None, bits: int) -
             f"the adapter in {folder} does not fit {name} ({reason_of(error)})", "Name its base with --model"
         ) from error
     refuse_wrapped_head(wrapped, folder, name)
+    if bits < 16 and (whole := _whole_linear(wrapped)):
+        raise ModelError(
+            f"the adapter in {folder} holds {whole!r} whole (modules_to_save), which a base in {bits} bits has no place "
+            "for",
+            "Use --bits 16 or 32",
+        )
     check_matrices(wrapped, lora_header(folder), folder, name)
 
 
@@ -110,6 +118,19 @@ def wrapped_head(model: AnyModel) -> str:
     return next(names, "the head") if hasattr(head, "base_layer") else ""
 
 
+def _whole_linear(model: AnyModel) -> str:
+    """The name of a linear of the blocks that the adapter brings in full, or an empty string: it would be quantised."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    inner = inner_model(model)
+    head = inner.get_output_embeddings()
+    for name, module in inner.named_modules():
+        is_whole = isinstance(module, ModulesToSaveWrapper) and module is not head
+        if is_whole and isinstance(module.original_module, nn.Linear):
+            return str(name)
+    return ""
+
+
 def _outline_of(name: str, revision: str | None) -> PreTrainedModel:
     config = read_config(locate(name, revision), name)
     with quietly(), model_errors(name):
@@ -130,4 +151,4 @@ def _on_outline(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     plain.init_lora_weights = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_peft_model(model, plain, low_cpu_mem_usage=True)  # type: ignore[return-value]  # a PeftModel
+        return get_peft_model(model, plain, low_cpu_mem_usage=True)

@@ -71,6 +71,8 @@ def evaluate(
     material = read_eval_data(directory, data, rows)
     paragraphs = read_general(Path(general) if general else GENERAL)
     tuned = load(directory, model=model, bits=bits, device=device)
+    for note in tuned.notes:
+        view.say(f"note: {note}")
     evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, view)
     measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
     view.say("tuned  loss on general text, with and without the adapter")

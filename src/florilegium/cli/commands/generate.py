@@ -117,7 +117,10 @@ def load_tuned(flags: argparse.Namespace) -> Tuned:
         from florilegium.cli.progress import working
         from florilegium.generation.tuned import load
     with working("loading the model"):
-        return load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
+        tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
+    for note in tuned.notes:
+        print_line(f"note: {note}", file=sys.stderr)
+    return tuned
 
 
 def _check(flags: argparse.Namespace) -> None:
