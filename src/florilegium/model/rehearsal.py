@@ -74,7 +74,7 @@ def check_init(folder: Path, values: Mapping[str, Any], bits: int) -> None:
     start = values.get("init_lora_weights")
     if start in ("pissa", "olora") and bits < 16:
         raise ModelError(
-            f"the adapter in {folder} began with {start}, which changes the base's own weights, and in {bits} bits "
+            f"the adapter in {folder} started from {start}, which changes the base's own weights, and in {bits} bits "
             "they are not there in full",
             "Use --bits 16 or 32",
         )
