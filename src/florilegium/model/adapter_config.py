@@ -73,7 +73,7 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     return kept
 
 
-def lora_header(folder: Path) -> dict[str, Any]:
+def lora_header(folder: Path) -> Mapping[str, TensorEntry]:
     """Names, shapes and dtypes of the adapter's tensors."""
     return read_header(folder / WEIGHTS, f"the adapter in {folder}")
 

@@ -22,6 +22,7 @@ from florilegium.model.hub import locate, read_config
 from florilegium.model.load_errors import model_errors, quietly, reason_of
 from florilegium.model.lora import check_rank, lora_config
 from florilegium.model.transformers_loader import outline
+from florilegium.storage.safetensors_io import TensorEntry
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -80,7 +81,7 @@ def check_init(folder: Path, values: Mapping[str, Any], bits: int) -> None:
         )
 
 
-def check_matrices(model: AnyModel, header: Mapping[str, Any], folder: Path, name: str) -> None:
+def check_matrices(model: AnyModel, header: Mapping[str, TensorEntry], folder: Path, name: str) -> None:
     """Every tensor of the file must have a place of its shape, and every place a tensor: PEFT drops what has none with a
     warning at most. Raises ModelError."""
     from peft import get_peft_model_state_dict
