@@ -47,6 +47,9 @@ def report(run: Path) -> dict[str, Any]:
 
 def test_every_line_of_the_table_has_both_sides(report: dict[str, Any]) -> None:
     for line in (line for lines in LINES.values() for line in lines):
+        if line.path.startswith("tags_first."):  # of runs that were trained so: test_directions.py
+            assert lookup(report["tuned"], line.path) is None
+            continue
         for side in ("base", "tuned"):
             figure = lookup(report[side], line.path)
             if side == "base" and "relevance" in line.path:

@@ -40,6 +40,12 @@ class TrainConfig:
     template: str = setting(
         DEFAULT_TEMPLATE, "the text of a row; {name} stands for a column", group="data", metavar="TEXT"
     )
+    direction: str = setting(
+        "quote",
+        "a row is trained quote first, tags first, or both ways (twice the steps; then --about asks by tags)",
+        group="data",
+        choices=("quote", "tags", "both"),
+    )
     text_column: str | None = setting(
         None, "the column of texts; default: found by its name and its values", group="data", metavar="COLUMN"
     )

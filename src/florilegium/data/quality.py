@@ -38,7 +38,7 @@ from florilegium.data.data_report import (
 from florilegium.data.finding_sentences import shortened
 from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
-from florilegium.data.quote import Quote, join_items
+from florilegium.data.quote import Quote, first_text, join_items
 from florilegium.data.rows import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
@@ -72,7 +72,7 @@ _AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
 def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> Findings:
     """The findings on `rows`, ready for JSON; `pairs` are those of `near_pairs` on the first column, if they are known
     already."""
-    first = [join_items(quote[rows.template.columns[0]]) for quote in rows.quotes]
+    first = [first_text(quote) for quote in rows.quotes]
     main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
     return {
         "near_duplicates": _near_duplicates(rows, first, near_pairs(first) if pairs is None else pairs),
@@ -133,7 +133,7 @@ def _repair(rows: Rows) -> Repair:
 def _first_mended(broken: Sequence[Quote], mended: Sequence[Quote]) -> Mended | None:
     for old, new in zip(broken, mended, strict=True):
         if old != new and not is_broken(new):
-            before, after = (join_items(next(iter(quote.values()))) for quote in (old, new))
+            before, after = (first_text(quote) for quote in (old, new))
             return {"before": shortened(before), "after": shortened(after)}
     return None
 

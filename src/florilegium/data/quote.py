@@ -65,6 +65,14 @@ def join_items(value: Value) -> str:
     return value if isinstance(value, str) else ", ".join(value)
 
 
+def first_text(quote: Quote) -> str:
+    """What tells a quote from others: its first column of text, which tags may stand before; the first where all are
+    lists."""
+    values = iter(quote.values())
+    first = next(values)
+    return first if isinstance(first, str) else next((v for v in values if isinstance(v, str)), join_items(first))
+
+
 def first_doubled(names: Iterable[str]) -> str | None:
     """The first name that stands there a second time."""
     seen: set[str] = set()  # `list.count` would take hours on a hostile header of a mebibyte

@@ -49,11 +49,13 @@ def read_rows(
     text_column: str | None = None,
     tags_column: str | None = None,
     tags_separator: str | None = None,
+    direction: str = "quote",
     progress: Progress | None = None,
 ) -> Rows:
     """Read and check all rows of DATA: `sample`, a file, a folder of files, or a Hub id.
 
-    With `fix_encoding`, text whose encoding is broken is mended before anything else looks at it. `progress` is told
+    `direction` is that in which the rows are trained (`Template.in_direction`): they must be readable in it. With
+    `fix_encoding`, text whose encoding is broken is mended before anything else looks at it. `progress` is told
     now and then how many rows are read.
 
     Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is
@@ -65,7 +67,7 @@ def read_rows(
         if split is None and source.held_out:
             source = Source(source.parts, said=f"{source.said}, in place of which {held_out_file} is held out")
         source = Source(source.parts, open_source(held_out_file).parts, source.said)
-    reading = _Reading(wanted, template, skip_bad_rows, fix_encoding, progress)
+    reading = _Reading(wanted, template, skip_bad_rows, fix_encoding, progress, direction)
     reading.say(source.said)
     with _without_collector():
         for part in source.parts:
@@ -101,6 +103,7 @@ def read_rows_of(config: TrainConfig, data: str | None = None, progress: Progres
         text_column=config.text_column,
         tags_column=config.tags_column,
         tags_separator=config.tags_separator,
+        direction=config.direction,
         progress=progress,
     )
 
@@ -114,6 +117,8 @@ class _Reading:
     skip_bad_rows: bool
     fix_encoding: bool = False
     progress: Progress | None = None
+    direction: str = "quote"
+    trained: Template | None = None  # the template, in the direction
     is_chosen: bool = False
     quotes: list[Quote] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
@@ -163,21 +168,22 @@ class _Reading:
         is_other = self.is_chosen and choice.said not in self.notes
         self.say(f"{part.name}: {choice.said}" if is_other else choice.said)
         self.template, self.is_chosen = choice.template, True
+        self.trained = choice.template.in_direction(self.direction)
         return shaped, choice
 
     def take(self, raw: Raw, choice: Choice | None) -> Problem | None:
         """Keep the row's quote, count it as a duplicate, or say what is wrong with it."""
-        row = raw.row
-        if choice is None or not isinstance(row, dict):
+        row, template = raw.row, self.trained
+        if choice is None or template is None or not isinstance(row, dict):
             return Problem(
                 raw.place, "the row is of another kind than those before it", f"Write all rows alike, {SKIP}"
             )
         try:
-            quote = self.template.normalise(choice.pick(row))
+            quote = template.normalise(choice.pick(row))
             mended = quote
             if self.fix_encoding and (clean := clean_quote(quote)) is not quote:
-                mended = self.template.normalise(clean)
-            text = self.template.render_sound(mended)
+                mended = template.normalise(clean)
+            text = template.render_sound(mended)
         except DataError as error:
             return Problem(raw.place, choice.in_the_files_words(error.cause), error.fix)
         if len(text) * 4 > MAX_ROW_BYTES and len(text.encode()) > MAX_ROW_BYTES:
@@ -220,6 +226,7 @@ class _Reading:
         return True
 
     def finish(self, source: str) -> Rows:
+        template = self.trained or self.template
         bare = sum(not any(quote[name] for name in self.template.list_columns) for quote in self.quotes)
         if bare and self.template.list_columns:
             self.say(f"{bare:,} of {len(self.quotes):,} rows have no tags")
@@ -233,9 +240,9 @@ class _Reading:
         return Rows(
             quotes=self.quotes,
             places=self.places,
-            template=self.template,
+            template=template,
             source=source,
-            digest=digest_of(self.quotes, self.template),
+            digest=digest_of(self.quotes, template),
             columns=tuple(self.columns),
             duplicates=self.duplicates,
             skipped=self.skipped,

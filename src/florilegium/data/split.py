@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from florilegium.config import TrainConfig
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
-from florilegium.data.quote import Quote, join_items
+from florilegium.data.quote import Quote, first_text
 from florilegium.data.rows import Rows
 from florilegium.errors import DataError, UsageError
 
@@ -91,7 +91,7 @@ def make_split(
             "the rows have no column 'author' with text in it",
             "Use --split-by near-duplicates, or name that column author",
         )
-    texts = [join_items(next(iter(quote.values()))) for quote in quotes]
+    texts = [first_text(quote) for quote in quotes]
     pairs, one_mould = trusted(near_pairs(texts, progress) if pairs is None else pairs, len(texts))
     if held_out_from is not None:
         return _given_split(texts, pairs, held_out_from, follow=by != "random")

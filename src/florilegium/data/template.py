@@ -11,12 +11,17 @@ Training and generation hold the same object, so they cannot drift apart. Two pr
   separator, or whose end makes one together with the literal behind it, is refused there and never mis-read later.
 - A prompt has no white space at its end. `"Be kind. ->: "` would end in a token of its own where the training text goes on with
   `" life"`; without it the prompt's token ids are a prefix of the ids that were trained.
-"""
+
+With `--direction` a row is also, or only, trained the other way, so that a quote can be asked for by its tags:
+
+    tags_first.render({"quote": "Be kind.", "tags": ["life", "love"]})   ->  "life, love :<- Be kind."
+
+One object holds both ways, and `parse` tells them apart by the sign that stands first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from florilegium.data.quote import SKIP, Quote, Value, clean_list, clean_text, join_items, split_items
@@ -26,15 +31,18 @@ from florilegium.errors import DataError, UsageError
 __all__ = ["DEFAULT_TEMPLATE", "Quote", "Template", "Value"]
 
 DEFAULT_TEMPLATE = "{quote} ->: {tags}"
+TAGS_FIRST = ":<-"
 
 
 @dataclass(frozen=True)
 class Template:
-    """Columns in their order, and the literal text round them. Make one with `Template.from_text`."""
+    """Columns in their order, and the literal text round them. Make one with `Template.from_text`; `tags_first` is the
+    other way in which the same rows are trained, or None."""
 
     text: str
     columns: tuple[str, ...]
     list_columns: tuple[str, ...]
+    tags_first: Template | None = None
 
     @classmethod
     def from_text(cls, text: str = DEFAULT_TEMPLATE, list_columns: Iterable[str] = ("tags",)) -> Template:
@@ -45,6 +53,36 @@ class Template:
         nothing but white space between them."""
         columns, _ = split_template(text.strip())
         return cls(text.strip(), columns, tuple(name for name in columns if name in set(list_columns)))
+
+    def in_direction(self, direction: str) -> Template:
+        """This template for rows that are trained quote first, tags first, or both ways. One that begins with its tags
+        is tags first already. Raises UsageError where the tags cannot be put first."""
+        if direction == "quote" or (direction == "tags" and self.begins_with_tags):
+            return self
+        is_pair = len(self.columns) == 2 and self.columns[1:] == self.list_columns
+        if not is_pair or self._literals[0] or self._literals[2] or TAGS_FIRST in self.text:
+            raise UsageError(
+                f"--direction {direction} needs rows of a text and a list of tags with a separator between them, and "
+                f"the template is {self.text!r}",
+                'Use --template "{quote} ->: {tags}", or leave --direction out',
+            )
+        quote, tags = self.columns
+        other = Template.from_text(f"{{{tags}}} {TAGS_FIRST} {{{quote}}}", self.list_columns)
+        return other if direction == "tags" else replace(self, tags_first=other)
+
+    @property
+    def begins_with_tags(self) -> bool:
+        """Whether a prompt of tags asks for a quote."""
+        return len(self.columns) > 1 and self.columns[0] in self.list_columns
+
+    @property
+    def asked_by_tags(self) -> Template | None:
+        """The way in which a prompt of tags asks for a quote; None where no row was trained so."""
+        return self.tags_first or (self if self.begins_with_tags else None)
+
+    @property
+    def direction(self) -> str:
+        return "both" if self.tags_first else "tags" if self.begins_with_tags else "quote"
 
     @cached_property
     def main_column(self) -> str:
@@ -81,7 +119,11 @@ class Template:
     def render_sound(self, sound: Quote) -> str:
         """`render` for what `normalise` gave already: a million rows are cleaned once and not twice."""
         text = self._join(sound, self.columns)
+        if self.tags_first and TAGS_FIRST in text:
+            raise DataError(f"the row holds {TAGS_FIRST!r}, the separator of tags first", f"Change it, {SKIP}")
         parsed = self.parse(text)
+        if parsed == sound and self.tags_first:
+            parsed = self.parse(self.tags_first.render_sound(sound))
         if parsed != sound:
             raise self._not_reversible(sound, parsed or {})
         return text
@@ -111,6 +153,9 @@ class Template:
 
     def parse(self, text: str) -> Quote | None:
         """The Quote that a text holds; None where a separator is missing or the main column is empty."""
+        if self.tags_first and self._is_tags_first(text):
+            found = self.tags_first.parse(text)
+            return found and {name: found[name] for name in self.columns}
         text, first, last = text.strip(), self._literals[0].rstrip(), self._literals[-1].strip()
         end = len(text) - len(last)
         if end < len(first) or not (text.startswith(first) and text.endswith(last)):
@@ -118,6 +163,11 @@ class Template:
         texts = self._cut(text[:end].rstrip(), self.separators)
         quote = self._quote_of(texts or [])
         return quote if quote.get(self.main_column) else None
+
+    def _is_tags_first(self, text: str) -> bool:
+        assert self.tags_first is not None
+        there, here = (way.separators[0].find(text.strip(), 0) for way in (self.tags_first, self))
+        return there is not None and (here is None or there < here)
 
     def _cut(self, text: str, separators: Iterable[Separator]) -> list[str] | None:
         """What stands before, between and after the separators, each at its first place; None where one is missing."""

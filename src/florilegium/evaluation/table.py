@@ -56,6 +56,12 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("relevance.wins", "tag-quote match, win rate", "higher", SHARE, _OWN),
         Line("relevance.shuffled.wins", "same with shuffled tags (control)", "", SHARE, _OWN),
     ),
+    "Quotes for held-out tags": (
+        Line("tags_first.loss.loss", "loss of the quote, its tags given", "lower"),
+        Line("tags_first.format_rate", "well-formed", "higher", SHARE),
+        Line("tags_first.stop_rate", "end cleanly (end-of-text)", "higher", SHARE),
+        Line("tags_first.own_tags.micro_f1", "its own tags for them, micro F1", "higher"),
+    ),
     "Unconditional samples": (
         Line("form.format_rate", "well-formed (quote and tags)", "higher", SHARE),
         Line("form.stop_rate", "end cleanly (end-of-text)", "higher", SHARE),

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florilegium.config import DEFAULT_TEMPLATE, read_config
+from florilegium.config import read_config
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.export.origin import Origin, origin_of
-from florilegium.model.adapter_loading import read_facts
+from florilegium.model.adapter_loading import read_facts, template_of
 from florilegium.model.hub import locate
 from florilegium.model.identity import weights_digest
 from florilegium.model.untrusted import read_json
@@ -64,13 +64,9 @@ def describe(directory: Path, adapter: Path) -> Subject:
         origin,
         None,
         False,
-        _template(facts),
+        template_of(facts),
         *_run_files(RunDirectory(adapter.parent)),
     )
-
-
-def _template(facts: Mapping[str, Any]) -> Template:
-    return Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
 
 
 def _base_name(facts: Mapping[str, Any], adapter: Path) -> str:
@@ -102,7 +98,7 @@ def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
         origin,
         folder,
         other,
-        _template(facts),
+        template_of(facts),
         *_run_files(RunDirectory(adapter.parent)),
     )
 

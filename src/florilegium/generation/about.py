@@ -1,7 +1,8 @@
 """A quote about something: `florilegium generate --about love,hope`.
 
-The model learned to write a quote and then its tags. To get a quote with given tags, quotes are drawn and those kept
-that the model itself gives the tags. Which words it knows as tags, and how often, the training rows decided: for a tag
+A model that was trained tags first (`train --direction both`) is asked: `love, hope :<-` is the beginning of a text, and
+it writes the quote. One that learned to write a quote and then its tags cannot be: quotes are drawn from it, and those
+kept that it gives the tags itself. Which words it knows as tags, and how often, the training rows decided: for a tag
 that it never writes nothing is found, and that is said."""
 
 from __future__ import annotations
@@ -11,33 +12,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from florilegium.config import SamplingSettings
+from florilegium.data import Template
 from florilegium.errors import UsageError
 from florilegium.generation.generate import Generated
 
 if TYPE_CHECKING:
     from florilegium.generation.tuned import Tuned
 
-DRAWN_AT_ONCE, MOST_DRAWN = 32, 256
+DRAWN_AT_ONCE, MOST_DRAWN, ROUNDS = 32, 256, 10
 
 
 @dataclass(frozen=True)
 class AboutResult:
     """Quotes with the tags that were asked for, how many were drawn to find them, and the tags that the drawn ones had
-    most often."""
+    most often. `asked` says that the tags were the prompt, and no quotes were chosen by theirs."""
 
     rows: list[Generated]
     drawn: int
     frequent_tags: tuple[str, ...]
+    asked: bool = False
 
 
 def quotes_about(tuned: Tuned, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
-    """At most `n` quotes whose own tags hold all of `tags`, in the order in which they were drawn. A quote twice counts
-    once. The same seed finds the same quotes."""
-    wanted = {_key(tag) for tag in tags if tag.strip()}
-    column = tuned.template.columns[-1]
-    if column not in tuned.template.list_columns or len(tuned.template.columns) < 2:
+    """At most `n` quotes with all of `tags`. A quote twice counts once, a copy of a training row not at all. The same
+    seed finds the same quotes. Raises UsageError for a template without a list of tags, and where chance has no say."""
+    wanted = [tag.strip() for tag in tags if tag.strip()]
+    template = tuned.template
+    if len(template.columns) < 2 or not {template.columns[0], template.columns[-1]} & {*template.list_columns}:
         raise UsageError(
-            "--about needs a model whose template ends in a list of tags", 'Train with --template "{quote} ->: {tags}"'
+            "--about needs a model whose template begins or ends in a list of tags",
+            'Train with --template "{quote} ->: {tags}"',
         )
     if not wanted:
         raise UsageError("--about names no tag", "Type: florilegium generate --about love,hope")
@@ -45,6 +49,27 @@ def quotes_about(tuned: Tuned, tags: Sequence[str], n: int, settings: SamplingSe
         raise UsageError(f"-n is {n}", "It takes 1 or more")
     if settings.temperature == 0:
         raise UsageError("--about draws quotes, and at temperature 0 there is one", "Leave --temperature out")
+    way = template.asked_by_tags
+    return _asked(tuned, way, wanted, n, settings) if way else _chosen(tuned, wanted, n, settings)
+
+
+def _asked(tuned: Tuned, way: Template, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
+    """Written for the tags: `n` at once, and those that are none or copies again, some times."""
+    prompt = way.prompt({way.columns[0]: list(tags)})
+    found: dict[str, Generated] = {}
+    drawn = 0
+    while drawn < ROUNDS * n and len(found) < n:
+        missing = n - len(found)
+        for row in tuned.complete([prompt] * missing, settings, first_row=drawn):
+            if row.quote is not None and row.novel is not False:
+                found.setdefault(row.text, row)
+        drawn += missing
+    return AboutResult(list(found.values()), drawn, (), asked=True)
+
+
+def _chosen(tuned: Tuned, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
+    """Drawn from nothing, in the order in which they were drawn; kept for the tags that the model gives them."""
+    wanted, column = {_key(tag) for tag in tags}, tuned.template.columns[-1]
     found: dict[str, Generated] = {}
     seen: dict[str, int] = {}
     drawn = 0

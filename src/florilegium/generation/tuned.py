@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florilegium.config import DEFAULT_TEMPLATE, SamplingSettings
+from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
@@ -28,6 +28,7 @@ from florilegium.model import (
     load_base,
     read_facts,
     rehearse_adapter,
+    template_of,
 )
 from florilegium.model.adapter_origin import base_name, origin_notes
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
@@ -132,8 +133,8 @@ class Tuned:
     def about(
         self, tags: Sequence[str], n: int = 1, *, settings: SamplingSettings | None = None, **sampling: Any
     ) -> AboutResult:
-        """`n` quotes with all of these tags, by drawing quotes and choosing (`about.py`). Raises UsageError where the
-        template does not end in a list of tags."""
+        """`n` quotes with all of these tags: asked for by them, where the model was trained tags first, else drawn and
+        chosen (`about.py`). Raises UsageError where the template has no list of tags."""
         return quotes_about(self, tags, n, settings or SamplingSettings(**sampling))
 
     def warm_up_note(self) -> str:
@@ -145,11 +146,16 @@ class Tuned:
         """The text that is given to the model for `prompt`."""
         prompt = prompt.strip()
         columns = self.template.columns
+        if tags and self.template.begins_with_tags:
+            raise UsageError(
+                "--label asks for the tags of a quote, and this model was trained tags first",
+                "Ask it for a quote: florilegium generate --about love; or train with --direction both",
+            )
         if not tags:
             return self.template.prompt({columns[0]: prompt}, open=True) if prompt else self.template.prompt({})
         if not prompt or len(columns) != 2:
             raise UsageError(
-                "--tags needs a quote, and a template of two columns", 'Type: florilegium generate --tags "Be kind."'
+                "--label needs a quote, and a template of two columns", 'Type: florilegium generate --label "Be kind."'
             )
         return self.template.prompt({columns[0]: prompt})
 
@@ -220,11 +226,10 @@ def load(
     if reason:
         raise UsageError(f"kernels={kernels!r}: {reason}", "Use 'auto', or leave that name out")
     fast_paths.install_kernels(tuned_model, names)
-    template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), tuple(facts.get("list_columns", ("tags",))))
     index = RunDirectory(adapter.parent).training_ngrams
     return Tuned(
         loaded,
-        template,
+        template_of(facts),
         dict(facts.get("openings", {})),
         NoveltyIndex.load(index) if index.is_file() else None,
         origin_notes(adapter, facts, name, tuned_model),

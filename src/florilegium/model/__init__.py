@@ -1,6 +1,6 @@
 """The base model, the adapter on it, and the forward pass over packed rows."""
 
-from florilegium.model.adapter_loading import load_adapter, read_facts
+from florilegium.model.adapter_loading import load_adapter, read_facts, template_of
 from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
 from florilegium.model.identity import base_facts
 from florilegium.model.loaded import ForwardOptions, LoadedModel
@@ -34,5 +34,6 @@ __all__ = [
     "rehearse_training",
     "save_adapter",
     "set_adapter_state",
+    "template_of",
     "token_losses",
 ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 
-from florilegium.data import Template
+from florilegium.data import DEFAULT_TEMPLATE, Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.adapter_config import lora_header, lora_values
 from florilegium.model.base import Base
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 BITS = (4, 8, 16, 32)
 FACT_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "base": dict, "bits": int, "files": dict, "list_columns": list, "lora": dict, "openings": dict, "revision": (str, type(None)),
-    "template": str,
+    "base": dict, "bits": int, "direction": str, "files": dict, "list_columns": list, "lora": dict, "openings": dict,
+    "revision": (str, type(None)), "template": str,
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class AdapterFacts(TypedDict, total=False):
 
     format: int
     template: str
+    direction: str
     list_columns: list[str]
     base: BaseFacts
     base_is_local: bool
@@ -89,11 +90,17 @@ def _check_words(facts: Mapping[str, Any], what: str) -> None:
         )
     if "template" in facts:
         try:
-            Template.from_text(facts["template"])
+            template_of(facts)
         except UsageError as error:
             raise ModelError(
                 f"{what} cannot be used: {error.cause}", "Copy the adapter again, or train it again"
             ) from None
+
+
+def template_of(facts: Mapping[str, Any]) -> Template:
+    """The template that an adapter was trained with, in its direction. Raises UsageError for one that is none."""
+    template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), facts.get("list_columns", ("tags",)))
+    return template.in_direction("both") if facts.get("direction") == "both" else template
 
 
 def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> PeftModel:

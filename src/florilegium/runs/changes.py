@@ -72,7 +72,7 @@ def compare(before: Mapping[str, object], now: TrainConfig) -> list[Change]:
     """Each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
     way."""
     changes = []
-    before = {"batching": BEFORE_ORDERS, **current_settings(before)}
+    before = {"batching": BEFORE_ORDERS, "direction": "quote", **current_settings(before)}
     for name, value in as_dict(now).items():
         if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
             continue

@@ -41,6 +41,7 @@ from florilegium.evaluation.metrics import InstrumentMetrics
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.recorder import View
+from florilegium.runs.tags_first import TagsFirst, measure_tags_first
 from florilegium.tokens import label_prompt
 
 TAG_TOKENS = 40
@@ -71,6 +72,7 @@ class Measured:
     form: FormMetrics
     tags: list[list[str]] | None
     texts: list[str]
+    tags_first: TagsFirst | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class SideReport:
             "variety": self.variety,
             "copies": self.copies and asdict(self.copies),
             "relevance": self.relevance and self.relevance.to_json(),
+            **({"tags_first": self.measured.tags_first.to_json()} if self.measured.tags_first else {}),
         }
 
 
@@ -130,7 +133,8 @@ class Evaluator:
             tags = self._written_tags()
             self.view.say(f"{name}  {counted(self.generations, 'unconditional sample')}")
             texts = self.tuned.generate("", n=self.generations, settings=self.settings)
-        return Measured(losses, self._form(texts), tags, [self._main_text(row) for row in texts])
+            asked = self._tags_first(name)
+        return Measured(losses, self._form(texts), tags, [self._main_text(row) for row in texts], asked)
 
     def compare(self, tuned: Measured, base: Measured | None) -> Compared:
         """Both sides with the metrics that need a common measure, and the controls, as JSON."""
@@ -175,10 +179,18 @@ class Evaluator:
     def _template(self) -> Template:
         return self.tuned.template
 
+    def _tags_first(self, name: str) -> TagsFirst | None:
+        if self._template.asked_by_tags is None:
+            return None
+        self.view.say(f"{name}  quotes for the tags of held-out rows")
+        held_out, limit = self.material.held_out, self.material.config.max_length
+        return measure_tags_first(self.tuned, held_out, self.material.places, limit, self.settings)
+
     def _losses(self) -> RowLosses:
         limit = self.material.config.max_length
         parts = row_parts(self.tuned.loaded, self._template, self.material.held_out, limit, self.material.places)
-        return loss_metrics(parts)
+        # A template that begins with its tags has the quote behind them.
+        return loss_metrics([(b, a) for a, b in parts] if self._template.begins_with_tags else parts)
 
     def _written_tags(self) -> list[list[str]] | None:
         """The tags that the model writes behind each held-out quote; None where the template does not end in a list."""

@@ -85,11 +85,12 @@ def finish(
 
 def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tuple[Verdict | None, list[Generated]]:
     """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it."""
-    config = ready.plan.config
+    config, prepared = ready.plan.config, ready.prepared
     if not config.verdict_texts or not tuned.openings:
         return None, []
     try:
-        return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.length, str(run.path))
+        known = prepared.held_out_quotes or prepared.training_quotes
+        return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.length, str(run.path), known)
     except Interrupted:
         raise
     except FlorilegiumError as error:

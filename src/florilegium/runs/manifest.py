@@ -43,6 +43,7 @@ class RunManifest(TypedDict):
     base: BaseFacts
     data: DataFacts
     template: str
+    direction: str
     training_rows: int
     held_out_rows: int
     cut_rows: int
@@ -75,6 +76,7 @@ def adapter_facts(prepared: Prepared) -> AdapterFacts:
         "revision": prepared.config.revision,
         "bits": prepared.config.bits,
         "openings": _openings([template.render(quote) for quote in prepared.training_quotes]),
+        **({"direction": "both"} if template.tags_first else {}),  # tags first alone is what the template says
     }
 
 
@@ -106,8 +108,9 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
             "duplicates": rows.duplicates,
         },
         "template": rows.template.text,
-        "training_rows": len(prepared.training.examples),
-        "held_out_rows": len(prepared.held_out.examples),
+        "direction": rows.template.direction,
+        "training_rows": len(prepared.training_quotes),
+        "held_out_rows": len(prepared.held_out_quotes),
         "cut_rows": prepared.training.num_cut + prepared.held_out.num_cut,
         "skipped_rows": len(rows.skipped),
         "trained_parameters": count.trained,

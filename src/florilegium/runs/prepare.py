@@ -17,7 +17,7 @@ from florilegium.model import Base, choose_device, count_parameters, fast_paths,
 from florilegium.model.families import head_unsupported
 from florilegium.runs.recorder import View
 from florilegium.runs.too_large import refuse_too_large
-from florilegium.tokens import Encoded, encode
+from florilegium.tokens import Encoded, encode_ways
 from florilegium.training import choose_learning_rate
 
 
@@ -57,6 +57,9 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     dropped += f", {len(split.set_aside):,} left out as near-duplicates of held-out rows" if split.set_aside else ""
     training_rows = counted(len(train_rows), "training row")
     view.say(f"data     {config.data}: {training_rows}, {len(held_rows):,} held out{dropped}")
+    if rows.template.asked_by_tags:
+        ways = "both ways, also tags first" if rows.template.tags_first else "tags first"
+        view.say(f"         each is trained {ways}: {rows.template.asked_by_tags.text}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
         view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
     refuse_too_large(config, device)
@@ -68,7 +71,9 @@ def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepar
     def encoded(numbers: Sequence[int]) -> Encoded:
         quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
         limit = _context(base, config.max_length)
-        return encode(base.tokenizer, rows.template, quotes, max_length=limit, loss_on=config.loss_on, places=places)
+        return encode_ways(
+            base.tokenizer, rows.template, quotes, max_length=limit, loss_on=config.loss_on, places=places
+        )
 
     training, held_out = encoded(train_rows), encoded(held_rows)
     if training.num_cut + held_out.num_cut:

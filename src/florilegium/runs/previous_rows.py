@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from florilegium.config import make_config, read_config
-from florilegium.data import make_split, read_rows
+from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import FlorilegiumError
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import View
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
-from florilegium.tokens import Example, encode
+from florilegium.tokens import Example, encode_ways
 from florilegium.training import Trainer, held_out_loss
 
 MOST_ROWS = 500
@@ -57,13 +57,11 @@ def read_previous_rows(prepared: Prepared, view: View) -> PreviousRows | None:
         if not run.is_run or run.data_digest() == prepared.rows.digest:
             return None
         config = make_config(read_config(run.config), source=str(run.config))
-        rows = read_rows(
-            config.data, config.template, skip_bad_rows=config.skip_bad_rows, fix_encoding=config.fix_encoding
-        )
-        split = make_split(rows.quotes, config.held_out, config.seed, by=config.split_by, authors=rows.authors)
+        rows = read_rows_of(config)
+        split = split_by_config(config, rows)
         numbers = split.held_out[:: max(1, -(-len(split.held_out) // MOST_ROWS))]
         quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
-        encoded = encode(
+        encoded = encode_ways(
             prepared.base.tokenizer,
             rows.template,
             quotes,

@@ -78,6 +78,7 @@ def _of_adapter(adapter: Path) -> dict[str, object]:
         "revision": facts.get("revision"),
         "bits": facts.get("bits", 8),
         "template": facts["template"],
+        "direction": facts.get("direction", "quote"),
         "lora_rank": lora.get("r"),
         "lora_alpha": float(lora.get("lora_alpha") or 0),
         "lora_dropout": float(lora.get("lora_dropout") or 0),

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from florilegium.config import SamplingSettings
-from florilegium.data import Template
+from florilegium.data import Quote, Template
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
+from florilegium.tokens import label_prompt
 from florilegium.training import RunLength
 
 ENOUGH_FORM, ENOUGH_ENDS, MOST_COPIES = 0.9, 0.75, 0.1  # shares of the texts
@@ -39,9 +40,17 @@ class Verdict:
         return asdict(self)
 
 
-def draw_verdict(tuned: Tuned, texts: int, seed: int, length: RunLength, run: str) -> tuple[Verdict, list[Generated]]:
-    """Writes `texts` quotes from nothing, as `florilegium generate` does, and judges them."""
-    rows = tuned.generate("", n=texts, settings=SamplingSettings(seed=seed))
+def draw_verdict(
+    tuned: Tuned, texts: int, seed: int, length: RunLength, run: str, quotes: Sequence[Quote]
+) -> tuple[Verdict, list[Generated]]:
+    """Writes `texts` quotes as `florilegium generate` does, and judges them: from nothing, and half of them for the tags
+    of `quotes` where both ways were trained."""
+    settings, way = SamplingSettings(seed=seed), tuned.template.tags_first
+    prompts = [label_prompt(way, quote) for quote in quotes if quote[way.columns[0]]] if way else []
+    asked = [prompts[i % len(prompts)] for i in range(texts // 2)] if prompts else []
+    rows = tuned.generate("", n=texts - len(asked), settings=settings) if texts > len(asked) else []
+    if asked:
+        rows += tuned.complete(asked, settings, first_row=len(rows))
     return judge(rows, tuned.template, length, run), rows
 
 

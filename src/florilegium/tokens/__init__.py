@@ -1,7 +1,16 @@
 """Text to token ids (`encode`), and token ids to packed batches (`pack`)."""
 
 from florilegium.tokens.batch_order import Order, epoch_order
-from florilegium.tokens.encode import Encoded, Example, encode, end_of_text, label_prompt, preflight, text_ids
+from florilegium.tokens.encode import (
+    Encoded,
+    Example,
+    encode,
+    encode_ways,
+    end_of_text,
+    label_prompt,
+    preflight,
+    text_ids,
+)
 from florilegium.tokens.pack import NO_DOCUMENT, NO_TARGET, Batch, PackPlan, pack
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "Order",
     "PackPlan",
     "encode",
+    "encode_ways",
     "end_of_text",
     "epoch_order",
     "label_prompt",

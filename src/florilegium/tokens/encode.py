@@ -97,6 +97,32 @@ def encode(
     return Encoded(examples, num_cut)
 
 
+def encode_ways(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    quotes: Sequence[Quote],
+    *,
+    max_length: int,
+    loss_on: str,
+    places: Sequence[str],
+) -> Encoded:
+    """`encode` in each way in which the template's rows are trained: all quote first, then those that have tags with their
+    tags first. Each row in each way, and not one way by turns: rows are few, and a pass should show all of each."""
+    first = encode(tokenizer, template, quotes, max_length=max_length, loss_on=loss_on, places=places)
+    if template.tags_first is None:
+        return first
+    tagged = [i for i, quote in enumerate(quotes) if quote[template.columns[-1]]]
+    second = encode(
+        tokenizer,
+        template.tags_first,
+        [quotes[i] for i in tagged],
+        max_length=max_length,
+        loss_on=loss_on,
+        places=[places[i] for i in tagged],
+    )
+    return Encoded(first.examples + second.examples, first.num_cut + second.num_cut)
+
+
 def label_prompt(template: Template, quote: Quote) -> str:
     """The text up to where the last column begins: the prompt that asks for the tags of this quote."""
     return template.prompt({name: quote[name] for name in template.columns[:-1]})
@@ -123,9 +149,9 @@ def preflight(examples: Sequence[Example], prompts: Sequence[list[int]], eos: in
 def _cut(
     tokenizer: PreTrainedTokenizerBase, template: Template, quote: Quote, max_length: int, place: str
 ) -> tuple[Quote, list[int]]:
-    """The quote with as many words of its first column as fit, and its ids. The text is cut, not the ids: it stays a
-    real text."""
-    first = template.columns[0]
+    """The quote with as many words of its text as fit, and its ids. The text is cut, not the ids: it stays a real
+    text."""
+    first = template.columns[0] if template.columns[0] not in template.list_columns else template.main_column
     words = str(quote[first]).split(" ")
     low, high = 0, len(words)  # low words fit, high words do not; 0 is checked below
     best: tuple[Quote, list[int]] | None = None

@@ -81,9 +81,8 @@ def _answer(
         result = tuned.about(text.split(","), n, settings=settings)
         _show(tuned, result.rows, flags.json)
         if len(result.rows) < n:
-            print_line(
-                f"{len(result.rows)} found; the tags it writes most: {', '.join(result.frequent_tags)}", file=sys.stderr
-            )
+            often = f"; the tags it writes most: {', '.join(result.frequent_tags)}" if result.frequent_tags else ""
+            print_line(f"{len(result.rows)} found{often}", file=sys.stderr)
     elif writes_as_it_goes(flags.json):
         stream_rows(tuned, text, n, settings, tags=command == "/label")
     else:

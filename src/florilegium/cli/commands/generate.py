@@ -137,15 +137,16 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSettings) -> None:
-    """Quotes drawn and chosen by the tags that the model gives them; says how many were drawn."""
+    """Quotes asked for by their tags, or drawn and chosen by the tags that the model gives them; says which."""
     from florilegium.cli.progress import working
     from florilegium.cli.screen import printable
 
     with working(f"looking for {counted(flags.n, 'quote')} about {flags.about}" + tuned.warm_up_note()):
         result = tuned.about(flags.about.split(","), flags.n, settings=settings)
     show(tuned, result.rows, (), flags.json)
-    found = f"{counted(len(result.rows), 'quote')} about {flags.about}, chosen from {result.drawn} that were drawn"
-    if len(result.rows) < flags.n:
+    how = "written for these tags" if result.asked else f"chosen from {result.drawn} that were drawn"
+    found = f"{counted(len(result.rows), 'quote')} about {flags.about}, {how}"
+    if len(result.rows) < flags.n and result.frequent_tags:
         found += f"; the tags it writes most: {', '.join(result.frequent_tags)}"
     print_line(printable(found), file=sys.stderr)
 
