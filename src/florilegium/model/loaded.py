@@ -19,6 +19,7 @@ from torch import nn
 from florilegium.model.base import Base
 from florilegium.model.base_changes import original_weights
 from florilegium.model.families import Family
+from florilegium.model.families.other import DocumentMask
 from florilegium.model.fast_paths import BlockStack
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ class LoadedModel:
 @dataclass(frozen=True)
 class ForwardOptions:
     """How a forward pass runs: the kernels' names, whether blocks are recomputed in the backward pass, NEFTune's noise,
-    and the fused blocks where they run instead of the model's own."""
+    the fused blocks where they run instead of the model's own, and how a family that is not ours tells the documents of a
+    row apart ("": it is given one a row)."""
 
     kernels: tuple[str, ...] = ()
     recompute: bool = False
     neftune_alpha: float | None = None
     block_stack: BlockStack | None = None
+    document_mask: DocumentMask = ""
 
 
 PLAIN = ForwardOptions()

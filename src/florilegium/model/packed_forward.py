@@ -4,7 +4,8 @@ Stock BLOOM takes no `position_ids` and no document mask: given packed rows it l
 and says nothing. So the modules of a family that packs are called here (`families/`: embedding, blocks, last norm,
 whatever PEFT or bitsandbytes made of them), and only the attention is ours (`reference/attention.py`). Stock BLOOM in
 float32 on each quote alone is its oracle: same hidden states, same loss, same gradients. Other models go through their
-own forward pass, one quote a row, padded (`PackPlan.separate`).
+own forward pass, on packed rows where that was seen to keep documents apart (`document_packing.py`), else one quote a
+row, padded (`PackPlan.separate`).
 
     hidden_BTW = hidden_states(loaded, batch)     the last layer's output
     losses_N = token_losses(loaded, batch)        one loss for each target
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from florilegium.model import fast_paths
 from florilegium.model.families import head_weight, packs
-from florilegium.model.families.other import padded_hidden_states
+from florilegium.model.families.other import packed_hidden_states, padded_hidden_states
 from florilegium.model.loaded import PLAIN, ForwardOptions, LoadedModel
 from florilegium.tokens import Batch
 
@@ -40,7 +41,10 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
     """The last layer's normed output [B, T, W], in the base's compute dtype."""
     family, model = loaded.family, loaded.model
     if not packs(family):
-        return padded_hidden_states(model, batch)  # a quote a row: nothing to keep apart
+        if batch.one_a_row:
+            return padded_hidden_states(model, batch)  # nothing to keep apart
+        assert options.document_mask, "rows of many documents were given to a model that reads from one into the next"
+        return packed_hidden_states(model, batch, options.document_mask)
     # The fused blocks keep the residual stream in more than 16 bits (`norm_kernel.py`), from the embedding on.
     dtype = loaded.base.compute_dtype if options.block_stack is None else torch.float32
     hidden_BTW = family.embed(model, batch.tokens_BT, dtype)

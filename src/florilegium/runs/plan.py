@@ -15,6 +15,7 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, fast_paths
+from florilegium.model.document_packing import Packing, find_packing
 from florilegium.model.families import packs
 from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
@@ -22,6 +23,8 @@ from florilegium.tokens import PackPlan, pack
 from florilegium.training import EVALUATION_ROWS, RunLength, choose_epochs, order_of, plan_length
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
+MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
+BATCH_COST, CPU_BATCH_COST = 512, 32  # one more batch of padded rows: the base's weights are dequantised again
 CPU_BATCH_TOKENS = 4096
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
@@ -31,7 +34,8 @@ BLOCK_ROWS = PackPlan(bucketed=True, multiple=64)  # the lengths that the fused 
 @dataclass(frozen=True)
 class ExecutionPlan:
     """`config` has every `auto` resolved, and is what config.yaml says. `memory` is None where the fused blocks do not
-    run; `products` then says nothing. `lengths` are tokens of batches to come, whose kernels are compiled ahead."""
+    run; `products` then says nothing. `lengths` are tokens of batches to come, whose kernels are compiled ahead.
+    `documents` is how a family that is not ours keeps the documents of a row apart."""
 
     config: TrainConfig
     kernels: tuple[str, ...]
@@ -40,6 +44,7 @@ class ExecutionPlan:
     memory: MemoryPlan | None = None
     lengths: tuple[int, ...] = ()
     products: str = ""  # how the fused blocks read int8 weights
+    documents: Packing = Packing("")
 
 
 def plan_execution(prepared: Prepared, loaded: LoadedModel) -> ExecutionPlan:
@@ -54,7 +59,10 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel) -> ExecutionPlan:
     )
     length = plan_length(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
-        return ExecutionPlan(config, kernels, _packing(config, kernels, prepared.base.packs), length)
+        documents = _documents(config, loaded)
+        separate = not (prepared.base.packs or documents.mask)
+        packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
+        return ExecutionPlan(config, kernels, packing, length, documents=documents)
     lengths = _step_lengths(prepared, config)
     memory = _plan_memory(prepared, config, loaded, lengths)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
@@ -97,13 +105,25 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str) -> bool:
     return bool(reason)
 
 
-def _packing(config: TrainConfig, kernels: tuple[str, ...], packs: bool) -> PackPlan:
-    """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU
-    several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
-    if config.device == "cuda":
-        multiple = 256 if "flex-attention" in kernels else 8
-        return PackPlan(ROW_TOKENS, multiple, config.micro_batch_tokens or ROW_TOKENS, separate=not packs)
-    return PackPlan(CPU_ROW_TOKENS, 8, config.micro_batch_tokens or CPU_BATCH_TOKENS, separate=not packs)
+def _documents(config: TrainConfig, loaded: LoadedModel) -> Packing:
+    """How Transformers' own forward pass keeps documents apart; our own needs no such thing."""
+    if loaded.base.packs:
+        return Packing("")
+    if config.neftune_alpha:
+        return Packing("", "--neftune-alpha scales its noise by the length of a row")
+    return find_packing(loaded)
+
+
+def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, separate: bool) -> PackPlan:
+    """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU and
+    under a mask several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
+    if config.device != "cuda":
+        limit = config.micro_batch_tokens or CPU_BATCH_TOKENS
+        return PackPlan(CPU_ROW_TOKENS, 8, limit, separate=separate, batch_cost=CPU_BATCH_COST)
+    limit = config.micro_batch_tokens or ROW_TOKENS
+    if masked:
+        return PackPlan(MASKED_ROW_TOKENS, 8, limit, separate=separate, batch_cost=BATCH_COST)
+    return PackPlan(ROW_TOKENS, 256 if "flex-attention" in kernels else 8, limit)
 
 
 def _step_lengths(prepared: Prepared, config: TrainConfig) -> list[int]:

@@ -26,8 +26,10 @@ def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: Paramet
     view.say(f"adapter  LoRA rank {config.lora_rank}: trains {count.trained:,} parameters ({100 * count.share:.3f}%)")
     if config.start_from:
         view.say(f"from     {config.start_from}: its adapter is trained further, the optimizer starts anew")
-    rows = "packed sequences" if base.packs else "padded sequences, one quote each"
+    rows = "padded sequences, one quote each" if plan.packing.separate else "packed sequences"
     view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
+    if plan.documents.reason:
+        view.say(f"         not packed: {plan.documents.reason}")
     if plan.memory is not None:
         view.say(f"memory   {describe_memory(plan.memory, base.num_layers)}")
     if plan.products:

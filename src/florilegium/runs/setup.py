@@ -55,7 +55,7 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     config = plan.config
     fast_paths.install_kernels(loaded.model, plan.kernels)
     stack = None if plan.memory is None else fast_paths.make_block_stack(loaded, plan.memory, list(plan.lengths))
-    return ForwardOptions(plan.kernels, config.memory == "lean", config.neftune_alpha, stack)
+    return ForwardOptions(plan.kernels, config.memory == "lean", config.neftune_alpha, stack, plan.documents.mask)
 
 
 def make_trainer(ready: ReadyRun, accelerator: Any) -> Trainer:

@@ -22,6 +22,7 @@ from florilegium.tokens.encode import Example
 
 NO_TARGET = -100  # the field's convention for "not learned": torch's cross_entropy ignores it
 NO_DOCUMENT = -1
+MOST_ROWS = 256  # of a batch of padded rows: what is tried grows with it
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Batch:
     target_index_N: torch.Tensor
     num_tokens: int
     num_targets: int
+    one_a_row: bool = False  # no row holds two documents
     seed_1: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))  # of this batch's dropout
 
     @property
@@ -58,14 +60,16 @@ class Batch:
 class PackPlan:
     """How rows are made. `row_tokens`: length aimed at; `multiple`: a row's length is rounded up to it; `batch_tokens`:
     at most so many positions are held at once (a step has more micro-batches then); `separate`: one quote a row, for
-    models that cannot pack; `bucketed`: lengths, of rows and of `target_index_N`, come from a short list, so that what was
-    recorded for one serves many."""
+    models that cannot pack, in batches of like length, of which one more costs as much as `batch_cost` positions;
+    `bucketed`: lengths, of rows and of `target_index_N`, come from a short list, so that what was recorded for one serves
+    many."""
 
     row_tokens: int = 256
     multiple: int = 8
     batch_tokens: int = 4096
     separate: bool = False
     bucketed: bool = False
+    batch_cost: int = 32
 
     def round_up(self, size: int) -> int:
         """`size` or a little more: under a sixteenth more where lengths are bucketed."""
@@ -78,12 +82,9 @@ def pack(examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
     if not examples:
         return []
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].token_ids), i))
-    rows = (
-        [[i] for i in order]
-        if plan.separate
-        else _first_fit([(len(examples[i].token_ids) - 1, i) for i in order], plan)
-    )
-    return [_batch([[examples[i] for i in row] for row in group], plan) for group in _groups(rows, examples, plan)]
+    sized = [(len(examples[i].token_ids) - 1, i) for i in order]
+    groups = _like_lengths(sized, plan) if plan.separate else _groups(_first_fit(sized, plan), examples, plan)
+    return [_batch([[examples[i] for i in row] for row in group], plan) for group in groups]
 
 
 def _first_fit(sized: list[tuple[int, int]], plan: PackPlan) -> list[list[int]]:
@@ -104,20 +105,39 @@ def _first_fit(sized: list[tuple[int, int]], plan: PackPlan) -> list[list[int]]:
 
 
 def _groups(rows: list[list[int]], examples: Sequence[Example], plan: PackPlan) -> Iterator[list[list[int]]]:
-    """Rows in batches of at most `batch_tokens` positions; separate rows also part where padding would pass a
-    quarter."""
+    """Rows in batches of at most `batch_tokens` positions."""
     group: list[list[int]] = []
-    real = longest = 0
+    longest = 0
     for row in rows:
         size = sum(len(examples[i].token_ids) - 1 for i in row)
         width = plan.round_up(max(longest, size))
-        ragged = plan.separate and (real + size) < 0.75 * width * (len(group) + 1)
-        if group and (width * (len(group) + 1) > plan.batch_tokens or ragged):
+        if group and width * (len(group) + 1) > plan.batch_tokens:
             yield group
-            group, real, longest = [], 0, 0
+            group, longest = [], 0
         group.append(row)
-        real, longest = real + size, max(longest, size)
+        longest = max(longest, size)
     yield group
+
+
+def _like_lengths(sized: list[tuple[int, int]], plan: PackPlan) -> list[list[list[int]]]:
+    """Documents, longest first, one a row, parted into the batches that cost least: each its positions, padding
+    included, and `batch_cost`."""
+    # least[n]: the cost of the first n, and where their last batch begins
+    least: list[tuple[float, int]] = [(0, 0)]
+    for n in range(1, len(sized) + 1):
+        options = []
+        for first in range(n - 1, max(-1, n - 1 - MOST_ROWS), -1):
+            positions = plan.round_up(sized[first][0]) * (n - first)
+            if positions > plan.batch_tokens and first < n - 1:
+                break  # the batch would only grow
+            options.append((least[first][0] + positions + plan.batch_cost, first))
+        least.append(min(options))
+    groups, n = [], len(sized)
+    while n:
+        first = least[n][1]
+        groups.append([[i] for _, i in sized[first:n]])
+        n = first
+    return groups[::-1]
 
 
 def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
@@ -152,6 +172,7 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
             if num_targets + more == len(flat)
             else np.concatenate([learned, np.full(more, flat.argmin())])
         )
+    one_a_row = all(len(row) == 1 for row in rows)
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
     parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned)]
-    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], num_tokens, num_targets)
+    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], num_tokens, num_targets, one_a_row)

@@ -148,7 +148,9 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     """What `replay` records: the loss of a batch times `share_1`; its gradients are added to those that the parameters
     hold."""
     tensors = {name: tensor for name, tensor in inputs.items() if name != "share_1"}
-    losses_N = token_losses(trainer.loaded, Batch(**tensors, num_tokens=0, num_targets=0), trainer.options)
+    losses_N = token_losses(
+        trainer.loaded, Batch(**tensors, num_tokens=0, num_targets=0, one_a_row=False), trainer.options
+    )
     part = losses_N.sum() * inputs["share_1"][0]
     parameters = trainer.parameters
     found = torch.autograd.grad(part, parameters)

@@ -1,4 +1,5 @@
-"""Every other family: a causal LM through Transformers' own forward pass, one document a row, padded.
+"""Every other family: a causal LM through Transformers' own forward pass, one document a row, padded, or many where
+the model was seen to keep them apart (`document_packing.py`).
 
 Nothing is assumed of its modules but what Transformers promises (`base_model_prefix`, the input embedding). What our
 own forward pass does by itself is asked of the model here: recomputing activations, NEFTune's noise."""
@@ -6,7 +7,7 @@ own forward pass does by itself is asked of the model here: recomputing activati
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # One linear for query, key and value; GPT-NeoX and Falcon name theirs as BLOOM does.
 FUSED = (FUSED_QKV, "qkv_proj", "Wqkv", "c_attn", "W_pack")
+# How documents of one row are told apart: by positions that begin anew, or by a mask that is handed in beside them.
+DocumentMask = Literal["positions", "mask", ""]
 SEPARATE = ("q_proj", "k_proj", "v_proj")
 
 
@@ -50,12 +53,37 @@ class OtherFamily:
 OTHER = OtherFamily()
 
 
+def embedding_weight(model: AnyModel) -> torch.Tensor:
+    """The input embedding [V, W]."""
+    return cast(nn.Embedding, inner_model(model).get_input_embeddings()).weight
+
+
 def padded_hidden_states(model: AnyModel, batch: Batch) -> torch.Tensor:
     """The last layer's normed output [B, T, W] of rows of one document each."""
     backbone = OTHER.backbone(model)
     mask = (batch.document_BT >= 0).long()
     hidden: torch.Tensor = backbone(input_ids=batch.tokens_BT, attention_mask=mask, use_cache=False).last_hidden_state
     return hidden
+
+
+def packed_hidden_states(model: AnyModel, batch: Batch, way: DocumentMask) -> torch.Tensor:
+    """The same of rows that hold many documents. Padding has position 0 everywhere: each of its places is a document of
+    its own, so that no row of scores is empty."""
+    backbone, mask = OTHER.backbone(model), None
+    if way == "mask":
+        mask = document_mask(batch.document_BT, embedding_weight(model).dtype)
+    arguments: dict[str, Any] = {"position_ids": batch.position_BT.long(), "attention_mask": mask, "use_cache": False}
+    hidden: torch.Tensor = backbone(input_ids=batch.tokens_BT, **arguments).last_hidden_state
+    return hidden
+
+
+def document_mask(document_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[B, 1, T, T], added to the scores: 0 where a token may read, the most negative number elsewhere."""
+    T = document_BT.shape[1]
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    allowed_BTT = same_BTT & torch.ones(T, T, dtype=torch.bool, device=document_BT.device).tril()
+    mask_BTT = torch.zeros(allowed_BTT.shape, dtype=dtype, device=document_BT.device)
+    return mask_BTT.masked_fill_(~allowed_BTT, torch.finfo(dtype).min)[:, None]
 
 
 def recompute_activations(model: AnyModel) -> None:

@@ -1,0 +1,90 @@
+"""Packed rows for a family that is not ours: whether Transformers' own forward pass keeps the documents of a row apart,
+tried on the model itself before a run begins.
+
+Each document of a row gets positions that begin at 0. From these most families make the block-diagonal mask themselves
+(`create_causal_mask`, which SDPA, eager and flex attention share), windows and layers of two kinds included; some take a
+mask that is handed in; a state space model mixes all that came before. No list of names knows which, and the next
+release of Transformers changes it. So two short documents go through the model alone and in one row:
+
+    packing = find_packing(loaded)      Packing("positions"), Packing("mask"), or Packing("", why not)
+
+Only what gave the same hidden states is used; everything else trains on padded rows, and the run says why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from florilegium.model.families.base import inner_model
+from florilegium.model.families.other import DocumentMask, embedding_weight, packed_hidden_states, padded_hidden_states
+from florilegium.tokens import Batch, Example, PackPlan, pack
+
+if TYPE_CHECKING:
+    from florilegium.model.loaded import LoadedModel
+
+# Documents of a tried row. The first is the longer one: what leaks from it is most of what the second would read.
+SIZES = (13, 9)
+# A leak or a wrong position changes a hidden state by about its own size; rounding in 16 bits by some hundredths.
+LIMITS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
+MASKED_BY_HAND = ("sliding_window", "window_size", "layer_types")  # what a mask that is handed in would pass over
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How documents of one row are told apart; an empty `mask` means that they cannot be, for the `reason`."""
+
+    mask: DocumentMask
+    reason: str = ""
+
+
+@torch.no_grad()
+def find_packing(loaded: LoadedModel) -> Packing:
+    """The first way that gives this model's hidden states of each document alone. Draws nothing and changes nothing."""
+    config = inner_model(loaded.model).config.get_text_config()
+    if getattr(config, "attention_chunk_size", None):
+        return Packing("", "its attention is cut into chunks by place in the row")
+    by_hand = not any(getattr(config, name, None) for name in MASKED_BY_HAND)
+    ways: tuple[DocumentMask, ...] = ("positions", "mask") if by_hand else ("positions",)
+    batch, alone = _tried_rows(loaded)
+    with loaded.evaluating():
+        try:
+            alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
+        except Exception:  # whatever this is, the first evaluation will meet it, and say so
+            return Packing("", "it could not be tried")
+        errors = {way: _difference(loaded, batch, way, alone_TW) for way in ways}
+    limit = LIMITS[loaded.base.compute_dtype]
+    found = next((way for way, error in errors.items() if error < limit), None)
+    return Packing(found) if found else Packing("", "documents of one row would read one another, or be placed wrongly")
+
+
+def _tried_rows(loaded: LoadedModel) -> tuple[Batch, list[Batch]]:
+    """Two documents in one row that also has padding, and each in its own."""
+    vocabulary = len(embedding_weight(loaded.model))
+    examples = []
+    for number, size in enumerate(SIZES):
+        ids = [(37 * (i + 1) + 101 * number) % (vocabulary - 1) for i in range(size + 1)]
+        examples.append(Example(ids, [True] * len(ids)))
+    rows = PackPlan(row_tokens=sum(SIZES), multiple=8)
+    (batch,) = pack(examples, rows)
+    alone = [one for example in examples for one in pack([example], rows)]
+    device = loaded.base.device
+    return batch.to(device), [one.to(device) for one in alone]
+
+
+def _size(batch: Batch) -> int:
+    return int((batch.document_BT >= 0).sum())
+
+
+def _difference(loaded: LoadedModel, batch: Batch, way: DocumentMask, alone_TW: torch.Tensor) -> float:
+    """The largest relative distance of a packed token's hidden state from its own alone; infinity where the model does
+    not take such a row."""
+    try:
+        packed_TW = packed_hidden_states(loaded.model, batch, way).flatten(0, 1)[: len(alone_TW)]
+    except Exception:  # a family raises what it likes at a mask or positions that it does not know: then it is padded
+        return math.inf
+    error_T = (packed_TW - alone_TW).float().norm(dim=-1) / alone_TW.float().norm(dim=-1).clamp(min=1e-6)
+    error = float(error_T.max())
+    return error if math.isfinite(error) else math.inf

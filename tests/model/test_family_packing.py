@@ -1,0 +1,97 @@
+"""Other families on packed rows: hidden states, losses and the adapter's gradients are those of each document alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from florilegium.model import ForwardOptions, LoadedModel, token_losses
+from florilegium.model.base import Base
+from florilegium.model.document_packing import find_packing
+from florilegium.model.families.other import OTHER, DocumentMask
+from florilegium.tokens import Example, PackPlan, pack
+from tests.model.small_families import FAMILIES, VOCABULARY, WAYS, make_model
+
+SIZES = (30, 23, 17, 9, 5, 2)
+PLAN = PackPlan(row_tokens=48, multiple=8)
+
+
+def loaded(name: str) -> LoadedModel:
+    """A tiny model with an adapter whose B is not zero."""
+    model = make_model(name)
+    torch.manual_seed(1)
+    targets = OTHER.lora_targets(model)
+    peft_model = get_peft_model(model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    for parameter_name, parameter in peft_model.named_parameters():
+        if "lora_B" in parameter_name:
+            parameter.data.normal_(0, 0.1)
+    base = Base(model, None, name, 32, torch.device("cpu"), torch.float32, "", "")
+    return LoadedModel(base, peft_model)
+
+
+def examples() -> list[Example]:
+    generator = torch.Generator().manual_seed(2)
+    return [Example(torch.randint(4, VOCABULARY, (n,), generator=generator).tolist(), [True] * n) for n in SIZES]
+
+
+def gradients(
+    model: LoadedModel, plan: PackPlan, groups: list[list[Example]], mask: DocumentMask
+) -> dict[str, torch.Tensor]:
+    """Of the summed loss of all groups, each packed for itself, and that sum."""
+    model.model.eval()  # no dropout; gradients all the same
+    model.model.zero_grad(set_to_none=True)
+    total = torch.zeros(())
+    for group in groups:
+        for batch in pack(group, plan):
+            loss = token_losses(model, batch, ForwardOptions(("chunked-loss",), document_mask=mask)).sum()
+            loss.backward()
+            total += loss.detach()
+    found = {name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None}
+    return {**found, "loss": total}
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_packed_and_grouped_rows_train_as_each_document_alone(name: str) -> None:
+    model, rows = loaded(name), examples()
+    mask = find_packing(model).mask
+    assert mask == WAYS[name]
+    alone = gradients(model, PackPlan(separate=True, multiple=1), [[row] for row in rows], "")
+    ways: dict[str, tuple[PackPlan, DocumentMask]] = {
+        "grouped": (PackPlan(separate=True, multiple=8, batch_cost=16), "")
+    }
+    if mask:
+        ways["packed"] = (PLAN, mask)
+        assert any(not batch.one_a_row for batch in pack(rows, PLAN))
+    for way, (plan, documents) in ways.items():
+        together = gradients(model, plan, [rows], documents)
+        assert together.keys() == alone.keys() and len(alone) > 2
+        for key, value in alone.items():
+            error = (together[key] - value).norm() / value.norm().clamp(min=1e-3)
+            assert error < 1e-5, (way, key, float(error))
+
+
+def test_a_packed_row_is_never_given_to_a_model_that_leaks() -> None:
+    model = loaded("LFM2")
+    packing = find_packing(model)
+    assert not packing.mask and "read one another" in packing.reason
+    (batch,) = pack(examples()[3:], PLAN)
+    with pytest.raises(AssertionError, match="reads from one into the next"):
+        token_losses(model, batch)
+
+
+def test_finding_out_draws_nothing_and_leaves_the_model_as_it_was() -> None:
+    model = loaded("Llama")
+    model.model.train()
+    before = torch.get_rng_state()
+    assert find_packing(model).mask == "positions"
+    assert model.model.training and torch.equal(before, torch.get_rng_state())
+
+
+def test_the_table_of_families_is_what_was_tried() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
+    rows = [line.split(" | ") for line in page.read_text(encoding="utf-8").splitlines() if line.endswith("| 1e-5 |")]
+    told = {row[0].removeprefix("| "): row[1] for row in rows}
+    assert told == {"BLOOM": "own", **{name: way or "padded" for name, way in WAYS.items()}}
