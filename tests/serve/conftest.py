@@ -24,7 +24,7 @@ from tests.export.adapters import save_adapter
 class Server:
     url: str
     process: subprocess.Popen[str]
-    run: Path
+    run: Path | None
 
     @property
     def openai(self) -> OpenAI:
@@ -41,10 +41,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(run: Path, *flags: str, **environment: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "florilegium", "serve", str(run), "--port", "0", "--json", *flags]
+def serving(run: Path | None, *flags: str, cwd: Path | None = None, **environment: str) -> Iterator[Server]:
+    """`run` None: whatever lies in runs/ of `cwd`."""
+    named = [] if run is None else [str(run)]
+    command = [sys.executable, "-m", "florilegium", "serve", *named, "--port", "0", "--json", *flags]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=cwd
     )
     try:
         line = process.stdout.readline() if process.stdout else ""

@@ -147,7 +147,7 @@ def test_sigterm_finishes_what_is_under_way_and_logs_no_text(run: Path) -> None:
         (["--api-key-file", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--port", "99999"], "--port is 99999"),
         (["--slots", "0"], "--slots is 0"),
-        (["another"], "serve takes one run"),
+        (["another"], "no run or adapter at another"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(run: Path, flags: list[str], says: str) -> None:

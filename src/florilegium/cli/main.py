@@ -15,6 +15,8 @@ from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
 from florilegium.signals import watch
 from florilegium.storage.library_errors import is_panic
 
+ALIASES = {"ui": ["serve", "--open"]}  # commands that are another one with a flag
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     parser = build_parser()
-    flags = parser.parse_known(arguments)
+    flags = parser.parse_known([*ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]] if arguments else [])
     if flags.version:
         from florilegium.config.installed import installed_version
 

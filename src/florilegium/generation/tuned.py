@@ -31,6 +31,7 @@ from florilegium.model import (
     template_of,
 )
 from florilegium.model.adapter_origin import base_name, origin_notes
+from florilegium.model.shared_base import Bases
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 if TYPE_CHECKING:
@@ -201,9 +202,10 @@ def load(
     bits: int | None = None,
     device: str = "auto",
     kernels: str = "auto",
+    bases: Bases | None = None,
 ) -> Tuned:
     """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that
-    has moved.
+    has moved; adapters that are loaded with the same `bases` share their base's weights.
 
     On the CPU a quantised base computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
     Raises UsageError when there is no such run, ModelError when base and adapter do not fit.
@@ -217,7 +219,8 @@ def load(
     compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
     revision = facts.get("revision") if model is None else None
     rehearse_adapter(adapter, name, revision, held)
-    base = load_base(name, bits=held, device=where, compute=compute, revision=revision)
+    get_base = bases.get if bases else load_base
+    base = get_base(name, bits=held, device=where, compute=compute, revision=revision)
     tuned_model = load_adapter(base, adapter)
     names, reason = fast_paths.select_kernels(kernels, where, base.bits)
     loaded = LoadedModel(base, tuned_model, names)

@@ -59,9 +59,9 @@ class Answering:
             return await answer(self._whole(), request)
 
     def _pieces(self) -> contextlib.aclosing[AsyncGenerator[Piece | None]]:
-        state, tokenizer = self.state, self.model.tuned.base.tokenizer
+        state = self.state
         asked = [] if self.body.max_tokens == 0 else self.asked
-        return contextlib.aclosing(pieces(state.worker, tokenizer, asked, self.body.stops, state.metrics))
+        return contextlib.aclosing(pieces(state.worker, self.model, asked, self.body.stops, state.metrics))
 
     async def _whole(self) -> JsonObject:
         texts = [one.prompt if self.echo else "" for one in self.asked]

@@ -31,7 +31,7 @@ class ApiError(HTTPException):  # FastAPI lets those alone through while it read
     def response(self) -> JSONResponse:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
+            headers["WWW-Authenticate"] = 'Bearer, Basic realm="florilegium: any name, the key as password"'
         return JSONResponse(self.body(), self.status, headers)
 
 

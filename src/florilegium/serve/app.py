@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,9 +15,11 @@ from starlette.types import Message as SentMessage
 
 from florilegium.config.installed import installed_version
 from florilegium.serve import completions, quotes
-from florilegium.serve.api_errors import add_handlers
+from florilegium.serve.api_errors import ApiError, add_handlers
+from florilegium.serve.cors import Cors
 from florilegium.serve.guard import Guard
 from florilegium.serve.metrics import Metrics
+from florilegium.serve.page import runs, static_files, training_routes, uploads
 from florilegium.serve.schema import UNSUPPORTED, ChatBody, CompletionBody, QuotesBody
 from florilegium.serve.state import ServerState, state_of
 
@@ -48,12 +50,12 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, object]:
-    return {"object": "list", "data": [one.as_object() for one in state_of(request).models.by_name.values()]}
+    return {"object": "list", "data": [one.as_object() for one in state_of(request).models.known().values()]}
 
 
 @router.get("/v1/models/{name:path}")
 async def one_model(name: str, request: Request) -> dict[str, object]:
-    return state_of(request).models.get(name).as_object()
+    return state_of(request).models.find(name).as_object()
 
 
 def make_app(state: ServerState) -> ASGIApp:
@@ -68,7 +70,16 @@ def make_app(state: ServerState) -> ASGIApp:
         state.metrics.gauge(
             f"texts_{name}" if name != "slots" else name, f"texts: {name}", partial(getattr, state.worker, name)
         )
-    return Counting(Guard(app, state.settings), state.metrics)
+    if state.settings.page:
+        for part in (static_files.router, runs.router, uploads.router, training_routes.router):
+            app.include_router(part, dependencies=[Depends(_asked_by_the_page)])
+    return Counting(Cors(Guard(app, state.settings), state.settings.cors), state.metrics)
+
+
+async def _asked_by_the_page(request: Request) -> None:
+    """What changes something carries a header that no other page can send without asking first (CORS), and none is let."""
+    if request.method != "GET" and request.headers.get("x-florilegium") != "page":
+        raise ApiError(403, "this route is for the page", code="not_the_page")
 
 
 @asynccontextmanager
@@ -77,6 +88,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     worker = app.state.server.worker
     worker.post = asyncio.get_running_loop().call_soon_threadsafe
     yield
+    await app.state.server.trainings.close()
 
 
 class Counting:

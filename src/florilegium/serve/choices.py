@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from transformers import PreTrainedTokenizerBase
-
 from florilegium.generation import TokenEvent
 from florilegium.generation.text_pieces import TextPieces
 from florilegium.serve.api_errors import ApiError
+from florilegium.serve.hosted import Job, failed
 from florilegium.serve.metrics import Metrics
+from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import Asked
-from florilegium.serve.worker import Job, Worker, failed
+from florilegium.serve.worker import Worker
 
 QUIET_SECONDS = 15  # so often a stream says that it is alive
 Came = asyncio.Queue[tuple[int, TokenEvent | ApiError] | None]
@@ -35,7 +35,7 @@ class Piece:
 
 async def pieces(
     worker: Worker,
-    tokenizer: PreTrainedTokenizerBase,
+    model: ServedModel,
     asked: Sequence[Asked],
     stop: Sequence[str],
     metrics: Metrics,
@@ -43,7 +43,8 @@ async def pieces(
     """Pieces of all texts as they come; None now and then, when there may be nothing to say. Raises ApiError when the
     model fails."""
     came: Came = asyncio.Queue()
-    jobs = [Job(one.request, partial(_put, came, i)) for i, one in enumerate(asked)]
+    tokenizer = model.tuned.base.tokenizer
+    jobs = [Job(model.tuned.loaded, one.request, partial(_put, came, i)) for i, one in enumerate(asked)]
     texts = [TextPieces(tokenizer, one.request.token_ids, stop) for one in asked]
     clock = metrics.start(sum(len(one.request.token_ids) for one in asked))
     quiet = asyncio.ensure_future(_say_nothing(came))

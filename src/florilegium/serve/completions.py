@@ -67,10 +67,10 @@ class ChatShape:
 @router.post("/v1/completions")
 async def completions(body: CompletionBody, request: Request) -> Response:
     state = state_of(request)
-    model = state.models.get(body.model)
+    model = await state.models.get(body.model)
     if body.max_tokens == 0 and not body.echo:
         raise bad("max_tokens is 0: it takes 1 or more, or 0 with echo", "max_tokens", "invalid_value")
-    asked = await ask(model, prompts_of(body), settings_of(body), body.n, state.worker.capacity)
+    asked = await ask(model, prompts_of(body), settings_of(body), body.n)
     return await Answering(state, model, body, TextShape(), asked, body.echo).respond(request)
 
 
@@ -87,7 +87,7 @@ def prompts_of(body: CompletionBody) -> Sequence[str | Sequence[int]]:
 @router.post("/v1/chat/completions")
 async def chat_completions(body: ChatBody, request: Request) -> Response:
     state = state_of(request)
-    model = state.models.get(body.model)
+    model = await state.models.get(body.model)
     if body.max_tokens == 0:
         raise bad("max_tokens is 0: it takes 1 or more", "max_tokens", "invalid_value")
     said = [message.text for message in body.messages if message.role == "user"]
@@ -97,7 +97,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         prompt = filled(model.tuned.template, said[-1])
     except DataError as error:
         raise bad(str(error), "messages", "invalid_value") from None
-    asked = await ask(model, [prompt], settings_of(body), body.n, state.worker.capacity)
+    asked = await ask(model, [prompt], settings_of(body), body.n)
     return await Answering(state, model, body, ChatShape(), asked).respond(request)
 
 

@@ -1,12 +1,16 @@
 """What every request passes before any route is looked at: is it for this server, does it have the key, is it small and
 quick enough. One place, so that no route can be forgotten.
 
-Loopback needs no key, but any page in a browser can send to it: so the Host must be our own (DNS rebinding), and so must
-the Origin where there is one. Nothing of a request is logged but its kind of failure."""
+Loopback needs no key, but any page in a browser can send to it. So the Host must be our own (DNS rebinding), and what a
+browser says of the page that asks (Origin, Sec-Fetch-Site) must name this very server, port and all; only a link may be
+followed from elsewhere. A person's browser has the key from its own dialog (Basic: any name, the key as password). Nothing
+of a request is logged but its kind of failure."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hmac
 import logging
 import traceback
@@ -19,6 +23,8 @@ from florilegium.serve.settings import ServeSettings, is_loopback
 
 log = logging.getLogger("florilegium.serve")
 OWN_NAMES = {"localhost", "127.0.0.1", "::1"}
+UPLOADS = "/api/uploads"
+Headers = dict[str, bytes]
 
 
 class Guard:
@@ -52,23 +58,39 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         """Raises ApiError for a request that is not for us, or comes without the key."""
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
-        if self.settings.api_key is not None:
-            wanted = b"Bearer " + self.settings.api_key.encode()
-            if not hmac.compare_digest(headers.get("authorization", b""), wanted):
-                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+        sent, key = _key_in(headers.get("authorization", b"")), self.settings.api_key
+        if key is not None and not hmac.compare_digest(sent, key.encode()):
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
         host, names = _host_of(headers.get("host", b"")), self.names
         if not is_loopback(self.settings.host):
             names = {*names, host}  # it has names that we do not know, and a page cannot know the key
         if host not in names:
             raise ApiError(403, "this Host is not served here; see --allowed-host", code="wrong_host")
-        if "origin" in headers and _host_of(headers["origin"]) not in names:
-            raise ApiError(403, "pages of other sites are not served (CORS is off)", code="wrong_origin")
+        if not self._is_own_page(headers, scope["method"]) and not self._is_named_origin(headers, scope["path"]):
+            raise ApiError(403, "pages of other sites are not served (see --cors)", code="wrong_origin")
+
+    def _is_own_page(self, headers: Headers, method: str) -> bool:
+        """Whether no page asks, or our own. What a link leads to may be looked at, not asked for by a script."""
+        followed = method == "GET" and headers.get("sec-fetch-mode") == b"navigate"
+        if headers.get("sec-fetch-site", b"none") not in (b"none", b"same-origin") and not followed:
+            return False
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        own = _place_of(origin) == _place_of(headers.get("host", b"")) and _host_of(origin) != ""
+        return own or _host_of(origin) in self.settings.allowed_hosts
+
+    def _is_named_origin(self, headers: Headers, path: str) -> bool:
+        """Whether --cors names the page that asks: for the API alone, never for what the page may do here."""
+        return path.startswith("/v1/") and headers.get("origin", b"").decode("latin-1") in self.settings.cors
 
     def _bounded(self, receive: Receive, scope: Scope) -> Receive:
         """`receive` for a body within its size and time."""
-        most, seen = self.settings.max_body_bytes, 0
+        settings, seen, whole = self.settings, 0, False
+        upload = settings.page and scope["path"] == UPLOADS
+        most = settings.max_upload_bytes if upload else settings.max_body_bytes
         loop = asyncio.get_running_loop()
-        until, whole = loop.time() + self.settings.body_seconds, False
+        until = loop.time() + (settings.upload_seconds if upload else settings.body_seconds)
 
         async def bounded() -> Message:
             nonlocal seen, whole
@@ -94,3 +116,24 @@ def _host_of(value: bytes) -> str:
         return urlsplit(text if "//" in text else f"//{text}").hostname or ""
     except ValueError:
         return ""
+
+
+def _place_of(value: bytes) -> str:
+    """Name and port of a Host or Origin header; the port that a scheme implies is none."""
+    text = value.decode("latin-1").lower()
+    scheme, _, place = text.rpartition("//")
+    implied = {"http:": ":80", "https:": ":443"}.get(scheme)
+    return place.removesuffix(implied) if implied else place
+
+
+def _key_in(authorization: bytes) -> bytes:
+    """The key of `Bearer KEY`, or of what a browser makes of a name and a password; else empty."""
+    scheme, _, value = authorization.partition(b" ")
+    if scheme == b"Bearer":
+        return value
+    if scheme != b"Basic":
+        return b""
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""

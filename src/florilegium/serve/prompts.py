@@ -36,21 +36,20 @@ def settings_of(body: Body) -> SamplingSettings:
 
 
 async def ask(
-    model: ServedModel, prompts: Sequence[str | Sequence[int]], settings: SamplingSettings, n: int, capacity: int
+    model: ServedModel, prompts: Sequence[str | Sequence[int]], settings: SamplingSettings, n: int
 ) -> list[Asked]:
     """`n` texts for each prompt, numbered as `florilegium generate` numbers them. Raises ApiError (400) for too many,
     for token ids that are none, and for a prompt that is too long."""
     if len(prompts) * n > MOST_TEXTS:
         raise bad(f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts", "n", "too_many_texts")
     texts = [prompt for prompt in prompts for _ in range(n)]
-    return await asyncio.get_running_loop().run_in_executor(_tokenizing, asked_of, model, texts, settings, capacity)
+    return await asyncio.get_running_loop().run_in_executor(_tokenizing, asked_of, model, texts, settings)
 
 
 def asked_of(
     model: ServedModel,
     prompts: Sequence[str | Sequence[int]],
     settings: SamplingSettings,
-    capacity: int,
     first_row: int = 0,
 ) -> list[Asked]:
     """One text for each prompt; see `ask`."""
@@ -68,7 +67,7 @@ def asked_of(
             ids, lead = prompt, ""
             if max(ids, default=0) >= vocabulary:
                 raise bad("prompt holds a token id that the vocabulary does not have", "prompt", "invalid_value")
-        _check_length(ids, settings, capacity)
+        _check_length(ids, settings, model.capacity)
         shown = prompt if isinstance(prompt, str) else str(base.tokenizer.decode(list(ids)))
         asked.append(Asked(Request(ids, number, settings, model.adapter), shown, lead))
     return asked

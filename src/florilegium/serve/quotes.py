@@ -22,11 +22,12 @@ from florilegium.generation.text_pieces import decoded
 from florilegium.generation.tuned import Tuned
 from florilegium.serve.api_errors import ApiError, bad
 from florilegium.serve.events import JsonObject, answer
+from florilegium.serve.hosted import Job, failed
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import asked_of, settings_of
+from florilegium.serve.quote_stream import stream_quotes
 from florilegium.serve.schema import QuotesBody
 from florilegium.serve.state import ServerState, state_of
-from florilegium.serve.worker import Job, failed
 
 router = APIRouter()
 _drawing = ThreadPoolExecutor(32, "florilegium-quotes")
@@ -54,7 +55,7 @@ class ServedTuned(Tuned):
         self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False
     ) -> list[Generated]:
         assert self.state is not None and self.served is not None
-        asked = asked_of(self.served, texts, settings, self.state.worker.capacity, first_row)
+        asked = asked_of(self.served, texts, settings, first_row)
         written = self._write([one.request for one in asked])
         rows = []
         for one, done in zip(asked, collect(written, len(asked)), strict=True):
@@ -65,7 +66,7 @@ class ServedTuned(Tuned):
     def _write(self, requests: Sequence[EngineRequest]) -> list[TokenEvent]:
         assert self.state is not None
         worker, clock = self.state.worker, self.state.metrics.start(sum(len(r.token_ids) for r in requests))
-        jobs = [Job(r, partial(self._hear, i)) for i, r in enumerate(requests)]
+        jobs = [Job(self.loaded, r, partial(self._hear, i)) for i, r in enumerate(requests)]
         written: list[TokenEvent] = []
         try:
             for job in jobs:
@@ -90,11 +91,13 @@ class ServedTuned(Tuned):
 @router.post("/v1/quotes")
 async def quotes(body: QuotesBody, request: Request) -> Response:
     state = state_of(request)
-    served = state.models.get(body.model)
+    served = await state.models.get(body.model)
     if body.about is not None and body.prompt is not None:
         raise bad("about begins its quotes itself: leave prompt or about out", "about", "invalid_value")
     if body.max_tokens == 0:
         raise bad("max_tokens is 0: it takes 1 or more", "max_tokens", "invalid_value")
+    if body.stream:
+        return await stream_quotes(body, state, served)
     own = {one.name: getattr(served.tuned, one.name) for one in fields(Tuned)}
     drawing = ServedTuned(**own, state=state, served=served)
     with state.worker.places(body.n):

@@ -132,3 +132,4 @@ class QuotesBody(Body):
     prompt: Text | None = Field(None, description="how the quotes begin")
     about: list[Text] | None = Field(None, min_length=1, description="tags that the quotes should have")
     novel_only: bool = Field(False, description="leave out what copies a training row")
+    stream: bool | None = Field(False, description="pieces of the texts, and each text's row at its end")

@@ -13,7 +13,9 @@ from florilegium.errors import UsageError
 @dataclass(frozen=True)
 class ServeSettings:
     """`max_length` bounds a text in tokens, prompt and all; `slots` texts are written at once (None: 16 on the CPU, 64
-    on a GPU), `queue` more may wait. `allowed_hosts` are names that a proxy may send beside the own ones."""
+    on a GPU), `queue` more may wait; `most_loaded` fine-tuned models are held in memory. `allowed_hosts` are names that a
+    proxy may send beside the own ones. With `page` there is a page to write, look and train on; `cors`
+    are other pages' origins that may ask the API."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -25,6 +27,11 @@ class ServeSettings:
     max_body_bytes: int = 8 * 2**20
     body_seconds: float = 30
     drain_seconds: int = 60
+    most_loaded: int = 4
+    page: bool = False
+    cors: tuple[str, ...] = ()
+    max_upload_bytes: int = 256 * 2**20
+    upload_seconds: float = 600
 
 
 def is_loopback(host: str) -> bool:

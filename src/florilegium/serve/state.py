@@ -1,4 +1,4 @@
-"""What the routes share: the models, the worker, the counts."""
+"""What the routes share: the models, the worker, the counts, what is trained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import Request
 
 from florilegium.serve.metrics import Metrics
 from florilegium.serve.models import Models
+from florilegium.serve.page.training import Trainings
 from florilegium.serve.settings import ServeSettings
 from florilegium.serve.worker import Worker
 
@@ -18,6 +19,7 @@ class ServerState:
     models: Models
     worker: Worker
     metrics: Metrics = field(default_factory=Metrics)
+    trainings: Trainings = field(default_factory=Trainings)
 
 
 def state_of(request: Request) -> ServerState:

@@ -1,12 +1,13 @@
-"""The thread that owns the model. Everything else hands it jobs and hears of their tokens.
+"""The thread that owns the models. Everything else hands it jobs and hears of their tokens.
 
-    worker = Worker(loaded, slots=16, capacity=1024, queue=256)
-    worker.start()                       returns when the engine is made, or raises what went wrong
+    worker = Worker(slots=16, max_length=1024, queue_size=256)
+    worker.start()
+    worker.call(function).result()       runs it in that thread, between two steps: loads a model, makes its engine (`host`)
     worker.submit(job); worker.cancel(job)
     worker.stop()
 
-Between two steps of the engine the thread takes in what was submitted and cancelled. `job.deliver` is called once for each
-token, in the thread that `worker.post` brings it to: the event loop of the server, many tokens at a time."""
+Between two steps of the engines the thread takes in what was submitted, cancelled and called. `job.deliver` is called once
+for each token, in the thread that `worker.post` brings it to: the event loop of the server, many tokens at a time."""
 
 from __future__ import annotations
 
@@ -16,52 +17,32 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
+from typing import TypeVar
 
-from florilegium.generation import Engine, Request, TokenEvent, make_engine
-from florilegium.generation.engine import ready
+from florilegium.errors import ModelError
 from florilegium.model import LoadedModel
 from florilegium.serve.api_errors import ApiError
+from florilegium.serve.hosted import Event, Hosted, Job, failed
 
 log = logging.getLogger("florilegium.serve")
-
-
-def failed() -> ApiError:
-    return ApiError(500, "the model failed while it wrote; see the server's log", code="engine_failed")
-
-
-@dataclass(eq=False)
-class Job:
-    """A request, and who hears of its tokens: of a TokenEvent each, or of the error that ended it."""
-
-    request: Request
-    deliver: Callable[[TokenEvent | ApiError], None]
-    number: int = -1
-    cancelled: bool = False
-    done: bool = False
-
-
-Event = tuple[Job, TokenEvent | ApiError]
+T = TypeVar("T")
+Call = Callable[[], None]
+SLOTS = {"cpu": 16, "cuda": 64}  # texts that are written at once
 
 
 class Worker:
-    def __init__(self, loaded: LoadedModel, *, slots: int, capacity: int, queue_size: int) -> None:
-        self.loaded, self.capacity = loaded, capacity
-        self._slots, self.queue_size = slots, queue_size
-        self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.jobs: dict[int, Job] = {}
-        self.post: Callable[[Callable[[], None]], object] = lambda call: call()
-        self.engine: Engine | None = None
+    def __init__(self, *, slots: int | None, max_length: int, queue_size: int) -> None:
+        self._slots, self.max_length, self.queue_size = slots, max_length, queue_size
+        self.inbox: queue.SimpleQueue[Job | Call | None] = queue.SimpleQueue()
+        self.hosted: dict[int, Hosted] = {}
+        self.post: Callable[[Call], object] = lambda call: call()
         self.failure: BaseException | None = None
-        self.made = threading.Event()
         self.lock, self.taken = threading.Lock(), 0
         self.thread = threading.Thread(target=self._run, name="florilegium-engine", daemon=True)
 
     def start(self) -> None:
         self.thread.start()
-        self.made.wait()
-        if self.failure is not None:
-            raise self.failure
 
     def stop(self) -> None:
         self.inbox.put(None)
@@ -73,15 +54,25 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        return self.engine.slots if self.engine else self._slots
+        """Texts that are written at once, by one model."""
+        return min(
+            (one.engine.slots for one in [*self.hosted.values()] if one.engine), default=self._slots or SLOTS["cpu"]
+        )
 
     @property
     def running(self) -> int:
-        return self.engine.running if self.engine else 0
+        return sum(one.engine.running for one in [*self.hosted.values()] if one.engine)
 
     @property
     def waiting(self) -> int:
-        return max(0, len(self.jobs) - self.running)
+        return max(0, sum(len(one.jobs) for one in [*self.hosted.values()]) - self.running)
+
+    def capacity(self, loaded: LoadedModel) -> int:
+        """Tokens of a text at most: what was asked for, or fewer where the model's positions end."""
+        positions = getattr(loaded.base.model.config, "max_position_embeddings", None)
+        if positions is not None and positions < 2:
+            raise ModelError(f"max_position_embeddings is {positions}", "The model's config.json is damaged")
+        return min(self.max_length, positions or self.max_length)
 
     @contextlib.contextmanager
     def places(self, texts: int) -> Iterator[None]:
@@ -96,6 +87,15 @@ class Worker:
             with self.lock:
                 self.taken -= texts
 
+    def retire(self, loaded: LoadedModel) -> None:
+        """The model leaves when what it writes is done."""
+
+        def leave() -> None:
+            if one := self.hosted.get(id(loaded)):
+                one.retired = True
+
+        self.call(leave)
+
     def submit(self, job: Job) -> None:
         if not self.alive:
             raise failed()
@@ -106,65 +106,88 @@ class Worker:
             job.cancelled = True
             self.inbox.put(job)
 
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Runs in the thread that owns the models: whatever loads or asks one without its engine."""
+        done: Future[T] = Future()
+        if not self.alive:
+            done.set_exception(failed())
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+
+        if not done.done():
+            self.inbox.put(run)
+        return done
+
     def _run(self) -> None:
         try:
-            with ready(self.loaded):
-                while self._work():
-                    self.engine = None  # its caches may hold the memory that was missing
-        except BaseException as error:  # handed to whoever waits in `start`, or told by /health
+            while self._take_in():
+                for one in self.hosted.values():
+                    self._work(one)
+                self._let_go()
+        except BaseException as error:  # told by /health
             self.failure = error
+            _log_without_values(error)
             self._fail_all()
-        finally:
-            self.made.set()
 
-    def _work(self) -> bool:
-        """With an engine made anew, until it fails (True) or the server stops."""
-        self.engine = make_engine(self.loaded, slots=self._slots, capacity=self.capacity)
-        self.made.set()
-        while self._take_in(self.engine):
-            try:
-                self._tell(self._step(self.engine))
-            except Exception as error:
-                _log_without_values(error)
-                self._fail_all()
-                return True
-        return False
+    def host(self, loaded: LoadedModel, *, retired: bool = False) -> Hosted:
+        """Makes the model's engine, in this thread. Raises what making it raises."""
+        if id(loaded) not in self.hosted:
+            slots = self._slots or SLOTS[loaded.base.device.type]
+            self.hosted[id(loaded)] = Hosted(loaded, slots, self.capacity(loaded), retired=retired)
+        return self.hosted[id(loaded)]
 
-    def _take_in(self, engine: Engine) -> bool:
-        """Jobs that came since the last step; waits for one while there is nothing to write. False: stop."""
+    def _let_go(self) -> None:
+        for one in [one for one in self.hosted.values() if one.retired and not one.busy]:
+            del self.hosted[id(one.loaded)]
+            one.close()
+
+    def _take_in(self) -> bool:
+        """What came since the last step; waits while there is nothing to write. False: stop."""
         while True:
             try:
-                job = self.inbox.get(block=not engine.busy)
+                item = self.inbox.get(block=not any(one.busy for one in self.hosted.values()))
             except queue.Empty:
                 return True
-            if job is None:
+            if item is None:
                 return False
-            if job.cancelled:
-                job.done = True
-                if self.jobs.pop(job.number, None):
-                    engine.cancel(job.number)
-            elif not job.done:
-                job.number = engine.add(job.request)
-                self.jobs[job.number] = job
+            if not isinstance(item, Job):
+                item()
+                self._let_go()
+            elif item.cancelled:
+                item.done = True
+                if one := self.hosted.get(id(item.loaded)):
+                    one.cancel(item)
+            elif not item.done:
+                self._add(item)
 
-    def _step(self, engine: Engine) -> list[Event]:
-        events: list[Event] = []
-        for token in engine.step():
-            job = self.jobs.get(token.request)
-            if job is None:
-                continue
-            if token.ended:
-                job.done = True
-                del self.jobs[token.request]
-            events.append((job, token))
-        return events
+    def _add(self, job: Job) -> None:
+        try:
+            # A model that left while its request was on the way comes back for that one.
+            self.host(job.loaded, retired=True).add(job)
+        except Exception as error:
+            _log_without_values(error)
+            self._tell([(job, failed())])
+
+    def _work(self, one: Hosted) -> None:
+        if not one.busy:
+            return
+        try:
+            self._tell(one.step())
+        except Exception as error:
+            _log_without_values(error)
+            self._tell(one.fail())
 
     def _fail_all(self) -> None:
-        events: list[Event] = [(job, failed()) for job in self.jobs.values()]
+        events = [event for one in self.hosted.values() for event in one.fail()]
         with contextlib.suppress(queue.Empty):
-            while job := self.inbox.get_nowait():
-                events.append((job, failed()))
-        self.jobs.clear()
+            while True:
+                item = self.inbox.get_nowait()
+                if isinstance(item, Job):
+                    events.append((item, failed()))
         self._tell(events)
 
     def _tell(self, events: list[Event]) -> None:
@@ -178,7 +201,7 @@ class Worker:
                 self.post(deliver)
 
 
-def _log_without_values(error: Exception) -> None:
+def _log_without_values(error: BaseException) -> None:
     """Where it happened and what kind of error it is: its words might hold a request's text."""
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s in the engine\n%s", type(error).__name__, where)

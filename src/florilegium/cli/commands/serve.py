@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_where_it_runs, load_tuned
+from florilegium.cli.commands.generate import add_where_it_runs
+from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.serve.settings import ServeSettings, is_loopback, listen
 from florilegium.signals import interrupted, watch
-from florilegium.storage.run_directory import adapter_folder, find_run
+from florilegium.storage.run_directory import RUNS, RunDirectory, adapter_folder, find_run
+
+if TYPE_CHECKING:
+    from florilegium.generation.tuned import Tuned
+    from florilegium.model.shared_base import Bases
 
 KEY_VARIABLE = "FLORILEGIUM_API_KEY"
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -28,7 +35,11 @@ def add(commands: Commands) -> None:
         "florilegium serve runs/NAME --port 8080",
         "florilegium serve --host 0.0.0.0 --api-key-file key.txt",
     )
-    serve.add_argument("runs", nargs="*", metavar="RUN", help="a run, an adapter folder, or 'latest' (latest)")
+    serve.add_argument(
+        "runs", nargs="*", metavar="RUN", help="a run, an adapter folder, a folder of runs, or 'latest' (latest)"
+    )
+    serve.add_argument("--page", action="store_true", help="serve the page too: write, look at runs, train")
+    serve.add_argument("--open", action="store_true", help="serve the page, and open it in the browser")
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; any but loopback needs a key (127.0.0.1)"
     )
@@ -37,37 +48,73 @@ def add(commands: Commands) -> None:
         "--api-key-file", metavar="FILE", help=f"file that holds the key clients must send; or set {KEY_VARIABLE}"
     )
     serve.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="Host that a proxy sends")
+    serve.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="let pages of that origin ask the API"
+    )
     serve.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
     serve.add_argument(
         "--max-length", type=int, default=1024, metavar="N", help="tokens of a text, prompt and all (1024)"
     )
     serve.add_argument("--slots", type=int, metavar="N", help="texts written at once (CPU: 16, GPU: 64)")
     serve.add_argument("--queue", type=int, default=256, metavar="N", help="texts that may wait; then 429 (256)")
+    serve.add_argument(
+        "--max-loaded", type=int, default=4, metavar="N", help="runs in memory; the one used longest ago leaves (4)"
+    )
     add_where_it_runs(serve)
 
 
 def run(flags: argparse.Namespace) -> None:
+    flags.page = flags.page or flags.open
     settings = _settings(flags)
-    flags.run = _one_run(flags.runs)
-    adapter_folder(find_run(flags.run))  # before anything is imported or loaded
+    runs = _runs(flags)
     _check_installed()
     with watch() as stop:
         stop.what = "the server had not started yet"
         sock = listen(settings)
-        tuned = load_tuned(flags)
-        from florilegium.serve.run import serve
+        with loading_pytorch():
+            from florilegium.generation.tuned import load
+            from florilegium.serve.run import serve
+
+        def load_run(run: Path, bases: Bases) -> Tuned:
+            tuned = load(run, model=flags.model, bits=flags.bits, device=flags.device, bases=bases)
+            for note in tuned.notes:
+                print_line(f"note: {note}", file=sys.stderr, flush=True)
+            return tuned
 
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{sock.getsockname()[1]}"
-        serve(tuned, find_run(flags.run), settings, sock, stop, lambda names: _say(url, names, flags.json))
+        serve(runs, load_run, settings, sock, stop, lambda names: _say(url, names, flags))
         if stop.number:
             raise interrupted(stop.number, "what was under way is answered")
 
 
-def _say(url: str, names: list[str], as_json: bool) -> None:
-    if as_json:
+def _runs(flags: argparse.Namespace) -> list[Path]:
+    """The runs that are named, or the latest: with the page there may be none yet. Raises UsageError before anything is
+    imported or loaded."""
+    if not flags.runs and flags.page and not list(RUNS.glob("*/adapter/adapter_config.json")):
+        return []
+    runs = []
+    for name in flags.runs or ["latest"]:
+        path = find_run(name)
+        inside = sorted(one for one in path.iterdir() if RunDirectory(one).has_adapter and one.name != "adapter")
+        if inside and not RunDirectory(path).is_run:
+            runs += inside  # a folder of runs
+        else:
+            adapter_folder(path)
+            runs.append(path)
+    return runs
+
+
+def _say(url: str, names: list[str], flags: argparse.Namespace) -> None:
+    if flags.json:
         print_line(json_line({"url": url, "models": names}), flush=True)
-    print_line(f"serving {', '.join(names)} at {url}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
+    at = f"the page is at {url}/" if flags.page else f"at {url}/v1"
+    what = f"serving {', '.join(names)}" if names else "no run yet: train one on the page"
+    print_line(f"{what}{'; ' if flags.page else ' '}{at} (Ctrl-C stops it)", file=sys.stderr, flush=True)
+    if flags.open:
+        import webbrowser
+
+        webbrowser.open(f"{url}/")
 
 
 def _settings(flags: argparse.Namespace) -> ServeSettings:
@@ -76,6 +123,7 @@ def _settings(flags: argparse.Namespace) -> ServeSettings:
         ("max_length", 2, 1_000_000),
         ("slots", 1, 4096),
         ("queue", 0, 100_000),
+        ("max_loaded", 1, 1000),
     ):
         value = getattr(flags, name)
         if value is not None and not least <= value <= most:
@@ -87,8 +135,18 @@ def _settings(flags: argparse.Namespace) -> ServeSettings:
             "Type: openssl rand -hex 32 > key.txt; then add --api-key-file key.txt",
         )
     return ServeSettings(
-        flags.host, flags.port, key, flags.max_length, flags.slots, flags.queue, tuple(flags.allowed_host)
-    )
+        flags.host, flags.port, key, flags.max_length, flags.slots, flags.queue, tuple(flags.allowed_host),
+        most_loaded=flags.max_loaded, page=flags.page,
+        cors=_origins(flags.cors),
+    )  # fmt: skip
+
+
+def _origins(given: list[str]) -> tuple[str, ...]:
+    """As browsers send them: scheme, name, port. Raises UsageError for what is none."""
+    for origin in given:
+        if not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
+            raise UsageError(f"--cors {origin} is no origin", "Type: --cors https://quotes.example.org")
+    return tuple(given)
 
 
 def _key(path: str | None) -> str | None:
@@ -106,12 +164,6 @@ def _key(path: str | None) -> str | None:
             f"{where} holds no usable key", "A key is 8 to 512 letters and digits. Type: openssl rand -hex 32"
         )
     return key
-
-
-def _one_run(runs: list[str]) -> str:
-    if len(runs) > 1:
-        raise UsageError("serve takes one run", "Start one server for each, with another --port")
-    return runs[0] if runs else "latest"
 
 
 def _check_installed() -> None:

@@ -1,0 +1,60 @@
+"""/v1/quotes with `stream`: pieces of each text as they are written, and the text's row, as `generate --json` has it, when it
+has ended.
+
+    data: {"object": "quote.chunk", ..., "index": 0, "text": "The sea"}
+    data: {"object": "quote.chunk", ..., "index": 0, "text": "", "row": {"quote": ..., "tags": [...], ...}}
+
+What chooses among whole texts (`about`, `novel_only`) has nothing to say before its end, and does not stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.responses import Response
+
+from florilegium.serve.api_errors import bad
+from florilegium.serve.choices import pieces
+from florilegium.serve.events import Events, EventStream, JsonObject
+from florilegium.serve.models import ServedModel
+from florilegium.serve.prompts import Asked, ask, settings_of
+from florilegium.serve.schema import QuotesBody
+from florilegium.serve.state import ServerState
+
+
+async def stream_quotes(body: QuotesBody, state: ServerState, model: ServedModel) -> Response:
+    """Raises ApiError (400) for what cannot be streamed."""
+    if body.about is not None or body.novel_only:
+        name = "about" if body.about is not None else "novel_only"
+        raise bad(f"{name} chooses among whole texts: leave stream out", "stream", "invalid_value")
+    settings = settings_of(body)
+    prompt = model.tuned.prompt_text(body.prompt or "")
+    asked = await ask(model, [prompt], settings, body.n)
+    with contextlib.ExitStack() as held:
+        held.enter_context(state.worker.places(len(asked)))
+        head: JsonObject = {"object": "quote.chunk", "model": model.name, "seed": settings.seed}
+        return EventStream(_events(head, asked, state, model), held.pop_all())
+    raise AssertionError
+
+
+async def _events(head: JsonObject, asked: list[Asked], state: ServerState, model: ServedModel) -> Events:
+    texts = [one.prompt for one in asked]
+    for i, text in enumerate(texts):
+        if text:
+            yield {**head, "index": i, "text": text}
+    async with contextlib.aclosing(pieces(state.worker, model, asked, (), state.metrics)) as coming:
+        async for piece in coming:
+            if piece is None:
+                yield None
+                continue
+            texts[piece.choice] += piece.text
+            event: JsonObject = {**head, "index": piece.choice, "text": piece.text}
+            if piece.finish:
+                event["row"] = await _row(model, texts[piece.choice], piece.finish == "stop")
+            if piece.text or piece.finish:
+                yield event
+
+
+async def _row(model: ServedModel, text: str, finished: bool) -> JsonObject:
+    row = await asyncio.to_thread(model.tuned.as_generated, text, finished)
+    return dict(row.as_row(model.tuned.template))
