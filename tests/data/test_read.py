@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from florilegium.data import Rows, examine, read_rows
 from florilegium.data.sources import looks_like_path
@@ -199,13 +201,32 @@ def test_a_hub_id(hub: SimpleNamespace) -> None:
         read_rows("owner/name")
 
 
+def answered(status: int) -> Exception:
+    """What the Hub's client raises of an HTTP status."""
+    error = RuntimeError(f"{status} for url")
+    error.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+    return error
+
+
+def refused(kind: type[RepositoryNotFoundError], words: str) -> Exception:
+    """As `datasets` raises it: one of its own, from the Hub's, which answers 401 to either."""
+    error, cause = DatasetNotFoundError(words), kind.__new__(kind)
+    cause.response = SimpleNamespace(status_code=401)  # type: ignore[assignment]
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "fix"),
     [
         (ConnectionError("Couldn't reach 'a/b' on the Hub"), "Is there a network"),
-        (type("DatasetNotFoundError", (Exception,), {})("Dataset 'a/b' doesn't exist on the Hub"), "Check the name"),
+        (DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub"), "Check the name"),
+        (answered(404), "Check the name"),
+        (answered(401), "Accept the terms"),
         (ValueError("Unknown split \"train\". Should be one of ['test']."), "choose one of those listed"),
-        (type("DatasetNotFoundError", (Exception,), {})("'a/b' is a gated dataset\nmore"), "HF_TOKEN"),
+        (refused(GatedRepoError, "'a/b' is a gated dataset\nmore"), "Accept the terms"),
+        (refused(RepositoryNotFoundError, "Dataset 'a/b' cannot be accessed"), "Check the name"),
+        (TimeoutError("The read operation timed out"), "Is there a network"),
         (RuntimeError(""), "Download its files"),
     ],
 )

@@ -128,6 +128,7 @@ def _next_row(lines: _RowLines, reader: _Reader) -> list[str] | Problem:
     except _BadLine as bad:
         return bad.problem
     except csv.Error as error:
+        # the csv module has one class for all that is wrong, so its words must do
         unclosed = "unexpected end of data" in str(error)
         said = str(error).partition(" - ")[0]
         cause = "a quote opens in this row and never closes" if unclosed else f"invalid CSV: {said}"

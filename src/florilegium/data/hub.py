@@ -15,6 +15,7 @@ from florilegium.data.arrow_rows import Columns, Names, take_row
 from florilegium.data.raw_rows import Stream, check_names
 from florilegium.data.split_files import Chosen, choose_splits
 from florilegium.errors import DataError
+from florilegium.storage.library_errors import chain, http_status, is_connection_error
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 
@@ -66,15 +67,29 @@ def _load(name: str, split: str | None) -> Any:
 
 
 def _fix(error: Exception, name: str) -> str:
-    said = f"{type(error).__name__} {error}".lower()
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    causes = tuple(chain(error))  # `datasets` raises one of its own from the Hub's
+    status = http_status(error)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return f"HF_HUB_OFFLINE is set: unset it, or give the path of a local file instead of {name}"
-    if "split" in said:
+    # an unknown split is a bare ValueError of `datasets`, so here its words must do
+    if isinstance(error, ValueError) and "split" in str(error).lower():
         return "There is no such split: choose one of those listed (--split NAME)"
-    if "gated" in said or "401" in said or "403" in said:
-        return "Accept the terms on its page on huggingface.co and set HF_TOKEN"
-    if "notfound" in said or "doesn't exist" in said or "404" in said:
+    is_gated = any(isinstance(cause, GatedRepoError) for cause in causes)
+    is_far = is_connection_error(error) or any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)
+    # FileNotFoundError: `datasets`' own, of no such data set, or of one without data files
+    unknown = (RepositoryNotFoundError, RevisionNotFoundError, FileNotFoundError)
+    # a name that is not there is answered by 401, too: the Hub does not tell it from a private one
+    if not (is_gated or is_far) and (status == 404 or any(isinstance(cause, unknown) for cause in causes)):
         return "Check the name (owner/name) and the revision; for a private data set set HF_TOKEN; for a local file check its path"
-    if any(sign in said for sign in ("connection", "timeout", "timed out", "resolve", "offline", "reach", "network")):
+    if is_gated or status in (401, 403):
+        return "Accept the terms on its page on huggingface.co and set HF_TOKEN"
+    if is_far:
         return "Is there a network? Without one, give the path of a local file, or sample"
     return "Download its files and give their path"

@@ -6,15 +6,15 @@ The Hub shows a commit whole or not at all, so an upload that is cut off leaves 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from florilegium.errors import FlorilegiumError, ModelError, UsageError
 from florilegium.export.hub_files import Parcel
 from florilegium.export.origin import HUB_ID
+from florilegium.storage.library_errors import http_status, is_connection_error
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -85,7 +85,7 @@ class Trying:
             except FlorilegiumError:
                 raise
             except Exception as error:  # the client raises many kinds: its own, httpx's, the system's
-                status = _status(error)
+                status = http_status(error)
                 if wait is None or not _is_passing(error, status):
                     raise self._refused(what, error, status) from error
                 self.say(f"could not {what} ({_kind(error, status)}); trying again in {wait:g} s")
@@ -107,30 +107,11 @@ class Trying:
         return ModelError(f"could not {what} on the Hub for {self.repo} ({_kind(error, status)})", fix)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came of: the client wraps some in a RuntimeError."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, if one is."""
-    for part in _chain(error):
-        if (code := getattr(getattr(part, "response", None), "status_code", None)) is not None:
-            return int(code)
-        # large files go by hf_xet, written in Rust, whose errors are text alone
-        if said := re.search(r"HTTP status \w+ error \((\d{3})", str(part)):
-            return int(said[1])
-    return None
-
-
 def _is_passing(error: BaseException, status: int | None) -> bool:
     """Whether another try may help: the Hub is busy, or the connection broke."""
     if status is not None:
         return status in AGAIN
-    names = {kind.__name__ for part in _chain(error) for kind in type(part).__mro__}
-    return bool(names & {"TransportError", "ConnectionError", "TimeoutError", "RequestError"})
+    return is_connection_error(error)
 
 
 def _kind(error: BaseException, status: int | None) -> str:

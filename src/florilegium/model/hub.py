@@ -108,11 +108,17 @@ def _from_hub(name: str, fetch: Callable[[], Path]) -> Path:
         return fetch()
     except Exception as error:  # the Hub client raises many kinds; each means the same to the person at the terminal
         from huggingface_hub.constants import HF_HUB_OFFLINE
+        from huggingface_hub.errors import (
+            HFValidationError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         kind = type(error).__name__
-        if "RepositoryNotFound" in kind or "RevisionNotFound" in kind or "HFValidation" in kind:
+        if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)):
             fix = "Check its spelling on huggingface.co; a private or gated model wants HF_TOKEN"
-        elif "Offline" in kind or HF_HUB_OFFLINE:
+        elif isinstance(error, OfflineModeIsEnabled) or HF_HUB_OFFLINE:
             fix = "HF_HUB_OFFLINE is set: unset it, or name a local folder, or use --model seedling"
         else:
             fix = "Check the network, or name a local folder, or use --model seedling"

@@ -1,5 +1,5 @@
-"""What libraries tell in words alone: a full memory, a full disk. The one place where an exception is judged by its
-message; each phrase has a test.
+"""What an exception of a library means. The one place where one is judged by its message, where there is no class: a
+full memory, a full disk; each phrase has a test.
 
 torch raises a class of its own where a GPU's memory is full, and a bare RuntimeError where its CPU allocator or one of
 CUDA's libraries finds none. Libraries written in Rust report the operating system's numbers as text."""
@@ -7,6 +7,8 @@ CUDA's libraries finds none. Libraries written in Rust report the operating syst
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Iterator
 
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch's allocator on the CPU
@@ -31,6 +33,31 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_disk_full(error: BaseException) -> bool:
     """Whether a library says that the disk is full by other means than OSError."""
     return any(sign in str(error) for sign in DISK_FULL)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of: libraries wrap each other's."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status behind an error, if one is."""
+    for part in chain(error):
+        if (code := getattr(getattr(part, "response", None), "status_code", None)) is not None:
+            return int(code)
+        # large files go by hf_xet, written in Rust, whose errors are text alone
+        if said := re.search(r"HTTP status \w+ error \((\d{3})", str(part)):
+            return int(said[1])
+    return None
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether a server could not be reached, or the connection broke."""
+    # httpx' classes by name: the Hub's client has had two packages of that kind, and wraps some of them itself
+    kinds = {kind.__name__ for part in chain(error) for kind in type(part).__mro__}
+    return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError", "RequestError"})
 
 
 def is_panic(error: BaseException) -> bool:
