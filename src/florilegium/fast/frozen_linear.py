@@ -89,7 +89,7 @@ def remove(model: torch.nn.Module) -> None:
         module.__dict__.pop("forward", None)
 
 
-def quantized_linears(model: torch.nn.Module) -> list[Any]:  # bitsandbytes' modules
+def quantized_linears(model: torch.nn.Module) -> list[Any]:  # bitsandbytes' modules, whose methods are replaced
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     # has_fp16_weights: LLM.int8's training form, whose weight is not frozen

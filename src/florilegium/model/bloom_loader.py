@@ -79,7 +79,8 @@ def _quantised(module: nn.Linear, weight_NK: torch.Tensor) -> nn.Parameter:
             nn.Parameter,
             bnb.nn.Int8Params(codes_NK, requires_grad=False, has_fp16_weights=False, CB=codes_NK, SCB=scale_N),
         )
-    old: Any = module.weight  # bitsandbytes' Params4bit, which has no types
+    assert isinstance(module, bnb.nn.Linear4bit), "Transformers made it, for 8 or 4 bits"
+    old = cast(bnb.nn.Params4bit, module.weight)
     packed, state = bnb.functional.quantize_4bit(
         weight_NK.to(torch.bfloat16),
         blocksize=old.blocksize,

@@ -4,7 +4,7 @@ place, and a Trainer of all that. Nothing is written."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,6 +23,9 @@ from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.run_directory import adapter_folder, find_run
 from florilegium.training import Trainer, check_optimizer, gradients, make_lr_scheduler, make_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     return ForwardOptions(plan.kernels, config.memory == "lean", config.neftune_alpha, stack, plan.documents.mask)
 
 
-def make_trainer(ready: ReadyRun, accelerator: Any) -> Trainer:
+def make_trainer(ready: ReadyRun, accelerator: Accelerator) -> Trainer:
     plan, model, config = ready.plan, ready.loaded.model, ready.plan.config
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     rate = make_lr_scheduler(optimizer, config, plan.length.num_steps)

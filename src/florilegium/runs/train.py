@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows
@@ -40,6 +40,9 @@ from florilegium.training import (
     run_steps,
     watch,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def train(data: str | Path | None = None, *, view: View | None = None, **settings: Any) -> Trained:
@@ -120,7 +123,7 @@ def execute_run(
         return trained
 
 
-def _accelerator(config: TrainConfig, directory: Path) -> Any:
+def _accelerator(config: TrainConfig, directory: Path) -> Accelerator:
     from accelerate import Accelerator
 
     trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
