@@ -17,11 +17,24 @@ from florilegium.export.verdict import Verdict
 TITLES = {
     "adapter": "LoRA adapter",
     "merged": "Tuned model",
+    "quantised": "Tuned model, quantised",
     "gguf": "Tuned model in GGUF",
     "gguf-adapter": "LoRA adapter in GGUF",
 }
-RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized", "gguf-adapter": "adapter"}
-LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf", "gguf-adapter": "gguf"}
+RELATIONS = {
+    "adapter": "adapter",
+    "merged": "finetune",
+    "quantised": "quantized",
+    "gguf": "quantized",
+    "gguf-adapter": "adapter",
+}
+LIBRARIES = {
+    "adapter": "peft",
+    "merged": "transformers",
+    "quantised": "transformers",
+    "gguf": "gguf",
+    "gguf-adapter": "gguf",
+}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ def ways_to_load(to: str, base: Origin, where: str, template: str, files: Mappin
         return "\n\n".join([_peft(base_name, where), _florilegium(where), _merge_first(where)])
     if to == "merged":
         return "\n\n".join([_transformers(where), _vllm(where), _pipeline(where)])
+    if to == "quantised":
+        return "\n\n".join([_transformers(where), _pipeline(where), _train_on(where)])
     if to == "gguf":
         return "\n\n".join([_llama_cpp(where, gguf), _ollama(where), _lm_studio(gguf)])
     return "\n\n".join([_lora_cli(where, gguf), _lora_server(where, gguf), _lora_ollama(gguf)])
@@ -39,6 +41,10 @@ def _peft(base: str, where: str) -> str:
 
 def _florilegium(where: str) -> str:
     return _block("With florilegium, from a local folder:", f'florilegium generate "The sea" --run {where}', "sh")
+
+
+def _train_on(where: str) -> str:
+    return _block("As the base of a further training:", f"florilegium train quotes.jsonl --model {where}", "sh")
 
 
 def _merge_first(where: str) -> str:

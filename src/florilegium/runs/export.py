@@ -22,7 +22,7 @@ from florilegium.export.merge import Merge
 from florilegium.export.subject import Subject, read_subject
 from florilegium.export.verdict import Verdict
 from florilegium.runs.cards import export_card
-from florilegium.runs.export_forms import Form, gguf_adapter_form, gguf_form, merged_form
+from florilegium.runs.export_forms import Form, gguf_adapter_form, gguf_form, merged_form, quantised_form
 from florilegium.runs.export_live import Live, ask_live
 from florilegium.runs.recorder import Silent, View
 from florilegium.storage.atomic_files import disk_errors
@@ -31,9 +31,9 @@ from florilegium.storage.paths import check_path
 from florilegium.storage.run_directory import adapter_folder, find_run
 from florilegium.storage.run_lock import set_aside
 
-FORMS = ("merged", "gguf", "gguf-adapter", "onnx")
+FORMS = ("merged", "quantised", "gguf", "gguf-adapter", "onnx")
 FILE = "export.json"
-FORM_OF = {"merged": merged_form, "gguf": gguf_form, "gguf-adapter": gguf_adapter_form}
+FORM_OF = {"merged": merged_form, "quantised": quantised_form, "gguf": gguf_form, "gguf-adapter": gguf_adapter_form}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def export(
 def _output(output: str | None, directory: Path, adapter: Path, to: str, kind: str) -> Path:
     if output is not None:
         return check_path(output, "--output")
-    name = f"{to}-{kind.lower()}" if to == "gguf" else to
+    name = f"{to}-{kind.lower()}" if to in ("gguf", "quantised") else to
     if adapter == directory:  # an adapter alone has no run to lie in
         return adapter.with_name(f"{adapter.name}-{name}")
     return directory / "exports" / name

@@ -18,6 +18,7 @@ from florilegium.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from florilegium.export.llama_check import MISSING, check_gguf, has_llama_cpp
 from florilegium.export.merge import Merge
 from florilegium.export.merged_folder import merged_bytes, write_merged
+from florilegium.export.quantised_folder import check_widths, quantised_bytes, write_quantised
 from florilegium.export.subject import Subject
 from florilegium.export.verdict import Verdict, judge_merged
 from florilegium.runs.export_live import Live, answers_of
@@ -57,6 +58,21 @@ def merged_form(merge: Merge, subject: Subject, kind: str) -> Form:
         write,
         check,
     )
+
+
+def quantised_form(merge: Merge, subject: Subject, kind: str) -> Form:
+    """A bitsandbytes checkpoint, in int8 or NF4."""
+    bits = {"int8": 8, "nf4": 4}[kind]
+    if bits == 4:
+        check_widths(merge)
+
+    def write(folder: NewFolder) -> None:
+        write_quantised(folder, merge, bits, subject.adapter)
+
+    def check(folder: NewFolder, live: Live) -> Verdict:
+        return judge_merged(live.answers, answers_of(folder.path, live), kind, live.probe.what)
+
+    return Form(f"{len(merge.tensors)} tensors", kind, quantised_bytes(merge, bits), write, check)
 
 
 def gguf_form(merge: Merge, subject: Subject, kind: str) -> Form:

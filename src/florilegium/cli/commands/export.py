@@ -16,7 +16,7 @@ from florilegium.storage.run_directory import adapter_folder, find_run
 if TYPE_CHECKING:
     from florilegium.runs.export import Exported
 
-FORMS = ("merged", "gguf", "gguf-adapter", "onnx")
+FORMS = ("merged", "quantised", "gguf", "gguf-adapter", "onnx")
 _SETTINGS = ("to", "output", "model", "data", "check", "force", "device")
 
 
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     export = add_command(
         commands,
         "export",
-        "export a run as a merged model, a GGUF file or a LoRA GGUF, checked",
+        "export a run as a merged or quantised model, a GGUF file or a LoRA GGUF, checked",
         "florilegium export latest --to merged",
         "florilegium export runs/NAME --to gguf --type q8_0 --output quotes-gguf",
     )
@@ -32,6 +32,7 @@ def add(commands: Commands) -> None:
     add = export.add_argument
     add("--to", choices=FORMS, default="merged", help="form of the export (merged)")
     add("--type", metavar="T", help="GGUF type: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q4_k_m, ... (f16)")
+    add("--bits", type=int, choices=(8, 4), help="of a quantised checkpoint: 8 (int8) or 4 (NF4) (8)")
     add("--output", metavar="DIR", help="folder to make (RUN/exports/FORM)")
     add("--model", metavar="MODEL", help="path of the 16-bit base model, if it has moved or was given in int8")
     add("--data", metavar="DATA", help="path of the run's data, if it has moved")
@@ -43,6 +44,10 @@ def add(commands: Commands) -> None:
 def run(flags: argparse.Namespace) -> None:
     if flags.type is not None and flags.to != "gguf":
         raise UsageError(f"--type is for GGUF models, and --to is {flags.to}", "Leave --type out, or type: --to gguf")
+    if flags.bits is not None and flags.to != "quantised":
+        raise UsageError(
+            f"--bits is for quantised models, and --to is {flags.to}", "Leave --bits out, or type: --to quantised"
+        )
     adapter_folder(find_run(given_run(flags)))  # before torch is imported
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
@@ -50,7 +55,7 @@ def run(flags: argparse.Namespace) -> None:
     view = TerminalView()
     settings = {name: getattr(flags, name) for name in _SETTINGS}
     try:
-        done = export(given_run(flags), kind=flags.type or "f16", view=view, **settings)
+        done = export(given_run(flags), kind=_kind(flags), view=view, **settings)
     finally:
         view.stop()
     if flags.json:
@@ -58,6 +63,12 @@ def run(flags: argparse.Namespace) -> None:
         print_line(json_line({**report, "verdict": done.verdict.as_json()}))
         return
     _show(done)
+
+
+def _kind(flags: argparse.Namespace) -> str:
+    if flags.to == "quantised":
+        return "nf4" if flags.bits == 4 else "int8"
+    return flags.type or "f16"
 
 
 def _show(done: Exported) -> None:

@@ -1,0 +1,94 @@
+"""A quantised checkpoint is what bitsandbytes makes of the merged model, and stock Transformers loads it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from florilegium.cli.main import main
+from florilegium.export.base_weights import BaseWeights
+from florilegium.export.merge import Merge
+from florilegium.export.merged_folder import merged_bytes, write_merged
+from florilegium.export.quantised_folder import quantised_bytes, write_quantised
+from florilegium.model import load_base
+from florilegium.runs.export import export
+from florilegium.runs.train import train
+from florilegium.seedling import SAYINGS
+from florilegium.storage.atomic_folders import new_folder
+from tests.export.adapters import KINDS, save_adapter
+from tests.tiny import save_tiny
+
+
+def write_both(base: Path, adapter: Path, out: Path, bits: int) -> tuple[Path, Path]:
+    """The merged folder, and the quantised one."""
+    merged, quantised = out / "merged", out / "quantised"
+    with BaseWeights(base, base.name) as weights:
+        merge = Merge(weights, adapter)
+        with new_folder(merged, {}, needed=merged_bytes(merge), manifest="export.json") as folder:
+            write_merged(folder, merge, adapter)
+        with new_folder(quantised, {}, needed=quantised_bytes(merge, bits), manifest="export.json") as folder:
+            write_quantised(folder, merge, bits, adapter)
+    return merged, quantised
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["qkv", "all-linear"])
+def test_it_is_what_bitsandbytes_makes_of_the_merged_model(tmp_path: Path, kind: str, bits: int) -> None:
+    """The same codes and scales to the bit, and the same answers."""
+    base = save_tiny(tmp_path / "base", heads=4, head_dim=16)  # 64 wide: 4-bit weights in whole groups
+    adapter = save_adapter(base, tmp_path / "adapter", **KINDS[kind])
+    merged, quantised = write_both(base, adapter, tmp_path, bits)
+    settings = BitsAndBytesConfig(
+        load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    ids = torch.randint(4, 400, (2, 24), generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        theirs = AutoModelForCausalLM.from_pretrained(
+            merged, quantization_config=settings, dtype=torch.float32, device_map={"": "cpu"}
+        )
+        theirs.save_pretrained(tmp_path / "theirs")  # first: on a processor a forward pass repacks 4-bit weights
+        ours = AutoModelForCausalLM.from_pretrained(quantised, dtype=torch.float32, device_map={"": "cpu"})
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (tmp_path / "theirs", quantised))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if "quant_state" in name:
+            state = (json.loads(bytes(values.numpy())) for values in (tensor, found[name]))
+            first, second = ({key: value for key, value in values.items() if key != "dtype"} for values in state)
+            assert first == second
+        else:
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+def test_a_run_is_exported_checked_and_trained_on(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "quantised"
+    assert main(["export", str(tiny_run), "--to", "quantised", "--output", str(out)]) == 0
+    verdict = json.loads((out / "export.json").read_text())["verdict"]
+    assert verdict["passed"] and verdict["rows"] == 32, verdict
+    base = load_base(str(out), bits=8, device=torch.device("cpu"))
+    assert base.bits == 8
+    capsys.readouterr()
+    assert main(["export", str(tiny_run), "--to", "merged", "--bits", "4"]) == 2
+    assert "--to quantised" in capsys.readouterr().err
+    assert main(["export", str(tiny_run), "--to", "quantised", "--bits", "4", "--output", str(tmp_path / "four")]) == 4
+    assert "Use --bits 8" in capsys.readouterr().err and not (tmp_path / "four").exists()
+
+
+def test_four_bits_of_a_run(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "wide", heads=4, head_dim=16)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(SAYINGS.read_text(encoding="utf-8").splitlines(keepends=True)[:300]), encoding="utf-8")
+    settings = {"model": str(base), "max_steps": 1, "bits": 32, "batch_size": 4, "device": "cpu", "verdict_texts": 0}
+    run = train(rows, output=str(tmp_path / "run"), held_out=0.12, **settings).directory
+    done = export(run, to="quantised", kind="nf4")
+    assert done.directory == run / "exports" / "quantised-nf4" and done.verdict.passed, done.verdict
+    assert load_base(str(done.directory), bits=4, device=torch.device("cpu")).bits == 4
