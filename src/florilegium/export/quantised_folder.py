@@ -145,8 +145,8 @@ def _pieces(merge: Merge, tensors: list[StoredTensor], bits: int) -> Iterator[by
 def _int8(weight_NK: torch.Tensor) -> list[torch.Tensor]:
     import bitsandbytes as bnb
 
-    codes_NK, scale_N, _ = bnb.functional.int8_vectorwise_quant(weight_NK.half())
-    return [codes_NK, scale_N, torch.zeros((), dtype=torch.uint8)]  # 0: rows in their order
+    int8_NK, scale_N, _ = bnb.functional.int8_vectorwise_quant(weight_NK.half())
+    return [int8_NK, scale_N, torch.zeros((), dtype=torch.uint8)]  # 0: rows in their order
 
 
 def _nf4(weight_NK: torch.Tensor) -> list[torch.Tensor]:
