@@ -121,7 +121,7 @@ def _is_quantised(merge: Merge, tensor: StoredTensor) -> bool:
 
 
 def _pieces(merge: Merge, tensors: list[StoredTensor], bits: int) -> Iterator[bytes | memoryview]:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for part in (part for tensor in tensors for part in parts_of(merge, tensor, bits)):
         header[part.key] = {
