@@ -29,14 +29,20 @@ def _block(intro: str, code: str, language: str = "") -> str:
     return f"{intro}\n\n```{language}\n{code}\n```"
 
 
+def _in_python(intro: str, where: str, *model_lines: str, imports: str = "") -> str:
+    """A model in Transformers by `model_lines`, and the tokenizer beside it."""
+    lines = [
+        f"{imports}from transformers import AutoModelForCausalLM, AutoTokenizer\n",
+        *model_lines,
+        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+    ]
+    return _block(intro, "\n".join(lines), "python")
+
+
 def _peft(base: str, where: str) -> str:
-    return _block(
-        "With PEFT:",
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
-        f'model = PeftModel.from_pretrained(base, "{where}")\ntokenizer = AutoTokenizer.from_pretrained("{where}")',
-        "python",
-    )
+    load_base = f'base = AutoModelForCausalLM.from_pretrained("{base}")'
+    load = f'model = PeftModel.from_pretrained(base, "{where}")'
+    return _in_python("With PEFT:", where, load_base, load, imports="from peft import PeftModel\n")
 
 
 def _florilegium(where: str) -> str:
@@ -56,12 +62,7 @@ def _merge_first(where: str) -> str:
 
 
 def _transformers(where: str) -> str:
-    return _block(
-        "With Transformers:",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{where}")\ntokenizer = AutoTokenizer.from_pretrained("{where}")',
-        "python",
-    )
+    return _in_python("With Transformers:", where, f'model = AutoModelForCausalLM.from_pretrained("{where}")')
 
 
 def _vllm(where: str) -> str:

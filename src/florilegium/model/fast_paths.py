@@ -100,7 +100,8 @@ def unsupported(name: str, loaded: LoadedModel) -> str:
     if not loaded.base.packs:
         return "it supports BLOOM models only"
     reason = {"fused-blocks": fast.block_stack_unsupported, "fast-decode": fast.decoder_unsupported}[name]
-    return reason(_bloom(loaded), loaded.base.device, loaded.base.compute_dtype)
+    bloom = _bloom(loaded)
+    return reason(bloom, loaded.base.device, loaded.base.compute_dtype)
 
 
 def _bloom(loaded: LoadedModel) -> Bloom:
@@ -136,22 +137,22 @@ def attention(
 def supports_int8_matmul(loaded: LoadedModel) -> bool:
     """Whether the fused blocks multiply by this model's weights as they are stored, and need no room for a dequantised
     one."""
-    return fast.supports_int8_matmul(_bloom(loaded))
+    bloom = _bloom(loaded)
+    return fast.supports_int8_matmul(bloom)
 
 
 def describe_int8_path(loaded: LoadedModel) -> str:
     """The same for the run's first lines, and what is missing where something is; an empty string where there is
     nothing to say."""
-    return fast.describe_int8_path(_bloom(loaded))
+    bloom = _bloom(loaded)
+    return fast.describe_int8_path(bloom)
 
 
 def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[int] = ()) -> BlockStack:
     """The fused blocks of a model that is not `unsupported`, keeping what `memory` says. `lengths` are tokens of batches
     that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
-    stack: BlockStack = fast.make_block_stack(
-        _bloom(loaded), memory.full, memory.middle, memory.copies, lengths=lengths
-    )
-    return stack
+    bloom = _bloom(loaded)
+    return fast.make_block_stack(bloom, memory.full, memory.middle, memory.copies, lengths=lengths)
 
 
 @contextlib.contextmanager
@@ -173,11 +174,8 @@ def graph_runner(
 
 def make_decoder(loaded: LoadedModel, *, slots: int, capacity: int, max_rows: int, eos: int) -> SlotDecoder:
     """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now."""
-    head_VW = head_weight(loaded.model).detach()
-    decoder: SlotDecoder = fast.make_decoder(
-        _bloom(loaded), head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos
-    )
-    return decoder
+    bloom, head_VW = _bloom(loaded), head_weight(loaded.model).detach()
+    return fast.make_decoder(bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos)
 
 
 def dequantized_once(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
