@@ -42,7 +42,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from florilegium.runs.recorder import Silent
     from florilegium.runs.setup import make_ready, make_trainer
     from florilegium.runs.train import _accelerator
-    from florilegium.training import order_of
+    from florilegium.training import batch_sampler
     from florilegium.training.loop import start_step
 
     if arguments.smallest is not None:
@@ -63,7 +63,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     plan, memory = ready.plan, ready.plan.memory
     trainer = make_trainer(ready, _accelerator(plan.config, folder))
     examples = prepared.training.examples
-    order = order_of(examples, plan.config)
+    order = batch_sampler(examples, plan.config)
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
@@ -98,11 +98,11 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from bench.train.stock import stock_side, tuned_side
     from florilegium.data import read_rows
-    from florilegium.tokens import Order, encode
+    from florilegium.tokens import BatchSampler, encode
 
     rows = read_rows(arguments.data)
     examples = encode(AutoTokenizer.from_pretrained(folder), rows.template, rows.quotes).examples
-    order = Order([len(e.token_ids) - 1 for e in examples], 16, 0, filled=True)
+    order = BatchSampler([len(e.token_ids) - 1 for e in examples], 16, 0, tile_aligned=True)
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
     if arguments.side == "tuned":
         return tuned_side(folder, steps, arguments.dropout)

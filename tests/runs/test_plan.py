@@ -22,7 +22,7 @@ from florilegium.runs.recorder import Silent
 from florilegium.runs.setup import install_kernels, make_ready
 from florilegium.runs.train import train
 from florilegium.tokens import pack
-from florilegium.training import order_of
+from florilegium.training import batch_sampler
 
 ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
@@ -108,7 +108,7 @@ def test_the_first_lines_say_how_int8_is_read(
     assert "kernels  packed sequences; fused-blocks, chunked-loss" in lines
     # Of the evaluation before the first step, then of the run's four steps; none twice, and none that would be taken in
     # pieces.
-    order = order_of(prepared.training.examples, plan.config)
+    order = batch_sampler(prepared.training.examples, plan.config)
     steps = [planning.BLOCK_ROWS.round_up(order.tokens(number)) for number in range(4)]
     held_out = prepared.held_out.examples
     looks = [batch.tokens_BT.numel() for part in (held_out[:64], held_out[64:]) for batch in pack(part, plan.packing)]

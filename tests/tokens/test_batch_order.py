@@ -1,4 +1,4 @@
-"""Every row once an epoch whatever the order; steps that are filled waste little."""
+"""Every row once an epoch whatever the order; tile-aligned steps waste little."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from florilegium.data import read_rows
 from florilegium.seedling import FOLDER
-from florilegium.tokens import Order, encode, epoch_order
-from florilegium.tokens.batch_order import MOST_ROWS, TILE, WINDOW, fill
+from florilegium.tokens import BatchSampler, encode, epoch_order
+from florilegium.tokens.batch_order import MOST_ROWS, TILE, WINDOW, tile_align
 
 
 def lengths_of(kind: str, number: int = 2500) -> list[int]:
@@ -24,7 +24,7 @@ def lengths_of(kind: str, number: int = 2500) -> list[int]:
     return [max(2, int(chances.lognormvariate(3.74, 0.76))) for _ in range(number)]
 
 
-def epoch(order: Order, number: int) -> list[list[int]]:
+def epoch(order: BatchSampler, number: int) -> list[list[int]]:
     return [order.step(number * order.steps_per_epoch + i) for i in range(order.steps_per_epoch)]
 
 
@@ -32,7 +32,7 @@ def epoch(order: Order, number: int) -> list[list[int]]:
 @pytest.mark.parametrize("batch_rows", [1, 5, 16])
 def test_filled_steps_are_the_epochs_rows(kind: str, batch_rows: int) -> None:
     lengths = lengths_of(kind)
-    order = Order(lengths, batch_rows, 3, filled=True)
+    order = BatchSampler(lengths, batch_rows, 3, tile_aligned=True)
     for number in range(2):
         steps = epoch(order, number)
         plain = epoch_order(len(lengths), batch_rows, 3, number)
@@ -42,12 +42,12 @@ def test_filled_steps_are_the_epochs_rows(kind: str, batch_rows: int) -> None:
             window = slice(start, start + WINDOW)
             assert sorted(sum(steps[window], [])) == sorted(sum(plain[window], []))
     assert epoch(order, 0) != epoch(order, 1) and epoch(order, 1) == epoch(
-        Order(lengths, batch_rows, 3, filled=True), 1
+        BatchSampler(lengths, batch_rows, 3, tile_aligned=True), 1
     )
 
 
 def test_a_shuffled_order_is_the_plain_one() -> None:
-    order = Order(lengths_of("quotes", 100), 16, 0, filled=False)
+    order = BatchSampler(lengths_of("quotes", 100), 16, 0, tile_aligned=False)
     assert epoch(order, 1) == epoch_order(100, 16, 0, 1)
     assert order.tokens(3) == sum(int(order.lengths[i]) for i in order.step(3))
 
@@ -57,22 +57,22 @@ def test_filled_steps_waste_little_on_english_quotes(english_quotes: Path) -> No
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     lengths = [len(e.token_ids) - 1 for e in encode(tokenizer, rows.template, rows.quotes).examples]
 
-    def waste(filled: bool) -> float:
-        order = Order(lengths, 16, 0, filled=filled)
+    def waste(tile_aligned: bool) -> float:
+        order = BatchSampler(lengths, 16, 0, tile_aligned=tile_aligned)
         tokens = np.array([order.tokens(i) for i in range(order.steps_per_epoch)])
         return 1 - tokens.sum() / (-(-tokens // TILE) * TILE).sum()
 
-    print(f"of whole tiles: {waste(False):.1%} empty in a shuffle, {waste(True):.1%} where steps are filled")
+    print(f"of whole tiles: {waste(False):.1%} empty in a shuffle, {waste(True):.1%} where steps are tile-aligned")
     assert waste(True) < 0.035 < 0.1 < waste(False)
 
 
 def test_filling_ends_where_nothing_fits() -> None:
-    assert fill([[0], [1]], np.array([300, 700])) == [[0], [1]]
-    assert sorted(sum(fill([[0, 1], [2, 3]], np.array([5000, 1, 1, 1])), [])) == [0, 1, 2, 3]
+    assert tile_align([[0], [1]], np.array([300, 700])) == [[0], [1]]
+    assert sorted(sum(tile_align([[0, 1], [2, 3]], np.array([5000, 1, 1, 1])), [])) == [0, 1, 2, 3]
 
 
 def test_steps_of_many_rows_are_left_alone() -> None:
-    order = Order(lengths_of("quotes"), MOST_ROWS + 1, 0, filled=True)
+    order = BatchSampler(lengths_of("quotes"), MOST_ROWS + 1, 0, tile_aligned=True)
     assert epoch(order, 0) == epoch_order(2500, MOST_ROWS + 1, 0, 0)
 
 
@@ -83,6 +83,6 @@ def test_a_long_row_leaves_its_step_little_over(seed: int) -> None:
     draw = random.Random(seed)
     lengths = np.array([draw.randint(15, 90) for _ in range(32 * 16)])
     lengths[::96] = 700
-    steps = fill([list(range(16 * n, 16 * n + 16)) for n in range(32)], lengths)
+    steps = tile_align([list(range(16 * n, 16 * n + 16)) for n in range(32)], lengths)
     assert max(int(lengths[step].sum()) for step in steps) <= 4 * TILE + 16
     assert sorted(i for step in steps for i in step) == list(range(len(lengths)))

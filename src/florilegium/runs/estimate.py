@@ -28,7 +28,7 @@ from florilegium.runs.plan import BLOCK_ROWS, CPU_BATCH_TOKENS, MAX_STEPS_PLANNE
 from florilegium.runs.rates import step_seconds
 from florilegium.runs.row_lengths import row_lengths
 from florilegium.storage.platform import available_memory
-from florilegium.tokens import Order
+from florilegium.tokens import BatchSampler
 from florilegium.training import choose_epochs, plan_length
 
 KEPT_PER_WIDTH = 34  # bytes a token keeps of a block, for each number of its width
@@ -187,7 +187,7 @@ def _steps(lengths: Sequence[int], config: TrainConfig, num_rows: int) -> list[i
     """Tokens of the steps to come, from the lengths of as many rows as were looked at."""
     if not lengths:
         return [1]
-    order = Order(lengths, config.batch_size, config.seed, filled=config.batching == "tile-aligned")
+    order = BatchSampler(lengths, config.batch_size, config.seed, tile_aligned=config.batching == "tile-aligned")
     return [order.tokens(number) for number in range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))]
 
 

@@ -20,7 +20,7 @@ from florilegium.model.families import packs
 from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import EVALUATION_ROWS, RunLength, choose_epochs, order_of, plan_length
+from florilegium.training import EVALUATION_ROWS, RunLength, batch_sampler, choose_epochs, plan_length
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
@@ -128,7 +128,7 @@ def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, sep
 
 def _step_lengths(prepared: Prepared, config: TrainConfig) -> list[int]:
     """Tokens of the steps to come, as they are packed."""
-    order = order_of(prepared.training.examples, config)
+    order = batch_sampler(prepared.training.examples, config)
     planned = range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))
     return [BLOCK_ROWS.round_up(order.tokens(number)) for number in planned]
 

@@ -1,6 +1,6 @@
 """Text to token ids (`encode`), and token ids to packed batches (`pack`)."""
 
-from florilegium.tokens.batch_order import Order, epoch_order
+from florilegium.tokens.batch_order import BatchSampler, epoch_order
 from florilegium.tokens.encode import (
     Encoded,
     Example,
@@ -17,9 +17,9 @@ __all__ = [
     "NO_DOCUMENT",
     "NO_TARGET",
     "Batch",
+    "BatchSampler",
     "Encoded",
     "Example",
-    "Order",
     "PackPlan",
     "encode",
     "encode_ways",

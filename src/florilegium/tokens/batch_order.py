@@ -2,7 +2,7 @@
 a GPU's tiles.
 
 Sixteen rows of english_quotes are 500 to 2,300 tokens, and a matrix unit works in whole tiles: the products of bloom-7b1 take an H100
-25.8 ms for 768 tokens, 32.8 ms for 832 and 34.1 ms for 1,024. So in an order that is `filled`, rows change places between steps near one
+25.8 ms for 768 tokens, 32.8 ms for 832 and 34.1 ms for 1,024. So in a `tile_aligned` order rows change places between steps near one
 another in the shuffle until a step holds a multiple of TILE tokens, or a few less. Every row still comes once an epoch, in a step of as
 many rows; long rows no longer meet in one step, so its peak of memory is lower too. The order depends on the lengths, the rows
 of a step, the seed and the number of the epoch alone.
@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 TILE = 256
-MOST_ROWS = 128  # of a step that is filled: larger ones hold many tiles, of which part of one is little
+MOST_ROWS = 128  # of a step that is arranged: larger ones hold many tiles, of which part of one is little
 # of a step that one long row can overfill: it may pass tokens on to any other (in larger ones that is slow, and rare)
 FEW_ROWS = 32
 WINDOW = 64  # steps among which rows change places: a shuffle of a million rows is arranged as it is reached
@@ -31,13 +31,13 @@ def epoch_order(num_rows: int, batch_rows: int, seed: int, epoch: int) -> list[l
     return [order[i : i + batch_rows] for i in range(0, num_rows, batch_rows)]
 
 
-class Order:
-    """The rows of every step of a run. `lengths` are tokens a row takes in a batch; `filled` says which of the two
+class BatchSampler:
+    """The rows of every step of a run. `lengths` are tokens a row takes in a batch; `tile_aligned` says which of the two
     orders it is."""
 
-    def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int, *, filled: bool) -> None:
+    def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int, *, tile_aligned: bool) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
-        self.batch_rows, self.seed, self.filled = batch_rows, seed, filled and batch_rows <= MOST_ROWS
+        self.batch_rows, self.seed, self.tile_aligned = batch_rows, seed, tile_aligned and batch_rows <= MOST_ROWS
         self.steps_per_epoch = -(-len(lengths) // batch_rows)
         self._epoch = lru_cache(2)(lambda epoch: epoch_order(len(self.lengths), batch_rows, seed, epoch))
         self._window = lru_cache(2)(self._arranged)
@@ -45,7 +45,7 @@ class Order:
     def step(self, number: int) -> list[int]:
         """The rows of step `number`, from 0 on through all epochs."""
         epoch, place = divmod(number, self.steps_per_epoch)
-        if not self.filled:
+        if not self.tile_aligned:
             return self._epoch(epoch)[place]
         return self._window(epoch, place // WINDOW)[place % WINDOW]
 
@@ -55,10 +55,10 @@ class Order:
     def _arranged(self, epoch: int, window: int) -> list[list[int]]:
         steps = self._epoch(epoch)[window * WINDOW : (window + 1) * WINDOW]
         whole = [step for step in steps if len(step) == self.batch_rows]
-        return [*fill(whole, self.lengths), *steps[len(whole) :]] if len(whole) > 1 else steps
+        return [*tile_align(whole, self.lengths), *steps[len(whole) :]] if len(whole) > 1 else steps
 
 
-def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
+def tile_align(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
     """The same rows in steps of as many, their tokens as near below multiples of TILE as exchanging pairs of rows
     brings them."""
     rows = np.array(steps)
@@ -71,7 +71,7 @@ def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
     stuck = np.zeros(len(rows), dtype=bool)
     while (over[~stuck] > 0).any():
         a = int(np.where(stuck, -1, over).argmax())
-        b, i, j, moved = _exchange(a, rows, lengths, over)
+        b, i, j, moved = _best_swap(a, rows, lengths, over)
         if not moved:
             stuck[a] = True
             continue
@@ -80,7 +80,7 @@ def fill(steps: list[list[int]], lengths: np.ndarray) -> list[list[int]]:
     return [[int(i) for i in row] for row in rows]
 
 
-def _exchange(a: int, rows: np.ndarray, lengths: np.ndarray, over: np.ndarray) -> tuple[int, int, int, int]:
+def _best_swap(a: int, rows: np.ndarray, lengths: np.ndarray, over: np.ndarray) -> tuple[int, int, int, int]:
     """The exchange that takes most off step `a` without overfilling another: that step, the two places, and tokens
     moved (0: none). Where there is none, and steps are of so few rows that one long row makes one, an exchange after
     which the other is less over than `a` was."""

@@ -19,7 +19,7 @@ from florilegium.errors import ResourceError, counted
 from florilegium.model import adapter_state, token_losses
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.tokens import Example, Order, PackPlan, pack
+from florilegium.tokens import BatchSampler, Example, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_eval_loss
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
@@ -84,7 +84,7 @@ def run_steps(
         progress, best = replace(resume.progress), resume.best
     else:
         best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
-    order = order_of(training, trainer.config)
+    order = batch_sampler(training, trainer.config)
     began = time.monotonic() - progress.elapsed_seconds
     reporter = _Reporter(progress, length, observer, began)
     while progress.step < length.num_steps and not stop.number:
@@ -146,13 +146,13 @@ class _Reporter:
         self.last = now
 
 
-def order_of(training: Sequence[Example], config: TrainConfig) -> Order:
-    """The rows of each step, for a config whose `order` has been chosen."""
-    return Order(
+def batch_sampler(training: Sequence[Example], config: TrainConfig) -> BatchSampler:
+    """The rows of each step, for a config whose `batching` has been chosen."""
+    return BatchSampler(
         [len(e.token_ids) - 1 for e in training],
         config.batch_size,
         config.seed,
-        filled=config.batching == "tile-aligned",
+        tile_aligned=config.batching == "tile-aligned",
     )
 
 
