@@ -194,7 +194,7 @@ def test_texts_keep_their_order_and_their_prompts(base: Base) -> None:
         Template.from_text(),
         texts,
         SamplingSettings(max_new_tokens=5),
-        openings=openings,
+        first_words=openings,
     )
     for text, row in zip(texts[:3], rows, strict=False):
         assert row.text.startswith(text)

@@ -15,7 +15,7 @@ NUM_QUOTES = 5
 def show_trained(trained: Trained, as_json: bool) -> None:
     """Writes a few quotes with the new adapter, and prints them with the run's figures: for people, or as JSON."""
     rows = list(trained.verdict_rows[:NUM_QUOTES])
-    if not rows and trained.tuned.openings:
+    if not rows and trained.tuned.first_words:
         rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
     if as_json:
         print_line(json_line(_as_json(trained, rows)))
@@ -54,7 +54,7 @@ def _verdict(trained: Trained) -> str:
 def _next_commands(trained: Trained) -> str:
     """Three commands that can be pasted: with this run, and an opening of its own rows."""
     run = shlex.quote(str(trained.directory))
-    opening = next(iter(trained.tuned.openings), "")
+    opening = next(iter(trained.tuned.first_words), "")
     prompt = f"{shlex.quote(opening)} " if opening else ""
     return f"""
 The run is in {trained.directory}: its adapter in adapter/, its page in report.html.

@@ -51,17 +51,20 @@ def generate_texts(
     prompts: Sequence[str],
     settings: SamplingSettings,
     *,
-    openings: Mapping[str, int] | None = None,
+    first_words: Mapping[str, int] | None = None,
     first_row: int = 0,
     with_base: bool = False,
 ) -> list[Generated]:
-    """One text for each prompt, in order. An empty prompt begins with a word drawn from `openings` (word -> count).
+    """One text for each prompt, in order. An empty prompt begins with a word drawn from `first_words` (word -> count).
     With `with_base` as many texts of the untuned base follow, from the same beginnings with the same draws.
 
     Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
-    openings, ResourceError when memory runs out."""
+    first_words, ResourceError when memory runs out."""
     numbers = [first_row + i for i in range(len(prompts))]
-    begun = [prompt or opening(openings, settings, number) for prompt, number in zip(prompts, numbers, strict=True)]
+    begun = [
+        prompt or draw_first_word(first_words, settings, number)
+        for prompt, number in zip(prompts, numbers, strict=True)
+    ]
     ids = text_ids(loaded.base.tokenizer, begun)
     requests = [Request(row, number, settings) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=False) for request in requests] if with_base else []
@@ -74,14 +77,14 @@ def stream_text(
     prompt: str,
     settings: SamplingSettings,
     *,
-    openings: Mapping[str, int] | None = None,
+    first_words: Mapping[str, int] | None = None,
     adapter: bool = True,
     row: int = 0,
 ) -> Generator[str, None, bool]:
     """One text in pieces as it is written, what it begins with first: that of `generate_texts` with this number of a
     row. Returns whether the model stopped by itself. Closing it stops the work. Raises as `generate_texts`."""
     base = loaded.base
-    (ids,) = text_ids(base.tokenizer, [prompt or opening(openings, settings, row)])
+    (ids,) = text_ids(base.tokenizer, [prompt or draw_first_word(first_words, settings, row)])
     shown = _decoded(base, ids)
     yield shown
     so_far, finished = list(ids), False
@@ -196,18 +199,18 @@ def collect(written: Iterable[TokenEvent], count: int) -> list[Completion]:
     return [Completion(row, done) for row, done in zip(ids, finished, strict=True)]
 
 
-def opening(openings: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:
+def draw_first_word(first_words: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:
     """The first word of a text from nothing, by how often training rows began with it."""
-    if not openings:
+    if not first_words:
         raise UsageError(
             "there is no prompt, and the model has no record of how its training rows start", "Give a prompt"
         )
-    goal = float(uniform_draws(settings, number)[0]) * sum(openings.values())
-    for word, count in openings.items():
+    goal = float(uniform_draws(settings, number)[0]) * sum(first_words.values())
+    for word, count in first_words.items():
         goal -= count
         if goal < 0:
             return word
-    return next(iter(openings))
+    return next(iter(first_words))
 
 
 def _generated(base: Base, template: Template, prompt: Sequence[int], completion: Completion) -> Generated:

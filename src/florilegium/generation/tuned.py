@@ -47,7 +47,7 @@ class Tuned:
 
     loaded: LoadedModel
     template: Template
-    openings: dict[str, int]
+    first_words: dict[str, int]
     novelty: NoveltyIndex | None = None
     notes: tuple[str, ...] = ()  # what to know before using it: an adapter that names another base, or changes nothing
 
@@ -124,7 +124,7 @@ class Tuned:
         the model stopped by itself. Closing it stops the work."""
         settings = settings or SamplingSettings(**sampling)
         text = self.prompt_text(prompt, tags=tags)
-        return stream_text(self.loaded, text, settings, openings=self.openings, adapter=not use_base, row=row)
+        return stream_text(self.loaded, text, settings, first_words=self.first_words, adapter=not use_base, row=row)
 
     def as_generated(self, text: str, finished: bool) -> Generated:
         """A text that was streamed, read as `generate` reads its own."""
@@ -170,7 +170,7 @@ class Tuned:
             self.template,
             texts,
             settings,
-            openings=self.openings,
+            first_words=self.first_words,
             first_row=first_row,
             with_base=with_base,
         )

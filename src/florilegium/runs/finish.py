@@ -86,7 +86,7 @@ def finish(
 def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tuple[Verdict | None, list[Generated]]:
     """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it."""
     config, prepared = ready.plan.config, ready.prepared
-    if not config.verdict_texts or not tuned.openings:
+    if not config.verdict_texts or not tuned.first_words:
         return None, []
     try:
         known = prepared.held_out_quotes or prepared.training_quotes

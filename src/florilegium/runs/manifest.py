@@ -75,12 +75,12 @@ def adapter_facts(prepared: Prepared) -> AdapterFacts:
         "base_is_local": prepared.base.path != prepared.base.name,
         "revision": prepared.config.revision,
         "bits": prepared.config.bits,
-        "openings": _openings([template.render(quote) for quote in prepared.training_quotes]),
+        "openings": _first_words([template.render(quote) for quote in prepared.training_quotes]),
         **({"direction": "both"} if template.tags_first else {}),  # tags first alone is what the template says
     }
 
 
-def _openings(texts: Sequence[str]) -> dict[str, int]:
+def _first_words(texts: Sequence[str]) -> dict[str, int]:
     """How training rows begin: the 500 most frequent first words and their counts. Where a script has no spaces, two
     letters."""
     words = (text.split(maxsplit=1)[0] for text in texts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Request
-from florilegium.generation.generate import opening
+from florilegium.generation.generate import draw_first_word
 from florilegium.model.families import head_weight
 from florilegium.serve.api_errors import bad
 from florilegium.serve.models import ServedModel
@@ -58,7 +58,7 @@ def asked_of(
     ids_of: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts, first_row):
         if isinstance(prompt, str):
-            lead = "" if prompt else opening(model.tuned.openings, settings, number)
+            lead = "" if prompt else draw_first_word(model.tuned.first_words, settings, number)
             text = prompt or lead
             if text not in ids_of:
                 (ids_of[text],) = text_ids(base.tokenizer, [text])
