@@ -117,7 +117,7 @@ def test_models_that_are_not_there_or_not_safe(tiny: Path, tmp_path: Path) -> No
     refused("bigscience/bloom-560m", "from the Hub")
     refused(str(folder / "config.json"), "is a file")
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
-    refused(str(folder), "run code of its own")
+    refused(str(folder), "run its own code")
     (folder / "config.json").write_text("{" * 100_000)
     refused(str(folder), "cannot be read")
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "no-such-model"}))
@@ -125,7 +125,7 @@ def test_models_that_are_not_there_or_not_safe(tiny: Path, tmp_path: Path) -> No
     (folder / "config.json").write_text(json.dumps(config))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused(str(folder), "model.safetensors of .* is not whole")
+    refused(str(folder), "model.safetensors of .* is incomplete")
     weights.rename(folder / "pytorch_model.bin")
     refused(str(folder), "no safetensors")
 

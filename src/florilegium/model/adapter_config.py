@@ -118,7 +118,7 @@ def _check_numbers(values: Mapping[str, Any], what: str) -> None:
         if wrong:
             raise ModelError(f"{what}: {key} is {str(value)[:40]}", FIX)
     if "r" not in values or "lora_alpha" not in values:
-        raise ModelError(f"{what} says no r or no lora_alpha", FIX)
+        raise ModelError(f"{what} lacks r or lora_alpha", FIX)
     for name in _names(values, what):
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name) or ".." in name:
             raise ModelError(f"{what}: {str(name)[:60]!r} is not the name of a module", FIX)

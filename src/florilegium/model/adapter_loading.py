@@ -71,7 +71,7 @@ def read_facts(folder: Path) -> AdapterFacts:
                 "Copy the adapter again, or train it again",
             )
     if not all(isinstance(facts.get("base", {}).get(key, ""), str) for key in ("digest", "tokenizer_digest")):
-        raise ModelError(f"{what} cannot be read: its base's digest is none", "Name the base with --model")
+        raise ModelError(f"{what} cannot be read: 'base.digest' is invalid", "Name the base with --model")
     name = facts.get("base", {}).get("name")
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
         raise ModelError(f"{what} cannot be read: 'base.name' is invalid", "Name the base with --model")

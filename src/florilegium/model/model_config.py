@@ -75,7 +75,7 @@ def _check_quantization(values: Mapping[str, Any], name: str) -> None:
 def _check_bitsandbytes(quantization: object, name: str) -> None:
     """Transformers looks some of these words up as attributes of torch, and loads a library by others."""
     if not isinstance(quantization, dict):
-        raise ModelError(f"the config.json of {name} has a quantization_config that is none", "Get the model again")
+        raise ModelError(f"the config.json of {name} has an invalid quantization_config", "Get the model again")
     in_bits = quantization.get("load_in_8bit") or quantization.get("load_in_4bit")
     method = quantization.get("quant_method", "bitsandbytes" if in_bits else None)
     if method != "bitsandbytes" or not in_bits:
@@ -94,4 +94,4 @@ def _check_bitsandbytes(quantization: object, name: str) -> None:
     threshold, skipped = quantization.get("llm_int8_threshold", 6.0), quantization.get("llm_int8_skip_modules")
     names = skipped if isinstance(skipped, list) else [] if skipped is None else [None]
     if type(threshold) not in (int, float) or not 0 <= threshold < 1e6 or not all(isinstance(n, str) for n in names):
-        raise ModelError(f"the quantization_config of {name} has a threshold or a list of modules that is none", PLAIN)
+        raise ModelError(f"the quantization_config of {name} has an invalid threshold or list of modules", PLAIN)

@@ -1,8 +1,8 @@
-"""Folders that others made: what is looked at before Transformers or PEFT read a byte of them.
+"""Folders that others made: what is checked before Transformers or PEFT read a byte of them.
 
-A model or an adapter from the network is data, and stays data: no pickle is opened, no code of a folder runs, no number
-in it makes us allocate what its files do not hold. Here is what both have in common; `model_config.py` and
-`adapter_config.py` look at what each says."""
+A model or an adapter from the network is data, and stays data: no pickle is opened, no code of a folder runs, and no
+number in it can make us allocate more than its files hold. Here is what both have in common; `model_config.py` and
+`adapter_config.py` check what each says."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ AGAIN = "Get it again from where it came"
 
 
 def check_file(path: Path, what: str, limit: int) -> None:
-    """Raises ModelError unless `path` is a file of at most `limit` bytes: a FIFO or a device would be read for ever."""
+    """Raises ModelError unless `path` is a file of at most `limit` bytes: reading a FIFO or a device would never end."""
     try:
         facts = path.stat()
     except FileNotFoundError:
-        raise ModelError(f"{what} is not there", "Get the folder again from where it came") from None
+        raise ModelError(f"{what} is missing", "Get the folder again from where it came") from None
     except OSError as error:
         raise ModelError(f"{what} cannot be read ({error.strerror or error})", AGAIN) from None
     if not stat.S_ISREG(facts.st_mode):
-        raise ModelError(f"{what} is no file", AGAIN)
+        raise ModelError(f"{what} is not a file", AGAIN)
     if facts.st_size > limit:
         raise ModelError(f"{what} is over {limit:,} bytes", AGAIN)
 
@@ -42,22 +42,23 @@ def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{what} cannot be read ({type(error).__name__})", AGAIN) from None
     if not isinstance(values, dict):
-        raise ModelError(f"{what} cannot be read (it holds no object)", AGAIN)
+        raise ModelError(f"{what} cannot be read (it is not a JSON object)", AGAIN)
     return values
 
 
 def refuse_code(folder: Path, name: str) -> None:
-    """Raises ModelError when a JSON file of `folder` asks for code of its own to be run (`auto_map`)."""
+    """Raises ModelError when a JSON file of `folder` asks to run code that comes with it (`auto_map`)."""
     for path in sorted(folder.glob("*config.json")):
         values = read_json(path, f"the {path.name} of {name}", MAX_CONFIG_BYTES)
         if any(key == "auto_map" and value for key, value in entries(values)):
             raise ModelError(
-                f"{name} wants to run code of its own ({path.name})", "florilegium never does: choose another model"
+                f"{name} asks to run its own code ({path.name})",
+                "florilegium never runs a model's code: choose another model",
             )
 
 
 def entries(values: Mapping[str, Any], depth: int = 8) -> Iterator[tuple[str, Any]]:
-    """Keys and values of an object and of those in it."""
+    """Keys and values of an object, and of the objects inside it."""
     for key, value in values.items():
         yield key, value
         if isinstance(value, dict) and depth:

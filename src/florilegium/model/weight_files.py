@@ -68,7 +68,7 @@ def find_weights(folder: Path, name: str) -> WeightFiles:
     tensors: dict[str, StoredTensor] = {}
     for path in paths:
         if not path.is_file():
-            raise ModelError(f"{name} is not whole: {path.name} is not there", AGAIN)
+            raise ModelError(f"{name} is incomplete: {path.name} is missing", AGAIN)
         for key, entry in read_header(path, f"{path.name} of {name}").items():
             # Where two files hold one name, the index says which is meant.
             if key in tensors and weight_map.get(key) not in (path.name, tensors[key].file.name):

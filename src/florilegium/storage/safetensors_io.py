@@ -74,11 +74,11 @@ def read_header(path: Path, what: str) -> dict[str, TensorEntry]:
     """The header of a safetensors file: names to dtype and shape. Nothing else is read, and not more than
     MAX_HEADER_BYTES.
 
-    Raises ModelError, which calls the file `what`, when it is not one or its header is out of bounds.
+    Raises ModelError, which calls the file `what`, when it is not one or its header is too large.
     """
     fix = "Get it again from where it came"
-    if path.exists() and not path.is_file():  # a FIFO would be waited for
-        raise ModelError(f"{what} is no file", fix)
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for its writer
+        raise ModelError(f"{what} is not a file", fix)
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -86,15 +86,15 @@ def read_header(path: Path, what: str) -> dict[str, TensorEntry]:
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if length > size - 8 or length < 2:
                 raise ModelError(
-                    f"{what} is not whole: its header is said to have {length:,} bytes, the file has {size:,}", fix
+                    f"{what} is incomplete: its header should have {length:,} bytes, and the file has {size:,}", fix
                 )
             if length > MAX_HEADER_BYTES:
-                raise ModelError(f"{what}: its header of {length:,} bytes is out of bounds", fix)
+                raise ModelError(f"{what}: its header of {length:,} bytes is too large", fix)
             header = json.loads(file.read(length))
     except (OSError, ValueError, RecursionError):
-        raise ModelError(f"{what} cannot be read: its header is no JSON", fix) from None
+        raise ModelError(f"{what} cannot be read: its header is not JSON", fix) from None
     if not isinstance(header, dict):
-        raise ModelError(f"{what} cannot be read: its header is no object", fix)
+        raise ModelError(f"{what} cannot be read: its header is not a JSON object", fix)
     header.pop("__metadata__", None)
     _check_header(header, size - 8 - length, what, fix)
     return header
@@ -106,12 +106,10 @@ def _check_header(header: Mapping[str, Any], num_bytes: int, what: str, fix: str
         good = isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and _is_sizes(entry.get("shape"))
         good = good and _is_sizes(entry.get("data_offsets")) and len(entry["data_offsets"]) == 2
         if not good:
-            raise ModelError(f"{what}: the entry of {name[:80]!r} is not that of a tensor", fix)
+            raise ModelError(f"{what}: its header does not describe {name[:80]!r} as a tensor", fix)
         end = max(end, entry["data_offsets"][1])
     if end != num_bytes:
-        raise ModelError(
-            f"{what} is not whole: {end:,} bytes of tensors are announced and {num_bytes:,} are there", fix
-        )
+        raise ModelError(f"{what} is incomplete: its tensors take {end:,} bytes, and {num_bytes:,} are there", fix)
 
 
 def _is_sizes(value: object) -> bool:
