@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from florilegium.cli.main import main
 from florilegium.errors import UsageError
 from florilegium.evaluation.table import lookup
 from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
+from florilegium.report.compare import metric_rows
 from florilegium.report.page import plain as printable
 from florilegium.report.svg_charts import Curve, chart, label, thinned, ticks
 from tests.report.browser import open_page, screenshot
@@ -214,6 +216,43 @@ def test_two_runs(tmp_path: Path) -> None:
     other = write_run(tmp_path / "c", lambda what: f"other {what}")
     assert not compare_runs(read_run(a), read_run(other)).same_rows
     assert "different rows" in comparison_page(read_run(a), read_run(other))
+
+
+def test_several_runs_have_a_colour_each_and_differences_from_the_first(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, loss=loss) for name, loss in (("a", 3.6), ("b", 3.4), ("c", 3.9))]
+    (runs[2] / "evaluation.json").unlink()
+    records = [read_run(run) for run in runs]
+    rows = {row.name: row for row in metric_rows(compare_runs(*records))}
+    losses = rows["held-out loss"].cells
+    assert [cell.text for cell in losses] == ["3.600", "3.400", "3.900"]
+    assert [cell.delta for cell in losses] == ["", "-0.200", "+0.300"] and [c.is_best for c in losses] == [
+        False,
+        True,
+        False,
+    ]
+    f1 = rows["micro F1"].cells  # the same figures twice, with intervals: neither is better
+    assert f1[1].delta == "+0.000" and f1[2].text == f1[2].delta == "" and not any(cell.is_best for cell in f1)
+    page = comparison_page(*records)
+    assert page.count("<svg") == 4 and "c is not evaluated: <code>florilegium evaluate" in page
+    assert page.count('class="key line-2 dashed">training C') == 1 and 'class="key line-2">held out C' in page
+    assert page.count("<blockquote>") % 3 == 0 and page.count("<blockquote>") > 0
+    with pytest.raises(UsageError, match="at most 8"):
+        compare_runs(*records * 3)
+
+
+def test_a_comparison_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        write_run(tmp_path / name)
+    assert main(["report", "a", "b"]) == main(["report", "a", "b", "c"]) == 0
+    assert (tmp_path / "comparison.html").read_text().count('<th scope="col">C') == 0
+    assert '<th scope="col">C' in (tmp_path / "comparison-2.html").read_text()
+    printed = capsys.readouterr().out
+    assert "held-out loss" in printed and printed.endswith("comparison-2.html\n")
+    assert main(["report", "a", "b", "--output", "comparison.html"]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_charts() -> None:

@@ -1,4 +1,4 @@
-"""`florilegium evaluate` and `florilegium report A B` as tables for people."""
+"""`florilegium evaluate` and `florilegium report A B C` as tables for people."""
 
 from __future__ import annotations
 
@@ -42,16 +42,22 @@ def print_evaluation(report: EvaluationReport) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Two runs side by side on stdout: what was set differently, then the metrics."""
+    """Runs side by side on stdout: what was set differently, then the metrics, with what they differ by from the first."""
     console = Console(highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", *comparison.runs):
         grid.add_column(Text(printable(name)), overflow="fold")
-    for name, pair in comparison.settings.items():
-        grid.add_row(Text(printable(name)), *(Text(printable(str(value))) for value in pair))
+    for name, values in comparison.settings.items():
+        grid.add_row(Text(printable(name)), *(Text(printable(str(value))) for value in values))
     grid.add_row("")
-    for name, *values in metric_rows(comparison, short=True):
-        grid.add_row(Text(name), *(Text(value) for value in values))
+    for row in metric_rows(comparison, short=True):
+        cells = [
+            Text.assemble(
+                (cell.text, "bold" if cell.is_best else ""), (f" ({cell.delta})" if cell.delta else "", "dim")
+            )
+            for cell in row.cells
+        ]
+        grid.add_row(Text(row.name), *cells)
     console.print(grid)
     if not comparison.same_rows:
         console.print(

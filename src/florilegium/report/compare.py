@@ -1,21 +1,53 @@
-"""Two runs side by side: what was set differently, and what came of it."""
+"""Runs side by side: what was set differently, and what came of it, each against the first.
+
+Which run is best at a metric is marked only where that is more than chance: no other run's interval reaches into its
+own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
-from florilegium.evaluation.table import LINES, lookup, written
+from florilegium.errors import UsageError
+from florilegium.evaluation.table import LINES, SHARE, Line, lookup, written
 from florilegium.report.page import charts, render
 from florilegium.report.page_lists import duration, gibibytes, number
+from florilegium.report.quote_cards import QuoteCard, prompt_cards
 from florilegium.report.run_reader import RunRecord
 
 NOT_COMPARED = ("output", "force")
+MOST_RUNS = 8  # as many colours as the page has
+_OF_THE_RUN = {
+    "eval_loss_before": Line("", "held-out loss before training"),
+    "eval_loss": Line("", "held-out loss", "lower"),
+    "steps": Line("", "steps"),
+    "elapsed_seconds": Line("", "time", "lower"),
+    "tokens_per_second": Line("", "tokens/s", "higher"),
+    "peak_memory_bytes": Line("", "peak memory", "lower"),
+}
+_FORGETTING = Line("", "loss on general text: change", "lower", "+.3f")
+
+
+@dataclass(frozen=True)
+class ComparedCell:
+    """A run's value, what it differs by from the first run's, and whether it is the best of all."""
+
+    text: str
+    delta: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    name: str
+    cells: tuple[ComparedCell, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: name to [a's, b's] where they differ; `metrics`: name to [a's, b's], each a metric as `evaluate`
-    writes it, a number or None; `same_rows`: whether both were trained on the same rows (else their losses cannot be
+    """`settings`: name to each run's value, where they differ; `metrics`: name to each run's, a metric as `evaluate`
+    writes it, a number or None; `same_rows`: whether all were trained on the same rows (else their losses cannot be
     compared)."""
 
     runs: list[str]
@@ -32,50 +64,78 @@ class Comparison:
         }
 
 
-def compare_runs(a: RunRecord, b: RunRecord) -> Comparison:
-    """What `report A B` shows."""
-    keys = [
-        key for key in {**a.config, **b.config} if key not in NOT_COMPARED and a.config.get(key) != b.config.get(key)
-    ]
-    metrics: dict[str, list[object]] = {
-        key: [run.manifest.get(key) for run in (a, b)]
-        for key in (
-            "eval_loss_before",
-            "eval_loss",
-            "steps",
-            "elapsed_seconds",
-            "tokens_per_second",
-            "peak_memory_bytes",
-        )
-    }
+def compare_runs(*runs: RunRecord) -> Comparison:
+    """What `report A B C` shows. Raises UsageError for more runs than there are colours."""
+    if len(runs) > MOST_RUNS:
+        raise UsageError(f"{len(runs)} runs are too many for one page", f"Compare at most {MOST_RUNS}")
+    keys = dict.fromkeys(key for run in runs for key in run.config if key not in NOT_COMPARED)
+    settings: dict[str, list[object]] = {key: [run.config.get(key) for run in runs] for key in keys}
+    metrics: dict[str, list[object]] = {key: [run.manifest.get(key) for run in runs] for key in _OF_THE_RUN}
     for line in (line for lines in LINES.values() for line in lines):
-        pair = [lookup(run.evaluation, f"tuned.{line.path}") for run in (a, b)]
-        if any(value is not None for value in pair):
-            metrics[line.path] = pair
-    metrics["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in (a, b)]
-    digests = [lookup(run.manifest, "data.digest") for run in (a, b)]
+        metrics[line.path] = [lookup(run.evaluation, f"tuned.{line.path}") for run in runs]
+    metrics["forgetting"] = [lookup(run.evaluation, "forgetting.change") for run in runs]
+    digests = [lookup(run.manifest, "data.digest") for run in runs]
     return Comparison(
-        [str(a.directory), str(b.directory)],
-        digests[0] is not None and digests[0] == digests[1],
-        {key: [a.config.get(key), b.config.get(key)] for key in keys},
-        {key: pair for key, pair in metrics.items() if any(value is not None for value in pair)},
+        [str(run.directory) for run in runs],
+        digests[0] is not None and all(digest == digests[0] for digest in digests),
+        {key: values for key, values in settings.items() if any(value != values[0] for value in values)},
+        {key: values for key, values in metrics.items() if any(value is not None for value in values)},
     )
 
 
-def metric_rows(comparison: Comparison, short: bool = False) -> list[tuple[str, str, str]]:
-    """(name, a's, b's) of each metric, as text."""
-    lines = {line.path: line for group in LINES.values() for line in group}
-    rows = []
-    for key, pair in comparison.metrics.items():
-        line = lines.get(key)
-        name, style = (
-            (line.name, line.style) if line else (key.replace("_", " "), "+.3f" if key == "forgetting" else ".3f")
-        )
-        rows.append((name, _value(key, pair[0], style, short), _value(key, pair[1], style, short)))
-    return rows
+def metric_rows(comparison: Comparison, short: bool = False) -> list[ComparedRow]:
+    """Each metric as text, a cell a run."""
+    lines = {line.path: line for group in LINES.values() for line in group} | _OF_THE_RUN | {"forgetting": _FORGETTING}
+    return [_row(key, lines[key], values, short) for key, values in comparison.metrics.items()]
 
 
-def _value(key: str, value: object, style: str, short: bool) -> str:
+def _row(key: str, line: Line, values: Sequence[object], short: bool) -> ComparedRow:
+    best = _best(line.better, values)
+    first = _plain(values[0])
+    cells = []
+    for i, value in enumerate(values):
+        here = _plain(value)
+        delta = "" if not i or here is None or first is None else _delta(key, here - first, line.style)
+        cells.append(ComparedCell(_text(key, value, line.style, short), delta, i == best))
+    return ComparedRow(line.name, tuple(cells))
+
+
+def _best(better: str, values: Sequence[object]) -> int | None:
+    """Which value is the best: none where two may be, or where only one run has it."""
+    spans = {i: span for i, value in enumerate(values) if (span := _span(value)) is not None}
+    if better not in ("lower", "higher") or len(spans) < 2:
+        return None
+    if better == "lower":
+        best = min(spans, key=lambda i: spans[i][1])
+        return best if all(spans[best][1] < span[0] for i, span in spans.items() if i != best) else None
+    best = max(spans, key=lambda i: spans[i][0])
+    return best if all(spans[best][0] > span[1] for i, span in spans.items() if i != best) else None
+
+
+def _span(value: object) -> tuple[float, float] | None:
+    if isinstance(value, Mapping) and isinstance(value.get("low"), float) and isinstance(value.get("high"), float):
+        return value["low"], value["high"]
+    plain = _plain(value)
+    return None if plain is None else (plain, plain)
+
+
+def _plain(value: object) -> float | None:
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _delta(key: str, change: float, style: str) -> str:
+    if key == "peak_memory_bytes":
+        return f"{change / 2**30:+.2f} GiB"
+    if key == "elapsed_seconds":
+        return f"{change:+,.0f} s"
+    if key in ("steps", "tokens_per_second"):
+        return f"{change:+,.0f}"
+    return f"{100 * change:+.1f} points" if style == SHARE else f"{change:+{style.lstrip('+')}}"
+
+
+def _text(key: str, value: object, style: str, short: bool) -> str:
     if key == "peak_memory_bytes":
         return gibibytes(value)
     if key == "elapsed_seconds":
@@ -85,15 +145,25 @@ def _value(key: str, value: object, style: str, short: bool) -> str:
     return written(value, style, short)
 
 
-def comparison_page(a: RunRecord, b: RunRecord) -> str:
-    """The comparison as a page of the same kind as report.html."""
-    comparison = compare_runs(a, b)
-    labels = ("A", "B")
+def comparison_page(*runs: RunRecord) -> str:
+    """The comparison as a page of the same kind as report.html: one colour a run, samples side by side."""
+    comparison = compare_runs(*runs)
+    named = list(zip(ascii_uppercase, runs, strict=False))
     return render(
         "compare.html.jinja",
-        runs=list(zip(labels, (a, b), strict=True)),
+        runs=named,
+        labels=[label for label, _ in named],
         same_rows=comparison.same_rows,
         settings=comparison.settings,
         figures=metric_rows(comparison),
-        charts=charts(list(zip(labels, (a, b), strict=True))),
+        charts=charts(named),
+        samples=_samples(runs),
+        not_evaluated=[run for run in runs if not run.evaluation] if any(run.evaluation for run in runs) else [],
     )
+
+
+def _samples(runs: Sequence[RunRecord]) -> list[tuple[str, list[QuoteCard | None]]]:
+    """For each prompt what every run wrote at its end; prompts that one run alone had are left out."""
+    last = [{cards.prompt: cards.after for cards in prompt_cards(run.samples)} for run in runs]
+    shared = [prompt for prompt in last[0] if sum(prompt in own for own in last) > 1]
+    return [(prompt, [own.get(prompt) for own in last]) for prompt in shared]

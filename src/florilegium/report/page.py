@@ -110,13 +110,21 @@ def _status(facts: RunRecord) -> str:
 
 
 def charts(runs: list[tuple[str, RunRecord]]) -> list[Markup]:
-    """The four curves, of one run or of several in one frame; `runs` are (what to call it, its facts)."""
+    """The four curves, of one run or of several in one frame; `runs` are (what to call it, its facts). Several have a
+    colour each, and their training losses are dashed."""
+    many = len(runs) > 1
 
     def named(what: str, name: str) -> str:
         return f"{what} {name}".strip()
 
-    losses = [Curve(named("training", n), f.series("loss")) for n, f in runs]
-    evaluations = [Curve(named("held out", n), f.series("eval_loss", f.evaluations), dots=True) for n, f in runs]
+    losses = [
+        Curve(named("training", n), f.series("loss"), colour=i if many else None, dashed=many)
+        for i, (n, f) in enumerate(runs)
+    ]
+    evaluations = [
+        Curve(named("held out", n), f.series("eval_loss", f.evaluations), dots=True, colour=i if many else None)
+        for i, (n, f) in enumerate(runs)
+    ]
     gigabytes = [Curve(n, [(x, y / 2**30) for x, y in f.series("peak_memory_bytes")]) for n, f in runs]
     drawn = [
         chart("Loss", [*losses, *evaluations], "per token"),

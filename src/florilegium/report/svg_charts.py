@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -20,16 +20,22 @@ MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Curve:
-    """`dots` draws each point, for the few evaluations; a line of many points is thinned to means."""
+    """`dots` draws each point, for the few evaluations; a line of many points is thinned to means. `colour` is that of
+    another curve of the same run (default: its own), which then is `dashed`."""
 
     name: str
     points: Points
     dots: bool = False
+    colour: int | None = None
+    dashed: bool = False
 
 
 def chart(title: str, curves: Sequence[Curve], unit: str = "", *, from_zero: bool = False) -> Markup:
     """An SVG with the curves over the steps; an empty Markup where there is nothing to draw."""
-    shown = [Curve(c.name, c.points if c.dots else thinned(c.points), c.dots) for c in curves if c.points]
+    shown = [
+        replace(c, points=c.points if c.dots else thinned(c.points), colour=i if c.colour is None else c.colour)
+        for i, c in enumerate(c for c in curves if c.points)
+    ]
     if not shown:
         return Markup("")
     xs, ys = ([p[k] for c in shown for p in c.points] for k in (0, 1))
@@ -38,12 +44,12 @@ def chart(title: str, curves: Sequence[Curve], unit: str = "", *, from_zero: boo
         low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
     y_ticks, x_ticks = ticks(low, high), ticks(min(xs), max(max(xs), min(xs) + 1), whole=True)
     frame = _Frame(min(xs), max(max(xs), min(xs) + 1), min(low, y_ticks[0]), max(high, y_ticks[-1]))
-    parts = [frame.grid(x_ticks, y_ticks), *(frame.draw(c, number) for number, c in enumerate(shown))]
+    parts = [frame.grid(x_ticks, y_ticks), *(frame.draw(c) for c in shown)]
     told = "; ".join(f"{c.name} from {c.points[0][1]:.4g} to {c.points[-1][1]:.4g}" for c in shown)
     says = escape(f"{title}{f' ({unit})' if unit else ''} over {max(xs):.0f} steps: {told}")
     legend = Markup("").join(
-        Markup('<span class="key line-{0}">{1}</span> ').format(number, c.name)
-        for number, c in enumerate(shown)
+        Markup('<span class="key line-{0}{1}">{2}</span> ').format(c.colour, " dashed" if c.dashed else "", c.name)
+        for c in shown
         if len(shown) > 1
     )
     return Markup(
@@ -82,14 +88,14 @@ class _Frame:
         lines.append(Markup('<text class="middle" x="{:.1f}" y="{}">step</text>').format(WIDTH / 2, HEIGHT - 4))
         return Markup("").join(lines)
 
-    def draw(self, curve: Curve, number: int) -> Markup:
+    def draw(self, curve: Curve) -> Markup:
         places = [(f"{self.x(a):.1f}", f"{self.y(b):.1f}") for a, b in curve.points]
-        line = Markup('<polyline class="line-{}" points="{}"/>').format(
-            number, " ".join(",".join(place) for place in places)
+        line = Markup('<polyline class="line-{}{}" points="{}"/>').format(
+            curve.colour, " dashed" if curve.dashed else "", " ".join(",".join(place) for place in places)
         )
         dots = [
             Markup('<circle class="line-{}" cx="{}" cy="{}" r="4"><title>step {:g}: {}</title></circle>').format(
-                number, *place, step, label(value)
+                curve.colour, *place, step, label(value)
             )
             for place, (step, value) in zip(places, curve.points, strict=True)
             if curve.dots or step == curve.points[-1][0]

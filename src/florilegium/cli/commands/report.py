@@ -1,8 +1,9 @@
-"""`florilegium report`: a run's page, or two runs compared."""
+"""`florilegium report`: a run's page, or several runs compared."""
 
 from __future__ import annotations
 
 import argparse
+from itertools import count
 from pathlib import Path
 
 from florilegium.cli.command_parser import Commands, add_command
@@ -16,35 +17,38 @@ def add(commands: Commands) -> None:
     report = add_command(
         commands,
         "report",
-        "rebuild a run's report, or compare two runs",
+        "rebuild a run's report, or compare runs",
         "florilegium report",
-        "florilegium report runs/A runs/B",
+        "florilegium report runs/A runs/B runs/C",
     )
     add_run(report, "a run's folder or name; default: the newest one")
-    report.add_argument("other", nargs="?", metavar="RUN_B", help="a second run, to compare with")
-    report.add_argument("--output", metavar="FILE", help="file of the comparison (comparison.html)")
+    report.add_argument("others", nargs="*", metavar="RUN", help="other runs, to compare with it")
+    report.add_argument(
+        "--output", metavar="FILE", help="file of the comparison; default: comparison.html, or the next number"
+    )
 
 
 def run(flags: argparse.Namespace) -> None:
     from florilegium.report import write_report
 
     directory = find_run(given_run(flags))
-    if flags.other is not None:
-        _compare(directory, find_run(flags.other), Path(flags.output or "comparison.html"), flags.json)
+    if flags.others:
+        _compare([directory, *map(find_run, flags.others)], flags.output, flags.json)
         return
     if flags.output:
-        raise UsageError("--output is for the comparison of two runs", "A run's own page is its report.html")
+        raise UsageError("--output is for a comparison of runs", "A run's own page is its report.html")
     page = write_report(directory)
     print_line(json_line({"report": str(page)}) if flags.json else page)
 
 
-def _compare(first: Path, second: Path, page: Path, as_json: bool) -> None:
+def _compare(directories: list[Path], output: str | None, as_json: bool) -> None:
     from florilegium.report import compare_runs, comparison_page, read_run
     from florilegium.storage.atomic_files import write_text
 
-    a, b = read_run(first), read_run(second)
-    write_text(page, comparison_page(a, b))
-    comparison = compare_runs(a, b)
+    page = _new_file(output)
+    runs = [read_run(directory) for directory in directories]
+    comparison = compare_runs(*runs)
+    write_text(page, comparison_page(*runs))
     if as_json:
         print_line(json_line({**comparison.to_json(), "report": str(page)}))
         return
@@ -52,3 +56,13 @@ def _compare(first: Path, second: Path, page: Path, as_json: bool) -> None:
 
     print_comparison(comparison)
     print_line(f"\n{page}")
+
+
+def _new_file(output: str | None) -> Path:
+    """Where the page goes; no file that is there is written over. Raises UsageError for a name that is taken."""
+    if output is not None:
+        if Path(output).exists():
+            raise UsageError(f"{output} is there already", "Name another file with --output, or leave it out")
+        return Path(output)
+    names = (Path(f"comparison{f'-{number}' if number > 1 else ''}.html") for number in count(1))
+    return next(path for path in names if not path.exists())
