@@ -67,7 +67,7 @@ def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
         "1 min 16 s",
     ):
         assert word in page, word
-    assert "0.88 GiB" in page and "not predicted" in page and "143,360 of 11,396,800 (1.258%)" in page
+    assert "0.88 GiB" in page and "predicted memory" not in page and "143,360 of 11,396,800 (1.258%)" in page
     assert page.count("<svg") == 4 and "training from 6.933 to 4.333; held out from 7 to 3.667" in page
     assert "split by random: 5 near-duplicate pairs across train and test" in page
     assert (tmp_path / "a-run" / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -165,7 +165,7 @@ def test_sixty_payloads_run_nothing_in_chromium(tmp_path: Path) -> None:
         held.write_text(bare.read_text().replace("<head>", f"<head>{policy}"))
         stopped = marks(open_page(held, "--dump-dom"))
         server.shutdown()
-    assert "Before and after" in document and "Before and after" in asks and "Two runs" in both
+    assert "Before and after" in document and "Before and after" in asks and "runs compared" in both
     assert marks(document) == marks(asks) == marks(both) == []
     assert len(ran) >= 15 and fetched >= 1 and stopped == [] and len(asked) == fetched
     assert not [path for path in asked if path == "/c"]
@@ -231,7 +231,7 @@ def test_several_runs_have_a_colour_each_and_differences_from_the_first(tmp_path
         False,
     ]
     f1 = rows["micro F1"].cells  # the same figures twice, with intervals: neither is better
-    assert f1[1].delta == "+0.000" and f1[2].text == f1[2].delta == "" and not any(cell.is_best for cell in f1)
+    assert f1[1].delta == f1[2].text == f1[2].delta == "" and not any(cell.is_best for cell in f1)
     page = comparison_page(*records)
     assert page.count("<svg") == 4 and "c is not evaluated: <code>florilegium evaluate" in page
     assert page.count('class="key line-2 dashed">training C') == 1 and 'class="key line-2">held out C' in page
@@ -271,7 +271,12 @@ def test_charts() -> None:
         and ticks(3.2, 7.1)[-1] >= 7.1
     )
     assert ticks(1, 7, whole=True) == [2, 4, 6]
-    assert (label(1200), label(0.0002), label(0.0), label(3.5)) == ("1,200", "2e-04", "0", "3.5")
+    assert (label(1200), label(0.0002), label(0.001), label(0.0), label(3.5)) == ("1,200", "2e-04", "1e-03", "0", "3.5")
+    near = chart(
+        "Near", [Curve("a", [(1, 3.50), (2, 3.51)]), Curve("b", [(1, 1.0), (2, 3.50)]), Curve("c", [(2, 3.49)])]
+    )
+    heights = [float(y) for y in re.findall(r'<text class="end" x="[^"]*" y="([^"]*)"', near)]
+    assert len(heights) == 3 and all(abs(a - b) >= 20 for a in heights for b in heights if a != b)
     many = [(float(i), float(i % 7)) for i in range(10_000)]
     assert len(thinned(many)) <= 400 and thinned(many)[-1][0] == 9999 and thinned(many[:10]) == many[:10]
 

@@ -66,10 +66,11 @@ def _add_data(parser: argparse.ArgumentParser, meta: Mapping[str, Any]) -> None:
 
 
 def _add_flag(group: argparse._ArgumentGroup, f: Field[object], hint: type, is_hidden: bool) -> None:
+    is_switch = bool in getattr(hint, "__args__", (hint,))
     meta, flag = f.metadata, f.metadata["flag"] or "--" + f.name.replace("_", "-")
-    shown = meta["help"] if f.default is None or hint is bool else f"{meta['help']} ({f.default})"
+    shown = meta["help"] if f.default is None or is_switch else f"{meta['help']} ({f.default})"
     help = argparse.SUPPRESS if is_hidden else shown.replace("%", "%%")
-    if hint is bool:
+    if is_switch:
         group.add_argument(flag, dest=f.name, action="store_true", default=argparse.SUPPRESS, help=help)
         off = "--no-" + flag[2:]  # over a --config file that turns it on
         group.add_argument(off, dest=f.name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

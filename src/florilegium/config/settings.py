@@ -67,7 +67,9 @@ class TrainConfig:
     held_out_file: str | None = setting(
         None, "a file of rows to test on, in place of a fraction of DATA", group="data", metavar="FILE"
     )
-    skip_bad_rows: bool = setting(False, "skip rows that cannot be used, and say which", group="data")
+    skip_bad_rows: bool | None = setting(
+        None, "skip rows that cannot be used, and say which; default: up to 1 in 20, else refuse them", group="data"
+    )
     fix_encoding: bool = setting(False, "repair broken encoding (mojibake) first", group="data")
     held_out: float = setting(0.1, "fraction of the rows held out to test on", group="data", minimum=0.0, metavar="X")
     split_by: str = setting(

@@ -2,9 +2,10 @@
 
     open_source -> the first thousand rows of a file -> which columns they are -> all rows, one by one -> Quotes
 
-Every row is looked at, and the first bad one ends the reading with its file, its line and what to do about it: a text
-that is missing in row 1,731 must not come up an hour into training. With `skip_bad_rows` the bad ones are collected in
-`skipped` in place of that. Rows that the data hold back already (a `test` split, `--held-out-file`) stand behind the
+Every row is looked at before training begins: a text that is missing in row 1,731 must not come up an hour into it. The
+first bad row ends the reading with its file, its line and what to do about it; with `skip_bad_rows` bad ones are
+collected in `skipped` in place of that, and with None up to one in twenty: a few are a slip, more are another file than
+was meant. Rows that the data hold back already (a `test` split, `--held-out-file`) stand behind the
 others, from `held_out_from` on.
 
 A row is good when its main column has text, the other columns have what can be made text or tags, and
@@ -34,6 +35,7 @@ from florilegium.data.template import DEFAULT_TEMPLATE, Template
 from florilegium.errors import DataError, counted
 
 LONGEST_AUTHOR = 1000
+SKIPPED_SHARE, SURE_AFTER = 0.05, 1000  # bad rows that are skipped unasked; how many rows are read before more end it
 MOST_KNOWN = 100_000
 Progress = Callable[[str, int], None]
 
@@ -42,7 +44,7 @@ def read_rows(
     data: str | Path,
     template_text: str = DEFAULT_TEMPLATE,
     *,
-    skip_bad_rows: bool = False,
+    skip_bad_rows: bool | None = False,
     fix_encoding: bool = False,
     split: str | None = None,
     held_out_file: str | Path | None = None,
@@ -114,7 +116,7 @@ class _Reading:
 
     wanted: Wanted
     template: Template
-    skip_bad_rows: bool
+    skip_bad_rows: bool | None
     fix_encoding: bool = False
     progress: Progress | None = None
     direction: str = "quote"
@@ -194,9 +196,17 @@ class _Reading:
         return None
 
     def refuse(self, problem: Problem) -> None:
-        if not self.skip_bad_rows:
+        if self.skip_bad_rows is False:
             raise problem.error()
         self.skipped.append(problem)
+        if self.skip_bad_rows is None and len(self.skipped) > SKIPPED_SHARE * max(self.num_read, SURE_AFTER):
+            raise self._too_many()
+
+    def _too_many(self) -> DataError:
+        """More bad rows than a slip or two: the first of them, and how many there are."""
+        first, count = self.skipped[0], len(self.skipped)
+        others = f" ({counted(count, 'bad row')} of {self.num_read:,} read)" if count > 1 else ""
+        return DataError(f"{first.place}: {first.cause}{others}", first.fix)
 
     def begin_held_out(self, are_there: bool) -> None:
         """From here on rows are held out. One that is trained too counts as no duplicate: the split takes it out."""
@@ -227,6 +237,8 @@ class _Reading:
 
     def finish(self, source: str) -> Rows:
         template = self.trained or self.template
+        if self.skip_bad_rows is None and len(self.skipped) > SKIPPED_SHARE * self.num_read:
+            raise self._too_many()
         bare = sum(not any(quote[name] for name in self.template.list_columns) for quote in self.quotes)
         if bare and self.template.list_columns:
             self.say(f"{bare:,} of {len(self.quotes):,} rows have no tags")

@@ -126,6 +126,8 @@ def _plain(value: object) -> float | None:
 
 
 def _delta(key: str, change: float, style: str) -> str:
+    if not change:
+        return ""
     if key == "peak_memory_bytes":
         return f"{change / 2**30:+.2f} GiB"
     if key == "elapsed_seconds":

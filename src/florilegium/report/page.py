@@ -204,7 +204,8 @@ def _closest(evaluation: Mapping[str, object]) -> list[tuple[str, str]]:
 def _findings(data: Mapping[str, object]) -> list[tuple[str, str]]:
     try:
         # data.json may be of an earlier version or another hand: what is missing then raises one of these
-        return finding_sentences(cast(Findings, data["findings"])) if "findings" in data else []
+        found = finding_sentences(cast(Findings, data["findings"])) if "findings" in data else []
+        return [(name, what) for name, what in found if not what.startswith("0 pairs")]
     except (TypeError, ValueError, KeyError, AttributeError):
         return []
 

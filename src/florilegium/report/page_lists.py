@@ -18,7 +18,7 @@ def cost(facts: RunRecord) -> list[tuple[str, str]]:
         ("tokens", number(m.get("tokens"), ",.0f")),
         ("tokens/s", number(m.get("tokens_per_second"), ",.0f")),
         ("peak memory", gibibytes(m.get("peak_memory_bytes"))),
-        ("predicted memory", gibibytes(forecast) or "not predicted"),
+        ("predicted memory", gibibytes(forecast)),
         ("device", str(m.get("device", ""))),
         ("parameters trained", share),
     ]

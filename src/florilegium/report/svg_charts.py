@@ -13,9 +13,10 @@ from markupsafe import Markup, escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 76, 14, 14, 44
+WIDTH, HEIGHT = 640, 268
+LEFT, RIGHT, TOP, BOTTOM = 76, 14, 14, 52
 MOST_POINTS = 400
+LABEL_ROW = 23  # a line of text on a phone
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def chart(title: str, curves: Sequence[Curve], unit: str = "", *, from_zero: boo
         low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
     y_ticks, x_ticks = ticks(low, high), ticks(min(xs), max(max(xs), min(xs) + 1), whole=True)
     frame = _Frame(min(xs), max(max(xs), min(xs) + 1), min(low, y_ticks[0]), max(high, y_ticks[-1]))
-    parts = [frame.grid(x_ticks, y_ticks), *(frame.draw(c) for c in shown)]
+    parts = [frame.grid(x_ticks, y_ticks), *(frame.draw(c) for c in shown), frame.end_labels(shown)]
     told = "; ".join(f"{c.name} from {c.points[0][1]:.4g} to {c.points[-1][1]:.4g}" for c in shown)
     says = escape(f"{title}{f' ({unit})' if unit else ''} over {max(xs):.0f} steps: {told}")
     legend = Markup("").join(
@@ -81,11 +82,11 @@ class _Frame:
         ]
         lines += [
             Markup('<text class="tick middle{}" x="{:.1f}" y="{}">{}</text>').format(
-                " sparse" if i % 2 else "", self.x(v), HEIGHT - 22, label(v)
+                " sparse" if i % 2 else "", self.x(v), HEIGHT - 29, label(v)
             )
             for i, v in enumerate(x_ticks)
         ]
-        lines.append(Markup('<text class="middle" x="{:.1f}" y="{}">step</text>').format(WIDTH / 2, HEIGHT - 4))
+        lines.append(Markup('<text class="middle" x="{:.1f}" y="{}">step</text>').format(WIDTH / 2, HEIGHT - 7))
         return Markup("").join(lines)
 
     def draw(self, curve: Curve) -> Markup:
@@ -100,13 +101,20 @@ class _Frame:
             for place, (step, value) in zip(places, curve.points, strict=True)
             if curve.dots or step == curve.points[-1][0]
         ]
-        return line + Markup("").join(dots) + self.end_label(curve)
+        return line + Markup("").join(dots)
 
-    def end_label(self, curve: Curve) -> Markup:
-        """The last value, beside its point."""
-        step, value = curve.points[-1]
-        y = min(max(self.y(value) - 9, TOP + 10.0), HEIGHT - BOTTOM - 4.0)
-        return Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}</text>').format(self.x(step) - 6, y, label(value))
+    def end_labels(self, curves: Sequence[Curve]) -> Markup:
+        """The last values, each above its point, and none over another."""
+        values = {label(c.points[-1][1]): c.points[-1] for c in curves if not c.dashed}  # runs may end alike
+        ends = sorted(values.values(), key=lambda end: end[1])
+        lowest, parts = HEIGHT - BOTTOM - 4.0, []
+        for number, (step, value) in enumerate(ends):
+            above = len(ends) - 1 - number  # those that still need room
+            y = max(min(self.y(value) - 9, lowest), TOP + 10.0 + above * LABEL_ROW)
+            lowest = y - LABEL_ROW
+            shown = label(value)
+            parts.append(Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}</text>').format(self.x(step) - 6, y, shown))
+        return Markup("").join(parts)
 
 
 def ticks(low: float, high: float, *, whole: bool = False, about: int = 5) -> list[float]:
@@ -123,7 +131,7 @@ def ticks(low: float, high: float, *, whole: bool = False, about: int = 5) -> li
 
 def label(value: float) -> str:
     """A tick's number, short: 1,200, 3.5, 2e-04."""
-    if value and abs(value) < 0.001:
+    if value and abs(value) < 0.005:  # those of a learning rate are all written alike
         return f"{value:.0e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 

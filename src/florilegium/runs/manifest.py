@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 import torch
 
 from florilegium.config.installed import installed_version
+from florilegium.errors import counted
 from florilegium.model import ParameterCount, base_facts
 from florilegium.model.adapter_loading import AdapterFacts
 from florilegium.model.identity import BaseFacts
@@ -96,7 +97,7 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
         "libraries": {name: installed_version(name) for name in LIBRARIES},
         "device": torch.cuda.get_device_name()
         if prepared.base.device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        else f"cpu, {counted(torch.get_num_threads(), 'thread')}",
         "compute": config.dtype,
         "fast": list(plan.kernels),
         "seed": config.seed,
