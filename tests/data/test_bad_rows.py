@@ -37,7 +37,7 @@ def test_an_empty_quote_is_skipped_and_named(tmp_path: Path) -> None:
         ("tags",),
     )
     told = "\n".join(reading_sentences(rows))
-    assert f"skipped  {path}:22: column 'Quote' is empty" in told and "2 of 299 rows have no tags" in told
+    assert "skipped  my_quotes.csv:22: column 'Quote' is empty" in told and "2 of 299 rows have no tags" in told
 
 
 def test_as_many_as_one_in_twenty_and_no_more(tmp_path: Path) -> None:
