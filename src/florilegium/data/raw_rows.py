@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from florilegium.data.quote import first_doubled
-from florilegium.errors import DataError, one_line
+from florilegium.errors import DataError, counted, one_line
 
 SAMPLE_ROWS, SAMPLE_SIZE = 1000, 8 << 20
 
@@ -42,6 +42,13 @@ class Problem:
     @property
     def group(self) -> str:
         return self.kind or self.cause
+
+
+def too_many(skipped: list[Problem], num_read: int) -> DataError:
+    """More bad rows than a slip or two: the first of them, and how many there are."""
+    first = skipped[0]
+    others = f" ({counted(len(skipped), 'bad row')} of {num_read:,} read)" if len(skipped) > 1 else ""
+    return DataError(f"{first.place}: {first.cause}{others}", first.fix)
 
 
 def causes(skipped: list[Problem]) -> str:

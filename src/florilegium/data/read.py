@@ -27,7 +27,7 @@ from florilegium.data.columns import choose_columns
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT
 from florilegium.data.mojibake import mend
 from florilegium.data.quote import SKIP, Quote
-from florilegium.data.raw_rows import Note, Problem, Raw, causes, first_rows
+from florilegium.data.raw_rows import Note, Problem, Raw, causes, first_rows, too_many
 from florilegium.data.row_shapes import Shaped, shape_of
 from florilegium.data.rows import Rows, digest_of, key_of
 from florilegium.data.sources import Part, Source, open_source
@@ -200,13 +200,7 @@ class _Reading:
             raise problem.error()
         self.skipped.append(problem)
         if self.skip_bad_rows is None and len(self.skipped) > SKIPPED_SHARE * max(self.num_read, SURE_AFTER):
-            raise self._too_many()
-
-    def _too_many(self) -> DataError:
-        """More bad rows than a slip or two: the first of them, and how many there are."""
-        first, count = self.skipped[0], len(self.skipped)
-        others = f" ({counted(count, 'bad row')} of {self.num_read:,} read)" if count > 1 else ""
-        return DataError(f"{first.place}: {first.cause}{others}", first.fix)
+            raise too_many(self.skipped, self.num_read)
 
     def begin_held_out(self, are_there: bool) -> None:
         """From here on rows are held out. One that is trained too counts as no duplicate: the split takes it out."""
@@ -238,7 +232,7 @@ class _Reading:
     def finish(self, source: str) -> Rows:
         template = self.trained or self.template
         if self.skip_bad_rows is None and len(self.skipped) > SKIPPED_SHARE * self.num_read:
-            raise self._too_many()
+            raise too_many(self.skipped, self.num_read)
         bare = sum(not any(quote[name] for name in self.template.list_columns) for quote in self.quotes)
         if bare and self.template.list_columns:
             self.say(f"{bare:,} of {len(self.quotes):,} rows have no tags")
