@@ -39,7 +39,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from bench.train.stock import RATE, same_adapter
     from florilegium.config import make_config
     from florilegium.runs.prepare import prepare
-    from florilegium.runs.recorder import Silent
+    from florilegium.runs.recorder import NullView
     from florilegium.runs.setup import make_ready, make_trainer
     from florilegium.runs.train import _accelerator
     from florilegium.training import batch_sampler
@@ -56,7 +56,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         {"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}}
     )
     began = time.perf_counter()
-    prepared = prepare(config, Silent())
+    prepared = prepare(config, NullView())
     preparing, load_peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
     ready = make_ready(prepared)
     same_adapter(ready.loaded.model)
@@ -68,11 +68,11 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     # Once over the same steps, so that each length is compiled or recorded; then timed, one step ahead as the loop is.
-    losses = [start_step(trainer, step, Silent()).result().loss for step in steps]
+    losses = [start_step(trainer, step, NullView()).result().loss for step in steps]
     first = time.perf_counter() - began
     began, waiting, tokens = time.perf_counter(), None, 0
     for step in steps:
-        started = start_step(trainer, step, Silent())
+        started = start_step(trainer, step, NullView())
         tokens += waiting.result().tokens if waiting else 0
         waiting = started
     tokens += waiting.result().tokens if waiting else 0

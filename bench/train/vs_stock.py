@@ -123,7 +123,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from florilegium import fast
     from florilegium.config import make_config
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
-    from florilegium.runs.recorder import Silent
+    from florilegium.runs.recorder import NullView
     from florilegium.tokens import PackPlan
     from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
     from florilegium.training.loop import training_step
@@ -145,7 +145,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
         Accelerator(cpu=True),
     )
     return {
-        **timed(lambda examples: training_step(trainer, examples, Silent()).loss, steps),
+        **timed(lambda examples: training_step(trainer, examples, NullView()).loss, steps),
         "compute": str(base.compute_dtype),
         "processor": processor(),
     }

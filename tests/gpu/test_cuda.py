@@ -154,11 +154,11 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
 def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, said: str) -> None:
     """And says so; of `auto` also the peak that it expects, which holds."""
     import florilegium
-    from florilegium.runs.recorder import Silent
+    from florilegium.runs.recorder import NullView
 
     lines: list[str] = []
 
-    class Lines(Silent):
+    class Lines(NullView):
         def say(self, line: str) -> None:
             lines.append(line)
 

@@ -15,7 +15,7 @@ import pytest
 import florilegium
 from florilegium.errors import Interrupted
 from florilegium.runs import finish
-from florilegium.runs.recorder import Silent
+from florilegium.runs.recorder import NullView
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_run_resumed_at_its_last_step_is_evaluated_there(tiny: Path, quotes: P
     run = tmp_path / "run"
     settings: dict[str, Any] = {"model": str(tiny), "output": str(run), "verdict_texts": 0, "learning_rate": 0.05}
 
-    class StopsAtThree(Silent):
+    class StopsAtThree(NullView):
         def step(self, metrics: Any, num_steps: int) -> None:
             if metrics.step == 3:
                 signal.raise_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from florilegium.runs import plan as planning
 from florilegium.runs.plan import plan_execution
 from florilegium.runs.plan_text import describe_kernels, say_plan
 from florilegium.runs.prepare import Prepared, prepare
-from florilegium.runs.recorder import Silent
+from florilegium.runs.recorder import NullView
 from florilegium.runs.setup import install_kernels, make_ready
 from florilegium.runs.train import train
 from florilegium.tokens import pack
@@ -30,7 +30,7 @@ ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fa
 def prepared_for_block(tiny: Path, asked: str, **settings: Any) -> Prepared:
     """As on a CUDA machine, where fused blocks are chosen before the model is known; here nothing can run them."""
     prepared = prepare(
-        make_config({"model": str(tiny), "device": "cpu", "kernels": "chunked-loss"} | settings), Silent()
+        make_config({"model": str(tiny), "device": "cpu", "kernels": "chunked-loss"} | settings), NullView()
     )
     return replace(prepared, kernels=("fused-blocks", "chunked-loss"), requested_kernels=asked)
 
@@ -55,7 +55,7 @@ def test_a_named_kernel_that_cannot_run_is_refused(tiny: Path) -> None:
 
 
 def test_nothing_changes_what_was_planned(tiny: Path) -> None:
-    ready = make_ready(prepare(make_config({"model": str(tiny), "device": "cpu"}), Silent()))
+    ready = make_ready(prepare(make_config({"model": str(tiny), "device": "cpu"}), NullView()))
     with pytest.raises(FrozenInstanceError):
         ready.plan.kernels = ()  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
@@ -67,7 +67,7 @@ def test_a_folder_that_is_taken_is_refused_before_a_row_is_read(tmp_path: Path) 
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     lines: list[str] = []
 
-    class Lines(Silent):
+    class Lines(NullView):
         def say(self, line: str) -> None:
             lines.append(line)
 
@@ -97,7 +97,7 @@ def test_the_first_lines_say_how_int8_is_read(
     assert install_kernels(loaded, plan).block_stack == "the stack"
     lines: list[str] = []
 
-    class Lines(Silent):
+    class Lines(NullView):
         def say(self, line: str) -> None:
             lines.append(line.strip())
 

@@ -13,7 +13,7 @@ import pytest
 
 import florilegium
 from florilegium.errors import DataError, ResourceError, UsageError
-from florilegium.runs.recorder import Silent
+from florilegium.runs.recorder import NullView
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-class Swapper(Silent):
+class Swapper(NullView):
     """Does something to the folders of a run after its second step."""
 
     def __init__(self, swap: Callable[[], None]) -> None:
@@ -63,7 +63,7 @@ def test_another_folder_put_there_is_not_written_into(tiny: Path, rows: Path, tm
     assert not run.exists() or not list(run.iterdir())
 
 
-def train(tiny: Path, rows: Path, run: Path, view: Silent) -> None:
+def train(tiny: Path, rows: Path, run: Path, view: NullView) -> None:
     settings = {"bits": 32, "max_steps": 6, "save_every": 1, "batch_size": 4, "device": "cpu", "log_every": 1}
     florilegium.train(rows, model=str(tiny), output=str(run), view=view, **settings)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import florilegium
 from florilegium.config import make_config
-from florilegium.runs.recorder import Silent
+from florilegium.runs.recorder import NullView
 from florilegium.tokens import PackPlan, pack
 from florilegium.training import Progress, StepMetrics, Trainer, load_checkpoint, newest_valid
 from florilegium.training.checkpoint import find_problem
@@ -110,7 +110,7 @@ def test_same_seed_same_bits_and_another_seed_others(finished, tiny: Path, quote
     assert not same(weights(finished.directory), weights(other.directory))
 
 
-class StopAt(Silent):
+class StopAt(NullView):
     """Sends the process a signal after step `at`, as a person would."""
 
     def __init__(self, at: int) -> None:
@@ -216,7 +216,7 @@ def test_out_of_memory_takes_the_same_step_in_smaller_pieces(
     from florilegium.training import step as loop
     from florilegium.training.loop import training_step
 
-    class Notes(Silent):
+    class Notes(NullView):
         def __init__(self) -> None:
             self.lines: list[str] = []
 

@@ -23,7 +23,7 @@ from florilegium.evaluation import GENERAL, read_general
 from florilegium.generation.tuned import load
 from florilegium.report import write_report
 from florilegium.runs.evaluator import Compared, EvalData, Evaluator
-from florilegium.runs.recorder import Silent, View
+from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
@@ -55,7 +55,7 @@ def evaluate(
     seed: int = 0,
     bits: int | None = None,
     device: str = "auto",
-    view: View | None = None,
+    view: ProgressView | None = None,
 ) -> EvaluationReport:
     """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and
     `model` say where the run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts
@@ -63,7 +63,7 @@ def evaluate(
 
     Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and
     what loading raises."""
-    view, began = view or Silent(), time.monotonic()
+    view, began = view or NullView(), time.monotonic()
     if generations < 1 or rows < 1:
         raise UsageError(f"--{'generations' if generations < 1 else 'rows'} is below 1", "It takes 1 or more")
     directory = find_run(str(run))

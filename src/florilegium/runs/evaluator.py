@@ -40,7 +40,7 @@ from florilegium.evaluation import (
 from florilegium.evaluation.metrics import InstrumentMetrics
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
-from florilegium.runs.recorder import View
+from florilegium.runs.recorder import ProgressView
 from florilegium.runs.tags_first import TagsFirst, measure_tags_first
 from florilegium.tokens import label_prompt
 
@@ -122,7 +122,7 @@ class Evaluator:
     material: EvalData
     settings: SamplingSettings
     generations: int
-    view: View
+    view: ProgressView
 
     def measure(self, *, use_base: bool) -> Measured:
         name = "base " if use_base else "tuned"

@@ -24,7 +24,7 @@ from florilegium.export.verdict import Verdict
 from florilegium.runs.cards import export_card
 from florilegium.runs.export_forms import Form, gguf_adapter_form, gguf_form, merged_form, quantised_form
 from florilegium.runs.export_live import Live, ask_live
-from florilegium.runs.recorder import Silent, View
+from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import new_folder, sweep_dead
 from florilegium.storage.paths import check_path
@@ -67,14 +67,14 @@ def export(
     check: bool = True,
     force: bool = False,
     device: str = "auto",
-    view: View | None = None,
+    view: ProgressView | None = None,
 ) -> Exported:
     """Writes `run` in the form `to` into the folder `output` (default: exports/ in the run). `model` names the 16-bit
     base if it has moved or was given in int8, `data` the run's rows; without `check` nothing is loaded again, and the
     card says so.
 
     Raises UsageError, ModelError (also for a verdict outside its tolerance), ResourceError."""
-    view = view or Silent()
+    view = view or NullView()
     directory = find_run(str(run))
     adapter = adapter_folder(directory)
     if to not in FORMS or to == "onnx":
@@ -111,7 +111,7 @@ def _is_taken(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
 
 
-def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reason: str, view: View) -> Exported:
+def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reason: str, view: ProgressView) -> Exported:
     """The folder of an export: written, checked, with its card, and only then named."""
     sweep_dead(request.output)
     with new_folder(request.output, _facts(request, form, merge), needed=form.needed, manifest=FILE) as folder:

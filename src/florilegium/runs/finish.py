@@ -18,7 +18,7 @@ from florilegium.report import write_report
 from florilegium.runs.cards import adapter_card
 from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared
-from florilegium.runs.recorder import Recorder, View
+from florilegium.runs.recorder import ProgressView, Recorder
 from florilegium.runs.setup import ReadyRun
 from florilegium.runs.verdict import Verdict, draw_verdict
 from florilegium.signals import StopRequest
@@ -44,7 +44,7 @@ class Trained:
 def finish(
     ready: ReadyRun,
     run: RunDirectory,
-    view: View,
+    view: ProgressView,
     tuned: Tuned,
     figures: RunManifest,
     facts: AdapterFacts,
@@ -83,7 +83,9 @@ def finish(
     return Trained(run.path, tuned, figures, recorder.samples, verdict, tuple(rows))
 
 
-def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tuple[Verdict | None, list[Generated]]:
+def _verdict(
+    ready: ReadyRun, run: RunDirectory, view: ProgressView, tuned: Tuned
+) -> tuple[Verdict | None, list[Generated]]:
     """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it."""
     config, prepared = ready.plan.config, ready.prepared
     if not config.verdict_texts or not tuned.first_words:
@@ -98,7 +100,7 @@ def _verdict(ready: ReadyRun, run: RunDirectory, view: View, tuned: Tuned) -> tu
         return None, []
 
 
-def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view: View) -> None:
+def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view: ProgressView) -> None:
     """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
     disk or in memory, takes nothing from it."""
     found = json.dumps(

@@ -11,12 +11,14 @@ from florilegium.model import Base, ParameterCount
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
-from florilegium.runs.recorder import View
+from florilegium.runs.recorder import ProgressView
 
 STORED_AS = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}
 
 
-def say_plan(view: View, prepared: Prepared, plan: ExecutionPlan, count: ParameterCount, directory: Path) -> None:
+def say_plan(
+    view: ProgressView, prepared: Prepared, plan: ExecutionPlan, count: ParameterCount, directory: Path
+) -> None:
     """Tells the view, a line a subject."""
     config, base = plan.config, prepared.base
     view.say(

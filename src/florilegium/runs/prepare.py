@@ -15,7 +15,7 @@ from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences
 from florilegium.errors import ModelError, UsageError, counted
 from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
-from florilegium.runs.recorder import View
+from florilegium.runs.recorder import ProgressView
 from florilegium.runs.too_large import refuse_too_large
 from florilegium.tokens import Encoded, encode_ways
 from florilegium.training import choose_learning_rate
@@ -39,7 +39,7 @@ class Prepared:
     split: Split
 
 
-def prepare(config: TrainConfig, view: View, rows: Rows | None = None) -> Prepared:
+def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -> Prepared:
     """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
     device = choose_device(config.device)
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)

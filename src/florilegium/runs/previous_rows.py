@@ -12,7 +12,7 @@ from florilegium.config import make_config, read_config
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import FlorilegiumError
 from florilegium.runs.prepare import Prepared
-from florilegium.runs.recorder import View
+from florilegium.runs.recorder import ProgressView
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 from florilegium.tokens import Example, encode_ways
 from florilegium.training import Trainer, held_out_loss
@@ -45,7 +45,7 @@ class Forgotten:
         return f"held-out loss on the {rows} of {self.run}: {self.loss_before:.3f} before, {self.loss_after:.3f} after"
 
 
-def read_previous_rows(prepared: Prepared, view: View) -> PreviousRows | None:
+def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows | None:
     """The held-out rows of the run that `--from` names, where they are others than this run's. None where there are
     none; where they cannot be read, the view is told."""
     name = prepared.config.start_from

@@ -9,7 +9,7 @@ from florilegium.export.hub import check_repo, upload
 from florilegium.export.hub_files import Parcel, is_export, pack_adapter, pack_export
 from florilegium.export.subject import describe
 from florilegium.runs.cards import export_card
-from florilegium.runs.recorder import Silent, View
+from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 
@@ -24,11 +24,11 @@ class Pushed:
 
 
 def push(
-    run: str | Path, repo: str, *, private: bool = False, dry_run: bool = False, view: View | None = None
+    run: str | Path, repo: str, *, private: bool = False, dry_run: bool = False, view: ProgressView | None = None
 ) -> Pushed:
     """Sends the adapter of a run, or a folder that `export` made, to the repository `repo` of the Hub; with `dry_run`
     nothing is sent. Raises UsageError, ModelError."""
-    view = view or Silent()
+    view = view or NullView()
     check_repo(repo)
     parcel = pack(find_run(str(run)), repo)
     if dry_run:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SAMPLE_TOKENS = 60
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Who watches a run: the terminal, or nobody."""
 
     def say(self, line: str) -> None: ...
@@ -33,7 +33,7 @@ class View(Protocol):
     def sample(self, step: int, prompt: str, row: Generated) -> None: ...
 
 
-class Silent:
+class NullView:
     """Nobody watches."""
 
     def say(self, line: str) -> None: ...
@@ -48,7 +48,7 @@ class Recorder:
 
     run: RunDirectory
     tuned: Tuned
-    view: View
+    view: ProgressView
     num_steps: int
     log_every: int
     keep_checkpoints: int

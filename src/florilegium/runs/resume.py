@@ -20,7 +20,7 @@ from florilegium.runs.changes import REPACKS, Change, compare, identity, with_ch
 from florilegium.runs.finish import Trained
 from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared, prepare
-from florilegium.runs.recorder import Silent, View, forget_after
+from florilegium.runs.recorder import NullView, ProgressView, forget_after
 from florilegium.runs.setup import make_ready
 from florilegium.runs.train import execute_run, train
 from florilegium.storage.atomic_files import append_line, write_text
@@ -30,13 +30,13 @@ from florilegium.storage.run_lock import locked, refuse_links
 from florilegium.training import Snapshot, load_checkpoint, move_newer_aside, newest_valid, settings_of, watch
 
 
-def resume(run: str | Path = "latest", *, view: View | None = None, **settings: Any) -> Trained:
+def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **settings: Any) -> Trained:
     """Resumes a run that was stopped, from its newest valid checkpoint, to the same bits as if it had not been.
 
     `settings` change what may change on the way (`runs/changes.py`: the learning rate, the number of steps, the device,
     ...); each change is said and written to events.jsonl. Raises UsageError when there is nothing to go on with or a
     setting cannot change, DataError or ModelError when rows or base are others than before."""
-    view = view or Silent()
+    view = view or NullView()
     if _is_to_go_further(str(run), settings):
         return train(view=view, start_from=str(run), **settings)
     found_run = _unfinished(str(run))
@@ -72,7 +72,7 @@ def _is_to_go_further(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _take_up(
-    run: RunDirectory, view: View, checkpoint: Path | None, skipped: list[str], changes: list[Change]
+    run: RunDirectory, view: ProgressView, checkpoint: Path | None, skipped: list[str], changes: list[Change]
 ) -> Snapshot | None:
     """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
     snapshot = load_checkpoint(checkpoint) if checkpoint else None

@@ -25,7 +25,7 @@ from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.plan_text import say_plan
 from florilegium.runs.prepare import Prepared, prepare, sample_prompts
 from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
-from florilegium.runs.recorder import Recorder, Silent, View
+from florilegium.runs.recorder import NullView, ProgressView, Recorder
 from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.runs.start_from import inherited_settings
 from florilegium.storage.atomic_files import write_json, write_text
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def train(data: str | Path | None = None, *, view: View | None = None, **settings: Any) -> Trained:
+def train(data: str | Path | None = None, *, view: ProgressView | None = None, **settings: Any) -> Trained:
     """Tunes a base on DATA and leaves a run directory; `settings` are the fields of TrainConfig (model=, epochs=,
     bits=, ...).
 
@@ -53,10 +53,10 @@ def train(data: str | Path | None = None, *, view: View | None = None, **setting
     saving."""
     given = settings if data is None else {**settings, "data": str(data)}
     config = make_config(inherited_settings(given))
-    return train_config(config, view or Silent())
+    return train_config(config, view or NullView())
 
 
-def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> Trained:
+def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -> Trained:
     """`train` for a config that is made already, with rows that are read already or are read here."""
     config = replace(
         config,
@@ -77,7 +77,7 @@ def train_config(config: TrainConfig, view: View, rows: Rows | None = None) -> T
 
 
 def execute_run(
-    ready: ReadyRun, run: RunDirectory, view: View, stop: StopRequest, snapshot: Snapshot | None
+    ready: ReadyRun, run: RunDirectory, view: ProgressView, stop: StopRequest, snapshot: Snapshot | None
 ) -> Trained:
     """Takes the steps that are planned, from `snapshot` or from the first, and writes what came of them into the run's
     folder. Raises Interrupted when a signal stopped it, after saving."""
