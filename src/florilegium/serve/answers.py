@@ -15,12 +15,15 @@ from typing import Protocol
 from fastapi import Request
 from starlette.responses import Response
 
+from florilegium.serve.api_errors import bad
 from florilegium.serve.choices import Piece, pieces
 from florilegium.serve.events import Events, EventStream, JsonObject, answer
+from florilegium.serve.logprobs import TokenLogprob, logprobs_of
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import Asked
 from florilegium.serve.schema import StreamedBody
 from florilegium.serve.state import ServerState
+from florilegium.tokens import end_of_text
 
 
 class Shape(Protocol):
@@ -34,7 +37,7 @@ class Shape(Protocol):
         """The choice of a stream's first event, if there is one."""
 
     def part(self, piece: Piece) -> JsonObject: ...
-    def choice(self, i: int, text: str, finish: str) -> JsonObject: ...
+    def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject: ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Answering:
     async def respond(self, request: Request) -> Response:
         head = {"id": f"{self.shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
         self.head.update(head)
+        if self.body.stream and self.body.num_logprobs is not None:
+            raise bad("logprobs come with whole answers: leave stream out", "logprobs", "invalid_value")
         with contextlib.ExitStack() as held:
             held.enter_context(self.state.worker.places(len(self.asked)))
             if self.body.stream:
@@ -66,14 +71,26 @@ class Answering:
     async def _whole(self) -> JsonObject:
         texts = [one.prompt if self.echo else "" for one in self.asked]
         finish, tokens = ["length"] * len(texts), 0
+        written: list[list[int]] = [[] for _ in texts]
+        eos = end_of_text(self.model.tuned.base.tokenizer)
         async with self._pieces() as coming:
             async for piece in coming:
                 if piece is not None:
                     texts[piece.choice] += piece.text
                     tokens += piece.token
                     finish[piece.choice] = piece.finish or "length"
-        choices = [self.shape.choice(i, text, why) for i, (text, why) in enumerate(zip(texts, finish, strict=True))]
+                    if piece.token or piece.finish:
+                        written[piece.choice].append(eos if piece.token_id is None else piece.token_id)
+        scored = [await self._logprobs(i, ids) for i, ids in enumerate(written)]
+        each = enumerate(zip(texts, finish, scored, strict=True))
+        choices = [self.shape.choice(i, text, why, logprobs) for i, (text, why, logprobs) in each]
         return {**self.head, "object": self.shape.whole, "choices": choices, "usage": self._usage(tokens)}
+
+    async def _logprobs(self, i: int, written: list[int]) -> list[TokenLogprob] | None:
+        wanted = self.body.num_logprobs
+        if wanted is None:
+            return None
+        return await logprobs_of(self.state.worker, self.model, self.asked[i], written, wanted, prompt=self.echo)
 
     async def _events(self) -> Events:
         tokens = 0

@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as SentMessage
 
 from florilegium.config.installed import installed_version
-from florilegium.serve import completions, quotes
+from florilegium.serve import completions, quotes, tags
 from florilegium.serve.api_errors import ApiError, add_handlers
 from florilegium.serve.cors import Cors
 from florilegium.serve.guard import Guard
 from florilegium.serve.metrics import Metrics
 from florilegium.serve.page import runs, static_files, training_routes, uploads
-from florilegium.serve.schema import UNSUPPORTED, ChatBody, CompletionBody, QuotesBody
+from florilegium.serve.schema import UNSUPPORTED, ChatBody, CompletionBody, QuotesBody, TagsBody
 from florilegium.serve.state import ServerState, state_of
 
 router = APIRouter()
@@ -28,6 +28,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
     "/v1/quotes": QuotesBody,
+    "/v1/tags": TagsBody,
 }
 
 
@@ -63,7 +64,7 @@ def make_app(state: ServerState) -> ASGIApp:
         title="florilegium", version=installed_version("florilegium"), docs_url=None, redoc_url=None, lifespan=_lifespan
     )
     app.state.server = state
-    for part in (router, completions.router, quotes.router):
+    for part in (router, completions.router, quotes.router, tags.router):
         app.include_router(part)
     add_handlers(app, {path: (*body.model_fields, *UNSUPPORTED) for path, body in BODIES.items()})
     for name in ("running", "waiting", "slots"):

@@ -31,6 +31,7 @@ class Piece:
     text: str
     token: bool = False
     finish: str | None = None
+    token_id: int | None = None
 
 
 async def pieces(
@@ -93,4 +94,4 @@ def _piece(i: int, text: TextPieces, written: TokenEvent) -> Piece:
     if written.ended and not text.stopped:
         new += text.end()
     finish = "stop" if text.stopped or not is_token else "length" if written.ended else None
-    return Piece(i, new, is_token, finish)
+    return Piece(i, new, is_token, finish, written.token_id)

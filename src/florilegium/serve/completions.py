@@ -18,6 +18,7 @@ from florilegium.serve.answers import Answering
 from florilegium.serve.api_errors import bad
 from florilegium.serve.choices import Piece
 from florilegium.serve.events import JsonObject
+from florilegium.serve.logprobs import TokenLogprob, for_chat, for_completions
 from florilegium.serve.prompts import ask, settings_of
 from florilegium.serve.schema import ChatBody, CompletionBody
 from florilegium.serve.state import state_of
@@ -34,8 +35,8 @@ class TextShape:
     def part(self, piece: Piece) -> JsonObject:
         return self._choice(piece.choice, piece.text, piece.finish)
 
-    def choice(self, i: int, text: str, finish: str) -> JsonObject:
-        return self._choice(i, text, finish)
+    def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
+        return {**self._choice(i, text, finish), "logprobs": None if tokens is None else for_completions(tokens)}
 
     def _choice(self, i: int, text: str, finish: str | None) -> JsonObject:
         return {"index": i, "text": text, "logprobs": None, "finish_reason": finish}
@@ -59,9 +60,10 @@ class ChatShape:
         delta = {"content": text} if text else {}
         return {"index": piece.choice, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
 
-    def choice(self, i: int, text: str, finish: str) -> JsonObject:
+    def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
+        logprobs = None if tokens is None else for_chat(tokens)
         message = {"role": "assistant", "content": text.lstrip(), "refusal": None}
-        return {"index": i, "message": message, "logprobs": None, "finish_reason": finish}
+        return {"index": i, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
 
 @router.post("/v1/completions")

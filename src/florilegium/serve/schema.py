@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, mo
 from florilegium.config import SamplingSettings
 from florilegium.serve.api_errors import bad
 
-MOST_TEXTS = 128
+MOST_TEXTS, MOST_TAGS = 128, 500
 # Parameters of OpenAI's that clients send by themselves, and the values of theirs that ask for nothing.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (), "best_of": (1,), "frequency_penalty": (0,), "function_call": ("none",), "functions": ([],),
@@ -91,10 +91,22 @@ class StreamedBody(Body):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the most likely tokens are wanted at each place; None for no log-probabilities at all."""
+        return None
+
 
 class CompletionBody(StreamedBody):
+    logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = Field(
+        None, description="log-probabilities of the tokens, and of so many of the most likely at each place"
+    )
     prompt: Text | Tokens | list[Text] | list[Tokens] = Field("", description="'' begins as training rows do")
     echo: bool = False
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
 
 
 class TextPart(BaseModel):
@@ -120,6 +132,8 @@ class Message(BaseModel):
 class ChatBody(StreamedBody):
     messages: list[Message] = Field(min_length=1, description="the last user message fills the template")
     max_completion_tokens: int | None = Field(None, ge=1, le=100_000)
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
     @model_validator(mode="after")
     def _one_limit(self) -> ChatBody:
@@ -127,9 +141,27 @@ class ChatBody(StreamedBody):
             self.max_tokens = self.max_completion_tokens
         return self
 
+    @property
+    def num_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 class QuotesBody(Body):
     prompt: Text | None = Field(None, description="how the quotes begin")
     about: list[Text] | None = Field(None, min_length=1, description="tags that the quotes should have")
     novel_only: bool = Field(False, description="leave out what copies a training row")
     stream: bool | None = Field(False, description="pieces of the texts, and each text's row at its end")
+
+
+class TagsBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str | None = Field(None, description="a name of /v1/models; without it the first fine-tuned model")
+    text: Text = Field(min_length=1, description="a whole quote, without tags")
+    tags: list[Annotated[Text, Field(min_length=1, max_length=200)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_TAGS,
+        description="the tags to compare; without it those of the training rows",
+    )
+    top: int | None = Field(None, ge=1, le=MOST_TAGS, description="only so many, the most likely")
