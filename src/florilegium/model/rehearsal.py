@@ -18,7 +18,7 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.adapter_config import MERGE, lora_header, lora_values
 from florilegium.model.families.base import inner_model
-from florilegium.model.hub import locate, read_config
+from florilegium.model.hub import config_folder, read_config
 from florilegium.model.load_errors import model_errors, quietly, reason_of
 from florilegium.model.lora import check_rank, lora_config
 from florilegium.model.transformers_loader import outline
@@ -133,7 +133,7 @@ def _whole_linear(model: AnyModel) -> str:
 
 
 def _outline_of(name: str, revision: str | None) -> PreTrainedModel:
-    config = read_config(locate(name, revision), name)
+    config = read_config(config_folder(name, revision), name)
     with quietly(), model_errors(name):
         return outline(config, name)
 
