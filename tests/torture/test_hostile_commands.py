@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture import hostile, hostile_adapters
+from florilegium.cli.main import main
+from tests.torture import hostile_adapters
 from tests.torture.conftest import train_arguments
-from tests.torture.hostile import Change, copied
+from tests.torture.hostile import copied, split_by
+from tests.torture.hostile_kinds import ADAPTERS, BASES
 from tests.torture.warm import Child, Warm
-
-BASES = ("NOT_WHOLE", "LEADS_ELSEWHERE", "WANTS_CODE", "NUMBERS", "OUT_OF_BOUNDS")
-ADAPTERS = ("OVERWRITES", "NO_LORA", "NO_FACTS")
 
 
 def fault(child: Child, codes: tuple[int, ...] = (4,)) -> str:
@@ -28,20 +27,69 @@ def fault(child: Child, codes: tuple[int, ...] = (4,)) -> str:
     return f"unescaped {odd}" if odd else ""
 
 
+def test_a_library_that_panics_leaves_one_line(warm: Warm, tiny: Path, tmp_path: Path) -> None:
+    """The tokenizers library prints where in its source it was, and with RUST_BACKTRACE sixty lines more."""
+    folder = copied(tiny, tmp_path / "model", split_by("(x+x+)+y"))
+    (tmp_path / "x.jsonl").write_text(
+        "".join(f'{{"quote": "{"x" * 60} {c}.", "tags": ["{c}"]}}\n' for c in "abcdefghijkl")
+    )
+    command = train_arguments(folder, tmp_path / "x.jsonl", tmp_path / "never")
+    child = warm.run(command, cwd=tmp_path, env={"RUST_BACKTRACE": "1"})
+    assert not fault(child) and "the tokenizer gave up on a text" in child.last_line, child.err
+    assert "panicked" not in child.err and "RUST_BACKTRACE" not in child.err and len(child.err.splitlines()) < 5, (
+        child.err
+    )
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("kind", [*BASES, *ADAPTERS])
+def test_nothing_of_them_is_served(
+    tiny: Path,
+    reference: Callable[..., Path],
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`serve` up to where it would answer, in this process: 20 of each kind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("florilegium.serve.run.serve", lambda *_: pytest.fail("it is served"))
+    members = list({**BASES, **ADAPTERS}[kind].items())
+    good, wrong = copied(reference() / "adapter", tmp_path / "adapter", hostile_adapters.forget), []
+    for number, (what, change) in enumerate(members[:: len(members) // 20]):
+        made = copied(tiny if kind in BASES else reference() / "adapter", tmp_path / str(number), change)
+        run, model = (good, made) if kind in BASES else (made, tiny)
+        code = main(["serve", str(run), "--port", "0", "--model", str(model), "--device", "cpu"])
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if line and not line.startswith("loading PyTorch")]
+        if (
+            code != 4
+            or len(lines) != 1
+            or out
+            or not lines[0].startswith("florilegium: ")
+            or not lines[0].isprintable()
+        ):
+            wrong.append(f"{what}: exit {code}: {out[-200:]}{err[-300:]}")
+        shutil.rmtree(made)
+    assert not wrong and number >= 19, wrong
+    assert not (tmp_path / "code-ran").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BASES)
 def test_hostile_bases(
     warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
     adapter = copied(reference() / "adapter", tmp_path / "adapter", hostile_adapters.forget)
-    members: dict[str, Change] = getattr(hostile, kind)
     wrong = []
-    for number, (what, change) in enumerate(members.items()):
+    for number, (what, change) in enumerate(BASES[kind].items()):
         folder = copied(tiny, tmp_path / str(number), change)
         commands = [
             train_arguments(folder, quotes, tmp_path / "never", bits=(32, 8, 4)[number % 3]),
             ["generate", "--run", adapter, "--model", folder, "-n", "1"],
             ["evaluate", adapter, "--model", folder, "--data", quotes],
+            ["export", adapter, "--to", "merged", "--model", folder, "--output", tmp_path / "never"],
+            ["serve", adapter, "--port", "0", "--model", folder],
         ]
         for command in commands:
             child = warm.run(command, cwd=tmp_path, seconds=120)
@@ -56,11 +104,13 @@ def test_hostile_bases(
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_hostile_adapters(warm: Warm, tiny: Path, reference: Callable[..., Path], tmp_path: Path, kind: str) -> None:
     wrong = []
-    for number, (what, change) in enumerate(getattr(hostile_adapters, kind).items()):
+    for number, (what, change) in enumerate(ADAPTERS[kind].items()):
         folder = copied(reference() / "adapter", tmp_path / str(number), change)
         for command in (
             ["generate", "--run", folder, "--model", tiny, "-n", "1"],
             ["export", folder, "--to", "merged", "--model", tiny, "--output", tmp_path / "never"],
+            ["export", folder, "--to", "gguf-lora", "--model", tiny, "--output", tmp_path / "never.gguf"],
+            ["serve", folder, "--port", "0", "--model", tiny],
         ):
             if said := fault(warm.run(command, cwd=tmp_path, seconds=120)):
                 wrong.append(f"{what}: {command[0]}: {said}")

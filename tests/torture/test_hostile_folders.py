@@ -14,14 +14,24 @@ import pytest
 import torch
 
 import florilegium
+from florilegium.config import TrainConfig
 from florilegium.errors import ModelError
-from florilegium.model import Base, adapter_state, load_adapter, load_base, set_adapter_state
+from florilegium.model import (
+    Base,
+    adapter_state,
+    attach_adapter,
+    load_adapter,
+    load_base,
+    save_adapter,
+    set_adapter_state,
+)
 from florilegium.model.identity import weights_digest
 from florilegium.model.weight_files import find_weights
 from florilegium.storage.json_lines import read_lines
 from florilegium.tokens.encode import text_ids
-from tests.torture import hostile, hostile_adapters
+from tests.torture import hostile
 from tests.torture.hostile import Change, copied
+from tests.torture.hostile_kinds import ADAPTERS, BASES, IGNORED
 
 CPU = torch.device("cpu")
 
@@ -62,30 +72,40 @@ def as_base(folder: Path, number: int) -> None:
 
 
 def test_a_base_that_is_not_whole(tiny: Path, tmp_path: Path) -> None:
-    refused(hostile.NOT_WHOLE, tiny, tmp_path, as_base)
+    refused(BASES["NOT_WHOLE"], tiny, tmp_path, as_base)
 
 
 def test_an_index_that_leads_elsewhere(tiny: Path, tmp_path: Path) -> None:
-    refused(hostile.LEADS_ELSEWHERE, tiny, tmp_path, as_base)
+    refused(BASES["LEADS_ELSEWHERE"], tiny, tmp_path, as_base)
 
 
 def test_code_by_configuration(tiny: Path, tmp_path: Path) -> None:
-    refused(hostile.WANTS_CODE, tiny, tmp_path, as_base)
+    refused(BASES["WANTS_CODE"], tiny, tmp_path, as_base)
     good = load_base(str(tiny), bits=32, device=CPU)
-    for number, (what, change) in enumerate(hostile.IGNORED.items()):
+    for number, (what, change) in enumerate(IGNORED.items()):
         base = load_base(str(copied(tiny, tmp_path / f"i{number}", change)), bits=32, device=CPU)
         same = all(torch.equal(a, b) for a, b in zip(base.model.parameters(), good.model.parameters(), strict=True))
         assert same and base.model.config._attn_implementation == good.model.config._attn_implementation, what
-        assert not hasattr(base.model, "peft_config"), what
+        assert not hasattr(base.model, "peft_config") and base.tokenizer_digest == good.tokenizer_digest, what
+
+
+def test_a_tokenizer_with_several_chat_templates_is_saved(tiny: Path, tmp_path: Path) -> None:
+    """Transformers writes all but one of them into a folder."""
+    templates = [{"name": name, "template": "{{ messages }}"} for name in ("default", "tool_use")]
+    folder = copied(tiny, tmp_path / "model", hostile.edit_json("tokenizer_config.json", chat_template=templates))
+    base = load_base(str(folder), bits=32, device=CPU)
+    config = TrainConfig(data="x", model=str(folder), output=None)
+    save_adapter(attach_adapter(base, config), base, tmp_path / "adapter", {}, "")
+    assert {"tokenizer.json", "chat_template.jinja"} <= {path.name for path in (tmp_path / "adapter").iterdir()}
 
 
 def test_numbers_out_of_range(tiny: Path, tmp_path: Path) -> None:
-    refused(hostile.NUMBERS, tiny, tmp_path, as_base)
+    refused(BASES["NUMBERS"], tiny, tmp_path, as_base)
 
 
 def test_what_is_out_of_bounds(tiny: Path, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused(hostile.OUT_OF_BOUNDS, tiny, tmp_path, as_base)
+    refused(BASES["OUT_OF_BOUNDS"], tiny, tmp_path, as_base)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
@@ -160,7 +180,7 @@ def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run / "adapter"
 
 
-@pytest.mark.parametrize("kind", ["OVERWRITES", "NO_LORA", "NO_FACTS"])
+@pytest.mark.parametrize("kind", ADAPTERS)
 def test_an_adapter_that_is_more_or_less_than_lora(tiny: Path, adapter: Path, tmp_path: Path, kind: str) -> None:
     """Refused, and the base holds the numbers that it held."""
     base = load_base(str(tiny), bits=32, device=CPU)
@@ -174,7 +194,7 @@ def test_an_adapter_that_is_more_or_less_than_lora(tiny: Path, adapter: Path, tm
             now = base.model.state_dict()
             assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
 
-    refused(getattr(hostile_adapters, kind), adapter, tmp_path, on_the_base)
+    refused(ADAPTERS[kind], adapter, tmp_path, on_the_base)
     load_adapter(base, adapter)
 
 
@@ -201,11 +221,9 @@ def test_a_checkpoint_cannot_change_the_base(tiny: Path, adapter: Path) -> None:
 
 def test_how_many_there_are(figure: Callable[[str, str], None]) -> None:
     """The figure for RELIABILITY.md: the tests above refuse each of them."""
-    kinds = [hostile.NOT_WHOLE, hostile.LEADS_ELSEWHERE, hostile.WANTS_CODE, hostile.NUMBERS, hostile.OUT_OF_BOUNDS]
-    adapters = [hostile_adapters.OVERWRITES, hostile_adapters.NO_LORA, hostile_adapters.NO_FACTS]
-    counts = [len(members) for members in (*kinds, *adapters)]
+    counts = [len(members) for members in (*BASES.values(), *ADAPTERS.values())]
     assert min(counts) >= 20
     figure(
         "hostile",
-        f"{sum(counts)} members of {len(counts)} kinds, each refused in one line; {len(hostile.IGNORED)} left out",
+        f"{sum(counts)} members of {len(counts)} kinds, each refused in one line; {len(IGNORED)} left out",
     )

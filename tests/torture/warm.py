@@ -189,7 +189,7 @@ def be_child(request: dict[str, Any]) -> None:
             handle = os.open(os.path.join(request["folder"], name), flags | (os.O_CREAT if fd else 0), 0o600)
             os.dup2(handle, fd)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), write_through=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(os.dup(2), "w"), write_through=True)  # as `own_stderr` has it
         sys.stdin = io.TextIOWrapper(io.FileIO(0, "r", closefd=False))
         import resource
 

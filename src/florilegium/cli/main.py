@@ -14,6 +14,7 @@ from florilegium.cli.screen import print_line, printable
 from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
 from florilegium.signals import watch
 from florilegium.storage.library_errors import is_panic
+from florilegium.storage.native_stderr import own_stderr
 
 ALIASES = {"ui": ["serve", "--open"]}  # commands that are another one with a flag
 
@@ -21,6 +22,7 @@ ALIASES = {"ui": ["serve", "--open"]}  # commands that are another one with a fl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else the tokenizers library warns about forks
+    own_stderr()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(given)

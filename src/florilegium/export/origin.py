@@ -70,7 +70,7 @@ def _licence(hub_id: str, folder: Path | None) -> str:
     if folder is None:
         return ""
     with contextlib.suppress(OSError):
-        if found := _front_matter(folder / "README.md").get("license"):
+        if (folder / "README.md").is_file() and (found := _front_matter(folder / "README.md").get("license")):
             return str(found)[:60]
     return RAIL if _is_bloom(folder) else ""
 

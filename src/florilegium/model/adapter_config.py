@@ -188,6 +188,9 @@ def _is_trained_bias(values: Mapping[str, Any], name: str, header: Mapping[str, 
 
 
 def _check_ranks(values: Mapping[str, Any], header: Mapping[str, TensorEntry], width: int, what: str) -> None:
+    for key in ("rank_pattern", "alpha_pattern"):  # PEFT tries each of them on each module
+        if len(values.get(key) or ()) > len(header):
+            raise ModelError(f"{what}: {key} names more modules than its weights have", FIX)
     ranks = {entry["shape"][0] for name, entry in header.items() if ".lora_A." in name and len(entry["shape"]) == 2}
     asked = {values["r"], *(values.get("rank_pattern") or {}).values()}
     if not ranks:

@@ -7,6 +7,7 @@ read as well, as data (`untrusted.py`)."""
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ class AdapterFacts(TypedDict, total=False):
 def read_facts(folder: Path) -> AdapterFacts:
     """florilegium.json of an adapter folder, or an empty dict for an adapter that others made. Raises ModelError when
     it is broken, or holds something else than what stands there: it decides which model is loaded."""
-    if not (folder / FACTS).is_file():
+    if not os.path.lexists(folder / FACTS):  # a link that leads nowhere is no adapter without a memory
         return {}
     what = str(folder / FACTS)
     facts = read_json(folder / FACTS, what)
@@ -72,7 +73,9 @@ def read_facts(folder: Path) -> AdapterFacts:
             )
     if not all(isinstance(facts.get("base", {}).get(key, ""), str) for key in ("digest", "tokenizer_digest")):
         raise ModelError(f"{what} cannot be read: 'base.digest' is invalid", "Name the base with --model")
-    name = facts.get("base", {}).get("name")
+    name, shape = facts.get("base", {}).get("name"), facts.get("base", {}).get("shape", {})
+    if not isinstance(shape, dict):
+        raise ModelError(f"{what} cannot be read: 'base.shape' is invalid", "Name the base with --model")
     if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
         raise ModelError(f"{what} cannot be read: 'base.name' is invalid", "Name the base with --model")
     _check_words(facts, what)

@@ -25,6 +25,7 @@ from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.tokenizer_loader import check_vocabulary, load_tokenizer
 from florilegium.model.transformers_loader import load_model
 from florilegium.model.weight_files import find_weights
+from florilegium.storage.native_stderr import native_stderr_away
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,8 +111,9 @@ def load_base(
         tokenizer = load_tokenizer(folder, config, name)
         model = load_model(files, config, bits, device, compute_dtype)
         embedding: Any = model.get_input_embeddings()
-        check_vocabulary(tokenizer, embedding.weight.shape[0], name)
-        vocabulary = tokenizer_digest(tokenizer)
+        with native_stderr_away():
+            check_vocabulary(tokenizer, embedding.weight.shape[0], name)
+            vocabulary = tokenizer_digest(tokenizer)
     model.eval().requires_grad_(False)
     return Base(
         model,

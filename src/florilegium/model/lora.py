@@ -199,7 +199,7 @@ def _tokenizer_files(base: Base, beside: Path) -> dict[str, bytes]:
     """What `save_pretrained` writes, as bytes: it writes files by itself, which nobody would flush or sum."""
     with tempfile.TemporaryDirectory(dir=beside, prefix=".tokenizer.", suffix=".tmp") as folder:
         base.tokenizer.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
 
 def _plain(value: object) -> object:

@@ -23,7 +23,10 @@ OUR_CHOICE = (
     "experts_implementation", "_experts_implementation", "_experts_implementation_internal", "kernel_config", "use_kernels",
     "fusion_config", "distributed_config", "transformers_weights", "extra_files", "_name_or_path", "name_or_path", "_commit_hash",
     "custom_generate", "custom_pipelines", "gguf_file", "trust_remote_code", "base_model_tp_plan", "base_model_pp_plan",
-    "_adapter_model_path",
+    "_adapter_model_path", "attribute_map", "sub_configs", "keys_to_ignore_at_inference",
+    # what a forward pass gives back, and the classes of a classifier, of which there may be said to be billions
+    "return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "torchscript", "num_labels", "_num_labels",
+    "dtype", "torch_dtype", "id2label", "label2id", "problem_type", "task_specific_params", "finetuning_task",
 )  # fmt: skip
 OURS = "florilegium never does: choose another model"
 PLAIN = "Name the 16-bit model that it was made from; --bits 8 or 4 quantises it here"

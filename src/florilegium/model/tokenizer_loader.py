@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from florilegium.errors import ModelError
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.model_config import model_config
+from florilegium.model.tokenizer_rules import check_rules
 from florilegium.model.untrusted import check_file, read_json
+from florilegium.storage.native_stderr import native_stderr_away
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +29,7 @@ PATTERNS = (
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template*",
+    "additional_chat_templates/*",
 )
 # Written in Python, and reading nothing but their own files; the rest of that kind segments text by other programs.
 IN_PYTHON = (
@@ -47,12 +50,14 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTra
     for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
         if not path.is_dir():
             check_file(path, f"the {path.name} of {name}", MAX_FILE_BYTES)
+    if (folder / "tokenizer.json").is_file():
+        check_rules(read_json(folder / "tokenizer.json", f"the tokenizer.json of {name}", MAX_FILE_BYTES), name)
     path = folder / "tokenizer_config.json"
     settings = read_json(path, f"the {path.name} of {name}", MAX_FILE_BYTES) if path.exists() else {}
     for chosen in (settings.get("tokenizer_class"), settings.get("tokenizer_type"), config.get("tokenizer_class")):
         if chosen is not None:
             check_class(chosen, name)
-    with quietly(), model_errors(name):
+    with quietly(), native_stderr_away(), model_errors(name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, config=model_config(config, name), local_files_only=True, trust_remote_code=False
         )
@@ -62,6 +67,12 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTra
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str) -> None:
     """Raises ModelError where a text can have tokens that the embedding has no row for: words were added to the
     tokenizer, and the model was not made larger. Special tokens that no text becomes may lie beyond."""
+    framed = max(tokenizer("a")["input_ids"], default=0)  # with what is put before and behind every text
+    if framed >= embedding_rows:
+        raise ModelError(
+            f"the tokenizer of {name} puts token {framed} to every text, and the embedding has {embedding_rows:,} rows",
+            "Get the model again, or choose another --model",
+        )
     special = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
     beyond = {word: number for word, number in tokenizer.get_vocab().items() if number >= embedding_rows}
     used = sorted((number, word) for word, number in beyond.items() if number not in special)

@@ -6,13 +6,13 @@ number in it can make us allocate more than its files hold. Here is what both ha
 
 from __future__ import annotations
 
-import json
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from florilegium.errors import ModelError
+from florilegium.storage.strict_json import loads
 
 MAX_JSON_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 64 << 20  # a tokenizer_config.json may list every token that was added
@@ -38,9 +38,10 @@ def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
     check_file(path, what, limit)
     try:
         with path.open("rb") as file:
-            values = json.loads(file.read(limit + 1))
+            values = loads(file.read(limit + 1))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{what} cannot be read ({type(error).__name__})", AGAIN) from None
+        said = str(error) if "twice" in str(error) else type(error).__name__
+        raise ModelError(f"{what} cannot be read ({said})", AGAIN) from None
     if not isinstance(values, dict):
         raise ModelError(f"{what} cannot be read (it is not a JSON object)", AGAIN)
     return values

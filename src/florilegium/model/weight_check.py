@@ -126,9 +126,29 @@ def check_loaded(model: PreTrainedModel, report: Mapping[str, Any], name: str) -
     if report.get("error_msgs"):
         raise ModelError(f"cannot load {name} ({str(report['error_msgs'][0])[:200]})", AGAIN)
     refuse_empty(model, name)
+    _refuse_plain(model, name)
 
 
 def refuse_empty(model: PreTrainedModel, name: str) -> None:
     """Raises ModelError where a tensor has a place and no numbers (it is on the meta device)."""
     tensors = chain(model.named_parameters(), model.named_buffers())
     Differences(missing=[key for key, tensor in tensors if tensor.is_meta]).refuse(name)
+
+
+def _refuse_plain(model: PreTrainedModel, name: str) -> None:
+    """Raises ModelError where a linear of bitsandbytes has no scales: the config.json says that the weights are quantised,
+    and its files hold ordinary ones."""
+    import sys
+
+    bnb = sys.modules.get("bitsandbytes")
+    kinds = ((bnb.nn.Linear8bitLt, "SCB"), (bnb.nn.Linear4bit, "quant_state")) if bnb is not None else ()
+    for kind, scales in kinds:
+        plain = [
+            key for key, m in model.named_modules() if isinstance(m, kind) and getattr(m.weight, scales, None) is None
+        ]
+        if plain:
+            raise ModelError(
+                f"the config.json of {name} says that it is quantised, and {len(plain):,} of its linears are not "
+                f"({plain[0][:120]})",
+                "Take quantization_config out of its config.json; --bits 8 or 4 quantises it here",
+            )

@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 import torch
 
 from florilegium.errors import ModelError
+from florilegium.storage.strict_json import loads
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32",
@@ -90,7 +91,7 @@ def read_header(path: Path, what: str) -> dict[str, TensorEntry]:
                 )
             if length > MAX_HEADER_BYTES:
                 raise ModelError(f"{what}: its header of {length:,} bytes is too large", fix)
-            header = json.loads(file.read(length))
+            header = loads(file.read(length))
     except (OSError, ValueError, RecursionError):
         raise ModelError(f"{what} cannot be read: its header is not JSON", fix) from None
     if not isinstance(header, dict):
@@ -101,13 +102,16 @@ def read_header(path: Path, what: str) -> dict[str, TensorEntry]:
 
 
 def _check_header(header: Mapping[str, Any], num_bytes: int, what: str, fix: str) -> None:
-    end = 0
     for name, entry in header.items():
         good = isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and _is_sizes(entry.get("shape"))
         good = good and _is_sizes(entry.get("data_offsets")) and len(entry["data_offsets"]) == 2
         if not good:
             raise ModelError(f"{what}: its header does not describe {name[:80]!r} as a tensor", fix)
-        end = max(end, entry["data_offsets"][1])
+    end = 0
+    for begin, stop in sorted(entry["data_offsets"] for entry in header.values()):
+        if begin != end or stop < begin:
+            raise ModelError(f"{what} is damaged: its tensors overlap, or leave bytes between them", fix)
+        end = stop
     if end != num_bytes:
         raise ModelError(f"{what} is incomplete: its tensors take {end:,} bytes, and {num_bytes:,} are there", fix)
 

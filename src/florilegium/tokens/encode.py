@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import DataError, ModelError
 from florilegium.storage.library_errors import is_panic
+from florilegium.storage.native_stderr import native_stderr_away
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,8 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     eos = end_of_text(tokenizer)
     # verbose=False: transformers warns of texts beyond the model's length, which are cut right after.
     try:
-        batch: Any = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+        with native_stderr_away():
+            batch: Any = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
     except BaseException as error:
         if not is_panic(error):
             raise
