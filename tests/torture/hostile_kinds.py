@@ -234,7 +234,7 @@ MORE_NO_LORA: dict[str, Change] = {
     "r 1e400": both(forget, instead("adapter_config.json", "r", "1e400")),
     **{f"a {kind.__name__} as {name}": both(forget, kind(name)) for kind in (fifo, a_socket) for name in (WEIGHTS, "adapter_config.json")},
     **{f"{key} asked for": lora(**{key: value}) for key, value in {
-        "eva_config": {"rho": 1}, "lora_ga_config": {"a": 1}, "arrow_config": {"a": 1}, "use_qalora": True, "runtime_config": {"a": 1},
+        "lora_ga_config": {"a": 1}, "arrow_config": {"a": 1}, "use_qalora": True, "runtime_config": {"a": 1},
         "target_parameters": ["transformer.ln_f.weight"], "ensure_weight_tying": True, "alora_invocation_tokens": [1], "evil": 1}.items()},
     **{f"{key} of {len(value)}": lora(**{key: value}) for key, value in {
         "alpha_pattern": {f"a{i}": 1 for i in range(200_000)}, "rank_pattern": {"x" * 100_000: 8}, "layers_pattern": "(h+)+$"}.items()},

@@ -21,14 +21,13 @@ _kept = -1  # a copy of number 2 while it leads nowhere
 
 def own_stderr() -> None:
     """Makes sys.stderr write to a copy of file number 2. Does nothing where somebody has put another stderr there."""
-    if sys.stderr is None or sys.stderr is not sys.__stderr__:
+    theirs = sys.__stderr__
+    if theirs is None or sys.stderr is not theirs:
         return
     with contextlib.suppress(OSError, ValueError):
-        if sys.stderr.fileno() == _STDERR:
-            encoding = sys.stderr.encoding
-            sys.stderr = open(  # noqa: SIM115  # for as long as the process lives
-                os.dup(_STDERR), "w", buffering=1, encoding=encoding, errors="backslashreplace"
-            )
+        if theirs.fileno() == _STDERR:
+            copy = os.dup(_STDERR)  # for as long as the process lives
+            sys.stderr = open(copy, "w", buffering=1, encoding=theirs.encoding, errors="backslashreplace")  # noqa: SIM115
 
 
 @contextlib.contextmanager
