@@ -33,7 +33,7 @@ def read_parquet(path: Path, columns: Columns = None) -> Stream:
 
     with open_unpacked(path) as (file, _):
         try:
-            with pyarrow.parquet.ParquetFile(in_memory(file)) as table:
+            with pyarrow.parquet.ParquetFile(in_memory(file, path.name)) as table:
                 check_names(name_of(path), list(table.schema_arrow.names))
                 wanted = _wanted(table.schema_arrow.names, columns)
                 refuse_bombs(table.metadata, wanted, name_of(path))
@@ -50,7 +50,7 @@ def read_arrow(path: Path, columns: Columns = None) -> Stream:
 
     with open_unpacked(path) as (file, _):
         try:
-            source = in_memory(file)
+            source = in_memory(file, path.name)
             is_file = source.read(6) == b"ARROW1"
             source.seek(0)
             table = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
@@ -75,7 +75,9 @@ def read_workbook(path: Path, columns: Columns = None) -> Stream:
         # Whatever a damaged zip or its XML brings up: openpyxl lets through errors of three libraries.
         try:
             sheet = next(
-                s for s in openpyxl.load_workbook(in_memory(file), read_only=True, data_only=True) if s.max_row
+                s
+                for s in openpyxl.load_workbook(in_memory(file, path.name), read_only=True, data_only=True)
+                if s.max_row
             )
             rows: Iterator[Sequence[Any]] = sheet.iter_rows(values_only=True)
             header = next(rows)

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Note, Problem
-from florilegium.data.unpack import open_unpacked
+from florilegium.data.unpack import open_unpacked, read_whole
 from florilegium.errors import DataError
 
 MAX_ROW_BYTES = 1 << 20
@@ -55,7 +55,7 @@ def open_text(path: Path) -> Iterator[tuple[BinaryIO, list[Note]]]:
             text, note = _converted(path, file, head, wide)
             yield io.BytesIO(text), [note]
         elif _has_old_mac_ends(head):
-            data = (head + file.read()).removeprefix(_BOM)
+            data = (head + read_whole(file, path.name)).removeprefix(_BOM)
             yield io.BytesIO(data.replace(b"\r", b"\n")), [Note(f"{path.name}: old Mac line ends, converted")]
         else:
             file.seek(len(_BOM) if head.startswith(_BOM) else 0)
@@ -83,7 +83,7 @@ def _wide_encoding(head: bytes) -> str:
 
 def _converted(path: Path, file: BinaryIO, head: bytes, encoding: str) -> tuple[bytes, Note]:
     try:
-        text = (head + file.read()).decode(encoding)
+        text = (head + read_whole(file, path.name)).decode(encoding)
     except UnicodeDecodeError:
         text = "\x00"
     family = encoding[:6]

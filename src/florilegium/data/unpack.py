@@ -23,6 +23,7 @@ KINDS = (*TEXT_KINDS, ".parquet", ".arrow", ".xlsx")
 ALIASES = {".ndjson": ".jsonl", ".jsonlines": ".jsonl", ".text": ".txt", ".markdown": ".md", ".tab": ".tsv",
            ".feather": ".arrow", ".pq": ".parquet", ".fortune": ".txt"}  # fmt: skip
 PACKED = (".gz", ".zip")
+MAX_WHOLE_BYTES = 256 << 20  # packed tables, UTF-16, old Mac line ends
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _ARROW_STREAM = b"\xff\xff\xff\xff"  # and the length of a schema, which no text begins with
 
@@ -159,6 +160,18 @@ def _refused(path: Path, cause: str, advice: str) -> DataError:
     return DataError(f"{path.name}: {cause}", advice.format(name=path.name, stem=path.stem))
 
 
-def in_memory(file: BinaryIO) -> BinaryIO:
+def in_memory(file: BinaryIO, name: str) -> BinaryIO:
     """What must be read from its end (Parquet, Arrow, workbooks), where it came out of a packed file."""
-    return file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
+    return file if isinstance(file, io.BufferedReader) else io.BytesIO(read_whole(file, name))
+
+
+def read_whole(file: BinaryIO, name: str) -> bytes:
+    """All that is left of a file that cannot be read line by line. Raises: DataError beyond MAX_WHOLE_BYTES: a packed
+    file of some megabytes may hold a hundred times as much."""
+    data = file.read(MAX_WHOLE_BYTES + 1)
+    if len(data) > MAX_WHOLE_BYTES:
+        fix = (
+            "Unpack it, or save it as UTF-8 text with a line feed behind each row: such files are read a row at a time"
+        )
+        raise DataError(f"{name}: more than {MAX_WHOLE_BYTES:,} bytes that must be read at once", fix)
+    return data

@@ -14,7 +14,7 @@ def loads(text: bytes | str) -> Any:  # Any: whatever JSON can say
     return json.loads(text, object_pairs_hook=_once)
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
