@@ -53,11 +53,13 @@ def one_line(path: Path) -> None:
 
 
 def zipped(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("rows.parquet", "w", force_zip64=True) as file:
-            file.write(b"PAR1")
-            for _ in range(300):
-                file.write(bytes(PIECE))
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("rows.parquet", "w", force_zip64=True) as file,
+    ):
+        file.write(b"PAR1")
+        for _ in range(300):
+            file.write(bytes(PIECE))
 
 
 def dictionary(letters: int, rows: int) -> pyarrow.Table:
