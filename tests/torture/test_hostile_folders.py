@@ -75,6 +75,13 @@ def test_a_base_that_is_not_whole(tiny: Path, tmp_path: Path) -> None:
     refused(BASES["NOT_WHOLE"], tiny, tmp_path, as_base)
 
 
+def test_tensors_on_one_another_are_seen_before_a_library_reads_them(tiny: Path, tmp_path: Path) -> None:
+    """On a GPU BLOOM's files are read by `tensor_reader.py`, which has no other look at them."""
+    folder = copied(tiny, tmp_path / "model", BASES["NOT_WHOLE"]["tensors on one another"])
+    with pytest.raises(ModelError, match="overlap"):
+        find_weights(folder, "it")
+
+
 def test_an_index_that_leads_elsewhere(tiny: Path, tmp_path: Path) -> None:
     refused(BASES["LEADS_ELSEWHERE"], tiny, tmp_path, as_base)
 
