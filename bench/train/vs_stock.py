@@ -1,6 +1,7 @@
 """The stock recipe and florilegium on the same rows of english_quotes, the same model, one run: tokens/s, memory, loss.
 
     python -m bench.train.vs_stock [--data FILE] [--steps 3] [--json]
+    python -m bench.train.vs_stock --model FOLDER        a model of any family; stock's batches are of like length
     python -m bench.train.vs_stock --size 7b1 ...        on a GPU, at a BLOOM's own size: `bench/train/gpu.py`, with its options
 
 Stock is what the PEFT notebook does: bitsandbytes int8, prepare_model_for_kbit_training, padded batches of 4
@@ -83,17 +84,24 @@ def stock_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from florilegium.model.families import BLOOM, family_of
+
     config = BitsAndBytesConfig(load_in_8bit=True)
     model = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=config, device_map={"": "cpu"}, dtype=torch.bfloat16
     )
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=["query_key_value"]))
+    targets = family_of(model.config.model_type).lora_targets(model)
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets))
     same_adapter(model)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
 
+    grouped = model.config.model_type not in BLOOM.model_types
+
     def step(examples: list[Any]) -> float:
+        if grouped:
+            examples = sorted(examples, key=lambda example: len(example.token_ids))
         total = sum(len(e.token_ids) - 1 for e in examples)
         loss_sum = 0.0
         for start in range(0, len(examples), 4):
@@ -123,6 +131,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from florilegium import fast
     from florilegium.config import make_config
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
+    from florilegium.model.document_packing import Packing, find_packing
     from florilegium.runs.recorder import NullView
     from florilegium.tokens import PackPlan
     from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
@@ -135,11 +144,13 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     names, _ = fast.select_kernels("auto", base.device, 8)
     fast.install_kernels(model, names)
     optimizer = make_optimizer(model, config, RATE)
+    loaded = LoadedModel(base, model)
+    documents = Packing("") if base.packs else find_packing(loaded)
     trainer = Trainer(
-        LoadedModel(base, model),
+        loaded,
         config,
-        ForwardOptions(names),
-        PackPlan(),
+        ForwardOptions(names, document_mask=documents.mask),
+        PackPlan(separate=not (base.packs or documents.mask)),
         optimizer,
         make_lr_scheduler(optimizer, config, 100),
         Accelerator(cpu=True),
@@ -220,6 +231,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--model", type=Path, help="a model's folder, instead of the BLOOM that is made")
     parser.add_argument("--no-bfloat16", action="store_true", help="as a processor with AVX2 alone")
     parser.add_argument("--side", choices=["stock", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -232,8 +244,10 @@ def main() -> None:
     if arguments.no_bfloat16:
         os.environ.update(AVX2_ALONE)  # the sides inherit it
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder))
-        stock, ours = (run_side(side, Path(folder), arguments.steps) for side in ("stock", "ours"))
+        if not arguments.model:
+            make_model(Path(folder))
+        model = arguments.model or Path(folder)
+        stock, ours = (run_side(side, model, arguments.steps) for side in ("stock", "ours"))
     ratios = {
         "tokens_per_second": ours["tokens_per_second"] / stock["tokens_per_second"],
         "tokens_per_core_second": ours["tokens_per_core_second"] / stock["tokens_per_core_second"],
