@@ -9,11 +9,13 @@ Random weights in a real checkpoint folder, LoRA r=16, the notebook's 16 rows an
 process of its own. Prints tokens/s that are not padding, milliseconds a step, the peak, ours over each other side; and
 with `float32` or `codes` (the int8 base in float32) among the sides how far each other side's loss is from it, at every
 step. --json: the same as JSON, the losses with it. `floor`: what this card's matrix products alone would allow.
---smallest 0 --memory fast: products read even small weights as they are stored (on Hopper)."""
+--smallest 0 --memory fast: products read even small weights as they are stored (on Hopper). --card "RTX 3090": ours
+takes the plan of that card on the one at hand: no instruction of a newer card, tiles of 99 KiB, 22 GiB."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -26,10 +28,12 @@ from typing import Any
 
 from bench.common.checkpoint import QUOTES, make_checkpoint
 from bench.common.gpu_model import SIZES
+from florilegium.fast.card import CARDS, acting_as
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+CARD_GIB = {"T4": 14.0, "RTX 3090": 22.0, "RTX 4090": 22.0}  # what is left of it beside a desktop
 SIDES = ("ours", "notebook", "tuned", "float32", "codes", "floor")
 
 
@@ -202,6 +206,7 @@ def main() -> None:
     parser.add_argument(
         "--smallest", type=int, help="numbers that a weight must have for products to read it as it is stored"
     )
+    parser.add_argument("--card", choices=list(CARDS), help="ours by the plan of this card, within its memory")
     parser.add_argument("--folder", type=Path, help="a checkpoint that is there already")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -209,12 +214,17 @@ def main() -> None:
     )
     parser.add_argument("--losses", action="store_true", help="print every step's loss too")
     arguments = parser.parse_args()
+    if arguments.card and arguments.memory_limit is None:
+        arguments.memory_limit = CARD_GIB[arguments.card]
     if arguments.side:
         if arguments.side == "floor":
             print(json.dumps(floor_side(arguments)))
             return
-        side = our_side if arguments.side == "ours" else stock
-        print(json.dumps(side(arguments.folder, arguments)))
+        if arguments.side != "ours":
+            print(json.dumps(stock(arguments.folder, arguments)))
+            return
+        with acting_as(CARDS[arguments.card]) if arguments.card else contextlib.nullcontext():
+            print(json.dumps(our_side(arguments.folder, arguments)))
         return
     if arguments.stock_steps and {"float32", "codes"} & set(arguments.sides):
         parser.error("losses are compared step by step: leave --stock-steps out")
@@ -246,7 +256,7 @@ def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     steps = arguments.stock_steps or arguments.steps if side != "ours" else arguments.steps
     command = [sys.executable, "-m", "bench.train.gpu", "--side", side, "--size", arguments.size]
     command += ["--folder", str(folder), "--steps", str(steps), "--data", str(arguments.data)]
-    for name in ("bits", "memory", "memory_limit", "fast", "dropout", "smallest"):
+    for name in ("bits", "memory", "memory_limit", "fast", "dropout", "smallest", "card"):
         value = getattr(arguments, name)
         command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
     done = subprocess.run(command, capture_output=True, text=True)

@@ -31,7 +31,7 @@ def test_blooms_modules_in_turn_are_stock_bloom() -> None:
     with torch.no_grad():
         hidden_BTW = BLOOM.embed(model, tokens_BT, torch.float32)
         for block in BLOOM.blocks(model):
-            hidden_BTW = BLOOM.apply_block(block, hidden_BTW, attend)
+            hidden_BTW = BLOOM.apply_block(block, hidden_BTW, attend, torch.float32)
         ours = BLOOM.final_norm(model, hidden_BTW)
         stock = BLOOM.backbone(model)(tokens_BT).last_hidden_state
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-5)

@@ -120,8 +120,8 @@ ANSWERS_IN_TRAINING = {
     "label-smoothing-factor": ("there is no label smoothing", "Leave it out"),
     "data-seed": ("--seed decides the order of the rows too", "Type --seed N"),
     # precision and memory
-    "fp16": ("training in float16 is not offered, because it overflows", "Leave it out, or type --dtype float32"),
-    "half": ("training in float16 is not offered, because it overflows", "Leave it out, or type --dtype bfloat16"),
+    "fp16": ("float16 is taken where a card has no bfloat16", "Leave it out, or type --dtype float16"),
+    "half": ("float16 is taken where a card has no bfloat16", "Leave it out, or type --dtype float16"),
     "tf32": ("matrix products are computed in --dtype", "Leave it out"),
     "quantize": ("--bits says how the base is stored", "Type --bits 8, or --bits 4 for NF4"),
     "quantization": ("--bits says how the base is stored", "Type --bits 8, or --bits 4 for NF4"),

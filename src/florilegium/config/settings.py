@@ -93,7 +93,7 @@ class TrainConfig:
         8, "base weights: 8 = int8, 4 = NF4, 16 = bfloat16, 32 = float32", group="model", choices=(8, 4, 16, 32)
     )
     device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
-    dtype: str = setting("auto", "compute dtype", group="model", choices=("auto", "bfloat16", "float32"))
+    dtype: str = setting("auto", "compute dtype", group="model", choices=("auto", "bfloat16", "float16", "float32"))
     kernels: str = setting(
         "auto", "fast kernels: auto, off, or names such as fused-blocks,chunked-loss", group="model", metavar="NAMES"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from florilegium.fast import flex_attention, frozen_linear, support
+from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.head_loss import head_losses
 from florilegium.fast.modules import Bloom
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
@@ -45,7 +46,7 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
 
 def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
     """What of each kernel's needs is missing before the model is known."""
-    no_cuda = "" if device.type == "cuda" else "its kernels need CUDA"
+    no_cuda = no_bfloat16(device) if device.type == "cuda" else "its kernels need CUDA"
     quantized = bits in (4, 8)
     return {
         "fused-blocks": no_cuda or ("" if quantized else "it is for a base of 8 or 4 bits"),
@@ -123,6 +124,7 @@ __all__ = [
     "CudaGraphRunner",
     "block_stack_unsupported",
     "cancel_pending_compiles",
+    "card_of",
     "decoder_unsupported",
     "describe_int8_path",
     "flex_attention",

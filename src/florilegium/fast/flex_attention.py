@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from florilegium.fast.card import no_bfloat16
 from florilegium.reference.attention import Attend
 
 FLEX_BLOCK = 128
@@ -45,6 +46,8 @@ def unsupported_reason(device: torch.device, num_tokens: int) -> str:
     """Why `document_attention` cannot run for this row, or an empty string."""
     if device.type != "cuda":
         return "flex_attention has no backward pass on the CPU"
+    if no_bfloat16(device):
+        return "it was never run on a card older than Ampere (compute capability 8.0)"
     if num_tokens % FLEX_BLOCK:
         return f"rows must be a multiple of {FLEX_BLOCK} tokens"
     return ""

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 
+from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, linears
 
 
@@ -20,6 +21,8 @@ def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch
     """Why neither can take this model, or an empty string."""
     if device.type != "cuda":
         return "its kernels need CUDA"
+    if reason := no_bfloat16(device):
+        return reason
     if compute != torch.bfloat16:
         return "its kernels compute in bfloat16"
     if any(layer.apply_residual_connection_post_layernorm for layer in bloom.h):
@@ -80,8 +83,7 @@ def int8_matmul_unsupported_reason(module: Linear) -> str:
 
 
 def is_hopper(device: torch.device) -> bool:
-    # 9 exactly: wgmma is an instruction of sm_90a alone, and Blackwell (10, 12) has another in its place.
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
+    return device.type == "cuda" and card_of(device).is_hopper
 
 
 @functools.cache

@@ -155,10 +155,12 @@ class PackedDecoder:
         return True
 
     def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], reference.Attend]) -> torch.Tensor:
-        hidden_BTW = self.family.embed(self.model, tokens_BT, self.dtype)
+        # as in training: float16 is too short for a residual stream
+        residual = torch.float32 if self.dtype == torch.float16 else self.dtype
+        hidden_BTW = self.family.embed(self.model, tokens_BT, residual)
         for number, block in enumerate(self.family.blocks(self.model)):
-            hidden_BTW = self.family.apply_block(block, hidden_BTW, attention(number))
-        return self.family.final_norm(self.model, hidden_BTW)
+            hidden_BTW = self.family.apply_block(block, hidden_BTW, attention(number), self.dtype)
+        return self.family.final_norm(self.model, hidden_BTW).to(self.dtype)
 
     def _scores(self, hidden_BW: torch.Tensor) -> torch.Tensor:
         if self.head_VW.dtype == hidden_BW.dtype:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from florilegium.errors import ModelError
+from florilegium.model import fast_paths
 from florilegium.model.base_changes import Replaced
 from florilegium.model.bitsandbytes_import import import_bitsandbytes
 from florilegium.model.config_numbers import check_sizes
@@ -29,6 +30,9 @@ from florilegium.storage.native_stderr import native_stderr_away
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass
@@ -74,14 +78,21 @@ def choose_device(request: str) -> torch.device:
     return torch.device("cuda" if request != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def choose_compute_dtype(request: str, device: torch.device, bits: int) -> torch.dtype:
-    """What to compute in: bfloat16 where the hardware multiplies it natively, unless the base is held in 32 bits."""
+def choose_compute_dtype(request: str, device: torch.device, bits: int, *, own_forward: bool = True) -> torch.dtype:
+    """What to compute in: bfloat16 where the hardware multiplies it natively, unless the base is held in 32 bits.
+
+    A card of compute capability 7 multiplies float16 instead. Its largest number is 65,504, so it takes a forward pass
+    that keeps the residual stream in float32: ours does (`own_forward`), Transformers' own, which adds in what it
+    multiplies in, gets float32 there."""
     if request != "auto":
-        return torch.bfloat16 if request == "bfloat16" else torch.float32
-    if bits == 32:
-        return torch.float32
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
-    return torch.bfloat16 if native or bits == 16 else torch.float32
+        return DTYPES[request]
+    if bits in (16, 32):
+        return torch.bfloat16 if bits == 16 else torch.float32
+    if device.type != "cuda":
+        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    # not is_bf16_supported(): it says yes of cards that only emulate it
+    major, _ = fast_paths.compute_capability(device)
+    return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 and own_forward else torch.float32
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -104,7 +115,11 @@ def load_base(
     device = device or choose_device("auto")
     folder = locate(name, revision)
     config = read_config(folder, name)
-    compute_dtype = choose_compute_dtype(compute, device, bits)
+    own_forward = packs(family_of(config.get("model_type")))
+    compute_dtype = choose_compute_dtype(compute, device, bits, own_forward=own_forward)
+    if compute_dtype == torch.float16 and not own_forward:
+        fix = "Use --dtype float32, or leave --dtype out"
+        raise ModelError(f"--dtype float16 is for BLOOM: the residual stream of {name} would overflow", fix)
     files = find_weights(folder, name)
     check_sizes(config, files)
     with quietly(), model_errors(name):

@@ -87,6 +87,11 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
     return (), "" if request in ("auto", "off") else NONE_HERE
 
 
+def compute_capability(device: torch.device) -> tuple[int, int]:
+    """CUDA's, of the card of `device`."""
+    return fast.card_of(device).capability if HAS_FAST else torch.cuda.get_device_capability(device)
+
+
 def install_kernels(model: torch.nn.Module, names: tuple[str, ...]) -> None:
     """Gives the quantized linears of `model` the forward that `names` ask for."""
     if HAS_FAST:

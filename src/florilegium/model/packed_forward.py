@@ -46,7 +46,9 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
         assert options.document_mask, "rows of many documents were given to a model that reads from one into the next"
         return packed_hidden_states(model, batch, options.document_mask)
     # The fused blocks keep the residual stream in more than 16 bits (`norm_kernel.py`), from the embedding on.
-    dtype = loaded.base.compute_dtype if options.block_stack is None else torch.float32
+    # float16 ends at 65,504, which a residual stream may pass, so there it is float32 between the matmuls too.
+    compute = loaded.base.compute_dtype
+    dtype = torch.float32 if options.block_stack is not None or compute == torch.float16 else compute
     hidden_BTW = family.embed(model, batch.tokens_BT, dtype)
     # NEFTune is noise of training alone: an evaluation in between must not see it.
     if options.neftune_alpha and model.training:
@@ -55,14 +57,14 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
         return _fused(options.block_stack, hidden_BTW, batch, model.training)
     # One mask for all blocks: it depends on the documents, not on the layer.
     slopes_H = family.alibi_slopes(model, hidden_BTW.device)
-    attend = fast_paths.attention(options.kernels, batch.document_BT, slopes_H, hidden_BTW.dtype)
+    attend = fast_paths.attention(options.kernels, batch.document_BT, slopes_H, compute)
     for block in family.blocks(model):
         if options.recompute and torch.is_grad_enabled():
             # Not reentrant: the embedding needs no gradient, and the reentrant form would then give the adapter none.
-            hidden_BTW = checkpoint(family.apply_block, block, hidden_BTW, attend, use_reentrant=False)
+            hidden_BTW = checkpoint(family.apply_block, block, hidden_BTW, attend, compute, use_reentrant=False)
         else:
-            hidden_BTW = family.apply_block(block, hidden_BTW, attend)
-    return family.final_norm(model, hidden_BTW)
+            hidden_BTW = family.apply_block(block, hidden_BTW, attend, compute)
+    return family.final_norm(model, hidden_BTW).to(compute)
 
 
 def _fused(stack: fast_paths.BlockStack, embedded_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:

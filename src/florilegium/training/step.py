@@ -127,11 +127,16 @@ def take_step(trainer: Trainer, batches: Sequence[Batch]) -> StartedStep:
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
     device = trainer.device
     loss = torch.zeros((), device=device)
+    # In float16 the gradient of a mean would fall below the smallest number; that of the sum does not, and needs no
+    # scale that is found by trial.
+    scale = num_targets if trainer.loaded.base.compute_dtype == torch.float16 else 1
     for batch in batches:
         losses_N = token_losses(trainer.loaded, _seeded(batch).to(device), trainer.options)
         part = losses_N.sum() / num_targets
-        trainer.accelerator.backward(part)
+        trainer.accelerator.backward(part * scale)
         loss += part.detach()
+    if scale != 1:
+        torch._foreach_div_([p.grad for p in trainer.parameters if p.grad is not None], scale)
     return loss
 
 

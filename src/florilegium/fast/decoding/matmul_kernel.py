@@ -17,14 +17,14 @@ outputs, K inputs, R rank of the adapter (a power of two from 16), S positions o
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from florilegium.fast.card import card_of
 from florilegium.fast.kernel_math import gelu_and_gate
 from florilegium.fast.unpack_kernel import (
     BYTE_ORDER,
@@ -190,13 +190,8 @@ def tile(M: int, K: int, split: int, bits: int, *, roomy: bool) -> dict[str, int
     return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "STAGES": stages}
 
 
-@functools.cache
 def _roomy(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    driver: Any = triton.runtime.driver.active
-    # an A100 has 163 KiB for a program, an H100 227, consumer cards 99
-    return bool(driver.utils.get_device_properties(device.index or 0)["max_shared_mem"] > 128 * 1024)
+    return device.type != "cuda" or card_of(device).is_roomy
 
 
 def stored_matmul(

@@ -90,8 +90,11 @@ class PackedFamily(Family, Protocol):
     def embed(self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """What the first block reads, [B, T, W]."""
 
-    def apply_block(self, block: nn.Module, hidden_BTW: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """One block's output. `attend` holds the batch's mask; all else is the block's own modules."""
+    def apply_block(
+        self, block: nn.Module, hidden_BTW: torch.Tensor, attend: Attend, compute: torch.dtype
+    ) -> torch.Tensor:
+        """One block's output, in the dtype of its input; its linears multiply in `compute`. `attend` holds the batch's
+        mask; all else is the block's own modules."""
 
     def final_norm(self, model: AnyModel, hidden_BTW: torch.Tensor) -> torch.Tensor: ...
 

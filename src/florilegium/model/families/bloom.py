@@ -70,18 +70,20 @@ class Bloom:
         bloom = bloom_model(model)
         return norm(bloom.word_embeddings_layernorm, bloom.word_embeddings(tokens_BT).to(dtype))
 
-    def apply_block(self, block: nn.Module, hidden_BTW: torch.Tensor, attend: reference.Attend) -> torch.Tensor:
+    def apply_block(
+        self, block: nn.Module, hidden_BTW: torch.Tensor, attend: reference.Attend, compute: torch.dtype
+    ) -> torch.Tensor:
         layer, linears = cast("BloomBlock", block), self.linears(block)
         normed_BTW = norm(layer.input_layernorm, hidden_BTW)
         residual_BTW = normed_BTW if layer.apply_residual_connection_post_layernorm else hidden_BTW
-        query, key, value = _split_heads(layer, linears.qkv(normed_BTW))
+        query, key, value = _split_heads(layer, linears.qkv(normed_BTW.to(compute)))
         context_BTW = attend(query, key, value).transpose(1, 2).reshape(hidden_BTW.shape)
         hidden_BTW = residual_BTW + _dropped(layer, linears.attention_out(context_BTW))
         normed_BTW = norm(layer.post_attention_layernorm, hidden_BTW)
         residual_BTW = normed_BTW if layer.apply_residual_connection_post_layernorm else hidden_BTW
         # BLOOM's GELU is the tanh form, written out in its code with a backward pass of its own; this is the same
         # function, fused.
-        active_BTF = F.gelu(linears.mlp_up(normed_BTW), approximate="tanh")
+        active_BTF = F.gelu(linears.mlp_up(normed_BTW.to(compute)), approximate="tanh")
         return residual_BTW + _dropped(layer, linears.mlp_down(active_BTF))
 
     def final_norm(self, model: AnyModel, hidden_BTW: torch.Tensor) -> torch.Tensor:
