@@ -8,8 +8,15 @@ BIN := $(VENV)/bin
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-train: install  ## tune the demo model on the bundled quotes: no GPU, no download but the libraries, no account
+train: $(VENV)/usable  ## tune the demo model on the bundled quotes: no GPU, no download but the libraries, no account
 	$(BIN)/florilegium train
+
+$(VENV)/usable: pyproject.toml constraints.txt
+	@echo "Installing PyTorch and the other libraries into $(VENV): some 3 GB to fetch where PyTorch comes with CUDA,"
+	@echo "less than 1 GB where it does not; some minutes on a home line. This happens once."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
 
 install: $(VENV)/installed  ## the virtual environment: this package, editable, and the pinned libraries
 

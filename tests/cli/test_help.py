@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from florilegium.cli.parser import build_parser
-from florilegium.cli.progress import TerminalView, clock
+from florilegium.cli.progress import TerminalView, clock, roughly
 from florilegium.config import TrainConfig
 from florilegium.runs.changes import CHANGEABLE
 from florilegium.training.metrics import StepMetrics, StepResult
@@ -99,6 +99,29 @@ def test_the_bar_fits_the_terminal_and_is_cleared(width: int) -> None:
         assert "…" not in text and "loss 13.200" in text and "ETA 0:00" in text and "/10000" in text
     view.stop()
     assert view.live is None and screen.getvalue().endswith("\x1b[2K")
+
+
+def test_the_time_of_a_run_is_told_once_from_its_first_steps() -> None:
+    """The first step, in which kernels are compiled, says nothing of the others."""
+    screen = io.StringIO()
+    view = TerminalView()
+    view.console = Console(file=screen, width=80, highlight=False, soft_wrap=True)
+    for step in range(101, 112):
+        result = StepResult(3.0, 0.5, 1e-4, tokens=500, padding_share=0.0, peak_memory_bytes=1 << 30)
+        speed = 10.0 if step == 101 else 500.0
+        view.step(StepMetrics(step, 1.0, result, tokens_per_second=speed, elapsed_seconds=9.0), 400)
+    assert (
+        screen.getvalue().count("time ") == 1
+        and "time     about 5 min for 300 steps, from the first 6" in screen.getvalue()
+    )
+    assert [roughly(s) for s in (12, 80, 91, 5000, 7600, 7300)] == [
+        "10 s",
+        "80 s",
+        "2 min",
+        "83 min",
+        "2 h 10 min",
+        "2 h",
+    ]
 
 
 def test_clock() -> None:

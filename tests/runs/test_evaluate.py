@@ -35,6 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_rows=8,
         learning_rate=4e-3,
         evaluate_every=40,
+        verdict_texts=0,
         output=str(folder),
     )
     return folder

@@ -64,7 +64,15 @@ def test_another_folder_put_there_is_not_written_into(tiny: Path, rows: Path, tm
 
 
 def train(tiny: Path, rows: Path, run: Path, view: NullView) -> None:
-    settings = {"bits": 32, "max_steps": 6, "save_every": 1, "batch_size": 4, "device": "cpu", "log_every": 1}
+    settings = {
+        "bits": 32,
+        "max_steps": 6,
+        "save_every": 1,
+        "batch_size": 4,
+        "device": "cpu",
+        "log_every": 1,
+        "verdict_texts": 0,
+    }
     florilegium.train(rows, model=str(tiny), output=str(run), view=view, **settings)
 
 

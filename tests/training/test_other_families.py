@@ -46,7 +46,7 @@ def quotes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_trains_saves_and_writes(llama: Path, quotes: Path, tmp_path: Path, more: dict) -> None:
     more |= {"split_by": "random"}  # these rows are all near-copies of one another: by cluster none could be held out
     trained = florilegium.train(
-        quotes, model=str(llama), output=str(tmp_path / "run"), max_steps=8, learning_rate=5e-3, **more
+        quotes, model=str(llama), output=str(tmp_path / "run"), max_steps=8, learning_rate=5e-3, verdict_texts=0, **more
     )
     assert trained.figures["eval_loss"] < trained.figures["eval_loss_before"]
     tuned = florilegium.load(tmp_path / "run")

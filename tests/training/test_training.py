@@ -35,7 +35,15 @@ def quotes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(tiny: Path, output: Path, **more) -> dict:
-    return {"model": str(tiny), "output": str(output), "epochs": 2.0, "batch_rows": 8, "evaluate_every": 5, **more}
+    return {
+        "model": str(tiny),
+        "output": str(output),
+        "epochs": 2.0,
+        "batch_rows": 8,
+        "evaluate_every": 5,
+        "verdict_texts": 0,
+        **more,
+    }
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

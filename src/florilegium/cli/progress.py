@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from florilegium.cli.screen import printable
+from florilegium.errors import counted
 
 if TYPE_CHECKING:
     from florilegium.data import Template
@@ -30,6 +31,7 @@ def gigabytes(size: float) -> str:
 # from which width of the terminal on a number is shown beside the bar
 _FROM_WIDTH = {"loss": 0, "speed": 72, "memory": 92, "eta": 0}
 _LONG_BAR_FROM = 110
+TIMED_STEPS, WORTH_SAYING = 6, 15.0  # the steps from which the time is told, and the seconds that are worth a line
 
 
 class _Progress(Console):
@@ -56,6 +58,7 @@ class TerminalView:
         self.quiet = quiet
         self.live: Live | None = None
         self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
+        self.first_seconds = 0.0  # of the first step, in which kernels are compiled
         self.done_before: int | None = None  # steps of a run that is resumed
         self.was_worse = False  # whether the evaluation before was not the best one
 
@@ -71,6 +74,7 @@ class TerminalView:
             self.done_before = metrics.step - 1
         self.tokens += metrics.result.tokens
         self.seconds += metrics.result.tokens / metrics.tokens_per_second
+        self._say_time(metrics.step - self.done_before, num_steps - self.done_before)
         if not self.console.is_terminal:
             self._plain(metrics, num_steps)
             return
@@ -96,6 +100,15 @@ class TerminalView:
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+    def _say_time(self, done: int, planned: int) -> None:
+        """How long the run will take, once, from its first steps."""
+        if done == 1:
+            self.first_seconds = self.seconds
+        if done == TIMED_STEPS:
+            seconds = (self.seconds - self.first_seconds) / (done - 1) * planned
+            if seconds >= WORTH_SAYING:
+                self.say(f"time     about {roughly(seconds)} for {counted(planned, 'step')}, from the first {done}")
 
     def _labelled(self, metrics: StepMetrics, num_steps: int) -> dict[str, str]:
         """The numbers of a step, each with its name. The time left is that of the steps seen so far."""
@@ -129,6 +142,17 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def roughly(seconds: float) -> str:
+    """`40 s`, `4 min`, `2 h 10 min`: as exact as a guess may be."""
+    if seconds < 90:
+        return f"{10 * max(1, round(seconds / 10))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
+from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.storage.run_directory import find_run
@@ -29,9 +30,9 @@ def add(commands: Commands) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    from florilegium.report import write_report
-
     directory = find_run(given_run(flags))
+    with loading_pytorch():  # the first line, before the seconds that the imports take
+        from florilegium.report import write_report
     if flags.others:
         _compare([directory, *map(find_run, flags.others)], flags.output, flags.json)
         return
