@@ -31,7 +31,7 @@ def gigabytes(size: float) -> str:
 # from which width of the terminal on a number is shown beside the bar
 _FROM_WIDTH = {"loss": 0, "speed": 72, "memory": 92, "eta": 0}
 _LONG_BAR_FROM = 110
-TIMED_STEPS, WORTH_SAYING = 6, 15.0  # the steps from which the time is told, and the seconds that are worth a line
+TIMED_STEPS, WORTH_TELLING = 6, 15.0  # the steps from which the time is told, and the seconds that are worth a line
 
 
 class _Progress(Console):
@@ -107,7 +107,7 @@ class TerminalView:
             self.first_seconds = self.seconds
         if done == TIMED_STEPS:
             seconds = (self.seconds - self.first_seconds) / (done - 1) * planned
-            if seconds >= WORTH_SAYING:
+            if seconds >= WORTH_TELLING:
                 self.say(f"time     about {roughly(seconds)} for {counted(planned, 'step')}, from the first {done}")
 
     def _labelled(self, metrics: StepMetrics, num_steps: int) -> dict[str, str]:
