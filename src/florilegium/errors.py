@@ -23,6 +23,7 @@ class FlorilegiumError(Exception):
     """An expected failure. `cause` says what is wrong and where, `fix` what to do about it; both are one line."""
 
     exit_code = 1
+    is_told: bool | None = None  # of several processes: whether another one tells it; None before they met
 
     def __init__(self, cause: str, fix: str = "") -> None:
         super().__init__(cause, fix)

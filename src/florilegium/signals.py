@@ -64,6 +64,21 @@ class StopRequest:
             self.what, self.fix, self.deferring = before
 
 
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM end the process as the system does: for calls that Python cannot interrupt to let a
+    handler run, where nothing can be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 def interrupted(number: int, what: str, fix: str = "") -> Interrupted:
     return Interrupted(f"stopped by {signal.Signals(number).name}: {what}", fix, signal_number=number)
 

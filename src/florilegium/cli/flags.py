@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from florilegium.cli.translate import translate_settings
 from florilegium.config import TrainConfig, current_settings, make_config, read_config
+from florilegium.config.processes import read_place
 from florilegium.errors import UsageError
 from florilegium.runs.start_from import inherited_settings
 
@@ -95,6 +96,22 @@ def _or_auto(kind: Callable[[str], object]) -> Callable[[str], object]:
 
     read.__name__ = getattr(kind, "__name__", "number")  # argparse names it where a value is refused
     return read
+
+
+def add_gpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="train on N GPUs of this machine, a process each (torchrun); default: 1"
+    )
+
+
+def is_to_launch(flags: argparse.Namespace) -> bool:
+    """Whether `--gpus` asks for processes that are not there yet. Raises UsageError where a launcher started others."""
+    if flags.gpus is None:
+        return False
+    world = read_place().world
+    if world > 1 and world != flags.gpus:
+        raise UsageError(f"--gpus is {flags.gpus}, but {world} processes were started", "Leave --gpus out")
+    return world == 1 and flags.gpus != 1
 
 
 def given_settings(flags: argparse.Namespace) -> dict[str, object]:

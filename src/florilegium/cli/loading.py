@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 
+from florilegium.config.processes import is_first_process
+
 
 @contextlib.contextmanager
 def loading_pytorch() -> Iterator[None]:
     """Says "loading PyTorch ..." on stderr while the imports inside run: on a terminal the line is cleared afterwards.
     Nothing is said where torch is imported already."""
-    if "torch" in sys.modules:
+    if "torch" in sys.modules or not is_first_process():
         yield
         return
     with contextlib.suppress(OSError):  # nobody reads stderr: no reason to fail

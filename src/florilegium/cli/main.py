@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from florilegium.cli.commands import COMMANDS
 from florilegium.cli.parser import build_parser
 from florilegium.cli.screen import print_line, printable
+from florilegium.config.processes import is_first_process
 from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
 from florilegium.signals import watch
 from florilegium.storage.library_errors import is_panic
@@ -54,6 +55,7 @@ def _run(arguments: Sequence[str]) -> None:
     elif flags.command is None:
         parser.print_help()
     else:
+        flags.arguments = list(arguments)
         with watch() if flags.command in ("train", "resume") else contextlib.nullcontext():
             COMMANDS[flags.command].run(flags)
 
@@ -62,6 +64,8 @@ def _tell(error: Exception, debug: bool) -> int:
     """One line for an expected failure, the traceback for our own mistakes and with --debug, no secret in either. The
     exit code."""
     if isinstance(error, FlorilegiumError) and not debug:
+        if not is_first_process() if error.is_told is None else error.is_told:
+            return error.exit_code  # another process of the run says it
         words = f"florilegium: {error}\n"
     else:
         import traceback

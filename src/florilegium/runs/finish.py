@@ -78,7 +78,8 @@ def finish(
     recorder.place.check()
     save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
     if recorder.accelerator is not None:
-        recorder.accelerator.end_training()
+        for tracker in recorder.accelerator.trackers:  # `end_training` would leave the other processes, too
+            tracker.finish()
     _write_page(prepared, config, run, view)
     return Trained(run.path, tuned, figures, recorder.samples, verdict, tuple(rows))
 

@@ -52,6 +52,7 @@ class RunManifest(TypedDict):
     trained_parameters: int
     total_parameters: int
     planned_steps: int
+    processes: NotRequired[int]
     forecast_bytes: NotRequired[int]
     forgotten: NotRequired[Mapping[str, object]]
     steps: NotRequired[int]

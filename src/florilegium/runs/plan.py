@@ -20,7 +20,16 @@ from florilegium.model.families import packs
 from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
-from florilegium.training import EVALUATION_ROWS, RunLength, batch_sampler, choose_epochs, plan_length
+from florilegium.tokens.deal import deal
+from florilegium.training import (
+    ALONE,
+    EVALUATION_ROWS,
+    Distributed,
+    RunLength,
+    batch_sampler,
+    choose_epochs,
+    plan_length,
+)
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
@@ -47,9 +56,10 @@ class ExecutionPlan:
     documents: Packing = Packing("")
 
 
-def plan_execution(prepared: Prepared, loaded: LoadedModel) -> ExecutionPlan:
+def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distributed = ALONE) -> ExecutionPlan:
     """The plan for the prepared rows on this model, the adapter attached. Raises UsageError for a kernel asked for by
-    name that cannot run, ResourceError when not even the most economical memory plan fits."""
+    name that cannot run, ResourceError when not even the most economical memory plan fits. Several processes make the same
+    plan: the smallest GPU's."""
     kernels = _usable_kernels(prepared, loaded)
     config = replace(
         prepared.config,
@@ -63,8 +73,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel) -> ExecutionPlan:
         separate = not (prepared.base.packs or documents.mask)
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
         return ExecutionPlan(config, kernels, packing, length, documents=documents)
-    lengths = _step_lengths(prepared, config)
-    memory = _plan_memory(prepared, config, loaded, lengths)
+    lengths = _step_lengths(prepared, config, distributed.world)
+    memory = _plan_memory(prepared, config, loaded, lengths, distributed)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
     coming = _evaluation_lengths(prepared, packing) + lengths[: length.num_steps]
     return ExecutionPlan(
@@ -126,11 +136,14 @@ def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, sep
     return PackPlan(ROW_TOKENS, 256 if "flex-attention" in kernels else 8, limit)
 
 
-def _step_lengths(prepared: Prepared, config: TrainConfig) -> list[int]:
-    """Tokens of the steps to come, as they are packed."""
+def _step_lengths(prepared: Prepared, config: TrainConfig, world: int) -> list[int]:
+    """Tokens of the steps to come, as they are packed: of several processes those of the one that has most."""
     order = batch_sampler(prepared.training.examples, config)
     planned = range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))
-    return [BLOCK_ROWS.round_up(order.tokens(number)) for number in planned]
+    if world == 1:
+        return [BLOCK_ROWS.round_up(order.tokens(number)) for number in planned]
+    steps = [[int(order.lengths[i]) for i in order.step(number)] for number in planned]
+    return [BLOCK_ROWS.round_up(max(sum(rows[i] for i in share) for share in deal(rows, world))) for rows in steps]
 
 
 def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
@@ -140,12 +153,15 @@ def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
     return [batch.tokens_BT.numel() for part in parts for batch in pack(part, packing)]
 
 
-def _plan_memory(prepared: Prepared, config: TrainConfig, loaded: LoadedModel, lengths: list[int]) -> MemoryPlan:
+def _plan_memory(
+    prepared: Prepared, config: TrainConfig, loaded: LoadedModel, lengths: list[int], distributed: Distributed
+) -> MemoryPlan:
     """Raises ResourceError when not even the most economical plan fits."""
     free, _ = torch.cuda.mem_get_info()
-    held = torch.cuda.memory_allocated()
+    held = distributed.largest(torch.cuda.memory_allocated())
     # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
     budget = int(config.gpu_memory_limit * 2**30) if config.gpu_memory_limit else int((free + held) * 0.92)
+    budget = distributed.smallest(budget)
     longest = BLOCK_ROWS.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
     limit = config.micro_batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in lengths]

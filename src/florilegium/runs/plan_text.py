@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from florilegium.config import TrainConfig
 from florilegium.errors import counted
 from florilegium.model import Base, ParameterCount
 from florilegium.model.memory_plan import MemoryPlan
@@ -17,7 +18,7 @@ STORED_AS = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}
 
 
 def say_plan(
-    view: ProgressView, prepared: Prepared, plan: ExecutionPlan, count: ParameterCount, directory: Path
+    view: ProgressView, prepared: Prepared, plan: ExecutionPlan, count: ParameterCount, directory: Path, world: int = 1
 ) -> None:
     """Tells the view, a line a subject."""
     config, base = plan.config, prepared.base
@@ -36,6 +37,8 @@ def say_plan(
         view.say(f"memory   {describe_memory(plan.memory, base.num_layers)}")
     if plan.products:
         view.say(f"         {plan.products}")
+    if world > 1:
+        view.say(f"parallel {describe_processes(world, config)}")
     passes = (
         f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} = "
         if config.epochs and not config.max_steps
@@ -46,6 +49,14 @@ def say_plan(
         f"learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     view.say(f"run      {directory}")
+
+
+def describe_processes(world: int, config: TrainConfig) -> str:
+    """How the steps are shared, and what of the result depends on it."""
+    each = "a copy of the model each"
+    said = f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
+    random = [n for n, on in (("dropout", config.lora_dropout), ("NEFTune's noise", config.neftune_alpha)) if on]
+    return said + (f"; {' and '.join(random)} depend on their number" if random else "")
 
 
 def describe_device(base: Base) -> str:
@@ -63,7 +74,11 @@ def describe_kernels(names: tuple[str, ...]) -> str:
 
 def describe_memory(memory: MemoryPlan, layers: int) -> str:
     """What the plan keeps, in words, and the peak that it expects."""
-    total = f" of {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}" if torch.cuda.is_available() else ""
+    total = (
+        f" of {torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30:.0f}"
+        if torch.cuda.is_available()
+        else ""
+    )
     return f"{describe_kept(memory, layers)}; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
 
 

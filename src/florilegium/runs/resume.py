@@ -8,6 +8,7 @@ Which settings may change on the way: `runs/changes.py`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from florilegium.model import base_facts, fast_paths
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.finish import Trained
+from florilegium.runs.follow import follow
 from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import NullView, ProgressView, forget_after
@@ -27,7 +29,16 @@ from florilegium.storage.atomic_files import append_line, write_text
 from florilegium.storage.atomic_folders import sweep
 from florilegium.storage.run_directory import RUNS, RunDirectory, find_run
 from florilegium.storage.run_lock import locked, refuse_links
-from florilegium.training import Snapshot, load_checkpoint, move_newer_aside, newest_valid, settings_of, watch
+from florilegium.training import (
+    Distributed,
+    Snapshot,
+    joined,
+    load_checkpoint,
+    move_newer_aside,
+    newest_valid,
+    settings_of,
+    watch,
+)
 
 
 def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **settings: Any) -> Trained:
@@ -39,9 +50,14 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
     view = view or NullView()
     if _is_to_go_further(str(run), settings):
         return train(view=view, start_from=str(run), **settings)
-    found_run = _unfinished(str(run))
+    found_run = unfinished(str(run))
     directory = found_run.path
-    with watch() as stop, fast_paths.compiling_ahead(), locked(directory):
+    with (
+        watch() as stop,
+        fast_paths.compiling_ahead(),
+        joined(device_of(found_run, settings)) as distributed,
+        locked(directory) if distributed.is_first else contextlib.nullcontext(),
+    ):
         refuse_links(directory)
         if found_run.has_adapter:
             raise UsageError(
@@ -52,16 +68,34 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
         written = read_config(found_run.config)
         config = with_changes(written, settings, str(found_run.config))
         manifest = read_manifest_of_run(found_run)
-        found = newest_valid(found_run.checkpoints, identity(manifest, config)) if manifest else (None, [])
+        found: tuple[Path | None, list[str]] = (None, [])
+        if manifest and distributed.is_first:
+            found = newest_valid(found_run.checkpoints, identity(manifest, config))
+        if name := distributed.first_of_all(found[0].name if found[0] else ""):
+            found = found_run.checkpoints / name, found[1]
         before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
-        changes = compare(before, config)
-        prepared = prepare(config, view)
-        if manifest:
-            _check_same(manifest, prepared, directory)
-        ready = make_ready(prepared, resumes=found[0] is not None)
+        changes = compare(before, config) + _other_processes(manifest, distributed)
+        with distributed.first_then_others():
+            prepared = prepare(config, view if distributed.is_first else NullView())
+            if manifest:
+                _check_same(manifest, prepared, directory)
+        ready = make_ready(prepared, resumes=found[0] is not None, distributed=distributed)
+        if not distributed.is_first:
+            return follow(ready, found_run, stop, _read_snapshot(found[0], changes), distributed)
         snapshot = _take_up(found_run, view, *found, changes)
         write_text(found_run.config, dump_config(ready.plan.config))
-        return execute_run(ready, found_run, view, stop, snapshot)
+        return execute_run(ready, found_run, view, stop, snapshot, distributed)
+
+
+def device_of(run: RunDirectory, settings: Mapping[str, object]) -> str:
+    """The device that a run is resumed on: as the settings have it, or as it was."""
+    return str(settings.get("device") or read_config(run.config).get("device", "auto"))
+
+
+def _other_processes(manifest: RunManifest | None, distributed: Distributed) -> list[Change]:
+    """Another number of processes changes no step but the order in which it is summed, and what dropout drops."""
+    before = manifest.get("processes", 1) if manifest else distributed.world
+    return [Change("processes", before, distributed.world)] if before != distributed.world else []
 
 
 def _is_to_go_further(name: str, settings: Mapping[str, Any]) -> bool:
@@ -75,7 +109,7 @@ def _take_up(
     run: RunDirectory, view: ProgressView, checkpoint: Path | None, skipped: list[str], changes: list[Change]
 ) -> Snapshot | None:
     """The checkpoint as a snapshot, the way behind it cleared; what was skipped or changed is said and written down."""
-    snapshot = load_checkpoint(checkpoint) if checkpoint else None
+    snapshot = _read_snapshot(checkpoint, changes)
     step = snapshot.progress.step if snapshot else 0
     aside = move_newer_aside(run.checkpoints, step if snapshot else -1)
     sweep(run.path)
@@ -84,12 +118,17 @@ def _take_up(
     for line in [*skipped, *aside, begins, *map(str, changes)]:
         view.say(line)
         append_line(run.events, {"step": step, "event": line})
+    return snapshot
+
+
+def _read_snapshot(checkpoint: Path | None, changes: list[Change]) -> Snapshot | None:
+    snapshot = load_checkpoint(checkpoint) if checkpoint else None
     if snapshot and any(change.name in REPACKS for change in changes):
         snapshot.pack = {}
     return snapshot
 
 
-def _unfinished(name: str) -> RunDirectory:
+def unfinished(name: str) -> RunDirectory:
     """The run to go on with; `latest` is the newest that has no adapter yet."""
     if name == "latest":
         runs = [RunDirectory(path) for path in RUNS.glob("*") if path.is_dir()]

@@ -22,7 +22,16 @@ from florilegium.model.families.other import add_neftune, recompute_activations
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.run_directory import adapter_folder, find_run
-from florilegium.training import Trainer, check_optimizer, gradients, make_lr_scheduler, make_optimizer
+from florilegium.training import (
+    ALONE,
+    Distributed,
+    SharedStop,
+    Trainer,
+    check_optimizer,
+    gradients,
+    make_lr_scheduler,
+    make_optimizer,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,7 +48,7 @@ class ReadyRun:
     count: ParameterCount
 
 
-def make_ready(prepared: Prepared, *, resumes: bool = False) -> ReadyRun:
+def make_ready(prepared: Prepared, *, resumes: bool = False, distributed: Distributed = ALONE) -> ReadyRun:
     """Attaches the adapter, decides how the run is executed, and puts the kernels in place. A run that `resumes` has its
     weights from a checkpoint, and needs those of the run it started from no more. Raises UsageError, ModelError and
     ResourceError for what cannot work."""
@@ -48,7 +57,7 @@ def make_ready(prepared: Prepared, *, resumes: bool = False) -> ReadyRun:
     loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))
     if prepared.config.start_from and not resumes:
         start_from_adapter(prepared.base, loaded.model, adapter_folder(find_run(prepared.config.start_from)))
-    plan = plan_execution(prepared, loaded)
+    plan = plan_execution(prepared, loaded, distributed)
     loaded = replace(loaded, kernels=plan.kernels)
     return ReadyRun(prepared, plan, loaded, install_kernels(loaded, plan), count_parameters(loaded.model))
 
@@ -61,13 +70,23 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     return ForwardOptions(plan.kernels, config.memory == "lean", config.neftune_alpha, stack, plan.documents.mask)
 
 
-def make_trainer(ready: ReadyRun, accelerator: Accelerator) -> Trainer:
+def make_trainer(
+    ready: ReadyRun, accelerator: Accelerator, distributed: Distributed = ALONE, stop: SharedStop | None = None
+) -> Trainer:
     plan, model, config = ready.plan, ready.loaded.model, ready.plan.config
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     rate = make_lr_scheduler(optimizer, config, plan.length.num_steps)
     _prepare_other_family(config, ready.loaded)
     trainer = Trainer(
-        ready.loaded, config, ready.options, plan.packing, accelerator.prepare(optimizer), rate, accelerator
+        ready.loaded,
+        config,
+        ready.options,
+        plan.packing,
+        accelerator.prepare(optimizer),
+        rate,
+        accelerator,
+        distributed=distributed,
+        stop=stop,
     )
     if plan.memory is not None:
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to

@@ -21,6 +21,7 @@ from florilegium.model import fast_paths
 from florilegium.report import import_in_background
 from florilegium.runs.changes import identity
 from florilegium.runs.finish import Trained, finish
+from florilegium.runs.follow import follow, naming_what_is_saved
 from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.plan_text import say_plan
 from florilegium.runs.prepare import Prepared, prepare, sample_prompts
@@ -33,10 +34,14 @@ from florilegium.storage.paths import is_text, tilde
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.storage.run_lock import new_run, refuse_taken
 from florilegium.training import (
+    ALONE,
+    Distributed,
+    SharedStop,
     Snapshot,
     StopRequest,
     check_room,
     interrupted,
+    joined,
     run_steps,
     watch,
 )
@@ -68,28 +73,41 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
     if not is_text(config.data):  # the run's files name it
         raise UsageError(f"the name of {ascii(config.data)[:120]} is not UTF-8", "Rename it")
     refuse_taken(config.output, force=config.force)
-    with watch() as stop, fast_paths.compiling_ahead():
-        ready = make_ready(prepare(config, view, rows))
+    with watch() as stop, fast_paths.compiling_ahead(), joined(config.device) as distributed:
+        with distributed.first_then_others():
+            prepared = prepare(config, view if distributed.is_first else NullView(), rows)
+        ready = make_ready(prepared, distributed=distributed)
+        if not distributed.is_first:
+            return follow(ready, RunDirectory(Path(distributed.first_of_all(""))), stop, None, distributed)
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
             run = RunDirectory(directory)
+            distributed.first_of_all(str(directory))
             write_text(run.config, dump_config(ready.plan.config))
-            return execute_run(ready, run, view, stop, None)
+            return execute_run(ready, run, view, stop, None, distributed)
 
 
 def execute_run(
-    ready: ReadyRun, run: RunDirectory, view: ProgressView, stop: StopRequest, snapshot: Snapshot | None
+    ready: ReadyRun,
+    run: RunDirectory,
+    view: ProgressView,
+    stop: StopRequest,
+    snapshot: Snapshot | None,
+    distributed: Distributed = ALONE,
 ) -> Trained:
     """Takes the steps that are planned, from `snapshot` or from the first, and writes what came of them into the run's
-    folder. Raises Interrupted when a signal stopped it, after saving."""
+    folder. Raises Interrupted when a signal stopped it, after saving. Other processes of the run `follow` meanwhile."""
     prepared, plan = ready.prepared, ready.plan
     check_room(run.path, ready.count.trained, plan.config)
     accelerator = _accelerator(plan.config, run.path)
     facts = adapter_facts(prepared)
     tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"], _novelty(prepared, run))
     figures = initial_manifest(prepared, plan, ready.count)
+    if distributed.has_others:
+        figures["processes"] = distributed.world
     write_json(run.manifest, figures)
-    say_plan(view, prepared, plan, ready.count, run.path)
-    trainer = make_trainer(ready, accelerator)
+    say_plan(view, prepared, plan, ready.count, run.path, distributed.world)
+    shared = SharedStop(stop) if distributed.has_others else None
+    trainer = make_trainer(ready, accelerator, distributed, shared)
     recorder = Recorder(
         run,
         tuned,
@@ -108,18 +126,22 @@ def execute_run(
     with stop.deferred():
         previous = read_previous_rows(prepared, view)
         loss_before = loss_on(trainer, previous) if snapshot is None else None
-        end = run_steps(
-            trainer, prepared.training.examples, prepared.held_out.examples, plan.length, recorder, stop, snapshot
-        )
-        if stop.number:
+        asked = shared or stop
+        with naming_what_is_saved(run):
+            rows, held_out = prepared.training.examples, prepared.held_out.examples
+            end = run_steps(trainer, rows, held_out, plan.length, recorder, asked, snapshot)
+        if asked.number:
             if recorder.last_saved != end.progress.step:
                 recorder.save(end)
-            raise interrupted(stop.number, f"step {end.progress.step} is saved", f"Type: florilegium resume {run.path}")
+            distributed.wait()
+            resume = f"Type: florilegium resume {run.path}"
+            raise interrupted(asked.number, f"step {end.progress.step} is saved", resume)
         if lost := forgotten(trainer, previous, loss_before):
             figures["forgotten"] = lost.to_json()
             view.say(f"forgotten  {lost}")
         trained = finish(ready, run, view, tuned, figures, facts, end, recorder, stop)
         stop.what = f"the run is finished and its adapter is in {run.adapter}"
+        distributed.wait()
         return trained
 
 

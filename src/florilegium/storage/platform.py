@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,14 @@ def largest_file() -> int | None:
         return None
     limit = int(resource.getrlimit(resource.RLIMIT_FSIZE)[0])
     return None if limit == resource.RLIM_INFINITY else limit
+
+
+def end_with_parent() -> None:
+    """On Linux: from now on this process gets SIGTERM when the one that started it ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 def peak_resident_bytes() -> int:

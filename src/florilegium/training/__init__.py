@@ -11,6 +11,7 @@ from florilegium.training.checkpoint import (
     save_checkpoint,
     settings_of,
 )
+from florilegium.training.distributed import ALONE, Distributed, PeerLost, joined
 from florilegium.training.loop import (
     EVALUATION_ROWS,
     Observer,
@@ -25,13 +26,18 @@ from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
 from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_lr_scheduler, make_optimizer
 from florilegium.training.step import StartedStep, Trainer, gradients, take_step
+from florilegium.training.step_sums import SharedStop
 
 __all__ = [
+    "ALONE",
     "EVALUATION_ROWS",
+    "Distributed",
     "EvalMetrics",
     "Observer",
+    "PeerLost",
     "Progress",
     "RunLength",
+    "SharedStop",
     "Snapshot",
     "StartedStep",
     "StepMetrics",
@@ -46,6 +52,7 @@ __all__ = [
     "gradients",
     "held_out_loss",
     "interrupted",
+    "joined",
     "load_checkpoint",
     "make_lr_scheduler",
     "make_optimizer",

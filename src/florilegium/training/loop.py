@@ -25,6 +25,7 @@ from florilegium.training.guards import check_eval_loss
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
 from florilegium.training.saved_state import random_states, set_random_states
 from florilegium.training.step import StartedStep, Trainer, take_step
+from florilegium.training.step_sums import SharedStop, StepCounts
 
 LEAST_PASSES, ENOUGH_STEPS, MOST_PASSES = 3, 200, 20
 EVALUATION_ROWS = 64  # held-out rows that are packed together
@@ -71,7 +72,7 @@ def run_steps(
     held_out: Sequence[Example],
     length: RunLength,
     observer: Observer,
-    stop: StopRequest,
+    stop: StopRequest | SharedStop,
     resume: Snapshot | None = None,
 ) -> Snapshot:
     """Trains to the end, to `--patience`, or to a signal (then `stop.number` is set), and returns where it stands.
@@ -82,7 +83,8 @@ def run_steps(
     if resume is not None:
         trainer.restore(resume)
         progress, best = replace(resume.progress), resume.best
-    else:
+    trainer.align()
+    if resume is None:
         best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
     order = batch_sampler(training, trainer.config)
     began = time.monotonic() - progress.elapsed_seconds
@@ -164,10 +166,13 @@ def training_step(trainer: Trainer, examples: Sequence[Example], observer: Obser
 def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer) -> StartedStep:
     """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same
     gradient."""
+    whole: StepCounts | None = None
+    if trainer.distributed.has_others:
+        whole, examples = StepCounts.of_examples(examples), trainer.distributed.share_of(examples)
     while True:
         random = random_states(trainer.device)
         try:
-            return take_step(trainer, pack(examples, trainer.plan))
+            return take_step(trainer, pack(examples, trainer.plan), whole)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -223,14 +228,16 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
         # Some quotes at a time, so that when memory runs out only these are taken again, in smaller pieces.
         part, rest = waiting[:EVALUATION_ROWS], waiting[EVALUATION_ROWS:]
         try:
-            batches = pack(part, plan)
+            batches = pack(trainer.distributed.share_of(part), plan)
             sums = [float(token_losses(trainer.loaded, b.to(trainer.device), trainer.options).sum()) for b in batches]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            plan = smaller(plan, part, error)
+            plan = smaller(plan, trainer.distributed.share_of(part), error)
             continue
         total, count, waiting = total + sum(sums), count + sum(b.num_targets for b in batches), rest
+    if trainer.distributed.has_others:
+        total, count = trainer.distributed.sum_(torch.tensor([total, count], dtype=torch.float64)).tolist()
     return total / count
 
 

@@ -3,7 +3,10 @@
 A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided
 once by their number, so 16 quotes in one batch and in sixteen give the same gradient. On CUDA the host asks nothing of
 the device in a step: gradients are replayed from a recorded graph where the trunk runs (`cuda_graph.py`), AdamW skips
-the step by itself where loss or gradient are no numbers, and the metrics come back while the next step runs."""
+the step by itself where loss or gradient are no numbers, and the metrics come back while the next step runs.
+
+Where several processes train, each takes its share of the step's rows, and gradients and losses are summed between the
+backward pass and the clipping (`step_sums.py`)."""
 
 from __future__ import annotations
 
@@ -20,11 +23,13 @@ from florilegium.model import ForwardOptions, LoadedModel, adapter_state, set_ad
 from florilegium.model.fast_paths import GraphRunner
 from florilegium.tokens import Batch, PackPlan
 from florilegium.training.checkpoint import Progress, Snapshot
+from florilegium.training.distributed import ALONE, Distributed
 from florilegium.training.guards import check_step
 from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import StepResult
 from florilegium.training.optimizer import restore_optimizer
 from florilegium.training.saved_state import random_states, set_random_states
+from florilegium.training.step_sums import SharedStop, StepCounts, StepSums, padding_of, seed_of, sum_step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,6 +49,8 @@ class Trainer:
     lr_scheduler: LambdaLR
     accelerator: Accelerator
     replay: GraphRunner | None = None
+    distributed: Distributed = ALONE
+    stop: SharedStop | None = None  # of several processes
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.loaded.model.parameters() if p.requires_grad]
@@ -70,6 +77,10 @@ class Trainer:
         held = {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens, **snapshot.pack}
         self.plan = replace(self.plan, batch_tokens=held["batch_tokens"], row_tokens=held["row_tokens"])
 
+    def align(self) -> None:
+        """Before the first step: every process's adapter is rank 0's."""
+        self.distributed.same_(self.parameters)
+
 
 @dataclass(frozen=True)
 class HostMetrics:
@@ -85,43 +96,65 @@ class HostMetrics:
 class StartedStep:
     """A step that was started. `result` waits for it, and raises DivergedError if it was not taken."""
 
-    def __init__(self, host: HostMetrics, loss: torch.Tensor, grad_norm: torch.Tensor, device: torch.device) -> None:
-        self.host, self.device = host, device
+    def __init__(
+        self,
+        host: HostMetrics,
+        loss: torch.Tensor,
+        grad_norm: torch.Tensor,
+        device: torch.device,
+        sums: StepSums | None = None,
+        stop: SharedStop | None = None,
+    ) -> None:
+        self.host, self.device, self.stop = host, device, stop
         both = torch.stack([loss, grad_norm.float()])
+        if sums is not None:
+            both = torch.cat([both, sums.rest])
         self.done: torch.cuda.Event | None = None
         self.measured = both
         if device.type == "cuda":
-            self.measured = torch.empty(2, pin_memory=True)
+            self.measured = torch.empty(len(both), pin_memory=True)
             self.measured.copy_(both, non_blocking=True)
             self.done = torch.cuda.current_stream().record_event()
 
     def result(self) -> StepResult:
         if self.done is not None:
             self.done.synchronize()
-        host, (loss, grad_norm) = self.host, self.measured.tolist()
+        host, (loss, grad_norm, *rest) = self.host, self.measured.tolist()
         check_step(host.number, loss, grad_norm)
-        return StepResult(
-            loss, grad_norm, host.learning_rate, host.tokens, host.padding_share, peak_memory(self.device)
-        )
+        padding = padding_of(rest) if rest else host.padding_share
+        if self.stop is not None:
+            self.stop.read(rest[2:])
+        return StepResult(loss, grad_norm, host.learning_rate, host.tokens, padding, peak_memory(self.device))
 
 
-def take_step(trainer: Trainer, batches: Sequence[Batch]) -> StartedStep:
-    """Starts one optimiser step on `batches`: it may not be done yet on return."""
+def take_step(trainer: Trainer, batches: Sequence[Batch], whole: StepCounts | None = None) -> StartedStep:
+    """Starts one optimiser step on `batches`: it may not be done yet on return. They are this process's share of a step
+    of `whole`, or all of it."""
     began = time.monotonic()
     trainer.loaded.model.train()
-    num_targets = sum(batch.num_targets for batch in batches)
+    counts = whole or StepCounts.of_batches(batches)
     rate, number = float(trainer.lr_scheduler.get_last_lr()[0]), trainer.lr_scheduler.last_epoch + 1
+    if trainer.distributed.has_others:
+        torch.manual_seed(seed_of(trainer.config.seed, number, trainer.distributed.rank))
     if trainer.replay is None:
-        loss = _gradients_as_written(trainer, batches, num_targets)
+        loss = _gradients_as_written(trainer, batches, counts.targets)
     else:
-        loss = _gradients_replayed(trainer, batches, num_targets)
-    grad_norm = _clip(trainer)
-    _update(trainer, loss, grad_norm)
-    tokens = sum(batch.num_tokens for batch in batches)
+        loss = _gradients_replayed(trainer, batches, counts.targets)
+    sums: StepSums | None = None
+    if trainer.distributed.has_others:
+        sums = sum_step(trainer.distributed, trainer.parameters, loss, batches, trainer.stop)
+        loss = sums.loss
+    with trainer.distributed.no_second_try():
+        grad_norm = _clip(trainer)
+        _update(trainer, loss, grad_norm)
+        padding = 0.0 if sums is not None else _padding(batches)
+        host = HostMetrics(number, began, rate, counts.tokens, padding)
+        return StartedStep(host, loss, grad_norm, trainer.device, sums, trainer.stop)
+
+
+def _padding(batches: Sequence[Batch]) -> float:
     positions = sum(batch.tokens_BT.numel() for batch in batches)
-    padding = sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions
-    host = HostMetrics(number, began, rate, tokens, round(padding, 4))
-    return StartedStep(host, loss, grad_norm, trainer.device)
+    return round(sum(b.padding_share * b.tokens_BT.numel() for b in batches) / positions, 4)
 
 
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:

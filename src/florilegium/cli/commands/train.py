@@ -6,9 +6,10 @@ import argparse
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.estimate import add_gpu, tell
-from florilegium.cli.flags import COMMON, add_config_flags, config_from_flags
+from florilegium.cli.flags import COMMON, add_config_flags, add_gpus, config_from_flags, is_to_launch
 from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.cli.screen import print_line
+from florilegium.config.processes import is_first_process
 from florilegium.errors import UsageError
 
 
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
         help="show what the run would take, and exit: no weights are downloaded or read",
     )
     add_gpu(train)
+    add_gpus(train)
     add_config_flags(train)
 
 
@@ -47,9 +49,10 @@ def run(flags: argparse.Namespace) -> None:
     from florilegium.data import read_rows_of
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    counter = RowCounter()
+    counter = RowCounter() if is_first_process() else None
     rows = read_rows_of(config, progress=counter)
-    counter.done()
+    if counter:
+        counter.done()
     if flags.dry_run or flags.gpu:
         if not flags.dry_run:
             raise UsageError(
@@ -57,12 +60,21 @@ def run(flags: argparse.Namespace) -> None:
             )
         tell(config, rows, flags.gpu, flags.json)
         return
+    if is_to_launch(flags):
+        with loading_pytorch():
+            from florilegium.runs.launch import check_gpus, launch
+
+            check_gpus(flags.gpus, config.device)
+        launch(flags.gpus, flags.arguments)
+        return
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
         from florilegium.cli.trained import show_trained
         from florilegium.runs.train import train_config
     view = TerminalView()
     try:
-        show_trained(train_config(config, view, rows), flags.json)
+        trained = train_config(config, view, rows)
+        if is_first_process():
+            show_trained(trained, flags.json)
     finally:
         view.stop()

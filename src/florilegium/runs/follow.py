@@ -1,0 +1,79 @@
+"""What the processes other than rank 0 do in a run: the same steps and evaluations, and nothing on disk or screen.
+
+It mirrors `execute_run` call by call where the processes sum something; where rank 0 writes samples, checkpoints or the
+adapter, these wait at the next sum."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from accelerate import Accelerator
+
+from florilegium.generation.tuned import Tuned
+from florilegium.model import set_adapter_state
+from florilegium.runs.finish import Trained
+from florilegium.runs.manifest import adapter_facts, initial_manifest
+from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
+from florilegium.runs.recorder import NullView
+from florilegium.runs.setup import ReadyRun, make_trainer
+from florilegium.storage.run_directory import RunDirectory
+from florilegium.training import (
+    Distributed,
+    EvalMetrics,
+    PeerLost,
+    SharedStop,
+    Snapshot,
+    StepMetrics,
+    StopRequest,
+    interrupted,
+    run_steps,
+)
+from florilegium.training.checkpoint import checkpoints
+
+
+@contextlib.contextmanager
+def naming_what_is_saved(run: RunDirectory) -> Iterator[None]:
+    """Where another process ends in the middle of the steps: what is on disk, and how to go on."""
+    try:
+        yield
+    except PeerLost as error:
+        newest = [int(path.name[5:]) for path in checkpoints(run.checkpoints)[:1]]
+        what = f"step {newest[0]} is saved" if newest else "no step was saved yet"
+        raise PeerLost(f"{error.cause}; {what}", f"Type: florilegium resume {run.path}") from error
+
+
+class Unrecorded:
+    """The loop's observer of a process that records nothing."""
+
+    def step_done(self, metrics: StepMetrics) -> None: ...
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
+    def save(self, snapshot: Snapshot) -> None: ...
+    def note(self, line: str) -> None: ...
+
+
+def follow(
+    ready: ReadyRun, run: RunDirectory, stop: StopRequest, snapshot: Snapshot | None, distributed: Distributed
+) -> Trained:
+    """Trains beside rank 0, which keeps the run in `run`, and returns when its adapter is there. Raises Interrupted
+    when any process was asked to stop, after rank 0 has saved."""
+    prepared, plan = ready.prepared, ready.plan
+    facts = adapter_facts(prepared)
+    tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"])
+    shared = SharedStop(stop)
+    trainer = make_trainer(ready, Accelerator(cpu=plan.config.device == "cpu"), distributed, shared)
+    with stop.deferred():
+        previous = read_previous_rows(prepared, NullView())
+        before = loss_on(trainer, previous) if snapshot is None else None
+        rows, held_out = prepared.training.examples, prepared.held_out.examples
+        with naming_what_is_saved(run):
+            end = run_steps(trainer, rows, held_out, plan.length, Unrecorded(), shared, snapshot)
+        if shared.number:
+            distributed.wait()
+            raise interrupted(shared.number, f"step {end.progress.step} is saved")
+        forgotten(trainer, previous, before)
+        if end.best:
+            set_adapter_state(tuned.model, end.best)
+        stop.what = f"the run is finished and its adapter is in {run.adapter}"
+        distributed.wait()
+    return Trained(run.path, tuned, initial_manifest(prepared, plan, ready.count), [])

@@ -1,0 +1,20 @@
+"""The rows of a step dealt to several processes, so that each has about as many tokens.
+
+The longest row goes first, each to whoever has the fewest tokens yet. The deal depends on the lengths alone: every
+process makes it for itself, and knows what the others hold without asking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def deal(lengths: Sequence[int], world: int) -> list[list[int]]:
+    """The numbers of the rows that each of `world` processes takes, in their order; none, where there are fewer rows
+    than processes."""
+    shares: list[list[int]] = [[] for _ in range(world)]
+    tokens = [0] * world
+    for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        rank = min(range(world), key=lambda r: (tokens[r], r))
+        shares[rank].append(number)
+        tokens[rank] += lengths[number]
+    return [sorted(share) for share in shares]

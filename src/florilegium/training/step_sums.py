@@ -1,0 +1,94 @@
+"""What the processes of a run sum up once a step: gradients, loss, how much was padding, and who was asked to stop.
+
+One flat tensor, one `all_reduce`, between the backward pass (recorded as a CUDA graph or not) and the clipping. Each
+process has divided its losses by the tokens of the whole step already, so that sums are all there is to do.
+
+    [ gradient of every parameter | loss | positions | padding | a place for each signal ]
+
+The signals ride along so that all processes stop after the same step, whichever of them was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from florilegium.signals import SIGNALS, StopRequest
+from florilegium.tokens import Batch, Example
+from florilegium.training.distributed import Distributed
+
+
+class SharedStop:
+    """A stop that all processes agree on: `number` is a signal that any of them heard before a step that is done."""
+
+    def __init__(self, heard: StopRequest) -> None:
+        self.heard = heard
+        self.number = 0
+
+    def flags(self) -> list[float]:
+        """What this process heard: a place for each signal."""
+        return [float(self.heard.number == number) for number in SIGNALS]
+
+    def read(self, flags: Sequence[float]) -> None:
+        """What all heard, as the step's sums say."""
+        told = [int(number) for number, flag in zip(SIGNALS, flags, strict=True) if flag]
+        self.number = self.number or (told[0] if told else 0)
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """Tokens of a whole step, and those of them that are targets: known to every process without asking."""
+
+    tokens: int
+    targets: int
+
+    @classmethod
+    def of_batches(cls, batches: Sequence[Batch]) -> StepCounts:
+        return cls(sum(b.num_tokens for b in batches), sum(b.num_targets for b in batches))
+
+    @classmethod
+    def of_examples(cls, examples: Sequence[Example]) -> StepCounts:
+        return cls(sum(len(e.token_ids) for e in examples), sum(sum(map(bool, e.loss_mask[1:])) for e in examples))
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """The sums of a step over all processes, on the device: they are read when the step is."""
+
+    loss: torch.Tensor
+    rest: torch.Tensor  # positions, padding, and the signals
+
+
+def sum_step(
+    distributed: Distributed,
+    parameters: Sequence[torch.nn.Parameter],
+    loss: torch.Tensor,
+    batches: Sequence[Batch],
+    stop: SharedStop | None,
+) -> StepSums:
+    """Sums the gradients in place, and the loss and the rest of a step."""
+    positions = [float(batch.tokens_BT.numel()) for batch in batches]
+    padding = sum(batch.padding_share * count for batch, count in zip(batches, positions, strict=True))
+    flags = stop.flags() if stop is not None else [0.0] * len(SIGNALS)
+    own = torch.tensor([sum(positions), padding, *flags]).to(loss.device)
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no row
+    flat = torch.cat([*(gradient.flatten().float() for gradient in found), loss.view(1).float(), own])
+    distributed.sum_(flat)
+    *gradients, total, rest = torch.split(flat, [*(p.numel() for p in parameters), 1, len(own)])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter.grad is None:
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+        else:
+            parameter.grad.copy_(gradient.view_as(parameter))  # a recorded graph adds to gradients that stay in place
+    return StepSums(total[0], rest)
+
+
+def padding_of(rest: Sequence[float]) -> float:
+    positions, padding = rest[:2]
+    return round(padding / positions, 4) if positions else 0.0
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """A seed for what is random in a process's part of a step (dropout): it needs no state in a checkpoint."""
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

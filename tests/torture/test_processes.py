@@ -1,0 +1,151 @@
+"""Several real processes on the CPU train one adapter: the same as one process trains, and none is left behind when one
+of them is stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from torch.distributed import TCPStore
+
+from tests.torture.conftest import weights
+from tests.torture.warm import Child, Warm
+
+STEPS = 150
+
+
+def arguments(tiny: Path, quotes: Path, output: Path, *more: str) -> list[str]:
+    """Five rows a step: with four processes some have one, and the last step of an epoch is short."""
+    settings = (
+        f"--bits 32 --device cpu --max-steps {STEPS} --batch-size 5 --save-every 10 --eval-every 50 --log-every 1"
+    )
+    options = [*settings.split(), "--lora-dropout", "0", "--verdict-texts", "0", *more]
+    return ["train", str(quotes), "--model", str(tiny), "--output", str(output), *options]
+
+
+@pytest.fixture
+def meeting() -> Iterator[dict[str, str]]:
+    """Where the processes meet: at their launcher's, as with torchrun, so that it outlives any of them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    yield address | {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    del store
+
+
+def start(warm: Warm, given: Sequence[str], cwd: Path, world: int, meeting: dict[str, str]) -> list[Child]:
+    """The processes as a launcher starts them."""
+    places = [{"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    return [warm.start(given, cwd=cwd, env=meeting | place) for place in places]
+
+
+def wait(children: Sequence[Child], seconds: float = 120) -> list[int]:
+    deadline = time.monotonic() + seconds
+    return [child.wait(max(1.0, deadline - time.monotonic())) for child in children]
+
+
+def saved(run: Path, children: Sequence[Child]) -> None:
+    """Returns when a checkpoint is there."""
+    deadline = time.monotonic() + 60
+    while not list(run.glob("checkpoints/step-*/manifest.json")):
+        assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
+        time.sleep(0.005)
+
+
+def metrics(run: Path, name: str) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """The same losses, and the same adapter, to the rounding of float32."""
+    for name in ("loss", "eval_loss", "learning_rate", "tokens"):
+        assert metrics(run, name) == pytest.approx(metrics(other, name), rel=1e-6), name
+    assert metrics(run, "grad_norm") == pytest.approx(metrics(other, "grad_norm"), rel=1e-4)
+    ours, theirs = weights(run), weights(other)
+    largest = max(float(tensor.abs().max()) for tensor in theirs.values())
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) <= 1e-5 * largest
+
+
+@pytest.fixture(scope="module")
+def one(warm: Warm, tiny: Path, quotes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    child = warm.run(arguments(tiny, quotes, folder / "run"), cwd=folder)
+    assert child.code == 0, child.err
+    return folder / "run"
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_adapter_of_one_process(
+    warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, world: int, meeting: dict[str, str]
+) -> None:
+    children = start(warm, arguments(tiny, quotes, tmp_path / "run"), tmp_path, world, meeting)
+    assert wait(children) == [0] * world, [child.err for child in children]
+    assert_same(tmp_path / "run", one)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == world
+    assert f"parallel {world} processes" in children[0].err + children[0].out
+    assert not any(child.err + child.out for child in children[1:])  # one of them prints
+    ours, theirs = weights(tmp_path / "run"), weights(one)
+    apart = max(float((ours[n] - theirs[n]).abs().max()) for n in theirs)
+    losses = max(abs(a - b) for a, b in zip(metrics(tmp_path / "run", "loss"), metrics(one, "loss"), strict=True))
+    print(f"{world} processes, {STEPS} steps: losses {losses:.1e} apart, adapters {apart:.1e}")
+
+
+def test_a_signal_to_one_stops_all_and_one_process_resumes(
+    warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    children = start(warm, arguments(tiny, quotes, run), tmp_path, 2, meeting)
+    saved(run, children)
+    children[1].send(signal.SIGTERM)
+    assert wait(children, 30) == [143, 143], [child.err for child in children]
+    assert "is saved. Type: florilegium resume" in children[0].last_line and not children[1].err
+    resumed = warm.run(["resume", str(run)], cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert "changed processes from 2 to 1" in (run / "events.jsonl").read_text()
+    assert_same(run, one)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_is_killed_ends_all_with_one_line(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, rank: int, meeting: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    children = start(warm, arguments(tiny, quotes, run, "--max-steps", "100000"), tmp_path, 2, meeting)
+    saved(run, children)
+    children[rank].send(signal.SIGKILL)
+    codes, other = wait(children, 30), children[1 - rank]
+    assert codes[rank] == -9 and codes[1 - rank] == 5, other.err
+    assert other.last_line.startswith("florilegium: another process of this run has ended")
+    assert f"is saved. Type: florilegium resume {run}" in other.last_line
+    assert sum(child.err.count("florilegium:") for child in children) == 1
+    assert not any(child.left_behind() for child in children)
+
+
+@pytest.mark.slow
+def test_two_resume_what_one_began(
+    warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    child = warm.start(arguments(tiny, quotes, run), cwd=tmp_path)
+    saved(run, [child])
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143, child.err
+    children = start(warm, ["resume", str(run)], tmp_path, 2, meeting)
+    assert wait(children) == [0, 0], [child.err for child in children]
+    assert_same(run, one)
+
+
+def test_what_all_would_say_is_said_once(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    given = arguments(tiny, quotes, tmp_path / "run", "--target-modules", "nothing_like_it")
+    children = start(warm, given, tmp_path, 2, meeting)
+    codes = wait(children, 30)
+    assert codes[0] in (2, 4) and codes[1] in (codes[0], 5), [child.err for child in children]
+    assert sum(child.err.count("florilegium:") for child in children) == 1, [child.err for child in children]
+    assert not (tmp_path / "run").exists()
