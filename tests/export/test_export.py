@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from florilegium.cli.main import main
 from florilegium.export.merge import Merge
@@ -110,36 +106,6 @@ def test_a_base_that_changed_since(
     assert exported(run, tmp_path / "out") == 4
     assert "other weights" in capsys.readouterr().err
     assert exported(run, tmp_path / "out", "--model", str(base)) == 0  # asked for by name: its own answers are compared
-
-
-@pytest.mark.parametrize("after", [0.0, 0.01, 0.03, 0.1])
-def test_killed_at_any_moment(tmp_path: Path, after: float) -> None:
-    """Whatever stands under the export's name is whole; a next export sweeps what the dead one left."""
-    base = tmp_path / "base"
-    from tests.tiny import save_tiny
-
-    save_tiny(base, heads=16, head_dim=32, layers=4)
-    adapter = save_adapter(base, tmp_path / "adapter", **KINDS["all-linear"])
-    out = tmp_path / "merged"
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        os._exit(exported(adapter, out, "--no-check"))
-    until = time.monotonic() + 60
-    while not list(tmp_path.glob(".merged.*.tmp")) and not out.exists() and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(after)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if out.exists():
-        files = json.loads((out / "export.json").read_text())["files"]
-        assert {p.name for p in out.iterdir()} == {*files, "export.json"}
-        assert all((out / name).stat().st_size == entry["bytes"] for name, entry in files.items())
-    else:
-        assert exported(adapter, out, "--no-check") == 0
-    assert (out / "model.safetensors").is_file() and (out / "README.md").is_file()
-    assert exported(adapter, out, "--no-check", "--force") == 0
-    assert list(tmp_path.glob(".*")) == []  # what the dead one left is gone
 
 
 def test_stock_peft_loads_what_the_adapter_names(tiny_run: Path) -> None:
