@@ -179,7 +179,8 @@ def _text_column(path: Path, data: bytes | None = None) -> str:
     if data is not None:
         path.write_bytes(data)
     try:
-        return read_rows(path, skip_bad_rows=True).notes[0].partition(",")[0]
+        rows = read_rows(path, skip_bad_rows=True)
+        return rows.notes[0].partition(",")[0] + repr(sorted(name for name in rows.columns if not name.isprintable()))
     except DataError:
         return ""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from florilegium.data.cell_size import is_over_limit, refuse_bombs
 from florilegium.data.lines import OVER_LIMIT
+from florilegium.data.parquet_footer import read_parts
 from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Problem, Raw, Stream, check_names, name_of
 from florilegium.data.unpack import in_memory, open_unpacked
@@ -33,10 +34,12 @@ def read_parquet(path: Path, columns: Columns = None) -> Stream:
 
     with open_unpacked(path) as (file, _):
         try:
-            with pyarrow.parquet.ParquetFile(in_memory(file, path.name)) as table:
+            source = in_memory(file, path.name)
+            parts = read_parts(source)
+            with pyarrow.parquet.ParquetFile(source) as table:
                 check_names(name_of(path), list(table.schema_arrow.names))
                 wanted = _wanted(table.schema_arrow.names, columns)
-                refuse_bombs(table.metadata, wanted, name_of(path))
+                refuse_bombs(parts, wanted, name_of(path))
                 batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False)
                 yield from _rows(name_of(path), table.schema_arrow, batches)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:

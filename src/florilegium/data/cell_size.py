@@ -3,13 +3,12 @@ hundreds of megabytes, since equal bytes and equal items compress to nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from florilegium.data.lines import MAX_ROW_BYTES
+from florilegium.data.parquet_footer import ColumnPart
 from florilegium.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow.parquet
 
 # Text compresses some ten times, and the columns of a table to a hundredth where most cells are equal.
 MAX_COMPRESSION, FREE_BYTES = 200, 64 << 20
@@ -38,18 +37,17 @@ def is_over_limit(cell: Any) -> bool:  # Any: one of pyarrow's scalars, which ha
     return False
 
 
-def refuse_bombs(metadata: pyarrow.parquet.FileMetaData, columns: list[str], name: str) -> None:
+def refuse_bombs(parts: Iterable[ColumnPart], columns: Collection[str], name: str) -> None:
     """Raises DataError for a column whose data is far larger than its part of the file, or that has far more items than
     rows: it would be taken apart in memory before the first row is seen."""
-    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-        for part in (group.column(i) for i in range(group.num_columns)):
-            if part.path_in_schema.split(".")[0] not in columns:
-                continue
-            large = part.total_uncompressed_size > FREE_BYTES + MAX_COMPRESSION * max(0, part.total_compressed_size)
-            many = part.num_values > FREE_ITEMS + MAX_ITEMS_A_ROW * group.num_rows
-            if large or many:
-                size = f"{part.total_uncompressed_size:,} bytes" if large else f"{part.num_values:,} items"
-                raise DataError(
-                    f"{name}: column {part.path_in_schema.split('.')[0]!r} would be {size} in memory",
-                    "Write the file again with rows of at most a mebibyte",
-                )
+    for part in parts:
+        if part.name not in columns:
+            continue
+        large = part.bytes_unpacked > FREE_BYTES + MAX_COMPRESSION * max(0, part.bytes_packed)
+        many = part.num_values > FREE_ITEMS + MAX_ITEMS_A_ROW * part.num_rows
+        if large or many:
+            size = f"{part.bytes_unpacked:,} bytes" if large else f"{part.num_values:,} items"
+            raise DataError(
+                f"{name}: column {part.name!r} would be {size} in memory",
+                "Write the file again with rows of at most a mebibyte",
+            )
