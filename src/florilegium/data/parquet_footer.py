@@ -101,7 +101,7 @@ class _Footer:
             if byte < 128:
                 return value
             if (shift := shift + 7) > 63:
-                raise ValueError("its footer has a number that is none")
+                raise ValueError("its footer has a number over 64 bits")
 
     def number(self, kind: int) -> int:
         value = self.varint()
