@@ -136,7 +136,7 @@ def test_evaluate_and_report(work: Path) -> None:
     done = run("report", "--json", cwd=work)
     assert json.loads(done.stdout)["report"] == str(folder.relative_to(work) / "report.html")
     done = run("report", str(folder), str(folder), "--output", "both.html", cwd=work)
-    assert done.returncode == 0 and "eval loss" in done.stdout and (work / "both.html").is_file()
+    assert done.returncode == 0 and "held-out loss" in done.stdout and (work / "both.html").is_file()
     done = run("report", str(folder), str(folder), "--json", cwd=work)
     assert json.loads(done.stdout)["same_rows"] and (work / "comparison.html").is_file()
 

@@ -1,4 +1,4 @@
-"""The first half of the walk: everything that is known before the first byte is written.
+"""The first half of a run: everything that is known before the first byte is written.
 
     read_rows -> split_rows -> load_base -> encode (with its pre-flight)
 

@@ -1,4 +1,4 @@
-"""The training loop, short enough to read: plan the steps, take them, look at held-out rows once in a while, keep the
+"""The training loop, short enough to read: plan the steps, take them, evaluate held-out rows once in a while, keep the
 best.
 
 The step itself is in `step.py`. The order of rows is a function of seed, epoch and lengths, the rate of the step

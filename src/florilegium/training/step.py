@@ -1,9 +1,9 @@
 """One optimiser step, and what it reports once the device has done it.
 
-A step is `--batch-rows` quotes however they are packed. Its loss is the sum over all learned tokens of the step divided
+A step is `--batch-size` quotes however they are packed. Its loss is the sum over all targets of the step, divided
 once by their number, so 16 quotes in one batch and in sixteen give the same gradient. On CUDA the host asks nothing of
-the device in a step: gradients are replayed from a recorded graph where the trunk runs (`cuda_graph.py`), AdamW skips
-the step by itself where loss or gradient are no numbers, and the metrics come back while the next step runs.
+the device in a step: gradients are replayed from a recorded graph where the fused blocks run (`cuda_graph.py`), AdamW skips
+the step by itself where loss or gradient is NaN or infinite, and the metrics come back while the next step runs.
 
 Where several processes train, each takes its share of the step's rows, and gradients and losses are summed between the
 backward pass and the clipping (`step_sums.py`)."""
