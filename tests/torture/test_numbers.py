@@ -73,6 +73,7 @@ def test_a_base_that_holds_none_is_told_before_the_first_step(
         run = tmp_path / f"run{len(more)}"
         child = warm.run(train_arguments(tmp_path / "base", quotes, run, *more), cwd=tmp_path)
         assert child.code == 6 and "Traceback" not in child.err, child.err
+        assert run.exists() == bool(more)  # where the first look fails there is nothing to resume
         assert not (run / "adapter").exists() and not list(run.glob("checkpoints/step-*"))
 
 

@@ -8,13 +8,15 @@ Until the folder is made nothing is written; from then on, a stop of any kind le
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from florilegium.config import TrainConfig, as_dict, dump_config, make_config
 from florilegium.data import Rows
-from florilegium.errors import UsageError
+from florilegium.errors import DataError, DivergedError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.generation.tuned import Tuned
 from florilegium.model import fast_paths
@@ -82,8 +84,22 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
             run = RunDirectory(directory)
             distributed.first_of_all(str(directory))
-            write_text(run.config, dump_config(ready.plan.config))
-            return execute_run(ready, run, view, stop, None, distributed)
+            with _left_only_if_begun(run):
+                write_text(run.config, dump_config(ready.plan.config))
+                return execute_run(ready, run, view, stop, None, distributed)
+
+
+@contextlib.contextmanager
+def _left_only_if_begun(run: RunDirectory) -> Iterator[None]:
+    """Removes the files of a run that cannot work and fails before its first figure (a base of NaN): there is nothing to
+    resume. One that disk, memory or a signal stopped can be resumed, and stays."""
+    try:
+        yield
+    except (DataError, DivergedError, ModelError, UsageError):
+        if not run.has_begun:
+            for path in (run.config, run.manifest, run.training_ngrams):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def execute_run(

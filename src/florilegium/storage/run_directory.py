@@ -88,6 +88,11 @@ class RunDirectory:
         return self.config.is_file()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is anything that a training wrote."""
+        return any(path.exists() for path in (self.metrics, self.checkpoints, self.adapter))
+
+    @property
     def has_adapter(self) -> bool:
         return (self.adapter / "adapter_config.json").is_file()
 
