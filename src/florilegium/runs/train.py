@@ -84,19 +84,19 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
         with new_run(config.output, f"{Path(config.data).stem}-{config.model}", force=config.force) as directory:
             run = RunDirectory(directory)
             distributed.first_of_all(str(directory))
-            with _left_only_if_begun(run):
+            with _left_only_if_started(run):
                 write_text(run.config, dump_config(ready.plan.config))
                 return execute_run(ready, run, view, stop, None, distributed)
 
 
 @contextlib.contextmanager
-def _left_only_if_begun(run: RunDirectory) -> Iterator[None]:
+def _left_only_if_started(run: RunDirectory) -> Iterator[None]:
     """Removes the files of a run that cannot work and fails before its first figure (a base of NaN): there is nothing to
     resume. One that disk, memory or a signal stopped can be resumed, and stays."""
     try:
         yield
     except (DataError, DivergedError, ModelError, UsageError):
-        if not run.has_begun:
+        if not run.has_started:
             for path in (run.config, run.manifest, run.training_ngrams):
                 path.unlink(missing_ok=True)
         raise

@@ -88,7 +88,7 @@ class RunDirectory:
         return self.config.is_file()
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether there is anything that a training wrote."""
         return any(path.exists() for path in (self.metrics, self.checkpoints, self.adapter))
 
