@@ -1,7 +1,7 @@
 // The losses of a run as a drawing: training as a line, held-out as a line with dots.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 600, HEIGHT = 220, LEFT = 44, RIGHT = 12, TOP = 14, BOTTOM = 26, MOST = 400;
+const HEIGHT = 220, LEFT = 44, RIGHT = 12, TOP = 14, BOTTOM = 26, MOST = 400;
 
 function shape(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
@@ -10,8 +10,9 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// `training` and `heldOut` are lists of [step, loss].
-export function lossChart(training, heldOut, steps) {
+// `training` and `heldOut` are lists of [step, loss]; `place` is where it will stand: its text has one size on any screen.
+export function lossChart(training, heldOut, steps, place) {
+  const WIDTH = Math.min(600, Math.max(260, place.clientWidth));
   const points = [...training, ...heldOut];
   const losses = points.map(([, loss]) => loss);
   const low = Math.min(...losses), high = Math.max(...losses), last = Math.max(steps ?? 0, ...points.map(([step]) => step), 1);

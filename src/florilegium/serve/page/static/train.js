@@ -152,7 +152,7 @@ function showMetrics() {
   const step = metrics.at(-1)?.step ?? 0;
   $("live-step").textContent = `step ${step}` + (state.planned_steps ? ` of ${state.planned_steps}` : "") + (training.length ? `, loss ${training.at(-1)[1].toFixed(3)}` : "");
   if (state.planned_steps) $("live-progress").value = step / state.planned_steps;
-  if (training.length + heldOut.length) fill($("live-chart"), lossChart(training, heldOut, state.planned_steps));
+  if (training.length + heldOut.length) fill($("live-chart"), lossChart(training, heldOut, state.planned_steps, $("live-chart")));
 }
 
 function showSamples() {
