@@ -132,6 +132,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from florilegium.config import make_config
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
     from florilegium.model.document_packing import Packing, find_packing
+    from florilegium.runs.plan import CPU_BATCH_TOKENS, CPU_MASKED_BATCH_TOKENS
     from florilegium.runs.recorder import NullView
     from florilegium.tokens import PackPlan
     from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
@@ -146,11 +147,12 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     optimizer = make_optimizer(model, config, RATE)
     loaded = LoadedModel(base, model)
     documents = Packing("") if base.packs else find_packing(loaded)
+    limit = CPU_BATCH_TOKENS if base.packs else CPU_MASKED_BATCH_TOKENS
     trainer = Trainer(
         loaded,
         config,
         ForwardOptions(names, document_mask=documents.mask),
-        PackPlan(separate=not (base.packs or documents.mask)),
+        PackPlan(separate=not (base.packs or documents.mask), batch_tokens=limit),
         optimizer,
         make_lr_scheduler(optimizer, config, 100),
         Accelerator(cpu=True),

@@ -34,7 +34,7 @@ from florilegium.training import (
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
 BATCH_COST, CPU_BATCH_COST = 512, 32  # one more batch of padded rows: the base's weights are dequantised again
-CPU_BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS, CPU_MASKED_BATCH_TOKENS = 4096, 768  # autograd keeps all that other families' modules compute
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
 BLOCK_ROWS = PackPlan(bucketed=True, multiple=64)  # the lengths that the fused blocks take
@@ -128,7 +128,7 @@ def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, sep
     """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU and
     under a mask several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
     if config.device != "cuda":
-        limit = config.micro_batch_tokens or CPU_BATCH_TOKENS
+        limit = config.micro_batch_tokens or (CPU_MASKED_BATCH_TOKENS if masked else CPU_BATCH_TOKENS)
         return PackPlan(CPU_ROW_TOKENS, 8, limit, separate=separate, batch_cost=CPU_BATCH_COST)
     limit = config.micro_batch_tokens or ROW_TOKENS
     if masked:
