@@ -81,7 +81,8 @@ def test_evaluation_counts_both_ways(both: Path) -> None:
     for side in ("tuned", "base"):
         assert found[side]["written_tags"] is not None and found[side]["tags_first"]["loss"]["tokens"] > 0
     assert 0 <= found["tuned"]["tags_first"]["stop_rate"]["value"] <= 1
-    assert "Quotes for held-out tags" in (both / "report.html").read_text()
+    page = (both / "report.html").read_text()
+    assert "Quotes for held-out tags" in page and "and with its tags first" in page
 
 
 def test_what_a_run_trained_is_what_goes_on(both: Path, tiny: Path, quotes: Path, tmp_path: Path) -> None:
