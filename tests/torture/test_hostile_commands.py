@@ -53,7 +53,7 @@ def test_nothing_of_them_is_served(
 ) -> None:
     """`serve` up to where it would answer, in this process: 20 of each kind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("florilegium.serve.run.serve", lambda *_: pytest.fail("it is served"))
+    monkeypatch.setattr("florilegium.serve.run.make_app", lambda *_: pytest.fail("it is served"))
     members = list({**BASES, **ADAPTERS}[kind].items())
     good, wrong = copied(reference() / "adapter", tmp_path / "adapter", hostile_adapters.forget), []
     for number, (what, change) in enumerate(members[:: len(members) // 20]):
