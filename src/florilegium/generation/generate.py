@@ -21,6 +21,7 @@ from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
 from florilegium.model import Base, LoadedModel, fast_paths
+from florilegium.model.families.other import learned_positions
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import end_of_text, text_ids
 
@@ -66,7 +67,7 @@ def generate_texts(
         for prompt, number in zip(prompts, numbers, strict=True)
     ]
     ids = text_ids(loaded.base.tokenizer, begun)
-    requests = [Request(row, number, settings) for row, number in zip(ids, numbers, strict=True)]
+    requests = [fitting(loaded, Request(row, number, settings)) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=False) for request in requests] if with_base else []
     completions = collect(write(loaded, requests), len(requests))
     return [_generated(loaded.base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
@@ -88,7 +89,7 @@ def stream_text(
     shown = _decoded(base, ids)
     yield shown
     so_far, finished = list(ids), False
-    with contextlib.closing(write(loaded, [Request(ids, row, settings, adapter)])) as tokens:
+    with contextlib.closing(write(loaded, [fitting(loaded, Request(ids, row, settings, adapter))])) as tokens:
         for written in tokens:
             so_far += [] if written.token_id is None else [written.token_id]
             text = _decoded(base, so_far)
@@ -98,6 +99,29 @@ def stream_text(
                 shown = text
             finished = written.token_id is None
     return finished
+
+
+def fitting(loaded: LoadedModel, request: Request) -> Request:
+    """The request within the positions that the model has, where they are learned: no more tokens than there are left,
+    and of a prompt that leaves less than a quarter its end (a row was cut likewise). Raises UsageError for no token."""
+    if not request.token_ids:
+        raise UsageError("the prompt holds nothing but the end-of-text token", "Give it a word")
+    positions = None if loaded.base.packs else learned_positions(loaded.model)
+    most = request.settings.max_new_tokens
+    if positions is None or len(request.token_ids) + most <= positions:
+        return request
+    kept = request.token_ids[-(positions - min(most, positions // 4)) :]
+    return replace(request, token_ids=kept, settings=replace(request.settings, max_new_tokens=positions - len(kept)))
+
+
+def check_prompts(loaded: LoadedModel, texts: Iterable[str]) -> None:
+    """Raises UsageError for a prompt that is longer than what the model can read."""
+    positions = None if loaded.base.packs else learned_positions(loaded.model)
+    for ids in text_ids(loaded.base.tokenizer, sorted(set(texts))) if positions is not None else ():
+        if len(ids) >= positions:
+            raise UsageError(
+                f"the prompt has {len(ids):,} tokens, and {loaded.base.name} reads {positions:,}", "Shorten it"
+            )
 
 
 def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[TokenEvent]:

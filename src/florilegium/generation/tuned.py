@@ -19,9 +19,11 @@ from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.generation.about import AboutResult, quotes_about
+from florilegium.generation.generate import check_prompts
 from florilegium.model import (
     Base,
     LoadedModel,
+    check_bits,
     choose_device,
     fast_paths,
     load_adapter,
@@ -83,6 +85,7 @@ class Tuned:
         if n < 1:
             raise UsageError(f"-n is {n}", "It takes 1 or more")
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
+        check_prompts(self.loaded, texts)
         if novel_only:
             self._check_novel_only(settings)
         with self.loaded.adapter_off() if use_base else contextlib.nullcontext():
@@ -124,6 +127,7 @@ class Tuned:
         the model stopped by itself. Closing it stops the work."""
         settings = settings or SamplingSettings(**sampling)
         text = self.prompt_text(prompt, tags=tags)
+        check_prompts(self.loaded, [text])
         return stream_text(self.loaded, text, settings, first_words=self.first_words, adapter=not use_base, row=row)
 
     def as_generated(self, text: str, finished: bool) -> Generated:
@@ -215,9 +219,9 @@ def load(
     facts = read_facts(adapter)
     name = base_name(adapter, facts, model)
     where = choose_device(device)
-    held = bits or int(facts.get("bits", 8))
-    compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
     revision = facts.get("revision") if model is None else None
+    held = check_bits(name, revision, bits, int(facts.get("bits", 8)))
+    compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
     rehearse_adapter(adapter, name, revision, held)
     get_base = bases.get if bases else load_base
     base = get_base(name, bits=held, device=where, compute=compute, revision=revision)

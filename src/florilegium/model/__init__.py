@@ -13,7 +13,7 @@ from florilegium.model.lora import (
     set_adapter_state,
 )
 from florilegium.model.packed_forward import hidden_states, token_losses
-from florilegium.model.rehearsal import rehearse_adapter, rehearse_training
+from florilegium.model.rehearsal import check_bits, rehearse_adapter, rehearse_training
 
 __all__ = [
     "Base",
@@ -23,6 +23,7 @@ __all__ = [
     "adapter_state",
     "attach_adapter",
     "base_facts",
+    "check_bits",
     "choose_compute_dtype",
     "choose_device",
     "count_parameters",

@@ -21,7 +21,7 @@ from florilegium.model.adapter_config import lora_header, lora_values
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.identity import BaseFacts, base_facts
-from florilegium.model.load_errors import reason_of
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, reason_of
 from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
 from florilegium.model.untrusted import read_json
@@ -125,7 +125,7 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Pe
         # takes the file's tensors for its own, which those that read or replace the base's must not be.
         plain = lora.init_lora_weights is True and lora.bias == "none" and not lora.use_dora
         kept = contextlib.nullcontext() if plain else _callers_random_numbers_kept(base.device)
-        with warnings.catch_warnings(), recording(base.model, lora) as base.replaced, kept:
+        with ONE_LOAD_AT_A_TIME, warnings.catch_warnings(), recording(base.model, lora) as base.replaced, kept:
             warnings.simplefilter("ignore")
             model = PeftModel.from_pretrained(base.model, str(folder), config=lora, low_cpu_mem_usage=plain)
     # PEFT, safetensors and torch each raise their own kinds on a broken or unfitting adapter

@@ -23,6 +23,7 @@ from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
+from florilegium.model.model_config import stored_bits
 from florilegium.model.tokenizer_loader import check_vocabulary, load_tokenizer
 from florilegium.model.transformers_loader import load_model
 from florilegium.model.weight_files import find_weights
@@ -106,7 +107,8 @@ def _cpu_has_bfloat16() -> bool:
 def load_base(
     name: str, *, bits: int = 8, device: torch.device | None = None, compute: str = "auto", revision: str | None = None
 ) -> Base:
-    """The model `name` with its linears held in `bits`, on `device`, in evaluation mode and without gradients.
+    """The model `name` with its linears held in `bits` (in those that it is stored in, if it is quantised already), on
+    `device`, in evaluation mode and without gradients.
 
     Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it
     does not fit."""
@@ -115,6 +117,7 @@ def load_base(
     device = device or choose_device("auto")
     folder = locate(name, revision)
     config = read_config(folder, name)
+    bits = stored_bits(config) or bits  # Transformers keeps a model that is quantised already as it is
     own_forward = packs(family_of(config.get("model_type")))
     compute_dtype = choose_compute_dtype(compute, device, bits, own_forward=own_forward)
     if compute_dtype == torch.float16 and not own_forward:

@@ -41,10 +41,19 @@ class Replaced:
 def recording(model: nn.Module, config: LoraConfig) -> Iterator[list[Replaced]]:
     """A list that is filled, at the end, with what the adapter of this `config` replaced in `model`."""
     replaced: list[Replaced] = []
-    # a copy: PEFT writes biases in place, and OLoRA the weights that are float32 already
-    before = [(parameter, parameter.data.clone()) for parameter in _at_stake(model, config)]
-    yield replaced
-    replaced += [Replaced(p, old) for p, old in before if not torch.equal(p.data, old)]
+    before = [(parameter, parameter.data) for parameter in _at_stake(model, config)]
+    for parameter, original in before:
+        # PEFT writes biases in place, and OLoRA weights that are float32 already: into a copy, for the memory may be
+        # another model's too (`shared_base.py`)
+        parameter.data = original.clone()
+    try:
+        yield replaced
+    finally:
+        for parameter, original in before:
+            if torch.equal(parameter.data, original):
+                parameter.data = original
+            else:
+                replaced.append(Replaced(parameter, original))
 
 
 def _at_stake(model: nn.Module, config: LoraConfig) -> list[nn.Parameter]:

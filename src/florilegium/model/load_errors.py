@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
 from florilegium.storage.library_errors import is_out_of_memory, is_panic
 
+# Transformers and PEFT change the whole process while they load: torch's default device, how a module takes its
+# parameters, how much is said. Two loads at once mix their weights up, and the process stays spoiled.
+ONE_LOAD_AT_A_TIME = threading.RLock()
+
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps Transformers' progress bars and advice off the terminal."""
+    """Keeps Transformers' progress bars and advice off the terminal. One thread at a time."""
+    with ONE_LOAD_AT_A_TIME:
+        yield from _quietly()
+
+
+def _quietly() -> Iterator[None]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -24,7 +24,7 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.families import family_of
-from florilegium.model.load_errors import reason_of
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, reason_of
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
@@ -60,7 +60,7 @@ def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
 
     lora = lora_config(base.model, config)
     try:
-        with warnings.catch_warnings(), recording(base.model, lora) as base.replaced:
+        with ONE_LOAD_AT_A_TIME, warnings.catch_warnings(), recording(base.model, lora) as base.replaced:
             warnings.simplefilter("ignore")
             model = get_peft_model(base.model, lora)
     except (ValueError, TypeError, NotImplementedError) as error:

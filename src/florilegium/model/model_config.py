@@ -54,6 +54,14 @@ def model_config(values: Mapping[str, Any], name: str) -> PretrainedConfig:
     return config
 
 
+def stored_bits(values: Mapping[str, Any]) -> int | None:
+    """The bits of a checkpoint that is quantised already; None where `--bits` decides."""
+    quantization = values.get("quantization_config")
+    if not isinstance(quantization, dict):
+        return None
+    return 4 if quantization.get("load_in_4bit") else 8 if quantization.get("load_in_8bit") else None
+
+
 def _what_it_is(value: Any) -> Any:  # Any: whatever JSON can say
     """`value` without what is our own choice, in its parts too, and with the numbers that Transformers writes as
     `{"__float__": "Infinity"}` because JSON has none."""

@@ -19,8 +19,9 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.model.adapter_config import MERGE, lora_header, lora_values
 from florilegium.model.families.base import inner_model
 from florilegium.model.hub import config_folder, read_config
-from florilegium.model.load_errors import model_errors, quietly, reason_of
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, model_errors, quietly, reason_of
 from florilegium.model.lora import check_rank, lora_config
+from florilegium.model.model_config import stored_bits
 from florilegium.model.transformers_loader import outline
 from florilegium.storage.safetensors_io import TensorEntry
 
@@ -68,6 +69,15 @@ def rehearse_adapter(folder: Path, name: str, revision: str | None, bits: int) -
             "Use --bits 16 or 32",
         )
     check_matrices(wrapped, lora_header(folder), folder, name)
+
+
+def check_bits(name: str, revision: str | None, asked: int | None, usual: int) -> int:
+    """The bits to load the model `name` in: those that it is stored in, if it is quantised. Raises UsageError where
+    others were asked for."""
+    stored = stored_bits(read_config(config_folder(name, revision), name))
+    if stored is not None and asked not in (None, stored):
+        raise UsageError(f"{name} is stored in {stored} bits, and --bits is {asked}", "Leave --bits out")
+    return stored or asked or usual
 
 
 def check_init(folder: Path, values: Mapping[str, Any], bits: int) -> None:
@@ -150,6 +160,6 @@ def _on_outline(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
 
     plain = copy.deepcopy(lora)
     plain.init_lora_weights = False
-    with warnings.catch_warnings():
+    with ONE_LOAD_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_peft_model(model, plain, low_cpu_mem_usage=True)

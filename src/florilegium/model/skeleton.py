@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from florilegium.model.hub import DownloadSize, config_folder, download_size, re
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.lora import ParameterCount, count_parameters, lora_config
 from florilegium.model.memory_plan import ModelShape
+from florilegium.model.model_config import stored_bits
 from florilegium.model.transformers_loader import outline
 
 if TYPE_CHECKING:
@@ -112,14 +113,6 @@ def _with_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
             raise ModelError(
                 f"no adapter fits {config.model} ({error})", "Name its linear layers with --target-modules"
             ) from error
-
-
-def stored_bits(values: Mapping[str, Any]) -> int | None:
-    """The bits of a checkpoint that is quantised already; None where `--bits` decides."""
-    quantization = values.get("quantization_config")
-    if not isinstance(quantization, dict):
-        return None
-    return 4 if quantization.get("load_in_4bit") else 8 if quantization.get("load_in_8bit") else None
 
 
 def weight_bytes(model: nn.Module, bits: int) -> int:

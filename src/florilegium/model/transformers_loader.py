@@ -6,21 +6,19 @@ whole process while it works, so there is one load at a time."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from florilegium.model.families import family_of, packs
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.model_config import model_config
 from florilegium.model.weight_check import check_headers, check_loaded, refuse_empty, weights_of
 from florilegium.model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
-
-_one_at_a_time = threading.Lock()
 
 
 def load_model(
@@ -32,7 +30,7 @@ def load_model(
 ) -> PreTrainedModel:
     """The model that the config.json `config` describes with the weights of `files`, its linears in `bits`, on `device`. Raises
     ModelError where the two do not belong together."""
-    with _one_at_a_time:
+    with ONE_LOAD_AT_A_TIME:
         empty = outline(config, files.name)
         family = family_of(empty.config.model_type)
         files = weights_of(empty, files)

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from florilegium.generation.tuned import Tuned
 from florilegium.model import set_adapter_state
 from florilegium.runs.finish import Trained
+from florilegium.runs.launcher import without_launcher
 from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
 from florilegium.runs.recorder import NullView
@@ -61,7 +62,9 @@ def follow(
     facts = adapter_facts(prepared)
     tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"])
     shared = SharedStop(stop)
-    trainer = make_trainer(ready, Accelerator(cpu=plan.config.device == "cpu"), distributed, shared)
+    with without_launcher():
+        accelerator = Accelerator(cpu=plan.config.device == "cpu")
+    trainer = make_trainer(ready, accelerator, distributed, shared)
     with stop.deferred():
         previous = read_previous_rows(prepared, NullView())
         before = loss_on(trainer, previous) if snapshot is None else None

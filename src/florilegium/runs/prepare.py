@@ -15,6 +15,7 @@ from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences
 from florilegium.errors import ModelError, UsageError, counted
 from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
+from florilegium.runs.base_checks import check_base, say_of_base, with_stored_bits
 from florilegium.runs.recorder import ProgressView
 from florilegium.runs.too_large import refuse_too_large
 from florilegium.tokens import Encoded, encode_ways
@@ -41,6 +42,7 @@ class Prepared:
 
 def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -> Prepared:
     """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
+    config = with_stored_bits(config, view)
     device = choose_device(config.device)
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
@@ -67,10 +69,11 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
     obstacle = head_unsupported(base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
+    check_base(base)
+    limit = _context(base, config.max_length)
 
     def encoded(numbers: Sequence[int]) -> Encoded:
         quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
-        limit = _context(base, config.max_length)
         return encode_ways(
             base.tokenizer, rows.template, quotes, max_length=limit, loss_on=config.loss_on, places=places
         )
@@ -78,7 +81,9 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
     training, held_out = encoded(train_rows), encoded(held_rows)
     if training.num_cut + held_out.num_cut:
         cut = counted(training.num_cut + held_out.num_cut, "quote")
-        view.say(f"         {cut} shortened to {config.max_length:,} tokens (--max-length)")
+        why = "--max-length" if limit == config.max_length else "the model has no more positions"
+        view.say(f"         {cut} shortened to {limit:,} tokens ({why})")
+    say_of_base(base, rows, train_rows, training.examples, view)
     return Prepared(
         _resolved(config, base),
         rows,

@@ -20,6 +20,7 @@ from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.finish import Trained
 from florilegium.runs.follow import follow
+from florilegium.runs.launcher import one_training_at_a_time
 from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import NullView, ProgressView, forget_after
@@ -53,6 +54,7 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
     found_run = unfinished(str(run))
     directory = found_run.path
     with (
+        one_training_at_a_time(view),
         watch() as stop,
         fast_paths.compiling_ahead(),
         joined(device_of(found_run, settings)) as distributed,

@@ -82,7 +82,7 @@ def make_trainer(
         config,
         ready.options,
         plan.packing,
-        accelerator.prepare(optimizer),
+        optimizer,
         rate,
         accelerator,
         distributed=distributed,

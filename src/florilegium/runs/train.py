@@ -24,6 +24,7 @@ from florilegium.report import import_in_background
 from florilegium.runs.changes import identity
 from florilegium.runs.finish import Trained, finish
 from florilegium.runs.follow import follow, naming_what_is_saved
+from florilegium.runs.launcher import one_training_at_a_time, without_launcher
 from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.plan_text import say_plan
 from florilegium.runs.prepare import Prepared, prepare, sample_prompts
@@ -75,7 +76,12 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
     if not is_text(config.data):  # the run's files name it
         raise UsageError(f"the name of {ascii(config.data)[:120]} is not UTF-8", "Rename it")
     refuse_taken(config.output, force=config.force)
-    with watch() as stop, fast_paths.compiling_ahead(), joined(config.device) as distributed:
+    with (
+        one_training_at_a_time(view),
+        watch() as stop,
+        fast_paths.compiling_ahead(),
+        joined(config.device) as distributed,
+    ):
         with distributed.first_then_others():
             prepared = prepare(config, view if distributed.is_first else NullView(), rows)
         ready = make_ready(prepared, distributed=distributed)
@@ -165,7 +171,8 @@ def _accelerator(config: TrainConfig, directory: Path) -> Accelerator:
     from accelerate import Accelerator
 
     trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
-    accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
+    with without_launcher():
+        accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
     if len(accelerator.log_with) < len(set(trackers)):  # it passes over those that it cannot use
         raise UsageError(
             f"--report-to {config.report_to}: Accelerate cannot use all of them",

@@ -159,14 +159,16 @@ def _padding(batches: Sequence[Batch]) -> float:
 
 def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
     device = trainer.device
-    loss = torch.zeros((), device=device)
+    # dtypes are named: another thread that loads a model sets the process's default to bfloat16 meanwhile
+    loss = torch.zeros((), dtype=torch.float32, device=device)
     # In float16 the gradient of a mean would fall below the smallest number; that of the sum does not, and needs no
     # scale that is found by trial.
     scale = num_targets if trainer.loaded.base.compute_dtype == torch.float16 else 1
     for batch in batches:
         losses_N = token_losses(trainer.loaded, _seeded(batch).to(device), trainer.options)
         part = losses_N.sum() / num_targets
-        trainer.accelerator.backward(part * scale)
+        # torch's own: a launcher's variables would have Accelerate divide it again
+        (part * scale).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     if scale != 1:
         torch._foreach_div_([p.grad for p in trainer.parameters if p.grad is not None], scale)
@@ -175,8 +177,8 @@ def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_target
 
 def _gradients_replayed(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
     assert trainer.replay is not None
-    loss = torch.zeros((), device=trainer.device)
-    share_1 = torch.full((1,), 1 / num_targets)
+    loss = torch.zeros((), dtype=torch.float32, device=trainer.device)
+    share_1 = torch.full((1,), 1 / num_targets, dtype=torch.float32)
     for batch in batches:
         loss += trainer.replay({**_tensors(_seeded(batch)), "share_1": share_1})
     return loss
@@ -209,7 +211,7 @@ def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
 def _clip(trainer: Trainer) -> torch.Tensor:
     """The gradient's norm, after which it is at most `--clip`."""
     limit = trainer.config.max_grad_norm if trainer.config.max_grad_norm > 0 else math.inf
-    norm: torch.Tensor = trainer.accelerator.clip_grad_norm_(trainer.parameters, limit)
+    norm: torch.Tensor = torch.nn.utils.clip_grad_norm_(trainer.parameters, limit)
     return norm
 
 

@@ -53,6 +53,16 @@ class OtherFamily:
 OTHER = OtherFamily()
 
 
+def learned_positions(model: AnyModel) -> int | None:
+    """How many tokens a model with a table of learned positions can read; None for one whose positions have no end."""
+    inner = inner_model(model)
+    limit = getattr(inner.config, "max_position_embeddings", None)
+    words = inner.get_input_embeddings()
+    tables = [m.num_embeddings for m in inner.modules() if isinstance(m, nn.Embedding) and m is not words]
+    # OPT's table has two rows more than positions
+    return limit if isinstance(limit, int) and any(limit <= size <= limit + 2 for size in tables) else None
+
+
 def embedding_weight(model: AnyModel) -> torch.Tensor:
     """The input embedding [V, W]."""
     return cast(nn.Embedding, inner_model(model).get_input_embeddings()).weight
