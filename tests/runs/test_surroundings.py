@@ -92,6 +92,7 @@ def test_an_accelerator_of_the_caller_changes_nothing(train: Callable[..., str],
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
 
+    AcceleratorState._reset_state(True)
     try:
         other = Accelerator(cpu=True, gradient_accumulation_steps=4, mixed_precision="bf16")
         with other.accumulate(torch.nn.Linear(1, 1)):

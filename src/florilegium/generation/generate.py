@@ -117,7 +117,9 @@ def fitting(loaded: LoadedModel, request: Request) -> Request:
 def check_prompts(loaded: LoadedModel, texts: Iterable[str]) -> None:
     """Raises UsageError for a prompt that is longer than what the model can read."""
     positions = None if loaded.base.packs else learned_positions(loaded.model)
-    for ids in text_ids(loaded.base.tokenizer, sorted(set(texts))) if positions is not None else ():
+    if positions is None:
+        return
+    for ids in text_ids(loaded.base.tokenizer, sorted(set(texts))):
         if len(ids) >= positions:
             raise UsageError(
                 f"the prompt has {len(ids):,} tokens, and {loaded.base.name} reads {positions:,}", "Shorten it"
