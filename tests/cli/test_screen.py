@@ -80,3 +80,23 @@ def test_a_card_holds_no_live_html_and_no_image() -> None:
     # CommonMark shows what a backslash stands before as it is
     assert not re.search(r"(?<!\\)<(?:img|/?script|b)\b", outside) and not re.search(r"(?<!\\)!\[", outside), outside
     assert "\n# heading" not in outside
+
+
+def test_no_encoding_ends_a_command() -> None:
+    """Letters that stdout cannot write are escaped, and JSON stays the same value."""
+    import json
+    import os
+    import subprocess
+    import sys
+
+    words = "caf\u00e9 \u6570 \U0001f600"
+    code = (
+        "from florilegium.cli.screen import json_line, never_fail_to_print, print_line;"
+        "never_fail_to_print(); w = 'caf\\u00e9 \\u6570 \\U0001f600';"
+        "print_line(json_line({'text': w})); print_line(w, '\\udc80', '\\0')"
+    )
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        first = done.stdout.decode(encoding).splitlines()[0]
+        assert done.returncode == 0 and json.loads(first) == {"text": words}, (encoding, done.stderr)

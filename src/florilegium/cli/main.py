@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from florilegium.cli.commands import COMMANDS
 from florilegium.cli.parser import build_parser
-from florilegium.cli.screen import print_line, printable
+from florilegium.cli.screen import never_fail_to_print, print_line, printable
 from florilegium.config.processes import is_first_process
 from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
 from florilegium.signals import watch
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else the tokenizers library warns about forks
     own_stderr()
+    never_fail_to_print()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(given)
