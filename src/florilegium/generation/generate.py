@@ -21,7 +21,7 @@ from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
 from florilegium.model import Base, LoadedModel, fast_paths
-from florilegium.model.families.other import learned_positions
+from florilegium.model.families.other import position_table_size
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import end_of_text, text_ids
 
@@ -106,7 +106,7 @@ def fitting(loaded: LoadedModel, request: Request) -> Request:
     and of a prompt that leaves less than a quarter its end (a row was cut likewise). Raises UsageError for no token."""
     if not request.token_ids:
         raise UsageError("the prompt holds nothing but the end-of-text token", "Give it a word")
-    positions = None if loaded.base.packs else learned_positions(loaded.model)
+    positions = None if loaded.base.packs else position_table_size(loaded.model)
     most = request.settings.max_new_tokens
     if positions is None or len(request.token_ids) + most <= positions:
         return request
@@ -116,7 +116,7 @@ def fitting(loaded: LoadedModel, request: Request) -> Request:
 
 def check_prompts(loaded: LoadedModel, texts: Iterable[str]) -> None:
     """Raises UsageError for a prompt that is longer than what the model can read."""
-    positions = None if loaded.base.packs else learned_positions(loaded.model)
+    positions = None if loaded.base.packs else position_table_size(loaded.model)
     if positions is None:
         return
     for ids in text_ids(loaded.base.tokenizer, sorted(set(texts))):

@@ -13,7 +13,7 @@ from florilegium.tokens.encode import Example, text_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LOOKED_AT = 64
+SAMPLED_ROWS = 64
 
 
 def check_round_trip(
@@ -21,7 +21,7 @@ def check_round_trip(
 ) -> list[str]:
     """Encodes and decodes some rows: what is to be said of the tokenizer of the model `name`. Raises ModelError where
     the text comes back so changed that no row parses: then no text that the model writes would."""
-    texts = [template.render(quote) for quote in quotes[:: max(1, len(quotes) // LOOKED_AT)]][:LOOKED_AT]
+    texts = [template.render(quote) for quote in quotes[:: max(1, len(quotes) // SAMPLED_ROWS)]][:SAMPLED_ROWS]
     rows = text_ids(tokenizer, texts)
     back = [str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for ids in rows]
     asked = [text for text in texts if template.parse(text) is not None]

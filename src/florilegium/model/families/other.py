@@ -53,7 +53,7 @@ class OtherFamily:
 OTHER = OtherFamily()
 
 
-def learned_positions(model: AnyModel) -> int | None:
+def position_table_size(model: AnyModel) -> int | None:
     """How many tokens a model with a table of learned positions can read; None for one whose positions have no end."""
     inner = inner_model(model)
     limit = getattr(inner.config, "max_position_embeddings", None)
