@@ -4,6 +4,7 @@ of them is stopped or killed."""
 from __future__ import annotations
 
 import json
+import random
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
-from tests.torture.conftest import weights
+from tests.torture.conftest import different_bits, weights
 from tests.torture.warm import Child, Warm
 
 STEPS = 150
@@ -127,6 +128,43 @@ def test_one_that_is_killed_ends_all_with_one_line(
 
 
 @pytest.mark.slow
+def test_with_dropout_two_resume_to_the_same_bits(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    """Chance depends on seed, step and process alone, so checkpoints need no random state of each."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    given = ("--lora-dropout", "0.3")
+    children = start(warm, arguments(tiny, quotes, whole, *given), tmp_path, 2, meeting)
+    assert wait(children) == [0, 0], [child.err for child in children]
+    children = start(warm, arguments(tiny, quotes, run, *given), tmp_path, 2, meeting)
+    saved(run, children)
+    children[0].send(signal.SIGINT)
+    assert wait(children, 30) == [130, 130], [child.err for child in children]
+    children = start(warm, ["resume", str(run)], tmp_path, 2, meeting)
+    assert wait(children) == [0, 0], [child.err for child in children]
+    assert different_bits(weights(run), weights(whole)) == 0
+
+
+@pytest.mark.slow
+def test_fifty_kills_leave_nobody(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    """At any moment, loading included: all end, what is there is resumed."""
+    draw, slowest = random.Random(7), 0.0
+    for number in range(50):
+        run = tmp_path / str(number)
+        children = start(warm, arguments(tiny, quotes, run, "--max-steps", "100000"), tmp_path, 2, meeting)
+        time.sleep(draw.uniform(0.1, 4))
+        began, rank = time.monotonic(), draw.randrange(2)
+        children[rank].send(signal.SIGKILL)
+        codes = wait(children, 30)
+        slowest = max(slowest, time.monotonic() - began)
+        assert codes[rank] == -9 and codes[1 - rank] == 5, (number, [child.err for child in children])
+        assert not any(child.left_behind() for child in children)
+    print(f"50 kills: all ended within {slowest:.1f} s")
+
+
+@pytest.mark.slow
 def test_two_resume_what_one_began(
     warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:
@@ -148,4 +186,16 @@ def test_what_all_would_say_is_said_once(
     codes = wait(children, 30)
     assert codes[0] in (2, 4) and codes[1] in (codes[0], 5), [child.err for child in children]
     assert sum(child.err.count("florilegium:") for child in children) == 1, [child.err for child in children]
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_that_waits_for_the_others_can_be_ended(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    """A launcher ends those that are left when one ends before they met."""
+    first = meeting | {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    child = warm.start(arguments(tiny, quotes, tmp_path / "run"), cwd=tmp_path, env=first)
+    time.sleep(1.5)
+    child.send(signal.SIGTERM)
+    assert child.wait(10) in (143, -signal.SIGTERM), child.err
     assert not (tmp_path / "run").exists()

@@ -71,7 +71,9 @@ def sum_step(
     positions = [float(batch.tokens_BT.numel()) for batch in batches]
     padding = sum(batch.padding_share * count for batch, count in zip(batches, positions, strict=True))
     flags = stop.flags() if stop is not None else [0.0] * len(SIGNALS)
-    own = torch.tensor([sum(positions), padding, *flags]).to(loss.device)
+    own = torch.tensor([sum(positions), padding, *flags], dtype=torch.float32)
+    if loss.device.type == "cuda":  # from pinned memory: the host does not wait for the backward pass
+        own = own.pin_memory().to(loss.device, non_blocking=True)
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no row
     flat = torch.cat([*(gradient.flatten().float() for gradient in found), loss.view(1).float(), own])
     distributed.sum_(flat)
