@@ -3,12 +3,15 @@ of them is stopped or killed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
@@ -37,10 +40,17 @@ def meeting() -> Iterator[dict[str, str]]:
     del store
 
 
-def start(warm: Warm, given: Sequence[str], cwd: Path, world: int, meeting: dict[str, str]) -> list[Child]:
-    """The processes as a launcher starts them."""
+def start(
+    warm: Warm,
+    given: Sequence[str],
+    cwd: Path,
+    world: int,
+    meeting: dict[str, str],
+    faults: Mapping[int, tuple[str, dict[str, Any]]] = MappingProxyType({}),
+) -> list[Child]:
+    """The processes as a launcher starts them; what goes wrong in which of them (`faults.py`)."""
     places = [{"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
-    return [warm.start(given, cwd=cwd, env=meeting | place) for place in places]
+    return [warm.start(given, cwd=cwd, env=meeting | place, before=faults.get(i)) for i, place in enumerate(places)]
 
 
 def wait(children: Sequence[Child], seconds: float = 120) -> list[int]:
@@ -125,6 +135,35 @@ def test_one_that_is_killed_ends_all_with_one_line(
     assert f"is saved. Type: florilegium resume {run}" in other.last_line
     assert sum(child.err.count("florilegium:") for child in children) == 1
     assert not any(child.left_behind() for child in children)
+
+
+def test_one_that_runs_out_of_memory_takes_smaller_pieces(
+    warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    """Alone: the others wait, and every sum is made once."""
+    lack = ("let_memory_run_out", {"step": 4, "tokens": 24, "kind": "cpu"})
+    children = start(warm, arguments(tiny, quotes, tmp_path / "run"), tmp_path, 2, meeting, {0: lack})
+    assert wait(children) == [0, 0], [child.err for child in children]
+    assert "retrying this step" in (tmp_path / "run" / "events.jsonl").read_text()
+    assert_same(tmp_path / "run", one)
+
+
+@pytest.mark.parametrize(
+    ("rank", "fault", "codes", "line"),
+    [
+        (0, ("put_a_number_that_is_none", {"kind": "loss", "step": 3, "value": "nan"}), [6, 6], "diverged at step 3"),
+        (0, ("fail_operation", {"at": 40, "error": errno.ENOSPC, "kinds": ["write"]}), [5, 5], "No space left"),
+        (1, ("let_memory_run_out", {"step": 2, "tokens": 0, "kind": "cpu"}), [5, 5], "one row alone does not fit"),
+    ],
+)
+def test_what_happens_to_one_ends_all_and_is_told_once(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str],
+    rank: int, fault: tuple[str, dict[str, Any]], codes: list[int], line: str,
+) -> None:  # fmt: skip
+    children = start(warm, arguments(tiny, quotes, tmp_path / "run"), tmp_path, 2, meeting, {rank: fault})
+    assert wait(children, 30) == codes, [child.err for child in children]
+    told = [text for child in children for text in child.err.splitlines() if text.startswith("florilegium:")]
+    assert len(told) == 1 and line in told[0], told
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ SAME_IN_TRAINING = {
     "gradient-clip-val": "max-grad-norm", "gradient-clipping": "max-grad-norm", "optim": "optimizer",
     "wd": "weight-decay", "neftune-noise-alpha": "neftune-alpha",
     "random-seed": "seed", "random-state": "seed",
+    "n-gpus": "gpus", "nproc-per-node": "gpus", "num-gpus": "gpus", "num-processes": "gpus",
     # the run
     "eval-interval": "eval-every", "eval-steps": "eval-every", "save-interval": "save-every",
     "save-steps": "save-every", "log-interval": "log-every", "logging-steps": "log-every",
