@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from florilegium.cli.main import main
 from florilegium.config.processes import ProcessPlace, read_place
 from florilegium.errors import UsageError
 from florilegium.runs.launch import check_gpus, exit_code_of
@@ -114,6 +115,17 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UsageError, match="Add --device cpu"):
         check_gpus(2, "auto")
+
+
+def test_rank_0_tells_what_all_would_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a training; another command that happens to run where these variables are set tells its own errors."""
+    for rank, told in (("0", True), ("1", False)):
+        for name, value in (MEETING | {"RANK": rank}).items():
+            monkeypatch.setenv(name, value)
+        assert main(["train", "no/such/rows.jsonl"]) == 3
+        assert bool(capsys.readouterr().err) is told
+        assert main(["runs", "remove", "no/such/run"]) == 2
+        assert capsys.readouterr().err
 
 
 def test_gpus_starts_the_processes(tiny: Path, tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if not isinstance(error, Exception):
             raise
+        is_rank_0s = given[:1] in (["train"], ["resume"]) and not is_first_process()
+        if isinstance(error, FlorilegiumError) and (is_rank_0s if error.is_told is None else error.is_told):
+            return error.exit_code  # another process of the run says it
         return _tell(error, "--debug" in given)
     return 0
 
@@ -65,8 +68,6 @@ def _tell(error: Exception, debug: bool) -> int:
     """One line for an expected failure, the traceback for our own mistakes and with --debug, no secret in either. The
     exit code."""
     if isinstance(error, FlorilegiumError) and not debug:
-        if not is_first_process() if error.is_told is None else error.is_told:
-            return error.exit_code  # another process of the run says it
         words = f"florilegium: {error}\n"
     else:
         import traceback
