@@ -67,8 +67,8 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     _check_ranks(values, header, model_width, what)
     kept = {key: values[key] for key in LORA_FIELDS & values.keys() if key not in NOT_PASSED_ON}
     kept["init_lora_weights"] = start
-    if isinstance(pattern := kept.get("target_modules"), str) and not is_quick_pattern(pattern):
-        # a pattern that others wrote could search for ever: the modules are those that the file holds matrices of
+    if isinstance(kept.get("target_modules"), str):
+        # never a pattern that others wrote, which could search for ever: the modules that the file holds matrices of
         kept["target_modules"] = sorted({_module(name) for name in header if ".lora_A." in name})
     return kept
 
