@@ -314,7 +314,8 @@ def test_names_lead_nowhere(
         for command in ("generate", "resume"):
             arguments = [command, "--run", name] if command == "generate" else [command, name]
             child = warm.run(arguments, cwd=home)
-            weak(child, 2)
+            assert child.code in (2, 4), (name[:20], child.err[-500:])  # no name at all, or nothing of that name
+            weak(child, child.code)
             cases += 1
     for name in ("a\0b", "../outside", "loop", "x" * 5000, "file", "https://user:secret@huggingface.co/a/b"):
         child = warm.run(train_arguments(Path(name), quotes, "never"), cwd=home)

@@ -40,11 +40,12 @@ class Range:
         return f"{'a whole' if self.whole else 'a'} number from {self.low:g} to {self.high:g}"
 
 
+DEPTH = Range(1, 10_000, whole=True)  # the deepest model has some hundreds; an outline is made of each
 COUNT, SIZE = Range(1, LARGEST, whole=True), Range(0, LARGEST, whole=True)
 EPSILON, SHARE, FACTOR = Range(0, 1), Range(0, 1), Range(-1e9, 1e9)
 TOKEN = Range(-1, LARGEST, whole=True)  # -1: none, in the first Llamas
 RANGES: dict[str, Range] = {
-    **dict.fromkeys(("n_layer", "num_hidden_layers", "num_layers", "n_layers"), COUNT),
+    **dict.fromkeys(("n_layer", "num_hidden_layers", "num_layers", "n_layers"), DEPTH),
     **dict.fromkeys(
         ("hidden_size", "n_embed", "n_embd", "d_model", "vocab_size", "intermediate_size", "ffn_dim"), COUNT
     ),

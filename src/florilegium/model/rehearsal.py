@@ -12,17 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError
 from florilegium.model.adapter_config import MERGE, lora_header, lora_values
+from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families.base import inner_model
 from florilegium.model.hub import config_folder, read_config
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, model_errors, quietly, reason_of
 from florilegium.model.lora import check_rank, lora_config
 from florilegium.model.model_config import stored_bits
 from florilegium.model.transformers_loader import outline
+from florilegium.model.weight_files import find_weights
 from florilegium.storage.safetensors_io import TensorEntry
 
 if TYPE_CHECKING:
@@ -143,7 +146,10 @@ def _whole_linear(model: AnyModel) -> str:
 
 
 def _outline_of(name: str, revision: str | None) -> PreTrainedModel:
-    config = read_config(config_folder(name, revision), name)
+    folder = config_folder(name, revision)
+    config = read_config(folder, name)
+    if Path(name).expanduser().is_dir():  # what its weights can tell; those of a Hub id may still be to come
+        check_sizes(config, find_weights(folder, name))
     with quietly(), model_errors(name):
         return outline(config, name)
 
@@ -160,6 +166,7 @@ def _on_outline(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
 
     plain = copy.deepcopy(lora)
     plain.init_lora_weights = False
-    with ONE_LOAD_AT_A_TIME, warnings.catch_warnings():
+    # PEFT makes its matrices in memory before it moves them: a width of 1e9 would be taken at its word.
+    with ONE_LOAD_AT_A_TIME, warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         return get_peft_model(model, plain, low_cpu_mem_usage=True)
