@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from florilegium.cli.main import main
-from florilegium.config import TrainConfig
+from florilegium.config import TrainConfig, make_config
 from florilegium.data import read_rows_of
 from florilegium.errors import ModelError, UsageError
 from florilegium.model import load_base
@@ -21,7 +21,10 @@ from florilegium.model.gpus import CARDS, find_by_device_name, find_gpu
 from florilegium.model.memory_plan import peak_bytes
 from florilegium.model.skeleton import read_skeleton
 from florilegium.runs.estimate import estimate
+from florilegium.runs.prepare import prepare
 from florilegium.runs.rates import product_share
+from florilegium.runs.recorder import NullView
+from florilegium.runs.setup import make_ready
 
 SIZES = {"bloom-560m": (1024, 24, 16), "bloom-7b1": (4096, 30, 32), "bloom-176b": (14336, 70, 112)}
 
@@ -123,6 +126,17 @@ def test_time_follows_what_was_measured_on_that_card(bloom: Path, english_quotes
     assert found.num_steps == 426 and found.memory.fits
     shares = [product_share(width) for width in (320, 1024, 1536, 2048, 4096, 14336)]
     assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize("direction", ["quote", "both"])
+def test_the_steps_are_those_of_the_run(direction: str) -> None:
+    """Trained both ways each row comes twice."""
+    config = make_config({"direction": direction, "device": "cpu"})
+    rows = read_rows_of(config)
+    found = estimate(config, rows)
+    plan = make_ready(prepare(config, NullView(), rows)).plan
+    assert (found.num_steps, found.config.epochs) == (plan.length.num_steps, plan.config.epochs)
+    assert found.tokens_counted and found.num_rows == (2160 if direction == "both" else 1080)
 
 
 def test_what_does_not_fit_is_told_with_what_would(

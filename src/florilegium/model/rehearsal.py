@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 
 def rehearse_training(config: TrainConfig) -> None:
     """Raises UsageError or ModelError where the adapter of `config` cannot be trained on its model."""
-    model = _outline_of(config.model, config.revision)
+    wrap_for_training(_outline_of(config.model, config.revision), config)
+
+
+def wrap_for_training(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
+    """The outline `model` with the adapter of `config` on it. Raises UsageError or ModelError where that cannot be
+    trained."""
     check_rank(model, config.model, config.lora_rank)
     lora = lora_config(model, config)
     try:
@@ -51,6 +56,7 @@ def rehearse_training(config: TrainConfig) -> None:
             f"--target-modules: {name!r} is the head of {config.model}, whose weights the loss reads without an adapter",
             f"Leave {name} out",
         )
+    return wrapped
 
 
 def rehearse_adapter(folder: Path, name: str, revision: str | None, bits: int) -> None:

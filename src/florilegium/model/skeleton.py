@@ -1,11 +1,11 @@
 """A model by its config.json alone: shapes without numbers, from which all that a run will take is known before a byte
 of weights is downloaded.
 
-    locate_config -> outline (meta device) -> PEFT's adapter on it -> counts, bytes by bits
+    config_folder -> outline (meta device) -> PEFT's adapter on it -> counts, bytes by bits
 
 What a linear takes once bitsandbytes has it, N outputs and K inputs:
 
-    8 bits    N K codes and a float32 scale for each row
+    8 bits    N K int8 numbers and a float32 scale for each row
     4 bits    N K / 2 codes; for each 64 a scale in 8 bits, for each 256 of those one in float32, and two tables
 """
 
@@ -15,23 +15,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ModelError
 from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import DownloadSize, config_folder, download_size, read_config
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.model.lora import ParameterCount, count_parameters, lora_config
+from florilegium.model.lora import ParameterCount, count_parameters
 from florilegium.model.memory_plan import ModelShape
 from florilegium.model.model_config import stored_bits
+from florilegium.model.rehearsal import wrap_for_training
 from florilegium.model.transformers_loader import outline
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 NF4_GROUP, NF4_SCALES = 64, 256
 NF4_TABLES = 4 * (NF4_SCALES + 16) + 4  # of the scales' codes, of the codes, and the scales' mean
@@ -88,7 +86,7 @@ def read_skeleton(config: TrainConfig) -> Skeleton:
     sizes = {bits: weight_bytes(model, bits) for bits in ((stored,) if stored else (8, 4, 16, 32))}
     products = sum(module.weight.numel() for module in _linears(model)) + _head_size(model)
     numbers = sum(p.numel() for p in model.parameters())
-    tuned = _with_adapter(model, config)
+    tuned = wrap_for_training(model, config)
     on = {name.rsplit(".", 1)[-1] for name, module in tuned.named_modules() if hasattr(module, "base_layer")}
     return Skeleton(
         config.model,
@@ -100,19 +98,6 @@ def read_skeleton(config: TrainConfig) -> Skeleton:
         tuple(sorted(on)),
         download_size(config.model, config.revision, 2 * numbers),
     )
-
-
-def _with_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
-    from peft import get_peft_model
-
-    lora = lora_config(model, config)
-    with quietly(), torch.device("meta"):
-        try:
-            return get_peft_model(model, lora, low_cpu_mem_usage=True)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise ModelError(
-                f"no adapter fits {config.model} ({error})", "Name its linear layers with --target-modules"
-            ) from error
 
 
 def weight_bytes(model: nn.Module, bits: int) -> int:

@@ -26,7 +26,7 @@ from florilegium.model.memory_plan import HEAD_CHUNK, WORKSPACE, MemoryPlan, Mod
 from florilegium.model.skeleton import Skeleton, read_skeleton
 from florilegium.runs.plan import BLOCK_ROWS, CPU_BATCH_TOKENS, MAX_STEPS_PLANNED, ROW_TOKENS, choose_batching
 from florilegium.runs.rates import step_seconds
-from florilegium.runs.row_lengths import row_lengths
+from florilegium.runs.row_lengths import row_lengths, ways
 from florilegium.storage.platform import available_memory
 from florilegium.tokens import BatchSampler
 from florilegium.training import choose_epochs, plan_length
@@ -121,13 +121,14 @@ def estimate(config: TrainConfig, rows: Rows, gpu: str | None = None) -> Estimat
     skeleton = read_skeleton(config)
     training = split_by_config(config, rows).training
     lengths, counted = row_lengths(config, rows, training)
+    num_rows = len(training) * ways(rows)
     fused = _fused(skeleton, config, card)
     config = replace(
         config,
-        epochs=config.epochs or (None if config.max_steps else choose_epochs(len(training), config.batch_size)),
+        epochs=config.epochs or (None if config.max_steps else choose_epochs(num_rows, config.batch_size)),
         batching=choose_batching(config.batching, ("fused-blocks",) if fused else ()),
     )
-    steps = _steps(lengths, config, len(training))
+    steps = _steps(lengths, config)
     memory = memory_on(skeleton, config, card, steps, max(lengths, default=1))
     shape = _shape(skeleton, config, card) if memory.plan is not None else None
     seconds = step_seconds(skeleton, card, steps, shape, memory.plan)
@@ -137,10 +138,10 @@ def estimate(config: TrainConfig, rows: Rows, gpu: str | None = None) -> Estimat
         card,
         card.name if card else f"CPU ({torch.get_num_threads()} threads)",
         memory,
-        len(training),
+        num_rows,
         sum(lengths) / max(1, len(lengths)),
         counted,
-        plan_length(len(training), config).num_steps,
+        plan_length(num_rows, config).num_steps,
         seconds,
         gpu is None and card is None,
         _disk(skeleton, config),
@@ -183,7 +184,7 @@ def _fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
     )
 
 
-def _steps(lengths: Sequence[int], config: TrainConfig, num_rows: int) -> list[int]:
+def _steps(lengths: Sequence[int], config: TrainConfig) -> list[int]:
     """Tokens of the steps to come, from the lengths of as many rows as were looked at."""
     if not lengths:
         return [1]

@@ -15,6 +15,11 @@ MOST_ROWS = 4096
 BYTES_A_TOKEN = 4.3  # english_quotes by BLOOM's tokenizer
 
 
+def ways(rows: Rows) -> int:
+    """How many times each row is trained in a pass: twice with `--direction both`."""
+    return 2 if rows.template.tags_first else 1
+
+
 def row_lengths(config: TrainConfig, rows: Rows, numbers: Sequence[int]) -> tuple[list[int], bool]:
     """Tokens that each of these rows takes in a batch (of at most MOST_ROWS of them), and whether they were counted."""
     chosen = numbers[:: max(1, -(-len(numbers) // MOST_ROWS))]
@@ -22,7 +27,7 @@ def row_lengths(config: TrainConfig, rows: Rows, numbers: Sequence[int]) -> tupl
     folder = config_folder(config.model, config.revision)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         sizes = [len(rows.template.render(quote).encode()) / BYTES_A_TOKEN for quote in quotes]
-        return [min(config.max_length, max(1, round(size))) for size in sizes], False
+        return [min(config.max_length, max(1, round(size))) for size in sizes * ways(rows)], False
     tokenizer = load_tokenizer(folder, read_config(folder, config.model), config.model)
     places = [rows.places[i] for i in chosen]
     examples = encode(
