@@ -75,6 +75,15 @@ def test_writing_keeping_copying_and_taking_them_along(browser: Browser, page: S
     assert browser.ask("document.querySelector('#kept-none').hidden") is False
 
 
+@pytest.mark.parametrize("row", [{}, {"quote": "The sea is wide.", "tags": ["sea"]}, {"tags": ["sea"]}], ids=str)
+def test_what_is_kept_shows_the_text_that_was_written(browser: Browser, page: Server, row: dict[str, object]) -> None:
+    opened(browser, page)
+    written = json.dumps({**row, "text": "The sea is wide.", "finished": True, "novel": None})
+    browser.ask(f"import('/static/cards.js').then(cards => cards.actions({written}, 'sayings').lastChild.click())")
+    assert browser.ask("document.querySelector('#kept .text').textContent") == "The sea is wide."
+    browser.click("#kept button")
+
+
 def test_a_copy_is_shown_beside_its_row_and_a_new_one_is_called_new(browser: Browser, page: Server) -> None:
     opened(browser, page)
     row = "Every window is a promise that somebody will look out of it in the morning."

@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { announce, button, element, fill, tagList } from "./dom.js";
 import { isKept, keep } from "./kept.js";
 
-const OWN = new Set(["text", "finished", "novel", "base"]);
+const OWN = new Set(["text", "finished", "novel", "base", "model"]); // not columns: what the server and `keep` add to a row
 
 // Columns by what they hold: the first text is the quote, lists are tags; a row that has no quote shows its whole text.
 export function columnsOf(row) {
