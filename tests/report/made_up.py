@@ -100,11 +100,21 @@ def _evaluation(text: Text, count: int) -> dict[str, Any]:
     side["copies"]["closest"] = closest
     controls = {
         "frequent_tags": side["written_tags"],
+        "baselines": {"naive_bayes": {**side["written_tags"], "name": text("baseline")}},
         "held_out": side,
+        "retrieved": side,
         "copies_instrument": {"planted_found": 1.0, "shuffled_found": 0.0},
     }
     general = {"before": {"loss": figure}, "after": {"loss": figure}, "change": figure}
-    return {"tuned": side, "base": side, "controls": controls, "forgetting": general, "interval": text("interval")}
+    comparison = {"best": "naive_bayes", "micro_f1": figure, "sentence": text("comparison")}
+    return {
+        "tuned": side,
+        "base": side,
+        "baseline_comparison": comparison,
+        "controls": controls,
+        "forgetting": general,
+        "interval": text("interval"),
+    }
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -81,6 +81,21 @@ def test_tuning_shows(report: dict[str, Any]) -> None:
     assert report["leaks"] == 0 and report["general"] == "bundled"
 
 
+def test_baselines_stand_beside_the_tags(report: dict[str, Any]) -> None:
+    """What the paired sentence says is what the table shows, and naive Bayes beats a run of 40 steps for certain."""
+    controls, comparison = report["controls"], report["baseline_comparison"]
+    named = {"frequent_tags": controls["frequent_tags"], **controls["baselines"]}
+    f1 = {key: scores["micro_f1"]["value"] for key, scores in named.items()}
+    assert f1["naive_bayes"] > f1["nearest_rows"] > f1["frequent_tags"] + 0.2
+    tuned = report["tuned"]["written_tags"]
+    assert comparison["best"] == max(f1, key=lambda key: f1[key]) == "naive_bayes"
+    for metric in ("micro_f1", "precision_at_1", "precision_at_3"):
+        change = tuned[metric]["value"] - named[comparison["best"]][metric]["value"]
+        assert comparison[metric]["value"] == pytest.approx(change), metric
+    assert comparison["micro_f1"]["high"] < 0 and "naive Bayes, fitted" in comparison["sentence"]
+    assert controls["retrieved"]["copies"]["copied"]["value"] == 1.0, "a row that was looked up is a copy"
+
+
 def test_held_out_loss_is_the_one_that_training_saw(run: Path, report: dict[str, Any]) -> None:
     trained = json.loads((run / "manifest.json").read_text())
     assert report["held_out_rows"] == trained["held_out_rows"]
@@ -108,6 +123,8 @@ def test_the_screen(
     for word in (
         "micro F1",
         "most frequent tags",
+        "naive Bayes",
+        report["baseline_comparison"]["sentence"],
         "distinct-2",
         "100% of 200 planted copies found, 0% of shuffled",
         "General text",

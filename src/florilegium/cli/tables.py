@@ -8,7 +8,7 @@ from rich.text import Text
 
 from florilegium.cli.screen import printable
 from florilegium.errors import counted
-from florilegium.evaluation.table import table
+from florilegium.evaluation.table import lookup, table
 from florilegium.report.compare import Comparison, metric_rows
 from florilegium.runs.evaluate import EvaluationReport
 
@@ -28,6 +28,8 @@ def print_evaluation(report: EvaluationReport) -> None:
             note = cells.control if has_base or cells.line.path else f"{cells.control}, before {cells.base}"
             grid.add_row(Text(f"  {cells.line.name}"), *values, cells.tuned, Text(note, style="dim"))
     console.print(grid)
+    if sentence := lookup(report, "baseline_comparison.sentence"):
+        console.print(Text(f"\n{sentence}.", style="bold"))
     check = report["controls"]["copies_instrument"]
     found = f"{_percent(check['planted_found'])} of {check['planted']} planted copies found"
     console.print(

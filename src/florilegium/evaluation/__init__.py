@@ -1,10 +1,12 @@
 """What a fine-tuned model learned, what it forgot, and whether it repeats its training rows.
 
 In reading order: `confidence` (how far a metric can be trusted), `losses` (held-out rows, general text), `tag_metrics`
-and `text_metrics` (tags, variety, repetition), `copies` (how much was copied, and from where), `relevance` (do the tags
-fit the quote), `table` (all of it for people)."""
+and `text_metrics` (tags, variety, repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`,
+`nearest_rows`, `naive_bayes`) and `tag_comparison` (which is better), `copies` (how much was copied, and from where),
+`relevance` (do the tags fit the quote), `table` (all of it for people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
+from florilegium.evaluation.baselines import TagBaseline, fit_baselines
 from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
 from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_metrics, read_general, row_parts
@@ -14,10 +16,13 @@ from florilegium.evaluation.metrics import (
     FormMetrics,
     InstrumentCheck,
     RowLosses,
+    TagComparison,
     TagRelevance,
     TagScores,
 )
+from florilegium.evaluation.nearest_rows import nearest_texts
 from florilegium.evaluation.relevance import tag_relevance
+from florilegium.evaluation.tag_comparison import compare_tags
 from florilegium.evaluation.tag_metrics import most_frequent_tags, tag_f1, tag_scores
 from florilegium.evaluation.text_metrics import distinct_n, is_repetitive
 
@@ -29,11 +34,15 @@ __all__ = [
     "InstrumentCheck",
     "NoveltyIndex",
     "RowLosses",
+    "TagBaseline",
+    "TagComparison",
     "TagRelevance",
     "TagScores",
     "TrainingTexts",
+    "compare_tags",
     "copy_metrics",
     "distinct_n",
+    "fit_baselines",
     "forgetting",
     "general_parts",
     "instrument_check",
@@ -41,6 +50,7 @@ __all__ = [
     "loss_metrics",
     "mean",
     "most_frequent_tags",
+    "nearest_texts",
     "read_general",
     "row_parts",
     "share",

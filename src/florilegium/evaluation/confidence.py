@@ -61,6 +61,18 @@ def difference(above: Numbers, other: Numbers, below: Numbers) -> Metric | None:
     return ratio(np.asarray(above, dtype=np.float64) - np.asarray(other, dtype=np.float64), below)
 
 
+def change_of_ratios(above: Numbers, below: Numbers, other_above: Numbers, other_below: Numbers) -> Metric | None:
+    """sum(above) / sum(below) - sum(other_above) / sum(other_below): how far two answers to the same rows lie apart,
+    paired, so that a row that is hard for both counts for neither. None where there is nothing below a line."""
+    a, b, c, d = (np.asarray(x, dtype=np.float64) for x in (above, below, other_above, other_below))
+    if not len(a) or not b.sum() or not d.sum():
+        return None
+    weight = bootstrap_weights(len(a))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = (weight @ a) / (weight @ b) - (weight @ c) / (weight @ d)
+    return interval_of(a.sum() / b.sum() - c.sum() / d.sum(), drawn[np.isfinite(drawn)])
+
+
 def interval_of(value: float, drawn: np.ndarray) -> Metric:
     """`value` with the interval of what `drawn` came to, a number for each resample."""
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (value, value)

@@ -62,6 +62,18 @@ class TagScores:
 
 
 @dataclass(frozen=True)
+class TagComparison:
+    """The tuned model's tags less those of the best baseline, paired row by row, and that in a sentence. `best` is the
+    baseline with the highest micro F1 on these rows, as evaluation.json calls it."""
+
+    best: str
+    micro_f1: Metric | None
+    precision_at_1: Metric | None
+    precision_at_3: Metric | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class TagMatch:
     """How much likelier tags are beside their own quote than beside another: in nats a token, and how often."""
 

@@ -13,14 +13,14 @@ SHARE = "share"
 
 @dataclass(frozen=True)
 class Line:
-    """A metric: where it lies in a side's object, what it is called, which way is better, how it is written. `control`
-    is where, in the whole report, the object lies that has the metric to compare with, and what that is."""
+    """A metric: where it lies in a side's object, what it is called, which way is better, how it is written. `controls`
+    say where, in the whole report, the objects lie that have the metric to compare with, and what those are."""
 
     path: str
     name: str
     better: str = ""
     style: str = ".3f"
-    control: tuple[str, str] = ("", "")
+    controls: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,13 @@ class Cells:
     control: str
 
 
-_FREQUENT = ("controls.frequent_tags", "most frequent tags")
-_HELD_OUT = ("controls.held_out", "held-out rows")
-_OWN = ("controls.held_out", "the rows' own tags")
+_TAGS = (
+    ("controls.baselines.naive_bayes", "naive Bayes"),
+    ("controls.baselines.nearest_rows", "nearest rows (tf-idf)"),
+    ("controls.frequent_tags", "most frequent tags"),
+)
+_TEXTS = (("controls.held_out", "held-out rows"), ("controls.retrieved", "training rows retrieved"))
+_OWN = (("controls.held_out", "the rows' own tags"),)
 
 LINES: Mapping[str, Sequence[Line]] = {
     "Held-out rows": (
@@ -48,10 +52,10 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("tags.perplexity", "perplexity of the tag part", "lower", ".2f"),
     ),
     "Tags for held-out quotes": (
-        Line("written_tags.micro_f1", "micro F1", "higher", control=_FREQUENT),
-        Line("written_tags.macro_f1", "macro F1", "higher", control=_FREQUENT),
-        Line("written_tags.precision_at_1", "precision@1", "higher", control=_FREQUENT),
-        Line("written_tags.precision_at_3", "precision@3", "higher", control=_FREQUENT),
+        Line("written_tags.micro_f1", "micro F1", "higher", controls=_TAGS),
+        Line("written_tags.macro_f1", "macro F1", "higher", controls=_TAGS),
+        Line("written_tags.precision_at_1", "precision@1", "higher", controls=_TAGS),
+        Line("written_tags.precision_at_3", "precision@3", "higher", controls=_TAGS),
         Line("relevance.lift", "tag-quote match, log-likelihood", "higher", "+.3f", _OWN),
         Line("relevance.wins", "tag-quote match, win rate", "higher", SHARE, _OWN),
         Line("relevance.shuffled.wins", "same with shuffled tags (control)", "", SHARE, _OWN),
@@ -66,12 +70,12 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("form.format_rate", "well-formed (quote and tags)", "higher", SHARE),
         Line("form.stop_rate", "end cleanly (end-of-text)", "higher", SHARE),
         Line("form.loop_rate", "repetitive", "lower", SHARE),
-        Line("variety.distinct_1", "distinct-1", control=_HELD_OUT),
-        Line("variety.distinct_2", "distinct-2", control=_HELD_OUT),
-        Line("variety.distinct_3", "distinct-3", control=_HELD_OUT),
-        Line("copies.copied", "copies (8 words in a row)", "lower", SHARE, _HELD_OUT),
-        Line("copies.longest_run", "longest shared run, words", "", ".2f", _HELD_OUT),
-        Line("copies.containment", "overlap with nearest training row", "", SHARE, _HELD_OUT),
+        Line("variety.distinct_1", "distinct-1", controls=_TEXTS),
+        Line("variety.distinct_2", "distinct-2", controls=_TEXTS),
+        Line("variety.distinct_3", "distinct-3", controls=_TEXTS),
+        Line("copies.copied", "copies (8 words in a row)", "lower", SHARE, _TEXTS),
+        Line("copies.longest_run", "longest shared run, words", "", ".2f", _TEXTS),
+        Line("copies.containment", "overlap with nearest training row", "", SHARE, _TEXTS),
     ),
 }
 
@@ -117,7 +121,10 @@ def _number(value: float, style: str) -> str:
 
 def _cells(report: Mapping[str, object], line: Line, short: bool) -> Cells:
     base, tuned = (written(lookup(report.get(side), line.path), line.style, short) for side in ("base", "tuned"))
-    where, what = line.control
     path = line.path.removeprefix("written_tags.")  # the controls of written tags lie in an object of their own
-    control = written(lookup(report, f"{where}.{path}"), line.style, short) if where else ""
-    return Cells(line, base, tuned, f"{control} {what}" if control else "")
+    found = [(lookup(report, f"{where}.{path}"), what) for where, what in line.controls]
+    there = [(metric, what) for metric, what in found if metric is not None]
+    if len(there) > 1:  # several are read at a glance; their intervals are in the file
+        there = [(metric.get("value") if isinstance(metric, Mapping) else metric, what) for metric, what in there]
+    values = [(written(metric, line.style, short), what) for metric, what in there]
+    return Cells(line, base, tuned, ", ".join(f"{value} {what}" for value, what in values if value))

@@ -83,6 +83,7 @@ def _run_values(facts: RunRecord) -> dict[str, object]:
         "charts": charts([("", facts)]),
         "tables": _safe_table(evaluation),
         "interval": evaluation.get("interval", ""),
+        "compared": lookup(evaluation, "baseline_comparison.sentence") or "",
         "instrument": _instrument(evaluation),
         "closest": _closest(evaluation),
         "evaluate_command": f"florilegium evaluate {shlex.quote(str(facts.directory))} --base",
@@ -144,7 +145,7 @@ def _cards(facts: RunRecord) -> list[tuple[str, str, str]]:
         (
             "tag F1",
             written(lookup(e, "tuned.written_tags.micro_f1"), ".3f", short=True),
-            _against(e, "written_tags.micro_f1"),
+            _against(e),
         ),
         (
             "copies",
@@ -166,9 +167,13 @@ def _steps(number_of_steps: object) -> str:
     return counted(number_of_steps, "step") if isinstance(number_of_steps, int) else ""
 
 
-def _against(evaluation: Mapping[str, object], path: str) -> str:
-    frequent = lookup(evaluation, "controls.frequent_tags.micro_f1.value")
-    return f"{frequent:.3f} by always naming frequent tags" if isinstance(frequent, float) else ""
+def _against(evaluation: Mapping[str, object]) -> str:
+    """The best baseline's value, or, of an earlier version, that of the most frequent tags."""
+    best = lookup(evaluation, f"controls.baselines.{lookup(evaluation, 'baseline_comparison.best')}")
+    value, name = lookup(best, "micro_f1.value"), lookup(best, "name")
+    if best is None:
+        value, name = lookup(evaluation, "controls.frequent_tags.micro_f1.value"), "always naming frequent tags"
+    return f"{value:.3f} by {name}" if isinstance(value, float) else ""
 
 
 def _safe_table(evaluation: Mapping[str, object]) -> Mapping[str, Sequence[Cells]]:

@@ -22,7 +22,8 @@ from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import GENERAL, read_general
 from florilegium.generation.tuned import load
 from florilegium.report import write_report
-from florilegium.runs.evaluator import Compared, EvalData, Evaluator
+from florilegium.runs.controls import Compared
+from florilegium.runs.evaluator import EvalData, Evaluator
 from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run

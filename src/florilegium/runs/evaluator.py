@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypedDict
 
 from florilegium.config import SamplingSettings, TrainConfig
 from florilegium.data import Quote, Rows, Split, Template
@@ -23,24 +22,24 @@ from florilegium.evaluation import (
     TagScores,
     TrainingTexts,
     copy_metrics,
-    distinct_n,
     forgetting,
     general_parts,
     instrument_check,
     is_repetitive,
     loss_metrics,
     mean,
-    most_frequent_tags,
+    nearest_texts,
     row_parts,
     share,
     tag_relevance,
     tag_scores,
     words,
 )
-from florilegium.evaluation.metrics import InstrumentMetrics
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
+from florilegium.runs.controls import Compared, texts_to_json, variety
 from florilegium.runs.recorder import ProgressView
+from florilegium.runs.tag_baselines import TagBaselines, tag_baselines
 from florilegium.runs.tags_first import TagsFirst, measure_tags_first
 from florilegium.tokens import label_prompt
 
@@ -61,6 +60,10 @@ class EvalData:
     @property
     def main_texts(self) -> list[str]:
         return [str(quote[self.rows.template.main_column]) for quote in self.training]
+
+    @property
+    def held_out_texts(self) -> list[str]:
+        return [str(quote[self.rows.template.main_column]) for quote in self.held_out]
 
 
 @dataclass(frozen=True)
@@ -97,23 +100,6 @@ class SideReport:
         }
 
 
-class Controls(TypedDict):
-    """What each metric is compared with, and how well the search for copies finds what was planted."""
-
-    frequent_tags: dict[str, object] | None
-    held_out: dict[str, object]
-    copies_instrument: InstrumentMetrics
-    variety_words: int
-
-
-class Compared(TypedDict):
-    """The measured part of evaluation.json; a side is what `SideReport.to_json` makes."""
-
-    tuned: dict[str, object]
-    base: dict[str, object] | None
-    controls: Controls
-
-
 @dataclass
 class Evaluator:
     """Asks one tuned model everything, with its adapter on or off."""
@@ -138,33 +124,33 @@ class Evaluator:
 
     def compare(self, tuned: Measured, base: Measured | None) -> Compared:
         """Both sides with the metrics that need a common measure, and the controls, as JSON."""
-        held_out_texts = [str(quote[self._template.main_column]) for quote in self.material.held_out]
-        texts = [held_out_texts, tuned.texts, *([base.texts] if base else [])]
+        training, held_out = self.material.main_texts, self.material.held_out_texts
+        retrieved = nearest_texts(training, held_out)
+        texts = [held_out, retrieved, tuned.texts, *([base.texts] if base else [])]
         budget = min(sum(len(words(text)) for text in own) for own in texts)
-        index = TrainingTexts(self.material.main_texts)
+        index = TrainingTexts(training)
         wanted = self._tags_of(self.material.held_out)
         own_tags = self._relevance(wanted) if wanted is not None else None
+        baselines = self._baselines(wanted)
 
         def report(name: str, side: Measured) -> dict[str, object]:
             self.view.say(f"{name:<5}  copies, variety, tag match")
             scores = tag_scores(side.tags, wanted) if side.tags is not None and wanted is not None else None
             match = self._relevance(side.tags) if side.tags is not None else None
             copies = copy_metrics(index, side.texts)
-            return SideReport(side, scores, _variety(side.texts, budget), copies, match).to_json()
+            return SideReport(side, scores, variety(side.texts, budget), copies, match).to_json()
 
-        sides = report("tuned", tuned), report("base", base) if base else None
-        held_out_copies = copy_metrics(index, held_out_texts)
+        comparison = baselines.compare(tuned.tags) if baselines and tuned.tags is not None else None
         return {
-            "tuned": sides[0],
-            "base": sides[1],
+            "tuned": report("tuned", tuned),
+            "base": report("base", base) if base else None,
+            "baseline_comparison": asdict(comparison) if comparison else None,
             "controls": {
-                "frequent_tags": self._frequent_tags(wanted),
-                "held_out": {
-                    "variety": _variety(held_out_texts, budget),
-                    "copies": held_out_copies and asdict(held_out_copies),
-                    "relevance": own_tags and own_tags.to_json(),
-                },
-                "copies_instrument": instrument_check(index, self.material.main_texts).to_json(),
+                "frequent_tags": baselines.frequent_to_json() if baselines else None,
+                "baselines": baselines.to_json() if baselines else {},
+                "held_out": {**texts_to_json(index, held_out, budget), "relevance": own_tags and own_tags.to_json()},
+                "retrieved": texts_to_json(index, retrieved, budget),
+                "copies_instrument": instrument_check(index, training).to_json(),
                 "variety_words": budget,
             },
         }
@@ -210,13 +196,12 @@ class Evaluator:
             else None
         )
 
-    def _frequent_tags(self, wanted: Sequence[Sequence[str]] | None) -> dict[str, object] | None:
+    def _baselines(self, wanted: Sequence[Sequence[str]] | None) -> TagBaselines | None:
         trained = self._tags_of(self.material.training)
-        if trained is None or wanted is None:
+        if trained is None or wanted is None or not any(wanted):
             return None
-        answer = most_frequent_tags(trained)
-        scores = tag_scores([answer] * len(wanted), wanted)
-        return {**asdict(scores), "answer": answer} if scores else None
+        self.view.say("       baselines: nearest training rows, naive Bayes")
+        return tag_baselines(self.material.main_texts, trained, self.material.held_out_texts, wanted)
 
     def _relevance(self, tags: Sequence[Sequence[str]]) -> TagRelevance | None:
         limit = self.material.config.max_length
@@ -235,7 +220,3 @@ class Evaluator:
 
     def _main_text(self, row: Generated) -> str:
         return str(row.quote[self._template.main_column]) if row.quote else row.text
-
-
-def _variety(texts: Sequence[str], budget: int) -> dict[str, float | None]:
-    return {f"distinct_{n}": distinct_n(texts, n, budget) for n in (1, 2, 3)}
