@@ -55,7 +55,8 @@ def test_losses_are_those_of_stock_bloom_row_by_row(base: Base) -> None:
 
 def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
     parts = row_parts(LoadedModel(base, base.model), TEMPLATE, QUOTES, 1024)
-    for quote, (first, second) in zip(QUOTES, parts, strict=True):
+    for quote, row in zip(QUOTES, parts, strict=True):
+        first, second = row.quote, row.tags
         prompt, text = TEMPLATE.prompt({"quote": quote["quote"]}), TEMPLATE.render(quote)
         ids = [*base.tokenizer(text)["input_ids"], base.tokenizer.eos_token_id]
         size = len(base.tokenizer(prompt)["input_ids"])
@@ -65,11 +66,11 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
         assert second.nats == pytest.approx(float(losses[size - 1 :].sum()), abs=1e-3)
         assert first.bytes == len(prompt.encode()) and first.bytes + second.bytes == len(text.encode())
     found = loss_metrics(parts)
-    nats, tokens = sum(q.nats + t.nats for q, t in parts), sum(q.tokens + t.tokens for q, t in parts)
+    nats, tokens = sum(r.quote.nats + r.tags.nats for r in parts), sum(r.quote.tokens + r.tags.tokens for r in parts)
     assert found.whole.loss.value == pytest.approx(nats / tokens) and found.whole.tokens == tokens
     assert found.whole.perplexity.value == pytest.approx(math.exp(nats / tokens))
     assert found.whole.bits_per_byte.value == pytest.approx(
-        nats / math.log(2) / sum(q.bytes + t.bytes for q, t in parts)
+        nats / math.log(2) / sum(r.quote.bytes + r.tags.bytes for r in parts)
     )
     assert found.quote.tokens + found.tags.tokens == tokens
     assert found.whole.loss.low <= found.whole.loss.value <= found.whole.loss.high

@@ -60,6 +60,7 @@ def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
         "a-run",
         "3.600",
         "7.000 before",
+        "held-out loss of the words",
         "micro F1",
         "0.500 (0.400 to 0.600)",
         "written 2",

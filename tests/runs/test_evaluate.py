@@ -98,7 +98,9 @@ def test_baselines_stand_beside_the_tags(report: dict[str, Any]) -> None:
 
 def test_held_out_loss_is_the_one_that_training_saw(run: Path, report: dict[str, Any]) -> None:
     trained = json.loads((run / "manifest.json").read_text())
-    assert report["held_out_rows"] == trained["held_out_rows"]
+    assert report["held_out_rows"] == trained["held_out_rows"] - trained["validation_rows"]
+    assert 0 < report["validation_rows"] == trained["validation_rows"]
+    assert f"the {report['held_out_rows']} test rows reported here chose nothing" in report["selection"]["sentence"]
     # Training computes in bfloat16 where the processor does.
     assert report["tuned"]["loss"]["value"] == pytest.approx(trained["eval_loss"], abs=0.01)
     assert report["base"]["loss"]["value"] == pytest.approx(trained["eval_loss_before"], abs=0.01)
@@ -160,7 +162,9 @@ def test_the_recipe_for_lm_eval_writes_the_held_out_rows(run: Path, tmp_path: Pa
     done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "held_out.jsonl").read_text().splitlines()
-    assert len(lines) == 116 and all(" ->: " in json.loads(line)["text"] for line in lines)
+    assert len(lines) == len(read_eval_data(run).held_out) and all(
+        " ->: " in json.loads(line)["text"] for line in lines
+    )
     task = yaml.safe_load((DOCS / "lm_eval" / "florilegium_held_out.yaml").read_text())
     assert task["dataset_kwargs"]["data_files"][task["test_split"]] == "held_out.jsonl"
     assert "--tasks " + task["task"] in (DOCS / "lm-eval.md").read_text()

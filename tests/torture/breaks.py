@@ -128,7 +128,7 @@ TABLE = {
          'or before[name] == value:',
          'or True:'),
         ('order: an older run takes another', 'test_going_on.py::test_a_run_from_before_there_were_orders',
-         'before = {"batching": BEFORE_ORDERS, "direction": "quote", **current_settings(before)}',
+         'before = settings_of_run(before)',
          'before = {"direction": "quote", **current_settings(before)}'),
         ('device: not said', 'test_going_on.py::test_device',
          'NOT_OF_THE_RUN = (',

@@ -47,6 +47,7 @@ REFUSED = {
     "rslora": True,
     "max_length": 64,
     "held_out": 0.3,
+    "validation": 0.5,
     "lora_plus_ratio": 4.0,
     "optimizer": "adamw-8bit",
     "target_modules": "dense",
@@ -303,10 +304,15 @@ def test_a_run_from_before_there_were_orders(
     """Neither its config nor its checkpoints name one: it goes on as it began, and another is refused."""
     run = stopped()
     config = run / "config.yaml"
-    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("batching:")))
+    config.write_text(
+        "".join(
+            line for line in config.read_text().splitlines(True) if not line.startswith(("batching:", "validation:"))
+        )
+    )
     for manifest in run.glob("checkpoints/*/manifest.json"):
         held = json.loads(manifest.read_text())
         assert held["run"]["settings"].pop("batching") == "shuffled"
+        assert held["run"]["settings"].pop("validation") == 0.3  # nor were held-out rows parted then
         manifest.write_text(json.dumps(held))
     child = warm.run(["resume", run, *flag("batching", "tile-aligned")], cwd=tmp_path)
     assert child.code == 2 and "--batching cannot change when resuming (this run uses shuffled)" in child.last_line, (
@@ -314,6 +320,7 @@ def test_a_run_from_before_there_were_orders(
     )
     child = warm.run(["resume", run, *flag("batching", "auto")], cwd=tmp_path)
     assert child.code == 0 and "batching: shuffled" in config.read_text(), child.err
+    assert "validation: 0.0" in config.read_text()
     assert different_bits(weights(run), weights(reference())) == 0
 
 

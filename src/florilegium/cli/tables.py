@@ -37,6 +37,7 @@ def print_evaluation(report: EvaluationReport) -> None:
             f"\nIntervals: {report['interval']}. Copies: {found}, {_percent(check['shuffled_found'])} of shuffled ones."
         )
     )
+    console.print(Text(f"Selection: {report['selection']['sentence']}."))
     leaks = f"{counted(report['leaks'], 'near-duplicate pair')} across train and test (split by {report['split_by']})"
     console.print(
         Text(f"{counted(report['held_out_rows'], 'held-out row')}, {leaks}; {report['elapsed_seconds']:.0f} s")
@@ -61,6 +62,12 @@ def print_comparison(comparison: Comparison) -> None:
         ]
         grid.add_row(Text(row.name), *cells)
     console.print(grid)
+    for pair in comparison.paired:
+        console.print(Text(f"\n{printable(pair.title)}", style="bold"))
+        differences = Table(box=None, pad_edge=False, show_header=False)
+        for metric, change, verdict in pair.lines:
+            differences.add_row(Text(metric), Text(change), Text(printable(verdict)))
+        console.print(differences)
     if not comparison.same_rows:
         console.print(
             Text(

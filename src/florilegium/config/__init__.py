@@ -2,7 +2,7 @@
 
 from florilegium.config.checks import TRACKERS, make_config
 from florilegium.config.files import as_dict, dump_config, read_config
-from florilegium.config.renamed import RENAMED, current_setting, current_settings
+from florilegium.config.renamed import RENAMED, current_setting, current_settings, settings_of_run
 from florilegium.config.sampling import SamplingSettings
 from florilegium.config.settings import DEFAULT_TEMPLATE, TrainConfig
 
@@ -18,4 +18,5 @@ __all__ = [
     "dump_config",
     "make_config",
     "read_config",
+    "settings_of_run",
 ]

@@ -125,6 +125,6 @@ def _checked(where: str, name: str, value: object, hint: type, meta: Mapping[str
             raise UsageError(f"{shown} is {value!r}", "It takes a finite number")
         if meta["minimum"] is not None and value < meta["minimum"]:
             raise UsageError(f"{shown} is {value!r}", f"It takes {meta['minimum']:g} or more")
-        if name in ("held_out", "lora_dropout", "warmup_ratio") and value >= 1:
+        if name in ("held_out", "validation", "lora_dropout", "warmup_ratio") and value >= 1:
             raise UsageError(f"{shown} is {value!r}", "It takes a fraction: 0 or more, and less than 1")
     return value

@@ -34,6 +34,8 @@ RENAMED_KERNELS = {
     "loss": "chunked-loss",
     "decode": "fast-decode",
 }
+# What a run did whose config.yaml does not name the setting, because there was none.
+BEFORE_SETTING: Mapping[str, object] = {"batching": "shuffled", "direction": "quote", "validation": 0.0}
 AUTO_IS_NONE = ("epochs", "learning_rate")
 RENAMED_VALUES = {"split_by": {"cluster": "near-duplicates"}, "batching": {"filled": "tile-aligned"}}
 
@@ -54,3 +56,8 @@ def current_setting(name: str, value: object) -> tuple[str, object]:
 def current_settings(values: Mapping[str, object]) -> dict[str, object]:
     """All of `values` under the names of today."""
     return dict(current_setting(str(name), value) for name, value in values.items())
+
+
+def settings_of_run(values: Mapping[str, object]) -> dict[str, object]:
+    """Those of a run's config.yaml or checkpoint, with what it did where it names nothing."""
+    return {**BEFORE_SETTING, **current_settings(values)}

@@ -72,6 +72,13 @@ class TrainConfig:
     )
     fix_encoding: bool = setting(False, "repair broken encoding (mojibake) first", group="data")
     held_out: float = setting(0.1, "fraction of the rows held out to test on", group="data", minimum=0.0, metavar="X")
+    validation: float = setting(
+        0.3,
+        "fraction of the held-out rows that choose the best step; the others are reported (of 30 or more; 0 = all do both)",
+        group="data",
+        minimum=0.0,
+        metavar="X",
+    )
     split_by: str = setting(
         "near-duplicates",
         "keep together in train or test: near-duplicates, authors, or nothing (random)",

@@ -120,6 +120,7 @@ class DataReport(Statistics):
     notes: list[str]
     training_rows: int
     held_out_rows: int
+    validation_rows: int
     set_aside_rows: int
     rows_of_one_mould: int
     split_by: str

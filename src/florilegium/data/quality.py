@@ -95,6 +95,7 @@ def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> Dat
         **describe(rows),
         "training_rows": len(split.training),
         "held_out_rows": len(split.held_out),
+        "validation_rows": len(split.validation),
         "set_aside_rows": len(split.set_aside),
         "rows_of_one_mould": split.one_mould,
         "split_by": by,

@@ -11,13 +11,17 @@ never both trained and examined. `by` says what else stays together:
 
 The first row of a cluster decides for it, and rows that are added behind never change what stands before them. A row
 that is near to earlier rows of *both* sides would leak wherever it went: it is set aside, and neither trained nor
-examined."""
+examined.
+
+Of 30 held-out rows or more some are validation rows, by another hash of the same text: they choose the step whose
+adapter is kept, and when to stop; the others, the test rows, choose nothing, and are what is reported. Which rows are
+trained does not depend on it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from florilegium.config import TrainConfig
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
@@ -28,18 +32,27 @@ from florilegium.errors import DataError, UsageError
 SPLIT_BY = ("near-duplicates", "author", "random")
 _FEW_ROWS = 10
 SMALLEST_MOULD = 30
+FEWEST_TO_PART = 30
 
 
 @dataclass(frozen=True)
 class Split:
     """Indices of the rows on each side and of those set aside, ascending; `pairs` are the near-duplicates among all
-    rows, but for those of a cluster that is too large to be one text: it has so many rows (`one_mould`)."""
+    rows, but for those of a cluster that is too large to be one text: it has so many rows (`one_mould`). `validation`
+    are those held-out rows that choose the best step; none where all of them both choose and are reported."""
 
     training: list[int]
     held_out: list[int]
     set_aside: list[int]
     pairs: list[Pair]
     one_mould: int = 0
+    validation: tuple[int, ...] = ()
+
+    @property
+    def test(self) -> list[int]:
+        """The held-out rows that are reported."""
+        choosing = set(self.validation)
+        return [i for i in self.held_out if i not in choosing]
 
     @property
     def leaks(self) -> int:
@@ -134,8 +147,8 @@ def _given_split(texts: Sequence[str], pairs: list[Pair], held_out_from: int, *,
 
 
 def split_by_config(config: TrainConfig, rows: Rows, progress: Callable[[str, int], None] | None = None) -> Split:
-    """`make_split` as the settings of a run say it."""
-    return make_split(
+    """`make_split` as the settings of a run say it, its held-out rows parted."""
+    split = make_split(
         rows.quotes,
         config.held_out,
         config.seed,
@@ -144,6 +157,27 @@ def split_by_config(config: TrainConfig, rows: Rows, progress: Callable[[str, in
         held_out_from=rows.held_out_from,
         progress=progress,
     )
+    authors = rows.authors if config.split_by == "author" else ()
+    return part_held_out(split, rows.quotes, config.validation, config.seed, authors)
+
+
+def part_held_out(
+    split: Split, quotes: Sequence[Quote], share: float, seed: int = 0, authors: Sequence[str] = ()
+) -> Split:
+    """`split` with `share` of its held-out rows for validation, near-duplicates and rows of one of `authors` together;
+    as it is where fewer than FEWEST_TO_PART are held out, or one of the sides would have none."""
+    if not share or len(split.held_out) < FEWEST_TO_PART:
+        return split
+    out = set(split.held_out)
+    near = clusters(len(quotes), [pair for pair in split.pairs if out.issuperset(pair)])
+    first = {i: rows[0] for rows in near for i in rows}
+
+    def decides(i: int) -> str:
+        author = authors[i].strip() if authors else ""
+        return f"author {author}" if author else first_text(quotes[first.get(i, i)])
+
+    choosing = tuple(i for i in split.held_out if _draw(f"validation {decides(i)}", seed) < share)
+    return replace(split, validation=choosing) if 0 < len(choosing) < len(out) else split
 
 
 def _sides(drawn: Sequence[float], pairs: Iterable[Pair], share: float, *, follow: bool) -> list[bool | None]:

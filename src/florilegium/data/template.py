@@ -128,6 +128,13 @@ class Template:
             raise self._not_reversible(sound, parsed or {})
         return text
 
+    def pieces(self, quote: Mapping[str, Value]) -> list[tuple[str, str]]:
+        """What `render` joins: (column, its text), and ("", literal) for what the template itself says."""
+        found = [("", self._literals[0])]
+        for name, literal in zip(self.columns, self._literals[1:], strict=True):
+            found += [(name, join_items(quote[name])), ("", literal)]
+        return found
+
     def prompt(self, given: Mapping[str, object] | None = None, *, open: bool = False) -> str:
         """The text up to the first column that is not given, for the model to go on from; no white space at its end.
 

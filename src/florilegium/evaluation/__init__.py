@@ -1,26 +1,28 @@
 """What a fine-tuned model learned, what it forgot, and whether it repeats its training rows.
 
-In reading order: `confidence` (how far a metric can be trusted), `losses` (held-out rows, general text), `tag_metrics`
-and `text_metrics` (tags, variety, repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`,
-`nearest_rows`, `naive_bayes`) and `tag_comparison` (which is better), `copies` (how much was copied, and from where),
-`relevance` (do the tags fit the quote), `table` (all of it for people)."""
+In reading order: `confidence` (how far a metric can be trusted), `token_parts` and `losses` (of held-out rows, words and
+constants apart), `general` (of general text, before and after), `tag_metrics` and `text_metrics` (tags, variety,
+repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`, `nearest_rows`, `naive_bayes`) and
+`tag_comparison` (which is better), `copies` (how much was copied, and from where), `relevance` (do the tags fit the
+quote), `paired` (two runs on the same rows), `table` (all of it for people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.baselines import TagBaseline, fit_baselines
 from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
-from florilegium.evaluation.losses import GENERAL, forgetting, general_parts, loss_metrics, read_general, row_parts
+from florilegium.evaluation.general import GENERAL, forgetting, general_parts, read_general
+from florilegium.evaluation.losses import RowParts, loss_metrics, row_parts
 from florilegium.evaluation.metrics import (
     CopyMetrics,
     Forgetting,
     FormMetrics,
     InstrumentCheck,
-    RowLosses,
     TagComparison,
     TagRelevance,
     TagScores,
 )
 from florilegium.evaluation.nearest_rows import nearest_texts
+from florilegium.evaluation.paired import PairedDifference, paired_differences, sums_of_rows
 from florilegium.evaluation.relevance import tag_relevance
 from florilegium.evaluation.tag_comparison import compare_tags
 from florilegium.evaluation.tag_metrics import most_frequent_tags, tag_f1, tag_scores
@@ -33,7 +35,8 @@ __all__ = [
     "FormMetrics",
     "InstrumentCheck",
     "NoveltyIndex",
-    "RowLosses",
+    "PairedDifference",
+    "RowParts",
     "TagBaseline",
     "TagComparison",
     "TagRelevance",
@@ -51,9 +54,11 @@ __all__ = [
     "mean",
     "most_frequent_tags",
     "nearest_texts",
+    "paired_differences",
     "read_general",
     "row_parts",
     "share",
+    "sums_of_rows",
     "tag_f1",
     "tag_relevance",
     "tag_scores",

@@ -1,33 +1,31 @@
-"""What a model loses on texts: for each row the negative log-likelihood of its tokens, the quote's and the tags' apart.
+"""What a model loses on texts: for each row the negative log-likelihood of its tokens, words and constants apart.
 
-    token_ids     Be | kind | . | ->: | kindness | , | life | </s>
-    part            quote              tags (what `--loss-on tags` learns: the last column and end-of-text)
+    token_ids     Be | kind | . |  ->: | kindness | , | life | </s>
+    part          quote words     separator  tag words  comma   end      (`token_parts.py`)
+    half          quote                  tags (what `--loss-on tags` trains: the last column and end-of-text)
 
 The first token has nothing before it and is not predicted. Loss is in nats a token; perplexity its exponential; bits
 per byte divides the row's bits by the UTF-8 bytes of its text, so that models with other vocabularies can be compared
-(end-of-text costs bits and has no bytes, so a model that never stops pays for it). General texts, to see what was
-forgotten, are cut into pieces and take the same way."""
+(end-of-text costs bits and has no bytes, so over whole rows a model that never stops pays for it)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from florilegium.data import Quote, Template
-from florilegium.errors import DataError, ResourceError
-from florilegium.evaluation.confidence import difference, ratio
-from florilegium.evaluation.metrics import Forgetting, LossMetrics, RowLosses
+from florilegium.errors import ResourceError
+from florilegium.evaluation.confidence import ratio
+from florilegium.evaluation.metrics import LossMetrics, RowLosses
+from florilegium.evaluation.token_parts import PARTS, WORDS, bytes_of_parts, parts_of_tokens
 from florilegium.model import Base, ForwardOptions, LoadedModel, token_losses
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack, text_ids
+from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack
 
-GENERAL = Path(__file__).parent / "general.txt"
-PIECE_TOKENS, MOST_PIECES = 256, 64
 OPTIONS = ForwardOptions(("chunked-loss",))  # all logits of a vocabulary of 250,880 at once would not fit
 
 
@@ -38,6 +36,30 @@ class Part:
     nats: float
     tokens: int
     bytes: int
+
+    def __add__(self, other: Part) -> Part:
+        return Part(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class RowParts:
+    """A row in halves, the separator with the quote, commas and end-of-text with the tags; and in the parts of
+    `token_parts.py`."""
+
+    quote: Part
+    tags: Part
+    parts: Mapping[str, Part]
+
+    @property
+    def words(self) -> Part:
+        """The quote's and the tags' words, without what is the same in every row."""
+        quote, tags = (self.parts[name] for name in WORDS)
+        return quote + tags
+
+    @property
+    def turned(self) -> RowParts:
+        """The same of a template that begins with its tags: the quote stands behind them."""
+        return RowParts(self.tags, self.quote, self.parts)
 
 
 @torch.no_grad()
@@ -67,25 +89,40 @@ def example_losses(loaded: LoadedModel, examples: Sequence[Example], batch_token
 
 def row_parts(
     loaded: LoadedModel, template: Template, quotes: Sequence[Quote], max_length: int, places: Sequence[str] = ()
-) -> list[tuple[Part, Part]]:
-    """Quote part and tag part of each row."""
-    base = loaded.base
-    examples = encode(base.tokenizer, template, quotes, max_length=max_length, loss_on="tags", places=places).examples
-    parts = []
-    for example, losses in zip(examples, example_losses(loaded, examples), strict=True):
-        start = example.loss_mask.index(True)
-        cut = max(start - 1, 0)  # losses[i] is that of token i + 1
-        sizes = [len(_text(base, ids).encode()) for ids in (example.token_ids[:start], example.token_ids[:-1])]
-        quote = Part(float(losses[:cut].sum()), cut, sizes[0])
-        parts.append((quote, Part(float(losses[cut:].sum()), len(losses) - cut, sizes[1] - sizes[0])))
-    return parts
+) -> list[RowParts]:
+    """Each row in its halves and parts."""
+    tokenizer = loaded.base.tokenizer
+    encoded = encode(tokenizer, template, quotes, max_length=max_length, loss_on="tags", places=places)
+    ids = [example.token_ids for example in encoded.examples]
+    names = parts_of_tokens(tokenizer, template, encoded.quotes, ids)
+    losses = example_losses(loaded, encoded.examples)
+    rows = zip(encoded.quotes, encoded.examples, losses, names, strict=True)
+    return [
+        RowParts(*_halves(loaded.base, example, found), _by_part(found, own[1:], bytes_of_parts(template, quote)))
+        for quote, example, found, own in rows
+    ]
 
 
-def loss_metrics(parts: Sequence[tuple[Part, Part]]) -> RowLosses:
-    """Loss, perplexity and bits per byte with their intervals: of whole rows and of their parts."""
-    quotes, tags = [quote for quote, _ in parts], [tag for _, tag in parts]
-    both = [Part(q.nats + t.nats, q.tokens + t.tokens, q.bytes + t.bytes) for q, t in parts]
-    return RowLosses(part_metrics(both), part_metrics(quotes), part_metrics(tags))
+def _halves(base: Base, example: Example, losses: np.ndarray) -> tuple[Part, Part]:
+    start = example.loss_mask.index(True)
+    cut = max(start - 1, 0)  # losses[i] is that of token i + 1
+    sizes = [len(decoded(base, ids).encode()) for ids in (example.token_ids[:start], example.token_ids[:-1])]
+    quote = Part(float(losses[:cut].sum()), cut, sizes[0])
+    return quote, Part(float(losses[cut:].sum()), len(losses) - cut, sizes[1] - sizes[0])
+
+
+def _by_part(losses: np.ndarray, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Part]:
+    here = {name: np.array([own == name for own in names], dtype=bool) for name in PARTS}
+    return {name: Part(float(losses[here[name]].sum()), int(here[name].sum()), sizes[name]) for name in PARTS}
+
+
+def loss_metrics(rows: Sequence[RowParts]) -> RowLosses:
+    """Loss, perplexity and bits per byte with their intervals: of whole rows, of their halves, and of their parts."""
+    parts = {"words": part_metrics([row.words for row in rows])}
+    parts |= {name: part_metrics([row.parts[name] for row in rows]) for name in PARTS}
+    quotes, tags = [row.quote for row in rows], [row.tags for row in rows]
+    both = [quote + tag for quote, tag in zip(quotes, tags, strict=True)]
+    return RowLosses(part_metrics(both), part_metrics(quotes), part_metrics(tags), parts)
 
 
 def part_metrics(parts: Sequence[Part]) -> LossMetrics:
@@ -99,47 +136,6 @@ def part_metrics(parts: Sequence[Part]) -> LossMetrics:
     )
 
 
-def read_general(path: Path) -> list[str]:
-    """The paragraphs of a text file (a blank line parts them; so does a line's end in a file that has no blank line).
-
-    Raises DataError for a file that cannot be read or has no text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "--general takes a text file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
-    paragraphs = text.split("\n\n") if "\n\n" in text else text.split("\n")
-    found = [p.strip() for p in paragraphs if p.strip()]
-    if not found:
-        raise DataError(f"{path} holds no text", "--general takes a text file")
-    return found
-
-
-def general_parts(loaded: LoadedModel, paragraphs: Sequence[str]) -> list[Part]:
-    """The losses of general text in pieces of at most 256 tokens; of a long file 64 pieces, evenly spread."""
-    pieces = [
-        ids[i : i + PIECE_TOKENS]
-        for ids in text_ids(loaded.base.tokenizer, paragraphs)
-        for i in range(0, len(ids), PIECE_TOKENS)
-    ]
-    pieces = [piece for piece in pieces if len(piece) >= 8]
-    if len(pieces) > MOST_PIECES:
-        pieces = [pieces[len(pieces) * i // MOST_PIECES] for i in range(MOST_PIECES)]
-    losses = example_losses(loaded, [Example(piece, [True] * len(piece)) for piece in pieces])
-    return [
-        Part(float(found.sum()), len(found), len(_text(loaded.base, piece).encode()))
-        for piece, found in zip(pieces, losses, strict=True)
-    ]
-
-
-def forgetting(before: Sequence[Part], after: Sequence[Part]) -> Forgetting:
-    """Loss on general text before and after tuning, and what it rose by (negative: fell), paired piece by piece."""
-    tokens = [p.tokens for p in after]
-    change = difference([p.nats for p in after], [p.nats for p in before], tokens)
-    return Forgetting(part_metrics(before), part_metrics(after), change)
-
-
-def _text(base: Base, token_ids: Sequence[int]) -> str:
+def decoded(base: Base, token_ids: Sequence[int]) -> str:
+    """The text of the tokens, special ones left out."""
     return str(base.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -5,6 +5,7 @@ makes JSON of each; where JSON has another shape, `to_json` does."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TypedDict
 
@@ -30,14 +31,17 @@ class LossMetrics:
 
 @dataclass(frozen=True)
 class RowLosses:
-    """The losses of whole rows, and of their parts."""
+    """The losses of whole rows and of their halves, constants included: the separator with the quote, commas and
+    end-of-text with the tags; and `parts`: `words` alone, and each part of `token_parts.py`."""
 
     whole: LossMetrics
     quote: LossMetrics
     tags: LossMetrics
+    parts: Mapping[str, LossMetrics]
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self.whole), "quote": asdict(self.quote), "tags": asdict(self.tags)}
+        halves = {"quote": asdict(self.quote), "tags": asdict(self.tags)}
+        return {**asdict(self.whole), **halves, "parts": {name: asdict(part) for name, part in self.parts.items()}}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from florilegium.errors import counted
+
 SHARE = "share"
 
 
@@ -43,13 +45,19 @@ _OWN = (("controls.held_out", "the rows' own tags"),)
 
 LINES: Mapping[str, Sequence[Line]] = {
     "Held-out rows": (
-        Line("loss", "loss per token", "lower"),
-        Line("perplexity", "perplexity", "lower", ".2f"),
-        Line("bits_per_byte", "bits per byte", "lower"),
-        Line("quote.loss", "loss of the quote part", "lower"),
-        Line("quote.perplexity", "perplexity of the quote part", "lower", ".2f"),
-        Line("tags.loss", "loss of the tag part", "lower"),
-        Line("tags.perplexity", "perplexity of the tag part", "lower", ".2f"),
+        Line("parts.words.loss", "loss of the words", "lower"),
+        Line("parts.words.perplexity", "perplexity of the words", "lower", ".2f"),
+        Line("parts.words.bits_per_byte", "bits per byte of the words", "lower"),
+        Line("parts.quote_words.loss", "loss of quote words", "lower"),
+        Line("parts.tag_words.loss", "loss of tag words", "lower"),
+        Line("parts.separator.loss", "separator (a constant)", "lower"),
+        Line("parts.commas.loss", "commas between tags", "lower"),
+        Line("parts.end.loss", "end-of-text", "lower"),
+        Line("loss", "loss of all tokens, constants too", "lower"),
+        Line("quote.loss", "quote and separator", "lower"),
+        Line("tags.loss", "tags, commas and end-of-text", "lower"),
+        Line("perplexity", "perplexity of all tokens", "lower", ".2f"),
+        Line("bits_per_byte", "bits per byte, all tokens", "lower"),
     ),
     "Tags for held-out quotes": (
         Line("written_tags.micro_f1", "micro F1", "higher", controls=_TAGS),
@@ -127,4 +135,12 @@ def _cells(report: Mapping[str, object], line: Line, short: bool) -> Cells:
     if len(there) > 1:  # several are read at a glance; their intervals are in the file
         there = [(metric.get("value") if isinstance(metric, Mapping) else metric, what) for metric, what in there]
     values = [(written(metric, line.style, short), what) for metric, what in there]
-    return Cells(line, base, tuned, ", ".join(f"{value} {what}" for value, what in values if value))
+    control = ", ".join(f"{value} {what}" for value, what in values if value)
+    return Cells(line, base, tuned, control or _tokens(report, line.path))
+
+
+def _tokens(report: Mapping[str, object], path: str) -> str:
+    """Over how many tokens a loss was taken: a loss of a few constants is no loss of a text."""
+    where = path.removesuffix("loss")
+    tokens = lookup(report, f"tuned.{where}tokens") if path.endswith("loss") else None
+    return counted(tokens, "token") if isinstance(tokens, int) and tokens else ""

@@ -1,15 +1,17 @@
 """Runs side by side: what was set differently, and what came of it, each against the first.
 
 Which run is best at a metric is marked only where that is more than chance: no other run's interval reaches into its
-own."""
+own. Where two runs were evaluated on the same rows, these are compared row by row (`evaluation/paired.py`), which sees
+far smaller differences, and says where it sees none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from string import ascii_uppercase
 
-from florilegium.errors import UsageError
+from florilegium.errors import UsageError, counted
+from florilegium.evaluation import PairedDifference, paired_differences
 from florilegium.evaluation.table import LINES, SHARE, Line, lookup, written
 from florilegium.report.page import charts, render
 from florilegium.report.page_lists import duration, gibibytes, number
@@ -45,15 +47,44 @@ class ComparedRow:
 
 
 @dataclass(frozen=True)
+class PairedRuns:
+    """What the run `second` differs by from `first` on the rows that both were evaluated on; the names are as they are
+    shown."""
+
+    first: str
+    second: str
+    differences: tuple[PairedDifference, ...]
+
+    @property
+    def lines(self) -> list[tuple[str, str, str]]:
+        """(metric, difference with its interval, which is better), for people."""
+        return [
+            (found.name, written(asdict(found.change), "+.4f"), found.verdict(self.first, self.second))
+            for found in self.differences
+        ]
+
+    @property
+    def title(self) -> str:
+        rows = max((found.rows for found in self.differences), default=0)
+        return f"{self.second} minus {self.first}, paired on {counted(rows, 'row')} that both were evaluated on"
+
+    def to_json(self) -> dict[str, object]:
+        verdicts = [found.verdict(self.first, self.second) for found in self.differences]
+        metrics = [asdict(one) | {"verdict": verdict} for one, verdict in zip(self.differences, verdicts, strict=True)]
+        return {"first": self.first, "second": self.second, "metrics": metrics}
+
+
+@dataclass(frozen=True)
 class Comparison:
     """`settings`: name to each run's value, where they differ; `metrics`: name to each run's, a metric as `evaluate`
     writes it, a number or None; `same_rows`: whether all were trained on the same rows (else their losses cannot be
-    compared)."""
+    compared); `paired`: each run against the first, on the rows that both were evaluated on."""
 
     runs: list[str]
     same_rows: bool
     settings: dict[str, list[object]]
     metrics: dict[str, list[object]]
+    paired: tuple[PairedRuns, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -61,6 +92,7 @@ class Comparison:
             "same_rows": self.same_rows,
             "settings": self.settings,
             "figures": self.metrics,
+            "paired": [pair.to_json() for pair in self.paired],
         }
 
 
@@ -80,7 +112,20 @@ def compare_runs(*runs: RunRecord) -> Comparison:
         digests[0] is not None and all(digest == digests[0] for digest in digests),
         {key: values for key, values in settings.items() if any(value != values[0] for value in values)},
         {key: values for key, values in metrics.items() if any(value is not None for value in values)},
+        _paired(runs),
     )
+
+
+def _paired(runs: Sequence[RunRecord]) -> tuple[PairedRuns, ...]:
+    """Each run against the first; nothing of runs that share no rows, or whose evaluation holds no sums of rows."""
+    names = [run.name for run in runs]
+    shown = names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
+    sides = [lookup(run.evaluation, "tuned.by_row") for run in runs]
+    pairs = [
+        PairedRuns(shown[0], name, tuple(paired_differences([(sides[0], side)])))
+        for name, side in zip(shown[1:], sides[1:], strict=True)
+    ]
+    return tuple(pair for pair in pairs if pair.differences)
 
 
 def metric_rows(comparison: Comparison, short: bool = False) -> list[ComparedRow]:
@@ -158,6 +203,7 @@ def comparison_page(*runs: RunRecord) -> str:
         same_rows=comparison.same_rows,
         settings=comparison.settings,
         figures=metric_rows(comparison),
+        paired=comparison.paired,
         charts=charts(named),
         samples=_samples(runs),
         not_evaluated=[run for run in runs if not run.evaluation] if any(run.evaluation for run in runs) else [],

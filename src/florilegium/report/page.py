@@ -84,6 +84,7 @@ def _run_values(facts: RunRecord) -> dict[str, object]:
         "tables": _safe_table(evaluation),
         "interval": evaluation.get("interval", ""),
         "compared": lookup(evaluation, "baseline_comparison.sentence") or "",
+        "selection": lookup(evaluation, "selection.sentence") or "",
         "instrument": _instrument(evaluation),
         "closest": _closest(evaluation),
         "evaluate_command": f"florilegium evaluate {shlex.quote(str(facts.directory))} --base",
@@ -140,7 +141,7 @@ def _cards(facts: RunRecord) -> list[tuple[str, str, str]]:
     """The few metrics that one wants first: (name, value, note)."""
     m, e = facts.manifest, facts.evaluation
     before, after = number(m.get("eval_loss_before"), ".3f"), number(m.get("eval_loss"), ".3f")
-    cards = [("held-out loss", after, f"{before} before" if before else "")]
+    cards = [_loss_of_words(e), ("held-out loss", after, f"{before} before" if before else "")]
     cards += [
         (
             "tag F1",
@@ -161,6 +162,14 @@ def _cards(facts: RunRecord) -> list[tuple[str, str, str]]:
         ("peak memory", gibibytes(m.get("peak_memory_bytes")), ""),
     ]
     return [card for card in cards if card[1]]
+
+
+def _loss_of_words(evaluation: Mapping[str, object]) -> tuple[str, str, str]:
+    """The held-out loss without what is the same in every row, where the run was evaluated."""
+    tuned, base = (lookup(evaluation, f"{side}.parts.words.loss") for side in ("tuned", "base"))
+    before = written(base, ".3f", short=True)
+    found = written(tuned, ".3f", short=True)
+    return "held-out loss of the words", found, f"{before} by the base" if before else ""
 
 
 def _steps(number_of_steps: object) -> str:
@@ -220,6 +229,7 @@ def _sides(data: Mapping[str, object]) -> str:
     names = {
         "training_rows": "to train on",
         "held_out_rows": "held out",
+        "validation_rows": "of them to choose the best step",
         "set_aside_rows": "left out as near-duplicates of both sides",
     }
     counts = [f"{data[key]:,} {what}" for key, what in names.items() if isinstance(data.get(key), int) and data[key]]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from florilegium.config import TrainConfig, as_dict, current_settings, make_config
+from florilegium.config import TrainConfig, as_dict, current_settings, make_config, settings_of_run
 from florilegium.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ CHANGEABLE = (
     "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "micro_batch_tokens",
     "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
 )  # fmt: skip
-BEFORE_ORDERS = "shuffled"  # the order of a run that was begun when there was no choice
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 # after these, how much memory holds is not what the checkpoint remembers
 REPACKS = ("device", "memory", "micro_batch_tokens")
@@ -58,8 +57,7 @@ def identity(manifest: RunManifest, config: TrainConfig) -> RunIdentity:
 def with_changes(written: Mapping[str, object], given: Mapping[str, object], source: str) -> TrainConfig:
     """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises
     UsageError."""
-    values = current_settings(written)
-    values.setdefault("batching", BEFORE_ORDERS)
+    values = settings_of_run(written)
     make_config(values, source=source)
     given = current_settings(given)
     if given.get("batching") == "auto":  # which is what it was
@@ -72,7 +70,7 @@ def compare(before: Mapping[str, object], now: TrainConfig) -> list[Change]:
     """Each setting that changed since the checkpoint. Raises UsageError for one that cannot change on the
     way."""
     changes = []
-    before = {"batching": BEFORE_ORDERS, "direction": "quote", **current_settings(before)}
+    before = settings_of_run(before)
     for name, value in as_dict(now).items():
         if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
             continue

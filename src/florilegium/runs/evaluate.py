@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from florilegium.config import SamplingSettings, make_config, read_config
+from florilegium.config import SamplingSettings, make_config, read_config, settings_of_run
 from florilegium.config.installed import installed_version
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import DataError, UsageError
@@ -25,6 +25,7 @@ from florilegium.report import write_report
 from florilegium.runs.controls import Compared
 from florilegium.runs.evaluator import EvalData, Evaluator
 from florilegium.runs.recorder import NullView, ProgressView
+from florilegium.runs.selection import selection_of
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
@@ -34,6 +35,8 @@ class EvaluationReport(Compared):
 
     version: str
     held_out_rows: int
+    validation_rows: int
+    selection: dict[str, object]
     split_by: str
     leaks: int
     generations: int
@@ -77,15 +80,24 @@ def evaluate(
     evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, view)
     measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
     view.say("tuned  loss on general text, with and without the adapter")
+    compared = evaluator.compare(*measured)
+    chosen = selection_of(
+        RunDirectory(directory).read_metrics(),
+        len(material.split.validation),
+        len(material.held_out),
+        compared["tuned"]["loss"],
+    )
     report: EvaluationReport = {
         "version": installed_version("florilegium"),
         "held_out_rows": len(material.held_out),
+        "validation_rows": len(material.split.validation),
+        "selection": chosen.to_json(),
         "split_by": material.config.split_by,
         "leaks": material.split.leaks,
         "generations": generations,
         "sampling": asdict(evaluator.settings),
         "interval": "95%, bootstrap over rows, 1,000 resamples; Wilson for shares of texts",
-        **evaluator.compare(*measured),
+        **compared,
         "general": str(Path(general).name) if general else "bundled",
         "forgetting": asdict(evaluator.forgetting(paragraphs)),
         "elapsed_seconds": round(time.monotonic() - began, 1),
@@ -99,7 +111,7 @@ def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 50
     """The run's rows, read and split again. Raises UsageError for a folder that is no run, DataError for other rows
     than it was made on."""
     run = RunDirectory(directory).check()
-    config = make_config(read_config(run.config), source=str(run.config))
+    config = make_config(settings_of_run(read_config(run.config)), source=str(run.config))
     rows = read_rows_of(config, data)
     digest = run.data_digest()
     if digest and digest != rows.digest:
@@ -113,6 +125,6 @@ def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 50
             f"{directory} has no held-out rows, so there is nothing to measure on",
             "Train again with --held-out 0.1 and more rows",
         )
-    numbers = split.held_out[:: max(1, -(-len(split.held_out) // most_rows))]
+    numbers = split.test[:: max(1, -(-len(split.test) // most_rows))]
     held_out, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
     return EvalData(config, rows, split, [rows.quotes[i] for i in split.training], held_out, places)

@@ -17,7 +17,7 @@ from florilegium.evaluation import (
     CopyMetrics,
     Forgetting,
     FormMetrics,
-    RowLosses,
+    RowParts,
     TagRelevance,
     TagScores,
     TrainingTexts,
@@ -31,6 +31,7 @@ from florilegium.evaluation import (
     nearest_texts,
     row_parts,
     share,
+    sums_of_rows,
     tag_relevance,
     tag_scores,
     words,
@@ -68,10 +69,10 @@ class EvalData:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured of one side alone: losses, form, the tags that it wrote for held-out quotes (None where the
+    """What is measured of one side alone: losses of each row, form, the tags that it wrote for held-out quotes (None where the
     template does not end in a list), and its unconditional samples."""
 
-    losses: RowLosses
+    rows: list[RowParts]
     form: FormMetrics
     tags: list[list[str]] | None
     texts: list[str]
@@ -87,15 +88,17 @@ class SideReport:
     variety: dict[str, float | None]
     copies: CopyMetrics | None
     relevance: TagRelevance | None
+    by_row: dict[str, object]
 
     def to_json(self) -> dict[str, object]:
         return {
-            **self.measured.losses.to_json(),
+            **loss_metrics(self.measured.rows).to_json(),
             "written_tags": self.written_tags and asdict(self.written_tags),
             "form": asdict(self.measured.form),
             "variety": self.variety,
             "copies": self.copies and asdict(self.copies),
             "relevance": self.relevance and self.relevance.to_json(),
+            "by_row": self.by_row,
             **({"tags_first": self.measured.tags_first.to_json()} if self.measured.tags_first else {}),
         }
 
@@ -114,13 +117,13 @@ class Evaluator:
         name = "base " if use_base else "tuned"
         with self.tuned.adapter_off() if use_base else contextlib.nullcontext():
             self.view.say(f"{name}  losses of {counted(len(self.material.held_out), 'held-out row')}")
-            losses = self._losses()
+            rows = self._rows()
             self.view.say(f"{name}  tags for their quotes")
             tags = self._written_tags()
             self.view.say(f"{name}  {counted(self.generations, 'unconditional sample')}")
             texts = self.tuned.generate("", n=self.generations, settings=self.settings)
             asked = self._tags_first(name)
-        return Measured(losses, self._form(texts), tags, [self._main_text(row) for row in texts], asked)
+        return Measured(rows, self._form(texts), tags, [self._main_text(row) for row in texts], asked)
 
     def compare(self, tuned: Measured, base: Measured | None) -> Compared:
         """Both sides with the metrics that need a common measure, and the controls, as JSON."""
@@ -138,7 +141,8 @@ class Evaluator:
             scores = tag_scores(side.tags, wanted) if side.tags is not None and wanted is not None else None
             match = self._relevance(side.tags) if side.tags is not None else None
             copies = copy_metrics(index, side.texts)
-            return SideReport(side, scores, variety(side.texts, budget), copies, match).to_json()
+            by_row = sums_of_rows(held_out, side.rows, side.tags, wanted)
+            return SideReport(side, scores, variety(side.texts, budget), copies, match, by_row).to_json()
 
         comparison = baselines.compare(tuned.tags) if baselines and tuned.tags is not None else None
         return {
@@ -172,11 +176,11 @@ class Evaluator:
         held_out, limit = self.material.held_out, self.material.config.max_length
         return measure_tags_first(self.tuned, held_out, self.material.places, limit, self.settings)
 
-    def _losses(self) -> RowLosses:
+    def _rows(self) -> list[RowParts]:
         limit = self.material.config.max_length
         parts = row_parts(self.tuned.loaded, self._template, self.material.held_out, limit, self.material.places)
         # A template that begins with its tags has the quote behind them.
-        return loss_metrics([(b, a) for a, b in parts] if self._template.begins_with_tags else parts)
+        return [row.turned for row in parts] if self._template.begins_with_tags else parts
 
     def _written_tags(self) -> list[list[str]] | None:
         """The tags that the model writes behind each held-out quote; None where the template does not end in a list."""

@@ -57,7 +57,9 @@ def finish(
     prepared, config, progress = ready.prepared, ready.plan.config, end.progress
     state = end.best or end.adapter
     if end.best and progress.best_step != progress.step:
-        view.say(f"keeping the adapter from step {progress.best_step} (lowest held-out loss)")
+        view.say(
+            f"keeping the adapter from step {progress.best_step} (lowest {'validation' if prepared.split.validation else 'held-out'} loss)"
+        )
         set_adapter_state(tuned.model, end.best)
     figures |= {
         "steps": progress.step,
@@ -66,7 +68,8 @@ def finish(
         "tokens_per_second": round(progress.tokens / max(progress.elapsed_seconds, 1e-9), 1),
         "peak_memory_bytes": peak_memory(prepared.base.device),
         "eval_loss_before": progress.first_eval_loss,
-        "eval_loss": progress.best_loss,
+        "eval_loss": progress.reported_loss,
+        "validation_loss": progress.best_loss if prepared.split.validation else None,
         "best_step": progress.best_step,
     }
     with stop.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {run.path}"):

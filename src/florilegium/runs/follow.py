@@ -68,9 +68,11 @@ def follow(
     with stop.deferred():
         previous = read_previous_rows(prepared, NullView())
         before = loss_on(trainer, previous) if snapshot is None else None
-        rows, held_out = prepared.training.examples, prepared.held_out.examples
+        rows, held_out, validation = (
+            side.examples for side in (prepared.training, prepared.held_out, prepared.validation)
+        )
         with naming_what_is_saved(run):
-            end = run_steps(trainer, rows, held_out, plan.length, Unrecorded(), shared, snapshot)
+            end = run_steps(trainer, rows, held_out, plan.length, Unrecorded(), shared, snapshot, validation)
         if shared.number:
             distributed.wait()
             raise interrupted(shared.number, f"step {end.progress.step} is saved")

@@ -47,6 +47,7 @@ class RunManifest(TypedDict):
     direction: str
     training_rows: int
     held_out_rows: int
+    validation_rows: int
     cut_rows: int
     skipped_rows: int
     trained_parameters: int
@@ -62,6 +63,7 @@ class RunManifest(TypedDict):
     peak_memory_bytes: NotRequired[int]
     eval_loss_before: NotRequired[float | None]
     eval_loss: NotRequired[float | None]
+    validation_loss: NotRequired[float | None]
     best_step: NotRequired[int]
     verdict: NotRequired[Mapping[str, object]]
 
@@ -113,7 +115,8 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
         "direction": rows.template.direction,
         "training_rows": len(prepared.training_quotes),
         "held_out_rows": len(prepared.held_out_quotes),
-        "cut_rows": prepared.training.num_cut + prepared.held_out.num_cut,
+        "validation_rows": len(prepared.split.validation),
+        "cut_rows": prepared.training.num_cut + prepared.held_out.num_cut + prepared.validation.num_cut,
         "skipped_rows": len(rows.skipped),
         "trained_parameters": count.trained,
         "total_parameters": count.total,

@@ -148,8 +148,8 @@ def _step_lengths(prepared: Prepared, config: TrainConfig, world: int) -> list[i
 
 def _evaluation_lengths(prepared: Prepared, packing: PackPlan) -> list[int]:
     """Tokens of the batches of an evaluation, of which one comes before the first step."""
-    held_out = prepared.held_out.examples[:MAX_ROWS_PLANNED]
-    parts = [held_out[first : first + EVALUATION_ROWS] for first in range(0, len(held_out), EVALUATION_ROWS)]
+    sides = [side.examples[:MAX_ROWS_PLANNED] for side in (prepared.held_out, prepared.validation)]
+    parts = [side[first : first + EVALUATION_ROWS] for side in sides for first in range(0, len(side), EVALUATION_ROWS)]
     return [batch.tokens_BT.numel() for part in parts for batch in pack(part, packing)]
 
 

@@ -24,13 +24,15 @@ from florilegium.training import choose_learning_rate
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows and base, checked and encoded. `kernels` are those that this machine can run; which of them this model takes
-    is decided by `plan.py`, from what was asked for."""
+    """Rows and base, checked and encoded: `held_out` are the rows that are reported, `validation` those that choose the
+    best step (none: the former do), `held_out_quotes` both. `kernels` are those that this machine can run; which of them
+    this model takes is decided by `plan.py`, from what was asked for."""
 
     config: TrainConfig
     rows: Rows
     training: Encoded
     held_out: Encoded
+    validation: Encoded
     training_quotes: list[Quote]
     held_out_quotes: list[Quote]
     base: Base
@@ -59,6 +61,8 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
     dropped += f", {len(split.set_aside):,} left out as near-duplicates of held-out rows" if split.set_aside else ""
     training_rows = counted(len(train_rows), "training row")
     view.say(f"data     {config.data}: {training_rows}, {len(held_rows):,} held out{dropped}")
+    if held_rows:
+        view.say(f"         {_of_held_out(split)}")
     if rows.template.asked_by_tags:
         ways = "both ways, also tags first" if rows.template.tags_first else "tags first"
         view.say(f"         each is trained {ways}: {rows.template.asked_by_tags.text}")
@@ -78,9 +82,9 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
             base.tokenizer, rows.template, quotes, max_length=limit, loss_on=config.loss_on, places=places
         )
 
-    training, held_out = encoded(train_rows), encoded(held_rows)
-    if training.num_cut + held_out.num_cut:
-        cut = counted(training.num_cut + held_out.num_cut, "quote")
+    training, held_out, validation = encoded(train_rows), encoded(split.test), encoded(split.validation)
+    if num_cut := training.num_cut + held_out.num_cut + validation.num_cut:
+        cut = counted(num_cut, "quote")
         why = "--max-length" if limit == config.max_length else "the model has no more positions"
         view.say(f"         {cut} shortened to {limit:,} tokens ({why})")
     say_of_base(base, rows, train_rows, training.examples, view)
@@ -89,6 +93,7 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
         rows,
         training,
         held_out,
+        validation,
         [rows.quotes[i] for i in train_rows],
         [rows.quotes[i] for i in held_rows],
         base,
@@ -97,6 +102,14 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
         config.batching,
         split,
     )
+
+
+def _of_held_out(split: Split) -> str:
+    """Which held-out rows choose the best step, and which are reported."""
+    if not split.validation:
+        return "those held out choose the best step and are reported, too: their loss is a little too low"
+    choose = counted(len(split.validation), "validation row")
+    return f"{choose} of them to choose the best step, {counted(len(split.test), 'test row')} to report on"
 
 
 def _context(base: Base, asked: int) -> int:

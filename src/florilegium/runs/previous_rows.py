@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from florilegium.config import make_config, read_config
+from florilegium.config import make_config, read_config, settings_of_run
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import FlorilegiumError
 from florilegium.runs.prepare import Prepared
@@ -56,10 +56,10 @@ def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows |
         run = RunDirectory(folder if RunDirectory(folder).is_run else adapter_folder(folder).parent)
         if not run.is_run or run.data_digest() == prepared.rows.digest:
             return None
-        config = make_config(read_config(run.config), source=str(run.config))
+        config = make_config(settings_of_run(read_config(run.config)), source=str(run.config))
         rows = read_rows_of(config)
         split = split_by_config(config, rows)
-        numbers = split.held_out[:: max(1, -(-len(split.held_out) // MOST_ROWS))]
+        numbers = split.test[:: max(1, -(-len(split.test) // MOST_ROWS))]
         quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
         encoded = encode_ways(
             prepared.base.tokenizer,

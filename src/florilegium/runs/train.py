@@ -150,8 +150,10 @@ def execute_run(
         loss_before = loss_on(trainer, previous) if snapshot is None else None
         asked = shared or stop
         with naming_what_is_saved(run):
-            rows, held_out = prepared.training.examples, prepared.held_out.examples
-            end = run_steps(trainer, rows, held_out, plan.length, recorder, asked, snapshot)
+            rows, held_out, validation = (
+                side.examples for side in (prepared.training, prepared.held_out, prepared.validation)
+            )
+            end = run_steps(trainer, rows, held_out, plan.length, recorder, asked, snapshot, validation)
         if asked.number:
             if recorder.last_saved != end.progress.step:
                 recorder.save(end)

@@ -36,10 +36,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples in the order of their quotes, and how many of those quotes had to be cut to fit."""
+    """Examples in the order of their quotes, how many of those quotes had to be cut to fit, and the quotes as they were
+    encoded."""
 
     examples: list[Example]
     num_cut: int
+    quotes: list[Quote]
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -96,7 +98,7 @@ def encode(
         first = len(prompt) if loss_on == "tags" else 0
         examples.append(Example([*row, eos], [i >= first for i in range(len(row) + 1)]))
     preflight(examples, prompts, eos, places)
-    return Encoded(examples, num_cut)
+    return Encoded(examples, num_cut, kept)
 
 
 def encode_ways(
@@ -122,7 +124,8 @@ def encode_ways(
         loss_on=loss_on,
         places=[places[i] for i in tagged],
     )
-    return Encoded(first.examples + second.examples, first.num_cut + second.num_cut)
+    both = first.quotes + second.quotes
+    return Encoded(first.examples + second.examples, first.num_cut + second.num_cut, both)
 
 
 def label_prompt(template: Template, quote: Quote) -> str:

@@ -12,14 +12,12 @@ from florilegium.training.checkpoint import (
     settings_of,
 )
 from florilegium.training.distributed import ALONE, Distributed, PeerLost, joined
+from florilegium.training.length import RunLength, choose_epochs, plan_length
 from florilegium.training.loop import (
     EVALUATION_ROWS,
     Observer,
-    RunLength,
     batch_sampler,
-    choose_epochs,
     held_out_loss,
-    plan_length,
     run_steps,
 )
 from florilegium.training.memory import peak_memory

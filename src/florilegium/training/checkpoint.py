@@ -79,6 +79,12 @@ class Progress:
     last_eval_loss: float | None = None
     first_eval_loss: float | None = None
     last_eval_step: int | None = None  # None in a checkpoint of an earlier version
+    best_test_loss: float | None = None  # of the rows that are reported, at the best step; None where they chose it
+
+    @property
+    def reported_loss(self) -> float | None:
+        """Of the adapter that is kept, on rows that did not choose it where there are some."""
+        return self.best_loss if self.best_test_loss is None else self.best_test_loss
 
 
 @dataclass

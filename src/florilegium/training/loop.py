@@ -6,7 +6,6 @@ number: to go on from a checkpoint is to start the same loop at another step."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,30 +21,21 @@ from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import BatchSampler, Example, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_eval_loss
+from florilegium.training.length import RunLength
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
 from florilegium.training.saved_state import random_states, set_random_states
 from florilegium.training.step import StartedStep, Trainer, take_step
 from florilegium.training.step_sums import SharedStop, StepCounts
 
-LEAST_PASSES, ENOUGH_STEPS, MOST_PASSES = 3, 200, 20
 EVALUATION_ROWS = 64  # held-out rows that are packed together
 
 
 @dataclass(frozen=True)
-class RunLength:
-    """The run in numbers, known before the first step."""
+class HeldOut:
+    """Held-out rows that are reported, and those that choose the best step: none where the former do."""
 
-    num_steps: int
-    steps_per_epoch: int
-    evaluate_every: int
-    save_every: int
-
-
-def choose_epochs(num_rows: int, batch_size: int) -> float:
-    """Passes for a run that names none: at least LEAST_PASSES and about ENOUGH_STEPS, at most MOST_PASSES. Of 300 rows
-    three passes are 51 steps, after which a small model writes quotes without tags."""
-    per_epoch = math.ceil(num_rows / batch_size)
-    return float(min(MOST_PASSES, max(LEAST_PASSES, math.ceil(ENOUGH_STEPS / max(1, per_epoch)))))
+    reported: Sequence[Example]
+    choosing: Sequence[Example]
 
 
 class Observer(Protocol):
@@ -57,15 +47,6 @@ class Observer(Protocol):
     def note(self, line: str) -> None: ...
 
 
-def plan_length(num_rows: int, config: TrainConfig) -> RunLength:
-    """Steps of the run and when to evaluate and to save: four times a run unless the config says otherwise."""
-    per_epoch = math.ceil(num_rows / config.batch_size)
-    epochs = config.epochs if config.epochs is not None else choose_epochs(num_rows, config.batch_size)
-    steps = config.max_steps or math.ceil(per_epoch * epochs)
-    every = config.eval_every or max(1, math.ceil(steps / 4))
-    return RunLength(steps, per_epoch, every, config.save_every or every)
-
-
 def run_steps(
     trainer: Trainer,
     training: Sequence[Example],
@@ -74,8 +55,10 @@ def run_steps(
     observer: Observer,
     stop: StopRequest | SharedStop,
     resume: Snapshot | None = None,
+    validation: Sequence[Example] = (),
 ) -> Snapshot:
     """Trains to the end, to `--patience`, or to a signal (then `stop.number` is set), and returns where it stands.
+    The best step is that of the lowest loss on `validation`, or where there is none on `held_out`.
 
     Raises DivergedError when a loss or gradient stops being a number, ResourceError when one row alone does not fit in
     memory."""
@@ -84,8 +67,9 @@ def run_steps(
         trainer.restore(resume)
         progress, best = replace(resume.progress), resume.best
     trainer.align()
+    sides = HeldOut(held_out, validation)
     if resume is None:
-        best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
+        best = evaluate_held_out(trainer, sides, length, progress, best, observer)
     order = batch_sampler(training, trainer.config)
     began = time.monotonic() - progress.elapsed_seconds
     reporter = _Reporter(progress, length, observer, began)
@@ -106,13 +90,13 @@ def run_steps(
         # Once in a while: look at the held-out rows, and save.
         if last or progress.step % length.evaluate_every == 0:
             reporter.finish()
-            best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
+            best = evaluate_held_out(trainer, sides, length, progress, best, observer)
         if last or progress.step % length.save_every == 0:
             reporter.finish()
             observer.save(trainer.snapshot(progress, best))
     reporter.finish()
     if progress.last_eval_step != progress.step and not stop.number:  # resumed where it was to end already
-        best = evaluate_held_out(trainer, held_out, length, progress, best, observer)
+        best = evaluate_held_out(trainer, sides, length, progress, best, observer)
     return trainer.snapshot(progress, best)
 
 
@@ -189,7 +173,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
 
 def evaluate_held_out(
     trainer: Trainer,
-    held_out: Sequence[Example],
+    sides: HeldOut,
     length: RunLength,
     progress: Progress,
     best: dict[str, torch.Tensor],
@@ -199,22 +183,25 @@ def evaluate_held_out(
     is)."""
     epoch = round(progress.step / length.steps_per_epoch, 4)
     progress.last_eval_step = progress.step
-    if not held_out:
+    if not sides.reported:
         observer.evaluated(EvalMetrics(progress.step, epoch), False)
         return best
     began = time.monotonic()
-    loss = held_out_loss(trainer, held_out)
-    check_eval_loss(progress.step, loss)
-    is_best = progress.best_loss is None or loss < progress.best_loss
+    loss = held_out_loss(trainer, sides.reported)
+    validation = held_out_loss(trainer, sides.choosing) if sides.choosing else None
+    check_eval_loss(progress.step, loss if validation is None else loss + validation)
+    deciding = loss if validation is None else validation
+    is_best = progress.best_loss is None or deciding < progress.best_loss
     if is_best:
-        progress.best_loss, progress.best_step, progress.evaluations_since_best = loss, progress.step, 0
+        progress.best_loss, progress.best_step, progress.evaluations_since_best = deciding, progress.step, 0
+        progress.best_test_loss = None if validation is None else loss
         best = adapter_state(trainer.loaded.model)
     else:
         progress.evaluations_since_best += 1
     progress.last_eval_loss = loss
     if progress.first_eval_loss is None:
         progress.first_eval_loss = loss
-    observer.evaluated(EvalMetrics(progress.step, epoch, loss, time.monotonic() - began), is_best)
+    observer.evaluated(EvalMetrics(progress.step, epoch, loss, time.monotonic() - began, validation), is_best)
     return best
 
 

@@ -36,14 +36,16 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class EvalMetrics:
-    """The held-out loss after `step` steps; None where no row was held out."""
+    """The held-out loss after `step` steps, None where no row was held out; and that of the validation rows, which
+    choose the best step, None where there are none."""
 
     step: int
     epoch: float
     eval_loss: float | None = None
     eval_seconds: float = 0.0
+    validation_loss: float | None = None
 
     def to_json(self) -> dict[str, Number]:
         if self.eval_loss is None:
             return {"step": self.step, "eval_loss": None}
-        return dict(vars(self))
+        return {key: value for key, value in vars(self).items() if key != "validation_loss" or value is not None}

@@ -1,0 +1,36 @@
+"""How long a run is, known before its first step: its steps, and when it evaluates and saves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from florilegium.config import TrainConfig
+
+LEAST_PASSES, ENOUGH_STEPS, MOST_PASSES = 3, 200, 20
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """The run in numbers, known before the first step."""
+
+    num_steps: int
+    steps_per_epoch: int
+    evaluate_every: int
+    save_every: int
+
+
+def choose_epochs(num_rows: int, batch_size: int) -> float:
+    """Passes for a run that names none: at least LEAST_PASSES and about ENOUGH_STEPS, at most MOST_PASSES. Of 300 rows
+    three passes are 51 steps, after which a small model writes quotes without tags."""
+    per_epoch = math.ceil(num_rows / batch_size)
+    return float(min(MOST_PASSES, max(LEAST_PASSES, math.ceil(ENOUGH_STEPS / max(1, per_epoch)))))
+
+
+def plan_length(num_rows: int, config: TrainConfig) -> RunLength:
+    """Steps of the run and when to evaluate and to save: four times a run unless the config says otherwise."""
+    per_epoch = math.ceil(num_rows / config.batch_size)
+    epochs = config.epochs if config.epochs is not None else choose_epochs(num_rows, config.batch_size)
+    steps = config.max_steps or math.ceil(per_epoch * epochs)
+    every = config.eval_every or max(1, math.ceil(steps / 4))
+    return RunLength(steps, per_epoch, every, config.save_every or every)
