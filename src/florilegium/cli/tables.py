@@ -8,6 +8,7 @@ from rich.text import Text
 
 from florilegium.cli.screen import printable
 from florilegium.errors import counted
+from florilegium.evaluation import spread_rows
 from florilegium.evaluation.table import lookup, table
 from florilegium.report.compare import Comparison, metric_rows
 from florilegium.runs.evaluate import EvaluationReport
@@ -30,6 +31,16 @@ def print_evaluation(report: EvaluationReport) -> None:
     console.print(grid)
     if sentence := lookup(report, "baseline_comparison.sentence"):
         console.print(Text(f"\n{sentence}.", style="bold"))
+    if rows := spread_rows(report, short=True):
+        seeds = lookup(report, "repeats.seeds")
+        count = len(seeds) if isinstance(seeds, list) else 0
+        console.print(Text(f"\nOver {count} runs with other seeds (split, adapter, order of rows)", style="bold"))
+        again = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("", "this run, over rows", "mean of runs", "sd between runs"):
+            again.add_column(name)
+        for row in rows:
+            again.add_row(*row)
+        console.print(again)
     check = report["controls"]["copies_instrument"]
     found = f"{_percent(check['planted_found'])} of {check['planted']} planted copies found"
     console.print(

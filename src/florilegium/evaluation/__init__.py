@@ -4,10 +4,12 @@ In reading order: `confidence` (how far a metric can be trusted), `token_parts` 
 constants apart), `general` (of general text, before and after), `tag_metrics` and `text_metrics` (tags, variety,
 repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`, `nearest_rows`, `naive_bayes`) and
 `tag_comparison` (which is better), `copies` (how much was copied, and from where), `relevance` (do the tags fit the
-quote), `paired` (two runs on the same rows), `table` (all of it for people)."""
+quote), `paired` (two runs on the same rows), `between_runs` (runs that differ by their seed), `table` (all of it for
+people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.baselines import TagBaseline, fit_baselines
+from florilegium.evaluation.between_runs import spread_rows, spreads
 from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
 from florilegium.evaluation.general import GENERAL, forgetting, general_parts, read_general
@@ -58,6 +60,8 @@ __all__ = [
     "read_general",
     "row_parts",
     "share",
+    "spread_rows",
+    "spreads",
     "sums_of_rows",
     "tag_f1",
     "tag_relevance",

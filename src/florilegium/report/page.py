@@ -20,6 +20,7 @@ from markupsafe import Markup
 from florilegium.data import finding_sentences
 from florilegium.data.data_report import Findings
 from florilegium.errors import counted
+from florilegium.evaluation import spread_rows
 from florilegium.evaluation.table import Cells, lookup, table, written
 from florilegium.report.loss_plot import write_loss_plot
 from florilegium.report.page_lists import cost, digests, duration, gibibytes, number, reproduce
@@ -84,6 +85,7 @@ def _run_values(facts: RunRecord) -> dict[str, object]:
         "tables": _safe_table(evaluation),
         "interval": evaluation.get("interval", ""),
         "compared": lookup(evaluation, "baseline_comparison.sentence") or "",
+        "spread": _safe_spread(evaluation),
         "selection": lookup(evaluation, "selection.sentence") or "",
         "instrument": _instrument(evaluation),
         "closest": _closest(evaluation),
@@ -191,6 +193,13 @@ def _safe_table(evaluation: Mapping[str, object]) -> Mapping[str, Sequence[Cells
         return table(evaluation)
     except (TypeError, ValueError, KeyError, AttributeError):
         return {}
+
+
+def _safe_spread(evaluation: Mapping[str, object]) -> list[tuple[str, str, str, str]]:
+    try:
+        return spread_rows(evaluation)
+    except (TypeError, ValueError, KeyError):
+        return []
 
 
 def _instrument(evaluation: Mapping[str, object]) -> str:

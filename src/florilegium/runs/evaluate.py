@@ -12,19 +12,20 @@ answer is one JSON object, `evaluation.json` in the run's folder, and report.htm
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from florilegium.config import SamplingSettings, make_config, read_config, settings_of_run
 from florilegium.config.installed import installed_version
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import DataError, UsageError
-from florilegium.evaluation import GENERAL, read_general
+from florilegium.evaluation import GENERAL, read_general, spreads
 from florilegium.generation.tuned import load
 from florilegium.report import write_report
 from florilegium.runs.controls import Compared
 from florilegium.runs.evaluator import EvalData, Evaluator
 from florilegium.runs.recorder import NullView, ProgressView
+from florilegium.runs.repeats import repeat
 from florilegium.runs.selection import selection_of
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
@@ -45,6 +46,7 @@ class EvaluationReport(Compared):
     general: str
     forgetting: dict[str, object]
     elapsed_seconds: float
+    repeats: dict[str, object] | None
 
 
 def evaluate(
@@ -59,17 +61,20 @@ def evaluate(
     seed: int = 0,
     bits: int | None = None,
     device: str = "auto",
+    repeats: int = 0,
     view: ProgressView | None = None,
 ) -> EvaluationReport:
     """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and
     `model` say where the run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts
-    written.
+    written. With `repeats` the run is trained again so often with other seeds, each evaluated likewise.
 
     Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and
     what loading raises."""
     view, began = view or NullView(), time.monotonic()
     if generations < 1 or rows < 1:
         raise UsageError(f"--{'generations' if generations < 1 else 'rows'} is below 1", "It takes 1 or more")
+    if repeats < 0:
+        raise UsageError("--repeats is below 0", "It takes 1 or more: two repeats make three seeds")
     directory = find_run(str(run))
     adapter_folder(directory)
     material = read_eval_data(directory, data, rows)
@@ -101,7 +106,26 @@ def evaluate(
         "general": str(Path(general).name) if general else "bundled",
         "forgetting": asdict(evaluator.forgetting(paragraphs)),
         "elapsed_seconds": round(time.monotonic() - began, 1),
+        "repeats": None,
     }
+    if repeats:
+
+        def again(path: Path) -> EvaluationReport:
+            return evaluate(
+                path,
+                general=general,
+                generations=generations,
+                rows=rows,
+                seed=seed,
+                bits=bits,
+                device=device,
+                view=view,
+            )
+
+        config = replace(material.config, data=data or material.config.data, model=model or material.config.model)
+        others = repeat(directory, config, repeats, again, view)
+        found = spreads([report, *others.values()])
+        report["repeats"] = {"seeds": [config.seed, *others], "metrics": [asdict(one) for one in found]}
     write_json(RunDirectory(directory).evaluation, report)
     view.say(f"report {write_report(directory)}")
     return report

@@ -11,7 +11,7 @@ from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.storage.run_directory import adapter_folder, find_run
 
-_SETTINGS = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device")
+_SETTINGS = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device", "repeats")
 
 
 def add(commands: Commands) -> None:
@@ -31,6 +31,13 @@ def add(commands: Commands) -> None:
     add("--generations", type=int, default=200, metavar="N", help="unconditional samples to write (200)")
     add("--rows", type=int, default=500, metavar="N", help="evaluate on at most N held-out rows (500)")
     add("--seed", type=int, default=0, metavar="N", help="random seed of the samples (0)")
+    add(
+        "--repeats",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train N more times with other seeds (split, adapter, order), and show what differs between runs (0)",
+    )
     add_where_it_runs(evaluate)
 
 
