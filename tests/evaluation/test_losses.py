@@ -85,7 +85,7 @@ def test_general_text(base: Base, tmp_path: Path) -> None:
     assert sum(p.bytes for p in parts) == pytest.approx(len("".join(paragraphs).encode()), rel=0.01)
     long = tmp_path / "long.txt"
     long.write_text("\n".join(f"Line number {i} of a long file, and nothing else in it." for i in range(500)))
-    assert len(general_parts(LoadedModel(base, base.model), read_general(long))) == 64
+    assert len(general_parts(LoadedModel(base, base.model), read_general(long))) == 320
     for name, content, word in (
         ("no.txt", None, "cannot read"),
         ("empty.txt", b" \n", "no text"),

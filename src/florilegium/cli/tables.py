@@ -48,6 +48,7 @@ def print_evaluation(report: EvaluationReport) -> None:
             f"\nIntervals: {report['interval']}. Copies: {found}, {_percent(check['shuffled_found'])} of shuffled ones."
         )
     )
+    console.print(Text(f"Forgetting: {lookup(report, 'forgetting.sentence')}."))
     console.print(Text(f"Selection: {report['selection']['sentence']}."))
     leaks = f"{counted(report['leaks'], 'near-duplicate pair')} across train and test (split by {report['split_by']})"
     console.print(

@@ -1,19 +1,20 @@
 """What a fine-tuned model learned, what it forgot, and whether it repeats its training rows.
 
 In reading order: `confidence` (how far a metric can be trusted), `token_parts` and `losses` (of held-out rows, words and
-constants apart), `general` (of general text, before and after), `tag_metrics` and `text_metrics` (tags, variety,
-repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`, `nearest_rows`, `naive_bayes`) and
-`tag_comparison` (which is better), `copies` (how much was copied, and from where), `relevance` (do the tags fit the
-quote), `paired` (two runs on the same rows), `between_runs` (runs that differ by their seed), `table` (all of it for
-people)."""
+constants apart), `general` and `cloze` (general text and its next words, before and after), `tag_metrics` and
+`text_metrics` (tags, variety, repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`,
+`nearest_rows`, `naive_bayes`) and `tag_comparison` (which is better), `copies` (how much was copied, and from where),
+`relevance` (do the tags fit the quote), `paired` (two runs on the same rows), `between_runs` (runs that differ by their
+seed), `table` (all of it for people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.baselines import TagBaseline, fit_baselines
 from florilegium.evaluation.between_runs import spread_rows, spreads
+from florilegium.evaluation.cloze import cloze_items, cloze_metrics, right_choices
 from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
 from florilegium.evaluation.general import GENERAL, forgetting, general_parts, read_general
-from florilegium.evaluation.losses import RowParts, loss_metrics, row_parts
+from florilegium.evaluation.losses import Part, RowParts, loss_metrics, row_parts
 from florilegium.evaluation.metrics import (
     CopyMetrics,
     Forgetting,
@@ -38,12 +39,15 @@ __all__ = [
     "InstrumentCheck",
     "NoveltyIndex",
     "PairedDifference",
+    "Part",
     "RowParts",
     "TagBaseline",
     "TagComparison",
     "TagRelevance",
     "TagScores",
     "TrainingTexts",
+    "cloze_items",
+    "cloze_metrics",
     "compare_tags",
     "copy_metrics",
     "distinct_n",
@@ -58,6 +62,7 @@ __all__ = [
     "nearest_texts",
     "paired_differences",
     "read_general",
+    "right_choices",
     "row_parts",
     "share",
     "spread_rows",

@@ -45,12 +45,31 @@ class RowLosses:
 
 
 @dataclass(frozen=True)
+class Cloze:
+    """Shares of `items` in which the next word was chosen rightly before and after tuning, and the difference; `chance`
+    is that of a blind choice."""
+
+    before: Metric | None
+    after: Metric | None
+    change: Metric | None
+    items: int
+    chance: float
+
+
+@dataclass(frozen=True)
 class Forgetting:
-    """Losses on general text before and after tuning, and what the loss rose by (negative: fell)."""
+    """Losses on general text before and after tuning, and what the loss rose by (negative: fell), paired window by
+    window. `sees`: half the width of its interval, the smallest change that it tells from none; `needed_tokens`: of such
+    text, to see GOAL nats."""
 
     before: LossMetrics
     after: LossMetrics
     change: Metric | None
+    windows: int
+    sees: float | None
+    needed_tokens: int | None
+    sentence: str
+    cloze: Cloze | None = None
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,20 @@ def table(report: Mapping[str, object], short: bool = False) -> dict[str, list[C
     if change:
         before, after = (written(lookup(change, f"{side}.loss"), ".3f", short) for side in ("before", "after"))
         what = f"{written(lookup(change, 'change'), '+.3f', short)} change"
-        groups["General text (forgetting)"] = [Cells(Line("", "loss per token", "lower"), before, after, what)]
+        groups["General text (forgetting)"] = [
+            Cells(Line("", "loss per token", "lower"), before, after, what),
+            *_cloze(change, short),
+        ]
     return groups
+
+
+def _cloze(forgetting: object, short: bool) -> list[Cells]:
+    found = lookup(forgetting, "cloze")
+    if not found:
+        return []
+    before, after, change = (written(lookup(found, key), SHARE, short) for key in ("before", "after", "change"))
+    what = f"{change} change; {written(lookup(found, 'chance'), SHARE)} by chance, {lookup(found, 'items')} words"
+    return [Cells(Line("", "next word of four, right", "higher"), before, after, what)]
 
 
 def lookup(report: object, path: str) -> object:

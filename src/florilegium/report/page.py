@@ -85,6 +85,7 @@ def _run_values(facts: RunRecord) -> dict[str, object]:
         "tables": _safe_table(evaluation),
         "interval": evaluation.get("interval", ""),
         "compared": lookup(evaluation, "baseline_comparison.sentence") or "",
+        "forgetting": lookup(evaluation, "forgetting.sentence") or "",
         "spread": _safe_spread(evaluation),
         "selection": lookup(evaluation, "selection.sentence") or "",
         "instrument": _instrument(evaluation),

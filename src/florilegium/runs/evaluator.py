@@ -17,10 +17,13 @@ from florilegium.evaluation import (
     CopyMetrics,
     Forgetting,
     FormMetrics,
+    Part,
     RowParts,
     TagRelevance,
     TagScores,
     TrainingTexts,
+    cloze_items,
+    cloze_metrics,
     copy_metrics,
     forgetting,
     general_parts,
@@ -29,6 +32,7 @@ from florilegium.evaluation import (
     loss_metrics,
     mean,
     nearest_texts,
+    right_choices,
     row_parts,
     share,
     sums_of_rows,
@@ -160,10 +164,15 @@ class Evaluator:
         }
 
     def forgetting(self, paragraphs: Sequence[str]) -> Forgetting:
-        after = general_parts(self.tuned.loaded, paragraphs)
+        items = cloze_items(paragraphs)
+
+        def side() -> tuple[list[Part], list[bool]]:
+            return general_parts(self.tuned.loaded, paragraphs), right_choices(self.tuned.loaded, items)
+
+        after, chosen_after = side()
         with self.tuned.adapter_off():
-            before = general_parts(self.tuned.loaded, paragraphs)
-        return forgetting(before, after)
+            before, chosen_before = side()
+        return forgetting(before, after, cloze_metrics(chosen_before, chosen_after))
 
     @property
     def _template(self) -> Template:
