@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_end_of_text_is_appended_and_learned_whatever_the_padding_token(tokenize
             assert example.token_ids[-1] == tokenizer.eos_token_id and example.loss_mask[-1]
             (batch,) = pack([example], PackPlan())
             assert batch.targets_BT[0].tolist().count(tokenizer.eos_token_id) == 1
+
+
+def test_rows_are_the_same_however_many_are_encoded_at_once(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = {"quote": "Be kind to the sea. " * 30, "tags": ["kindness"]}
+    quotes = [TEMPLATE.normalise(one) for one in (KIND, long, {**KIND, "quote": "Be."}, long, KIND)]
+    whole = encode(tokenizer, TEMPLATE, quotes, max_length=40, loss_on="tags")
+    monkeypatch.setattr(sys.modules["florilegium.tokens.encode"], "ROWS_AT_ONCE", 2)
+    assert encode(tokenizer, TEMPLATE, quotes, max_length=40, loss_on="tags") == whole and whole.num_cut == 2
+    for places, named in (((), "row 4"), (["a:1", "a:2", "a:3", "a:9", "a:5"], "a:9")):
+        quotes[1:4] = [quotes[0], quotes[0], {**quotes[0], "tags": [f"tag{number}" for number in range(90)]}]
+        with pytest.raises(DataError, match=named):
+            encode(tokenizer, TEMPLATE, quotes, max_length=40, places=places)
 
 
 def test_loss_on_tags_begins_where_the_prompt_ends(tokenizer) -> None:

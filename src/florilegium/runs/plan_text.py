@@ -56,7 +56,8 @@ def describe_processes(world: int, config: TrainConfig) -> str:
     each = "a copy of the model each"
     said = f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
     random = [n for n, on in (("dropout", config.lora_dropout), ("NEFTune's noise", config.neftune_alpha)) if on]
-    return said + (f"; {' and '.join(random)} depend on their number" if random else "")
+    verb = "differs" if len(random) == 1 else "differ"
+    return said + (f"; {' and '.join(random)} {verb} with their number" if random else "")
 
 
 def describe_device(base: Base) -> str:

@@ -5,6 +5,7 @@ process makes it for itself, and knows what the others hold without asking."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 
@@ -12,9 +13,11 @@ def deal(lengths: Sequence[int], world: int) -> list[list[int]]:
     """The numbers of the rows that each of `world` processes takes, in their order; none, where there are fewer rows
     than processes."""
     shares: list[list[int]] = [[] for _ in range(world)]
-    tokens = [0] * world
+    fewest = [
+        (0, rank) for rank in range(world)
+    ]  # a heap of tokens and whose they are: a thousand processes cost no more
     for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        rank = min(range(world), key=lambda r: (tokens[r], r))
+        tokens, rank = fewest[0]
         shares[rank].append(number)
-        tokens[rank] += lengths[number]
+        heapq.heapreplace(fewest, (tokens + lengths[number], rank))
     return [sorted(share) for share in shares]

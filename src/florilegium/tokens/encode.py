@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from florilegium.data import Quote, Template
 
 
+ROWS_AT_ONCE = 4096  # beside its ids a tokenizer keeps offsets, masks and pieces of each row, until these are let go
+
+
 @dataclass(frozen=True)
 class Example:
     """One row as the model sees it. `loss_mask[i]` says whether the model is asked to predict `token_ids[i]`."""
@@ -83,14 +86,35 @@ def encode(
 
     Raises DataError, naming the row's place, when a row's tags alone do not fit or its prompt is not a prefix of it.
     """
+    places = places or [f"row {number + 1}" for number in range(len(quotes))]
+    numbers: dict[int, int] = {}
+    examples, num_cut = list[Example](), 0
+    for first in range(0, len(quotes), ROWS_AT_ONCE):
+        part = slice(first, first + ROWS_AT_ONCE)
+        found = _encode_part(tokenizer, template, quotes[part], max_length, loss_on, places[part])
+        num_cut += found.num_cut
+        # One object for each id, however often it comes: a million rows are 1 GB of memory and not 11.
+        for example in found.examples:
+            example.token_ids[:] = [numbers.setdefault(token, token) for token in example.token_ids]
+        examples += found.examples
+    return Encoded(examples, num_cut)
+
+
+def _encode_part(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    quotes: Sequence[Quote],
+    max_length: int,
+    loss_on: str,
+    places: Sequence[str],
+) -> Encoded:
     eos = end_of_text(tokenizer)
     ids = text_ids(tokenizer, [template.render(quote) for quote in quotes])
     num_cut = 0
     kept = list(quotes)
     for i, row in enumerate(ids):
         if len(row) + 1 > max_length:
-            place = places[i] if places else f"row {i + 1}"
-            kept[i], ids[i] = _cut(tokenizer, template, quotes[i], max_length, place)
+            kept[i], ids[i] = _cut(tokenizer, template, quotes[i], max_length, places[i])
             num_cut += 1
     prompts = text_ids(tokenizer, [label_prompt(template, quote) for quote in kept])
     examples = []

@@ -1,0 +1,88 @@
+"""Training on 1, 2, ... N processes of this machine, one command after the other: tokens/s, efficiency, bytes that are
+summed a step, and how far the losses are from those of one process.
+
+    python -m bench.scale.measured --model bigscience/bloom-7b1 --cards 1 2 4 8 [--rows-per-card 16] [--steps 50]
+    python -m bench.scale.measured --device cpu --cards 1 2 --steps 12                 the same on processors, to try it
+    python -m bench.scale.measured --size 7b1 ...            random weights in a real folder, made on the card
+
+`weak`: each card has --rows-per-card rows a step, whatever their number: what efficiency is taken of. `same`: a step of
+all has the rows that one card's has, so that losses can be compared. Rates are the median of the second half of the
+steps, when every kernel is compiled. A line of JSON for each command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.common.checkpoint import QUOTES, make_checkpoint
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run: its median rate, the bytes of a step's sum, and the loss of each step."""
+
+    cards: int
+    rows: int
+    tokens_per_second: float
+    summed_bytes: int
+    losses: tuple[float, ...]
+
+
+def run(chosen: argparse.Namespace, cards: int, rows: int, output: Path) -> Measured:
+    """`florilegium train` on `cards` processes with `rows` rows a step."""
+    options = [f"--model={chosen.model}", f"--batch-size={rows}", f"--max-steps={chosen.steps}", f"--output={output}"]
+    options += [f"--eval-every={chosen.steps}", "--held-out=0", "--split-by=random", "--lora-dropout=0", "--seed=0"]
+    options += [f"--device={chosen.device}", f"--gpus={cards}", "--verdict-texts=0", "--log-every=1", *chosen.options]
+    command = [sys.executable, "-m", "florilegium", "train", str(chosen.data), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    steps = [step for step in steps if "tokens_per_second" in step]
+    manifest = json.loads((output / "manifest.json").read_text())
+    rate = statistics.median(step["tokens_per_second"] for step in steps[len(steps) // 2 :])
+    summed = 4 * manifest["trainable_parameters"] if cards > 1 else 0
+    return Measured(cards, rows, rate, summed, tuple(step["loss"] for step in steps))
+
+
+def compare(chosen: argparse.Namespace, folder: Path) -> None:
+    first = run(chosen, 1, chosen.rows_per_card, folder / "one")
+    print(json.dumps(asdict(first)), flush=True)
+    for cards in (count for count in chosen.cards if count > 1):
+        weak = run(chosen, cards, chosen.rows_per_card * cards, folder / f"weak-{cards}")
+        same = run(chosen, cards, chosen.rows_per_card, folder / f"same-{cards}")
+        line = {
+            **asdict(weak),
+            "losses": None,
+            "efficiency": round(weak.tokens_per_second / cards / first.tokens_per_second, 4),
+            "largest_loss_difference": max(abs(a - b) for a, b in zip(same.losses, first.losses, strict=True)),
+        }
+        print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="seedling")
+    parser.add_argument("--size", help="make random weights of this size (560m to 7b1) in place of --model")
+    parser.add_argument("--data", type=Path, default=QUOTES)
+    parser.add_argument("--cards", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rows-per-card", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("options", nargs="*", help="further options of florilegium train, after --")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if chosen.size:
+            make_checkpoint(folder / "model", chosen.size, chosen.data)
+            chosen.model = str(folder / "model")
+        compare(chosen, folder)
+
+
+if __name__ == "__main__":
+    main()
