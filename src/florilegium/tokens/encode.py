@@ -46,6 +46,11 @@ class Encoded:
     num_cut: int
     quotes: list[Quote]
 
+    def __add__(self, other: Encoded) -> Encoded:
+        """These rows, then the other's."""
+        examples, quotes = [*self.examples, *other.examples], [*self.quotes, *other.quotes]
+        return Encoded(examples, self.num_cut + other.num_cut, quotes)
+
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of the tokenizer's end-of-text token. Raises ModelError when it has none."""
@@ -88,16 +93,15 @@ def encode(
     """
     places = places or [f"row {number + 1}" for number in range(len(quotes))]
     numbers: dict[int, int] = {}
-    examples, num_cut = list[Example](), 0
+    whole = Encoded([], 0, [])
     for first in range(0, len(quotes), ROWS_AT_ONCE):
         part = slice(first, first + ROWS_AT_ONCE)
         found = _encode_part(tokenizer, template, quotes[part], max_length, loss_on, places[part])
-        num_cut += found.num_cut
         # One object for each id, however often it comes: a million rows are 1 GB of memory and not 11.
         for example in found.examples:
             example.token_ids[:] = [numbers.setdefault(token, token) for token in example.token_ids]
-        examples += found.examples
-    return Encoded(examples, num_cut)
+        whole = whole + found
+    return whole
 
 
 def _encode_part(
@@ -140,7 +144,7 @@ def encode_ways(
     if template.tags_first is None:
         return first
     tagged = [i for i, quote in enumerate(quotes) if quote[template.columns[-1]]]
-    second = encode(
+    return first + encode(
         tokenizer,
         template.tags_first,
         [quotes[i] for i in tagged],
@@ -148,8 +152,6 @@ def encode_ways(
         loss_on=loss_on,
         places=[places[i] for i in tagged],
     )
-    both = first.quotes + second.quotes
-    return Encoded(first.examples + second.examples, first.num_cut + second.num_cut, both)
 
 
 def label_prompt(template: Template, quote: Quote) -> str:
