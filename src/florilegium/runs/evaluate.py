@@ -27,6 +27,7 @@ from florilegium.runs.evaluator import EvalData, Evaluator
 from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.runs.repeats import repeat
 from florilegium.runs.selection import selection_of
+from florilegium.runs.time_left import TimeLeft, evaluation_phases
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
@@ -82,9 +83,9 @@ def evaluate(
     tuned = load(directory, model=model, bits=bits, device=device)
     for note in tuned.notes:
         view.say(f"note: {note}")
-    evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, view)
+    phases = evaluation_phases(len(material.held_out), generations, has_base=base)
+    evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, TimeLeft(view, phases))
     measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
-    view.say("tuned  loss on general text, with and without the adapter")
     compared = evaluator.compare(*measured)
     chosen = selection_of(
         RunDirectory(directory).read_metrics(),

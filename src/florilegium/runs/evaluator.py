@@ -164,6 +164,7 @@ class Evaluator:
         }
 
     def forgetting(self, paragraphs: Sequence[str]) -> Forgetting:
+        self.view.say("tuned  loss on general text and its next words, with and without the adapter")
         items = cloze_items(paragraphs)
 
         def side() -> tuple[list[Part], list[bool]]:

@@ -1,0 +1,65 @@
+"""How long an evaluation will still take, behind each line that begins a part of it.
+
+    tuned  200 unconditional samples  (about 50 s left)
+
+The parts and what they cost beside one another are known; how fast this machine is shows from those that are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from florilegium.runs.recorder import NullView, ProgressView
+
+TOLD_FROM = 5.0  # seconds: from when on a guess is worth a word
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the work: how the line begins that is said as it starts, and what it costs in any unit."""
+
+    line: str
+    cost: float
+
+
+def evaluation_phases(rows: int, generations: int, *, has_base: bool) -> list[Phase]:
+    """Of `runs/evaluate.py`, in seconds of one core with the demo model."""
+    losses, tags, samples = Phase("losses", 0.03 * rows), Phase("tags for", 0.12 * rows), Phase("", 0.11 * generations)
+    sides = ["tuned", "base "] if has_base else ["tuned"]
+    found = [
+        Phase(f"{side}  {part.line}" if part.line else f"{side}  {generations:,} uncond", part.cost)
+        for side in sides
+        for part in (losses, tags, samples)
+    ]
+    shared = [Phase("       baselines", 2.0)]
+    shared += [Phase(f"{side:<5}  copies", 0.12 * rows) for side in sides]
+    return [*found, *shared, Phase("tuned  loss on general", 16.0)]
+
+
+class TimeLeft(NullView):
+    """Passes lines on to `view`, with the time left where they begin a phase; a phase that is left out costs nothing."""
+
+    def __init__(
+        self, view: ProgressView, phases: Sequence[Phase], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.view, self.phases, self.clock = view, phases, clock
+        self.began = clock()
+        self.now = -1
+
+    def say(self, line: str) -> None:
+        started = next((i for i in range(self.now + 1, len(self.phases)) if line.startswith(self.phases[i].line)), None)
+        if started is None:
+            self.view.say(line)
+            return
+        if self.now < 0:
+            self.began = self.clock()  # loading is no measure of the rest
+        self.now = started
+        done = sum(phase.cost for phase in self.phases[:started])
+        seconds = self.clock() - self.began
+        left = seconds / done * sum(phase.cost for phase in self.phases[started:]) if done else 0.0
+        self.view.say(f"{line}  (about {_roughly(left)} left)" if max(seconds, left) >= TOLD_FROM and left else line)
+
+
+def _roughly(seconds: float) -> str:
+    return f"{10 * max(1, round(seconds / 10))} s" if seconds < 90 else f"{round(seconds / 60)} min"

@@ -1,0 +1,50 @@
+"""The time that an evaluation has left, on a clock of its own."""
+
+from __future__ import annotations
+
+from florilegium.runs.recorder import NullView
+from florilegium.runs.time_left import Phase, TimeLeft, evaluation_phases
+
+
+class Lines(NullView):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_the_time_left_is_that_of_the_parts_to_come_at_the_speed_of_those_done() -> None:
+    view, now = Lines(), [100.0]
+    told = TimeLeft(view, [Phase("a", 1.0), Phase("b", 2.0), Phase("c", 3.0)], clock=lambda: now[0])
+    now[0] += 50  # loading counts for nothing
+    told.say("a  first")
+    now[0] += 10
+    told.say("note: something else")
+    told.say("b  second")  # 10 s for 1, so 50 s for 5
+    now[0] += 20
+    told.say("c  third")
+    assert view.lines == [
+        "a  first",
+        "note: something else",
+        "b  second  (about 50 s left)",
+        "c  third  (about 30 s left)",
+    ]
+
+
+def test_quick_work_and_parts_that_are_left_out_are_passed_over() -> None:
+    view, now = Lines(), [0.0]
+    told = TimeLeft(view, [Phase("a", 1.0), Phase("b", 2.0), Phase("c", 2.0)], clock=lambda: now[0])
+    told.say("a")
+    now[0] += 0.5
+    told.say("b")
+    now[0] += 0.1
+    told.say("c")
+    told.say("a again")
+    assert view.lines == ["a", "b", "c", "a again"]
+
+
+def test_the_phases_are_those_that_are_said() -> None:
+    lines = [phase.line for phase in evaluation_phases(81, 200, has_base=True)]
+    assert len(lines) == len(set(lines)) == 10 and "tuned  200 uncond" in lines and "base   copies" in lines
+    assert len(evaluation_phases(81, 200, has_base=False)) == 6
