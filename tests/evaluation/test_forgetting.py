@@ -27,12 +27,12 @@ def test_items_are_words_of_the_text_the_right_one_first() -> None:
     paragraphs = read_general(GENERAL)
     text = " ".join(" ".join(paragraphs).split())
     items = cloze_items(paragraphs)
-    assert len(items) > 50 and items == cloze_items(paragraphs) != cloze_items(paragraphs, seed=1)
+    assert len(items) > 35 and items == cloze_items(paragraphs) != cloze_items(paragraphs, seed=1)
     for item in items:
         right, *wrong = item.words
         assert f"{item.context} {right}" in text and len(set(item.words)) == 4
         assert all(word in text and word.islower() and abs(len(word) - len(right)) <= 3 for word in wrong)
-        assert 8 <= len(item.context.split()) <= 24
+        assert 8 <= len(item.context.split()) <= 16
     assert len(cloze_items(paragraphs, most=10)) == 10 and cloze_items(["too short a text"]) == []
 
 
@@ -66,7 +66,7 @@ def test_a_model_that_knows_the_text_chooses_right_and_one_that_forgot_it_by_cha
     after = [i % 4 == 0 for i in range(len(items))]
     found = cloze_metrics(before, after)
     assert found is not None and found.before and found.after and found.change
-    assert found.before.value > 0.95 and found.after.value == pytest.approx(0.25, abs=0.01)
+    assert found.before.value > 0.95 and found.after.value == pytest.approx(0.25, abs=0.02)
     assert found.change.high < -0.6 and found.change.value == pytest.approx(found.after.value - found.before.value)
     same = cloze_metrics(before, before)
     assert same is not None and same.change is not None and (same.change.low, same.change.high) == (0, 0)

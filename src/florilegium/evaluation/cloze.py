@@ -18,7 +18,7 @@ from florilegium.evaluation.metrics import Cloze
 from florilegium.model import LoadedModel
 from florilegium.tokens import Example, text_ids
 
-CHOICES, CONTEXT_WORDS, FEWEST_BEFORE, EVERY = 4, 24, 8, 9
+CHOICES, CONTEXT_WORDS, FEWEST_BEFORE, EVERY = 4, 16, 8, 12
 MOST_ITEMS, FEWEST_ITEMS, SHORTEST_WORD = 160, 20, 4
 LIKE_LENGTH = 12  # how many words of the nearest lengths the wrong ones are drawn from
 
