@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -76,6 +77,50 @@ def repeated_beyond_a_row(path: Path) -> None:
     pyarrow.parquet.write_table(dictionary(3 * PIECE, 3000), path, compression="zstd")
 
 
+def packed_arrow(path: Path, table: pyarrow.Table, codec: str = "zstd", *, stream: bool = False) -> None:
+    writer = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+    with writer(path, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression=codec)) as file:
+        file.write_table(table)
+
+
+def large_cell(path: Path, *, stream: bool = False) -> None:
+    packed_arrow(path, pyarrow.table({"quote": ["x" * (300 * PIECE)], "tags": ["a"]}), stream=stream)
+
+
+def large_cell_stream(path: Path) -> None:
+    large_cell(path, stream=True)
+
+
+def large_arrow_dictionary(path: Path) -> None:
+    packed_arrow(path, dictionary(300 * PIECE, 4))
+
+
+def announced(path: Path) -> None:
+    """Eight bytes of a small file are changed: a buffer of 1 GiB and a bit."""
+    packed_arrow(path, pyarrow.table({"quote": ["Be kind to all of them. " * 40], "tags": ["a"]}), "lz4", stream=True)
+    head, length, tail = path.read_bytes().rpartition((960).to_bytes(8, "little"))
+    path.write_bytes(head + (PIECE * 1025).to_bytes(len(length), "little") + tail)
+
+
+def nulls(count: int = 3 * PIECE) -> pyarrow.Table:
+    return pyarrow.table({name: pyarrow.nulls(count, pyarrow.string()) for name in ("quote", "tags")})
+
+
+def null_rows(path: Path) -> None:
+    pyarrow.parquet.write_table(nulls(), path)
+
+
+def null_arrow_rows(path: Path) -> None:
+    packed_arrow(path, nulls())
+
+
+def null_batches(path: Path) -> None:
+    """Each of them alone is small enough."""
+    with pyarrow.ipc.new_stream(path, nulls(0).schema, options=pyarrow.ipc.IpcWriteOptions(compression="zstd")) as file:
+        for _ in range(6):
+            file.write_table(nulls(PIECE // 2))
+
+
 @pytest.mark.parametrize(
     ("name", "make", "said", "most"),
     [
@@ -86,6 +131,13 @@ def repeated_beyond_a_row(path: Path) -> None:
         ("a.jsonl.gz", one_line, "over 1,048,576 bytes", 60),
         ("a.parquet", large_dictionary, "in memory", 60),
         ("a.parquet", repeated_beyond_a_row, "over 1,048,576 bytes", 150),
+        ("a.arrow", large_cell, "in memory", 60),
+        ("a.arrow", large_cell_stream, "in memory", 60),
+        ("a.arrow", large_arrow_dictionary, "in memory", 60),
+        ("a.arrow", announced, "in memory", 60),
+        ("a.parquet", null_rows, "rows in", 60),
+        ("a.arrow", null_arrow_rows, "rows in", 60),
+        ("a.arrow", null_batches, "rows in", 60),
     ],
 )
 def test_memory_is_bounded(tmp_path: Path, name: str, make: Callable[[Path], None], said: str, most: int) -> None:

@@ -79,6 +79,17 @@ def test_an_export_arrives_as_it_was_checked(tiny_run: Path, hub: FakeHub, tmp_p
     assert push(out, "someone/other") == 4 and len(hub.asked) == asked
 
 
+def test_an_export_of_a_newer_version_is_left_alone(
+    tiny_run: Path, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "merged"
+    assert main(["export", str(tiny_run), "--output", str(out)]) == 0
+    facts = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({**facts, "format": 99}))
+    assert push(out, REPO) == 4 and not hub.asked
+    assert "format 99, and this version reads 1: a newer florilegium wrote it. Update: pip" in capsys.readouterr().err
+
+
 def test_dry_run_sends_nothing(
     tiny_run: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ NO_FACTS: dict[str, Change] = {
     f"{key} {value!r}": edit_json("florilegium.json", **{key: value}) for key, values in {
         "base": ([], "x", {"name": 7}, {"name": "a\0b"}, {"name": "x" * 5000}, {"hidden_size": 64}, {"digest": 7},
                  {"shape": {"num_attention_heads": 2}}),
+        "format": (99, 2, 0, -1, 1.5, "1", True, None, [1], 10**30),
         "bits": ("eight", 7, 0, 10**9, True, 8.0), "files": ([], "x", {}), "list_columns": ([7], "tags"), "lora": ([], {"r": 999}),
         "openings": ({"a": "x"}, {"a": -1}, {"a": True}, []), "revision": (7, ["main"]),
         "template": (7, "{quote.__class__}", "no column", ""),

@@ -7,11 +7,13 @@ number in the file and a name in the schema: it is read by its name."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florilegium.data.cell_size import is_over_limit, refuse_bombs
+from florilegium.data.arrow_messages import refuse_arrow_bombs
+from florilegium.data.cell_size import is_over_limit, refuse_bombs, refuse_empty_rows
 from florilegium.data.lines import OVER_LIMIT
 from florilegium.data.parquet_footer import read_parts
 from florilegium.data.quote import SKIP
@@ -40,6 +42,7 @@ def read_parquet(path: Path, columns: Columns = None) -> Stream:
                 check_names(name_of(path), list(table.schema_arrow.names))
                 wanted = _wanted(table.schema_arrow.names, columns)
                 refuse_bombs(parts, wanted, name_of(path))
+                refuse_empty_rows(table.metadata.num_rows, source.seek(0, os.SEEK_END), name_of(path))
                 batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False)
                 yield from _rows(name_of(path), table.schema_arrow, batches)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -55,12 +58,12 @@ def read_arrow(path: Path, columns: Columns = None) -> Stream:
         try:
             source = in_memory(file, path.name)
             is_file = source.read(6) == b"ARROW1"
-            source.seek(0)
+            refuse_arrow_bombs(source, is_file, name_of(path))
             table = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
             check_names(name_of(path), list(table.schema.names))
             read = (table.get_batch(i) for i in range(table.num_record_batches)) if is_file else table
             wanted = _wanted(table.schema.names, columns)
-            yield from _rows(name_of(path), table.schema, (batch.select(wanted) for batch in read))
+            yield from _rows(name_of(path), table.schema, (_sound(batch.select(wanted)) for batch in read))
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _damaged(path, "an Arrow file", error) from None
 
@@ -95,6 +98,39 @@ def read_workbook(path: Path, columns: Columns = None) -> Stream:
                     f"{name_of(path)}: row {number}",
                     {name: row[i] if i < len(row) else None for i, name in names.items()},
                 )
+
+
+def _sound(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """The batch, whose offsets and indices lie within its buffers: pyarrow takes them as the file has them, and a wrong one
+    ends the process. Texts that are not UTF-8 are told row by row later. Raises: ArrowInvalid for a damaged one."""
+    import pyarrow
+
+    batch.validate()
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            if "UTF8" not in str(error):
+                raise
+            column.view(_as_bytes(column.type)).validate(full=True)
+    return batch
+
+
+def _as_bytes(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """A type with bytes where `kind` has text."""
+    import pyarrow
+
+    if pyarrow.types.is_string(kind):
+        return pyarrow.binary()
+    if pyarrow.types.is_large_string(kind):
+        return pyarrow.large_binary()
+    if pyarrow.types.is_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type))
+    if pyarrow.types.is_large_list(kind):
+        return pyarrow.large_list(_as_bytes(kind.value_type))
+    if pyarrow.types.is_struct(kind):
+        return pyarrow.struct([(field.name, _as_bytes(field.type)) for field in kind])
+    return kind
 
 
 def _wanted(names: Iterable[str], columns: Columns) -> list[str]:

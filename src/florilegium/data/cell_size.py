@@ -51,3 +51,9 @@ def refuse_bombs(parts: Iterable[ColumnPart], columns: Collection[str], name: st
                 f"{name}: column {part.name!r} would be {size} in memory",
                 "Write the file again with rows of at most a mebibyte",
             )
+
+
+def refuse_empty_rows(num_rows: int, file_bytes: int, name: str) -> None:
+    """Raises DataError for far more rows than bytes: nulls take no room in a file, and each is told of one by one."""
+    if num_rows > FREE_ITEMS + file_bytes:
+        raise DataError(f"{name}: {num_rows:,} rows in {file_bytes:,} bytes", "Write the file again without empty rows")

@@ -14,11 +14,12 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.export.card_use import THIS
 from florilegium.export.origin import Origin
 from florilegium.model.lora import FACTS
-from florilegium.model.untrusted import read_json
+from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, check_file, read_manifest
 from florilegium.storage.paths import without_home
 
 EXPORT = "export.json"
+EXPORT_FORMAT = 1
 CARD = "README.md"
 ADAPTER_FILES = (
     "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -49,6 +50,7 @@ def pack_export(folder: Path, repo: str) -> Parcel:
     """The files of an export. Raises ModelError where one is not as it was written."""
     try:
         manifest = read_manifest(folder, EXPORT)
+        check_format(manifest.facts, EXPORT_FORMAT, str(folder / EXPORT))
         for name, entry in manifest.files.items():
             if name != CARD:
                 check_file(folder / name, entry)

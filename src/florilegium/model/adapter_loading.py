@@ -22,9 +22,9 @@ from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.identity import BaseFacts, base_facts
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, reason_of
-from florilegium.model.lora import ESSENTIAL, FACTS, adapter_state, set_adapter_state
+from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state, set_adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
-from florilegium.model.untrusted import read_json
+from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
 from florilegium.storage.safetensors_io import read_header
 
@@ -64,6 +64,7 @@ def read_facts(folder: Path) -> AdapterFacts:
         return {}
     what = str(folder / FACTS)
     facts = read_json(folder / FACTS, what)
+    check_format(facts, FACTS_FORMAT, what)
     for name, kinds in FACT_KINDS.items():
         known = name != "bits" or facts.get(name) in BITS
         if name in facts and (not isinstance(facts[name], kinds) or type(facts[name]) is bool or not known):

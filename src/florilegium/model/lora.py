@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from florilegium.model.families.base import AnyModel
 
 FACTS = "florilegium.json"
+FACTS_FORMAT = 1
 # a change here changes every weight's meaning
 ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")
 

@@ -47,6 +47,19 @@ def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
     return values
 
 
+def check_format(facts: Mapping[str, Any], newest: int, what: str) -> None:
+    """Raises ModelError for a file of ours in a form that this version does not know; one without a number is of the
+    first."""
+    number = facts.get("format", 1)
+    if type(number) is not int or number < 1:
+        raise ModelError(f"{what} cannot be read: format is {str(number)[:40]!r}", AGAIN)
+    if number > newest:
+        raise ModelError(
+            f"{what} is of format {str(number)[:20]}, and this version reads {newest}: a newer florilegium wrote it",
+            "Update: pip install --upgrade florilegium",
+        )
+
+
 def refuse_code(folder: Path, name: str) -> None:
     """Raises ModelError when a JSON file of `folder` asks to run code that comes with it (`auto_map`)."""
     for path in sorted(folder.glob("*config.json")):

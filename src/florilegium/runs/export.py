@@ -18,6 +18,7 @@ from typing import Any
 
 from florilegium.errors import ModelError, UsageError
 from florilegium.export.base_weights import BaseWeights
+from florilegium.export.hub_files import EXPORT_FORMAT
 from florilegium.export.merge import Merge
 from florilegium.export.subject import Subject, read_subject
 from florilegium.export.verdict import Verdict
@@ -138,7 +139,7 @@ def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reaso
 def _facts(request: Request, form: Form, merge: Merge) -> Mapping[str, Any]:
     subject = request.subject
     return {
-        "format": 1,
+        "format": EXPORT_FORMAT,
         "to": request.to,
         "type": form.kind,
         "version": importlib.metadata.version("florilegium"),

@@ -14,6 +14,7 @@ from florilegium.errors import counted
 from florilegium.model import ParameterCount, base_facts
 from florilegium.model.adapter_loading import AdapterFacts
 from florilegium.model.identity import BaseFacts
+from florilegium.model.lora import FACTS_FORMAT
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.paths import tilde
@@ -72,7 +73,7 @@ def adapter_facts(prepared: Prepared) -> AdapterFacts:
     """What the adapter's folder remembers beside PEFT's own files."""
     template = prepared.rows.template
     return {
-        "format": 1,
+        "format": FACTS_FORMAT,
         "template": template.text,
         "list_columns": list(template.list_columns),
         "base": base_facts(prepared.base),
