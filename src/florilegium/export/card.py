@@ -125,7 +125,8 @@ def _figures(facts: CardFacts) -> str:
     lines = ["## Figures\n"]
     if facts.figures.get("eval_loss") is not None:
         before, after = facts.figures["eval_loss_before"], facts.figures["eval_loss"]
-        rows = facts.figures.get("held_out_rows", "?")
+        held_out, choosing = facts.figures.get("held_out_rows"), facts.figures.get("validation_rows", 0)
+        rows = held_out - choosing if isinstance(held_out, int) and isinstance(choosing, int) else "?"
         lines.append(f"Held-out loss {before:.3f} before, {after:.3f} after (per token, {rows} rows).\n")
     if facts.scores:
         lines += ["| | base | tuned | to compare |\n|---|---|---|---|"]
