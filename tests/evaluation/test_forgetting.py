@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from florilegium.evaluation import GENERAL, cloze_items, cloze_metrics, forgetting, read_general, right_choices
-from florilegium.evaluation.general import GOAL
+import florilegium
+from florilegium.config import SamplingSettings
+from florilegium.evaluation import (
+    GENERAL,
+    cloze_items,
+    cloze_metrics,
+    forgetting,
+    general_parts,
+    read_general,
+    right_choices,
+)
+from florilegium.evaluation.general import GOAL, windows_to_see
 from florilegium.evaluation.losses import Part
 from florilegium.evaluation.table import table
+from florilegium.generation.tuned import Tuned
 from florilegium.model import Base, LoadedModel, load_base
+from florilegium.runs.evaluate import read_eval_data
+from florilegium.runs.evaluator import Evaluator
+from florilegium.runs.recorder import NullView
 from florilegium.tokens import Example
 from tests.evaluation.test_losses import stock_losses
 
@@ -88,6 +105,8 @@ def test_the_interval_says_what_it_sees_and_what_would_see_more() -> None:
     enough = forgetting(*windows(2 * few.needed_tokens // 200, 0.05))
     assert enough.sees is not None and enough.sees < GOAL and "--general" not in enough.sentence
     assert enough.change and enough.change.low > 0, "0.05 nats are seen"
+    assert windows_to_see(enough) == enough.windows
+    assert few.sees is not None and windows_to_see(few) == math.ceil(1.2 * 14 * (few.sees / GOAL) ** 2)
     alone = forgetting(*windows(1, 0.05))
     assert alone.sees is None and "too little general text" in alone.sentence
 
@@ -99,3 +118,30 @@ def test_the_table_shows_both() -> None:
     (lines,) = table({"forgetting": {"before": side, "after": side, "change": figure, "cloze": words}}).values()
     assert [cells.line.name for cells in lines] == ["loss per token", "next word of four, right"]
     assert "25.0% by chance, 99 words" in lines[1].control
+
+
+def test_of_a_long_text_as_many_windows_are_measured_as_see_the_goal(tmp_path: Path, tiny: Path) -> None:
+    rows = "".join(json.dumps({"quote": f"Be kind to the sea, number {i}.", "tags": ["sea"]}) + "\n" for i in range(40))
+    (tmp_path / "quotes.jsonl").write_text(rows)
+    run = florilegium.train(
+        str(tmp_path / "quotes.jsonl"), model=str(tiny), max_steps=3, batch_size=4, split_by="random", lora_rank=4,
+        learning_rate=0.05, held_out=0.2, verdict_texts=0, bits=32, output=str(tmp_path / "run"),
+    ).directory  # fmt: skip
+    chance = random.Random(0)
+    lines = [
+        " ".join(chance.choices(["sea", "kind", "time", "river", "hope", "boat", "door", "home"], k=9))
+        for _ in range(1500)
+    ]
+    tuned = florilegium.load(run)
+    evaluator = Evaluator(tuned, read_eval_data(run), SamplingSettings(), 1, NullView())
+    found, short = evaluator.forgetting(lines), evaluator.forgetting(lines[:40])
+    assert short.windows == 40 and short.sees is not None
+    first = forgetting(*(general_parts_of(tuned, lines, on) for on in (False, True)))
+    assert first.windows == 320 and first.sees is not None and first.sees > GOAL, "else the test says nothing"
+    assert found.windows == min(1500, windows_to_see(first)) > 320 and found.sees is not None
+    assert found.sees < first.sees
+
+
+def general_parts_of(tuned: Tuned, lines: list[str], adapter: bool) -> list[Part]:
+    with contextlib.nullcontext() if adapter else tuned.adapter_off():
+        return general_parts(tuned.loaded, lines)

@@ -13,9 +13,17 @@ from florilegium.evaluation.between_runs import spread_rows, spreads
 from florilegium.evaluation.cloze import cloze_items, cloze_metrics, right_choices
 from florilegium.evaluation.confidence import mean, share
 from florilegium.evaluation.copies import TrainingTexts, copy_metrics, instrument_check
-from florilegium.evaluation.general import GENERAL, forgetting, general_parts, read_general
-from florilegium.evaluation.losses import Part, RowParts, loss_metrics, row_parts
+from florilegium.evaluation.general import (
+    FIRST_WINDOWS,
+    GENERAL,
+    forgetting,
+    general_parts,
+    read_general,
+    windows_to_see,
+)
+from florilegium.evaluation.losses import RowParts, loss_metrics, row_parts
 from florilegium.evaluation.metrics import (
+    Cloze,
     CopyMetrics,
     Forgetting,
     FormMetrics,
@@ -32,14 +40,15 @@ from florilegium.evaluation.tag_metrics import most_frequent_tags, tag_f1, tag_s
 from florilegium.evaluation.text_metrics import distinct_n, is_repetitive
 
 __all__ = [
+    "FIRST_WINDOWS",
     "GENERAL",
+    "Cloze",
     "CopyMetrics",
     "Forgetting",
     "FormMetrics",
     "InstrumentCheck",
     "NoveltyIndex",
     "PairedDifference",
-    "Part",
     "RowParts",
     "TagBaseline",
     "TagComparison",
@@ -71,5 +80,6 @@ __all__ = [
     "tag_f1",
     "tag_relevance",
     "tag_scores",
+    "windows_to_see",
     "words",
 ]

@@ -2,7 +2,8 @@
 
 The text is cut into windows, which are measured as rows are (`losses.py`), and paired: each window is its own control.
 Windows differ by a nat, what tuning does to one of them by a tenth of that; still an interval over few windows sees
-large changes only, so it says what it sees, and how much text would see GOAL nats."""
+large changes only, so it says what it sees, and how much text would see GOAL nats. Where a longer text is given, as many
+windows are measured as that takes, by the spread of the first ones."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from florilegium.model import LoadedModel
 from florilegium.tokens import Example, text_ids
 
 GENERAL = Path(__file__).parent / "general.txt"
-PIECE_TOKENS, MOST_PIECES = 256, 320
+PIECE_TOKENS = 256
+FIRST_WINDOWS, MOST_WINDOWS = 320, 3000  # at first, and where these do not see GOAL
 GOAL = 0.02  # nats: a change that matters to nobody
 
 
@@ -40,17 +42,17 @@ def read_general(path: Path) -> list[str]:
     return found
 
 
-def general_parts(loaded: LoadedModel, paragraphs: Sequence[str]) -> list[Part]:
-    """The losses of general text in pieces of at most 256 tokens; of a long file 320 pieces (81,920 tokens), evenly
-    spread."""
+def general_parts(loaded: LoadedModel, paragraphs: Sequence[str], most: int = FIRST_WINDOWS) -> list[Part]:
+    """The losses of general text in windows of at most 256 tokens, no two paragraphs in one; of a long text `most` of
+    them, evenly spread."""
     pieces = [
         ids[i : i + PIECE_TOKENS]
         for ids in text_ids(loaded.base.tokenizer, paragraphs)
         for i in range(0, len(ids), PIECE_TOKENS)
     ]
     pieces = [piece for piece in pieces if len(piece) >= 8]
-    if len(pieces) > MOST_PIECES:
-        pieces = [pieces[len(pieces) * i // MOST_PIECES] for i in range(MOST_PIECES)]
+    if len(pieces) > most:
+        pieces = [pieces[len(pieces) * i // most] for i in range(most)]
     losses = example_losses(loaded, [Example(piece, [True] * len(piece)) for piece in pieces])
     return [
         Part(float(found.sum()), len(found), len(decoded(loaded.base, piece).encode()))
@@ -66,6 +68,13 @@ def forgetting(before: Sequence[Part], after: Sequence[Part], words: Cloze | Non
     needed = math.ceil(sum(tokens) * (sees / GOAL) ** 2) if sees is not None else None
     told = _sentence(change, sees, needed, sum(tokens))
     return Forgetting(part_metrics(before), part_metrics(after), change, len(after), sees, needed, told, words)
+
+
+def windows_to_see(found: Forgetting) -> int:
+    """How many windows it takes to see GOAL, with a fifth more, as `found` is one draw; MOST_WINDOWS at most."""
+    if found.sees is None or found.sees <= GOAL:
+        return found.windows
+    return min(MOST_WINDOWS, math.ceil(1.2 * found.windows * (found.sees / GOAL) ** 2))
 
 
 def _sentence(change: Metric | None, sees: float | None, needed: int | None, tokens: int) -> str:

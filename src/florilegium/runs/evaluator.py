@@ -14,10 +14,11 @@ from florilegium.config import SamplingSettings, TrainConfig
 from florilegium.data import Quote, Rows, Split, Template
 from florilegium.errors import counted
 from florilegium.evaluation import (
+    FIRST_WINDOWS,
+    Cloze,
     CopyMetrics,
     Forgetting,
     FormMetrics,
-    Part,
     RowParts,
     TagRelevance,
     TagScores,
@@ -38,6 +39,7 @@ from florilegium.evaluation import (
     sums_of_rows,
     tag_relevance,
     tag_scores,
+    windows_to_see,
     words,
 )
 from florilegium.generation import Generated, generate_texts
@@ -165,15 +167,23 @@ class Evaluator:
 
     def forgetting(self, paragraphs: Sequence[str]) -> Forgetting:
         self.view.say("tuned  loss on general text and its next words, with and without the adapter")
-        items = cloze_items(paragraphs)
-
-        def side() -> tuple[list[Part], list[bool]]:
-            return general_parts(self.tuned.loaded, paragraphs), right_choices(self.tuned.loaded, items)
-
-        after, chosen_after = side()
+        items, loaded = cloze_items(paragraphs), self.tuned.loaded
+        chosen_after = right_choices(loaded, items)
         with self.tuned.adapter_off():
-            before, chosen_before = side()
-        return forgetting(before, after, cloze_metrics(chosen_before, chosen_after))
+            chosen_before = right_choices(loaded, items)
+        words = cloze_metrics(chosen_before, chosen_after)
+        found = self._general(paragraphs, words, FIRST_WINDOWS)
+        needed = windows_to_see(found)
+        if found.windows < FIRST_WINDOWS or needed <= found.windows:  # that was all of the text, or enough of it
+            return found
+        self.view.say(f"       {found.sentence.split(';')[0]}: up to {counted(needed, 'window')} now")
+        return self._general(paragraphs, words, needed)
+
+    def _general(self, paragraphs: Sequence[str], words: Cloze | None, most: int) -> Forgetting:
+        after = general_parts(self.tuned.loaded, paragraphs, most)
+        with self.tuned.adapter_off():
+            before = general_parts(self.tuned.loaded, paragraphs, most)
+        return forgetting(before, after, words)
 
     @property
     def _template(self) -> Template:
