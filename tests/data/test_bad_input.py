@@ -331,7 +331,7 @@ def test_a_hostile_header_takes_no_time(tmp_path: Path) -> None:
     refuse(tmp_path / "q.jsonl", "'k59999' stands twice")
     (tmp_path / "q.jsonl").write_text(f"{{{keys}}}\n")
     refuse(tmp_path / "q.jsonl", "no column 'quote', 'tags'; found: k0, k1, .* k19 and 59,980 more")
-    (tmp_path / "q.csv").write_text(",".join(f"k{i}" for i in range(100_000)) + "\n" + "," * 99_999)
+    (tmp_path / "q.csv").write_text(",".join(f"k{i}" for i in range(100_000)) + "\nx" + "," * 99_999)
     refuse(tmp_path / "q.csv", "no column 'quote'")
 
 

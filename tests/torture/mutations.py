@@ -39,7 +39,12 @@ MORE = [
 ]
 TEXT_TAGS = [{**row, "tags": ", ".join(row["tags"])} for row in ROWS]
 
-WHOLE = re.compile(r"(the file has no rows|not a Parquet file, or a damaged one|no column |two columns are called )")
+WHOLE = re.compile(
+    r"(the file has no rows|not a Parquet file, or a damaged one|no column |two columns are called "
+    r"|column '[^']+' would be [\d,]{5,} (bytes|items) in memory)"
+)
+_PLAIN = json.JSONDecoder(parse_int=float)  # an int of 5,000 digits is refused
+ROW = re.compile(r":\d+ \(row (\d+)\): (.*)")
 LINE = re.compile(r":(\d+)(?: \(row \d+\))?: ")
 PLACE = re.compile(r":\d+: |:\d+ \(row \d+\): |: row \d+: |: byte \d+: |:\d+: byte \d+: ")
 
@@ -121,9 +126,8 @@ class Tally:
         except DataError as error:
             self.refused += 1
             what = misplaced(path.name, error.cause, error.fix, data)
-            if not what and deeper and suffix == ".jsonl" and "none of its" not in error.cause:
-                self.verified += 1
-                what = self._other_line(error.cause, data)
+            if not what and deeper and "none of its" not in error.cause:
+                what = self._other_place(suffix, error.cause, data)
         except Exception as error:  # what a user would see as a traceback
             what = f"{type(error).__name__}: {error}"
         else:
@@ -131,6 +135,22 @@ class Tally:
             what = unsound(path.name, rows, data) or (self._reread(rows) if deeper else "")
         if what:
             self.wrong.append((suffix, what, data))
+
+    def add(self, other: Tally) -> None:
+        self.tried += other.tried
+        self.refused += other.refused
+        self.skipped += other.skipped
+        self.verified += other.verified
+        self.reread += other.reread
+        self.wrong += other.wrong
+
+    def _other_place(self, suffix: str, cause: str, data: bytes) -> str:
+        """The place of a refusal is checked by other means; nothing where there are none."""
+        found = ROW.search(cause)
+        if found is None and suffix != ".jsonl":
+            return ""
+        self.verified += 1
+        return other_row(cause, int(found[1]), found[2], data) if found else self._other_line(cause, data)
 
     def _other_line(self, cause: str, data: bytes) -> str:
         """The place of a refusal is checked: what stands before that line is good, with that line it is not."""
@@ -161,6 +181,31 @@ class Tally:
         path = self.folder / "again.jsonl"
         path.write_bytes(_lines([dict(quote) for quote in rows.quotes]))
         return "" if read_rows(path).digest == rows.digest else "the accepted rows, written anew, have another digest"
+
+
+def other_row(cause: str, named: int, said: str, data: bytes) -> str:
+    """The row of an array that is named must not stand behind the first that the parser cannot read; a row that is
+    called no JSON must be that one. Rows of an array stand where commas part them, so its lines say nothing."""
+    text = data.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").removeprefix("[")
+    bad = first_bad_element(text)
+    is_that_one = said.startswith(("invalid JSON", "truncated JSON", "the file ends at byte", "nothing between"))
+    is_right = named == bad if is_that_one else named <= bad
+    return "" if is_right else f"{cause}; but row {bad} is the first that is not JSON"
+
+
+def first_bad_element(text: str) -> int:
+    """The number, from 1, of the first element that is not JSON with a comma or the closing bracket behind it."""
+    number = at = 0
+    while True:
+        number += 1
+        try:
+            _, at = _PLAIN.raw_decode(text, at + len(text[at:]) - len(text[at:].lstrip(" \t\r\n")))
+        except (ValueError, RecursionError):
+            return number
+        rest = text[at:].lstrip(" \t\r\n")
+        if not rest.startswith(","):
+            return number + rest.startswith("]")
+        at = len(text) - len(rest) + 1
 
 
 def misplaced(name: str, cause: str, fix: str, data: bytes) -> str:

@@ -3,6 +3,7 @@ data."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import re
@@ -70,21 +71,39 @@ def test_bad_files_and_mutations(
         located += PLACE.search(said) is not None
     assert located == len(paths)
     tally = mutations(tmp_path, amount(6_000, 1_000_000))
-    assert not tally.wrong, tally.wrong[:3]
+    assert not tally.wrong, f"{len(tally.wrong):,} of {tally.tried:,}: {tally.wrong[:3]}"
     assert tally.refused > tally.tried // 10 and tally.verified and tally.reread
     text = f"{len(paths)} bad files, all named with file and place; {tally.tried:,} mutations ({tally.refused:,} refused): 0 tracebacks"
     more = f"{tally.verified:,} named lines checked by themselves, {tally.reread:,} files of accepted rows read again to the same digest"
     figure("bad data", f"{text}, 100% name file and place, the others round-trip; {more}")
 
 
+BLOCK = 25_000
+
+
 def mutations(spare: Path, total: int) -> Tally:
-    """`total` mutants, judged; in memory where the system has a place for that, and in this very process."""
+    """`total` mutants, judged; in memory where the system has a place for that. Many of them in blocks, each with a seed
+    of its own, on all processors."""
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else spare
     with tempfile.TemporaryDirectory(dir=shared, prefix="mutations-") as folder:
-        tally, draw = Tally(Path(folder)), random.Random(total)
-        for suffix, share in SHARES.items():
-            for data in mutants(suffix, round(total * share), draw):
-                tally.judge(suffix, data, draw)
+        blocks = [(Path(folder) / str(seed), min(BLOCK, total - seed), seed) for seed in range(0, total, BLOCK)]
+        tally = Tally(Path(folder))
+        if len(blocks) == 1:
+            return _block(blocks[0])
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+            for done in pool.imap_unordered(_block, blocks):
+                tally.add(done)
+                print(f"{tally.tried:,} mutations, {len(tally.wrong)} wrong", flush=True)
+    return tally
+
+
+def _block(block: tuple[Path, int, int]) -> Tally:
+    folder, total, seed = block
+    folder.mkdir()
+    tally, draw = Tally(folder), random.Random(seed)
+    for suffix, share in SHARES.items():
+        for data in mutants(suffix, round(total * share), draw):
+            tally.judge(suffix, data, draw)
     return tally
 
 
@@ -99,12 +118,12 @@ def test_the_judge_of_mutations_can_find_fault(tmp_path: Path, monkeypatch: pyte
 
         return reader
 
-    def fault(reader: Callable[..., Any], data: bytes = data) -> str:
+    def fault(reader: Callable[..., Any], data: bytes = data, suffix: str = ".jsonl") -> str:
         monkeypatch.setattr(judging, "read_rows", reader)
         tally = Tally(tmp_path)
         draw = random.Random(6)
         while not tally.wrong and tally.tried < 200:
-            tally.judge(".jsonl", data, draw)
+            tally.judge(suffix, data, draw)
         return tally.wrong[0][1] if tally.wrong else ""
 
     def stumbles(path: Path, **more: bool) -> Any:
@@ -117,6 +136,12 @@ def test_the_judge_of_mutations_can_find_fault(tmp_path: Path, monkeypatch: pyte
     assert fault(refuses("row 1 is bad")).startswith("no file or no advice")
     assert fault(refuses("mutant.jsonl:99: bad")).startswith("no such line")
     assert "but the first 2 lines are good" in fault(_only_at_first(refuses("mutant.jsonl:2: bad")))
+    array = b'[{"quote": "a", "tags": []},\n{"quote": "b", "tags": []},\n{"quote": "c"'
+    for suffix in (".jsonl", ".json"):
+        said, blames = f"mutant{suffix}:1 (row 1): the file ends at byte 9", "row 3 is the first that is not JSON"
+        assert fault(read_rows, array, suffix) == "" and fault(refuses(said), array, suffix).endswith(blames)
+        assert fault(refuses(f"mutant{suffix}:3 (row 4): column 'quote' is empty"), array, suffix).endswith(blames)
+        assert fault(refuses(f"mutant{suffix}:1 (row 1): column 'quote' is empty"), array, suffix) == ""
     assert fault(lambda path, **more: replace(rows, num_read=9)) == "9 rows read, not all accounted for"
     unlike = {"quote": " a", "tags": []}
     assert fault(lambda path, **more: replace(rows, quotes=[unlike], num_read=1)).startswith("does not round-trip")

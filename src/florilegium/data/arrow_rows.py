@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, and Excel's workbooks: tables with a schema or a sheet, a few hundred rows at a time.
+"""Parquet and Arrow files: tables with a schema, a few hundred rows at a time.
 
 Of a Parquet or Arrow file only the columns that are trained are read. A string column may hold bytes that are not UTF-8
 (nothing checks that when it is written), so values are taken one by one. A `ClassLabel` of the library `datasets` is a
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def read_parquet(path: Path, columns: Columns = None) -> Stream:
                 batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False)
                 yield from _rows(name_of(path), table.schema_arrow, batches)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise _damaged(path, "a Parquet file", error) from None
+            raise damaged(path, "a Parquet file", error) from None
 
 
 def read_arrow(path: Path, columns: Columns = None) -> Stream:
@@ -65,39 +65,7 @@ def read_arrow(path: Path, columns: Columns = None) -> Stream:
             wanted = _wanted(table.schema.names, columns)
             yield from _rows(name_of(path), table.schema, (_sound(batch.select(wanted)) for batch in read))
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise _damaged(path, "an Arrow file", error) from None
-
-
-def read_workbook(path: Path, columns: Columns = None) -> Stream:
-    """The rows of the first sheet of an Excel workbook that has any; its first row names the columns."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise DataError(
-            f"{path.name}: Excel workbooks are read by the package openpyxl, which is missing",
-            'Type: pip install "florilegium[excel]", or save it as CSV UTF-8 in Excel',
-        ) from None
-    with open_unpacked(path) as (file, _):
-        # Whatever a damaged zip or its XML brings up: openpyxl lets through errors of three libraries.
-        try:
-            sheet = next(
-                s
-                for s in openpyxl.load_workbook(in_memory(file, path.name), read_only=True, data_only=True)
-                if s.max_row
-            )
-            rows: Iterator[Sequence[Any]] = sheet.iter_rows(values_only=True)
-            header = next(rows)
-        except Exception as error:
-            raise _damaged(path, "an Excel workbook", error) from None
-        filled = [i for i, cell in enumerate(header) if cell is not None]
-        names = {i: str(header[i]).strip() for i in filled}
-        check_names(name_of(path), list(names.values()))
-        for number, row in enumerate(rows, 2):
-            if any(cell is not None for cell in row):
-                yield Raw(
-                    f"{name_of(path)}: row {number}",
-                    {name: row[i] if i < len(row) else None for i, name in names.items()},
-                )
+            raise damaged(path, "an Arrow file", error) from None
 
 
 def _sound(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
@@ -137,7 +105,7 @@ def _wanted(names: Iterable[str], columns: Columns) -> list[str]:
     return [name for name in names if columns is None or name in columns]
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> DataError:
+def damaged(path: Path, kind: str, error: Exception) -> DataError:
     cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return DataError(f"{path.name}: not {kind}, or a damaged one ({cause})", "Write or download it again")
 

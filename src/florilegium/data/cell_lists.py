@@ -1,6 +1,7 @@
 """Lists that stand in a cell as text, told by their looks: printed ones value by value, separated ones column by column.
 
     ["life", "love"]   ['life', 'love']   ['life' 'love']   {life,"true love"}      printed: JSON, Python, numpy, Postgres
+    [{"id": 3, "name": "life"}]           c("life", "love")                         printed: objects by their names, R
     life; love         life|love          #life #love       life，love、joy          separated: by what the column shows
 
 A printed list with quotation marks in it can be nothing else. Bare brackets (`[life]`, `{life}`) and signs are taken for
@@ -9,22 +10,29 @@ a list only where the column has them throughout, since a sentence may hold any 
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _SINGLE, _DOUBLE = r"'(?:[^'\\\n]|\\.)*'", r'"(?:[^"\\]|\\.)*"'
 _ITEM = re.compile(rf"\s*({_SINGLE}|{_DOUBLE}|[^\s,'\"\[\]{{}}():]+)\s*,?")
-_FRAME = re.compile(r"(?:array|list|set|frozenset|Index)?\(?([\[{(])(.*)([\]})])(?:, dtype=[\w'\"<>]+)?\)?", re.DOTALL)
+_FRAME = re.compile(
+    r"(?:array|list|set|frozenset|Index|c)?\(?([\[{(])(.*)([\]})])(?:, dtype=[\w'\"<>]+)?\)?", re.DOTALL
+)
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
-_HASHTAGS = re.compile(r"\s*#[^\s#,;]+(?:[\s,;]+#[^\s#,;]+)*[\s,;]*")
-_ENTITY = re.compile(r"&#?\w+;")
+_HASHTAGS = re.compile(r"\s*#[^\s#,;]+(?:[\s,;]*#[^\s#,;]+)*[\s,;]*")
+_ENTITY = re.compile(r"&#?\w{2,31};")
 _NOTHING = ("None", "nan", "NaN", "null", "NULL")
+_EMPTY = ("set()", "list()", "character(0)")
+# Of an object among the tags, the key that holds its name: [{"id": 3, "name": "love"}].
+NAMES = ("name", "tag", "label", "title", "text", "value")
+_QUOTES = "'\""
 LONGEST = 100_000
 
 # Signs that part tags wherever they are met, and those that must be met more than once.
-CERTAIN, LIKELY = "，、،；؛", "|;"
+CERTAIN, LIKELY = "，、،；؛\t", "|;•"
 BRACKETS = "[]"
 Separator = str  # of CERTAIN and LIKELY any number, or one of "#", "/", "[]", or what the user gave
 
@@ -37,15 +45,32 @@ def read_printed(text: str, *, bare: bool = False) -> list[str] | None:
         return None
     found = _FRAME.fullmatch(text)
     if not found or _CLOSING[found[1]] != found[3]:
-        return None
+        return [] if text in _EMPTY else None
     body = found[2].strip()
     if not body:
         return [] if found[1] == "[" or bare else None
     if body[0] in "'\"" and body[-1] in "'\",":
         return _quoted_items(body)
+    if body[0] == "{" and found[1] == "[":
+        return _names_in(text)
     if not bare or found[1] == "(" or any(c in body for c in "[]{}"):
         return None
     return [item for piece in body.split(",") if (item := piece.strip().strip("'\"")) and item not in _NOTHING]
+
+
+def _names_in(text: str) -> list[str] | None:
+    """The names of objects in a printed list; None where one has none."""
+    try:
+        objects = json.loads(text) if '"' in text else ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    names = [name_in(item) for item in objects if isinstance(item, Mapping)]
+    return names if len(names) == len(objects) and all(names) else None  # type: ignore[return-value]
+
+
+def name_in(item: Mapping[str, object]) -> str | None:
+    """What an object among the tags is called."""
+    return next((value for key in NAMES if isinstance(value := item.get(key), str)), None)
 
 
 def _quoted_items(body: str) -> list[str] | None:
@@ -81,7 +106,7 @@ def find_separator(values: Sequence[str]) -> Separator:
         return "#"
     if sum(read_printed(value, bare=True) is not None for value in filled) >= most:
         return BRACKETS
-    plain = [_ENTITY.sub("", value) for value in filled]
+    plain = [without_entities(value) for value in filled]
     counts = {sign: sum(sign in value for value in plain) for sign in CERTAIN + LIKELY}
     enough = max(1, min(2, len(filled) // 2), len(filled) // 50)
     signs = "".join(sign for sign, count in counts.items() if count >= (1 if sign in CERTAIN else enough))
@@ -104,16 +129,15 @@ def is_glued(values: Iterable[str], sign: str) -> bool:
 
 def split_at(text: str, separator: Separator) -> list[str]:
     """The items of a cell; those with a comma in them are split again where the template puts them together."""
-    if separator in ("#", BRACKETS) or not separator:
-        printed = read_printed(text, bare=separator == BRACKETS)
-        if printed is not None:
-            return printed
-        return [piece.strip(" ,;") for piece in text.split("#")] if separator == "#" else [text]
-    printed = read_printed(text)
+    printed = read_printed(text, bare=separator == BRACKETS)
+    if printed is None and text[:1] in _QUOTES and text[-1:] in _QUOTES:
+        printed = _all_quoted(text)
     if printed is not None:
         return printed
+    if separator in ("#", BRACKETS) or not separator:
+        return [piece.strip(" ,;") for piece in text.split("#")] if separator == "#" else [text]
     signs = separator if all(sign in CERTAIN + LIKELY for sign in separator) else [separator]
-    kept = _ENTITY.findall(text) if ";" in signs else []
+    kept = _entities(text) if ";" in signs else []
     for number, entity in enumerate(kept):  # `&amp;` ends in no separator
         text = text.replace(entity, f"\x00{number}\x01", 1)
     for sign in signs:
@@ -123,10 +147,28 @@ def split_at(text: str, separator: Separator) -> list[str]:
     return text.split("\n")
 
 
+def _all_quoted(text: str) -> list[str] | None:
+    """The items of `"one", "two"`, where each is in quotation marks."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    is_list = len(pieces) > 1 and all(len(p) > 1 and p[0] == p[-1] and p[0] in _QUOTES for p in pieces)
+    return [piece[1:-1] for piece in pieces] if is_list else None
+
+
+def _entities(text: str) -> list[str]:
+    """`&amp;` and its like, as far as they stand for a sign: of `R&B; soul` there is none."""
+    return [found for found in _ENTITY.findall(text) if html.unescape(found) != found] if "&" in text else []
+
+
+def without_entities(text: str) -> str:
+    for entity in _entities(text):
+        text = text.replace(entity, "")
+    return text
+
+
 def name_of_separator(separator: Separator) -> str:
     """How a message calls it."""
     signs = [separator] if separator not in CERTAIN + LIKELY and len(separator) == 1 else list(separator)
-    return " and ".join(f"'{sign}'" for sign in signs)
+    return " and ".join("tabs" if sign == "\t" else f"'{sign}'" for sign in signs)
 
 
 def repeats(items: Iterable[str]) -> float:

@@ -39,11 +39,13 @@ def is_over_limit(cell: Any) -> bool:  # Any: one of pyarrow's scalars, which ha
 
 def refuse_bombs(parts: Iterable[ColumnPart], columns: Collection[str], name: str) -> None:
     """Raises DataError for a column whose data is far larger than its part of the file, or that has far more items than
-    rows: it would be taken apart in memory before the first row is seen."""
+    rows: it would be taken apart in memory before the first row is seen. ValueError for counts that no table has."""
     for part in parts:
         if part.name not in columns:
             continue
         large = part.bytes_unpacked > FREE_BYTES + MAX_COMPRESSION * max(0, part.bytes_packed)
+        if min(part.num_rows, part.num_values, part.bytes_unpacked) < 0:
+            raise ValueError(f"its footer counts {part.num_values:,} values in {part.num_rows:,} rows")
         many = part.num_values > FREE_ITEMS + MAX_ITEMS_A_ROW * part.num_rows
         if large or many:
             size = f"{part.bytes_unpacked:,} bytes" if large else f"{part.num_values:,} items"

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from florilegium.data.cell_lists import Separator, read_printed, split_at
+from florilegium.data.cell_lists import Separator, name_in, read_printed, split_at
 
 MISSING = object()
-# Of an object among the tags, the key that holds its name: [{"id": 3, "name": "love"}].
-_NAMES = ("name", "tag", "label", "title", "text", "value")
 
 
 def is_nothing(value: object) -> bool:
@@ -74,5 +72,6 @@ def _lines(items: object) -> list[str]:
 
 def _name(item: object) -> object:
     if isinstance(item, Mapping):
-        return next((item[key] for key in _NAMES if isinstance(item.get(key), str)), item)
+        name = name_in(item)
+        return item if name is None else name
     return label_text(item)

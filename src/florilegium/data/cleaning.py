@@ -93,3 +93,14 @@ def clean_quote(quote: Quote) -> Quote:
         for name, value in quote.items()
     }
     return quote if clean == quote else clean
+
+
+def without_nuls(row: dict[str, object]) -> dict[str, object]:
+    """The row without NULs, for which it would be refused before anything else is cleaned."""
+    return {name: _without_nuls(value) for name, value in row.items()}
+
+
+def _without_nuls(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_without_nuls(item) for item in value]
+    return value.replace("\0", "") if isinstance(value, str) and "\0" in value else value

@@ -56,12 +56,13 @@ class Choice:
     columns: tuple[Column, ...]
     author: str | None
     said: str
+    split: str | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The file's columns that are read."""
         names = [column.source for column in self.columns]
-        return tuple(dict.fromkeys([*names, self.author] if self.author else names))
+        return tuple(dict.fromkeys([*names, *filter(None, (self.author, self.split))]))
 
     def pick(self, row: Row) -> dict[str, object]:
         """What the template takes of a row."""

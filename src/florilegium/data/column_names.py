@@ -28,12 +28,13 @@ TEXT = _words("""
     vyrok aforismus prislovi idezet szoveg mondas kozmondas lainaus teksti sananlasku citate ρητο αποφθεγμα
     κειμενο ציטוט ציטטה טקסט פתגם نقلقول متن جمله คำคม ข้อความ trichdan caunoi vanban danhngon উক্তি বাণী
     लेख कथन सूक्ति 名言警句 诗句 歌词 詩 句 sprichworter aforismo proverbio proverbios sentenza detto ditado
+    الاقتباس اقتباسات الاقتباسات النص المقولة مقولة nukuu msemo மேற்கோள்
     title titel titre titulo titolo
 """)
 TAGS = _words("""
     tags tag taglist category categories topic topics label labels keyword keywords genre genres theme themes
     subject subjects hashtag hashtags class classes mood moods emotion emotions sentiment schlagwort schlagworte
-    schlagworter schlagwoerter kategorie kategorien thema themen stichwort stichworte stichworter etikett
+    schlagworter schlagwoerter kategorie kategorien kategoria kategori thema themen stichwort stichworte stichworter etikett
     motscles motcle etiquette etiquettes categorie sujet sujets etiqueta etiquetas categoria categorias tema
     temas palabrasclave argomento argomenti etichetta etichette тег теги метки категория категории тема темы 标签
     標籤 类别 分类 主题 关键词 タグ カテゴリ カテゴリー 分類 태그 분류 وسم وسوم تصنيف تصنيفات टैग
@@ -42,11 +43,14 @@ TAGS = _words("""
     aiheet avainsanat etichete eticheta categorii ετικετες ετικετα κατηγορια κατηγοριες תגיות תגית קטגוריה נושא
     برچسب برچسبها دسته موضوع แท็ก หมวดหมู่ chude theloai nhan ট্যাগ বিভাগ বিষয় श्रेणी विषय 标记 分類標籤 情感 类型
     trefwoorden categorieen onderwerp onderwerpen slagwoord ключевыеслова ярлыки рубрика теми мітки категорія
+    الوسوم الوسم التصنيف التصنيفات الموضوع etiquetes lebo குறிச்சொற்கள் குறிச்சொல் வகை
     type kind
 """)
 AUTHOR = _words("""
     author authors autor autorin auteur autore autori auteurs writer poet speaker by saidby attribution автор 作者
-    著者 作家 저자 مؤلف लेखक
+    著者 作家 저자 مؤلف लेखक yazar författare kirjoittaja συγγραφέας מחבר نویسنده الكاتب المؤلف الكاتبة
+    ผู้แต่ง ผู้เขียน tácgiả penulis pengarang szerző forfatter mwandishi লেখক ஆசிரியர் schrijver skribent szerzo
+    författaren tekijä pisatel spisovatel писатель 作者名 名人 저자명
 """)
 # What is in such a column is about the row, and never the row.
 NEVER = frozenset(

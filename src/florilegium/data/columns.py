@@ -29,6 +29,7 @@ from florilegium.data.column_names import (
 from florilegium.data.column_rivals import rivals
 from florilegium.data.column_values import look_at
 from florilegium.data.raw_rows import no_such_column
+from florilegium.data.split_column import split_column
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
 from florilegium.data.template_parser import placeholder_for
 from florilegium.errors import one_line
@@ -43,6 +44,9 @@ def choose_columns(rows: Sequence[Row], wanted: Wanted, place: str, fixed: Templ
 
     Raises: DataError, at `place`, where columns are missing or cannot be told."""
     names = list(dict.fromkeys(name for row in rows for name in row))
+    asked = [*Template.from_text(wanted.template).columns, *filter(None, (wanted.text_column, wanted.tags_column))]
+    split = split_column(names[:_MOST_NAMES], rows, asked)
+    names = [name for name in names if name != split]
     author = "author" if "author" in names else find_author(names[:_MOST_NAMES])
     template = fixed or Template.from_text(wanted.template)
     sources = _sources(names, rows, template, wanted, place)
@@ -57,7 +61,7 @@ def choose_columns(rows: Sequence[Row], wanted: Wanted, place: str, fixed: Templ
     said = _sentence(template, columns, wanted) + _typed_escapes(wanted.template)
     if not fixed and wanted.template == DEFAULT_TEMPLATE and len(columns) <= 2 and "quote" in sources:
         said += rivals(names, rows, wanted, sources["quote"], sources.get("tags"))
-    return Choice(template, tuple(columns), author, said)
+    return Choice(template, tuple(columns), author, said, split)
 
 
 def _sources(names: list[str], rows: Sequence[Row], template: Template, wanted: Wanted, place: str) -> dict[str, str]:

@@ -3,22 +3,23 @@
 Comma, semicolon, tab, `|` and `:` are tried; the one that gives the same number of fields in the most rows is it, and a
 header whose words are known speaks for it. Excel's first line `sep=;` decides without trying. A first row is no header
 when none of its cells is a name that is known and one of them is a sentence, a number, or a value that comes again
-below."""
+below. Titles and comments above a row that names the columns are passed over."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from florilegium.data.column_names import find_author, find_pair, find_tags, find_text, is_never_trained
 from florilegium.data.raw_rows import Note
+from florilegium.errors import counted
 
 _SIGNS = ",;\t|:"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|", ":": "colons"}
 _ALONE = "\x1f"  # between columns where there is one only: a sign that no text holds
-_HEAD_BYTES, _MOST_ROWS = 1 << 18, 200
+_HEAD_BYTES, _MOST_ROWS, _MOST_TITLES = 1 << 18, 200, 12
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,24 @@ class Dialect:
     width: int
     has_header: bool
     skip_lines: int = 0
+    titles: int = 0  # of the lines that are skipped, those that people wrote
 
     def notes(self, name: str) -> Iterator[Note]:
+        if self.titles:
+            yield passed_over(name, self.titles)
         if self.delimiter not in (",", _ALONE):
             yield Note(f"{name}: columns are separated by {_NAMES.get(self.delimiter, self.delimiter)}")
         if not self.has_header:
-            called = "'column 1'" if self.width == 1 else f"'column 1' to 'column {self.width}'"
-            yield Note(f"{name}: no header, the first row is one of the rows; columns are called {called}")
+            yield without_header(name, self.width)
+
+
+def without_header(name: str, width: int) -> Note:
+    called = "'column 1'" if width == 1 else f"'column 1' to 'column {width}'"
+    return Note(f"{name}: no header, the first row is one of the rows; columns are called {called}")
+
+
+def passed_over(name: str, titles: int) -> Note:
+    return Note(f"{name}: {counted(titles, 'line')} above the names of the columns passed over")
 
 
 def sniff(file: BinaryIO, name: str, *, tabs_first: bool = False) -> Dialect:
@@ -46,10 +58,18 @@ def sniff(file: BinaryIO, name: str, *, tabs_first: bool = False) -> Dialect:
     lines = data.decode("utf-8", "replace").splitlines(keepends=True)
     if len(data) == _HEAD_BYTES:
         lines = lines[:-1] or lines
+    signs = "\t" + _SIGNS.replace("\t", "") if tabs_first else _SIGNS
+    titles = max((count_titles(_rows(lines, sign)[:_MOST_TITLES]) for sign in signs), default=0)
+    if titles:
+        rest = [line for line in lines if line.strip()][titles:]
+        return replace(_sniffed(rest, signs), skip_lines=titles, titles=titles)
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) <= 5:
         sign = lines[0].rstrip("\r\n")[4:] or ","
         return _with_header(sign, _rows(lines[1:], sign), skip_lines=1)
-    signs = "\t" + _SIGNS.replace("\t", "") if tabs_first else _SIGNS
+    return _sniffed(lines, signs)
+
+
+def _sniffed(lines: list[str], signs: str) -> Dialect:
     scored = [(_score(rows), -rank, sign, rows) for rank, sign in enumerate(signs) if (rows := _rows(lines, sign))]
     best = max(scored, default=None)
     if best is None or best[0] <= 0:
@@ -70,6 +90,24 @@ def _rows(lines: list[str], sign: str) -> list[list[str]]:
     except csv.Error:  # a field of more than 128 KiB: what came before it tells enough
         pass
     return rows
+
+
+def count_titles(rows: Sequence[Sequence[str]]) -> int:
+    """How many rows stand above the one that names the columns: comments, and titles in one cell."""
+    for number, row in enumerate(rows):
+        if number and _are_names(row):
+            return number
+        is_title = sum(bool(cell.strip()) for cell in row) < 2 or row[0].startswith("#")
+        if not is_title:
+            break
+    return 0
+
+
+def _are_names(cells: Sequence[str]) -> bool:
+    """Whether all are short, and one is called as texts are, one as tags or authors are."""
+    names = [cell.strip() for cell in cells if cell.strip()]
+    are_short = all(len(name) <= 40 and len(name.split()) <= 3 and name[0] != "#" for name in names)
+    return are_short and bool(find_text(names)) and bool(find_tags(names) or find_author(names))
 
 
 def _score(rows: list[list[str]]) -> float:
@@ -95,13 +133,15 @@ def _is_one_column(lines: list[str]) -> bool:
 def _with_header(sign: str, rows: list[list[str]], skip_lines: int = 0) -> Dialect:
     if not rows:
         return Dialect("," if sign == _ALONE else sign, 0, True, skip_lines)
-    return Dialect(sign, len(rows[0]), _is_header(rows[0], rows[1:]), skip_lines)
+    return Dialect(sign, len(rows[0]), is_header(rows[0], rows[1:]), skip_lines)
 
 
-def _is_header(first: list[str], below: list[list[str]]) -> bool:
+def is_header(first: list[str], below: list[list[str]]) -> bool:
+    """Whether a first row names columns. One that stands below again is the header of another file behind this one."""
     cells = [cell.strip() for cell in first]
+    below = [row for row in below if row != first] or below
     recurs = [cell in {row[i].strip() for row in below[:50] if i < len(row)} for i, cell in enumerate(cells)]
-    if not below or _names_something([cell for cell, again in zip(cells, recurs, strict=True) if not again]):
+    if not below or names_something([cell for cell, again in zip(cells, recurs, strict=True) if not again]):
         return True
     filled = [(cell, again) for cell, again in zip(cells, recurs, strict=True) if cell]
     return not any(again or _is_value(cell) for cell, again in filled)
@@ -111,7 +151,7 @@ def _is_value(cell: str) -> bool:
     return len(cell) > 40 or cell[-1] in ".!?" or len(cell.split()) > 5 or cell.replace(".", "").isdigit()
 
 
-def _names_something(cells: list[str]) -> bool:
+def names_something(cells: list[str]) -> bool:
     """A cell that is short and called as columns are; "Home is where the text is" is a sentence with such a word."""
     names = [cell for cell in cells if cell and len(cell) <= 40 and len(cell.split()) <= 3 and cell[-1] not in ".!?"]
     known = bool(find_text(names) or find_tags(names) or find_author(names) or find_pair(names))

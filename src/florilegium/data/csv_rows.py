@@ -51,6 +51,11 @@ class _RowLines:
             self._advance()
         return bool(self._ahead)
 
+    def pass_over(self) -> None:
+        """Leaves a line out, whatever is in it."""
+        self._ahead.popleft()
+        self._advance()
+
     def give_back(self) -> str:
         """Keeps the first line of the row alone; the others are rows of their own. That line's text."""
         first, *others = self.taken
@@ -95,11 +100,13 @@ def read_csv(path: Path) -> Stream:
         lines = _RowLines(name, physical_lines(file), decoder)
         for _ in range(dialect.skip_lines):
             if lines.begin_row():
-                next(lines)
+                lines.pass_over()
         reader = csv.reader(lines, strict=True, delimiter=dialect.delimiter, skipinitialspace=True)
         names = _names(lines, reader, dialect)
         while lines.begin_row():
             fields = _next_row(lines, reader)
+            if isinstance(fields, list) and len(fields) > 1 and not any(map(str.strip, fields)):
+                continue  # a spreadsheet writes such rows below its last one
             yield _as_row(lines, names, dialect, fields)
     yield from decoder.notes(name)
 

@@ -6,6 +6,8 @@
     {"quote": ["...", "..."], "tags": [[...], [...]]}   column by column, as `to_dict` writes it
     {"quote": {"0": "..."}, "tags": {"0": [...]}}       likewise, as pandas writes it
     {"columns": [...], "data": [[...], [...]]}          pandas again, orient="split"
+    {"train": [{...}], "test": [{...}]}                 by split, which becomes a column that `split_column.py` heeds
+    {"Be kind.": ["life"], "Be brave.": ["courage"]}    keyed by the text itself
 
 An object with a text of its own is a row. What fits nothing of this is left to the reader of lines to refuse."""
 
@@ -15,12 +17,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from florilegium.data.cell_values import is_texts
 from florilegium.data.column_names import find_tags, find_text
+from florilegium.data.column_values import count_words
 from florilegium.data.quote import first_doubled
 from florilegium.data.raw_rows import Note
+from florilegium.data.split_files import TRAIN, split_of
 
 _CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
-_TRAIN, _OTHER_SPLITS = "train", ("test", "validation", "valid", "val", "dev", "eval")
 Object = Mapping[str, object]
 
 
@@ -78,7 +82,10 @@ def rows_of(whole: Object, depth: int = 0) -> ObjectRows | None:
     """The rows in an object; None when it is a row itself, or nothing that is known."""
     if not whole or _is_row(whole):
         return None
-    return _split_table(whole) or _by_columns(whole) or _by_category(whole) or _by_id(whole) or _below(whole, depth)
+    for form in (_split_table, _by_split, _by_columns, _by_category, _by_id, _by_text):
+        if found := form(whole):
+            return found
+    return _below(whole, depth)
 
 
 def _is_row(row: Object) -> bool:
@@ -111,13 +118,32 @@ def _by_columns(whole: Object) -> ObjectRows | None:
     return None
 
 
+def _by_split(whole: Object) -> ObjectRows | None:
+    """Rows under the names of splits; beside `train` and another one there may be more ("unlabelled")."""
+    parts = {name: rows for name, value in whole.items() if (rows := _rows_under(value))}
+    sides = {split_of(name) for name in parts}
+    if len(parts) < 2 or not (sides > {TRAIN, None} or None not in sides):
+        return None
+    rows = [{**row, "split": name} for name, under in parts.items() for row in under]
+    return ObjectRows(rows, f"under the splits {', '.join(parts)}")
+
+
+def _rows_under(value: object) -> list[Object]:
+    """A list of rows, or an object with rows in it, as rows that are objects."""
+    if isinstance(value, Mapping):
+        found = rows_of(value)
+        value = found.rows if found else []
+    rows = value if isinstance(value, Sequence) and not isinstance(value, str) and _are_rows(value) else []
+    return [row if isinstance(row, Mapping) else {"text": row} for row in rows]
+
+
 def _by_category(whole: Object) -> ObjectRows | None:
-    """Lists under several names: parts of a split, of which `train` is read, else categories."""
+    """Lists of the same kind of rows under several names: categories."""
     lists = {name: value for name, value in whole.items() if isinstance(value, list) and value}
-    if _TRAIN in lists and any(name in lists for name in _OTHER_SPLITS):
-        others = ", ".join(f"'{name}'" for name in lists if name != _TRAIN)
-        return ObjectRows(lists[_TRAIN], f"under 'train'; {others} left alone")
     if len(lists) < 2 or len(lists) < len(whole) or not all(_are_rows(value) for value in lists.values()):
+        return None
+    columns = [set(value[0]) if isinstance(value[0], Mapping) else {"text"} for value in lists.values()]
+    if not set.intersection(*columns):
         return None
     rows = []
     for name, values in lists.items():
@@ -127,18 +153,27 @@ def _by_category(whole: Object) -> ObjectRows | None:
     return ObjectRows(rows, f"under {len(lists):,} categories")
 
 
+def _by_text(whole: Object) -> ObjectRows | None:
+    """Tags under their texts."""
+    values = list(whole.values())
+    is_tags = all(isinstance(value, str | list) and is_texts(value) for value in values)
+    if len(values) < 2 or not is_tags or sum(map(count_words, whole)) < 3 * len(whole):
+        return None
+    return ObjectRows([{"text": text, "tags": tags} for text, tags in whole.items()], "keyed by their texts")
+
+
 def _by_id(whole: Object) -> ObjectRows | None:
     values = list(whole.values())
     if len(values) > 1 and all(isinstance(value, Mapping) and value for value in values):
         return ObjectRows(values, f"keyed by {next(iter(whole))[:20]!r} and so on")
-    if len(values) > 2 and all(isinstance(value, str) and len(value.split()) > 2 for value in values):
+    if len(values) > 2 and all(isinstance(value, str) and count_words(value) > 2 for value in values):
         return ObjectRows([{"text": value} for value in values], f"keyed by {next(iter(whole))[:20]!r} and so on")
     return None
 
 
 def _below(whole: Object, depth: int) -> ObjectRows | None:
     """The longest list of rows under a key, or in an object under a key."""
-    lists = [(name, value) for name, value in whole.items() if isinstance(value, list) and _are_rows(value)]
+    lists = [(n, v) for n, v in whole.items() if isinstance(v, list) and (_are_rows(v) or _are_lists(v))]
     if lists:
         name, rows = max(lists, key=lambda pair: len(pair[1]))
         return ObjectRows(rows, f"under {name!r}")
@@ -148,12 +183,17 @@ def _below(whole: Object, depth: int) -> ObjectRows | None:
     return None
 
 
+def _are_lists(values: Sequence[object]) -> bool:
+    """Two lists or more of two items or more: a sheet, as Google's interface gives it."""
+    return len(values) > 1 and all(isinstance(value, list) and len(value) > 1 for value in values)
+
+
 def _are_rows(values: Sequence[object]) -> bool:
-    """Objects, or texts of several words."""
+    """Objects, or texts of several words; of Chinese, Japanese and Thai two signs are a word."""
     if not values:
         return False
     if all(isinstance(value, Mapping) for value in values):
         return True
-    return all(isinstance(value, str) for value in values) and sum(len(str(v).split()) for v in values) >= 3 * len(
+    return all(isinstance(value, str) for value in values) and sum(count_words(str(v)) for v in values) >= 3 * len(
         values
     )

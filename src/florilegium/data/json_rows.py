@@ -28,7 +28,7 @@ def read_json(path: Path) -> Stream:
     with open_text(path) as (file, notes):
         yield from notes
         first = _first_sign(file)
-        if first == b"[":
+        if first == b"[" and not _is_a_list_a_line(file):
             yield from _array(path, file, decoder)
         elif first == b"{" and _is_around_everything(file):
             yield from _objects(path, file, decoder)
@@ -53,6 +53,22 @@ def _is_around_everything(file: BinaryIO) -> bool:
     file.seek(start)
     alone = not follows.strip() and len(follows) < 1 << 16
     return alone or first.endswith((b"{", b"[", b",", b":"))
+
+
+def _is_a_list_a_line(file: BinaryIO) -> bool:
+    """Whether each line is a list of its own: the first two that are filled both open one, and the first is whole."""
+    start = file.tell()
+    filled = (line for line in iter(lambda: file.readline(1 << 20), b"") if line.strip())
+    one, two = next(filled, b"").strip(), next(filled, b"").strip()
+    file.seek(start)
+    return one.startswith(b"[") and one.endswith(b"]") and two.startswith(b"[") and _is_list(one)
+
+
+def _is_list(line: bytes) -> bool:
+    try:
+        return isinstance(DECODER.decode(line.decode("utf-8", "replace")), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _objects(path: Path, file: BinaryIO, decoder: Decoder) -> Stream:

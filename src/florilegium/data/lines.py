@@ -3,7 +3,8 @@
 Everything here is bytes with a line number and a byte offset: only so can a message name the byte that is not UTF-8.
 UTF-16 and UTF-32 are converted as a whole, old Mac line ends (a lone CR) likewise; a UTF-8 byte order mark is dropped.
 A line that is not UTF-8 is taken for Windows-1252, as Excel saves it, while no line before it held UTF-8 beyond ASCII:
-a file is in one encoding or the other, and a bad byte among good UTF-8 is a bad row."""
+a file is in one encoding or the other, and a bad byte among good UTF-8 is a bad row. So is a line that as Windows-1252
+is no text of any language: Cyrillic, Greek, Polish or old Mac text must not be trained as `Ëàìïà` and `¿ó³ta`."""
 
 from __future__ import annotations
 
@@ -31,6 +32,14 @@ _WIDE_BOMS = {
 }
 # Three bytes that are built as UTF-8 (a surrogate, a cut sequence) are not Windows-1252; nor are bytes that it lacks.
 _NOT_WINDOWS = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}|[\x00-\x08\x81\x8d\x8f\x90\x9d\xfe\xff]")
+# What text in Windows-1252 has not, but other encodings read as if they were it: runs of accented letters (Cyrillic,
+# Greek, Hebrew) or of anything that is not ASCII (Chinese, Korean), signs amid letters (Polish, Big5), a capital behind
+# a small letter (old Mac), the Nordic ø beside letters of the south (Czech).
+_RUNS = re.compile(r"[À-ÖØ-öø-ÿ]{4,}|[^\x00-\x7f]{6,}")
+_NO_LANGUAGE = re.compile(
+    r"[^\W\d_][¹³¿¯¼¾£¥¦¬¤¢¨][a-zà-öø-ÿ]|[a-zà-öø-ÿ][ŽŠŒŸÀ-ÖØ-Þ](?![A-ZÀ-ÖØ-Þ])|[øØ].*[ìùšžò]|[ìùšžò].*[øØ]"
+)
+_LIKELY_ENCODINGS = "windows-1251 (Cyrillic), windows-1250 (Central Europe), macintosh, shift_jis, gb18030"
 
 
 class Piece(NamedTuple):  # a frozen dataclass takes three times as long to make, and each row is one
@@ -137,8 +146,11 @@ class Decoder:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             if not self._is_utf8 and not _NOT_WINDOWS.search(data):
+                text = data.decode("cp1252")
+                if not _is_of_a_language(text):
+                    return _in_another_encoding(text, place)
                 self.windows_lines += 1
-                return data.decode("cp1252")
+                return text
             byte = f"0x{data[error.start]:02x} at byte {piece.offset + error.start}"
             return Problem(place, f"not UTF-8: {byte}", f"Save the file as UTF-8, {SKIP}", kind="not UTF-8")
         if not self._is_utf8 and not text.isascii():
@@ -150,3 +162,16 @@ class Decoder:
         if self.windows_lines:
             lines = f"{self.windows_lines:,} lines are" if self.windows_lines > 1 else "1 line is"
             yield Note(f"{name}: {lines} Windows-1252, not UTF-8: converted")
+
+
+def _is_of_a_language(text: str) -> bool:
+    """Whether text that was read as Windows-1252 can be meant so; "Ääääh" is one letter drawn out."""
+    runs: list[str] = _RUNS.findall(text)
+    return not any(len(set(run.casefold())) > 2 for run in runs) and not _NO_LANGUAGE.search(text)
+
+
+def _in_another_encoding(text: str, place: str) -> Problem:
+    cause = f"neither UTF-8 nor Windows-1252, which would make it {text.strip()[:40]!r}"
+    name = place.partition(":")[0]
+    fix = f"Convert it from its encoding, one of {_LIKELY_ENCODINGS} or another: iconv -f ENCODING -t UTF-8 {name} > utf8-{name}"
+    return Problem(place, cause, fix, kind="not UTF-8")

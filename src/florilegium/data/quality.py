@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import quantiles
 
-from florilegium.data.cell_lists import is_glued, read_printed
+from florilegium.data.cell_lists import is_glued, read_printed, without_entities
 from florilegium.data.cleaning import EMPTY_TAGS, has_control, has_escapes, has_html
 from florilegium.data.column_values import count_words
 from florilegium.data.data_report import (
@@ -50,6 +50,8 @@ LONGEST_TAG_WORDS = 5
 _ABOUT_THE_SOURCE = re.compile(
     r"attribut|investigator|unsourced|unverified|apocryph|paraphras|unknown|wrongly|fake", re.IGNORECASE
 )
+_GLUE = ("|", ";", "/")
+_MAYBE_GLUE = (" & ", " + ", " · ", " → ", " > ", " - ", "::", ":", "\\", " ")
 _TAG_WORDS = re.compile(r"[^\W_]+")
 
 _TAG_SIGNS: dict[str, Callable[[str], bool]] = {
@@ -164,12 +166,14 @@ def _suspicious_tags(rows: Rows) -> dict[str, TagFinding] | None:
 
 
 def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]) -> TagFinding:
-    """Tags that another separator glues together; blanks are asked about only where no row has two tags."""
-    signs = [sign for sign in ("|", ";", "/") if any(sign in tag for tag in counts)]
+    """Tags that another separator glues together; those that tags may hold themselves, blanks at last, are asked about
+    only where no row has two tags."""
+    plain = {without_entities(tag): tag for tag in counts}
+    signs = [sign for sign in _GLUE if any(sign in tag for tag in plain)]
     if not any(len(tags) > 1 for tags in lists):
-        signs.append(" ")
+        signs += _MAYBE_GLUE
     sign = next((sign for sign in signs if sign in "|;" or is_glued(counts, sign)), None)
-    glued = {tag for tag in counts if sign and sign in tag}
+    glued = {tag for text, tag in plain.items() if sign and sign in text}
     found = _found(rows, [not glued.isdisjoint(tags) for tags in lists])
     examples = [tag for tag, _ in counts.most_common() if tag in glued][:5]
     return {"rows": found["rows"], "places": found["places"], "separator": sign, "examples": examples}

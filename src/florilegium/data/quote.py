@@ -95,7 +95,8 @@ def _refuse_untrainable(column: str, text: str) -> None:
     found = _UNTRAINABLE.search(text)
     if found:
         what = "a NUL character" if found[0] == "\x00" else f"half of a surrogate pair, \\u{ord(found[0]):04x}"
-        raise DataError(f"column {column!r} holds {what}", f"Remove it, {SKIP}")
+        mend = "Remove it (--fix-encoding takes NULs out)" if found[0] == "\x00" else "Remove it"
+        raise DataError(f"column {column!r} holds {what}", f"{mend}, {SKIP}")
 
 
 def _holds(value: object) -> str:

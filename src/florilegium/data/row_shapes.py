@@ -1,23 +1,29 @@
 """Rows that are no objects with a text in them, made such: lists, bare texts, and talks.
 
-    ["a text", ["tag"]]                                       {"column 1": ..., "column 2": ...}
+    ["a text", ["tag"]]                                       {"column 1": ..., "column 2": ...}, or as a first list names them
     "a text"                                                  {"text": ...}
-    {"messages": [{"role": "user", "content": ...}, ...]}     {"prompt": ..., "completion": ...}: the last pair of turns
+    {"messages": [{"role": "user", "content": ...}, ...]}     {"prompt": ..., "completion": ...}, as talks.py finds them
+    {"row": {"quote": ..., "tags": [...]}}                    {"quote": ..., "tags": [...]}
+    "{\\"quote\\": ..., \\"tags\\": ...}"                     the same: an object that was written as a text
 
 The first rows decide which it is, for the whole file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from florilegium.data.column_names import find_pair, find_text
+from florilegium.data.csv_dialect import names_something
 from florilegium.data.quote import SKIP, kind_of
 from florilegium.data.raw_rows import Problem, Raw
+from florilegium.data.talks import last_pair, talk_columns, turns_of
 
-_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat")
-_ASKS, _ANSWERS = ("user", "human", "prompter", "instruction"), ("assistant", "gpt", "bot", "model", "chatgpt", "ai")
+_OF_TALKS = "the last turn and what it answers are trained, as prompt and completion"
+_FIRST, _MOST_NAMES = 20, 200
 
-Shape = Callable[[Raw], "Raw | Problem"]
+Shape = Callable[[Raw], "Raw | Problem | None"]  # None: no row at all, the names of the columns
 
 
 @dataclass(frozen=True)
@@ -30,20 +36,37 @@ class Shaped:
 
 def shape_of(rows: Sequence[object], example: str) -> Shaped:
     """What rows such as these need. `example` is a row as it should be, for messages."""
-    objects = [row for row in rows if isinstance(row, Mapping)]
+    objects = [row for row in rows if isinstance(row, Mapping)][:_FIRST]
     if objects:
-        column = next((name for name in _CHAT if all(_is_talk(row.get(name)) for row in objects[:20])), None)
-        if column:
-            said = f"'{column}' holds talks: the last turn and what it answers are trained, as prompt and completion"
-            return Shaped(lambda raw: _last_pair(raw, column), said)
-        return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
+        return _shape_of_objects(objects, example)
+    first = rows[:_FIRST]
     if rows and all(isinstance(row, str) for row in rows):
+        if all(isinstance(_parsed(row), dict) for row in first):
+            return Shaped(lambda raw: _read_again(raw, example), "rows are objects that were written as texts")
         return Shaped(lambda raw: _text_row(raw, example))
+    if rows and all(turns_of(row) for row in first):
+        return Shaped(lambda raw: _last_pair(raw, ["messages"]), f"rows are talks: {_OF_TALKS}")
     if rows and all(isinstance(row, list) and row for row in rows):
-        return Shaped(
-            lambda raw: _list_row(raw, example), "rows are lists: their items are called 'column 1' and so on"
-        )
+        return _shape_of_lists(rows, example)
     return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
+
+
+def _shape_of_objects(rows: Sequence[Mapping[str, object]], example: str) -> Shaped:
+    if talks := talk_columns(rows):
+        named = " and ".join(f"'{name}'" for name in talks)
+        return Shaped(
+            lambda raw: _last_pair(raw, talks), f"{named} {'hold' if talks[1:] else 'holds'} talks: {_OF_TALKS}"
+        )
+    if inner := _inner_column(rows):
+        return Shaped(lambda raw: _unfolded(raw, inner, example), f"'{inner}' holds the columns")
+    return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
+
+
+def _shape_of_lists(rows: Sequence[object], example: str) -> Shaped:
+    names = rows[0] if isinstance(rows[0], list) else []
+    if all(isinstance(name, str) for name in names) and names_something(names) and len(set(names)) == len(names):
+        return Shaped(lambda raw: _list_row(raw, example, names), "rows are lists, and the first one names the columns")
+    return Shaped(lambda raw: _list_row(raw, example), "rows are lists: their items are called 'column 1' and so on")
 
 
 def _no_object(raw: Raw, example: str) -> Problem:
@@ -54,36 +77,48 @@ def _text_row(raw: Raw, example: str) -> Raw | Problem:
     return Raw(raw.place, {"text": raw.row}) if isinstance(raw.row, str) else _no_object(raw, example)
 
 
-def _list_row(raw: Raw, example: str) -> Raw | Problem:
+def _list_row(raw: Raw, example: str, names: Sequence[str] = ()) -> Raw | Problem | None:
     if not isinstance(raw.row, list):
         return _no_object(raw, example)
-    return Raw(raw.place, {f"column {number}": item for number, item in enumerate(raw.row, 1)})
-
-
-def _is_talk(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(_turn(turn) is not None for turn in value)
-
-
-def _turn(turn: object) -> tuple[str, str] | None:
-    """Who speaks, and what: OpenAI's role and content, or ShareGPT's from and value."""
-    if not isinstance(turn, Mapping):
+    if names and raw.row == names:
         return None
-    who, what = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if isinstance(what, list):  # parts of text, as newer files have them
-        what = "\n".join(str(part.get("text", "")) for part in what if isinstance(part, Mapping))
-    return (who.casefold(), what or "") if isinstance(who, str) and isinstance(what, str | None) else None
+    beyond = (f"column {number}" for number in range(len(names) + 1, len(raw.row) + 1))
+    return Raw(raw.place, dict(zip([*names, *beyond], raw.row, strict=False)))
 
 
-def _last_pair(raw: Raw, column: str) -> Raw | Problem:
-    row = raw.row if isinstance(raw.row, Mapping) else {}
-    value = row.get(column)
-    turns: Iterable[object] = value if isinstance(value, list | tuple) else ()
-    asked = pair = None
-    for turn in map(_turn, turns):
-        if turn and turn[0] in _ASKS:
-            asked = turn[1]
-        elif turn and turn[0] in _ANSWERS and asked is not None:
-            pair, asked = (asked, turn[1]), None
+def _last_pair(raw: Raw, columns: Sequence[str]) -> Raw | Problem:
+    row = raw.row if isinstance(raw.row, Mapping) else {"messages": raw.row}
+    pair = last_pair(turn for name in columns for turn in turns_of(row.get(name)))
     if pair is None:
-        return Problem(raw.place, f"column {column!r} holds no turn of a user that is answered", f"Add one, {SKIP}")
+        named = " and ".join(map(repr, columns))
+        return Problem(raw.place, f"column {named} holds no turn of a user that is answered", f"Add one, {SKIP}")
     return Raw(raw.place, {**row, "prompt": pair[0], "completion": pair[1]})
+
+
+def _inner_column(rows: Sequence[Mapping[str, object]]) -> str | None:
+    """The column whose objects have the text, where none stands beside it: {"row": {"quote": ...}}."""
+    if find_text(list(rows[0])[:_MOST_NAMES]) or find_pair(list(rows[0])[:_MOST_NAMES]):
+        return None
+    return next((name for name in rows[0] if all(_has_text(row.get(name)) for row in rows)), None)
+
+
+def _has_text(value: object) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(value[name], str) for name in find_text(list(value)))
+
+
+def _unfolded(raw: Raw, column: str, example: str) -> Raw | Problem:
+    inner = raw.row.get(column) if isinstance(raw.row, Mapping) else None
+    return Raw(raw.place, {**raw.row, **inner}) if isinstance(inner, Mapping) else _no_object(raw, example)  # type: ignore[dict-item]
+
+
+def _parsed(text: object) -> object:
+    """The object that was written as JSON into a text."""
+    try:
+        return json.loads(text) if isinstance(text, str) and text[:1] == "{" else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_again(raw: Raw, example: str) -> Raw | Problem:
+    row = _parsed(raw.row)
+    return Raw(raw.place, row) if isinstance(row, dict) else _no_object(raw, example)

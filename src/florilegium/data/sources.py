@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from florilegium.data.arrow_rows import Columns, read_arrow, read_parquet, read_workbook
+from florilegium.data.arrow_rows import Columns, read_arrow, read_parquet
 from florilegium.data.csv_rows import read_csv
 from florilegium.data.folders import choose_files
 from florilegium.data.hub import is_hub_id, open_hub, read_table
@@ -26,6 +26,7 @@ from florilegium.data.raw_rows import Note, Stream, name_of, readable
 from florilegium.data.split_files import Chosen
 from florilegium.data.text_rows import read_markdown, read_text
 from florilegium.data.unpack import READ_KINDS, is_data_name, kind_of_file
+from florilegium.data.workbook_rows import read_workbook
 from florilegium.errors import DataError, nearest
 
 SAMPLE = "sample"

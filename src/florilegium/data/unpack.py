@@ -48,6 +48,7 @@ _REFUSED = {
     b"\x80\x05": ("a pickle, which could run code", "Write it to a .jsonl file where it was made"),
 }  # fmt: skip
 _REFUSED_ENDINGS = {
+    (".tar", ".tgz"): "Unpack it: tar xf {name}",
     (".yaml", ".yml"): "Type: python -c \"import json, yaml; json.dump(yaml.safe_load(open('{name}')), open('{stem}.json', 'w'))\"",
     (".xml", ".html", ".htm"): "Take its texts out into a .jsonl or .csv file; pandas.read_html and read_xml do that for tables",
     (".docx", ".odt", ".rtf", ".epub"): "Copy its text into a .txt file, a quote a line",

@@ -18,7 +18,7 @@ from florilegium.data.data_report import DataReport
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from florilegium.data.read import Progress
+    from florilegium.data.reading import Progress
     from florilegium.tokens import Example
 
 SHOWN = 3
