@@ -41,7 +41,7 @@ TEXT_TAGS = [{**row, "tags": ", ".join(row["tags"])} for row in ROWS]
 
 WHOLE = re.compile(
     r"(the file has no rows|not a Parquet file, or a damaged one|no column |two columns are called "
-    r"|column '[^']+' would be [\d,]{5,} (bytes|items) in memory)"
+    r"|column '[^']+' would be [\d,]{5,} (bytes|items) in memory|[\d,]+ rows in [\d,]+ bytes)"
 )
 _PLAIN = json.JSONDecoder(parse_int=float)  # an int of 5,000 digits is refused
 ROW = re.compile(r":\d+ \(row (\d+)\): (.*)")
