@@ -120,14 +120,14 @@ class Tally:
         path = self.folder / f"mutant{suffix}"
         path.write_bytes(data)
         self.tried += 1
-        deeper = draw.random() < 0.02
+        deeper, skip = draw.random() < 0.02, draw.random() < 0.3
         try:
-            rows = read_rows(path, skip_bad_rows=draw.random() < 0.3, fix_encoding=draw.random() < 0.1)
+            rows = read_rows(path, skip_bad_rows=skip, fix_encoding=draw.random() < 0.1)
         except DataError as error:
             self.refused += 1
             what = misplaced(path.name, error.cause, error.fix, data)
             if not what and deeper and "none of its" not in error.cause:
-                what = self._other_place(suffix, error.cause, data)
+                what = self._other_place(suffix, error.cause, data, skip)
         except Exception as error:  # what a user would see as a traceback
             what = f"{type(error).__name__}: {error}"
         else:
@@ -144,16 +144,17 @@ class Tally:
         self.reread += other.reread
         self.wrong += other.wrong
 
-    def _other_place(self, suffix: str, cause: str, data: bytes) -> str:
+    def _other_place(self, suffix: str, cause: str, data: bytes, skip: bool) -> str:
         """The place of a refusal is checked by other means; nothing where there are none."""
         found = ROW.search(cause)
         if found is None and suffix != ".jsonl":
             return ""
         self.verified += 1
-        return other_row(cause, int(found[1]), found[2], data) if found else self._other_line(cause, data)
+        return other_row(cause, int(found[1]), found[2], data) if found else self._other_line(cause, data, skip)
 
-    def _other_line(self, cause: str, data: bytes) -> str:
-        """The place of a refusal is checked: what stands before that line is good, with that line it is not."""
+    def _other_line(self, cause: str, data: bytes, skip: bool) -> str:
+        """The place of a refusal is checked: what stands before that line is good, with that line it is not. Where bad rows
+        are passed over, "good" is also what has nothing but them."""
         found = LINE.search(cause)
         if found is None:
             return ""
@@ -162,12 +163,13 @@ class Tally:
         for count, is_good in ((number - 1, True), (number, False)):
             path.write_bytes(b"\n".join(lines[:count]))
             try:
-                read_rows(path)
+                read_rows(path, skip_bad_rows=skip)
                 good, said = True, ""
             except DataError as error:
                 # Of few lines a NUL may be so large a part that they look like UTF-16: also a refusal, at another
                 # place.
-                good, said = "the file has no rows" in error.cause or "byte 0" in error.cause, error.cause
+                passed_over = "the file has no rows", "byte 0", "none of its"
+                good, said = any(words in error.cause for words in passed_over), error.cause
                 if not is_good and "byte 0" in error.cause:
                     continue
             if good and not is_good and _text_column(path) != _text_column(path, data):
