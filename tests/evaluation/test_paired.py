@@ -100,5 +100,7 @@ def test_report_compares_two_runs_row_by_row(
     assert "loss of the words -0.1000 (-0.1000 to -0.1000) b is better" in printed
     (first, second) = compare_runs(*records).to_json()["paired"]  # type: ignore[misc]
     assert first["metrics"][0]["verdict"] == "b is better" and second["metrics"][0]["verdict"] == "no difference seen"
+    write_run(tmp_path / "d")  # evaluated by an earlier version
+    assert "d and a cannot be paired" in comparison_page(read_run(tmp_path / "a"), read_run(tmp_path / "d"))
     (tmp_path / "b" / "evaluation.json").unlink()
-    assert "paired on" not in comparison_page(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
+    assert "paired" not in comparison_page(read_run(tmp_path / "a"), read_run(tmp_path / "b"))

@@ -79,7 +79,8 @@ def print_comparison(comparison: Comparison) -> None:
         differences = Table(box=None, pad_edge=False, show_header=False)
         for metric, change, verdict in pair.lines:
             differences.add_row(Text(metric), Text(change), Text(printable(verdict)))
-        console.print(differences)
+        if pair.lines:
+            console.print(differences)
     if not comparison.same_rows:
         console.print(
             Text(

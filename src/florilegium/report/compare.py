@@ -65,7 +65,11 @@ class PairedRuns:
 
     @property
     def title(self) -> str:
-        rows = max((found.rows for found in self.differences), default=0)
+        if not self.differences:
+            return (
+                f"{self.second} and {self.first} cannot be paired: no rows that florilegium evaluate measured in both"
+            )
+        rows = max(found.rows for found in self.differences)
         return f"{self.second} minus {self.first}, paired on {counted(rows, 'row')} that both were evaluated on"
 
     def to_json(self) -> dict[str, object]:
@@ -117,15 +121,17 @@ def compare_runs(*runs: RunRecord) -> Comparison:
 
 
 def _paired(runs: Sequence[RunRecord]) -> tuple[PairedRuns, ...]:
-    """Each run against the first; nothing of runs that share no rows, or whose evaluation holds no sums of rows."""
+    """Each run against the first, where both are evaluated; without differences where they share too few rows, or an
+    earlier version evaluated them."""
     names = [run.name for run in runs]
     shown = names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
     sides = [lookup(run.evaluation, "tuned.by_row") for run in runs]
     pairs = [
         PairedRuns(shown[0], name, tuple(paired_differences([(sides[0], side)])))
-        for name, side in zip(shown[1:], sides[1:], strict=True)
+        for name, side, run in zip(shown[1:], sides[1:], runs[1:], strict=True)
+        if runs[0].evaluation and run.evaluation
     ]
-    return tuple(pair for pair in pairs if pair.differences)
+    return tuple(pairs)
 
 
 def metric_rows(comparison: Comparison, short: bool = False) -> list[ComparedRow]:
