@@ -94,8 +94,8 @@ def table(measured: Mapping[int, Sequence[Side]]) -> Iterator[str]:
     for bits, sides in measured.items():
         for line in SHOWN:
             found, seeds = pooled(sides, line), [pooled([side], line) for side in sides]
-            spread = statistics.stdev([m.value for m in seeds if m]) if len(seeds) > 1 else float("nan")
-            yield _row(NAMES[bits], line.name, found, f"sd {spread:.4f}")
+            spread = f"sd {statistics.stdev([m.value for m in seeds if m]):.4f}" if len(seeds) > 1 else ""
+            yield _row(NAMES[bits], line.name, found, spread)
         yield _row(NAMES[bits], "copies", share([flag for side in sides for flag in side["copied"]]), "")
     first, *others = measured
     for bits in others:
