@@ -134,7 +134,8 @@ class Reading:
             return Problem(raw.place, choice.in_the_files_words(error.cause), error.fix)
         if len(text) * 4 > MAX_ROW_BYTES and len(text.encode()) > MAX_ROW_BYTES:
             return Problem(raw.place, OVER_LIMIT, f"Shorten it, {SKIP}")
-        self.columns.update(dict.fromkeys(row) if row.keys() - self.columns.keys() else {})
+        if row.keys() - self.columns.keys():
+            self.columns.update(dict.fromkeys(row))
         kept = _Kept(mended, text, raw.place, self._author(row, choice), mended != quote, choice.has_comma_in_item(row))
         side = TRAIN if choice.split is None or self.held_out_from is not None else side_of(row.get(choice.split))
         if side == TRAIN:
