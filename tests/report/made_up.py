@@ -101,6 +101,7 @@ def _evaluation(text: Text, count: int) -> dict[str, Any]:
     controls = {
         "frequent_tags": side["written_tags"],
         "baselines": {"naive_bayes": {**side["written_tags"], "name": text("baseline")}},
+        "own_tags": side["written_tags"],
         "held_out": side,
         "retrieved": side,
         "copies_instrument": {"planted_found": 1.0, "shuffled_found": 0.0},

@@ -4,8 +4,8 @@ In reading order: `confidence` (how far a metric can be trusted), `token_parts` 
 constants apart), `general` and `cloze` (general text and its next words, before and after), `tag_metrics` and
 `text_metrics` (tags, variety, repetition), `baselines` (what names tags without a model: `text_index`, `tag_table`,
 `nearest_rows`, `naive_bayes`) and `tag_comparison` (which is better), `copies` (how much was copied, and from where),
-`relevance` (do the tags fit the quote), `paired` (two runs on the same rows), `between_runs` (runs that differ by their
-seed), `table` (all of it for people)."""
+`relevance` and `rows_relevance` (do the tags fit the quote, as the base and as training rows judge), `paired` (two runs
+on the same rows), `between_runs` (runs that differ by their seed), `table` (all of it for people)."""
 
 from florilegium.data.novelty import NoveltyIndex, words
 from florilegium.evaluation.baselines import TagBaseline, fit_baselines
@@ -35,6 +35,7 @@ from florilegium.evaluation.metrics import (
 from florilegium.evaluation.nearest_rows import nearest_texts
 from florilegium.evaluation.paired import PairedDifference, paired_differences, sums_of_rows
 from florilegium.evaluation.relevance import tag_relevance
+from florilegium.evaluation.rows_relevance import rows_relevance
 from florilegium.evaluation.tag_comparison import compare_tags
 from florilegium.evaluation.tag_metrics import most_frequent_tags, tag_f1, tag_scores
 from florilegium.evaluation.text_metrics import distinct_n, is_repetitive
@@ -73,6 +74,7 @@ __all__ = [
     "read_general",
     "right_choices",
     "row_parts",
+    "rows_relevance",
     "share",
     "spread_rows",
     "spreads",

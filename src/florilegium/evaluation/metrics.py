@@ -74,7 +74,9 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class TagScores:
-    """How the tags that a model wrote agree with the rows' own, over `rows` rows."""
+    """How the tags that a model wrote agree with the rows' own, over `rows` rows. `precision_at_3_ceiling` is what the
+    rows' own tags reach: many have fewer than three. `repeated` is the share of rows that write a tag twice; `unseen` of
+    the tags written, and `wanted_unseen` of the rows' own, those that no training row has."""
 
     micro_f1: Metric | None
     macro_f1: Metric | None
@@ -82,6 +84,10 @@ class TagScores:
     precision_at_3: Metric | None
     tags_a_row: Metric | None
     rows: int
+    precision_at_3_ceiling: float
+    repeated: Metric | None
+    unseen: Metric | None
+    wanted_unseen: Metric | None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from florilegium.errors import DataError
 from florilegium.evaluation.confidence import mean, ratio
 from florilegium.evaluation.losses import example_losses
 from florilegium.evaluation.metrics import TagMatch, TagRelevance
+from florilegium.evaluation.rows_relevance import writes_tags
 from florilegium.model import LoadedModel
 from florilegium.tokens import encode
 
@@ -36,10 +37,10 @@ def tag_relevance(
     seed: int = 0,
 ) -> TagRelevance | None:
     """Lift of `tags[i]` beside `quotes[i]`, the share of comparisons that it wins (0.5 is chance), and the same for
-    shuffled tags; `loaded` must be without its adapter. None with fewer than three rows that have tags, or for a
-    template that does not end in a list."""
+    shuffled tags; `loaded` must be without its adapter. None for a side that writes no tags (in fewer than three rows, or
+    than a tenth of them), or for a template that does not end in a list."""
     column = template.columns[-1]
-    if column not in template.list_columns or len(template.columns) < 2:
+    if column not in template.list_columns or len(template.columns) < 2 or not writes_tags(tags):
         return None
     rows = [{**quote, column: list(own)} for quote, own in zip(quotes, tags, strict=True) if own]
     rows = [row for row in rows if _renders(template, row)]

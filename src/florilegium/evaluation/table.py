@@ -40,6 +40,8 @@ _TAGS = (
     ("controls.baselines.nearest_rows", "nearest rows (tf-idf)"),
     ("controls.frequent_tags", "most frequent tags"),
 )
+_THIRD = (*_TAGS, ("controls.own_tags", "the rows' own tags"))
+_WANTED = (("controls.own_tags", "the rows' own tags"),)
 _TEXTS = (("controls.held_out", "held-out rows"), ("controls.retrieved", "training rows retrieved"))
 _OWN = (("controls.held_out", "the rows' own tags"),)
 
@@ -63,7 +65,11 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("written_tags.micro_f1", "micro F1", "higher", controls=_TAGS),
         Line("written_tags.macro_f1", "macro F1", "higher", controls=_TAGS),
         Line("written_tags.precision_at_1", "precision@1", "higher", controls=_TAGS),
-        Line("written_tags.precision_at_3", "precision@3", "higher", controls=_TAGS),
+        Line("written_tags.precision_at_3", "precision@3", "higher", controls=_THIRD),
+        Line("written_tags.repeated", "rows that repeat a tag", "lower", SHARE),
+        Line("written_tags.unseen", "tags that no training row has", "", SHARE, _WANTED),
+        Line("relevance_by_rows.wins", "tag-quote match by tf-idf, win rate", "higher", SHARE, _OWN),
+        Line("relevance_by_rows.shuffled.wins", "same with shuffled tags (control)", "", SHARE, _OWN),
         Line("relevance.lift", "tag-quote match, log-likelihood", "higher", "+.3f", _OWN),
         Line("relevance.wins", "tag-quote match, win rate", "higher", SHARE, _OWN),
         Line("relevance.shuffled.wins", "same with shuffled tags (control)", "", SHARE, _OWN),

@@ -16,6 +16,7 @@ class Controls(TypedDict):
 
     frequent_tags: dict[str, object] | None
     baselines: dict[str, object]
+    own_tags: dict[str, object] | None
     held_out: dict[str, object]
     retrieved: dict[str, object]
     copies_instrument: InstrumentMetrics

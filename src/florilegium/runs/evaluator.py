@@ -16,12 +16,10 @@ from florilegium.errors import counted
 from florilegium.evaluation import (
     FIRST_WINDOWS,
     Cloze,
-    CopyMetrics,
     Forgetting,
     FormMetrics,
     RowParts,
     TagRelevance,
-    TagScores,
     TrainingTexts,
     cloze_items,
     cloze_metrics,
@@ -30,7 +28,6 @@ from florilegium.evaluation import (
     general_parts,
     instrument_check,
     is_repetitive,
-    loss_metrics,
     mean,
     nearest_texts,
     right_choices,
@@ -38,7 +35,6 @@ from florilegium.evaluation import (
     share,
     sums_of_rows,
     tag_relevance,
-    tag_scores,
     windows_to_see,
     words,
 )
@@ -46,6 +42,7 @@ from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.controls import Compared, texts_to_json, variety
 from florilegium.runs.recorder import ProgressView
+from florilegium.runs.sides import Measured, SideReport
 from florilegium.runs.tag_baselines import TagBaselines, tag_baselines
 from florilegium.runs.tags_first import TagsFirst, measure_tags_first
 from florilegium.tokens import label_prompt
@@ -71,42 +68,6 @@ class EvalData:
     @property
     def held_out_texts(self) -> list[str]:
         return [str(quote[self.rows.template.main_column]) for quote in self.held_out]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is measured of one side alone: losses of each row, form, the tags that it wrote for held-out quotes (None where the
-    template does not end in a list), and its unconditional samples."""
-
-    rows: list[RowParts]
-    form: FormMetrics
-    tags: list[list[str]] | None
-    texts: list[str]
-    tags_first: TagsFirst | None = None
-
-
-@dataclass(frozen=True)
-class SideReport:
-    """One side, with what needs a measure that both share."""
-
-    measured: Measured
-    written_tags: TagScores | None
-    variety: dict[str, float | None]
-    copies: CopyMetrics | None
-    relevance: TagRelevance | None
-    by_row: dict[str, object]
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            **loss_metrics(self.measured.rows).to_json(),
-            "written_tags": self.written_tags and asdict(self.written_tags),
-            "form": asdict(self.measured.form),
-            "variety": self.variety,
-            "copies": self.copies and asdict(self.copies),
-            "relevance": self.relevance and self.relevance.to_json(),
-            "by_row": self.by_row,
-            **({"tags_first": self.measured.tags_first.to_json()} if self.measured.tags_first else {}),
-        }
 
 
 @dataclass
@@ -144,12 +105,15 @@ class Evaluator:
 
         def report(name: str, side: Measured) -> dict[str, object]:
             self.view.say(f"{name:<5}  copies, variety, tag match")
-            scores = tag_scores(side.tags, wanted) if side.tags is not None and wanted is not None else None
-            match = self._relevance(side.tags) if side.tags is not None else None
             copies = copy_metrics(index, side.texts)
-            by_row = sums_of_rows(held_out, side.rows, side.tags, wanted)
-            return SideReport(side, scores, variety(side.texts, budget), copies, match, by_row).to_json()
+            by_row, varied = sums_of_rows(held_out, side.rows, side.tags, wanted), variety(side.texts, budget)
+            if side.tags is None:
+                return SideReport(side, None, varied, copies, None, None, by_row).to_json()
+            scores = baselines.scores(side.tags) if baselines else None
+            match, by_rows = self._relevance(side.tags), baselines.relevance(side.tags) if baselines else None
+            return SideReport(side, scores, varied, copies, match, by_rows, by_row).to_json()
 
+        by_own_rows = baselines.relevance(wanted) if baselines and wanted is not None else None
         comparison = baselines.compare(tuned.tags) if baselines and tuned.tags is not None else None
         return {
             "tuned": report("tuned", tuned),
@@ -158,7 +122,12 @@ class Evaluator:
             "controls": {
                 "frequent_tags": baselines.frequent_to_json() if baselines else None,
                 "baselines": baselines.to_json() if baselines else {},
-                "held_out": {**texts_to_json(index, held_out, budget), "relevance": own_tags and own_tags.to_json()},
+                "own_tags": baselines.own_to_json() if baselines else None,
+                "held_out": {
+                    **texts_to_json(index, held_out, budget),
+                    "relevance": own_tags and own_tags.to_json(),
+                    "relevance_by_rows": by_own_rows and by_own_rows.to_json(),
+                },
                 "retrieved": texts_to_json(index, retrieved, budget),
                 "copies_instrument": instrument_check(index, training).to_json(),
                 "variety_words": budget,
@@ -209,8 +178,7 @@ class Evaluator:
         prompts = [label_prompt(self._template, quote) for quote in self.material.held_out]
         settings = SamplingSettings(max_new_tokens=TAG_TOKENS, temperature=0.0)
         rows = generate_texts(self.tuned.loaded, self._template, prompts, settings)
-        column = self._template.columns[-1]
-        return [list((row.quote or {}).get(column, [])) for row in rows]
+        return [_written(self._template, prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
 
     def _tags_of(self, quotes: Sequence[Quote]) -> list[list[str]] | None:
         columns = self._template.columns
@@ -222,7 +190,7 @@ class Evaluator:
 
     def _baselines(self, wanted: Sequence[Sequence[str]] | None) -> TagBaselines | None:
         trained = self._tags_of(self.material.training)
-        if trained is None or wanted is None or not any(wanted):
+        if trained is None or wanted is None or not any(wanted) or not any(trained):
             return None
         self.view.say("       baselines: nearest training rows, naive Bayes")
         return tag_baselines(self.material.main_texts, trained, self.material.held_out_texts, wanted)
@@ -244,3 +212,10 @@ class Evaluator:
 
     def _main_text(self, row: Generated) -> str:
         return str(row.quote[self._template.main_column]) if row.quote else row.text
+
+
+def _written(template: Template, prompt: str, row: Generated) -> list[str]:
+    """The tags as they were written, those that stand there twice twice: the parser takes each once."""
+    tags = list((row.quote or {}).get(template.columns[-1], []))
+    pieces = [item.strip() for item in row.text.removeprefix(prompt).split(",") if item.strip()]
+    return pieces if list(dict.fromkeys(pieces)) == tags else tags

@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from florilegium.evaluation import (
     TagBaseline,
     TagComparison,
+    TagRelevance,
+    TagScores,
     compare_tags,
     fit_baselines,
     most_frequent_tags,
+    rows_relevance,
     tag_scores,
 )
+from florilegium.evaluation.tag_table import TagTable
 
 Tags = Sequence[Sequence[str]]
 
@@ -29,16 +35,31 @@ class TagBaselines:
     fitted: list[TagBaseline]
     named: list[list[list[str]]]
     wanted: Tags
+    known: frozenset[str]  # the tags of the training rows
+    nearness_RT: np.ndarray  # what tf-idf gives each known tag for each held-out text
+    table: TagTable
+
+    def scores(self, tags: Tags) -> TagScores | None:
+        return tag_scores(tags, self.wanted, self.known)
+
+    def relevance(self, tags: Tags) -> TagRelevance | None:
+        """Whether tags fit the held-out texts, as the training rows near them judge."""
+        return rows_relevance(self.nearness_RT, self.table, tags)
 
     def frequent_to_json(self) -> dict[str, object] | None:
-        scores = tag_scores([self.frequent] * len(self.wanted), self.wanted)
+        scores = self.scores([self.frequent] * len(self.wanted))
         return {**asdict(scores), "answer": self.frequent} if scores else None
+
+    def own_to_json(self) -> dict[str, object]:
+        """What the rows' own tags reach, and how many of them a model cannot know from its training rows."""
+        scores = self.scores(self.wanted)
+        return {"precision_at_3": scores.precision_at_3_ceiling, "unseen": asdict(scores)["unseen"]} if scores else {}
 
     def to_json(self) -> dict[str, object]:
         """By key: the scores, the name for people, the settings that leave-one-out chose."""
         found = {}
         for baseline, named in zip(self.fitted, self.named, strict=True):
-            scores = tag_scores(named, self.wanted)
+            scores = self.scores(named)
             name = {"name": baseline.ranker.name, "settings": baseline.settings}
             found[baseline.ranker.key] = {**(asdict(scores) if scores else {}), **name}
         return dict(found)
@@ -54,6 +75,15 @@ class TagBaselines:
 
 
 def tag_baselines(training: Sequence[str], tags: Tags, held_out: Sequence[str], wanted: Tags) -> TagBaselines:
-    """The baselines of training texts with their tags, asked for the tags of held-out texts."""
+    """The baselines of training texts with their tags, of which some are there, asked for the tags of held-out texts."""
     fitted = list(fit_baselines(training, tags))
-    return TagBaselines(most_frequent_tags(tags), fitted, [one.tags_for(held_out) for one in fitted], wanted)
+    nearest = fitted[0]
+    return TagBaselines(
+        most_frequent_tags(tags),
+        fitted,
+        [one.tags_for(held_out) for one in fitted],
+        wanted,
+        frozenset(tag for own in tags for tag in own),
+        nearest.scores(held_out),
+        nearest.ranker.tags,
+    )
