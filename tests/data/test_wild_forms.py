@@ -243,6 +243,12 @@ def test_tags_that_a_sign_glues_are_asked_about_by_that_sign(tmp_path: Path, sig
     assert trained(read_rows(tmp_path / "q.jsonl", tags_separator=sign)) == WITH_TAGS
 
 
+def test_nothing_in_a_list_decides_nothing(tmp_path: Path) -> None:
+    rows = [[""], ["", "#love"], [None, "#life", " "]]
+    (tmp_path / "q.jsonl").write_bytes(jsonl([{"quote": f"A lamp {n}.", "tags": tags} for n, tags in enumerate(rows)]))
+    assert [quote["tags"] for quote in read_rows(tmp_path / "q.jsonl").quotes] == [[], ["love"], ["life"]]
+
+
 def test_an_entity_is_no_separator(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_bytes(jsonl(tagged(lambda tags: ["Arts &amp; Crafts"])))
     found = examine(read_rows(tmp_path / "q.jsonl"))

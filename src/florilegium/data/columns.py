@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from florilegium.data.cell_lists import BRACKETS, find_separator, name_of_separator, read_printed
+from florilegium.data.cell_values import is_nothing
 from florilegium.data.column_choice import Choice, Column, Row, Wanted
 from florilegium.data.column_names import (
     find_author,
@@ -153,12 +154,17 @@ def _column(rows: Sequence[Row], name: str, sources: dict[str, str], wanted: Wan
 def _cells(values: Sequence[object]) -> list[str]:
     """What may hold a separator: text, and the only item of a list; lists of several items are parted already."""
     cells = [value if isinstance(value, str) else "" for value in values]
-    lists = [value for value in values if isinstance(value, list | tuple) and value]
+    lists = [items for value in values if isinstance(value, list | tuple) and (items := list(filter(_says, value)))]
     if lists and all(isinstance(item, str) and item.startswith("#") for items in lists for item in items):
         return [item for items in lists for item in items]
     if lists and all(len(items) == 1 for items in lists):
         cells += [str(items[0]) for items in lists]
     return cells
+
+
+def _says(item: object) -> bool:
+    """Whether an item of a list is more than nothing: empty ones go, and must not decide what the others are."""
+    return bool(item.strip()) if isinstance(item, str) else not is_nothing(item)
 
 
 def _is_tags(name: str, source: str, order: list[str], values: Sequence[object], wanted: Wanted) -> bool:
