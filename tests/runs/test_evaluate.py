@@ -48,6 +48,9 @@ def report(run: Path) -> dict[str, Any]:
 
 def test_every_line_of_the_table_has_both_sides(report: dict[str, Any]) -> None:
     for line in (line for lines in LINES.values() for line in lines):
+        if line.path.startswith("known_tags."):  # only when they are asked for
+            assert lookup(report["tuned"], line.path) is None
+            continue
         if line.path.startswith("tags_first."):  # of runs that were trained so: test_directions.py
             assert lookup(report["tuned"], line.path) is None
             continue
@@ -110,6 +113,18 @@ def test_held_out_loss_is_the_one_that_training_saw(run: Path, report: dict[str,
     assert report["tuned"]["loss"]["value"] == pytest.approx(trained["eval_loss"], abs=0.01)
     assert report["base"]["loss"]["value"] == pytest.approx(trained["eval_loss_before"], abs=0.01)
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_known_tags_are_ranked_when_asked(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    found = evaluate(copy, rows=6, generations=1, known_tags=True)
+    ranked = found["tuned"]["known_tags"]
+    assert ranked["tags"] > 40 and ranked["threshold_chosen_on"] == "validation rows"
+    assert ranked["written"]["unseen"]["value"] == ranked["written"]["repeated"]["value"] == 0.0
+    assert 0 < ranked["average_precision"]["value"] < 1 and ranked["at_threshold"]["tags_a_row"]["value"] >= 1
+    for scores in found["controls"]["baselines"].values():
+        assert 0.3 < scores["known_tags"]["average_precision"]["value"] <= 1
 
 
 def test_fewer_rows_and_the_same_seed(run: Path, report: dict[str, Any], tmp_path: Path) -> None:

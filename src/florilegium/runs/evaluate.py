@@ -60,6 +60,7 @@ def evaluate(
     generations: int = 200,
     rows: int = 500,
     seed: int = 0,
+    known_tags: bool = False,
     bits: int | None = None,
     device: str = "auto",
     repeats: int = 0,
@@ -67,7 +68,8 @@ def evaluate(
 ) -> EvaluationReport:
     """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and
     `model` say where the run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts
-    written. With `repeats` the run is trained again so often with other seeds, each evaluated likewise.
+    written. `known_tags` also asks for the probability of each tag of the training rows. With `repeats` the run is
+    trained again so often with other seeds, each evaluated likewise.
 
     Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and
     what loading raises."""
@@ -84,7 +86,7 @@ def evaluate(
     for note in tuned.notes:
         view.say(f"note: {note}")
     phases = evaluation_phases(len(material.held_out), generations, has_base=base)
-    evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, TimeLeft(view, phases))
+    evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, TimeLeft(view, phases), known_tags)
     measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
     compared = evaluator.compare(*measured)
     chosen = selection_of(

@@ -41,6 +41,7 @@ from florilegium.evaluation import (
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.controls import Compared, texts_to_json, variety
+from florilegium.runs.known_tags import known_tags_to_json, rank_known_tags
 from florilegium.runs.recorder import ProgressView
 from florilegium.runs.sides import Measured, SideReport
 from florilegium.runs.tag_baselines import TagBaselines, tag_baselines
@@ -79,6 +80,7 @@ class Evaluator:
     settings: SamplingSettings
     generations: int
     view: ProgressView
+    known_tags: bool = False
 
     def measure(self, *, use_base: bool) -> Measured:
         name = "base " if use_base else "tuned"
@@ -113,10 +115,11 @@ class Evaluator:
             match, by_rows = self._relevance(side.tags), baselines.relevance(side.tags) if baselines else None
             return SideReport(side, scores, varied, copies, match, by_rows, by_row).to_json()
 
+        ranked = self._ranked(baselines) if self.known_tags and baselines else {}
         by_own_rows = baselines.relevance(wanted) if baselines and wanted is not None else None
         comparison = baselines.compare(tuned.tags) if baselines and tuned.tags is not None else None
         return {
-            "tuned": report("tuned", tuned),
+            "tuned": {**report("tuned", tuned), **ranked},
             "base": report("base", base) if base else None,
             "baseline_comparison": asdict(comparison) if comparison else None,
             "controls": {
@@ -194,6 +197,12 @@ class Evaluator:
             return None
         self.view.say("       baselines: nearest training rows, naive Bayes")
         return tag_baselines(self.material.main_texts, trained, self.material.held_out_texts, wanted)
+
+    def _ranked(self, baselines: TagBaselines) -> dict[str, object]:
+        validation = [self.material.rows.quotes[i] for i in self.material.split.validation]
+        self.view.say(f"tuned  probabilities of {counted(len(baselines.table.names), 'known tag')}")
+        ranked = rank_known_tags(self.tuned, baselines.table.names, self.material.held_out, validation)
+        return {"known_tags": known_tags_to_json(ranked, baselines)}
 
     def _relevance(self, tags: Sequence[Sequence[str]]) -> TagRelevance | None:
         limit = self.material.config.max_length

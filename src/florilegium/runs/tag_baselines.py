@@ -21,6 +21,7 @@ from florilegium.evaluation import (
     rows_relevance,
     tag_scores,
 )
+from florilegium.evaluation.calibrated_tags import average_precision
 from florilegium.evaluation.tag_table import TagTable
 
 Tags = Sequence[Sequence[str]]
@@ -29,15 +30,21 @@ Tags = Sequence[Sequence[str]]
 @dataclass(frozen=True)
 class TagBaselines:
     """`frequent` is the answer that names the most frequent tags to every row; `fitted` the baselines that read the
-    text, `named` what each names for the held-out texts; `wanted` are the held-out rows' own tags."""
+    text, `named` what each names for the the held-out `texts`; `wanted` are those rows' own tags."""
 
     frequent: list[str]
     fitted: list[TagBaseline]
     named: list[list[list[str]]]
+    texts: Sequence[str]
     wanted: Tags
     known: frozenset[str]  # the tags of the training rows
     nearness_RT: np.ndarray  # what tf-idf gives each known tag for each held-out text
     table: TagTable
+
+    @property
+    def right_RT(self) -> np.ndarray:
+        """Which known tags are a held-out row's own, bool."""
+        return np.array([[name in own for name in self.table.names] for own in map(set, self.wanted)], dtype=bool)
 
     def scores(self, tags: Tags) -> TagScores | None:
         return tag_scores(tags, self.wanted, self.known)
@@ -61,7 +68,9 @@ class TagBaselines:
         for baseline, named in zip(self.fitted, self.named, strict=True):
             scores = self.scores(named)
             name = {"name": baseline.ranker.name, "settings": baseline.settings}
-            found[baseline.ranker.key] = {**(asdict(scores) if scores else {}), **name}
+            precision = average_precision(baseline.scores(self.texts), self.right_RT)
+            ranked = {"known_tags": {"average_precision": precision and asdict(precision)}}
+            found[baseline.ranker.key] = {**(asdict(scores) if scores else {}), **name, **ranked}
         return dict(found)
 
     def compare(self, tuned: Tags) -> TagComparison | None:
@@ -82,6 +91,7 @@ def tag_baselines(training: Sequence[str], tags: Tags, held_out: Sequence[str], 
         most_frequent_tags(tags),
         fitted,
         [one.tags_for(held_out) for one in fitted],
+        held_out,
         wanted,
         frozenset(tag for own in tags for tag in own),
         nearest.scores(held_out),

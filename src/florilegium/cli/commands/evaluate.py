@@ -11,7 +11,19 @@ from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.storage.run_directory import adapter_folder, find_run
 
-_SETTINGS = ("base", "data", "model", "general", "generations", "rows", "seed", "bits", "device", "repeats")
+_SETTINGS = (
+    "base",
+    "data",
+    "model",
+    "general",
+    "generations",
+    "rows",
+    "seed",
+    "known_tags",
+    "bits",
+    "device",
+    "repeats",
+)
 
 
 def add(commands: Commands) -> None:
@@ -31,6 +43,7 @@ def add(commands: Commands) -> None:
     add("--generations", type=int, default=200, metavar="N", help="unconditional samples to write (200)")
     add("--rows", type=int, default=500, metavar="N", help="evaluate on at most N held-out rows (500)")
     add("--seed", type=int, default=0, metavar="N", help="random seed of the samples (0)")
+    add("--known-tags", action="store_true", help="also rank the tags of the training rows for each held-out quote")
     add(
         "--repeats",
         type=int,

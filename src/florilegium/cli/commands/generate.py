@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from florilegium.generation import Generated
     from florilegium.generation.tuned import Tuned
 
+MOST_KNOWN = 2000  # tags, the most frequent
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
@@ -49,6 +50,7 @@ def add(commands: Commands) -> None:
     generate.add_argument(
         "--novel-only", action="store_true", help="resample texts that copy training rows, then drop them"
     )
+    generate.add_argument("--known-tags", action="store_true", help="choose tags among those of the training rows")
     add_run_and_sampling(generate)
 
 
@@ -131,6 +133,9 @@ def _check(flags: argparse.Namespace) -> None:
     if flags.novel_only and (flags.base or flags.tags):
         other = "--base" if flags.base else "--label"
         raise UsageError("--novel-only is for quotes that the fine-tuned model writes", f"Leave {other} out")
+    if flags.known_tags and (flags.about or flags.base):
+        other = "--about" if flags.about else "--base"
+        raise UsageError("--known-tags is for the tags that the fine-tuned model writes", f"Leave {other} out")
     if flags.about and (flags.base or flags.prompt or flags.prompts):
         other = "--base" if flags.base else "PROMPT and --prompts"
         raise UsageError("--about begins its quotes itself, with the fine-tuned model", f"Leave {other} out")
@@ -157,7 +162,8 @@ def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings
     from florilegium.cli.streaming import stream_rows, writes_as_it_goes
 
     wanted, beside = len(prompts) * flags.n, []
-    if wanted == 1 and writes_as_it_goes(flags.json) and not (flags.base or flags.novel_only):
+    whole = flags.base or flags.novel_only or flags.known_tags
+    if wanted == 1 and writes_as_it_goes(flags.json) and not whole:
         stream_rows(tuned, prompts[0], 1, settings, tags=flags.tags)
         return
     with working(f"writing {wanted}" + tuned.warm_up_note()):
@@ -166,10 +172,20 @@ def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings
             rows, beside = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         else:
             rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
+            rows = _with_known_tags(tuned, rows, flags.run) if flags.known_tags else rows
     if len(rows) < wanted:
         why = "after 10 attempts each they still copied a training row or had no quote"
         print_line(f"{wanted - len(rows)} of {wanted} dropped: {why}", file=sys.stderr)
     show(tuned, rows, beside, flags.json)
+
+
+def _with_known_tags(tuned: Tuned, rows: list[Generated], run: str) -> list[Generated]:
+    from florilegium.generation.known_tags import tags_of_rows, with_known_tags
+
+    tags = tags_of_rows(find_run(run), MOST_KNOWN)
+    if not tags:
+        raise UsageError("--known-tags needs the rows that the run was trained on", "Name the run with --run")
+    return with_known_tags(tuned, rows, tags)
 
 
 def show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], as_json: bool) -> None:
