@@ -11,7 +11,7 @@ import torch
 
 from florilegium.config import make_config
 from florilegium.errors import ModelError, UsageError
-from florilegium.model import attach_adapter, count_parameters, load_adapter, load_base, save_adapter
+from florilegium.model import attach_adapter, choose_device, count_parameters, load_adapter, load_base, save_adapter
 from florilegium.model.adapter_loading import base_facts
 from florilegium.model.lora import target_modules
 from tests.tiny import save_tiny
@@ -102,6 +102,28 @@ def test_an_adapter_is_refused_with_another_tokenizer(tiny: Path, tmp_path: Path
     save_adapter(attach_adapter(base, make_config({"rank": 4, "bits": 32})), base, tmp_path / "adapter", facts, "card")
     with pytest.raises(ModelError, match="another tokenizer"):
         load_adapter(load_base(str(tiny), bits=32, device=CPU), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(("left", "fix"), [("adapter_model.bin", "a pickle"), ("README.md", "Copy it again")])
+def test_an_adapter_without_its_weights_says_what_to_do(tiny: Path, tmp_path: Path, left: str, fix: str) -> None:
+    base = load_base(str(tiny), bits=32, device=CPU)
+    folder = tmp_path / "adapter"
+    save_adapter(attach_adapter(base, make_config({"bits": 32})), base, folder, {"base": base_facts(base)}, "card")
+    (folder / "adapter_model.safetensors").rename(folder / left)
+    with pytest.raises(ModelError, match="no adapter_model.safetensors") as caught:
+        load_adapter(load_base(str(tiny), bits=32, device=CPU), folder)
+    assert fix in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(("built_for", "fix"), [(None, "install a CUDA build"), ("13.0", "nvidia-smi")])
+def test_no_gpu_says_whether_torch_or_the_driver_lacks(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None, fix: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="no CUDA device") as caught:
+        choose_device("cuda")
+    assert fix in str(caught.value.fix) and "--device cpu" in str(caught.value.fix)
 
 
 def test_models_that_are_not_there_or_not_safe(tiny: Path, tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ import errno
 import pytest
 import torch
 
-from florilegium.storage.library_errors import DISK_FULL, OUT_OF_MEMORY, is_disk_full, is_out_of_memory, is_panic
+from florilegium.storage.library_errors import (
+    DISK_FULL,
+    OUT_OF_MEMORY,
+    is_disk_full,
+    is_out_of_memory,
+    is_panic,
+    reason_of,
+)
 
 SAID = {
     "can't allocate memory": "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -59,3 +66,16 @@ def test_a_library_that_gave_up_is_known() -> None:
     else:
         raise AssertionError("it found an end")
     assert not is_panic(KeyboardInterrupt()) and not is_panic(RuntimeError("panic"))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("The weights are bad.\n\n  because of this  \n", "The weights are bad. because of this"),
+        ("\nleading line\n", "leading line"),
+        ("", "RuntimeError"),
+        ("a" * 900 + "the end", "a" * 300 + " ... " + "a" * 293 + "the end"),
+    ],
+)
+def test_a_reason_is_shown_whole(said: str, told: str) -> None:
+    assert reason_of(RuntimeError(said)) == told

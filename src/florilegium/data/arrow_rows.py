@@ -20,6 +20,7 @@ from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Problem, Raw, Stream, check_names, name_of
 from florilegium.data.unpack import in_memory, open_unpacked
 from florilegium.errors import DataError
+from florilegium.storage.library_errors import reason_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -106,8 +107,9 @@ def _wanted(names: Iterable[str], columns: Columns) -> list[str]:
 
 
 def damaged(path: Path, kind: str, error: Exception) -> DataError:
-    cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return DataError(f"{path.name}: not {kind}, or a damaged one ({cause})", "Write or download it again")
+    return DataError(
+        f"{path.name}: not {kind}, or a damaged one ({reason_of(error, 300)})", "Write or download it again"
+    )
 
 
 def _rows(name: str, schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordBatch]) -> Stream:

@@ -22,7 +22,7 @@ import torch
 from florilegium.errors import ModelError
 from florilegium.export.lora_change import LoraChange
 from florilegium.model.adapter_config import lora_values
-from florilegium.model.load_errors import reason_of
+from florilegium.storage.library_errors import reason_of
 from florilegium.storage.safetensors_io import read_header
 
 if TYPE_CHECKING:

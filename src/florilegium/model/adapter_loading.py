@@ -21,11 +21,12 @@ from florilegium.model.adapter_config import lora_header, lora_values
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.identity import BaseFacts, base_facts
-from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, reason_of
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state, set_adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
 from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
+from florilegium.storage.library_errors import reason_of
 from florilegium.storage.safetensors_io import read_header
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Pe
     facts = read_facts(folder)
     check_fit(base, facts, folder, ignored=("digest",) if other_weights else ())
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not read")
+        raise ModelError(f"{folder} has no adapter_model.safetensors", _what_else(folder))
     values = lora_values(folder, base.model.config.get_text_config().hidden_size)
     _check_whole(folder, facts, values)
     check_init(folder, values, base.bits)
@@ -148,7 +149,7 @@ def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
     facts = read_facts(folder)
     check_fit(base, facts, folder)
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not read")
+        raise ModelError(f"{folder} has no adapter_model.safetensors", _what_else(folder))
     values = lora_values(folder, base.model.config.get_text_config().hidden_size)
     _check_whole(folder, facts, values)
     read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")
@@ -160,6 +161,12 @@ def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
             "Leave the adapter's settings (--lora-rank, --target-modules, ...) out: --from takes them from it",
         )
     set_adapter_state(model, state)
+
+
+def _what_else(folder: Path) -> str:
+    if (folder / "adapter_model.bin").exists():
+        return "It holds a pickle, which may run code: load it with PEFT, and save it again by save_pretrained"
+    return "Copy it again: this file holds what the adapter learned"
 
 
 def _check_whole(folder: Path, facts: AdapterFacts, values: Mapping[str, Any]) -> None:

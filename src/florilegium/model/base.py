@@ -75,8 +75,15 @@ class Base:
 def choose_device(request: str) -> torch.device:
     """The device for 'auto', 'cpu' or 'cuda'. Raises ModelError when CUDA is asked for and there is none."""
     if request == "cuda" and not torch.cuda.is_available():
-        raise ModelError("no CUDA device is there", "Use --device cpu, or install a CUDA build of torch")
+        raise ModelError("no CUDA device is there", _why_no_cuda())
     return torch.device("cuda" if request != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _why_no_cuda() -> str:
+    """What to do about it: this torch may be built without CUDA, or be built with it and find no driver or no card."""
+    if torch.version.cuda is None:
+        return "Use --device cpu, or install a CUDA build of torch"
+    return f"Use --device cpu, or see that nvidia-smi lists a card whose driver knows CUDA {torch.version.cuda}"
 
 
 def choose_compute_dtype(request: str, device: torch.device, bits: int, *, own_forward: bool = True) -> torch.dtype:

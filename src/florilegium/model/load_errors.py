@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError
-from florilegium.storage.library_errors import is_out_of_memory, is_panic
+from florilegium.storage.library_errors import is_out_of_memory, is_panic, reason_of
 
 # Transformers and PEFT change the whole process while they load: torch's default device, how a module takes its
 # parameters, how much is said. Two loads at once mix their weights up, and the process stays spoiled.
@@ -59,10 +59,3 @@ def _told(name: str, error: BaseException) -> FlorilegiumError:
     return ModelError(
         f"cannot load {name} ({reason_of(error)})", "Check that it is a causal LM that Transformers knows"
     )
-
-
-def reason_of(error: BaseException, limit: int = 600) -> str:
-    """What a library says, whole: the line that gives the reason is rarely its first. Its class where it says nothing."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    words = " ".join(line for line in lines if line) or type(error).__name__
-    return words if len(words) <= limit else f"{words[: limit // 2]} ... {words[-limit // 2 :]}"

@@ -24,10 +24,11 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.families import family_of
-from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, reason_of
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
+from florilegium.storage.library_errors import reason_of
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 

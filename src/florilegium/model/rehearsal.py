@@ -21,11 +21,12 @@ from florilegium.model.adapter_config import MERGE, lora_header, lora_values
 from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families.base import inner_model
 from florilegium.model.hub import config_folder, read_config
-from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, model_errors, quietly, reason_of
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME, model_errors, quietly
 from florilegium.model.lora import check_rank, lora_config
 from florilegium.model.model_config import stored_bits
 from florilegium.model.transformers_loader import outline
 from florilegium.model.weight_files import find_weights
+from florilegium.storage.library_errors import reason_of
 from florilegium.storage.safetensors_io import TensorEntry
 
 if TYPE_CHECKING:

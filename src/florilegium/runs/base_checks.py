@@ -14,9 +14,9 @@ from florilegium.errors import ModelError, UsageError, counted
 from florilegium.generation.decode import StockDecoder
 from florilegium.model import Base, LoadedModel
 from florilegium.model.hub import config_folder, read_config
-from florilegium.model.load_errors import reason_of
 from florilegium.model.model_config import stored_bits
 from florilegium.runs.recorder import ProgressView
+from florilegium.storage.library_errors import reason_of
 from florilegium.tokens import Example, end_of_text
 from florilegium.tokens.round_trip import check_round_trip, inner_ends
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from florilegium.config.installed import installed_version
+from florilegium.storage.library_errors import reason_of
 
 LIBRARIES = ("transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "triton")
 FREE_BYTES_WANTED = 5 << 30
@@ -45,8 +46,9 @@ def _guarded(check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:  # whatever a broken installation raises is what its owner wants to know
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Check(check.__name__.strip("_"), f"fails ({type(error).__name__}: {first})", "Reinstall florilegium")
+        return Check(
+            check.__name__.strip("_"), f"fails ({type(error).__name__}: {reason_of(error)})", "Reinstall florilegium"
+        )
 
 
 def _florilegium() -> Check:

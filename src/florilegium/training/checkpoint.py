@@ -35,7 +35,7 @@ from florilegium.storage.atomic_folders import (
     remove_folder,
     sweep,
 )
-from florilegium.storage.library_errors import is_out_of_memory
+from florilegium.storage.library_errors import is_out_of_memory, reason_of
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot
@@ -232,9 +232,8 @@ def load_checkpoint(checkpoint: Path) -> Snapshot:
         progress = Progress(**_current_names(state["progress"]))
         schedule, packing = state["schedule"], dict(state["pack"])
     except Exception as error:  # a whole one that another version wrote, or that somebody made up
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ModelError(
-            f"{checkpoint} cannot be read ({first})", "Remove it: the one before it is taken then"
+            f"{checkpoint} cannot be read ({reason_of(error, 300)})", "Remove it: the one before it is taken then"
         ) from error
     best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
     adapter = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}

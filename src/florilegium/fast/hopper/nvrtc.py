@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from cuda.bindings import driver, nvrtc
 
+from florilegium.storage.library_errors import reason_of
+
 DATA_TYPES = {torch.int8: "UINT8", torch.bfloat16: "BFLOAT16"}
 
 
@@ -26,7 +28,7 @@ def unsupported_reason() -> str:
         compile_source('extern "C" __global__ void nothing() {}')
     except RuntimeError as error:  # the bindings are here, the compiler or a part of it is not
         package = "nvidia-cuda-nvrtc" + ("-cu12" if str(torch.version.cuda).startswith("12") else "")
-        return f"CUDA's run-time compiler does not work ({str(error).splitlines()[0]}; pip install {package})"
+        return f"CUDA's run-time compiler does not work ({reason_of(error)}; pip install {package})"
     return ""
 
 
