@@ -94,3 +94,10 @@ def nearest(name: str, known: Collection[str]) -> str:
     match = get_close_matches(name, known, n=1, cutoff=0.7)
     shown = known[match[0]] if match and isinstance(known, Mapping) else "".join(match)
     return f"Did you mean {shown!r}?" if shown else ""
+
+
+def reason_of(error: BaseException, limit: int = 600) -> str:
+    """What a library says, whole: the line that gives the reason is rarely its first. Its class where it says nothing."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    words = " ".join(line for line in lines if line) or type(error).__name__
+    return words if len(words) <= limit else f"{words[: limit // 2]} ... {words[-limit // 2 :]}"

@@ -7,13 +7,13 @@ import errno
 import pytest
 import torch
 
+from florilegium.errors import reason_of
 from florilegium.storage.library_errors import (
     DISK_FULL,
     OUT_OF_MEMORY,
     is_disk_full,
     is_out_of_memory,
     is_panic,
-    reason_of,
 )
 
 SAID = {

@@ -19,8 +19,7 @@ from florilegium.data.parquet_footer import read_parts
 from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Problem, Raw, Stream, check_names, name_of
 from florilegium.data.unpack import in_memory, open_unpacked
-from florilegium.errors import DataError
-from florilegium.storage.library_errors import reason_of
+from florilegium.errors import DataError, reason_of
 
 if TYPE_CHECKING:
     import pyarrow

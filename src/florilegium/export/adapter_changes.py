@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from florilegium.errors import ModelError
+from florilegium.errors import ModelError, reason_of
 from florilegium.export.lora_change import LoraChange
 from florilegium.model.adapter_config import lora_values
-from florilegium.storage.library_errors import reason_of
 from florilegium.storage.safetensors_io import read_header
 
 if TYPE_CHECKING:

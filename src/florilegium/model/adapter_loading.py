@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import torch
 
 from florilegium.data import DEFAULT_TEMPLATE, Template
-from florilegium.errors import ModelError, UsageError
+from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.adapter_config import lora_header, lora_values
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
@@ -26,7 +26,6 @@ from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
 from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
-from florilegium.storage.library_errors import reason_of
 from florilegium.storage.safetensors_io import read_header
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-from florilegium.errors import FlorilegiumError, ModelError, ResourceError
-from florilegium.storage.library_errors import is_out_of_memory, is_panic, reason_of
+from florilegium.errors import FlorilegiumError, ModelError, ResourceError, reason_of
+from florilegium.storage.library_errors import is_out_of_memory, is_panic
 
 # Transformers and PEFT change the whole process while they load: torch's default device, how a module takes its
 # parameters, how much is said. Two loads at once mix their weights up, and the process stays spoiled.

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ModelError, UsageError
+from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.families import family_of
@@ -28,7 +28,6 @@ from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
-from florilegium.storage.library_errors import reason_of
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ModelError, UsageError
+from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.adapter_config import MERGE, lora_header, lora_values
 from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families.base import inner_model
@@ -26,7 +26,6 @@ from florilegium.model.lora import check_rank, lora_config
 from florilegium.model.model_config import stored_bits
 from florilegium.model.transformers_loader import outline
 from florilegium.model.weight_files import find_weights
-from florilegium.storage.library_errors import reason_of
 from florilegium.storage.safetensors_io import TensorEntry
 
 if TYPE_CHECKING:

@@ -10,13 +10,12 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.data import Rows
-from florilegium.errors import ModelError, UsageError, counted
+from florilegium.errors import ModelError, UsageError, counted, reason_of
 from florilegium.generation.decode import StockDecoder
 from florilegium.model import Base, LoadedModel
 from florilegium.model.hub import config_folder, read_config
 from florilegium.model.model_config import stored_bits
 from florilegium.runs.recorder import ProgressView
-from florilegium.storage.library_errors import reason_of
 from florilegium.tokens import Example, end_of_text
 from florilegium.tokens.round_trip import check_round_trip, inner_ends
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from florilegium.config.installed import installed_version
-from florilegium.storage.library_errors import reason_of
+from florilegium.errors import reason_of
 
 LIBRARIES = ("transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "triton")
 FREE_BYTES_WANTED = 5 << 30

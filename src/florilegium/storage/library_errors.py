@@ -35,13 +35,6 @@ def is_disk_full(error: BaseException) -> bool:
     return any(sign in str(error) for sign in DISK_FULL)
 
 
-def reason_of(error: BaseException, limit: int = 600) -> str:
-    """What a library says, whole: the line that gives the reason is rarely its first. Its class where it says nothing."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    words = " ".join(line for line in lines if line) or type(error).__name__
-    return words if len(words) <= limit else f"{words[: limit // 2]} ... {words[-limit // 2 :]}"
-
-
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it came of: libraries wrap each other's."""
     while error is not None:

@@ -25,7 +25,7 @@ import torch
 from torch.optim.optimizer import StateDict
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ModelError, ResourceError
+from florilegium.errors import ModelError, ResourceError, reason_of
 from florilegium.storage.atomic_files import disk_errors, free_bytes
 from florilegium.storage.atomic_folders import (
     ChecksumMismatch,
@@ -35,7 +35,7 @@ from florilegium.storage.atomic_folders import (
     remove_folder,
     sweep,
 )
-from florilegium.storage.library_errors import is_out_of_memory, reason_of
+from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
 from florilegium.training.guards import check_snapshot

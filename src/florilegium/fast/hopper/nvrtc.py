@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from cuda.bindings import driver, nvrtc
 
-from florilegium.storage.library_errors import reason_of
+from florilegium.errors import reason_of
 
 DATA_TYPES = {torch.int8: "UINT8", torch.bfloat16: "BFLOAT16"}
 
