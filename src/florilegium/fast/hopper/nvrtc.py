@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from cuda.bindings import driver, nvrtc
 
-from florilegium.errors import reason_of
-
 DATA_TYPES = {torch.int8: "UINT8", torch.bfloat16: "BFLOAT16"}
 
 
@@ -27,8 +25,9 @@ def unsupported_reason() -> str:
     try:
         compile_source('extern "C" __global__ void nothing() {}')
     except RuntimeError as error:  # the bindings are here, the compiler or a part of it is not
+        said = " ".join(str(error).split()) or "it says nothing"
         package = "nvidia-cuda-nvrtc" + ("-cu12" if str(torch.version.cuda).startswith("12") else "")
-        return f"CUDA's run-time compiler does not work ({reason_of(error)}; pip install {package})"
+        return f"CUDA's run-time compiler does not work ({said}; pip install {package})"
     return ""
 
 
