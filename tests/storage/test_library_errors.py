@@ -24,6 +24,8 @@ SAID = {
     "out of memory": "CUDA error: out of memory",
     "ALLOC_FAILED": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "bad_alloc": "std::bad_alloc",
+    "failed to map segment from shared object": "libtorch_cpu.so: failed to map segment from shared object",
+    "can't start new thread": "can't start new thread",
 }
 
 

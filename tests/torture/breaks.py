@@ -1,10 +1,11 @@
 """A test that cannot fail is none: each guard broken on purpose, and the torture test that must see it.
 
-    python -m tests.torture.breaks            # all of them: five minutes
+    python -m tests.torture.breaks            # all of them: half an hour
     python -m tests.torture.breaks signals    # those whose name begins so
 
-Each break is an edit of one place in a copy of the repository; the test runs there, in CI's share, and has to go red.
-`test_every_break_still_finds_its_place` (test_breaks.py) holds that the places are still in the code.
+Each break is an edit of one place in a copy of the repository; the test runs there, in CI's share, and has to go red, where
+it is green without the break. BREAKS.md keeps which of them were seen, when and at which commit; test_breaks.py holds that
+the places are still in the code and that every break was seen.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.torture.figures import head
+
 ROOT = Path(__file__).parent.parent.parent
+RECORD = Path(__file__).parent / "BREAKS.md"
 SECONDS = 900.0  # for one break's test; a break that makes it wait for ever is seen then
 
 
@@ -175,7 +179,7 @@ TABLE = {
          '        if False:\n            raise'),
     ],
     "model/config_numbers.py": [
-        ('poison: announced sizes are believed', 'test_poison.py::test_no_code_runs',
+        ('poison: announced sizes are believed', 'test_hostile_folders.py::test_sizes_that_no_tensor_shows_are_refused_before_an_outline_is_made',
          'if limit is not None and isinstance(value, int) and value > max(1, limit):',
          'if False:'),
     ],
@@ -328,6 +332,12 @@ TABLE = {
          'if False:'),
     ],
     "cli/main.py": [
+        ('panic: a traceback', '../cli/test_native_failures.py::test_a_panic_anywhere_is_one_line',
+         '    if is_panic(error):\n',
+         '    if False:\n'),
+        ('memory: where nobody expects it', '../cli/test_native_failures.py::test_a_full_memory_anywhere_says_what_was_wanted',
+         '(ran_out_of_memory(error) or _is_out_of_addresses(error))',
+         'False'),
         ('newcomers: a traceback', 'test_newcomers.py',
          'if isinstance(error, FlorilegiumError) and not debug:',
          'if False:'),
@@ -340,6 +350,11 @@ TABLE = {
     "model/tokenizer_rules.py": [
         ('hostile: a letter becomes a megabyte', 'test_hostile_folders.py::test_what_is_out_of_bounds',
          'if math.prod(map(_growth, rules)) > MAX_GROWTH:',
+         'if False:'),
+    ],
+    "cli/loading.py": [
+        ('memory: libraries without room', '../cli/test_native_failures.py::test_too_few_addresses_for_the_libraries',
+         'if limit is not None and limit < LIBRARIES_BYTES:',
          'if False:'),
     ],
     "storage/native_stderr.py": [
@@ -462,9 +477,35 @@ def copied(folder: Path) -> Path:
     return copy
 
 
+def recorded() -> dict[str, str]:
+    """The lines of BREAKS.md by the break's name."""
+    lines = RECORD.read_text(encoding="utf-8").splitlines() if RECORD.is_file() else []
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
+
+
+def record(reds: Mapping[str, bool], at: str) -> None:
+    """Writes into BREAKS.md which breaks were seen (a green one leaves it); the others stay as they are."""
+    lines = recorded()
+    for what in BREAKS:
+        if what.name in reds:
+            test = os.path.normpath(f"tests/torture/{what.test}")
+            lines[what.name] = f"| {what.name} | `{what.file}` | `{test}` | {at} |" if reds[what.name] else ""
+    kept = [line for what in BREAKS if (line := lines.get(what.name))]
+    RECORD.write_text("\n".join([HEAD.format(seen=len(kept), all=len(BREAKS)), *kept]) + "\n", encoding="utf-8")
+
+
+HEAD = """## Broken on purpose, and seen
+
+Written by `python -m tests.torture.breaks`; do not edit. Each line is a place of the program that was broken in a copy, and
+the test that went red by it: {seen} of {all}.
+
+| what was broken | in `src/florilegium` | the test that saw it | run at |
+|---|---|---|---|"""
+
+
 def main(arguments: Sequence[str]) -> int:
     chosen = [what for what in BREAKS if any(what.name.startswith(name) for name in arguments or [""])]
-    missed = 0
+    reds: dict[str, bool] = {}
     import_libraries()
     with tempfile.TemporaryDirectory(prefix="breaks-") as folder:
         copy = copied(Path(folder))
@@ -474,11 +515,12 @@ def main(arguments: Sequence[str]) -> int:
         for what in chosen:
             began = time.monotonic()
             reason = seen(what, copy)
-            missed += not reason
+            reds[what.name] = bool(reason)
+            record(reds, f"{time.strftime('%Y-%m-%d')}, {head()}")
             took = time.monotonic() - began
             print(f"{'red  ' if reason else 'GREEN'} {took:4.0f} s  {what.name}  ({what.test})  {reason}", flush=True)
-    print(f"{len(chosen) - missed} of {len(chosen)} red")
-    return 1 if missed else 0
+    print(f"{sum(reds.values())} of {len(chosen)} red")
+    return 0 if all(reds.values()) else 1
 
 
 if __name__ == "__main__":

@@ -396,3 +396,29 @@ def install(name: str, folder: str) -> None:
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     accelerate.tracking.get_available_trackers().append(accelerate.tracking.LoggerType(name))
+
+
+def no_pickle(opened: str = "") -> None:
+    """torch.load and pickle raise; with `opened` the command begins with such a file."""
+    import pickle
+
+    import torch
+
+    import florilegium.cli.main as cli
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a pickle was opened")
+
+    torch.load = torch.serialization.load = never
+    pickle.load = pickle.loads = never
+    if opened:
+        main = cli.main
+        cli.main = lambda *arguments: torch.load(opened) or main(*arguments)
+
+
+def more_memory(megabytes: int) -> None:
+    """The process may take `megabytes` more than it has, and no more."""
+    import resource
+
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 2**20, resource.RLIM_INFINITY))

@@ -109,7 +109,7 @@ def test_hostile_adapters(warm: Warm, tiny: Path, reference: Callable[..., Path]
         for command in (
             ["generate", "--run", folder, "--model", tiny, "-n", "1"],
             ["export", folder, "--to", "merged", "--model", tiny, "--output", tmp_path / "never"],
-            ["export", folder, "--to", "gguf-lora", "--model", tiny, "--output", tmp_path / "never.gguf"],
+            ["export", folder, "--to", "gguf-adapter", "--model", tiny, "--output", tmp_path / "never.gguf"],
             ["serve", folder, "--port", "0", "--model", tiny],
         ):
             if said := fault(warm.run(command, cwd=tmp_path, seconds=120)):

@@ -22,6 +22,7 @@ from florilegium.model import (
     attach_adapter,
     load_adapter,
     load_base,
+    read_facts,
     save_adapter,
     set_adapter_state,
 )
@@ -108,6 +109,22 @@ def test_a_tokenizer_with_several_chat_templates_is_saved(tiny: Path, tmp_path: 
 
 def test_numbers_out_of_range(tiny: Path, tmp_path: Path) -> None:
     refused(BASES["NUMBERS"], tiny, tmp_path, as_base)
+
+
+@pytest.mark.parametrize("key", ["n_layer", "hidden_size", "vocab_size", "n_head"])
+def test_sizes_that_no_tensor_shows_are_refused_before_an_outline_is_made(tiny: Path, tmp_path: Path, key: str) -> None:
+    """Within the range of models, and far beyond this one's files."""
+    folder = copied(tiny, tmp_path / "model", hostile.edit_json("config.json", **{key: 9_984}))
+    with pytest.raises(ModelError, match=f"{key} is 9984, and its weights hold no such thing"):
+        load_base(str(folder), bits=32, device=CPU)
+
+
+def test_facts_from_before_there_were_formats_are_read(adapter: Path, tmp_path: Path) -> None:
+    folder = copied(adapter, tmp_path / "adapter", hostile.edit_json("florilegium.json", note="another field"))
+    facts = json.loads((folder / "florilegium.json").read_text())
+    assert facts.pop("format") == 1
+    (folder / "florilegium.json").write_text(json.dumps(facts))
+    assert read_facts(folder)["template"] == facts["template"]
 
 
 def test_what_is_out_of_bounds(tiny: Path, tmp_path: Path) -> None:
@@ -202,7 +219,10 @@ def test_an_adapter_that_is_more_or_less_than_lora(tiny: Path, adapter: Path, tm
             assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
 
     refused(ADAPTERS[kind], adapter, tmp_path, on_the_base)
-    load_adapter(base, adapter)
+    model = load_adapter(base, adapter)
+    prefix = "base_model.model."
+    held = {name.removeprefix(prefix).replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items()}
+    assert all(torch.equal(held[name], before[name]) for name in before)
 
 
 def remove_lora(base: Base) -> None:

@@ -8,15 +8,21 @@ import time
 from collections.abc import Iterator
 
 from florilegium.config.processes import is_first_process
+from florilegium.errors import ResourceError
+from florilegium.storage.platform import largest_address_space
+
+# Addresses, most of them never touched: of torch for processors alone with Transformers and PEFT. Its CUDA build takes more.
+LIBRARIES_BYTES = int(3.4 * 2**30)
 
 
 @contextlib.contextmanager
 def loading_pytorch() -> Iterator[None]:
     """Says "loading PyTorch ..." on stderr while the imports inside run: on a terminal the line is cleared afterwards.
-    Nothing is said where torch is imported already."""
+    Nothing is said where torch is imported already. Raises ResourceError where it has no room."""
     if "torch" in sys.modules or not is_first_process():
         yield
         return
+    refuse_little_room(largest_address_space())
     with contextlib.suppress(OSError):  # nobody reads stderr: no reason to fail
         is_terminal = sys.stderr.isatty()
         sys.stderr.write("loading PyTorch ..." + ("" if is_terminal else "\n"))
@@ -28,6 +34,17 @@ def loading_pytorch() -> Iterator[None]:
             with contextlib.suppress(OSError):
                 sys.stderr.write("\r\x1b[2K")
                 sys.stderr.flush()
+
+
+def refuse_little_room(limit: int | None) -> None:
+    """Raises ResourceError for a limit of addresses under which torch cannot be imported: from its own libraries on, some
+    end the process in place of saying so."""
+    if limit is not None and limit < LIBRARIES_BYTES:
+        needed = f"PyTorch with the other libraries takes {LIBRARIES_BYTES / 2**30:.1f} GiB"
+        raise ResourceError(
+            f"memory is limited to {limit / 2**30:.1f} GiB of addresses by ulimit -v, and {needed}",
+            "Raise it (ulimit -v unlimited); to limit memory itself, use a container or systemd-run -p MemoryMax=4G",
+        )
 
 
 class RowCounter:

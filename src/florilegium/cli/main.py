@@ -12,11 +12,17 @@ from florilegium.cli.commands import COMMANDS
 from florilegium.cli.parser import build_parser
 from florilegium.cli.screen import never_fail_to_print, print_line, printable
 from florilegium.config.processes import is_first_process
-from florilegium.errors import FlorilegiumError, ModelError, one_line, redact
+from florilegium.errors import FlorilegiumError, ModelError, ResourceError, one_line, redact
 from florilegium.signals import watch
-from florilegium.storage.library_errors import is_panic
+from florilegium.storage.library_errors import is_panic, package_of, ran_out_of_memory, wanted_memory
 from florilegium.storage.native_stderr import own_stderr
+from florilegium.storage.platform import largest_address_space
 
+NO_MEMORY = "Close other programs, raise a limit (ulimit -v, ulimit -u), or ask for less: --bits 4, --batch-size 1, a smaller --model"
+GAVE_UP = {
+    "transformers": "Look at the model's tokenizer.json, or --debug",
+    "huggingface_hub": "Try again with HF_HUB_DISABLE_XET=1, or --debug",
+}
 ALIASES = {"ui": ["serve", "--open"]}  # commands that are another one with a flag
 
 
@@ -36,10 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except BaseException as error:
-        if is_panic(error):
-            error = ModelError(
-                f"a library gave up ({one_line(str(error))[:200]})", "Look at the model's tokenizer.json, or --debug"
-            )
+        error = _in_our_words(error)
         if not isinstance(error, Exception):
             raise
         is_rank_0s = given[:1] in (["train"], ["resume"]) and not is_first_process()
@@ -62,6 +65,27 @@ def _run(arguments: Sequence[str]) -> None:
         flags.arguments = list(arguments)
         with watch() if flags.command in ("train", "resume") else contextlib.nullcontext():
             COMMANDS[flags.command].run(flags)
+
+
+def _in_our_words(error: BaseException) -> BaseException:
+    """What a library raised and nobody expected: where memory ran out, or where one written in Rust gave up. Another
+    error as it is."""
+    told: FlorilegiumError | None = None
+    if is_panic(error):
+        package = package_of(error)
+        cause = f"a library gave up{package and ' in '}{package} ({one_line(str(error))[:200]})"
+        told = ModelError(cause, GAVE_UP.get(package, "See where with --debug"))
+    elif not isinstance(error, FlorilegiumError) and (ran_out_of_memory(error) or _is_out_of_addresses(error)):
+        wanted = wanted_memory(error)
+        told = ResourceError(f"memory ran out ({wanted} more were wanted)" if wanted else "memory ran out", NO_MEMORY)
+    if told:
+        told.__cause__ = error  # for --debug
+    return told or error
+
+
+def _is_out_of_addresses(error: BaseException) -> bool:
+    """Whether a limit of addresses is the likely cause: a library that was refused memory, and did not look, fails anyhow."""
+    return isinstance(error, (SystemError, ImportError)) and largest_address_space() is not None
 
 
 def _tell(error: Exception, debug: bool) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 
 from florilegium.cli.progress import gigabytes, print_quote
 from florilegium.cli.screen import json_line, print_line
+from florilegium.errors import ResourceError
 from florilegium.generation import Generated
 from florilegium.runs.finish import Trained
 
@@ -16,7 +18,8 @@ def show_trained(trained: Trained, as_json: bool) -> None:
     """Writes a few quotes with the new adapter, and prints them with the run's figures: for people, or as JSON."""
     rows = list(trained.verdict_rows[:NUM_QUOTES])
     if not rows and trained.tuned.first_words:
-        rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
+        with contextlib.suppress(ResourceError):  # the run is done and saved, and said why it has no samples
+            rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
     if as_json:
         print_line(json_line(_as_json(trained, rows)))
         return

@@ -17,6 +17,11 @@ OUT_OF_MEMORY = (
     "out of memory",  # CUDA's driver and runtime, through any library
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "bad_alloc",  # the C++ library
+    "failed to map segment from shared object",  # the loader, where a library is imported
+    "can't start new thread",  # Python, which has no room for its stack or may have no more of them
+)
+_WANTED = re.compile(
+    r"(?:[Tt]ried to allocate|unable to mmap|Unable to allocate|malloc of size) ([\d.]+(?: (?:[KMGTPE]iB|bytes))?)"
 )
 DISK_FULL = ("os error 28",)  # ENOSPC, by a library written in Rust
 
@@ -28,6 +33,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's class, without torch
         return True
     return isinstance(error, Exception) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out behind an error: a library that cannot be imported then tells it in its own words."""
+    return any(is_out_of_memory(part) for part in chain(error))
+
+
+def wanted_memory(error: BaseException) -> str:
+    """What a library says it wanted ("2.00 GiB", "14138228736 bytes"), or an empty string."""
+    said = [found[1] for part in chain(error) if (found := _WANTED.search(str(part)))]
+    return said[0] + " bytes" * said[0].isdecimal() if said else ""
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -58,6 +74,14 @@ def is_connection_error(error: BaseException) -> bool:
     # httpx' classes by name: the Hub's client has had two packages of that kind, and wraps some of them itself
     kinds = {kind.__name__ for part in chain(error) for kind in type(part).__mro__}
     return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError", "RequestError"})
+
+
+def package_of(error: BaseException) -> str:
+    """The package whose code was running when an error was raised: "transformers"; an empty string for our own."""
+    at, name = error.__traceback__, ""
+    while at is not None:
+        name, at = str(at.tb_frame.f_globals.get("__name__", "")).partition(".")[0], at.tb_next
+    return "" if name in ("florilegium", "__main__") else name
 
 
 def is_panic(error: BaseException) -> bool:

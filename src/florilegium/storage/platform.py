@@ -70,6 +70,14 @@ def largest_file() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def largest_address_space() -> int | None:
+    """How many bytes of addresses this process may have at most (ulimit -v), or None where there is no limit."""
+    if resource is None or not hasattr(resource, "RLIMIT_AS"):
+        return None
+    limit = int(resource.getrlimit(resource.RLIMIT_AS)[0])
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def end_with_parent() -> None:
     """On Linux: from now on this process gets SIGTERM when the one that started it ends."""
     if sys.platform == "linux":
