@@ -297,3 +297,10 @@ def test_a_nul_is_taken_out_like_other_control_signs(tmp_path: Path) -> None:
     assert rows.quotes[0] == {"quote": "A lamp.", "tags": ["ab"]} and rows.repaired == 1
     with pytest.raises(DataError, match="NUL character.*--fix-encoding"):
         read_rows(tmp_path / "q.jsonl")
+
+
+@pytest.mark.parametrize("name", ["tags*quote", "quote of tags", "Tags Text"])
+def test_the_text_is_no_list_of_tags_whatever_its_name_says(tmp_path: Path, name: str) -> None:
+    (tmp_path / "q.csv").write_text(f"{name}\n" + '"home, sea"\n"a door, a wall"\n' * 3)
+    rows = read_rows(tmp_path / "q.csv")
+    assert rows.template.list_columns == () and rows.quotes[0][rows.template.main_column] == "home, sea"

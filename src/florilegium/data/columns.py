@@ -172,6 +172,8 @@ def _is_tags(name: str, source: str, order: list[str], values: Sequence[object],
     row, or in text under a name that tags have. Other lists are lines."""
     if name == "tags" or (wanted.tags_column and source == same_name(wanted.tags_column, [source])):
         return True
+    if name == "quote":
+        return False  # taken for the text, whatever else its name says ("tags*quote")
     called = bool(find_tags([name, source]))
     ends_the_row = len(order) > 1 and name == order[-1]
     if not (called or ends_the_row) or is_author(source):
