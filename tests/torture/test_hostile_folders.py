@@ -27,6 +27,8 @@ from florilegium.model import (
     set_adapter_state,
 )
 from florilegium.model.identity import weights_digest
+from florilegium.model.model_config import model_config
+from florilegium.model.untrusted import read_json
 from florilegium.model.weight_files import find_weights
 from florilegium.storage.json_lines import read_lines
 from florilegium.tokens.encode import text_ids
@@ -109,6 +111,22 @@ def test_a_tokenizer_with_several_chat_templates_is_saved(tiny: Path, tmp_path: 
 
 def test_numbers_out_of_range(tiny: Path, tmp_path: Path) -> None:
     refused(BASES["NUMBERS"], tiny, tmp_path, as_base)
+
+
+@pytest.mark.parametrize("kind", ["NOT_WHOLE", "WANTS_CODE", "NUMBERS"])
+def test_a_configuration_alone_is_read_or_refused(tiny: Path, tmp_path: Path, kind: str) -> None:
+    """As `export` and `estimate` read it, which load no model by it."""
+    wrong = []
+    for number, (what, change) in enumerate(BASES[kind].items()):
+        folder = copied(tiny, tmp_path / str(number), change)
+        try:
+            model_config(read_json(folder / "config.json", "it"), "it")
+        except ModelError:
+            pass
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
+        shutil.rmtree(folder)
+    assert not wrong, wrong
 
 
 @pytest.mark.parametrize("key", ["n_layer", "hidden_size", "vocab_size", "n_head"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import ModelError
 from florilegium.model.config_numbers import check_numbers
+from florilegium.model.load_errors import model_errors
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -47,10 +48,11 @@ def model_config(values: Mapping[str, Any], name: str) -> PretrainedConfig:
             "Transformers lacks",
             "pip install -U transformers, or choose another model",
         )
-    what_it_is = _what_it_is(dict(values))
-    check_numbers(what_it_is, name)
-    _check_quantization(what_it_is, name)
-    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(what_it_is)
+    with model_errors(name):  # also of what is nested too deep
+        what_it_is = _what_it_is(dict(values))
+        check_numbers(what_it_is, name)
+        _check_quantization(what_it_is, name)
+        config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(what_it_is)
     return config
 
 
