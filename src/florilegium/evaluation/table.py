@@ -72,7 +72,7 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("known_tags.at_threshold.precision_at_1", "precision@1, the same", "higher"),
         Line("written_tags.repeated", "rows that repeat a tag", "lower", SHARE),
         Line("written_tags.unseen", "tags that no training row has", "", SHARE, _WANTED),
-        Line("relevance_by_rows.wins", "tag-quote match by tf-idf, win rate", "higher", SHARE, _OWN),
+        Line("relevance_by_rows.wins", "tag-quote match by tf-idf", "higher", SHARE, _OWN),
         Line("relevance_by_rows.shuffled.wins", "same with shuffled tags (control)", "", SHARE, _OWN),
         Line("relevance.lift", "tag-quote match, log-likelihood", "higher", "+.3f", _OWN),
         Line("relevance.wins", "tag-quote match, win rate", "higher", SHARE, _OWN),
