@@ -150,7 +150,7 @@ class Tally:
         if found is None and suffix != ".jsonl":
             return ""
         self.verified += 1
-        return other_row(cause, int(found[1]), found[2], data) if found else self._other_line(cause, data, skip)
+        return other_row(cause, int(found[1]), found[2], data, skip) if found else self._other_line(cause, data, skip)
 
     def _other_line(self, cause: str, data: bytes, skip: bool) -> str:
         """The place of a refusal is checked: what stands before that line is good, with that line it is not. Where bad rows
@@ -189,13 +189,13 @@ class Tally:
         return "" if read_rows(path).digest == rows.digest else "the accepted rows, written anew, have another digest"
 
 
-def other_row(cause: str, named: int, said: str, data: bytes) -> str:
-    """The row of an array that is named must not stand behind the first that the parser cannot read; a row that is
-    called no JSON must be that one. Rows of an array stand where commas part them, so its lines say nothing."""
+def other_row(cause: str, named: int, said: str, data: bytes, skip: bool = False) -> str:
+    """The row of an array that is named must not stand behind the first that the parser cannot read, unless bad rows are
+    passed over; a row that is called no JSON must be that one. Rows of an array stand where commas part them, so its lines say nothing."""
     text = data.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").removeprefix("[")
     bad = first_bad_element(text)
     is_that_one = said.startswith(("invalid JSON", "truncated JSON", "the file ends at byte", "nothing between"))
-    is_right = named == bad if is_that_one else named <= bad
+    is_right = named == bad if is_that_one else skip or named <= bad
     return "" if is_right else f"{cause}; but row {bad} is the first that is not JSON"
 
 
