@@ -96,6 +96,17 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"Did you mean {shown!r}?" if shown else ""
 
 
+def roughly(seconds: float) -> str:
+    """`40 s`, `4 min`, `2 h 10 min`: as exact as a guess may be."""
+    if seconds < 90:
+        return f"{10 * max(1, round(seconds / 10))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
 def reason_of(error: BaseException, limit: int = 600) -> str:
     """What a library says, whole: the line that gives the reason is rarely its first. Its class where it says nothing."""
     lines = [" ".join(line.split()) for line in str(error).splitlines()]

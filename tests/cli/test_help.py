@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from florilegium.cli.parser import build_parser
-from florilegium.cli.progress import TerminalView, clock, roughly
+from florilegium.cli.progress import TerminalView, clock
 from florilegium.config import TrainConfig
+from florilegium.errors import roughly
 from florilegium.runs.changes import CHANGEABLE
 from florilegium.training.metrics import StepMetrics, StepResult
 

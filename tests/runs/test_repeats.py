@@ -1,4 +1,4 @@
-"""A run made again with other seeds: what differs between runs is shown, and what is finished is not made again."""
+"""A run trained again with other seeds: what differs between runs is shown, and what is finished is kept."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from florilegium.cli.screen import printable
-from florilegium.errors import counted
+from florilegium.errors import counted, roughly
 
 if TYPE_CHECKING:
     from florilegium.data import Template
@@ -142,17 +142,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def roughly(seconds: float) -> str:
-    """`40 s`, `4 min`, `2 h 10 min`: as exact as a guess may be."""
-    if seconds < 90:
-        return f"{10 * max(1, round(seconds / 10))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, rest = divmod(10 * round(minutes / 10), 60)
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:

@@ -65,7 +65,7 @@ def _names_in(text: str) -> list[str] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
     names = [name_in(item) for item in objects if isinstance(item, Mapping)]
-    return names if len(names) == len(objects) and all(names) else None  # type: ignore[return-value]
+    return names if len(names) == len(objects) and all(names) else None  # type: ignore[return-value]  # all are text
 
 
 def name_in(item: Mapping[str, object]) -> str | None:

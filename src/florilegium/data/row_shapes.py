@@ -108,7 +108,7 @@ def _has_text(value: object) -> bool:
 
 def _unfolded(raw: Raw, column: str, example: str) -> Raw | Problem:
     inner = raw.row.get(column) if isinstance(raw.row, Mapping) else None
-    return Raw(raw.place, {**raw.row, **inner}) if isinstance(inner, Mapping) else _no_object(raw, example)  # type: ignore[dict-item]
+    return Raw(raw.place, {**raw.row, **inner}) if isinstance(inner, Mapping) else _no_object(raw, example)  # type: ignore[dict-item]  # JSON has text as keys
 
 
 def _parsed(text: object) -> object:

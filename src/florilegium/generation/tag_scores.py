@@ -5,7 +5,7 @@
     Be kind. ->: love | , | life          with tags there already: the next one
 
 A tag's probability is that of all its tokens and of what may follow a tag, the next one's comma or the end: of the list
-going on with this tag and no longer word. These exclude one another, so they can be compared whatever the tags' length
+continuing with this tag and no longer word. These exclude one another, so they can be compared whatever the tags' length
 in tokens, and shared out over the known tags they are a distribution."""
 
 from __future__ import annotations

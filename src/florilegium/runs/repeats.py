@@ -1,6 +1,6 @@
-"""A run made again with other seeds: another split, another start of the adapter, another order of rows.
+"""A run trained again with other seeds: another split, another start of the adapter, another order of rows.
 
-runs/NAME/repeats/seed-1/     a run of its own, trained and evaluated as NAME was; what is finished is not made again
+runs/NAME/repeats/seed-1/     a run of its own, trained and evaluated as NAME was; what is finished is kept
 """
 
 from __future__ import annotations

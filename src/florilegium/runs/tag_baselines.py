@@ -30,7 +30,7 @@ Tags = Sequence[Sequence[str]]
 @dataclass(frozen=True)
 class TagBaselines:
     """`frequent` is the answer that names the most frequent tags to every row; `fitted` the baselines that read the
-    text, `named` what each names for the the held-out `texts`; `wanted` are those rows' own tags."""
+    text, `named` what each names for the held-out `texts`; `wanted` are those rows' own tags."""
 
     frequent: list[str]
     fitted: list[TagBaseline]

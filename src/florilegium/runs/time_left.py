@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from florilegium.errors import roughly
 from florilegium.runs.recorder import NullView, ProgressView
 
 TOLD_FROM = 5.0  # seconds: from when on a guess is worth a word
@@ -58,8 +59,4 @@ class TimeLeft(NullView):
         done = sum(phase.cost for phase in self.phases[:started])
         seconds = self.clock() - self.began
         left = seconds / done * sum(phase.cost for phase in self.phases[started:]) if done else 0.0
-        self.view.say(f"{line}  (about {_roughly(left)} left)" if max(seconds, left) >= TOLD_FROM and left else line)
-
-
-def _roughly(seconds: float) -> str:
-    return f"{10 * max(1, round(seconds / 10))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+        self.view.say(f"{line}  (about {roughly(left)} left)" if max(seconds, left) >= TOLD_FROM and left else line)

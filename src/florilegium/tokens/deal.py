@@ -13,9 +13,7 @@ def deal(lengths: Sequence[int], world: int) -> list[list[int]]:
     """The numbers of the rows that each of `world` processes takes, in their order; none, where there are fewer rows
     than processes."""
     shares: list[list[int]] = [[] for _ in range(world)]
-    fewest = [
-        (0, rank) for rank in range(world)
-    ]  # a heap of tokens and whose they are: a thousand processes cost no more
+    fewest = [(0, rank) for rank in range(world)]  # a heap, by tokens: a thousand processes cost little more
     for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         tokens, rank = fewest[0]
         shares[rank].append(number)
