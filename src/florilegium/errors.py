@@ -96,6 +96,13 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"Did you mean {shown!r}?" if shown else ""
 
 
+def clock(seconds: float) -> str:
+    """`0:56`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def roughly(seconds: float) -> str:
     """`40 s`, `4 min`, `2 h 10 min`: as exact as a guess may be."""
     if seconds < 90:

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from florilegium.cli.parser import build_parser
-from florilegium.cli.progress import TerminalView, clock
+from florilegium.cli.progress import TerminalView
 from florilegium.config import TrainConfig
-from florilegium.errors import roughly
+from florilegium.errors import clock, roughly
 from florilegium.runs.changes import CHANGEABLE
 from florilegium.training.metrics import StepMetrics, StepResult
 

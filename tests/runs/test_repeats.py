@@ -62,5 +62,9 @@ def test_evaluate_repeats(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixt
         second["repeats"] == report["repeats"]
         and (run / "repeats" / "seed-6" / "manifest.json").stat().st_mtime_ns == made
     )
+    other = evaluate(run, generations=3, repeats=1)  # measured otherwise: not mixed with what was measured before
+    seed_6 = json.loads((run / "repeats" / "seed-6" / "evaluation.json").read_text())
+    assert other["repeats"]["seeds"] == [5, 6] and seed_6["generations"] == 3  # type: ignore[index]
+    assert (run / "repeats" / "seed-6" / "manifest.json").stat().st_mtime_ns == made
     with pytest.raises(UsageError, match="--repeats is below 0"):
         evaluate(run, repeats=-1)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from florilegium.cli.progress import clock
 from florilegium.cli.screen import json_line, print_line
-from florilegium.errors import ResourceError, counted
+from florilegium.errors import ResourceError, clock, counted
 from florilegium.model.gpus import CARDS
 from florilegium.runs.estimate import Estimate
 from florilegium.runs.estimate_generation import GenerationNeeds

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from florilegium.cli.screen import printable
-from florilegium.errors import counted, roughly
+from florilegium.errors import clock, counted, roughly
 
 if TYPE_CHECKING:
     from florilegium.data import Template
@@ -135,13 +135,6 @@ class TerminalView:
             return
         self.last_line = now
         self.say(f"step {metrics.step:>5}/{num_steps}  " + "  ".join(self._labelled(metrics, num_steps).values()))
-
-
-def clock(seconds: float) -> str:
-    """`0:56`, `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:

@@ -26,3 +26,7 @@ class TagTable:
     def ranked(self, scores_T: np.ndarray, size: int) -> list[str]:
         """The `size` tags that score highest; the more frequent first where scores tie."""
         return [self.names[t] for t in np.argsort(-scores_T, kind="stable")[:size]]
+
+    def right(self, wanted: Sequence[Sequence[str]]) -> np.ndarray:
+        """Which known tags are a row's own: bool [rows, tags]."""
+        return np.array([[name in own for name in self.names] for own in map(set, wanted)], dtype=bool)

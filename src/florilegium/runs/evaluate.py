@@ -12,6 +12,7 @@ answer is one JSON object, `evaluation.json` in the run's folder, and report.htm
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from florilegium.runs.time_left import TimeLeft, evaluation_phases
 from florilegium.storage.atomic_files import write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
+# How figures were measured: those of two evaluations that differ in it are not put together.
+MEASURED_BY = ("version", "most_rows", "generations", "sampling", "general")
+
 
 class EvaluationReport(Compared):
     """evaluation.json. `leaks` are near-duplicate pairs across training and held-out rows."""
@@ -41,6 +45,7 @@ class EvaluationReport(Compared):
     selection: dict[str, object]
     split_by: str
     leaks: int
+    most_rows: int
     generations: int
     sampling: dict[str, object]
     interval: str
@@ -102,6 +107,7 @@ def evaluate(
         "selection": chosen.to_json(),
         "split_by": material.config.split_by,
         "leaks": material.split.leaks,
+        "most_rows": rows,
         "generations": generations,
         "sampling": asdict(evaluator.settings),
         "interval": "95%, bootstrap over rows, 1,000 resamples; Wilson for shares of texts",
@@ -113,7 +119,10 @@ def evaluate(
     }
     if repeats:
 
-        def again(path: Path) -> EvaluationReport:
+        def again(path: Path) -> Mapping[str, object]:
+            before = RunDirectory(path).read_evaluation() if RunDirectory(path).evaluation.exists() else {}
+            if all(before.get(name) == value for name, value in report.items() if name in MEASURED_BY):
+                return before
             return evaluate(
                 path,
                 general=general,

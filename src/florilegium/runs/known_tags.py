@@ -47,11 +47,8 @@ def known_tags_to_json(ranked: RankedTags, baselines: TagBaselines) -> dict[str,
     scores_RT = np.stack([one.likely_T for one in ranked.held_out])
     right_RT = baselines.right_RT
     if ranked.validation:
-        chosen_RT, chosen_right_RT = (
-            np.stack([o.likely_T for o in ranked.validation]),
-            _right(names, ranked.validation_tags),
-        )
-        threshold = best_threshold(chosen_RT, chosen_right_RT)
+        chosen_RT = np.stack([one.likely_T for one in ranked.validation])
+        threshold = best_threshold(chosen_RT, baselines.table.right(ranked.validation_tags))
         named_RT, by = passing(scores_RT, threshold), "validation rows"
     else:
         threshold = best_threshold(scores_RT, right_RT)
@@ -67,7 +64,3 @@ def known_tags_to_json(ranked: RankedTags, baselines: TagBaselines) -> dict[str,
         "threshold_chosen_on": by,
         "at_threshold": passed and asdict(passed),
     }
-
-
-def _right(names: Sequence[str], wanted: Sequence[Sequence[str]]) -> np.ndarray:
-    return np.array([[name in own for name in names] for own in map(set, wanted)], dtype=bool)

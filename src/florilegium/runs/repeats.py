@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from florilegium.config import TrainConfig
+from florilegium.errors import clock
 from florilegium.generation import Generated
 from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.runs.train import train_config
@@ -34,9 +35,8 @@ class RepeatView(NullView):
             return
         self.last = now
         left = (now - self.began) / metrics.step * (num_steps * (self.count - self.number + 1) - metrics.step)
-        minutes, seconds = divmod(round(left), 60)
         done = f"step {metrics.step}/{num_steps}, loss {metrics.result.loss:.3f}"
-        self.view.say(f"repeat {self.number} of {self.count}  {done}  training ETA {minutes}:{seconds:02}")
+        self.view.say(f"repeat {self.number} of {self.count}  {done}  training ETA {clock(left)}")
 
     def sample(self, step: int, prompt: str, row: Generated) -> None: ...
 
@@ -48,8 +48,8 @@ def repeat(
     evaluate: Callable[[Path], Mapping[str, object]],
     view: ProgressView,
 ) -> dict[int, Mapping[str, object]]:
-    """The evaluations of `count` runs with the seeds after the run's own, by seed. Raises what training and evaluating
-    raise; what is finished by then is kept."""
+    """What `evaluate` says of `count` runs with the seeds after the run's own, by seed. Raises what training and evaluating
+    raise; what is trained by then is kept."""
     found: dict[int, Mapping[str, object]] = {}
     for number in range(1, count + 1):
         seed = config.seed + number
@@ -61,5 +61,5 @@ def repeat(
             )
             run.path.parent.mkdir(exist_ok=True)
             train_config(again, RepeatView(view, number, count))
-        found[seed] = run.read_evaluation() if run.evaluation.exists() else evaluate(run.path)
+        found[seed] = evaluate(run.path)
     return found

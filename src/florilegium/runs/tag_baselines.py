@@ -44,7 +44,7 @@ class TagBaselines:
     @property
     def right_RT(self) -> np.ndarray:
         """Which known tags are a held-out row's own, bool."""
-        return np.array([[name in own for name in self.table.names] for own in map(set, self.wanted)], dtype=bool)
+        return self.table.right(self.wanted)
 
     def scores(self, tags: Tags) -> TagScores | None:
         return tag_scores(tags, self.wanted, self.known)
