@@ -1,4 +1,6 @@
-"""The commands as a person types them: real processes, their exit codes, what they print and what they leave."""
+"""The commands as a person types them: real processes, their exit codes, what they print and what they leave.
+
+Most are forked from one that has imported PyTorch already; signals and closed pipes meet an interpreter of their own."""
 
 from __future__ import annotations
 
@@ -15,10 +17,7 @@ from pathlib import Path
 
 import pytest
 
-
-def run(*arguments: str, cwd: Path, stdin: str | None = None, timeout: float = 180) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "florilegium", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, input=stdin, timeout=timeout)
+from tests.warm import run, shared
 
 
 @contextlib.contextmanager
@@ -237,30 +236,18 @@ def test_a_signal_saves_first_and_resume_goes_on(work: Path, tiny: Path, number:
 
 
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_trains(work: Path, tiny: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "florilegium",
-        "train",
-        "quotes.jsonl",
-        "--model",
-        str(tiny),
-        "--max-steps",
-        "100000",
-        "--output",
-        "busy",
-    ]
-    process = subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = ["train", "quotes.jsonl", "--model", tiny, "--max-steps", "100000", "--output", "busy"]
+    first = shared().start(command, cwd=work)
     try:
         deadline = time.monotonic() + 120
         while not (work / "busy" / "metrics.jsonl").is_file():
-            assert process.poll() is None and time.monotonic() < deadline
+            assert first.poll() is None and time.monotonic() < deadline, first.err
             time.sleep(0.05)
         done = run("resume", "busy", cwd=work)
         assert done.returncode == 2 and "another process" in done.stderr
     finally:
-        process.kill()
-        process.wait()
+        first.send(signal.SIGKILL)
+        first.wait()
 
 
 def closed_pipe() -> int:

@@ -69,12 +69,32 @@ def plain(train: Callable[..., str]) -> str:
     return train("plain")
 
 
-@pytest.mark.parametrize("name", VARIABLES)
+# Those that one tool sets together: where a group changes a run, `make slow` says which of them it was.
+GROUPS = {
+    "accelerate": [name for name in VARIABLES if name.startswith("ACCELERATE_")],
+    "torchrun": ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "GROUP_RANK"],
+    "launch": [name for name in VARIABLES if name.startswith(("FSDP_", "FORK_"))],
+    "libraries": [name for name in VARIABLES if name.startswith(("PEFT_", "TOKENIZERS_", "TRANSFORMERS_", "DATASETS_", "HF_"))],
+    "shell": ["TZ", "LANG", "LC_ALL", "COLUMNS", "TERM", "PYTHONHASHSEED", "NO_COLOR"],
+}  # fmt: skip
+ALONE = {name: [name] for name in VARIABLES}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [*GROUPS.values(), *(pytest.param(names, marks=pytest.mark.slow) for names in ALONE.values())],
+    ids=[*GROUPS, *ALONE],
+)
 def test_no_variable_changes_a_run(
-    train: Callable[..., str], plain: str, name: str, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., str], plain: str, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(name, VARIABLES[name])
-    assert train(name) == plain
+    for name in names:
+        monkeypatch.setenv(name, VARIABLES[name])
+    assert train(",".join(names)[:80]) == plain
+
+
+def test_each_variable_is_in_a_group() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(VARIABLES)
 
 
 def test_all_of_them_at_once_with_a_tracker(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.torture.figures import Figures
-from tests.torture.warm import Warm
+from tests.warm import Warm, shared
 
 ALL = os.environ.get("FLORILEGIUM_TORTURE") == "1"
 QUOTES = [
@@ -32,10 +32,8 @@ def amount() -> Callable[[int, int], int]:
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    server = Warm()
-    yield server
-    server.stop()
+def warm() -> Warm:
+    return shared()
 
 
 @pytest.fixture(scope="session")

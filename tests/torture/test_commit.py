@@ -19,7 +19,7 @@ from florilegium.training import load_checkpoint, newest_valid
 from florilegium.training.checkpoint import FILES, checkpoints, find_problem
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.replay import crash_states
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 Amount = Callable[[int, int], int]
 Figure = Callable[[str, str], None]

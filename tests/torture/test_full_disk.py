@@ -16,7 +16,7 @@ import pytest
 
 from florilegium.training.checkpoint import checkpoints, find_problem
 from tests.torture.conftest import different_bits, train_arguments, weights
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 
 @contextlib.contextmanager

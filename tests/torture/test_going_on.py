@@ -15,7 +15,7 @@ from florilegium.config import read_config
 from florilegium.runs.changes import CHANGEABLE
 from tests.tiny import save_tiny
 from tests.torture.conftest import different_bits, train_arguments, weights
-from tests.torture.warm import Warm
+from tests.warm import Warm
 
 APPLIED = {
     "learning_rate": 0.0001,

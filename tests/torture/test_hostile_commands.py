@@ -15,7 +15,7 @@ from tests.torture import hostile_adapters
 from tests.torture.conftest import train_arguments
 from tests.torture.hostile import copied, split_by
 from tests.torture.hostile_kinds import ADAPTERS, BASES
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 
 def fault(child: Child, codes: tuple[int, ...] = (4,)) -> str:

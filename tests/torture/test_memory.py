@@ -12,7 +12,7 @@ import pytest
 
 from florilegium.training import newest_valid
 from tests.torture.conftest import different_bits, train_arguments, weights
-from tests.torture.warm import Warm
+from tests.warm import Warm
 
 
 def losses(run: Path) -> list[tuple[int, float, int]]:

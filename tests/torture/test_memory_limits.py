@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.conftest import train_arguments
-from tests.torture.warm import Warm
+from tests.warm import Warm
 
 WHOLE = (60, 150, 300, 500, 800, 1200, 1600, 2000, 2500, 3000, 4000)  # MiB that a process may have in all
 MORE = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)  # MiB that it may have beyond its libraries

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.warm import Warm
+from tests.warm import Warm
 
 TINY = "{tiny}"
 # what was typed, exit code, a word of the fix

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.conftest import train_arguments
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 NONE = ("no_pickle", {})
 

@@ -13,7 +13,7 @@ from florilegium.errors import DivergedError
 from florilegium.training import load_checkpoint, newest_valid
 from florilegium.training.guards import check_snapshot, check_step, check_tensors
 from tests.torture.conftest import different_bits, train_arguments, weights
-from tests.torture.warm import Warm
+from tests.warm import Warm
 
 KINDS = ("weight", "loss", "gradient", "input")
 

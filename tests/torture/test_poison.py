@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.torture.conftest import different_bits, train_arguments, weights
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 Change = Callable[[Path], None]
 

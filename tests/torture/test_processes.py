@@ -17,7 +17,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from tests.torture.conftest import different_bits, weights
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 STEPS = 150
 

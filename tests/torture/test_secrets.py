@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from florilegium.errors import redact
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 TOKEN = "hf_CanaryCanaryCanaryCanary12345"
 OTHER = "another-canary-0123456789"

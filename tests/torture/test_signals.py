@@ -14,7 +14,7 @@ from pathlib import Path
 from florilegium.training import newest_valid
 from tests.torture.conftest import different_bits, train_arguments, weights
 from tests.torture.faults import STAGES
-from tests.torture.warm import Child, Warm
+from tests.warm import Child, Warm
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.torture.conftest import train_arguments
-from tests.torture.warm import Warm
+from tests.warm import Warm
 
 
 def test_two_runs_into_one_directory(

@@ -7,10 +7,17 @@ hundred times.
 
 The server imports everything and computes nothing (a process that has computed with threads cannot be forked); `before`
 names a function of `tests/torture/faults.py` that is called in the child before the command, to put a fault in its way.
+
+    done = run("train", "quotes.jsonl", cwd=folder)    # as subprocess.run(..., text=True) answers
+
+Only the interpreter's own start and end are not those of a command that a person types: what hangs on them (the first
+line before PyTorch is imported, a pipe that nobody reads) is tested with a new interpreter.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
 import json
 import os
@@ -26,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass
@@ -89,7 +96,7 @@ class Warm:
         self.folder = tempfile.TemporaryDirectory(prefix="torture-")
         mine, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-m", "tests.torture.warm", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.warm", str(theirs.fileno())]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
         self.stream = mine.makefile("rw")
@@ -109,10 +116,12 @@ class Warm:
         before: tuple[str, dict[str, Any]] | None = None,
         env: dict[str, str] | None = None,
         limits: dict[str, int] | None = None,
+        stdin: str = "",
     ) -> Child:
         self.count += 1
         folder = Path(self.folder.name) / str(self.count)
         folder.mkdir()
+        (folder / "in").write_text(stdin)
         request = {
             "arguments": [str(a) for a in arguments], "cwd": str(cwd), "folder": str(folder), "before": before, "env": env or {},
             "limits": limits or {},
@@ -129,6 +138,21 @@ class Warm:
         self.process.kill()
         self.process.wait()
         self.folder.cleanup()
+
+
+@functools.cache
+def shared() -> Warm:
+    """The one server of this test process."""
+    server = Warm()
+    atexit.register(server.stop)
+    return server
+
+
+def run(*arguments: str | Path, cwd: Path, timeout: float = 180, **more: Any) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end: its exit code and what it printed."""
+    child = shared().run(arguments, cwd=cwd, seconds=timeout, **more)
+    assert child.code is not None
+    return subprocess.CompletedProcess(arguments, child.code, child.out, child.err)
 
 
 def serve(connection: socket.socket) -> None:
@@ -171,6 +195,10 @@ def import_everything() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler  # noqa: F401
 
     import florilegium.cli.progress  # noqa: F401
+    import florilegium.cli.tables  # noqa: F401
+    import florilegium.generation  # noqa: F401
+    import florilegium.report  # noqa: F401
+    import florilegium.runs.evaluate  # noqa: F401
     import florilegium.runs.resume  # noqa: F401
 
     torch.set_num_threads(1)
@@ -185,7 +213,7 @@ def be_child(request: dict[str, Any]) -> None:
             signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
-        for fd, name, flags in ((0, "/dev/null", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
+        for fd, name, flags in ((0, "in", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
             handle = os.open(os.path.join(request["folder"], name), flags | (os.O_CREAT if fd else 0), 0o600)
             os.dup2(handle, fd)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
