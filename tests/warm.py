@@ -189,11 +189,15 @@ def import_everything() -> None:
     """What every child would import, once, for all of them: nothing is used here."""
     import accelerate  # noqa: F401
     import bitsandbytes  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+    import matplotlib.ticker  # noqa: F401
     import peft  # noqa: F401
     import torch
     import transformers.models.bloom.modeling_bloom  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler  # noqa: F401
 
+    import florilegium.cli.commands  # noqa: F401
     import florilegium.cli.progress  # noqa: F401
     import florilegium.cli.tables  # noqa: F401
     import florilegium.generation  # noqa: F401

@@ -1,7 +1,8 @@
 """The kernels are compiled, without a GPU, for cards that people have: an RTX 3090 (8.6; an RTX 4090 has the same
 limits) and an H100 (9.0) always, an A100, Ada and Blackwell with the slow tests; for Turing and Volta what they are let
 run. An instruction that a card lacks, or more shared memory than it has, is found here and
-not at somebody's first quote."""
+not at somebody's first quote. The fewest and the most tokens of each kind always, what lies between with the slow
+tests."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ STRIDES = (
 WHOLE = ("N", "K", "W", "D", "S", "H", "V", "T", "F", "R", "rank", *STRIDES)
 SHARED = {86: 101_376, 90: 232_448}
 LIMITS = {**SHARED, 70: 98_304, 75: 65_536, 80: 166_912, 89: 101_376, 100: 232_448, 120: 101_376}
-CARDS = [86, 90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in (80, 89, 100, 120))]
+SLOW = pytest.mark.slow
+CARDS = [86, 90, *(pytest.param(arch, marks=SLOW) for arch in (80, 89, 100, 120))]
 POINTERS = {
     "*fp32": "scale table block_scales residual partial after lora_enabled slopes scores settings tops sums above low whole uniforms",
     "*bf16": "x bias lora_b lora_x_at keys values query gamma beta normed lora_a",
@@ -75,7 +77,9 @@ def test_the_table_of_nf4_is_that_of_bitsandbytes() -> None:
 
 @pytest.mark.parametrize("arch", SHARED)
 @pytest.mark.parametrize("form", [8, 16, 4])
-@pytest.mark.parametrize(("M", "rank"), [(1, 16), (1, 256), (64, 16), (64, 256), (512, 256)])
+@pytest.mark.parametrize(
+    ("M", "rank"), [(1, 16), (64, 256), (512, 256), *(pytest.param(*pair, marks=SLOW) for pair in ((1, 256), (64, 16)))]
+)
 def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
     K = 4096
     tile = matmul_kernel.tile(M, K, 1, form, roomy=arch >= 90)
@@ -98,11 +102,11 @@ def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
 
 
 @pytest.mark.parametrize("arch", CARDS)
-@pytest.mark.parametrize("form", [8, 4, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "width", [1024, *(pytest.param(w, marks=pytest.mark.slow) for w in (512, 1536, 2048, 2560, 4096))]
-)
-def test_every_matmul_of_a_block(arch: int, form: int, width: int) -> None:
+@pytest.mark.parametrize("form", [8, 4, pytest.param(16, marks=SLOW)])
+@pytest.mark.parametrize("width", [1024, *(pytest.param(w, marks=SLOW) for w in (512, 1536, 2048, 2560, 4096))])
+# the smallest tile, that of 64 rows, which comes nearest to an RTX 3090's shared memory, and the largest
+@pytest.mark.parametrize("M", [16, 64, 256, *(pytest.param(M, marks=SLOW) for M in (32, 128))])
+def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> None:
     """With the split that each weight has: how its loads are staged depends on it."""
     products = (
         (3 * width, width, matmul_kernel.QKV),
@@ -112,23 +116,22 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int) -> None:
     )
     for N, K, kind in products:
         split = 1 if kind else matmul_kernel.split_of(N, K, form)
-        for M in (16, 32, 64, 128, 256):
-            tile = matmul_kernel.tile(M, K, split, form, roomy=arch >= 90)
-            options = {"num_warps": tile.pop("num_warps")}
-            adapter = {"R": 16, "PART": 16} if kind == matmul_kernel.QKV else {"R": 0, "PART": 1}
-            fixed = {
-                "EPILOGUE": kind,
-                "BITS": form,
-                "ORDER": form,
-                **adapter,
-                "D": 64,
-                "SPLIT": split,
-                "WHOLE": N % tile["BN"] == 0,
-                "ASM": True,
-                **tile,
-            }
-            stored, out = "*bf16" if form == 16 else "*i32", "*bf16" if kind else "*fp32"
-            compiled(matmul_kernel.stored_matmul_kernel, arch, fixed, options, weight=stored, out=out)
+        tile = matmul_kernel.tile(M, K, split, form, roomy=arch >= 90)
+        options = {"num_warps": tile.pop("num_warps")}
+        adapter = {"R": 16, "PART": 16} if kind == matmul_kernel.QKV else {"R": 0, "PART": 1}
+        fixed = {
+            "EPILOGUE": kind,
+            "BITS": form,
+            "ORDER": form,
+            **adapter,
+            "D": 64,
+            "SPLIT": split,
+            "WHOLE": N % tile["BN"] == 0,
+            "ASM": True,
+            **tile,
+        }
+        stored, out = "*bf16" if form == 16 else "*i32", "*bf16" if kind else "*fp32"
+        compiled(matmul_kernel.stored_matmul_kernel, arch, fixed, options, weight=stored, out=out)
 
 
 @pytest.mark.parametrize("arch", CARDS)
@@ -276,7 +279,14 @@ def cuda() -> Any:
 
 @pytest.mark.parametrize(("back", "kind", "form", "rank"), KINDS)
 @pytest.mark.parametrize(
-    ("tokens", "cluster"), [(64, 1), (160, 1), (256, 1), (96, 2), (128, 2), (192, 2), (224, 2), (256, 2)]
+    ("tokens", "cluster"),
+    [
+        (64, 1),
+        (256, 1),
+        (224, 2),
+        (256, 2),
+        *(pytest.param(*p, marks=SLOW) for p in ((160, 1), (96, 2), (128, 2), (192, 2))),
+    ],
 )
 def test_int8_matmuls(back: bool, kind: int, form: int, rank: int, tokens: int, cluster: int, cuda: Any) -> None:
     """For a Hopper GPU alone. All of a thread's numbers stay in registers (but, with GELU and 224 tokens, one of a
