@@ -70,7 +70,7 @@ def test_bad_files_and_mutations(
         assert path.name in said and refused.value.fix and "\n" not in said, said
         located += PLACE.search(said) is not None
     assert located == len(paths)
-    tally = mutations(tmp_path, amount(6_000, 1_000_000))
+    tally = mutations(tmp_path, amount(3_000, 1_000_000))
     assert not tally.wrong, f"{len(tally.wrong):,} of {tally.tried:,}: {tally.wrong[:3]}"
     assert tally.refused > tally.tried // 10 and tally.verified and tally.reread
     text = f"{len(paths)} bad files, all named with file and place; {tally.tried:,} mutations ({tally.refused:,} refused): 0 tracebacks"
