@@ -17,6 +17,7 @@ line before PyTorch is imported, a pipe that nobody reads) is tested with a new 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import io
 import json
@@ -121,7 +122,8 @@ class Warm:
         self.count += 1
         folder = Path(self.folder.name) / str(self.count)
         folder.mkdir()
-        (folder / "in").write_text(stdin)
+        for name, text in (("in", stdin), ("out", ""), ("err", "")):  # here, so that they can be read at once
+            (folder / name).write_text(text)
         request = {
             "arguments": [str(a) for a in arguments], "cwd": str(cwd), "folder": str(folder), "before": before, "env": env or {},
             "limits": limits or {},
@@ -205,6 +207,10 @@ def import_everything() -> None:
     import florilegium.runs.evaluate  # noqa: F401
     import florilegium.runs.resume  # noqa: F401
 
+    with contextlib.suppress(ImportError):  # the `serve` extra
+        import uvicorn  # noqa: F401
+
+        import florilegium.serve.app  # noqa: F401
     torch.set_num_threads(1)
 
 

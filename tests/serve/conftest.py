@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from openai import OpenAI
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.seedling import FOLDER
 from tests.export.adapters import save_adapter
+from tests.warm import Child, shared
 
 
 @dataclass
 class Server:
     url: str
-    process: subprocess.Popen[str]
+    process: Child
     run: Path | None
 
     @property
@@ -44,17 +44,19 @@ class Server:
 def serving(run: Path | None, *flags: str, cwd: Path | None = None, **environment: str) -> Iterator[Server]:
     """`run` None: whatever lies in runs/ of `cwd`."""
     named = [] if run is None else [str(run)]
-    command = [sys.executable, "-m", "florilegium", "serve", *named, "--port", "0", "--json", *flags]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=cwd
-    )
+    command = ["serve", *named, "--port", "0", "--json", *flags]
+    process = shared().start(command, cwd=cwd or Path.cwd(), env=environment)
     try:
-        line = process.stdout.readline() if process.stdout else ""
-        assert line, process.stderr.read() if process.stderr else ""
-        yield Server(json.loads(line)["url"].replace("0.0.0.0", "127.0.0.1"), process, run)
+        deadline = time.monotonic() + 120
+        while "\n" not in process.out:
+            assert process.poll() is None and time.monotonic() < deadline, process.err
+            time.sleep(0.02)
+        url = json.loads(process.out.splitlines()[0])["url"]
+        yield Server(url.replace("0.0.0.0", "127.0.0.1"), process, run)
     finally:
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            process.send(signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(scope="session")
