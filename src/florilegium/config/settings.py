@@ -110,6 +110,12 @@ class TrainConfig:
         group="model",
         choices=("auto", "fast", "lean"),
     )
+    parallel: str = setting(
+        "auto",
+        "several processes: data = a copy of the base each, pipeline = each some of its blocks; auto = data if it fits",
+        group="model",
+        choices=("auto", "data", "pipeline"),
+    )
     gpu_memory_limit: float | None = setting(
         None, "GiB of GPU memory that a run may use; default: what is free", group="model", minimum=0.0, metavar="GIB"
     )

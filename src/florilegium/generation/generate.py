@@ -131,6 +131,9 @@ def write(loaded: LoadedModel, requests: Sequence[Request]) -> Generator[TokenEv
     token each on a GPU; closing the iterator stops the work. Raises ResourceError when memory runs out."""
     if not requests:
         return
+    if loaded.base.stage is not None:
+        cause = f"this process has blocks {loaded.base.stage} of {loaded.base.name} alone, and cannot write texts"
+        raise ResourceError(cause, "Load the adapter in one process: florilegium generate --run RUN")
     try:
         with loaded.evaluating():
             if decodes_fast(loaded):

@@ -7,20 +7,24 @@ from florilegium.model.loaded import ForwardOptions, LoadedModel
 from florilegium.model.lora import (
     ParameterCount,
     adapter_state,
+    adapter_tensors,
     attach_adapter,
     count_parameters,
     save_adapter,
     set_adapter_state,
 )
-from florilegium.model.packed_forward import hidden_states, token_losses
+from florilegium.model.packed_forward import hidden_states, residual_dtype, stage_output, token_losses
 from florilegium.model.rehearsal import check_bits, rehearse_adapter, rehearse_training
+from florilegium.model.stage import Stage
 
 __all__ = [
     "Base",
     "ForwardOptions",
     "LoadedModel",
     "ParameterCount",
+    "Stage",
     "adapter_state",
+    "adapter_tensors",
     "attach_adapter",
     "base_facts",
     "check_bits",
@@ -33,8 +37,10 @@ __all__ = [
     "read_facts",
     "rehearse_adapter",
     "rehearse_training",
+    "residual_dtype",
     "save_adapter",
     "set_adapter_state",
+    "stage_output",
     "template_of",
     "token_losses",
 ]

@@ -22,7 +22,7 @@ from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.identity import BaseFacts, base_facts
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
-from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state, set_adapter_state
+from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state, adapter_tensors, set_adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
 from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
@@ -153,7 +153,7 @@ def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
     _check_whole(folder, facts, values)
     read_header(folder / "adapter_model.safetensors", f"the adapter in {folder}")
     state = load_file(folder / "adapter_model.safetensors")
-    mine = adapter_state(model)
+    mine = adapter_tensors(model)
     if {name: tensor.shape for name, tensor in mine.items()} != {name: tensor.shape for name, tensor in state.items()}:
         raise ModelError(
             f"the adapter in {folder} has other matrices than this run's settings make",

@@ -24,6 +24,7 @@ from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.model_config import stored_bits
+from florilegium.model.stage import Stage
 from florilegium.model.tokenizer_loader import check_vocabulary, load_tokenizer
 from florilegium.model.transformers_loader import load_model
 from florilegium.model.weight_files import find_weights
@@ -51,6 +52,7 @@ class Base:
     tokenizer_digest: str
     folder: Path | None = None  # where its files lie on this machine
     replaced: list[Replaced] = field(default_factory=list)  # what an adapter put in place of its own values
+    stage: Stage | None = None  # the part that is here, where several processes hold it together
 
     @property
     def path(self) -> str:
@@ -112,10 +114,16 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def load_base(
-    name: str, *, bits: int = 8, device: torch.device | None = None, compute: str = "auto", revision: str | None = None
+    name: str,
+    *,
+    bits: int = 8,
+    device: torch.device | None = None,
+    compute: str = "auto",
+    revision: str | None = None,
+    stage: Stage | None = None,
 ) -> Base:
     """The model `name` with its linears held in `bits` (in those that it is stored in, if it is quantised already), on
-    `device`, in evaluation mode and without gradients.
+    `device`, in evaluation mode and without gradients; of its numbers those of `stage`, where it is one of a pipeline's.
 
     Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it
     does not fit."""
@@ -134,7 +142,7 @@ def load_base(
     check_sizes(config, files)
     with quietly(), model_errors(name):
         tokenizer = load_tokenizer(folder, config, name)
-        model = load_model(files, config, bits, device, compute_dtype)
+        model = load_model(files, config, bits, device, compute_dtype, stage)
         embedding: Any = model.get_input_embeddings()
         with native_stderr_away():
             check_vocabulary(tokenizer, embedding.weight.shape[0], name)
@@ -150,4 +158,5 @@ def load_base(
         weights_digest(files),
         vocabulary,
         folder,
+        stage=stage,
     )

@@ -9,6 +9,7 @@ The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigsci
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -38,25 +39,42 @@ def load_streamed(
         return None
     quantizer = AutoHfQuantizer.from_config(quantization)
     quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
-    wanted = dict(model.named_parameters())
-    for path in files.paths:
-        with TensorReader(path, device) as reader:
-            for key in reader.names:
-                if key in files.tensors and files.tensors[key].file == path:
-                    _place(model, place(key, wanted, "transformer"), reader.read(key))
+    fill(model, files, device)
     model.tie_weights()
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
     return cast("PreTrainedModel", model)
 
 
-def _place(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def fill(
+    model: PreTrainedModel,
+    files: WeightFiles,
+    device: torch.device,
+    stored: torch.dtype = torch.bfloat16,
+    held: Collection[str] | None = None,
+    *,
+    through_bfloat16: bool = False,
+) -> None:
+    """Reads the tensors of `model` from `files`, or of it those `held`: into bitsandbytes' linears quantised, else as
+    `stored`. `through_bfloat16`: what is quantised is rounded to bfloat16 first."""
+    wanted = dict(model.named_parameters())
+    for path in files.paths:
+        with TensorReader(path, device) as reader:
+            for key in reader.names:
+                if key in files.tensors and files.tensors[key].file == path:
+                    name = place(key, wanted, model.base_model_prefix)
+                    if held is None or name in held:
+                        _place(model, name, reader.read(key), stored, through_bfloat16)
+
+
+def _place(model: nn.Module, name: str, tensor: torch.Tensor, stored: torch.dtype, through_bfloat16: bool) -> None:
     home, leaf = name.rsplit(".", 1)
     module = model.get_submodule(home)
-    if leaf == "weight" and isinstance(module, torch.nn.Linear):
-        module.weight = _quantised(module, tensor)
-    else:
-        setattr(module, leaf, torch.nn.Parameter(_bfloat16(tensor), requires_grad=False))
+    if leaf == "weight" and type(module) is not nn.Linear and isinstance(module, nn.Linear):  # bitsandbytes' own kinds
+        module.weight = _quantised(module, tensor.to(torch.bfloat16) if through_bfloat16 else tensor)
+        return
+    numbers = _bfloat16(tensor) if stored == torch.bfloat16 else tensor.to(stored)
+    setattr(module, leaf, nn.Parameter(numbers, requires_grad=False))
 
 
 def _bfloat16(tensor: torch.Tensor) -> torch.Tensor:

@@ -133,24 +133,36 @@ def count_parameters(model: torch.nn.Module) -> ParameterCount:
     return ParameterCount(trained, total)
 
 
-def adapter_state(model: AnyModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's names, on the CPU: what is saved, and nothing of the base."""
+def adapter_tensors(model: AnyModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names, where they lie: of a pipeline's stage those of others on the meta
+    device."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
+
+
+def adapter_state(model: AnyModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names, on the CPU: what is saved, and nothing of the base."""
+    state = adapter_tensors(model)
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
 def set_adapter_state(model: AnyModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Puts tensors from `adapter_state` back. Raises ModelError when they are not this adapter's."""
+    """Puts tensors from `adapter_state` back, into a pipeline's stage those of its blocks. Raises ModelError when they
+    are not this adapter's."""
     from peft import set_peft_model_state_dict
 
-    mine = {name: tensor.shape for name, tensor in adapter_state(model).items()}
+    mine = {name: tensor.shape for name, tensor in adapter_tensors(model).items()}
     if {name: tensor.shape for name, tensor in state.items()} != mine:  # PEFT would put any other into the base
         raise ModelError(
             "the saved adapter does not fit this model", "Use the base model and --lora-rank it was trained with"
         )
-    result: Any = set_peft_model_state_dict(model, dict(state))  # a namedtuple of keys, which PEFT does not annotate
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # they are another stage's
+        result: Any = set_peft_model_state_dict(
+            model, dict(state)
+        )  # a namedtuple of keys, which PEFT does not annotate
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
         raise ModelError(
             "the saved adapter does not fit this model", "Use the base model and --lora-rank it was trained with"

@@ -9,17 +9,21 @@ row, padded (`PackPlan.separate`).
 
     hidden_BTW = hidden_states(loaded, batch)     the last layer's output
     losses_N = token_losses(loaded, batch)        one loss for each target
+    hidden_BTW = stage_output(loaded, batch)      the first blocks' output, where others hold the rest (`stage.py`)
 
 Shapes: B rows, T tokens, H heads, D head dimension, W = H * D width, N targets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from florilegium.model import fast_paths
-from florilegium.model.families import head_weight, packs
+from florilegium.model.families import PackedFamily, head_weight, packs
 from florilegium.model.families.other import packed_hidden_states, padded_hidden_states
 from florilegium.model.loaded import PLAIN, ForwardOptions, LoadedModel
 from florilegium.tokens import Batch
@@ -28,7 +32,10 @@ from florilegium.tokens import Batch
 def token_losses(loaded: LoadedModel, batch: Batch, options: ForwardOptions = PLAIN) -> torch.Tensor:
     """The negative log-likelihood, float32 [N], of each target of `batch` in reading order; differentiable in the
     adapter. A bucketed batch has places without a target too, and their losses are 0."""
-    hidden_BTW = hidden_states(loaded, batch, options)
+    return _losses(loaded, hidden_states(loaded, batch, options), batch, options)
+
+
+def _losses(loaded: LoadedModel, hidden_BTW: torch.Tensor, batch: Batch, options: ForwardOptions) -> torch.Tensor:
     hidden_NW, targets_N = hidden_BTW.flatten(0, 1), batch.targets_BT.flatten()
     index_N = batch.target_index_N
     if len(index_N) < len(targets_N):  # else they are all places in order, and a gather's gradient is slow
@@ -45,26 +52,68 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
             return padded_hidden_states(model, batch)  # nothing to keep apart
         assert options.document_mask, "rows of many documents were given to a model that reads from one into the next"
         return packed_hidden_states(model, batch, options.document_mask)
-    # The fused blocks keep the residual stream in more than 16 bits (`norm_kernel.py`), from the embedding on.
-    # float16 ends at 65,504, which a residual stream may pass, so there it is float32 between the matmuls too.
-    compute = loaded.base.compute_dtype
-    dtype = torch.float32 if options.block_stack is not None or compute == torch.float16 else compute
-    hidden_BTW = family.embed(model, batch.tokens_BT, dtype)
-    # NEFTune is noise of training alone: an evaluation in between must not see it.
-    if options.neftune_alpha and model.training:
-        hidden_BTW = _add_noise(hidden_BTW, batch, options.neftune_alpha)
+    hidden_BTW = _embedded(loaded, family, batch, options)
     if options.block_stack is not None:
         return _fused(options.block_stack, hidden_BTW, batch, model.training)
+    hidden_BTW = _through(family.blocks(model), loaded, family, hidden_BTW, batch, options)
+    return family.final_norm(model, hidden_BTW).to(loaded.base.compute_dtype)
+
+
+def stage_output(
+    loaded: LoadedModel, batch: Batch, options: ForwardOptions = PLAIN, hidden_BTW: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a pipeline's stage makes of `batch`: the residual stream [B, T, W] after its last block, in `residual_dtype`,
+    or, where it has the head, `token_losses`. `hidden_BTW` is the stage before's; None: this is the first."""
+    family, stage = loaded.family, loaded.base.stage
+    assert stage is not None and packs(family) and options.block_stack is None, (
+        "the plan of the pipeline refuses others"
+    )
+    if hidden_BTW is None:
+        hidden_BTW = _embedded(loaded, family, batch, options)
+    blocks = list(family.blocks(loaded.model))[stage.first : stage.last]
+    hidden_BTW = _through(blocks, loaded, family, hidden_BTW, batch, options)
+    if not stage.has_head:
+        return hidden_BTW
+    normed_BTW = family.final_norm(loaded.model, hidden_BTW).to(loaded.base.compute_dtype)
+    return _losses(loaded, normed_BTW, batch, options)
+
+
+def residual_dtype(loaded: LoadedModel, options: ForwardOptions = PLAIN) -> torch.dtype:
+    """Of the residual stream between the blocks. The fused blocks keep it in more than 16 bits (`norm_kernel.py`), from
+    the embedding on. float16 ends at 65,504, which a residual stream may pass, so there it is float32 between the matmuls
+    too."""
+    compute = loaded.base.compute_dtype
+    return torch.float32 if options.block_stack is not None or compute == torch.float16 else compute
+
+
+def _embedded(loaded: LoadedModel, family: PackedFamily, batch: Batch, options: ForwardOptions) -> torch.Tensor:
+    hidden_BTW = family.embed(loaded.model, batch.tokens_BT, residual_dtype(loaded, options))
+    # NEFTune is noise of training alone: an evaluation in between must not see it.
+    if options.neftune_alpha and loaded.model.training:
+        hidden_BTW = _add_noise(hidden_BTW, batch, options.neftune_alpha)
+    return hidden_BTW
+
+
+def _through(
+    blocks: Sequence[nn.Module],
+    loaded: LoadedModel,
+    family: PackedFamily,
+    hidden_BTW: torch.Tensor,
+    batch: Batch,
+    options: ForwardOptions,
+) -> torch.Tensor:
+    """The residual stream after these blocks."""
+    compute = loaded.base.compute_dtype
     # One mask for all blocks: it depends on the documents, not on the layer.
-    slopes_H = family.alibi_slopes(model, hidden_BTW.device)
+    slopes_H = family.alibi_slopes(loaded.model, hidden_BTW.device)
     attend = fast_paths.attention(options.kernels, batch.document_BT, slopes_H, compute)
-    for block in family.blocks(model):
+    for block in blocks:
         if options.recompute and torch.is_grad_enabled():
             # Not reentrant: the embedding needs no gradient, and the reentrant form would then give the adapter none.
             hidden_BTW = checkpoint(family.apply_block, block, hidden_BTW, attend, compute, use_reentrant=False)
         else:
             hidden_BTW = family.apply_block(block, hidden_BTW, attend, compute)
-    return family.final_norm(model, hidden_BTW).to(compute)
+    return hidden_BTW
 
 
 def _fused(stack: fast_paths.BlockStack, embedded_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:

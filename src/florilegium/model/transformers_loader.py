@@ -14,6 +14,8 @@ import torch
 from florilegium.model.families import family_of, packs
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.model_config import model_config
+from florilegium.model.stage import Stage
+from florilegium.model.stage_loader import load_stage
 from florilegium.model.weight_check import check_headers, check_loaded, refuse_empty, weights_of
 from florilegium.model.weight_files import WeightFiles
 
@@ -27,9 +29,10 @@ def load_model(
     bits: int,
     device: torch.device,
     compute_dtype: torch.dtype,
+    stage: Stage | None = None,
 ) -> PreTrainedModel:
-    """The model that the config.json `config` describes with the weights of `files`, its linears in `bits`, on `device`. Raises
-    ModelError where the two do not belong together."""
+    """The model that the config.json `config` describes with the weights of `files`, its linears in `bits`, on `device`;
+    of it what `stage` holds, if there is one. Raises ModelError where the two do not belong together."""
     with ONE_LOAD_AT_A_TIME:
         empty = outline(config, files.name)
         family = family_of(empty.config.model_type)
@@ -38,13 +41,16 @@ def load_model(
         if not is_quantized:  # bitsandbytes' own tensors have other names and shapes: Transformers' report judges them
             check_headers(empty, files, exact=packs(family))
         quantization = quantization_config(bits, compute_dtype) if bits in (8, 4) else None
+        # Our own forward pass casts as it goes; other families compute in the dtype that they are stored in.
+        stored = torch.float32 if bits == 32 else torch.bfloat16 if packs(family) else compute_dtype
+        if stage is not None:
+            assert packs(family) and not is_quantized, "the plan of the pipeline refuses others"
+            return load_stage(files, empty, quantization, stored, device, family, stage)
         if quantization is not None and not is_quantized:
             model = family.load_quantized(files, empty, quantization, device)
             if model is not None:
                 refuse_empty(model, files.name)
                 return model
-        # Our own forward pass casts as it goes; other families compute in the dtype that they are stored in.
-        stored = torch.float32 if bits == 32 else torch.bfloat16 if packs(family) else compute_dtype
         return _from_pretrained(type(empty), files, empty.config, stored, device, quantization)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 CHANGEABLE = (
     "learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs", "max_steps",
-    "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "micro_batch_tokens",
-    "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
+    "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "parallel",
+    "micro_batch_tokens", "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
 )  # fmt: skip
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 # after these, how much memory holds is not what the checkpoint remembers
@@ -55,14 +55,15 @@ def identity(manifest: RunManifest, config: TrainConfig) -> RunIdentity:
 
 
 def with_changes(written: Mapping[str, object], given: Mapping[str, object], source: str) -> TrainConfig:
-    """The run's config.yaml with the settings `given` over it. Another device chooses its fast paths anew. Raises
-    UsageError."""
+    """The run's config.yaml with the settings `given` over it. Another device, or another
+    way of several processes, chooses its fast paths anew. Raises UsageError."""
     values = settings_of_run(written)
     make_config(values, source=source)
     given = current_settings(given)
     if given.get("batching") == "auto":  # which is what it was
         del given["batching"]
-    fresh = {"kernels": "auto"} if given.get("device", values.get("device")) != values.get("device") else {}
+    other = any(given.get(name, values.get(name)) != values.get(name) for name in ("device", "parallel"))
+    fresh = {"kernels": "auto"} if other else {}
     return make_config({**values, **fresh, **given})
 
 

@@ -92,7 +92,7 @@ def _verdict(
 ) -> tuple[Verdict | None, list[Generated]]:
     """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it."""
     config, prepared = ready.plan.config, ready.prepared
-    if not config.verdict_texts or not tuned.first_words:
+    if not config.verdict_texts or not tuned.first_words or prepared.stages:
         return None, []
     try:
         known = prepared.held_out_quotes or prepared.training_quotes

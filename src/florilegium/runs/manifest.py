@@ -55,6 +55,7 @@ class RunManifest(TypedDict):
     total_parameters: int
     planned_steps: int
     processes: NotRequired[int]
+    stages: NotRequired[list[str]]  # of a pipeline: the blocks of each process
     forecast_bytes: NotRequired[int]
     forgotten: NotRequired[Mapping[str, object]]
     steps: NotRequired[int]

@@ -30,6 +30,7 @@ from florilegium.training import (
     choose_epochs,
     plan_length,
 )
+from florilegium.training.pipeline_plan import card_room, keeps_activations
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
@@ -54,6 +55,7 @@ class ExecutionPlan:
     lengths: tuple[int, ...] = ()
     products: str = ""  # how the fused blocks read int8 weights
     documents: Packing = Packing("")
+    recompute: bool = False  # activations, in the backward pass, where the fused blocks do not run
 
 
 def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distributed = ALONE) -> ExecutionPlan:
@@ -72,7 +74,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         documents = _documents(config, loaded)
         separate = not (prepared.base.packs or documents.mask)
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
-        return ExecutionPlan(config, kernels, packing, length, documents=documents)
+        recompute = config.memory == "lean" or _recomputes_stages(prepared, config, distributed)
+        return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute)
     lengths = _step_lengths(prepared, config, distributed.world)
     memory = _plan_memory(prepared, config, loaded, lengths, distributed)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
@@ -109,7 +112,8 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str) -> bool:
     """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
     if name not in ("fused-blocks", "fast-decode"):
         return False
-    reason = fast_paths.unsupported(name, loaded)
+    reason = "a process of a pipeline has only some of the blocks" if prepared.stages else ""
+    reason = reason or fast_paths.unsupported(name, loaded)
     if reason and prepared.requested_kernels != "auto":
         raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")
     return bool(reason)
@@ -134,6 +138,14 @@ def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, sep
     if masked:
         return PackPlan(MASKED_ROW_TOKENS, 8, limit, separate=separate, batch_cost=BATCH_COST)
     return PackPlan(ROW_TOKENS, 256 if "flex-attention" in kernels else 8, limit)
+
+
+def _recomputes_stages(prepared: Prepared, config: TrainConfig, distributed: Distributed) -> bool:
+    """Whether the stages of a pipeline have no room for their activations."""
+    if not prepared.stages:
+        return False
+    tokens, room = max(_step_lengths(prepared, config, 1)), card_room(config, distributed)
+    return not keeps_activations(config, prepared.stages, prepared.base.model.config.hidden_size, tokens, room)
 
 
 def _step_lengths(prepared: Prepared, config: TrainConfig, world: int) -> list[int]:

@@ -13,6 +13,7 @@ from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView
+from florilegium.training.pipeline_plan import describe_stages
 
 STORED_AS = {8: "int8", 4: "NF4", 16: "bfloat16", 32: "float32"}
 
@@ -38,7 +39,14 @@ def say_plan(
     if plan.products:
         view.say(f"         {plan.products}")
     if world > 1:
-        view.say(f"parallel {describe_processes(world, config)}")
+        stages = prepared.stages
+        view.say(f"parallel {describe_stages(stages) if stages else describe_processes(world, config)}")
+        if stages:
+            view.say(
+                "         no samples and no verdict: none of them can write texts; florilegium generate does, later"
+            )
+            if plan.recompute:
+                view.say("         activations are computed again in the backward pass")
     passes = (
         f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} = "
         if config.epochs and not config.max_steps

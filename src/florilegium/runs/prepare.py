@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences, split_by_config
 from florilegium.errors import ModelError, UsageError, counted
-from florilegium.model import Base, choose_device, count_parameters, fast_paths, load_base, rehearse_training
+from florilegium.model import Base, Stage, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
 from florilegium.runs.base_checks import check_base, say_of_base, with_stored_bits
 from florilegium.runs.recorder import ProgressView
 from florilegium.runs.too_large import refuse_too_large
 from florilegium.tokens import Encoded, encode_ways
-from florilegium.training import choose_learning_rate
+from florilegium.training import ALONE, Distributed, choose_learning_rate
+from florilegium.training.pipeline_plan import plan_stages
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,18 @@ class Prepared:
     requested_kernels: str
     requested_batching: str
     split: Split
+    stages: tuple[Stage, ...] = ()  # of a pipeline, one a process; none: this process holds the whole base
 
 
-def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -> Prepared:
-    """Checks and encodes the rows (read here, unless they are given) and loads the base. Writes nothing."""
+def prepare(
+    config: TrainConfig,
+    view: ProgressView,
+    rows: Rows | None = None,
+    distributed: Distributed = ALONE,
+    room: int = 0,
+) -> Prepared:
+    """Checks and encodes the rows (read here, unless they are given) and loads the base, or this process's blocks of it;
+    `room` is what a card has for them (`card_room`). Writes nothing."""
     config = with_stored_bits(config, view)
     device = choose_device(config.device)
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
@@ -68,8 +77,17 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
         view.say(f"         each is trained {ways}: {rows.template.asked_by_tags.text}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
         view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
-    refuse_too_large(config, device)
-    base = load_base(config.model, bits=config.bits, device=device, compute=config.dtype, revision=config.revision)
+    stages = plan_stages(config, distributed.world, room)
+    if not stages:
+        refuse_too_large(config, device)
+    base = load_base(
+        config.model,
+        bits=config.bits,
+        device=device,
+        compute=config.dtype,
+        revision=config.revision,
+        stage=stages[distributed.rank] if stages else None,
+    )
     obstacle = head_unsupported(base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
@@ -101,6 +119,7 @@ def prepare(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -
         config.kernels,
         config.batching,
         split,
+        stages,
     )
 
 

@@ -40,6 +40,7 @@ from florilegium.training import (
     settings_of,
     watch,
 )
+from florilegium.training.pipeline_plan import card_room
 
 
 def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **settings: Any) -> Trained:
@@ -77,8 +78,9 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
             found = found_run.checkpoints / name, found[1]
         before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
         changes = compare(before, config) + _other_processes(manifest, distributed)
+        room = card_room(config, distributed)
         with distributed.first_then_others():
-            prepared = prepare(config, view if distributed.is_first else NullView())
+            prepared = prepare(config, view if distributed.is_first else NullView(), None, distributed, room)
             if manifest:
                 _check_same(manifest, prepared, directory)
         ready = make_ready(prepared, resumes=found[0] is not None, distributed=distributed)

@@ -32,6 +32,8 @@ from florilegium.training import (
     make_lr_scheduler,
     make_optimizer,
 )
+from florilegium.training.pipeline import Pipeline
+from florilegium.training.pipeline_plan import check_adapter
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,6 +59,7 @@ def make_ready(prepared: Prepared, *, resumes: bool = False, distributed: Distri
     loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))
     if prepared.config.start_from and not resumes:
         start_from_adapter(prepared.base, loaded.model, adapter_folder(find_run(prepared.config.start_from)))
+    check_adapter(loaded, prepared.stages)
     plan = plan_execution(prepared, loaded, distributed)
     loaded = replace(loaded, kernels=plan.kernels)
     return ReadyRun(prepared, plan, loaded, install_kernels(loaded, plan), count_parameters(loaded.model))
@@ -67,7 +70,7 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     config = plan.config
     fast_paths.install_kernels(loaded.model, plan.kernels)
     stack = None if plan.memory is None else fast_paths.make_block_stack(loaded, plan.memory, list(plan.lengths))
-    return ForwardOptions(plan.kernels, config.memory == "lean", config.neftune_alpha, stack, plan.documents.mask)
+    return ForwardOptions(plan.kernels, plan.recompute, config.neftune_alpha, stack, plan.documents.mask)
 
 
 def make_trainer(
@@ -87,6 +90,7 @@ def make_trainer(
         accelerator,
         distributed=distributed,
         stop=stop,
+        pipeline=Pipeline(distributed, ready.prepared.stages) if ready.prepared.stages else None,
     )
     if plan.memory is not None:
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to

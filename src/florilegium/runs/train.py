@@ -48,6 +48,7 @@ from florilegium.training import (
     run_steps,
     watch,
 )
+from florilegium.training.pipeline_plan import card_room
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -82,8 +83,10 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
         fast_paths.compiling_ahead(),
         joined(config.device) as distributed,
     ):
+        refuse_alone(config, distributed)
+        room = card_room(config, distributed)
         with distributed.first_then_others():
-            prepared = prepare(config, view if distributed.is_first else NullView(), rows)
+            prepared = prepare(config, view if distributed.is_first else NullView(), rows, distributed, room)
         ready = make_ready(prepared, distributed=distributed)
         if not distributed.is_first:
             return follow(ready, RunDirectory(Path(distributed.first_of_all(""))), stop, None, distributed)
@@ -93,6 +96,15 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
             with _left_only_if_started(run):
                 write_text(run.config, dump_config(ready.plan.config))
                 return execute_run(ready, run, view, stop, None, distributed)
+
+
+def refuse_alone(config: TrainConfig, distributed: Distributed) -> None:
+    """Raises UsageError for a pipeline of one process. (A run that was one may be resumed by one.)"""
+    if config.parallel == "pipeline" and not distributed.has_others:
+        raise UsageError(
+            "--parallel pipeline spreads the base over several processes, and this is one",
+            "Add --gpus N, or start it with torchrun",
+        )
 
 
 @contextlib.contextmanager
@@ -127,6 +139,8 @@ def execute_run(
     if distributed.has_others:
         figures["processes"] = distributed.world
     write_json(run.manifest, figures)
+    if prepared.stages:
+        figures["stages"] = [str(stage) for stage in prepared.stages]
     say_plan(view, prepared, plan, ready.count, run.path, distributed.world)
     shared = SharedStop(stop) if distributed.has_others else None
     trainer = make_trainer(ready, accelerator, distributed, shared)
@@ -137,7 +151,7 @@ def execute_run(
         plan.length.num_steps,
         plan.config.log_every,
         plan.config.keep_checkpoints,
-        sample_prompts(prepared),
+        [] if prepared.stages else sample_prompts(prepared),  # no process can write: none has the whole base
         plan.config.seed,
         identity(figures, plan.config),
         accelerator,

@@ -23,8 +23,9 @@ from florilegium.training.loop import (
 from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
 from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_lr_scheduler, make_optimizer
-from florilegium.training.step import StartedStep, Trainer, gradients, take_step
+from florilegium.training.step import StartedStep, gradients, take_step
 from florilegium.training.step_sums import SharedStop
+from florilegium.training.trainer import Trainer
 
 __all__ = [
     "ALONE",

@@ -116,6 +116,16 @@ class Distributed:
             for tensor, values in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
                 tensor.copy_(values.view_as(tensor))
 
+    def swap(self, other: int, sent: torch.Tensor | None, received: torch.Tensor | None) -> None:
+        """`sent` to process `other` and what it sends into `received`, at once; either may be None. Both sides call
+        it."""
+        dist = torch.distributed
+        pairs = ((dist.isend, sent), (dist.irecv, received))
+        asked = [dist.P2POp(call, tensor, other) for call, tensor in pairs if tensor is not None]
+        with _answering():
+            for work in dist.batch_isend_irecv(asked) if asked else ():
+                work.wait()
+
     @contextlib.contextmanager
     def first_then_others(self) -> Iterator[None]:
         """Rank 0 does what is inside alone, then the others: a mistake is told once, a download is made once."""
@@ -126,15 +136,18 @@ class Distributed:
             self.wait()
 
     @contextlib.contextmanager
-    def no_second_try(self) -> Iterator[None]:
-        """Inside, memory that runs out ends the run: the others have the sums already, and would not sum again."""
+    def no_second_try(
+        self,
+        where: str = "in the optimizer step",
+        fix: str = "Lower --gpu-memory-limit, use --memory lean, or --optimizer adamw-8bit",
+    ) -> Iterator[None]:
+        """Inside, memory that runs out ends the run: the others have what was sent already, and would not send again."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if self.world == 1 or not is_out_of_memory(error):
                 raise
-            fix = "Lower --gpu-memory-limit, use --memory lean, or --optimizer adamw-8bit"
-            raise ResourceError(f"process {self.rank}: memory ran out in the optimizer step", fix) from error
+            raise ResourceError(f"process {self.rank}: memory ran out {where}", fix) from error
 
     def tells(self, error: BaseException) -> bool:
         """Whether this process is the one to tell of `error`: whoever has one first; of a stop, which all share, rank 0."""

@@ -15,17 +15,18 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError, counted
-from florilegium.model import adapter_state, token_losses
+from florilegium.model import token_losses
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.tokens import BatchSampler, Example, PackPlan, pack
+from florilegium.tokens import Batch, BatchSampler, Example, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_eval_loss
 from florilegium.training.length import RunLength
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
 from florilegium.training.saved_state import random_states, set_random_states
-from florilegium.training.step import StartedStep, Trainer, take_step
+from florilegium.training.step import StartedStep, take_step
 from florilegium.training.step_sums import SharedStop, StepCounts
+from florilegium.training.trainer import Trainer
 
 EVALUATION_ROWS = 64  # held-out rows that are packed together
 
@@ -152,11 +153,11 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
     gradient."""
     whole: StepCounts | None = None
     if trainer.distributed.has_others:
-        whole, examples = StepCounts.of_examples(examples), trainer.distributed.share_of(examples)
+        whole, examples = StepCounts.of_examples(examples), trainer.share_of(examples)
     while True:
         random = random_states(trainer.device)
         try:
-            return take_step(trainer, pack(examples, trainer.plan), whole)
+            return take_step(trainer, trainer.batches(examples), whole)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -195,7 +196,7 @@ def evaluate_held_out(
     if is_best:
         progress.best_loss, progress.best_step, progress.evaluations_since_best = deciding, progress.step, 0
         progress.best_test_loss = None if validation is None else loss
-        best = adapter_state(trainer.loaded.model)
+        best = trainer.adapter_state()
     else:
         progress.evaluations_since_best += 1
     progress.last_eval_loss = loss
@@ -215,17 +216,26 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
         # Some quotes at a time, so that when memory runs out only these are taken again, in smaller pieces.
         part, rest = waiting[:EVALUATION_ROWS], waiting[EVALUATION_ROWS:]
         try:
-            batches = pack(trainer.distributed.share_of(part), plan)
-            sums = [float(token_losses(trainer.loaded, b.to(trainer.device), trainer.options).sum()) for b in batches]
+            batches = pack(trainer.share_of(part), plan)
+            here = sum_of_losses(trainer, batches)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            plan = smaller(plan, trainer.distributed.share_of(part), error)
+            plan = smaller(plan, trainer.share_of(part), error)
             continue
-        total, count, waiting = total + sum(sums), count + sum(b.num_targets for b in batches), rest
+        total, count, waiting = total + here, count + sum(b.num_targets for b in batches), rest
+    if trainer.pipeline is not None and not trainer.pipeline.stage.has_head:
+        count = 0  # the same rows passed through every stage
     if trainer.distributed.has_others:
         total, count = trainer.distributed.sum_(torch.tensor([total, count], dtype=torch.float64)).tolist()
     return total / count
+
+
+def sum_of_losses(trainer: Trainer, batches: Sequence[Batch]) -> float:
+    """Of all targets; of a pipeline where the head is, elsewhere 0."""
+    if trainer.pipeline is not None:
+        return trainer.pipeline.losses(trainer.loaded, batches, trainer.options)
+    return sum(float(token_losses(trainer.loaded, b.to(trainer.device), trainer.options).sum()) for b in batches)
 
 
 def smaller(plan: PackPlan, examples: Sequence[Example], error: BaseException) -> PackPlan:

@@ -3,6 +3,7 @@ schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -35,29 +36,44 @@ def check_optimizer(name: str, device: torch.device) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes). Raises UsageError for one that is
-    not here."""
-    kind, extra = _optimizer_class(config.optimizer, next(p.device for p in model.parameters()))
-    options: dict[str, Any] = {
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-        "weight_decay": config.weight_decay,
-        **extra,
-    }
-    if config.lora_plus_ratio:
-        from peft.optimizers import create_loraplus_optimizer
-
-        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-            cast("PeftModel", model),
-            kind,
-            lr=learning_rate,
-            loraplus_lr_ratio=config.lora_plus_ratio,
-            loraplus_weight_decay=config.weight_decay,
-            **options,
-        )
-        return optimizer
-    optimizer = kind([p for p in model.parameters() if p.requires_grad], lr=learning_rate, **options)
+    """AdamW over what trains, its state in float32 (torch) or 8 bits (bitsandbytes); of a pipeline's stage over what is
+    here of it. Raises UsageError for one that is not here."""
+    device = next(p.device for p in model.parameters() if not p.is_meta)
+    kind, extra = _optimizer_class(config.optimizer, device)
+    groups = _groups(model, config, learning_rate)
+    own = [{**group, "params": [p for p in group["params"] if not p.is_meta]} for group in groups]
+    optimizer: torch.optim.Optimizer = kind(
+        own, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay, **extra
+    )
     return optimizer
+
+
+def parameter_groups(model: torch.nn.Module, config: TrainConfig) -> list[list[torch.nn.Parameter]]:
+    """All that trains, in the order and the groups of one process's optimizer: a pipeline's stage has those of others on
+    the meta device."""
+    return [list(group["params"]) for group in _groups(model, config, 0.0)]
+
+
+class _Grouped:
+    """In an optimizer's place: PEFT makes the groups of LoRA+ and the optimizer in one function."""
+
+    def __init__(self, groups: Sequence[dict[str, Any]], **_: object) -> None:
+        self.groups = groups
+
+
+def _groups(model: torch.nn.Module, config: TrainConfig, learning_rate: float) -> Sequence[dict[str, Any]]:
+    if not config.lora_plus_ratio:
+        return [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    from peft.optimizers import create_loraplus_optimizer
+
+    made: Any = create_loraplus_optimizer(
+        cast("PeftModel", model),
+        cast(Any, _Grouped),
+        lr=learning_rate,
+        loraplus_lr_ratio=config.lora_plus_ratio,
+        loraplus_weight_decay=config.weight_decay,
+    )
+    return cast("_Grouped", made).groups
 
 
 def _optimizer_class(name: str, device: torch.device) -> tuple[type[Any], dict[str, bool]]:

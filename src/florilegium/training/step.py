@@ -6,7 +6,8 @@ the device in a step: gradients are replayed from a recorded graph where the fus
 the step by itself where loss or gradient is NaN or infinite, and the metrics come back while the next step runs.
 
 Where several processes train, each takes its share of the step's rows, and gradients and losses are summed between the
-backward pass and the clipping (`step_sums.py`)."""
+backward pass and the clipping (`step_sums.py`). Where each holds some of the blocks, gradients stay where they are
+(`pipeline.py`)."""
 
 from __future__ import annotations
 
@@ -18,68 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from florilegium.config import TrainConfig
-from florilegium.model import ForwardOptions, LoadedModel, adapter_state, set_adapter_state, token_losses
-from florilegium.model.fast_paths import GraphRunner
-from florilegium.tokens import Batch, PackPlan
-from florilegium.training.checkpoint import Progress, Snapshot
-from florilegium.training.distributed import ALONE, Distributed
+from florilegium.model import token_losses
+from florilegium.tokens import Batch
 from florilegium.training.guards import check_step
 from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import StepResult
-from florilegium.training.optimizer import restore_optimizer
-from florilegium.training.saved_state import random_states, set_random_states
-from florilegium.training.step_sums import SharedStop, StepCounts, StepSums, padding_of, seed_of, sum_step
+from florilegium.training.pipeline import Pipeline
+from florilegium.training.step_sums import SharedStop, StepCounts, StepSums, padding_of, seed_of, sum_stages, sum_step
+from florilegium.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from torch.optim.lr_scheduler import LambdaLR
-
-
-@dataclass
-class Trainer:
-    """What a step needs. `replay` is `gradients` recorded as a CUDA graph, or None where the step is run as it is
-    written."""
-
-    loaded: LoadedModel
-    config: TrainConfig
-    options: ForwardOptions
-    plan: PackPlan
-    optimizer: torch.optim.Optimizer
-    lr_scheduler: LambdaLR
-    accelerator: Accelerator
-    replay: GraphRunner | None = None
-    distributed: Distributed = ALONE
-    stop: SharedStop | None = None  # of several processes
-
-    def __post_init__(self) -> None:
-        self.parameters = [p for p in self.loaded.model.parameters() if p.requires_grad]
-
-    @property
-    def device(self) -> torch.device:
-        return self.loaded.base.device
-
-    def snapshot(self, progress: Progress, best: dict[str, torch.Tensor]) -> Snapshot:
-        return Snapshot(
-            replace(progress),
-            adapter_state(self.loaded.model),
-            best,
-            self.optimizer.state_dict(),
-            self.lr_scheduler.state_dict(),
-            random_states(self.device),
-            {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens},
-        )
-
-    def restore(self, snapshot: Snapshot) -> None:
-        set_adapter_state(self.loaded.model, snapshot.adapter)
-        restore_optimizer(self.optimizer, self.lr_scheduler, snapshot.optimizer, snapshot.lr_scheduler)
-        set_random_states(snapshot.random, self.device)
-        held = {"batch_tokens": self.plan.batch_tokens, "row_tokens": self.plan.row_tokens, **snapshot.pack}
-        self.plan = replace(self.plan, batch_tokens=held["batch_tokens"], row_tokens=held["row_tokens"])
-
-    def align(self) -> None:
-        """Before the first step: every process's adapter is rank 0's."""
-        self.distributed.same_(self.parameters)
+    pass
 
 
 @dataclass(frozen=True)
@@ -136,16 +86,19 @@ def take_step(trainer: Trainer, batches: Sequence[Batch], whole: StepCounts | No
     rate, number = float(trainer.lr_scheduler.get_last_lr()[0]), trainer.lr_scheduler.last_epoch + 1
     if trainer.distributed.has_others:
         torch.manual_seed(seed_of(trainer.config.seed, number, trainer.distributed.rank))
-    if trainer.replay is None:
+    if trainer.pipeline is not None:
+        loss = _gradients_of_stage(trainer, trainer.pipeline, batches, counts.targets)
+    elif trainer.replay is None:
         loss = _gradients_as_written(trainer, batches, counts.targets)
     else:
         loss = _gradients_replayed(trainer, batches, counts.targets)
     sums: StepSums | None = None
     if trainer.distributed.has_others:
-        sums = sum_step(trainer.distributed, trainer.parameters, loss, batches, trainer.stop)
+        add_up = sum_step if trainer.pipeline is None else sum_stages
+        sums = add_up(trainer.distributed, trainer.parameters, loss, batches, trainer.stop)
         loss = sums.loss
     with trainer.distributed.no_second_try():
-        grad_norm = _clip(trainer)
+        grad_norm = _clip(trainer, sums.grad_norm if sums is not None else None)
         _update(trainer, loss, grad_norm)
         padding = 0.0 if sums is not None else _padding(batches)
         host = HostMetrics(number, began, rate, counts.tokens, padding)
@@ -161,17 +114,34 @@ def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_target
     device = trainer.device
     # dtypes are named: another thread that loads a model sets the process's default to bfloat16 meanwhile
     loss = torch.zeros((), dtype=torch.float32, device=device)
-    # In float16 the gradient of a mean would fall below the smallest number; that of the sum does not, and needs no
-    # scale that is found by trial.
-    scale = num_targets if trainer.loaded.base.compute_dtype == torch.float16 else 1
+    scale = _scale(trainer, num_targets)
     for batch in batches:
         losses_N = token_losses(trainer.loaded, _seeded(batch).to(device), trainer.options)
         part = losses_N.sum() / num_targets
         # torch's own: a launcher's variables would have Accelerate divide it again
         (part * scale).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
+    _unscale(trainer, scale)
+    return loss
+
+
+def _scale(trainer: Trainer, num_targets: int) -> int:
+    """In float16 the gradient of a mean would fall below the smallest number; that of the sum does not, and needs no
+    scale that is found by trial."""
+    return num_targets if trainer.loaded.base.compute_dtype == torch.float16 else 1
+
+
+def _unscale(trainer: Trainer, scale: int) -> None:
     if scale != 1:
         torch._foreach_div_([p.grad for p in trainer.parameters if p.grad is not None], scale)
+
+
+def _gradients_of_stage(
+    trainer: Trainer, pipeline: Pipeline, batches: Sequence[Batch], num_targets: int
+) -> torch.Tensor:
+    scale = _scale(trainer, num_targets)
+    loss = pipeline.gradients(trainer.loaded, batches, trainer.options, num_targets, scale)
+    _unscale(trainer, scale)
     return loss
 
 
@@ -208,10 +178,13 @@ def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)}
 
 
-def _clip(trainer: Trainer) -> torch.Tensor:
-    """The gradient's norm, after which it is at most `--clip`."""
+def _clip(trainer: Trainer, norm: torch.Tensor | None) -> torch.Tensor:
+    """The gradient's norm, after which it is at most `--max-grad-norm`. `norm` is that of all stages of a pipeline; None:
+    this process has the whole gradient."""
     limit = trainer.config.max_grad_norm if trainer.config.max_grad_norm > 0 else math.inf
-    norm: torch.Tensor = torch.nn.utils.clip_grad_norm_(trainer.parameters, limit)
+    if norm is None:
+        return torch.nn.utils.clip_grad_norm_(trainer.parameters, limit)
+    torch.nn.utils.clip_grads_with_norm_(trainer.parameters, limit, norm)
     return norm
 
 

@@ -5,7 +5,8 @@ process has divided its losses by the tokens of the whole step already, so that 
 
     [ gradient of every parameter | loss | positions | padding | a place for each signal ]
 
-The signals ride along so that all processes stop after the same step, whichever of them was asked."""
+The signals ride along so that all processes stop after the same step, whichever of them was asked. The stages of a
+pipeline (`pipeline.py`) each have gradients of their own: of these the squared norm is summed, and the rest likewise."""
 
 from __future__ import annotations
 
@@ -58,6 +59,7 @@ class StepSums:
 
     loss: torch.Tensor
     rest: torch.Tensor  # positions, padding, and the signals
+    grad_norm: torch.Tensor | None = None  # of all stages of a pipeline
 
 
 def sum_step(
@@ -68,12 +70,7 @@ def sum_step(
     stop: SharedStop | None,
 ) -> StepSums:
     """Sums the gradients in place, and the loss and the rest of a step."""
-    positions = [float(batch.tokens_BT.numel()) for batch in batches]
-    padding = sum(batch.padding_share * count for batch, count in zip(batches, positions, strict=True))
-    flags = stop.flags() if stop is not None else [0.0] * len(SIGNALS)
-    own = torch.tensor([sum(positions), padding, *flags], dtype=torch.float32)
-    if loss.device.type == "cuda":  # from pinned memory: the host does not wait for the backward pass
-        own = own.pin_memory().to(loss.device, non_blocking=True)
+    own = _rest(batches, stop, loss.device)
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no row
     flat = torch.cat([*(gradient.flatten().float() for gradient in found), loss.view(1).float(), own])
     distributed.sum_(flat)
@@ -84,6 +81,29 @@ def sum_step(
         else:
             parameter.grad.copy_(gradient.view_as(parameter))  # a recorded graph adds to gradients that stay in place
     return StepSums(total[0], rest)
+
+
+def sum_stages(
+    distributed: Distributed,
+    parameters: Sequence[torch.nn.Parameter],
+    loss: torch.Tensor,
+    batches: Sequence[Batch],
+    stop: SharedStop | None,
+) -> StepSums:
+    """Of a pipeline, whose gradients stay where they are: what their norm is over all stages, and the rest of a step."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    own = _rest(batches if distributed.is_first else [], stop, loss.device)  # all have packed the same
+    sums = distributed.sum_(torch.cat([torch.stack([norm.float() ** 2, loss.float()]), own]))
+    return StepSums(sums[1], sums[2:], sums[0].sqrt())
+
+
+def _rest(batches: Sequence[Batch], stop: SharedStop | None, device: torch.device) -> torch.Tensor:
+    positions = [float(batch.tokens_BT.numel()) for batch in batches]
+    padding = sum(batch.padding_share * count for batch, count in zip(batches, positions, strict=True))
+    flags = stop.flags() if stop is not None else [0.0] * len(SIGNALS)
+    own = torch.tensor([sum(positions), padding, *flags], dtype=torch.float32)
+    # From pinned memory: the host does not wait for the backward pass.
+    return own.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else own
 
 
 def padding_of(rest: Sequence[float]) -> float:

@@ -1,0 +1,153 @@
+"""A step through a base whose blocks lie on several processes: micro-batches go from stage to stage, their gradients
+back, and the weights stay where they are.
+
+    stage 0    F0 F1 .. .. B0 F2 .. B1 F3 .. B2 .. B3         Fi  a micro-batch forward, [B, T, W] sent on
+    stage 1    .. F0 B0 F1 B1 .. F2 B2 .. F3 B3               Bi  its gradient back, [B, T, W] sent back
+
+One forward, one backward (1F1B; Narayanan et al. 2021, arXiv:2104.04473): a stage holds the activations of as many
+micro-batches as there are stages from it to the last, and not of the whole step. Every process packs the same
+micro-batches of the same rows, so of a batch nothing is sent but hidden states.
+
+torch.distributed.pipelining has this schedule for micro-batches of one shape, cut from one tensor along its first
+dimension; ours are packed rows of any length, with a mask of documents and a number of targets of their own."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from florilegium.model import ForwardOptions, LoadedModel, Stage, residual_dtype, stage_output
+from florilegium.tokens import Batch, Example, PackPlan, pack
+from florilegium.training.distributed import Distributed
+
+# What one more micro-batch costs, in tokens' passes: kernels started, the base's weights dequantised again.
+BATCH_COST = {"cuda": 490, "cpu": 32}
+FIX = "Lower --micro-batch-tokens, or use --memory lean"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of all processes, and which of them is this one's."""
+
+    distributed: Distributed
+    stages: tuple[Stage, ...]
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.distributed.rank]
+
+    @property
+    def stages_behind(self) -> int:
+        return len(self.stages) - 1 - self.distributed.rank
+
+    def micro_batches(self, examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
+        """The rows of a step in as many batches as make it shortest, none larger than `plan` allows. With M of them the
+        first stage is idle for the time of S - 1, so that a step of T tokens takes (M + S - 1) (T / M + cost)."""
+        tokens = sum(len(example.token_ids) - 1 for example in examples)
+        cost = BATCH_COST[self.distributed.device.type]
+        count = max(1, round(math.sqrt((len(self.stages) - 1) * tokens / cost)))
+        most = max(plan.multiple, min(plan.batch_tokens, math.ceil(tokens / count)))
+        return pack(examples, replace(plan, row_tokens=min(plan.row_tokens, most), batch_tokens=most))
+
+    def gradients(
+        self, loaded: LoadedModel, batches: Sequence[Batch], options: ForwardOptions, num_targets: int, scale: float = 1
+    ) -> torch.Tensor:
+        """Adds the gradients of the mean loss, times `scale`, to those of this stage's parameters. Returns the loss
+        where the head is, elsewhere 0."""
+        step = _Step(self, loaded, options, num_targets, scale)
+        with self.distributed.no_second_try("in a step", FIX):
+            step.run([batch.to(loaded.base.device) for batch in batches])
+        return step.loss
+
+    def losses(self, loaded: LoadedModel, batches: Sequence[Batch], options: ForwardOptions) -> float:
+        """The sum of the losses of all targets, where the head is; elsewhere 0. Forward only."""
+        total, link = 0.0, _Link(self.distributed, loaded, options)
+        with self.distributed.no_second_try("in an evaluation", FIX):
+            for batch in (batch.to(loaded.base.device) for batch in batches):
+                out = stage_output(loaded, batch, options, link.swap_back(None, batch))
+                if self.stage.has_head:
+                    total += float(out.sum())
+                else:
+                    link.swap_on(out, None)
+        return total
+
+
+@dataclass
+class _Link:
+    """The two neighbours. What is sent in one direction and received from the other side in the same swap crosses on
+    the way: NCCL would wait for ever for two processes that both send first."""
+
+    distributed: Distributed
+    loaded: LoadedModel
+    options: ForwardOptions
+
+    def swap_on(self, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
+        """With the next stage: a batch's hidden states to it, the gradient of `expected` from it."""
+        return self._swap(self.distributed.rank + 1, sent, expected)
+
+    def swap_back(self, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
+        """With the stage before: a gradient to it, the hidden states of `expected` from it."""
+        return self._swap(self.distributed.rank - 1, sent, expected)
+
+    def _swap(self, other: int, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
+        if not 0 <= other < self.distributed.world:  # this is the first stage, or the last
+            return None
+        received = None
+        if expected is not None:
+            config = self.loaded.base.model.config
+            shape, dtype = (*expected.tokens_BT.shape, config.hidden_size), residual_dtype(self.loaded, self.options)
+            received = torch.empty(shape, dtype=dtype, device=self.loaded.base.device)
+        self.distributed.swap(other, None if sent is None else sent.detach().contiguous(), received)
+        return received
+
+
+@dataclass
+class _Step:
+    """A step under way on one stage. `waiting` are what went in and what came out of micro-batches whose gradient has
+    not come yet, the oldest first."""
+
+    pipeline: Pipeline
+    loaded: LoadedModel
+    options: ForwardOptions
+    num_targets: int
+    scale: float
+    waiting: deque[tuple[torch.Tensor | None, torch.Tensor]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.link = _Link(self.pipeline.distributed, self.loaded, self.options)
+        self.loss = torch.zeros((), dtype=torch.float32, device=self.loaded.base.device)
+
+    def run(self, batches: Sequence[Batch]) -> None:
+        ahead = min(self.pipeline.stages_behind, len(batches))  # forward before the first gradient can come
+        link, steady = self.link, batches[ahead:]
+        for batch in batches[:ahead]:
+            link.swap_on(self.forward(batch, link.swap_back(None, batch)), None)
+        received = link.swap_back(None, steady[0]) if steady else None
+        for number, batch in enumerate(steady):
+            out = self.forward(batch, received)
+            gradient = self.backward(link.swap_on(out, batches[number]))
+            received = link.swap_back(gradient, steady[number + 1] if number + 1 < len(steady) else None)
+        for batch in batches[len(steady) :]:
+            link.swap_back(self.backward(link.swap_on(None, batch)), None)
+
+    def forward(self, batch: Batch, received: torch.Tensor | None) -> torch.Tensor:
+        if received is not None:
+            received.requires_grad_()
+        out = stage_output(self.loaded, batch, self.options, received)
+        if self.pipeline.stage.has_head:
+            part = out.sum() / self.num_targets
+            self.loss += part.detach()
+            out = part * self.scale
+        self.waiting.append((received, out))
+        return out
+
+    def backward(self, gradient: torch.Tensor | None) -> torch.Tensor | None:
+        """Of the oldest micro-batch that waits; returns the gradient of what went in. `gradient` is that of what came
+        out, None: it is the loss."""
+        received, out = self.waiting.popleft()
+        out.backward(gradient)  # type: ignore[no-untyped-call]
+        return None if received is None else received.grad
