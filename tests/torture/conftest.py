@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from tests.torture.figures import Figures
 from tests.warm import Warm, shared
@@ -34,6 +35,15 @@ def amount() -> Callable[[int, int], int]:
 @pytest.fixture(scope="session")
 def warm() -> Warm:
     return shared()
+
+
+@pytest.fixture
+def meeting() -> Iterator[dict[str, str]]:
+    """Where the processes meet: at their launcher's, as with torchrun, so that it outlives any of them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    yield address | {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    del store
 
 
 @pytest.fixture(scope="session")

@@ -281,6 +281,29 @@ def mark_stages(marks: str, seconds: float) -> None:
     recorder.save_checkpoint = marked(4, recorder.save_checkpoint)
 
 
+def spoil_a_stage(step: int, how: str) -> None:
+    """In step number `step` of a pipeline this stage's gradients hold a NaN, or it finds no memory ("nan", "memory")."""
+    import florilegium.training.pipeline as pipeline
+
+    run, backward, now = pipeline._Step.run, pipeline._Step.backward, [0]
+
+    def counted_run(self: Any, batches: Any) -> None:
+        now[0] += 1
+        run(self, batches)
+
+    def spoiled(self: Any, gradient: Any) -> Any:
+        found = backward(self, gradient)
+        if now[0] == step and how == "memory":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        if now[0] == step:
+            own = next(p for p in self.loaded.model.parameters() if p.requires_grad and not p.is_meta)
+            own.grad.view(-1)[0] = float("nan")
+        return found
+
+    pipeline._Step.run = counted_run  # type: ignore[method-assign]
+    pipeline._Step.backward = spoiled  # type: ignore[method-assign]
+
+
 def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
     """From step number `step` on, whatever holds more than `tokens` positions at once finds no memory."""
     import torch

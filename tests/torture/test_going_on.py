@@ -28,6 +28,7 @@ APPLIED = {
     "neftune_alpha": 5.0,
     "micro_batch_tokens": 128,
     "memory": "lean",
+    "parallel": "data",
     "kernels": "off",
     "early_stopping_patience": 1,
     "eval_every": 3,
@@ -57,6 +58,7 @@ REFUSED = {
 }
 SAME_BITS = {
     "memory",
+    "parallel",
     "kernels",
     "eval_every",
     "save_every",

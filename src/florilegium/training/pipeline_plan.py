@@ -37,8 +37,9 @@ def card_room(config: TrainConfig, distributed: Distributed) -> int:
     if not distributed.has_others or distributed.device.type != "cuda":
         return 0
     free, _ = torch.cuda.mem_get_info()
-    here = int(config.gpu_memory_limit * GIB) if config.gpu_memory_limit else int(0.92 * free)
-    return distributed.smallest(here)
+    limit = config.gpu_memory_limit
+    left = int(limit * GIB) - torch.cuda.memory_allocated() if limit else int(0.92 * free)
+    return distributed.smallest(max(1, left))
 
 
 def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]:
@@ -49,8 +50,11 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
     if config.parallel == "auto" and not room:
         return ()
     skeleton = read_skeleton(config)
+    if config.parallel == "auto" and not packs(skeleton.family):
+        return ()
+    _refuse_family(config, skeleton)
     sizes = _Sizes.of(skeleton, config)
-    if config.parallel == "auto" and (not packs(skeleton.family) or sizes.whole <= room):
+    if config.parallel == "auto" and sizes.whole <= room:
         return ()
     _refuse(config, skeleton, world)
     even = split(skeleton.num_layers, [1.0] * skeleton.num_layers, sizes.head_blocks, world)
@@ -123,11 +127,14 @@ class _Sizes:
         return max(map(self.bytes, stages))
 
 
+def _refuse_family(config: TrainConfig, skeleton: Skeleton) -> None:
+    if not packs(skeleton.family):
+        raise UsageError(f"--parallel pipeline is for BLOOM, and {config.model} is of another family", DATA)
+
+
 def _refuse(config: TrainConfig, skeleton: Skeleton, world: int) -> None:
     """Raises UsageError for what a pipeline cannot do."""
     pipeline = "--parallel pipeline"
-    if not packs(skeleton.family):
-        raise UsageError(f"{pipeline} is for BLOOM, and {config.model} is of another family", DATA)
     if world > skeleton.num_layers:
         layers = counted(skeleton.num_layers, "block")
         raise UsageError(f"{pipeline}: {config.model} has {layers}, and there are {world} processes", "Start fewer")

@@ -1,0 +1,56 @@
+"""Several real processes as a launcher starts them, and how their run is compared with another."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.torture.conftest import weights
+from tests.warm import Child, Warm
+
+
+def start(
+    warm: Warm,
+    given: Sequence[str],
+    cwd: Path,
+    world: int,
+    meeting: dict[str, str],
+    faults: Mapping[int, tuple[str, dict[str, Any]]] = MappingProxyType({}),
+) -> list[Child]:
+    """The processes as a launcher starts them; what goes wrong in which of them (`faults.py`)."""
+    places = [{"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    return [warm.start(given, cwd=cwd, env=meeting | place, before=faults.get(i)) for i, place in enumerate(places)]
+
+
+def wait(children: Sequence[Child], seconds: float = 120) -> list[int]:
+    deadline = time.monotonic() + seconds
+    return [child.wait(max(1.0, deadline - time.monotonic())) for child in children]
+
+
+def saved(run: Path, children: Sequence[Child]) -> None:
+    """Returns when a checkpoint is there."""
+    deadline = time.monotonic() + 60
+    while not list(run.glob("checkpoints/step-*/manifest.json")):
+        assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
+        time.sleep(0.005)
+
+
+def metrics(run: Path, name: str) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """The same losses, and the same adapter, to the rounding of float32."""
+    for name in ("loss", "eval_loss", "learning_rate", "tokens"):
+        assert metrics(run, name) == pytest.approx(metrics(other, name), rel=1e-6), name
+    assert metrics(run, "grad_norm") == pytest.approx(metrics(other, "grad_norm"), rel=1e-4)
+    ours, theirs = weights(run), weights(other)
+    largest = max(float(tensor.abs().max()) for tensor in theirs.values())
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) <= 1e-5 * largest

@@ -1,0 +1,257 @@
+"""A base whose blocks lie on several real processes: the losses, the adapter and the checkpoints of one process, which
+resumes and loads what they left; and the same end when one of them is stopped or killed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.tiny import save_tiny
+from tests.torture.conftest import different_bits, weights
+from tests.torture.many import assert_same, metrics, saved, start, wait
+from tests.warm import Warm
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def five_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four processes do not share five blocks evenly, and some of them have neither embedding nor head."""
+    return save_tiny(tmp_path_factory.mktemp("models") / "five", layers=5)
+
+
+def arguments(model: Path, quotes: Path, output: Path, *more: str, bits: int = 8) -> list[str]:
+    settings = f"--bits {bits} --device cpu --max-steps {STEPS} --batch-size 8 --save-every 4 --eval-every 6"
+    dtype = () if bits == 16 else ("--dtype", "float32")
+    options = [*settings.split(), *dtype, "--lora-dropout", "0", "--verdict-texts", "0", *more]
+    return ["train", str(quotes), "--model", str(model), "--output", str(output), *options]
+
+
+PIPELINE = ("--parallel", "pipeline")
+Runs = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def one(warm: Warm, five_blocks: Path, quotes: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The run of one process with these options, made once."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def run(*more: str, bits: int = 8) -> Path:
+        if (bits, *more) not in made:
+            folder = tmp_path_factory.mktemp("one")
+            child = warm.run(arguments(five_blocks, quotes, folder / "run", *more, bits=bits), cwd=folder)
+            assert child.code == 0, child.err
+            made[bits, *more] = folder / "run"
+        return made[bits, *more]
+
+    return run
+
+
+def assert_same_checkpoints(run: Path, other: Path) -> None:
+    """The same files, names and numbers to the rounding of float32, the optimizer's included."""
+    ours, theirs = (sorted((folder / "checkpoints").glob("step-*")) for folder in (run, other))
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    for mine, its in zip(ours, theirs, strict=True):
+        for name in ("adapter", "optimizer"):
+            a, b = (load_file(path / f"{name}.safetensors") for path in (mine, its))
+            assert list(a) == list(b)
+            largest = {key: float(tensor.abs().max()) for key, tensor in b.items()}
+            assert all(a[key].shape == b[key].shape for key in b)
+            assert max(float((a[key] - b[key]).abs().max()) - 1e-4 * largest[key] for key in b) <= 1e-7
+        states = [json.loads((path / "state.json").read_text()) for path in (mine, its)]
+        assert states[0]["optimizer"] == states[1]["optimizer"] and states[0]["schedule"] == states[1]["schedule"]
+
+
+def test_two_stages_train_what_one_process_trains(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    children = start(warm, arguments(five_blocks, quotes, run, *PIPELINE), tmp_path, 2, meeting)
+    assert wait(children) == [0, 0], [child.err for child in children]
+    assert_same(run, one())
+    assert_same_checkpoints(run, one())
+    assert "0: blocks 1-3 and the embedding; 1: blocks 4-5 and the head" in children[0].err + children[0].out
+    assert not children[1].err + children[1].out  # one of them prints
+    assert json.loads((run / "manifest.json").read_text())["stages"] == ["1-3", "4-5"]
+    written = warm.run(["generate", "Be", "--run", str(run), "-n", "1", "--max-new-tokens", "3"], cwd=tmp_path)
+    assert written.code == 0 and "Be" in written.out, written.err
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stage_stops_all_and_one_process_resumes(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str]
+) -> None:
+    run, more = tmp_path / "run", ("--max-steps", "60")
+    children = start(warm, arguments(five_blocks, quotes, run, *PIPELINE, *more), tmp_path, 2, meeting)
+    saved(run, children)
+    children[1].send(signal.SIGTERM)
+    assert wait(children, 30) == [143, 143], [child.err for child in children]
+    assert "is saved. Type: florilegium resume" in children[0].last_line and not children[1].err
+    resumed = warm.run(["resume", str(run)], cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert "changed processes from 2 to 1" in (run / "events.jsonl").read_text()
+    assert_same(run, one(*more))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_the_same_in_all_bits(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str], bits: int, world: int
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    children = start(warm, arguments(five_blocks, quotes, run, *PIPELINE, bits=bits), tmp_path, world, meeting)
+    assert wait(children) == [0] * world, [child.err for child in children]
+    other = one(bits=bits)
+    assert_same(run, other)
+    assert_same_checkpoints(run, other)
+    ours, theirs = weights(run), weights(other)
+    apart = max(float((ours[n] - theirs[n]).abs().max()) for n in theirs)
+    losses = max(abs(a / b - 1) for a, b in zip(metrics(run, "loss"), metrics(other, "loss"), strict=True))
+    print(f"{bits} bits, {world} stages, {STEPS} steps: losses {losses:.1e} apart (relative), adapters {apart:.1e}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_bfloat16_to_the_bit_where_the_micro_batches_are_the_same(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str], world: int
+) -> None:
+    """A row a step is one micro-batch either way. (Others are summed in another order, and 8 bits of mantissa show it.)
+    Clipping is off: the norm of a stage is a sum of its own."""
+    more, run = ("--batch-size", "1", "--max-grad-norm", "0"), tmp_path / "run"
+    children = start(warm, arguments(five_blocks, quotes, run, *PIPELINE, *more, bits=16), tmp_path, world, meeting)
+    assert wait(children) == [0] * world, [child.err for child in children]
+    assert metrics(run, "loss") == metrics(one(*more, bits=16), "loss")
+    assert different_bits(weights(run), weights(one(*more, bits=16))) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--lora-plus-ratio", "8", "--weight-decay", "0.1"),
+        ("--memory", "lean", "--micro-batch-tokens", "32"),
+        ("--target-modules", "all-linear", "--max-grad-norm", "0.01"),
+        ("--batch-size", "1"),
+        ("--kernels", "off", "--lora-init", "gaussian", "--rslora"),
+    ],
+)
+def test_the_same_with_other_settings(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str], more: tuple[str, ...]
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    children = start(warm, arguments(five_blocks, quotes, run, *PIPELINE, *more, bits=32), tmp_path, 4, meeting)
+    assert wait(children) == [0] * 4, [child.err for child in children]
+    assert_same(run, one(*more, bits=32))
+    assert_same_checkpoints(run, one(*more, bits=32))
+
+
+@pytest.mark.slow
+def test_four_stages_then_two_copies_then_one(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str]
+) -> None:
+    run, more = tmp_path / "run", ("--max-steps", "400")
+    commands = (
+        (4, arguments(five_blocks, quotes, run, *PIPELINE, *more)),
+        (2, ["resume", str(run), "--parallel", "data"]),
+        (2, ["resume", str(run), *PIPELINE]),
+    )
+    for world, given in commands:
+        before = newest(run)
+        children = start(warm, given, tmp_path, world, meeting)
+        deadline = time.monotonic() + 60
+        while newest(run) <= before:
+            assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
+            time.sleep(0.005)
+        children[-1].send(signal.SIGINT)
+        assert wait(children, 30) == [130] * world, [child.err for child in children]
+    resumed = warm.run(["resume", str(run)], cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert_same(run, one(*more))
+
+
+def newest(run: Path) -> int:
+    """The step of the newest checkpoint, or -1."""
+    return max((int(path.parent.name[5:]) for path in run.glob("checkpoints/step-*/manifest.json")), default=-1)
+
+
+@pytest.mark.slow
+def test_one_process_began_and_a_pipeline_of_dropout_resumes_to_the_same_bits(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    whole, run, more = tmp_path / "whole", tmp_path / "run", (*PIPELINE, "--lora-dropout", "0.3", "--max-steps", "60")
+    children = start(warm, arguments(five_blocks, quotes, whole, *more), tmp_path, 2, meeting)
+    assert wait(children) == [0, 0], [child.err for child in children]
+    children = start(warm, arguments(five_blocks, quotes, run, *more), tmp_path, 2, meeting)
+    saved(run, children)
+    children[0].send(signal.SIGINT)
+    assert wait(children, 30) == [130, 130], [child.err for child in children]
+    children = start(warm, ["resume", str(run)], tmp_path, 2, meeting)
+    assert wait(children) == [0, 0], [child.err for child in children]
+    assert different_bits(weights(run), weights(whole)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_stage_that_is_killed_ends_all_with_one_line(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, rank: int, meeting: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    given = arguments(five_blocks, quotes, run, *PIPELINE, "--max-steps", "100000")
+    children = start(warm, given, tmp_path, 3, meeting)
+    saved(run, children)
+    children[rank].send(signal.SIGKILL)
+    codes = wait(children, 30)
+    assert sorted(codes) == [-9, 5, 5] and codes[rank] == -9, [child.err for child in children]
+    told = [line for child in children for line in child.err.splitlines() if line.startswith("florilegium:")]
+    assert len(told) == 1 and "another process of this run has ended" in told[0], told
+    assert f"is saved. Type: florilegium resume {run}" in told[0]
+    assert not any(child.left_behind() for child in children)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "fault", "codes", "line"),
+    [
+        (1, ("spoil_a_stage", {"how": "nan", "step": 3}), [6, 6], "diverged at step 3"),
+        (0, ("spoil_a_stage", {"how": "nan", "step": 3}), [6, 6], "diverged at step 3"),
+        (0, ("fail_operation", {"at": 40, "error": errno.ENOSPC, "kinds": ["write"]}), [5, 5], "No space left"),
+        (1, ("spoil_a_stage", {"how": "memory", "step": 2}), [5, 5], "process 1: memory ran out in a step"),
+    ],
+)  # fmt: skip
+def test_what_happens_to_one_stage_ends_all_and_is_told_once(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str],
+    rank: int, fault: tuple[str, dict[str, Any]], codes: list[int], line: str,
+) -> None:  # fmt: skip
+    given = arguments(five_blocks, quotes, tmp_path / "run", *PIPELINE)
+    children = start(warm, given, tmp_path, 2, meeting, {rank: fault})
+    assert wait(children, 30) == codes, [child.err for child in children]
+    told = [text for child in children for text in child.err.splitlines() if text.startswith("florilegium:")]
+    assert len(told) == 1 and line in told[0], told
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_nobody(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    draw, slowest = random.Random(11), 0.0
+    for number in range(20):
+        given = arguments(five_blocks, quotes, tmp_path / str(number), *PIPELINE, "--max-steps", "100000")
+        children = start(warm, given, tmp_path, 2, meeting)
+        time.sleep(draw.uniform(0.1, 4))
+        began, rank = time.monotonic(), draw.randrange(2)
+        children[rank].send(signal.SIGKILL)
+        codes = wait(children, 30)
+        slowest = max(slowest, time.monotonic() - began)
+        assert codes[rank] == -9 and codes[1 - rank] == 5, (number, [child.err for child in children])
+        assert not any(child.left_behind() for child in children)
+    print(f"20 kills: all ended within {slowest:.1f} s")
