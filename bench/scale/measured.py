@@ -4,10 +4,13 @@ summed a step, and how far the losses are from those of one process.
     python -m bench.scale.measured --model bigscience/bloom-7b1 --cards 1 2 4 8 [--rows-per-card 16] [--steps 50]
     python -m bench.scale.measured --device cpu --cards 1 2 --steps 12                 the same on processors, to try it
     python -m bench.scale.measured --size 7b1 ...            random weights in a real folder, made on the card
+    python -m bench.scale.measured --size 7b1 --cards 1 2 --parallel pipeline     blocks on two cards, beside one card
+    python -m bench.scale.measured --size 7b1 --cards 2 --parallel pipeline       the same where one card does not hold it
 
 `weak`: each card has --rows-per-card rows a step, whatever their number: what efficiency is taken of. `same`: a step of
 all has the rows that one card's has, so that losses can be compared. Rates are the median of the second half of the
-steps, when every kernel is compiled. A line of JSON for each command.
+steps, when every kernel is compiled. A line of JSON for each command. Of a pipeline `sent_bytes` are the hidden states of a step and
+their gradients over all links, padding left out, and `peak_bytes` are each card's; one card runs with its own kernels beside it.
 """
 
 from __future__ import annotations
@@ -26,13 +29,17 @@ from bench.common.checkpoint import QUOTES, make_checkpoint
 
 @dataclass(frozen=True)
 class Measured:
-    """A run: its median rate, the bytes of a step's sum, and the loss of each step."""
+    """A run: its median rate, the bytes of a step's sum, and the loss of each step; of a pipeline what is sent instead,
+    and which blocks lie where."""
 
     cards: int
     rows: int
     tokens_per_second: float
     summed_bytes: int
     losses: tuple[float, ...]
+    peak_bytes: tuple[int, ...]
+    sent_bytes: int = 0
+    stages: tuple[str, ...] = ()
 
 
 def run(chosen: argparse.Namespace, cards: int, rows: int, output: Path) -> Measured:
@@ -40,17 +47,27 @@ def run(chosen: argparse.Namespace, cards: int, rows: int, output: Path) -> Meas
     options = [f"--model={chosen.model}", f"--batch-size={rows}", f"--max-steps={chosen.steps}", f"--output={output}"]
     options += [f"--eval-every={chosen.steps}", "--held-out=0", "--split-by=random", "--lora-dropout=0", "--seed=0"]
     options += [f"--device={chosen.device}", f"--gpus={cards}", "--verdict-texts=0", "--log-every=1", *chosen.options]
+    options += [f"--parallel={chosen.parallel}"] if cards > 1 else []
     command = [sys.executable, "-m", "florilegium", "train", str(chosen.data), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if "tokens_per_second" in step]
     manifest = json.loads((output / "manifest.json").read_text())
     rate = statistics.median(step["tokens_per_second"] for step in steps[len(steps) // 2 :])
-    summed = 4 * manifest["trainable_parameters"] if cards > 1 else 0
-    return Measured(cards, rows, rate, summed, tuple(step["loss"] for step in steps))
+    losses, peaks = tuple(step["loss"] for step in steps), (manifest["peak_memory_bytes"],)
+    if stages := tuple(manifest.get("stages", ())):
+        tokens = statistics.median(step["tokens"] for step in steps)
+        width = 4 if manifest["compute"] != "bfloat16" else 2
+        sent = int(2 * (cards - 1) * tokens * width * manifest["base"]["hidden_size"])
+        return Measured(cards, rows, rate, 0, losses, tuple(manifest["stage_peak_bytes"]), sent, stages)
+    return Measured(cards, rows, rate, 4 * manifest["trained_parameters"] if cards > 1 else 0, losses, peaks)
 
 
 def compare(chosen: argparse.Namespace, folder: Path) -> None:
+    if 1 not in chosen.cards:
+        for cards in chosen.cards:
+            print(json.dumps(asdict(run(chosen, cards, chosen.rows_per_card * cards, folder / f"{cards}"))), flush=True)
+        return
     first = run(chosen, 1, chosen.rows_per_card, folder / "one")
     print(json.dumps(asdict(first)), flush=True)
     for cards in (count for count in chosen.cards if count > 1):
@@ -74,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rows-per-card", type=int, default=16)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--parallel", default="auto", choices=("auto", "data", "pipeline"))
     parser.add_argument("options", nargs="*", help="further options of florilegium train, after --")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -28,6 +28,7 @@ from florilegium.training import (
     StepMetrics,
     StopRequest,
     interrupted,
+    peak_memory,
     run_steps,
 )
 from florilegium.training.checkpoint import checkpoints
@@ -76,6 +77,8 @@ def follow(
         if shared.number:
             distributed.wait()
             raise interrupted(shared.number, f"step {end.progress.step} is saved")
+        if prepared.stages:
+            distributed.each(peak_memory(prepared.base.device))
         forgotten(trainer, previous, before)
         if end.best:
             set_adapter_state(tuned.model, end.best)

@@ -56,6 +56,7 @@ class RunManifest(TypedDict):
     planned_steps: int
     processes: NotRequired[int]
     stages: NotRequired[list[str]]  # of a pipeline: the blocks of each process
+    stage_peak_bytes: NotRequired[list[int]]
     forecast_bytes: NotRequired[int]
     forgotten: NotRequired[Mapping[str, object]]
     steps: NotRequired[int]

@@ -45,6 +45,7 @@ from florilegium.training import (
     check_room,
     interrupted,
     joined,
+    peak_memory,
     run_steps,
     watch,
 )
@@ -174,6 +175,8 @@ def execute_run(
             distributed.wait()
             resume = f"Type: florilegium resume {run.path}"
             raise interrupted(asked.number, f"step {end.progress.step} is saved", resume)
+        if prepared.stages:
+            figures["stage_peak_bytes"] = distributed.each(peak_memory(prepared.base.device))
         if lost := forgotten(trainer, previous, loss_before):
             figures["forgotten"] = lost.to_json()
             view.say(f"forgotten  {lost}")

@@ -85,6 +85,12 @@ class Distributed:
             torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MIN)
         return int(value)
 
+    def each(self, number: int) -> list[int]:
+        """The numbers of all processes, by rank."""
+        numbers = torch.zeros(self.world, dtype=torch.int64)
+        numbers[self.rank] = number
+        return [int(n) for n in self.sum_(numbers).tolist()]
+
     def largest(self, number: int) -> int:
         return -self.smallest(-number)
 
