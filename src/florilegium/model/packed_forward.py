@@ -68,20 +68,21 @@ def stage_output(
     assert stage is not None and packs(family) and options.block_stack is None, (
         "the plan of the pipeline refuses others"
     )
-    if hidden_BTW is None:
+    if hidden_BTW is None:  # tokens are everybody's, the embedding is here
         hidden_BTW = _embedded(loaded, family, batch, options)
+    # Those of others are on the meta device: they have names and shapes, and are never called.
     blocks = list(family.blocks(loaded.model))[stage.first : stage.last]
     hidden_BTW = _through(blocks, loaded, family, hidden_BTW, batch, options)
     if not stage.has_head:
-        return hidden_BTW
+        return hidden_BTW  # not normed: the next block reads the residual stream
     normed_BTW = family.final_norm(loaded.model, hidden_BTW).to(loaded.base.compute_dtype)
     return _losses(loaded, normed_BTW, batch, options)
 
 
 def residual_dtype(loaded: LoadedModel, options: ForwardOptions = PLAIN) -> torch.dtype:
-    """Of the residual stream between the blocks. The fused blocks keep it in more than 16 bits (`norm_kernel.py`), from
-    the embedding on. float16 ends at 65,504, which a residual stream may pass, so there it is float32 between the matmuls
-    too."""
+    """Of the residual stream between the blocks, and of what a stage sends to the next."""
+    # The fused blocks keep it in more than 16 bits (`norm_kernel.py`), from the embedding on.
+    # float16 ends at 65,504, which a residual stream may pass, so there it is float32 between the matmuls too.
     compute = loaded.base.compute_dtype
     return torch.float32 if options.block_stack is not None or compute == torch.float16 else compute
 
