@@ -64,10 +64,18 @@ def fill(
                 if key in files.tensors and files.tensors[key].file == path:
                     name = place(key, wanted, model.base_model_prefix)
                     if held is None or name in held:
-                        _place(model, name, reader.read(key), stored, through_bfloat16)
+                        put(model, name, reader.read(key), stored, through_bfloat16=through_bfloat16)
 
 
-def _place(model: nn.Module, name: str, tensor: torch.Tensor, stored: torch.dtype, through_bfloat16: bool) -> None:
+def put(
+    model: nn.Module,
+    name: str,
+    tensor: torch.Tensor,
+    stored: torch.dtype = torch.bfloat16,
+    *,
+    through_bfloat16: bool = False,
+) -> None:
+    """A tensor into the parameter `name` of `model`; see `fill`."""
     home, leaf = name.rsplit(".", 1)
     module = model.get_submodule(home)
     if leaf == "weight" and type(module) is not nn.Linear and isinstance(module, nn.Linear):  # bitsandbytes' own kinds

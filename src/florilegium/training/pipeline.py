@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from florilegium.model import ForwardOptions, LoadedModel, Stage, residual_dtype, stage_output
 from florilegium.tokens import Batch, Example, PackPlan, pack
+from florilegium.tokens.deal import deal
 from florilegium.training.distributed import Distributed
 
 # What one more micro-batch costs, in tokens' passes: kernels started, the base's weights dequantised again.
@@ -47,11 +48,12 @@ class Pipeline:
     def micro_batches(self, examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
         """The rows of a step in as many batches as make it shortest, none larger than `plan` allows. With M of them the
         first stage is idle for the time of S - 1, so that a step of T tokens takes (M + S - 1) (T / M + cost)."""
-        tokens = sum(len(example.token_ids) - 1 for example in examples)
+        lengths = [len(example.token_ids) - 1 for example in examples]
         cost = BATCH_COST[self.distributed.device.type]
-        count = max(1, round(math.sqrt((len(self.stages) - 1) * tokens / cost)))
-        most = max(plan.multiple, min(plan.batch_tokens, math.ceil(tokens / count)))
-        return pack(examples, replace(plan, row_tokens=min(plan.row_tokens, most), batch_tokens=most))
+        fastest = round(math.sqrt((len(self.stages) - 1) * sum(lengths) / cost))
+        count = max(1, fastest, math.ceil(sum(lengths) / plan.batch_tokens))
+        shares = deal(lengths, count)  # as the rows of a step are dealt to processes: of about as many tokens each
+        return [batch for share in shares for batch in pack([examples[i] for i in share], plan)]
 
     def gradients(
         self, loaded: LoadedModel, batches: Sequence[Batch], options: ForwardOptions, num_targets: int, scale: float = 1

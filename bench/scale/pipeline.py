@@ -1,0 +1,156 @@
+"""Steps of a pipeline over the cards of this machine, with random weights made on them: of BLOOM-176B in int8, 180 GB, no
+file is written or read.
+
+    torchrun --standalone --nproc-per-node 2 -m bench.scale.pipeline --size 7b1
+    torchrun --standalone --nproc-per-node 2 -m bench.scale.pipeline --size 176b --tokens 8192 --memory lean
+    torchrun --standalone --nproc-per-node 2 -m bench.scale.pipeline --device cpu --shape 32 4 5 --tokens 256    to try it
+
+Rows have the lengths of english_quotes. A line of JSON from rank 0: the stages, micro-batches of a step, seconds (the
+median of the steps after the first three), tokens/s, TFLOP/s a card (4 operations for each frozen weight in a product and
+token: activations that are computed again do not count), each card's peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from bench.common.gpu_model import SIZES, VOCABULARY
+from florilegium.config import TrainConfig
+from florilegium.model import Base, ForwardOptions, LoadedModel, Stage, attach_adapter, fast_paths
+from florilegium.model.bloom_loader import put
+from florilegium.model.families import family_of
+from florilegium.model.stage import held_names
+from florilegium.model.transformers_loader import quantization_config
+from florilegium.tokens import Example, PackPlan
+from florilegium.training import Distributed, Trainer, joined, make_lr_scheduler, make_optimizer, peak_memory, take_step
+from florilegium.training.pipeline import Pipeline
+from florilegium.training.pipeline_plan import split
+from florilegium.training.step_sums import StepCounts
+
+WARM_UP = 3
+ALL = {**SIZES, "176b": (14336, 112, 70)}
+
+
+def random_stage(shape: tuple[int, int, int], bits: int, device: torch.device, stage: Stage) -> Base:
+    """A base without a tokenizer, of whose numbers this stage's are here."""
+    from transformers import BloomConfig, BloomForCausalLM
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    width, heads, layers = shape
+    compute = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with torch.device("meta"):
+        model: Any = BloomForCausalLM(
+            BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)
+        ).to(torch.bfloat16)
+    family = family_of("bloom")
+    names = sorted(held_names(stage, family, model))  # type: ignore[arg-type]
+    if bits in (8, 4):
+        quantizer = AutoHfQuantizer.from_config(quantization_config(bits, compute))
+        quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    torch.manual_seed(stage.first)
+    for name in names:
+        numbers = torch.randn(shapes[name], dtype=torch.bfloat16, device=device) * 0.02
+        is_norm = name.endswith("weight") and len(shapes[name]) == 1
+        put(model, name, numbers + 1 if is_norm else numbers, torch.bfloat16, through_bfloat16=False)
+    model.tie_weights()
+    model.is_loaded_in_8bit, model.is_loaded_in_4bit = bits == 8, bits == 4
+    model.eval().requires_grad_(False)
+    return Base(model, None, "random", bits, device, compute, "", "", stage=stage)  # type: ignore[arg-type]
+
+
+def rows(tokens: int) -> list[Example]:
+    """Rows of `tokens` positions in all."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.empty(tokens // 4).log_normal_(3.74, 0.76, generator=generator).long().clamp(4, 800).tolist()
+    examples: list[Example] = []
+    while tokens > 0:
+        size = min(sizes.pop(), tokens)
+        ids = torch.randint(4, 200_000, (size,), generator=generator).tolist()
+        examples.append(Example([*ids, 2], [True] * (size + 1)))
+        tokens -= size
+    return examples
+
+
+def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> Trainer:
+    from accelerate import Accelerator
+
+    shape = tuple(chosen.shape) if chosen.shape else ALL[chosen.size]
+    width, layers = shape[0], shape[2]
+    stages = split(layers, [1.0] * layers, VOCABULARY / (12 * width), distributed.world)
+    pipeline = Pipeline(distributed, stages)
+    base = random_stage(shape, chosen.bits, distributed.device, pipeline.stage)
+    config = TrainConfig(bits=chosen.bits, lora_dropout=0.0, learning_rate=1e-4)
+    torch.manual_seed(0)
+    on_card = distributed.device.type == "cuda"
+    kernels = (
+        ("flex-attention", "quantized-linear", "chunked-loss") if on_card else ("quantized-linear", "chunked-loss")
+    )
+    loaded = LoadedModel(base, attach_adapter(base, config), kernels)
+    fast_paths.install_kernels(loaded.model, kernels)
+    optimizer = make_optimizer(loaded.model, config, 1e-4)
+    return Trainer(
+        loaded,
+        config,
+        ForwardOptions(kernels, recompute=chosen.memory == "lean"),
+        PackPlan(8192, 256 if on_card else 8, chosen.micro_batch_tokens),
+        optimizer,
+        make_lr_scheduler(optimizer, config, chosen.steps),
+        Accelerator(cpu=not on_card),
+        distributed=distributed,
+        pipeline=pipeline,
+    )
+
+
+def measure(chosen: argparse.Namespace, distributed: Distributed) -> dict[str, object]:
+    trainer, examples = make_trainer(chosen, distributed), rows(chosen.tokens)
+    trainer.align()
+    assert trainer.pipeline is not None
+    seconds, losses, counts = [], [], StepCounts.of_examples(examples)
+    for _ in range(chosen.steps):
+        began = time.perf_counter()
+        losses.append(take_step(trainer, trainer.batches(examples), counts).result().loss)
+        seconds.append(time.perf_counter() - began)
+    second = statistics.median(seconds[WARM_UP:])
+    config = trainer.loaded.base.model.config
+    weights = config.n_layer * 12 * config.hidden_size**2 + VOCABULARY * config.hidden_size
+    return {
+        "stages": [str(stage) for stage in trainer.pipeline.stages],
+        "bits": chosen.bits,
+        "positions": chosen.tokens,
+        "micro_batches": len(trainer.batches(examples)),
+        "recomputed": trainer.options.recompute,
+        "seconds": round(second, 4),
+        "tokens_per_second": round(counts.tokens / second, 1),
+        "tflops_a_card": round(4 * weights * chosen.tokens / second / distributed.world / 1e12, 1),
+        "peak_gib": [round(peak / 2**30, 2) for peak in distributed.each(peak_memory(distributed.device))],
+        "losses": [round(losses[0], 4), round(losses[-1], 4)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=ALL, default="7b1")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("WIDTH", "HEADS", "BLOCKS"), help="in place of --size")
+    parser.add_argument("--bits", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=8192, help="positions of a step")
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--memory", choices=("fast", "lean"), default="fast")
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args()
+    with joined(chosen.device) as distributed:
+        assert distributed.has_others, "start it with torchrun, as its first lines show"
+        figures = measure(chosen, distributed)
+        if distributed.is_first:
+            print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
