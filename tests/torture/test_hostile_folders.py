@@ -16,6 +16,7 @@ import torch
 import florilegium
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError
+from florilegium.export.base_weights import BaseWeights
 from florilegium.model import (
     Base,
     adapter_state,
@@ -76,6 +77,18 @@ def as_base(folder: Path, number: int) -> None:
 
 def test_a_base_that_is_not_whole(tiny: Path, tmp_path: Path) -> None:
     refused(BASES["NOT_WHOLE"], tiny, tmp_path, as_base)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_the_reader_of_an_export_tells_it_too(tiny: Path, tmp_path: Path, kind: str) -> None:
+    """`BaseWeights` reads a base without loading it: what it does not refuse (tokenizers are not its to read), it reads,
+    and no library's own error comes through."""
+
+    def read(folder: Path, number: int) -> None:
+        with BaseWeights(folder, "it"):
+            raise ModelError("read", "it was read")
+
+    refused(BASES[kind], tiny, tmp_path, read)
 
 
 def test_tensors_on_one_another_are_seen_before_a_library_reads_them(tiny: Path, tmp_path: Path) -> None:

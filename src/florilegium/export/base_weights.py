@@ -17,6 +17,7 @@ import torch
 from florilegium.errors import ModelError
 from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import family_of, packs
+from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.transformers_loader import outline
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_check import check_headers, place, weights_of
@@ -61,7 +62,8 @@ class BaseWeights:
         headers = {file: read_header(folder / file, f"{file} of {title}") for file in self.files}
         _refuse_quantised(headers, title)
         # A config.json may still speak of a quantisation that the weights do not have.
-        self.model = outline({key: v for key, v in self.config.items() if key != "quantization_config"}, title)
+        with quietly(), model_errors(title):
+            self.model = outline({key: v for key, v in self.config.items() if key != "quantization_config"}, title)
         check_headers(self.model, weights_of(self.model, weights), exact=packs(family_of(self.model.config.model_type)))
         known = self.model.state_dict()
         self.tensors: dict[str, StoredTensor] = {}
