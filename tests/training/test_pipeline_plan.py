@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from florilegium.config import TrainConfig
+from florilegium.config import SamplingSettings, TrainConfig
+from florilegium.data import Template
 from florilegium.errors import ResourceError, UsageError
+from florilegium.generation import generate_texts
 from florilegium.model import LoadedModel, Stage, attach_adapter, load_base
 from florilegium.training.pipeline_plan import check_adapter, describe_stages, keeps_activations, plan_stages, split
 
@@ -123,7 +125,7 @@ def test_a_stage_without_lora_is_refused(tiny: Path) -> None:
     check_adapter(loaded, ())
 
 
-@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+@pytest.mark.parametrize("bits", [8, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (32, 16, 4))])
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_stage_has_the_bits_of_the_whole_base_and_nothing_else(tiny: Path, bits: int, first: int) -> None:
     stage = Stage(first, first + 1, 2)
@@ -139,6 +141,13 @@ def test_a_stage_has_the_bits_of_the_whole_base_and_nothing_else(tiny: Path, bit
             assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
     middle = load_base(str(tiny), bits=bits, device=torch.device("cpu"), stage=Stage(1, 2, 3))
     assert middle.model.get_input_embeddings().weight.is_meta and middle.model.get_output_embeddings().weight.is_meta
+
+
+def test_a_stage_writes_no_texts_and_says_what_does(tiny: Path) -> None:
+    base = load_base(str(tiny), bits=32, device=torch.device("cpu"), stage=Stage(0, 1, 2))
+    loaded = LoadedModel(base, attach_adapter(base, config(tiny, bits=32)))
+    with pytest.raises(ResourceError, match="blocks 1 of .* alone, and cannot write texts. Load the adapter in one"):
+        generate_texts(loaded, Template.from_text(), ["Be"], SamplingSettings(max_new_tokens=1))
 
 
 def test_activations_are_kept_where_they_fit(tiny: Path) -> None:

@@ -38,15 +38,18 @@ def say_plan(
         view.say(f"memory   {describe_memory(plan.memory, base.num_layers)}")
     if plan.products:
         view.say(f"         {plan.products}")
+    stages = prepared.stages
     if world > 1:
-        stages = prepared.stages
-        view.say(f"parallel {describe_stages(stages) if stages else describe_processes(world, config)}")
+        shared = describe_stages(stages) if stages else describe_processes(world, config)
+        view.say(f"parallel {shared}{_differing(config)}")
         if stages:
             view.say(
                 "         no samples and no verdict: none of them can write texts; florilegium generate does, later"
             )
             if plan.recompute:
                 view.say("         activations are computed again in the backward pass")
+    elif config.parallel == "pipeline":
+        view.say("parallel one process: it holds the whole base")
     passes = (
         f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} = "
         if config.epochs and not config.max_steps
@@ -60,12 +63,16 @@ def say_plan(
 
 
 def describe_processes(world: int, config: TrainConfig) -> str:
-    """How the steps are shared, and what of the result depends on it."""
+    """How the steps are shared."""
     each = "a copy of the model each"
-    said = f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
+    return f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
+
+
+def _differing(config: TrainConfig) -> str:
+    """What of the result depends on the number of processes."""
     random = [n for n, on in (("dropout", config.lora_dropout), ("NEFTune's noise", config.neftune_alpha)) if on]
     verb = "differs" if len(random) == 1 else "differ"
-    return said + (f"; {' and '.join(random)} {verb} with their number" if random else "")
+    return f"; {' and '.join(random)} {verb} with their number" if random else ""
 
 
 def describe_device(base: Base) -> str:

@@ -17,7 +17,7 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError, UsageError, counted
 from florilegium.model import LoadedModel, Stage
-from florilegium.model.families import packs
+from florilegium.model.families import family_of, packs
 from florilegium.model.hub import config_folder, read_config
 from florilegium.model.memory_plan import GIB, HEAD_CHUNK, WORKSPACE
 from florilegium.model.model_config import stored_bits
@@ -49,14 +49,16 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
         return ()
     if config.parallel == "auto" and not room:
         return ()
+    values = read_config(config_folder(config.model, config.revision), config.model)
+    if not packs(family_of(values.get("model_type"))):
+        if config.parallel == "auto":
+            return ()
+        raise UsageError(f"--parallel pipeline is for BLOOM, and {config.model} is of another family", DATA)
     skeleton = read_skeleton(config)
-    if config.parallel == "auto" and not packs(skeleton.family):
-        return ()
-    _refuse_family(config, skeleton)
     sizes = _Sizes.of(skeleton, config)
     if config.parallel == "auto" and sizes.whole <= room:
         return ()
-    _refuse(config, skeleton, world)
+    _refuse(config, skeleton, stored_bits(values), world)
     even = split(skeleton.num_layers, [1.0] * skeleton.num_layers, sizes.head_blocks, world)
     if not room or sizes.most(even) <= room:
         return even
@@ -127,12 +129,7 @@ class _Sizes:
         return max(map(self.bytes, stages))
 
 
-def _refuse_family(config: TrainConfig, skeleton: Skeleton) -> None:
-    if not packs(skeleton.family):
-        raise UsageError(f"--parallel pipeline is for BLOOM, and {config.model} is of another family", DATA)
-
-
-def _refuse(config: TrainConfig, skeleton: Skeleton, world: int) -> None:
+def _refuse(config: TrainConfig, skeleton: Skeleton, stored: int | None, world: int) -> None:
     """Raises UsageError for what a pipeline cannot do."""
     pipeline = "--parallel pipeline"
     if world > skeleton.num_layers:
@@ -146,7 +143,7 @@ def _refuse(config: TrainConfig, skeleton: Skeleton, world: int) -> None:
             f"{pipeline} does not work with --optimizer {config.optimizer}, whose state is not gathered",
             "Use --optimizer adamw: each process has that of its own blocks only",
         )
-    if stored_bits(read_config(config_folder(config.model, config.revision), config.model)) is not None:
+    if stored is not None:
         raise UsageError(f"{pipeline} quantises as it reads, and {config.model} is stored quantised", DATA)
 
 
