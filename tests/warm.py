@@ -150,7 +150,7 @@ def shared() -> Warm:
     return server
 
 
-def run(*arguments: str | Path, cwd: Path, timeout: float = 180, **more: Any) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, cwd: Path, timeout: float = 600, **more: Any) -> subprocess.CompletedProcess[str]:
     """The command, run to its end: its exit code and what it printed."""
     child = shared().run(arguments, cwd=cwd, seconds=timeout, **more)
     assert child.code is not None

@@ -222,17 +222,18 @@ def test_closing_a_stream_leaves_the_model_as_it_was(base: Base) -> None:
     base.model.eval()
 
 
-def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
+@pytest.mark.parametrize("count", [72, pytest.param(200, marks=pytest.mark.slow)])
+def test_greedy_texts_of_the_seedling_are_those_of_stock(count: int) -> None:
     """Prompts of mixed length, batches of 1 to 64, in float32: token for token."""
     base = load_base("seedling", bits=32, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(2)
     rows = [
         torch.randint(4, 5000, (int(n),), generator=generator).tolist()
-        for n in torch.randint(1, 50, (200,), generator=generator)
+        for n in torch.randint(1, 50, (count,), generator=generator)
     ]
     settings = SamplingSettings(max_new_tokens=8, temperature=0.0)
     longest = max(map(len, rows))
-    ids, mask = torch.full((200, longest), 3), torch.zeros(200, longest, dtype=torch.long)
+    ids, mask = torch.full((count, longest), 3), torch.zeros(count, longest, dtype=torch.long)
     for b, row in enumerate(rows):
         ids[b, longest - len(row) :], mask[b, longest - len(row) :] = torch.tensor(row), 1
     stock = base.model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=3)[
@@ -240,7 +241,7 @@ def test_200_greedy_texts_of_the_seedling_are_those_of_stock() -> None:
     ].tolist()
     eos = base.tokenizer.eos_token_id
     wanted = [row[: row.index(eos)] if eos in row else row for row in stock]
-    for size, number in ((1, 24), (7, 70), (64, 200)):
+    for size, number in ((1, 24), (7, 70), (64, count)):
         got = []
         for start in range(0, number, size):
             batch = [Request(row, i, settings) for i, row in enumerate(rows[start : min(start + size, number)])]

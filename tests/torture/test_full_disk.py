@@ -68,7 +68,7 @@ def test_no_room(
     figure: Callable[[str, str], None],
 ) -> None:  # fmt: skip
     largest = sum(p.stat().st_size + 4096 for p in reference().rglob("*")) // 1024
-    count = amount(4, 60)
+    count = amount(3, 60)
     resumed = tried = beforehand = 0
     for number in range(count):
         kilobytes = 8 + (largest - 8) * number // count
