@@ -2,7 +2,8 @@
 
 Before the training loop there is nothing to save, so a signal ends the command at once (`Interrupted`, exit 130, 143 or
 129). In the loop it only raises a flag; the loop looks at it after each step, saves a checkpoint and then leaves with
-the same exit code.
+the same exit code. What only measures (an evaluation, its samples) is `heard` inside the loop: it may take minutes, ends
+at once, and is measured again when the run is resumed.
 
 After the first signal the system's own handling of Ctrl-C is back: the second one ends the process even while it is
 deep in C code, and what is on disk is whole anyway. SIGTERM and SIGHUP a second time change nothing: `timeout` sends
@@ -60,6 +61,9 @@ class StopRequest:
         self.what, self.fix, self.deferring = what, fix, False
         try:
             yield
+        except Interrupted:  # as it was raised: no library turned it into an error of its own
+            self.raised = False
+            raise
         finally:
             self.what, self.fix, self.deferring = before
 

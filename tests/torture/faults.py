@@ -304,6 +304,31 @@ def spoil_a_stage(step: int, how: str) -> None:
     pipeline._Step.backward = spoiled  # type: ignore[method-assign]
 
 
+def never_finish(what: str, number: int, mark: str) -> None:
+    """The `number`th held-out loss ("evaluation") or drawing of samples ("samples") goes on for ever; the file `mark`
+    is there once it has begun."""
+    import florilegium.generation.tuned as tuned
+    import florilegium.training.loop as loop
+
+    left = [number]
+
+    def endless(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                Path(mark).touch()
+                while True:
+                    time.sleep(0.01)
+            return function(*arguments, **named)
+
+        return call
+
+    if what == "evaluation":
+        loop.held_out_loss = endless(loop.held_out_loss)
+    else:
+        tuned.generate_texts = endless(tuned.generate_texts)
+
+
 def let_memory_run_out(step: int, tokens: int, kind: str) -> None:
     """From step number `step` on, whatever holds more than `tokens` positions at once finds no memory."""
     import torch

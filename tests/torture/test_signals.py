@@ -3,6 +3,7 @@ bits."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import signal
@@ -10,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from florilegium.training import newest_valid
 from tests.torture.conftest import different_bits, train_arguments, weights
@@ -66,14 +69,54 @@ def test_signals_at_every_stage(
         if saved:
             newest, skipped = newest_valid(run / "checkpoints")
             assert newest is not None and int(newest.name[5:]) == int(saved[1]) and not skipped
-            logged = [int(n) for n in re.findall(r'"step": (\d+)', (run / "metrics.jsonl").read_text())]
-            late = max(late, max(logged) - int(saved[1]))
+            metrics = run / "metrics.jsonl"
+            logged = (
+                re.findall(r'"step": (\d+)', metrics.read_text()) if metrics.exists() else []
+            )  # not before the first
+            late = max(late, max(map(int, logged), default=0) - int(saved[1]))
         resumed = warm.run(["resume", run], cwd=tmp_path)
         assert resumed.code == 0 and different_bits(weights(run), weights(reference())) == 0, resumed.err
     assert late == 0 and len(hit.keys() - {"the end"}) == 4 and hit["the end"] < count // 4 + 1
     where = ", ".join(f"{n} in {stage}" for stage, n in hit.items())
     text = f"{count} signals ({where}): all saved within the step, {slowest:.2f} s at most"
     figure("signals", f"{text}, 0 orphans, same bits; a second Ctrl-C ends at once")
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [
+        pytest.param("evaluation", 1, marks=SLOW),
+        ("evaluation", 3),
+        ("samples", 1),
+        pytest.param("samples", 2, marks=SLOW),
+    ],
+)
+def test_a_signal_ends_an_evaluation_that_would_take_for_ever(
+    warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, what: str, number: int
+) -> None:
+    """It is saved as the steps before it are, and evaluated when it is resumed: once, to the same adapter."""
+    run, mark, sent = tmp_path / "run", tmp_path / "mark", [signal.SIGTERM, signal.SIGINT][number % 2]
+    before = ("never_finish", {"what": what, "number": number, "mark": str(mark)})
+    child = warm.start(train_arguments(tiny, quotes, run), cwd=tmp_path, before=before)
+    while not mark.exists():
+        assert child.poll() is None, child.err
+        time.sleep(0.005)
+    child.send(sent)
+    assert child.wait() == SIGNALS[sent] and f"stopped by {sent.name}: step " in child.last_line, child.err
+    assert "Type: florilegium resume" in child.last_line and "Traceback" not in child.err
+    resumed = warm.run(["resume", run], cwd=tmp_path)
+    assert resumed.code == 0 and different_bits(weights(run), weights(reference())) == 0, resumed.err
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert steps_of(run / name) == steps_of(reference() / name)
+
+
+def steps_of(path: Path) -> list[tuple[int, bool]]:
+    """The step of each line, and whether it is an evaluation's."""
+    rows = map(json.loads, path.read_text().splitlines())
+    return [(row["step"], "eval_loss" in row) for row in rows]
 
 
 def test_a_second_ctrl_c_ends_at_once_and_what_is_on_disk_is_whole(

@@ -11,11 +11,12 @@ from florilegium.config import SamplingSettings
 from florilegium.errors import ResourceError
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
+from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import append_line, atomic_write, sync_file
 from florilegium.storage.json_lines import whole_lines
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.storage.same_place import SamePlace
-from florilegium.training import EvalMetrics, Snapshot, StepMetrics, save_checkpoint
+from florilegium.training import EvalMetrics, SharedStop, Snapshot, StepMetrics, save_checkpoint
 from florilegium.training.checkpoint import RunIdentity
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Recorder:
     last_saved: int = -1
     samples: list[Generated] = field(default_factory=list)
     step: int = 0
+    stop: StopRequest | SharedStop = field(default_factory=StopRequest)
     place: SamePlace = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,13 +73,15 @@ class Recorder:
         self.view.step(metrics, self.num_steps)
 
     def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None:
+        """Raises Interrupted when a signal ends the samples; the loss is written by then."""
         self._write(metrics)
         if metrics.eval_loss is not None:
             self.view.evaluated(metrics, is_best)
         settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
         texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
         try:
-            self.samples = self.tuned.complete(texts, settings)
+            with self.stop.heard("samples were left", ""):
+                self.samples = self.tuned.complete(texts, settings)
         except ResourceError as error:  # the losses fit: samples are no reason to end a run
             self.note(f"no samples: {error.cause}")
             self.view.say(f"         no samples at step {metrics.step}: {error.cause}")
@@ -114,12 +118,14 @@ class Recorder:
             self.accelerator.log(numbers, step=metrics.step)
 
 
-def forget_after(run: RunDirectory, step: int) -> None:
-    """Drops what was logged beyond `step`, before a run goes on from there."""
+def forget_after(run: RunDirectory, step: int, is_evaluated: bool = True) -> None:
+    """Drops what was logged beyond `step`, before a run goes on from there; of `step` itself the evaluation, where that
+    is made again."""
     for path in (run.metrics, run.samples):
         if path.exists():
             with atomic_write(path) as file:
                 for _, row in whole_lines(path):
                     number = row.get("step")
-                    if isinstance(number, (int, float)) and number <= step:
+                    is_left = not is_evaluated and number == step and "eval_loss" in row
+                    if isinstance(number, (int, float)) and number <= step and not is_left:
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -117,7 +117,7 @@ def _take_up(
     step = snapshot.progress.step if snapshot else 0
     aside = move_newer_aside(run.checkpoints, step if snapshot else -1)
     sweep(run.path)
-    forget_after(run, step if snapshot else -1)
+    forget_after(run, step if snapshot else -1, is_evaluated=snapshot is None or snapshot.progress.is_evaluated)
     begins = f"resuming at step {step}" if checkpoint else "no valid checkpoint found; starting from step 0"
     for line in [*skipped, *aside, begins, *map(str, changes)]:
         view.say(line)

@@ -157,13 +157,15 @@ def execute_run(
         identity(figures, plan.config),
         accelerator,
         last_saved=snapshot.progress.step if snapshot else -1,
+        stop=shared or stop,
     )
     if prepared.base.device.type == "cuda":  # on a CPU the training needs every core
         import_in_background()
     with stop.deferred():
         previous = read_previous_rows(prepared, view)
-        loss_before = loss_on(trainer, previous) if snapshot is None else None
         asked = shared or stop
+        with asked.heard("nothing was trained yet", ""):
+            loss_before = loss_on(trainer, previous) if snapshot is None else None
         with naming_what_is_saved(run):
             rows, held_out, validation = (
                 side.examples for side in (prepared.training, prepared.held_out, prepared.validation)
@@ -177,7 +179,9 @@ def execute_run(
             raise interrupted(asked.number, f"step {end.progress.step} is saved", resume)
         if prepared.stages:
             figures["stage_peak_bytes"] = distributed.each(peak_memory(prepared.base.device))
-        if lost := forgotten(trainer, previous, loss_before):
+        with asked.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {run.path}"):
+            lost = forgotten(trainer, previous, loss_before)
+        if lost:
             figures["forgotten"] = lost.to_json()
             view.say(f"forgotten  {lost}")
         trained = finish(ready, run, view, tuned, figures, facts, end, recorder, stop)

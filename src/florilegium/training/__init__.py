@@ -15,13 +15,13 @@ from florilegium.training.distributed import ALONE, Distributed, PeerLost, joine
 from florilegium.training.length import RunLength, choose_epochs, plan_length
 from florilegium.training.loop import (
     EVALUATION_ROWS,
-    Observer,
     batch_sampler,
     held_out_loss,
     run_steps,
 )
 from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
+from florilegium.training.observer import Observer
 from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_lr_scheduler, make_optimizer
 from florilegium.training.step import StartedStep, gradients, take_step
 from florilegium.training.step_sums import SharedStop

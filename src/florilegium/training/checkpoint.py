@@ -86,6 +86,13 @@ class Progress:
         """Of the adapter that is kept, on rows that did not choose it where there are some."""
         return self.best_loss if self.best_test_loss is None else self.best_test_loss
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether this step was. Of a checkpoint of an earlier version, which does not say, it is taken for granted."""
+        if self.last_eval_step is None:
+            return self.step > 0 or self.first_eval_loss is not None
+        return self.last_eval_step == self.step
+
 
 @dataclass
 class Snapshot:

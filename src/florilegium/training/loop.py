@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ResourceError, counted
+from florilegium.errors import Interrupted, ResourceError, counted
 from florilegium.model import token_losses
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
@@ -22,7 +21,8 @@ from florilegium.tokens import Batch, BatchSampler, Example, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_eval_loss
 from florilegium.training.length import RunLength
-from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
+from florilegium.training.metrics import EvalMetrics, StepResult
+from florilegium.training.observer import Observer, StepReporter
 from florilegium.training.saved_state import random_states, set_random_states
 from florilegium.training.step import StartedStep, take_step
 from florilegium.training.step_sums import SharedStop, StepCounts
@@ -37,15 +37,6 @@ class HeldOut:
 
     reported: Sequence[Example]
     choosing: Sequence[Example]
-
-
-class Observer(Protocol):
-    """Who wants to know. Every call comes between two steps."""
-
-    def step_done(self, metrics: StepMetrics) -> None: ...
-    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
-    def save(self, snapshot: Snapshot) -> None: ...
-    def note(self, line: str) -> None: ...
 
 
 def run_steps(
@@ -69,11 +60,13 @@ def run_steps(
         progress, best = replace(resume.progress), resume.best
     trainer.align()
     sides = HeldOut(held_out, validation)
-    if resume is None:
-        best = evaluate_held_out(trainer, sides, length, progress, best, observer)
+    if (
+        not progress.is_evaluated and progress.step % length.evaluate_every == 0
+    ):  # before training; or a signal ended it
+        best = evaluate_or_leave(trainer, sides, length, progress, best, observer, stop)
     order = batch_sampler(training, trainer.config)
     began = time.monotonic() - progress.elapsed_seconds
-    reporter = _Reporter(progress, length, observer, began)
+    reporter = StepReporter(progress, length, observer, began)
     while progress.step < length.num_steps and not stop.number:
         if (
             trainer.config.early_stopping_patience is not None
@@ -91,46 +84,32 @@ def run_steps(
         # Once in a while: look at the held-out rows, and save.
         if last or progress.step % length.evaluate_every == 0:
             reporter.finish()
-            best = evaluate_held_out(trainer, sides, length, progress, best, observer)
+            best = evaluate_or_leave(trainer, sides, length, progress, best, observer, stop)
         if last or progress.step % length.save_every == 0:
             reporter.finish()
             observer.save(trainer.snapshot(progress, best))
     reporter.finish()
     if progress.last_eval_step != progress.step and not stop.number:  # resumed where it was to end already
-        best = evaluate_held_out(trainer, sides, length, progress, best, observer)
+        best = evaluate_or_leave(trainer, sides, length, progress, best, observer, stop)
     return trainer.snapshot(progress, best)
 
 
-class _Reporter:
-    """Tells the observer of each step, on a CUDA device while the next one runs: it waits for one step at a time, one
-    behind."""
-
-    def __init__(self, progress: Progress, length: RunLength, observer: Observer, began: float) -> None:
-        self.progress, self.length, self.observer, self.began = progress, length, observer, began
-        self.waiting: StartedStep | None = None
-        self.told = progress.step
-        self.last = time.monotonic()
-
-    def started(self, step: StartedStep) -> None:
-        self.finish()
-        self.waiting = step
-        if step.done is None:
-            self.finish()
-
-    def finish(self) -> None:
-        """Waits for the step that was started, and tells."""
-        if self.waiting is None:
-            return
-        result = self.waiting.result()
-        began, now = max(self.last, self.waiting.host.began), time.monotonic()
-        self.waiting = None
-        self.told += 1
-        self.progress.tokens += result.tokens
-        self.progress.elapsed_seconds = now - self.began
-        rate = result.tokens / max(now - began, 1e-9)
-        epoch = round(self.told / self.length.steps_per_epoch, 4)
-        self.observer.step_done(StepMetrics(self.told, epoch, result, rate, now - self.began))
-        self.last = now
+def evaluate_or_leave(
+    trainer: Trainer,
+    sides: HeldOut,
+    length: RunLength,
+    progress: Progress,
+    best: dict[str, torch.Tensor],
+    observer: Observer,
+    stop: StopRequest | SharedStop,
+) -> dict[str, torch.Tensor]:
+    """`evaluate_held_out`, unless a signal ends it: then `progress` and `best` stay as they were."""
+    before = replace(progress)
+    try:
+        return evaluate_held_out(trainer, sides, length, progress, best, observer, stop)
+    except Interrupted:
+        vars(progress).update(vars(before))
+        return best
 
 
 def batch_sampler(training: Sequence[Example], config: TrainConfig) -> BatchSampler:
@@ -179,17 +158,19 @@ def evaluate_held_out(
     progress: Progress,
     best: dict[str, torch.Tensor],
     observer: Observer,
+    stop: StopRequest | SharedStop,
 ) -> dict[str, torch.Tensor]:
     """Measures the held-out loss, tells the observer, and returns the best adapter so far (the present one, if it
-    is)."""
+    is). Raises Interrupted when a signal ends it, here or in the observer's samples."""
     epoch = round(progress.step / length.steps_per_epoch, 4)
     progress.last_eval_step = progress.step
     if not sides.reported:
         observer.evaluated(EvalMetrics(progress.step, epoch), False)
         return best
     began = time.monotonic()
-    loss = held_out_loss(trainer, sides.reported)
-    validation = held_out_loss(trainer, sides.choosing) if sides.choosing else None
+    with stop.heard("an evaluation was left", ""):
+        loss = held_out_loss(trainer, sides.reported)
+        validation = held_out_loss(trainer, sides.choosing) if sides.choosing else None
     check_eval_loss(progress.step, loss if validation is None else loss + validation)
     deciding = loss if validation is None else validation
     is_best = progress.best_loss is None or deciding < progress.best_loss

@@ -10,6 +10,7 @@ pipeline (`pipeline.py`) each have gradients of their own: of these the squared 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,13 +24,17 @@ from florilegium.training.distributed import Distributed
 class SharedStop:
     """A stop that all processes agree on: `number` is a signal that any of them heard before a step that is done."""
 
-    def __init__(self, heard: StopRequest) -> None:
-        self.heard = heard
+    def __init__(self, own: StopRequest) -> None:
+        self.own = own
         self.number = 0
+
+    def heard(self, what: str, fix: str) -> contextlib.AbstractContextManager[None]:
+        """As `StopRequest.heard`, but no signal ends it: processes that sum together leave together, after a step."""
+        return contextlib.nullcontext()
 
     def flags(self) -> list[float]:
         """What this process heard: a place for each signal."""
-        return [float(self.heard.number == number) for number in SIGNALS]
+        return [float(self.own.number == number) for number in SIGNALS]
 
     def read(self, flags: Sequence[float]) -> None:
         """What all heard, as the step's sums say."""
