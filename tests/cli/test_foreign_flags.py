@@ -232,7 +232,9 @@ def test_a_config_file_may_use_the_same_names(tmp_path: Path) -> None:
         parse(f"--config {file}")
 
 
-@pytest.mark.parametrize("word,command", [("eval", "evaluate"), ("finetune", "train"), ("compare", "report")])
+@pytest.mark.parametrize(
+    "word,command", [("eval", "evaluate"), ("finetune", "train"), ("compare", "report"), ("list", "runs")]
+)
 def test_a_foreign_command_is_understood(word: str, command: str) -> None:
     assert build_parser().parse_known([word]).command == command
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from florilegium.cli.loading import LARGE_FILE_BYTES, RowCounter
 from florilegium.cli.parser import build_parser
 from florilegium.cli.progress import TerminalView
 from florilegium.config import TrainConfig
@@ -83,6 +84,19 @@ def test_the_first_line_comes_before_torch_is_imported(tmp_path: Path, command: 
         cwd=tmp_path, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert done.returncode == 7 and done.stderr.startswith("loading PyTorch ...\n"), done.stderr
+
+
+def test_data_that_take_long_to_read_are_named_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, large, folder = tmp_path / "small.csv", tmp_path / "large.csv", tmp_path / "folder"
+    small.write_text("quote\nBe kind.\n")
+    large.write_bytes(b"\0" * (LARGE_FILE_BYTES + 1))
+    folder.mkdir()
+    for data, is_named in (
+        (small, False), (large, True), (folder, True), ("sample", False), ("owner/name", True),
+        (tmp_path / "missing.csv", False), ("missing.csv", False),
+    ):  # fmt: skip
+        RowCounter(str(data))
+        assert capsys.readouterr().err == (f"reading {data} ...\n" if is_named else ""), data
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

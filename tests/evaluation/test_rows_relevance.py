@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from florilegium.evaluation import rows_relevance
-from florilegium.evaluation.rows_relevance import writes_tags
+from florilegium.evaluation.rows_relevance import writes_known_tags, writes_tags
 from florilegium.evaluation.tag_table import TagTable
 
 TABLE = TagTable([["a"], ["b"], ["c"], ["d"]])
@@ -51,3 +51,11 @@ def test_a_side_that_writes_no_tags_has_no_relevance() -> None:
     assert rows_relevance(scores, TABLE, [[]] * 100) is None and not writes_tags([[]])
     assert not writes_tags([["a"]] * 9 + [[]] * 91) and writes_tags([["a"]] * 10 + [[]] * 90)
     assert not writes_tags([["a"]] * 2)
+
+
+def test_prose_in_the_place_of_tags_is_no_tags() -> None:
+    own = [["a"], ["b"], ["c"]] * 10
+    assert writes_known_tags([["a", "z"]] * 30, own, TABLE)
+    assert not writes_known_tags([["and so on", "it went"]] * 30, own, TABLE)
+    assert not writes_known_tags([["a"]] * 2 + [["and so on"]] * 28, own, TABLE)
+    assert writes_known_tags([["z"]] * 30, [["y"]] * 30, TABLE), "no row's own tags are known: nothing to judge by"

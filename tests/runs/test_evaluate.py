@@ -18,6 +18,7 @@ from florilegium.cli.tables import print_evaluation
 from florilegium.data import read_rows
 from florilegium.errors import DataError, UsageError
 from florilegium.evaluation import NoveltyIndex
+from florilegium.evaluation.headline import NO_TAGS, headline
 from florilegium.evaluation.table import LINES, lookup, table
 from florilegium.runs.evaluate import evaluate, read_eval_data
 from florilegium.seedling import FOLDER as SEEDLING
@@ -154,6 +155,38 @@ def test_the_screen(
         assert word in shown
     print_evaluation({**report, "base": None})
     assert "before " in capsys.readouterr().out, "what was forgotten needs both sides, asked or not"
+
+
+@pytest.mark.parametrize("width", [60, 80, 104])
+@pytest.mark.parametrize("has_base", [True, False])
+def test_no_label_is_broken_and_no_line_too_long(
+    report: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    has_base: bool,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_evaluation(report if has_base else {**report, "base": None})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    labels = [cells.line.name for cells in sum(table(report).values(), [])]
+    shown = [line[2:].split("   ")[0].strip() for line in lines if line.startswith("  ") and line[2:3].strip()]
+    assert len(labels) > 30 and all(any(line.startswith(label) for line in shown) for label in labels)
+    assert [line.split("  ")[0] for line in lines if line[:1].strip()][:2] == ["Words", "Tags"], (
+        "what it comes to stands first"
+    )
+
+
+def test_the_headline_holds_the_tables_figures(report: dict[str, Any]) -> None:
+    found = dict(headline(report))
+    assert found["Words"].startswith(f"loss {report['tuned']['parts']['words']['loss']['value']:.3f} ")
+    best = max(
+        (report["controls"]["baselines"][name]["micro_f1"]["value"], name) for name in ("naive_bayes", "nearest_rows")
+    )
+    assert f"{best[0]:.3f}" in found["Tags"] and "(base " in found["Form"] and "General text" in found
+    without = {**report, "tuned": {**report["tuned"], "written_tags": None}}
+    assert dict(headline(without))["Tags"] == NO_TAGS
 
 
 def test_mistakes(run: Path, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ SAME_IN_TRAINING = {
     "val-split": "held-out", "val-split-fraction": "held-out", "validation-split": "held-out",
     "validation-file": "held-out-file", "eval-dataset": "held-out-file", "eval-file": "held-out-file",
     "test-file": "held-out-file", "dataset-split": "split", "train-split": "split",
-    "dataset-text-field": "text-column", "text-field": "text-column", "label-column": "tags-column",
+    "dataset-text-field": "text-column", "quote": "text-column", "quote-column": "text-column",
+    "tag-column": "tags-column", "text-field": "text-column", "label-column": "tags-column",
     "target-column": "tags-column", "labels-column": "tags-column", "delimiter": "tags-separator",
     # the adapter
     "lora-dim": "lora-rank", "lora-r": "lora-rank", "peft-lora-r": "lora-rank", "r": "lora-rank",
@@ -245,4 +246,7 @@ SAME_IN_EVALUATION = {
 
 SWITCHES_IN_EVALUATION = {"load-in-8bit": ("bits", "8"), "load-in-4bit": ("bits", "4")}
 
-COMMANDS = {"compare": "report", "eval": "evaluate", "finetune": "train", "fine-tune": "train", "sft": "train"}
+COMMANDS = {
+    "compare": "report", "eval": "evaluate", "finetune": "train", "fine-tune": "train", "sft": "train", "list": "runs",
+    "ls": "runs", "env": "doctor", "upload": "push",
+}  # fmt: skip

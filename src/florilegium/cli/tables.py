@@ -6,29 +6,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from florilegium.cli.evaluation_table import print_headline, print_table
 from florilegium.cli.screen import printable
 from florilegium.errors import counted
 from florilegium.evaluation import spread_rows
-from florilegium.evaluation.table import lookup, table
+from florilegium.evaluation.table import lookup
 from florilegium.report.compare import Comparison, metric_rows
 from florilegium.runs.evaluate import EvaluationReport
 
 
 def print_evaluation(report: EvaluationReport) -> None:
-    """The metrics of `runs.evaluate.evaluate` on stdout: base beside tuned where both were asked, intervals in
-    brackets."""
+    """The metrics of `runs.evaluate.evaluate` on stdout: five lines first, then base beside tuned where both were
+    asked, with intervals."""
     console = Console(highlight=False)
-    has_base = report["base"] is not None
-    grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    for name in ("", *(("base",) if has_base else ()), "tuned", "to compare"):
-        grid.add_column(name, overflow="fold")
-    for title, lines in table(report, short=console.width < 150).items():
-        grid.add_row(Text(title, style="bold"))
-        for cells in lines:
-            values = [cells.base] if has_base else []
-            note = cells.control if has_base or cells.line.path else f"{cells.control}, before {cells.base}"
-            grid.add_row(Text(f"  {cells.line.name}"), *values, cells.tuned, Text(note, style="dim"))
-    console.print(grid)
+    print_headline(console, report)
+    print_table(console, report)
     if sentence := lookup(report, "baseline_comparison.sentence"):
         console.print(Text(f"\n{sentence}.", style="bold"))
     if rows := spread_rows(report, short=True):

@@ -28,6 +28,14 @@ def writes_tags(tags: Sequence[Sequence[str]]) -> bool:
     return count >= FEWEST_ROWS and count >= FEWEST_SHARE * len(tags)
 
 
+def writes_known_tags(tags: Sequence[Sequence[str]], own: Sequence[Sequence[str]], table: TagTable) -> bool:
+    """Whether what a side wrote in the tags' place is tags. An untuned model goes on in prose there, which parses as tags,
+    and repeats the quote's words, which fit it: where the rows' `own` tags are known, and hardly a row of the side's has
+    one that is, it has no match."""
+    known, expected = ([[t for t in row if t in table.numbers] for row in side] for side in (tags, own))
+    return writes_tags(known) or not writes_tags(expected)
+
+
 def rows_relevance(
     scores_RT: np.ndarray, table: TagTable, tags: Sequence[Sequence[str]], seed: int = 0
 ) -> TagRelevance | None:

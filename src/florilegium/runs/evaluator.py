@@ -38,6 +38,7 @@ from florilegium.evaluation import (
     windows_to_see,
     words,
 )
+from florilegium.evaluation.rows_relevance import writes_known_tags
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.controls import Compared, texts_to_json, variety
@@ -112,6 +113,8 @@ class Evaluator:
             if side.tags is None:
                 return SideReport(side, None, varied, copies, None, None, by_row).to_json()
             scores = baselines.scores(side.tags) if baselines else None
+            if baselines and not writes_known_tags(side.tags, wanted or [], baselines.table):
+                return SideReport(side, scores, varied, copies, None, None, by_row).to_json()
             match, by_rows = self._relevance(side.tags), baselines.relevance(side.tags) if baselines else None
             return SideReport(side, scores, varied, copies, match, by_rows, by_row).to_json()
 

@@ -48,7 +48,7 @@ def run(flags: argparse.Namespace) -> None:
     if not 1 <= flags.batch <= MOST_TEXTS:
         raise UsageError(f"--batch is {flags.batch}", f"It takes a number from 1 to {MOST_TEXTS:,}")
     config = replace(config_from_flags(flags), skip_bad_rows=True)
-    counter = RowCounter()
+    counter = RowCounter(config.data)
     rows = read_rows_of(config, progress=counter)
     counter.done()
     tell(config, rows, flags.gpu, flags.json, texts=flags.batch if flags.purpose == "generate" else 0)

@@ -37,7 +37,7 @@ def run(flags: argparse.Namespace) -> None:
     tokens = flags.tokens or config.model != "seedling"  # whoever names a model asks how it cuts the texts
     settings = {name: getattr(config, name) for name in SETTINGS if name != "data"}
     with loading_pytorch() if tokens else contextlib.nullcontext():
-        counter = RowCounter()
+        counter = RowCounter(config.data)
         report = inspect(config.data, tokens=tokens, strict=flags.strict, progress=counter, **settings)
         counter.done()
     if flags.json:

@@ -49,7 +49,7 @@ def run(flags: argparse.Namespace) -> None:
     from florilegium.data import read_rows_of
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.
-    counter = RowCounter() if is_first_process() else None
+    counter = RowCounter(config.data) if is_first_process() else None
     rows = read_rows_of(config, progress=counter)
     if counter:
         counter.done()
