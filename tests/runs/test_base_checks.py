@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 import florilegium
+from florilegium.cli.main import main
 from florilegium.errors import FlorilegiumError, ModelError, UsageError
 from florilegium.runs.recorder import NullView
 from tests.tiny import make_tokenizer, save_tiny
@@ -44,6 +45,7 @@ def train(tmp_path: Path) -> Callable[..., tuple[Any, str]]:
     def trained(model: Path, rows: Path, **settings: Any) -> tuple[Any, str]:
         view = Heard()
         given = {"max_steps": 2, "bits": 32, "split_by": "random", "device": "cpu", "verdict_texts": 0, **settings}
+        given = {name: value for name, value in given.items() if value is not None}
         try:
             done = florilegium.train(rows, model=str(model), output=str(tmp_path / "run"), view=view, **given)
         except FlorilegiumError:
@@ -65,9 +67,11 @@ def stored(tiny: Path, folder: Path, bits: int) -> Path:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantised_base_keeps_its_bits(train: Any, rows: Path, tmp_path: Path, bits: int) -> None:
+def test_a_quantised_base_keeps_its_bits(
+    train: Any, rows: Path, tmp_path: Path, bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = stored(save_tiny(tmp_path / "whole", heads=4, head_dim=16), tmp_path / "stored", bits)
-    done, said = train(folder, rows, bits=8)  # 8 is what nobody asked for: the default
+    done, said = train(folder, rows, bits=None)  # nobody asked for the default, 8
     linear = done.tuned.model.base_model.model.transformer.h[0].mlp.dense_h_to_4h
     assert type(linear).__name__ == {4: "Linear4bit", 8: "Linear8bitLt"}[bits]
     assert done.tuned.base.bits == bits
@@ -77,11 +81,23 @@ def test_a_quantised_base_keeps_its_bits(train: Any, rows: Path, tmp_path: Path,
     assert (f"it stays in its {bits} bits" in said) == (bits != 8)
     text = done.tuned.generate("Be kind", temperature=0.0, max_new_tokens=6)[0].text
     assert florilegium.load(done.directory).generate("Be kind", temperature=0.0, max_new_tokens=6)[0].text == text
-    for other in {4, 16, 32} - {bits}:
+    for other in {4, 8, 16, 32} - {bits}:
         with pytest.raises(UsageError, match=f"is stored in {bits} bits"):
             florilegium.load(done.directory, bits=other)
         with pytest.raises(UsageError, match=f"is stored in {bits} bits"):
             florilegium.train(rows, model=str(folder), output=str(tmp_path / "other"), bits=other, device="cpu")
+        command = [
+            "train",
+            str(rows),
+            "--model",
+            str(folder),
+            "--bits",
+            str(other),
+            "--output",
+            str(tmp_path / "other"),
+        ]
+        assert main(command) == 2
+        assert f"is stored in {bits} bits, and --bits is {other}. Leave --bits out" in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
 
 

@@ -85,7 +85,10 @@ def check_bits(name: str, revision: str | None, asked: int | None, usual: int) -
     others were asked for."""
     stored = stored_bits(read_config(config_folder(name, revision), name))
     if stored is not None and asked not in (None, stored):
-        raise UsageError(f"{name} is stored in {stored} bits, and --bits is {asked}", "Leave --bits out")
+        raise UsageError(
+            f"{name} is stored in {stored} bits, and --bits is {asked}",
+            "Leave --bits out, or name the 16-bit model that it was made from",
+        )
     return stored or asked or usual
 
 

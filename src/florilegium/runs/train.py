@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florilegium.config import TrainConfig, as_dict, dump_config, make_config
+from florilegium.config import TrainConfig, as_dict, current_settings, dump_config, make_config
 from florilegium.data import Rows
 from florilegium.errors import DataError, DivergedError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.generation.tuned import Tuned
-from florilegium.model import fast_paths
+from florilegium.model import check_bits, fast_paths
 from florilegium.report import import_in_background
 from florilegium.runs.changes import identity
 from florilegium.runs.finish import Trained, finish
@@ -63,11 +63,16 @@ def train(data: str | Path | None = None, *, view: ProgressView | None = None, *
     saving."""
     given = settings if data is None else {**settings, "data": str(data)}
     config = make_config(inherited_settings(given))
-    return train_config(config, view or NullView())
+    return train_config(
+        config, view or NullView(), asked_bits=config.bits if "bits" in current_settings(given) else None
+    )
 
 
-def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = None) -> Trained:
-    """`train` for a config that is made already, with rows that are read already or are read here."""
+def train_config(
+    config: TrainConfig, view: ProgressView, rows: Rows | None = None, asked_bits: int | None = None
+) -> Trained:
+    """`train` for a config that is made already, with rows that are read already or are read here. `asked_bits`: those
+    that somebody typed, which a model that is stored in others refuses; the default gives way to it."""
     config = replace(
         config,
         data=tilde(config.data),
@@ -78,6 +83,8 @@ def train_config(config: TrainConfig, view: ProgressView, rows: Rows | None = No
     if not is_text(config.data):  # the run's files name it
         raise UsageError(f"the name of {ascii(config.data)[:120]} is not UTF-8", "Rename it")
     refuse_taken(config.output, force=config.force)
+    if asked_bits is not None:
+        check_bits(config.model, config.revision, asked_bits, asked_bits)
     with (
         one_training_at_a_time(view),
         watch() as stop,

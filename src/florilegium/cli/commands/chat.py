@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_run_and_sampling, load_tuned, sampling_settings
+from florilegium.cli.prompts import as_typed, standard_input_keeps_bytes
 from florilegium.cli.screen import print_line
 from florilegium.config import SamplingSettings
 from florilegium.errors import DataError, UsageError
@@ -43,9 +44,11 @@ def run(flags: argparse.Namespace) -> None:
     settings, n = sampling_settings(flags), flags.n
     tuned = load_tuned(flags)
     print_line(HELP, file=sys.stderr)
+    standard_input_keeps_bytes()
     while line := _ask():
-        word, _, rest = line.partition(" ")
         try:
+            line = as_typed(line)
+            word, _, rest = line.partition(" ")
             if word in NUMBERS:
                 n, settings = _changed(word, rest, n, settings)
                 continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.prompts import as_typed, prompts_from_file, prompts_from_standard_input
 from florilegium.cli.screen import json_line, print_line
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
@@ -91,9 +92,9 @@ def run(flags: argparse.Namespace) -> None:
         chat.run(flags)
         return
     settings = sampling_settings(flags)
-    prompts = _read_prompts(flags.prompts) if flags.prompts else [flags.prompt or ""]
+    prompts = prompts_from_file(flags.prompts) if flags.prompts else [as_typed(flags.prompt or "")]
     if flags.prompt == "-":
-        prompts = [line.strip() for line in sys.stdin if line.strip()] or [""]
+        prompts = prompts_from_standard_input()
     tuned = load_tuned(flags)
     if flags.about:
         _write_about(tuned, flags, settings)
@@ -147,7 +148,7 @@ def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSett
     from florilegium.cli.screen import printable
 
     with working(f"looking for {counted(flags.n, 'quote')} about {flags.about}" + tuned.warm_up_note()):
-        result = tuned.about(flags.about.split(","), flags.n, settings=settings)
+        result = tuned.about(as_typed(flags.about, "--about").split(","), flags.n, settings=settings)
     show(tuned, result.rows, (), flags.json)
     how = "written for these tags" if result.asked else f"chosen from {result.drawn} that were drawn"
     found = f"{counted(len(result.rows), 'quote')} about {flags.about}, {how}"
@@ -200,18 +201,3 @@ def show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], a
         if beside:
             print_quote(beside[i], tuned.template, "base ")
         print_line()
-
-
-def _read_prompts(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            prompts = [line.strip() for line in file if line.strip()]
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", "--prompts takes a text file with one prompt a line"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
-    if not prompts:
-        raise UsageError(f"{path} holds no prompt", "Write one prompt a line")
-    return prompts

@@ -6,7 +6,7 @@ import argparse
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.estimate import add_gpu, tell
-from florilegium.cli.flags import COMMON, add_config_flags, add_gpus, config_from_flags, is_to_launch
+from florilegium.cli.flags import COMMON, add_config_flags, add_gpus, config_from_flags, given_settings, is_to_launch
 from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.cli.screen import print_line
 from florilegium.config.processes import is_first_process
@@ -73,7 +73,7 @@ def run(flags: argparse.Namespace) -> None:
         from florilegium.runs.train import train_config
     view = TerminalView()
     try:
-        trained = train_config(config, view, rows)
+        trained = train_config(config, view, rows, config.bits if "bits" in given_settings(flags) else None)
         if is_first_process():
             show_trained(trained, flags.json)
     finally:
