@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +28,13 @@ def test_every_line_of_the_command_line_is_printed_by_one_function() -> None:
     assert plain == {"screen.py", "completion.py"}
     dumped = {path.name for path in folder.rglob("*.py") if "json.dumps(" in path.read_text()}
     assert dumped <= {"screen.py"}
+
+
+def test_every_console_is_one_that_a_closed_pipe_does_not_end() -> None:
+    """Rich's own raises SystemExit(1) there."""
+    own = ROOT / "src" / "florilegium" / "cli" / "consoles.py"
+    for path in sorted((ROOT / "src" / "florilegium").rglob("*.py")):
+        assert path == own or not re.search(r"(?<!\w)Console\(", path.read_text()), path
 
 
 def test_json_says_the_same_without_what_a_terminal_obeys() -> None:
@@ -84,11 +95,6 @@ def test_a_card_holds_no_live_html_and_no_image() -> None:
 
 def test_no_encoding_ends_a_command() -> None:
     """Letters that stdout cannot write are escaped, and JSON stays the same value."""
-    import json
-    import os
-    import subprocess
-    import sys
-
     words = "caf\u00e9 \u6570 \U0001f600"
     code = (
         "from florilegium.cli.screen import json_line, never_fail_to_print, print_line;"
@@ -100,3 +106,36 @@ def test_no_encoding_ends_a_command() -> None:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
         first = done.stdout.decode(encoding).splitlines()[0]
         assert done.returncode == 0 and json.loads(first) == {"text": words}, (encoding, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "redirected,code",
+    [
+        (">&-", 0),
+        ("2>&-", 0),
+        (">&- 2>&- <&-", 0),
+        ("| true", 0),
+        (">/dev/full", 5),
+        ("2>/dev/full", 0),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path: Path, redirected: str, code: int) -> None:
+    """As daemons, cron and logs on a full disk have them."""
+    command = f"{shlex.quote(sys.executable)} -m florilegium version {redirected}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    if code:
+        assert done.stderr.count("\n") == 1 and "the disk is full" in done.stderr
+
+
+def test_a_stream_that_was_closed_takes_no_files_number(tmp_path: Path) -> None:
+    """Else what a library prints would go into the next file that is opened."""
+    code = (
+        "import os; from florilegium.cli.screen import open_what_is_closed; open_what_is_closed();"
+        f"handle = os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY); assert handle > 2, handle;"
+        "import sys; print('out'); sys.stderr.write('err'); assert sys.stdin.read() == ''; os.write(2, b'native')"
+    )
+    done = subprocess.run(["bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"])
+    assert done.returncode == 0 and (tmp_path / "file").read_bytes() == b""

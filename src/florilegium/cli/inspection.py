@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.text import Text
 
+from florilegium.cli.consoles import ResultConsole
 from florilegium.cli.progress import one_row
 from florilegium.cli.screen import printable
 from florilegium.data import finding_sentences
@@ -20,7 +20,7 @@ _WIDTH, _MOST_CLUSTERS, _MOST_BAD_ROWS = 22, 3, 10
 
 def print_inspection(report: Inspection) -> None:
     """The report of `runs.inspect.inspect` on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = ResultConsole(soft_wrap=True)
     for name, sentence in [*_facts(report), *finding_sentences(report["findings"])]:
         console.print(Text(printable(f"{name:<{_WIDTH}} {sentence}")))
     for cluster in report["findings"]["near_duplicates"]["shown"][:_MOST_CLUSTERS]:
@@ -79,7 +79,7 @@ def _tags(tags: TagCounts) -> str:
     return f"{tags['distinct']:,} different, {tags['once']:,} used once{without}; most frequent: {frequent or 'none'}"
 
 
-def _print_row(console: Console, row: InspectedRow) -> None:
+def _print_row(console: ResultConsole, row: InspectedRow) -> None:
     """One row as it is trained; where its tokens are known, those that are trained are bold."""
     console.print()
     console.print(Text(printable(f"{row['place']}, trained as")))

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from florilegium.cli.commands import COMMANDS
 from florilegium.cli.parser import build_parser
-from florilegium.cli.screen import never_fail_to_print, print_line, printable
+from florilegium.cli.screen import lead_stdout_nowhere, never_fail_to_print, open_what_is_closed, print_line, printable
 from florilegium.config.processes import is_first_process
 from florilegium.errors import FlorilegiumError, ModelError, ResourceError, one_line, redact
 from florilegium.signals import watch
@@ -29,6 +30,7 @@ ALIASES = {"ui": ["serve", "--open"]}  # commands that are another one with a fl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else the tokenizers library warns about forks
+    open_what_is_closed()
     own_stderr()
     never_fail_to_print()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_line("florilegium: stopped by SIGINT", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `florilegium generate | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lead_stdout_nowhere()
         return 0
     except BaseException as error:
         error = _in_our_words(error)
@@ -71,7 +73,10 @@ def _in_our_words(error: BaseException) -> BaseException:
     """What a library raised and nobody expected: where memory ran out, or where one written in Rust gave up. Another
     error as it is."""
     told: FlorilegiumError | None = None
-    if is_panic(error):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:
+        lead_stdout_nowhere()
+        told = ResourceError("the disk is full: what was printed is not whole", "Make room where it is written to")
+    elif is_panic(error):
         package = package_of(error)
         cause = f"a library gave up{package and ' in '}{package} ({one_line(str(error))[:200]})"
         told = ModelError(cause, GAVE_UP.get(package, "See where with --debug"))

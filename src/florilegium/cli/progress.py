@@ -6,15 +6,14 @@ the terminal."""
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from florilegium.cli.consoles import ProgressConsole, ResultConsole
 from florilegium.cli.screen import printable
 from florilegium.errors import clock, counted, roughly
 
@@ -34,27 +33,12 @@ _LONG_BAR_FROM = 110
 TIMED_STEPS, WORTH_TELLING = 6, 15.0  # the steps from which the time is told, and the seconds that are worth a line
 
 
-class _Progress(Console):
-    """stderr. When nobody reads it any more (`2>&1 | head`) the lines are dropped: Rich would end the process, and a
-    run with it."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-
-
-class _Results(Console):
-    """stdout. When nobody reads it any more, the command has done what it was asked for (`cli.main`)."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
 class TerminalView:
     """Watches a run: lines first, then a bar with labelled numbers, as many as the terminal's width holds. `stop` clears
     the bar."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = _Progress(stderr=True, highlight=False, soft_wrap=True)
+        self.console = ProgressConsole(soft_wrap=True)
         self.quiet = quiet
         self.live: Live | None = None
         self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
@@ -139,7 +123,7 @@ class TerminalView:
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:
     """A line on stderr that moves while something takes its time; nothing where stderr is no terminal."""
-    console = _Progress(stderr=True, highlight=False)
+    console = ProgressConsole()
     return console.status(Text(printable(what))) if console.is_terminal else contextlib.nullcontext()
 
 
@@ -150,7 +134,7 @@ def one_row(text: str, width: int) -> str:
 
 def print_quote(row: Generated, template: Template, label: str = "") -> None:
     """A generated quote for people, on stdout."""
-    console = _Results(highlight=False, soft_wrap=False, file=sys.stdout)
+    console = ResultConsole()
     text = Text()
     if label:
         text.append(f"{label}  ", style="dim")

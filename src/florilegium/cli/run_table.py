@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from florilegium.cli.consoles import ResultConsole
 from florilegium.cli.screen import printable
 from florilegium.runs.listing import RunSummary
 
@@ -36,7 +36,7 @@ _COLUMNS = (
 
 def print_runs(runs: Sequence[RunSummary]) -> None:
     """The runs on stdout, a line each; the newest at the end, where a terminal shows it."""
-    console = Console(highlight=False)
+    console = ResultConsole()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     columns = [column for column in _COLUMNS if console.width >= column.from_width]

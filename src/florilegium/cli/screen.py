@@ -3,8 +3,10 @@ the cursor, hide a line or rename the window. Every plain line is printed from h
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import sys
 from typing import IO
 
@@ -15,8 +17,33 @@ def printable(text: str) -> str:
 
 
 def print_line(*values: object, end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:
-    """`print`, for what people read."""
-    print(*(printable(str(value)) for value in values), end=end, file=file, flush=flush)
+    """`print`, for what people read. Where stderr takes no more (a log on a full disk) the line is lost, and nothing else."""
+    with contextlib.suppress(OSError) if file is not None and file is sys.stderr else contextlib.nullcontext():
+        print(*(printable(str(value)) for value in values), end=end, file=file, flush=flush)
+
+
+def open_what_is_closed() -> None:
+    """A standard stream that the caller closed (`>&-`, some daemons) leads nowhere: Python has None for it, and the next
+    file that is opened would get its number, and with it what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            file = io.FileIO(number, "w" if number else "r", closefd=False)
+            stream = io.TextIOWrapper(file, encoding="utf-8", write_through=bool(number))
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
+def lead_stdout_nowhere() -> None:
+    """What is left in its buffer cannot be written: else Python says so once more when it exits, with a code of its own."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def never_fail_to_print() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from florilegium.cli.consoles import ResultConsole
 from florilegium.cli.evaluation_table import print_headline, print_table
 from florilegium.cli.screen import printable
 from florilegium.errors import counted
@@ -18,7 +18,7 @@ from florilegium.runs.evaluate import EvaluationReport
 def print_evaluation(report: EvaluationReport) -> None:
     """The metrics of `runs.evaluate.evaluate` on stdout: five lines first, then base beside tuned where both were
     asked, with intervals."""
-    console = Console(highlight=False)
+    console = ResultConsole()
     print_headline(console, report)
     print_table(console, report)
     if sentence := lookup(report, "baseline_comparison.sentence"):
@@ -50,7 +50,7 @@ def print_evaluation(report: EvaluationReport) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Runs side by side on stdout: what was set differently, then the metrics, with what they differ by from the first."""
-    console = Console(highlight=False)
+    console = ResultConsole()
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", *comparison.runs):
         grid.add_column(Text(printable(name)), overflow="fold")

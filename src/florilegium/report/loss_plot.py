@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -54,6 +55,8 @@ def write_loss_plot(facts: RunRecord) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     drawn = io.BytesIO()
-    plot.savefig(drawn, format="png", dpi=150)
+    with warnings.catch_warnings():  # of letters that matplotlib's font lacks: the page has them
+        warnings.simplefilter("ignore", UserWarning)
+        plot.savefig(drawn, format="png", dpi=150)
     with atomic_write(facts.directory / FILE) as file:
         file.write(drawn.getvalue())
