@@ -116,6 +116,10 @@ def roughly(seconds: float) -> str:
 
 def reason_of(error: BaseException, limit: int = 600) -> str:
     """What a library says, whole: the line that gives the reason is rarely its first. Its class where it says nothing."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    words = " ".join(line for line in lines if line) or type(error).__name__
+    return whole_reason(str(error), limit) or type(error).__name__
+
+
+def whole_reason(text: str, limit: int = 600) -> str:
+    """What a program or a library wrote over several lines, on one; of more than `limit` characters both ends."""
+    words = " ".join(text.split())
     return words if len(words) <= limit else f"{words[: limit // 2]} ... {words[-limit // 2 :]}"

@@ -20,6 +20,7 @@ from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Problem, Raw, Stream, check_names, name_of
 from florilegium.data.unpack import in_memory, open_unpacked
 from florilegium.errors import DataError, reason_of
+from florilegium.storage.library_errors import ran_out_of_memory
 
 if TYPE_CHECKING:
     import pyarrow
@@ -106,6 +107,12 @@ def _wanted(names: Iterable[str], columns: Columns) -> list[str]:
 
 
 def damaged(path: Path, kind: str, error: Exception) -> DataError:
+    """What is told of a file that a library cannot read; raises `error` itself where memory ran out."""
+    if ran_out_of_memory(error):
+        raise error
+    if isinstance(error, NotImplementedError):  # pyarrow's class is one: a codec, an encryption, a type
+        cause = f"{path.name}: {kind} of a form that is not read here ({reason_of(error, 300)})"
+        return DataError(cause, "Write it again without compression or encryption, or as .jsonl")
     return DataError(
         f"{path.name}: not {kind}, or a damaged one ({reason_of(error, 300)})", "Write or download it again"
     )

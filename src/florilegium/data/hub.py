@@ -6,6 +6,7 @@ checked row by row like any file: it lets nulls, numbers and bytes that are not 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from typing import Any
 from florilegium.data.arrow_rows import Columns, Names, take_row
 from florilegium.data.raw_rows import Stream, check_names
 from florilegium.data.split_files import Chosen, choose_splits
-from florilegium.errors import DataError
-from florilegium.storage.library_errors import chain, http_status, is_connection_error
+from florilegium.errors import DataError, ResourceError, reason_of
+from florilegium.storage.library_errors import chain, http_status, is_connection_error, ran_out_of_memory
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 
@@ -53,16 +54,21 @@ def _load(name: str, split: str | None) -> Any:
     asked = {"split": split} if split else {}
     try:
         import datasets
-
-        return datasets.load_dataset(repository, revision=revision or None, **asked)
     except ImportError as error:
-        raise DataError(f"{name}: the package 'datasets' is missing ({error})", "Type: pip install datasets") from error
+        cause = f"{name}: the package 'datasets' cannot be imported ({reason_of(error)})"
+        raise DataError(cause, "Type: pip install -U datasets") from error
+    try:
+        return datasets.load_dataset(repository, revision=revision or None, **asked)
     # The widest net on purpose: `datasets` passes on errors of half a dozen libraries, and none of them is a fault of
     # ours.
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "")[:200]
+        if ran_out_of_memory(error):
+            raise
+        if any(isinstance(part, OSError) and part.errno in (errno.ENOSPC, errno.EDQUOT) for part in chain(error)):
+            fix = "Make room in the Hub's cache, or point HF_HOME at another disk"
+            raise ResourceError(f"{name}: the disk is full ({reason_of(error)})", fix) from error
         raise DataError(
-            f"{name}: cannot load it from the Hub ({type(error).__name__}: {first})", _fix(error, name)
+            f"{name}: cannot load it from the Hub ({type(error).__name__}: {reason_of(error)})", _fix(error, name)
         ) from error
 
 
@@ -76,11 +82,13 @@ def _fix(error: Exception, name: str) -> str:
 
     causes = tuple(chain(error))  # `datasets` raises one of its own from the Hub's
     status = http_status(error)
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return f"HF_HUB_OFFLINE is set: unset it, or give the path of a local file instead of {name}"
     # an unknown split is a bare ValueError of `datasets`, so here its words must do
     if isinstance(error, ValueError) and "split" in str(error).lower():
         return "There is no such split: choose one of those listed (--split NAME)"
+    if isinstance(error, ImportError):  # of what it decodes with
+        return "Install the package that it names, or give the path of a local file"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return f"HF_HUB_OFFLINE is set: unset it, or give the path of a local file instead of {name}"
     is_gated = any(isinstance(cause, GatedRepoError) for cause in causes)
     is_far = is_connection_error(error) or any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)
     # FileNotFoundError: `datasets`' own, of no such data set, or of one without data files

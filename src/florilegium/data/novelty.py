@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from florilegium.errors import ModelError
+from florilegium.errors import ModelError, reason_of
 from florilegium.storage.atomic_files import atomic_write
+from florilegium.storage.library_errors import ran_out_of_memory
 
 RUN_WORDS = 8
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -42,9 +43,14 @@ class NoveltyIndex:
 
         try:
             return cls(load_file(path)["hashes"])
+        except PermissionError:
+            raise ModelError(f"{path}: permission denied", f"Make it readable: chmod u+r {path}") from None
         except Exception as error:  # safetensors raises its own kind, KeyError and OSError
+            if ran_out_of_memory(error):
+                raise
             raise ModelError(
-                f"{path} cannot be read ({type(error).__name__})", "Delete the file to continue without copy detection"
+                f"{path} cannot be read ({type(error).__name__}: {reason_of(error, 300)})",
+                "Delete the file to continue without copy detection",
             ) from None
 
     def save(self, path: Path) -> None:

@@ -7,6 +7,7 @@ kind, no row at all) is a DataError on the spot."""
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from florilegium.data.quote import first_doubled
-from florilegium.errors import DataError, counted, one_line
+from florilegium.errors import DataError, ResourceError, counted, one_line
 
 SAMPLE_ROWS, SAMPLE_SIZE = 1000, 8 << 20
 
@@ -122,6 +123,11 @@ def readable(path: Path) -> Iterator[None]:
             f"no such file: {path}", "It was there a moment ago: is something else writing to the folder?"
         ) from None
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error})", "Copy it to a local disk and try again"
-        ) from None
+        if error.errno == errno.ENOMEM:
+            raise
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ResourceError(f"{path}: too many files are open", "Raise the limit: ulimit -n 4096") from None
+        fix = "Copy it to a local disk and try again"
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            fix = "Check the path, or give the file a shorter one"
+        raise DataError(f"{str(path)[:300]}: cannot be read ({error.strerror or error})", fix) from None

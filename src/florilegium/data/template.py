@@ -145,7 +145,10 @@ class Template:
         known = self._given_columns(given)
         if not open and known == self.columns:
             return self.render(given)
-        clean = {name: self._clean(name, given) for name in known}
+        try:
+            clean = {name: self._clean(name, given) for name in known}
+        except DataError as error:  # a prompt is no row that could be dropped
+            raise DataError(error.cause, error.fix.removesuffix(f", {SKIP}")) from None
         if not open and clean.get(self.main_column, True) in ("", []):
             raise DataError(
                 f"column {self.main_column!r} of the prompt is empty", "Give it some text, or prompt with nothing"

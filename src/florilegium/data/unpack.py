@@ -91,6 +91,10 @@ def open_unpacked(path: Path) -> Iterator[tuple[BinaryIO, str]]:
             raise DataError(
                 f"{path.name}: byte 0: the packed file is damaged ({error})", "Pack it again, or get it again"
             ) from None
+        except NotImplementedError as error:  # Deflate64, which Windows takes for large files
+            raise DataError(
+                f"{path.name}: packed in a way that Python does not unpack ({error})", f"Unpack it: unzip {path.name}"
+            ) from None
 
 
 def _out_of_zip(path: Path, file: BinaryIO) -> Iterator[tuple[BinaryIO, str]]:

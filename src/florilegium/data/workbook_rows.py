@@ -15,7 +15,7 @@ from florilegium.data.csv_dialect import count_titles, is_header, names_somethin
 from florilegium.data.raw_rows import Note, Raw, Stream, check_names, name_of
 from florilegium.data.split_files import TRAIN, split_of
 from florilegium.data.unpack import in_memory, open_unpacked
-from florilegium.errors import DataError
+from florilegium.errors import DataError, reason_of
 
 _HEAD_ROWS, _MOST_TITLES = 200, 12
 
@@ -25,10 +25,12 @@ def read_workbook(path: Path, columns: Columns = None) -> Stream:
     any. Raises: DataError where the workbook is damaged, or openpyxl is missing."""
     try:
         import openpyxl
-    except ImportError:
+    except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "openpyxl"
+        why = "is missing" if is_missing else f"cannot be imported ({reason_of(error)})"
         raise DataError(
-            f"{path.name}: Excel workbooks are read by the package openpyxl, which is missing",
-            'Type: pip install "florilegium[excel]", or save it as CSV UTF-8 in Excel',
+            f"{path.name}: Excel workbooks are read by the package openpyxl, which {why}",
+            'Type: pip install -U "florilegium[excel]", or save it as CSV UTF-8 in Excel',
         ) from None
     with open_unpacked(path) as (file, _):
         # Whatever a damaged zip or its XML brings up: openpyxl lets through errors of three libraries.

@@ -22,6 +22,7 @@ import torch
 from florilegium.errors import ModelError, reason_of
 from florilegium.export.lora_change import LoraChange
 from florilegium.model.adapter_config import lora_values
+from florilegium.storage.library_errors import ran_out_of_memory
 from florilegium.storage.safetensors_io import read_header
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+OTHER_BASE = "It was made for another base: name that one with --model"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def read_changes(folder: Path, model: PreTrainedModel) -> AdapterChanges:
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         if ".lora_" in key:
-            raise ModelError(f"the adapter in {folder} has {key}, which this base lacks", "Name its base with --model")
+            raise ModelError(f"the adapter in {folder} has {key}, which this base lacks", OTHER_BASE)
         replaced[name] = tensor
     with (folder / WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -85,9 +87,9 @@ def _lora_layers(model: PreTrainedModel, values: Mapping[str, Any], folder: Path
             warnings.simplefilter("ignore")
             tuned: Any = get_peft_model(model, LoraConfig(**{**values, "init_lora_weights": False}))
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(
-            f"the adapter in {folder} does not fit its base ({reason_of(error)})", "Name its base with --model"
-        ) from error
+        if ran_out_of_memory(error):
+            raise
+        raise ModelError(f"the adapter in {folder} does not fit its base ({reason_of(error)})", OTHER_BASE) from error
     modules = tuned.base_model.model.named_modules()
     return {name: module for name, module in modules if isinstance(module, LoraLayer)}
 
@@ -102,7 +104,7 @@ def _change(
         magnitude = tensors.pop(f"{PREFIX}{name}.lora_magnitude_vector").float() if layer.use_dora["default"] else None
     except KeyError as error:
         raise ModelError(
-            f"the adapter in {folder} lacks {str(error)[:120]}", "Copy it again, or name its base with --model"
+            f"the adapter in {folder} lacks {error}", "Copy it again; if it is whole, it was made for another base"
         ) from None
     scaling = float(layer.scaling["default"])
     transposed = embedding or bool(getattr(layer, "fan_in_fan_out", False))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from florilegium.errors import ModelError, UsageError, nearest
+from florilegium.errors import ModelError, UsageError, nearest, reason_of
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -33,8 +33,10 @@ def import_gguf() -> ModuleType:
     """The `gguf` package. Raises ModelError where it is not installed."""
     try:
         import gguf
-    except ImportError:
-        raise ModelError("the package gguf is not installed", "Type: pip install 'florilegium[export]'") from None
+    except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "gguf"
+        why = "is not installed" if is_missing else f"cannot be imported ({reason_of(error)})"
+        raise ModelError(f"the package gguf {why}", "Type: pip install -U 'florilegium[export]'") from None
     return gguf
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from florilegium.errors import FlorilegiumError, ModelError, UsageError
+from florilegium.errors import FlorilegiumError, ModelError, UsageError, reason_of
 from florilegium.export.hub_files import Parcel
 from florilegium.export.origin import HUB_ID
-from florilegium.storage.library_errors import http_status, is_connection_error
+from florilegium.storage.library_errors import http_status, is_connection_error, ran_out_of_memory
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -85,6 +85,8 @@ class Trying:
             except FlorilegiumError:
                 raise
             except Exception as error:  # the client raises many kinds: its own, httpx's, the system's
+                if ran_out_of_memory(error):
+                    raise
                 status = http_status(error)
                 if wait is None or not _is_passing(error, status):
                     raise self._refused(what, error, status) from error
@@ -104,7 +106,9 @@ class Trying:
             fix = "HF_HUB_OFFLINE is set: unset it to send anything"
         else:
             fix = fixes.get(status or 0, "Nothing of it is visible there: push again later")
-        return ModelError(f"could not {what} on the Hub for {self.repo} ({_kind(error, status)})", fix)
+        return ModelError(
+            f"could not {what} on the Hub for {self.repo} ({_kind(error, status)}: {reason_of(error)})", fix
+        )
 
 
 def _is_passing(error: BaseException, status: int | None) -> bool:

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from florilegium.errors import ModelError, UsageError
+from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.export.card_use import THIS
 from florilegium.export.origin import Origin
 from florilegium.model.lora import FACTS
@@ -58,8 +58,10 @@ def pack_export(folder: Path, repo: str) -> Parcel:
         raise ModelError(f"{folder} is not as it was exported: {error}", "Export it again") from None
     try:
         card = (folder / CARD).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise ModelError(f"{folder} has no {CARD} that can be read", "Export it again") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / CARD} cannot be read ({reason_of(error)})", "Mend it, or export it again"
+        ) from None
     if str(manifest.facts.get("to", "")).startswith("gguf"):
         fetch = f"## Load it\n\nGet the files: `hf download {repo} --local-dir quotes && cd quotes`\n"
         card = card.replace("## Load it\n", fetch, 1)
@@ -75,7 +77,9 @@ def pack_adapter(folder: Path, base: Origin, card: str) -> Parcel:
     files["adapter_config.json"] = _json({**config, "base_model_name_or_path": base.name})
     files |= {name: folder / name for name in ADAPTER_FILES if (folder / name).is_file()}
     if "adapter_model.safetensors" not in files:
-        raise UsageError(f"{folder} has no adapter_model.safetensors", "Pickled adapters are not sent")
+        is_pickled = (folder / "adapter_model.bin").is_file()
+        fix = "Pickled adapters are not sent: save it as safetensors" if is_pickled else "Name a run, or its adapter/"
+        raise UsageError(f"{folder} has no adapter_model.safetensors", fix)
     if (folder / FACTS).is_file():
         facts = read_json(folder / FACTS, f"the {FACTS} in {folder}")
         facts["base"] = {**facts.get("base", {}), "name": base.name}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from florilegium.errors import ModelError
+from florilegium.errors import ModelError, ResourceError, whole_reason
 from florilegium.export import llama_worker
 from florilegium.export.probe import NEW_TOKENS, TOP, Answers, Probe, Step
 from florilegium.export.verdict import Verdict, judge_gguf
@@ -58,7 +59,9 @@ def ask_llama_cpp(
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        lines = [line for line in ran.stderr.splitlines() if line.strip()]
-        last = lines[-1].strip()[:200] if lines else f"it ended with {ran.returncode}"
-        raise ModelError(f"what was exported does not load in llama.cpp and was removed ({last})", "Please report it")
+        if ran.returncode == -signal.SIGKILL:
+            cause = "llama.cpp was killed while it checked what was exported, probably for want of memory"
+            raise ResourceError(cause, "Close other programs, or keep it unchecked with --no-check")
+        said = whole_reason(ran.stderr[-5000:]) or f"it ended with {ran.returncode}"
+        raise ModelError(f"what was exported does not load in llama.cpp and was removed ({said})", "Please report it")
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from florilegium.errors import DivergedError, ModelError
-from florilegium.export.adapter_changes import AdapterChanges, read_changes
+from florilegium.export.adapter_changes import OTHER_BASE, AdapterChanges, read_changes
 from florilegium.export.base_weights import BaseWeights, StoredTensor
 from florilegium.export.lora_change import Rows, spans
 
@@ -43,9 +43,7 @@ class Merge:
             self.tensors[self.head] = replace(source, key=key, name=self.head)
             self._own[self.head] = source
         if missing := sorted(self._changed() - self.tensors.keys()):
-            raise ModelError(
-                f"{base.title} has no {missing[0]}, which the adapter changes", "Name the adapter's base with --model"
-            )
+            raise ModelError(f"{base.title} has no {missing[0]}, which the adapter changes", OTHER_BASE)
 
     def _trained_apart(self) -> bool:
         """Whether embedding or head was trained as a module of its own. An embedding that PEFT merely saved along (its
@@ -73,9 +71,7 @@ class Merge:
         if change is not None:
             shape = (tensor.shape[0], tensor.shape[1])
             if (change.left_NR.shape[0], change.right_RK.shape[1]) != shape:
-                raise ModelError(
-                    f"the adapter does not fit {tensor.name} of {self.base.title}", "Name its base with --model"
-                )
+                raise ModelError(f"the adapter does not fit {tensor.name} of {self.base.title}", OTHER_BASE)
             return change.prepared(lambda a, b: self.base.rows(source, a, b), shape)
         if added is not None:
             return lambda a, b: self.base.rows(source, a, b).float() + added[a:b]

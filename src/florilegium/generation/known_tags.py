@@ -22,11 +22,23 @@ from florilegium.storage.run_directory import RunDirectory, adapter_folder
 
 def tags_of_rows(run: Path, most: int) -> list[str]:
     """The tags of a run's rows, the most frequent first; none where the rows are gone."""
+    try:
+        return read_tags_of_rows(run, most)
+    except FlorilegiumError:
+        return []
+
+
+def read_tags_of_rows(run: Path, most: int) -> list[str]:
+    """The same. Raises UsageError for an adapter without its run, DataError where the rows are gone."""
     directory = RunDirectory(adapter_folder(run).parent)
     try:
-        return _read(directory, directory.config.stat().st_mtime_ns, most)
-    except (FlorilegiumError, OSError):
-        return []
+        changed = directory.config.stat().st_mtime_ns
+    except OSError:
+        raise UsageError(
+            f"--known-tags needs the rows that {run} was trained on, and only a run's folder names them",
+            "Name the run with --run, or leave --known-tags out",
+        ) from None
+    return _read(directory, changed, most)
 
 
 def with_known_tags(tuned: Tuned, rows: Sequence[Generated], tags: Sequence[str]) -> list[Generated]:

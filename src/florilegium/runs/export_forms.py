@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from florilegium.errors import ModelError
+from florilegium.errors import ModelError, whole_reason
 from florilegium.export.gguf_adapter import adapter_tensors, adapter_writer
 from florilegium.export.gguf_families import family_of
 from florilegium.export.gguf_file import gguf_bytes, gguf_pieces
@@ -150,7 +150,7 @@ def _quantise(folder: NewFolder, program: str, name: str, kind: str) -> None:
     if ran.returncode != 0 or not (folder.path / name).is_file():
         lines = [line for line in (ran.stdout + ran.stderr).splitlines() if line.strip()] or ["no word"]
         raise ModelError(
-            f"llama-quantize failed ({lines[-1].strip()[:200]})", "Take --type q8_0, or look at the program"
+            f"llama-quantize failed ({whole_reason(' '.join(lines[-5:]))})", "Take --type q8_0, or look at the program"
         )
     folder.drop(SCRATCH)
     folder.adopt(name)

@@ -67,7 +67,8 @@ def _changed(word: str, value: str, n: int, settings: SamplingSettings) -> tuple
     try:
         number = NUMBERS[word](value)
     except ValueError:
-        raise UsageError(f"{word} takes a number, not {value!r}", HELP) from None
+        kind = "a number" if NUMBERS[word] is float else "a whole number"
+        raise UsageError(f"{word} takes {kind}, not {value!r}", HELP) from None
     if word == "/n":
         if number < 1:
             raise UsageError(f"/n is {number}", "It takes 1 or more")

@@ -95,11 +95,12 @@ def run(flags: argparse.Namespace) -> None:
     prompts = prompts_from_file(flags.prompts) if flags.prompts else [as_typed(flags.prompt or "")]
     if flags.prompt == "-":
         prompts = prompts_from_standard_input()
+    known = _known_tags(flags.run) if flags.known_tags else []  # before the model is loaded
     tuned = load_tuned(flags)
     if flags.about:
         _write_about(tuned, flags, settings)
     else:
-        _write(tuned, prompts, flags, settings)
+        _write(tuned, prompts, flags, settings, known)
     say_seed(flags, settings)
 
 
@@ -157,10 +158,16 @@ def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSett
     print_line(printable(found), file=sys.stderr)
 
 
-def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings: SamplingSettings) -> None:
-    """Writes `-n` texts for each prompt, and shows them."""
+def _write(
+    tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings: SamplingSettings, known: list[str]
+) -> None:
+    """Writes `-n` texts for each prompt, and shows them; with `known` tags alone, where there are some."""
     from florilegium.cli.progress import working
     from florilegium.cli.streaming import stream_rows, writes_as_it_goes
+    from florilegium.generation.known_tags import check_ends_in_tags, with_known_tags
+
+    if known:
+        check_ends_in_tags(tuned)
 
     wanted, beside = len(prompts) * flags.n, []
     whole = flags.base or flags.novel_only or flags.known_tags
@@ -173,20 +180,22 @@ def _write(tuned: Tuned, prompts: list[str], flags: argparse.Namespace, settings
             rows, beside = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         else:
             rows = tuned.generate(prompts, flags.n, tags=flags.tags, settings=settings, novel_only=flags.novel_only)
-            rows = _with_known_tags(tuned, rows, flags.run) if flags.known_tags else rows
+            rows = with_known_tags(tuned, rows, known) if known else rows
     if len(rows) < wanted:
         why = "after 10 attempts each they still copied a training row or had no quote"
         print_line(f"{wanted - len(rows)} of {wanted} dropped: {why}", file=sys.stderr)
     show(tuned, rows, beside, flags.json)
 
 
-def _with_known_tags(tuned: Tuned, rows: list[Generated], run: str) -> list[Generated]:
-    from florilegium.generation.known_tags import tags_of_rows, with_known_tags
-
-    tags = tags_of_rows(find_run(run), MOST_KNOWN)
+def _known_tags(run: str) -> list[str]:
+    folder = find_run(run)
+    adapter_folder(folder)
+    with loading_pytorch():
+        from florilegium.generation.known_tags import read_tags_of_rows
+    tags = read_tags_of_rows(folder, MOST_KNOWN)
     if not tags:
-        raise UsageError("--known-tags needs the rows that the run was trained on", "Name the run with --run")
-    return with_known_tags(tuned, rows, tags)
+        raise UsageError(f"--known-tags: the rows of {run} have no tags", "Leave --known-tags out")
+    return tags
 
 
 def show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], as_json: bool) -> None:
