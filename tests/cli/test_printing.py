@@ -73,9 +73,12 @@ def table(names: list[str]) -> list[tuple[str, str, int, str]]:
 def run(home: Path, name: str, where: str, width: int, way: str, folder: Path) -> tuple[int, str]:
     """Exit code, and what came on stderr (on a terminal: what was read of both)."""
     work = shutil.copytree(home, folder / "work")
+    command = [sys.executable, "-m", "florilegium", *COMMANDS[name]]
+    if "PYTHONUTF8" in LOCALES[where]:  # a name of other letters cannot be opened there at all
+        (work / "runs" / NAME).rename(work / "runs" / "mine")
+        command = ["mine" if word == NAME else word for word in command]
     environment = {k: v for k, v in os.environ.items() if k not in ("LANG", "LC_ALL", "PYTHONIOENCODING")}
     environment |= LOCALES[where] | {"COLUMNS": str(width), "TERM": "xterm"}
-    command = [sys.executable, "-m", "florilegium", *COMMANDS[name]]
     given: dict[str, Any] = {"cwd": work, "env": environment, "stdin": subprocess.DEVNULL}
     if way.startswith("terminal"):
         return on_terminal(

@@ -42,7 +42,11 @@ def texts(good: int, of: int = 20, *, finished: int | None = None, copied: int =
         (texts(3), False, "only 3 of 20 have tags: train longer"),
         (texts(0), False, "none of 20 have tags: train longer"),
         (texts(20, finished=14), False, "only 14 of 20 end cleanly: train longer"),
-        (texts(20, copied=3), False, "3 of 20 copied from training: take more rows or fewer passes, or leave copies out"),
+        (
+            texts(20, copied=3),
+            False,
+            "3 of 20 copied from training: take more rows or fewer passes, or leave copies out",
+        ),
     ],
 )
 def test_the_verdict_is_what_a_person_would_say(rows: list[Generated], works: bool, sentence: str) -> None:

@@ -4,11 +4,12 @@ the cursor, hide a line or rename the window. Every plain line is printed from h
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
 import sys
-from typing import IO
+from typing import IO, Any
 
 
 def printable(text: str) -> str:
@@ -40,6 +41,18 @@ def open_what_is_closed() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
+class _Terminal(io.FileIO):
+    """A terminal that is gone is a reader who has left."""
+
+    def write(self, data: Any) -> int:  # Any: whatever has a buffer
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise BrokenPipeError from error
+            raise
+
+
 def lead_stdout_nowhere() -> None:
     """What is left in its buffer cannot be written: else Python says so once more when it exits, with a code of its own."""
     with contextlib.suppress(OSError, ValueError):
@@ -49,6 +62,10 @@ def lead_stdout_nowhere() -> None:
 def never_fail_to_print() -> None:
     """A letter that the terminal's encoding lacks, or a byte of a name that was no text, is shown escaped: it must not end
     a command that has done its work."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__ and sys.stdout.isatty():
+        theirs = sys.stdout
+        terminal = io.BufferedWriter(_Terminal(theirs.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(terminal, encoding=theirs.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

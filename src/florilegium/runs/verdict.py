@@ -73,7 +73,11 @@ def judge(rows: Sequence[Generated], template: Template, length: RunLength, run:
         return verdict(False, f"{_few(finished)} of {len(rows)} end cleanly: train longer", longer)
     if copied is not None and copied > MOST_COPIES * len(rows):
         again = f"florilegium generate --run {shlex.quote(run)} --novel-only"
-        return verdict(False, f"{copied} of {len(rows)} copied from training: take more rows or fewer passes, or leave copies out", again)
+        return verdict(
+            False,
+            f"{copied} of {len(rows)} copied from training: take more rows or fewer passes, or leave copies out",
+            again,
+        )
     copies = "" if copied is None else f", {copied} copied"
     return verdict(True, f"{formed} of {len(rows)} {form}, {finished} end cleanly{copies}: it works")
 

@@ -13,11 +13,22 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _STDERR = 2
 _lock = threading.Lock()
 _inside = 0
 _kept = -1  # a copy of number 2 while it leads nowhere
+
+
+class _Lossy(io.FileIO):
+    """What cannot be written is lost, and nothing else: a terminal that is gone, a log on a full disk and a reader who has
+    left are no reason to end a run."""
+
+    def write(self, data: Any) -> int:  # Any: whatever has a buffer
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(data)
 
 
 def own_stderr() -> None:
@@ -30,7 +41,7 @@ def own_stderr() -> None:
             copy = os.dup(_STDERR)  # for as long as the process lives
             # Nothing is held back, as in Python's own: where nobody reads, a line is lost, and exiting does not fail over it.
             sys.stderr = io.TextIOWrapper(
-                io.FileIO(copy, "w"),
+                _Lossy(copy, "w"),
                 encoding=theirs.encoding,
                 errors="backslashreplace",
                 line_buffering=True,
