@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from typing import IO, Any
+from typing import IO
 
 
 def printable(text: str) -> str:
@@ -44,7 +44,7 @@ def open_what_is_closed() -> None:
 class _Terminal(io.FileIO):
     """A terminal that is gone is a reader who has left."""
 
-    def write(self, data: Any) -> int:  # Any: whatever has a buffer
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]  # what a text stream hands over
         try:
             return super().write(data)
         except OSError as error:
@@ -64,7 +64,7 @@ def never_fail_to_print() -> None:
     a command that has done its work."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__ and sys.stdout.isatty():
         theirs = sys.stdout
-        terminal = io.BufferedWriter(_Terminal(theirs.fileno(), "w", closefd=False))
+        terminal = io.BufferedWriter(_Terminal(theirs.fileno(), "w", closefd=False))  # type: ignore[type-var]
         sys.stdout = io.TextIOWrapper(terminal, encoding=theirs.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 _STDERR = 2
 _lock = threading.Lock()
@@ -25,7 +24,7 @@ class _Lossy(io.FileIO):
     """What cannot be written is lost, and nothing else: a terminal that is gone, a log on a full disk and a reader who has
     left are no reason to end a run."""
 
-    def write(self, data: Any) -> int:  # Any: whatever has a buffer
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]  # what a text stream hands over
         with contextlib.suppress(OSError):
             return super().write(data)
         return len(data)
