@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.checkpoint import QUOTES, make_checkpoint
+from bench.common.field_unit import in_the_fields_unit
 from bench.common.gpu_model import SIZES
 from florilegium.fast.card import CARDS, acting_as
 
@@ -53,7 +54,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         from florilegium.fast import support
 
         support.MIN_INT8_ELEMENTS = arguments.smallest
-    names = ("bits", "memory", "memory_limit", "fast", "dropout")
+    names = ("bits", "memory", "memory_limit", "fast", "dropout", "target_modules")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
     settings["batching"] = "tile-aligned"  # as the other sides have it
     config = make_config(
@@ -84,6 +85,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "side": "ours",
         "tokens_per_second": round(tokens / seconds, 1),
+        **in_the_fields_unit(ready.loaded.model, tokens / seconds),
         "ms_per_step": round(1000 * seconds / len(steps), 1),
         "tokens_per_step": round(tokens / len(steps), 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
@@ -108,9 +110,10 @@ def stock(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     examples = encode(AutoTokenizer.from_pretrained(folder), rows.template, rows.quotes).examples
     order = BatchSampler([len(e.token_ids) - 1 for e in examples], 16, 0, tile_aligned=True)
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]
+    targets = ["query_key_value"] if arguments.target_modules == "auto" else arguments.target_modules
     if arguments.side == "tuned":
-        return tuned_side(folder, steps, arguments.dropout)
-    return stock_side(folder, steps, arguments.side, arguments.dropout)
+        return tuned_side(folder, steps, arguments.dropout, targets)
+    return stock_side(folder, steps, arguments.side, arguments.dropout, targets)
 
 
 def floor_side(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -200,6 +203,9 @@ def main() -> None:
     parser.add_argument("--stock-steps", type=int, help="steps of the notebook's side, where it is timed alone")
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--bits", type=int, default=8)
+    parser.add_argument(
+        "--target-modules", default="auto", help="'auto' (query_key_value) or 'all-linear', of all sides"
+    )
     parser.add_argument("--memory", default="auto")
     parser.add_argument("--memory-limit", type=float)
     parser.add_argument("--fast", default="auto")
@@ -256,7 +262,7 @@ def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     steps = arguments.stock_steps or arguments.steps if side != "ours" else arguments.steps
     command = [sys.executable, "-m", "bench.train.gpu", "--side", side, "--size", arguments.size]
     command += ["--folder", str(folder), "--steps", str(steps), "--data", str(arguments.data)]
-    for name in ("bits", "memory", "memory_limit", "fast", "dropout", "smallest", "card"):
+    for name in ("bits", "memory", "memory_limit", "fast", "dropout", "smallest", "card", "target_modules"):
         value = getattr(arguments, name)
         command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
     done = subprocess.run(command, capture_output=True, text=True)

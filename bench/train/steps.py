@@ -6,7 +6,8 @@ fast room.
 A plan is a name, or three numbers (ActivationPlan): blocks that keep all, that keep both residuals, that have bf16 copies, such as 0,21,0.
 Documents have the lengths of english_quotes (log-normal, median 42 tokens). A step is forward, loss, backward, clip and AdamW.
 --tokens counts positions; a document's end-of-text is a target and takes none (`tokens/pack.py`), so a step is on some 2% more tokens, and
-tokens/s counts those, as a training run does. Prints milliseconds (the mean of a run of steps without a sync), tokens/s and the peak.
+tokens/s counts those, as a training run does. Prints milliseconds (the mean of a run of steps without a sync), tokens/s, the peak, the
+gradient's norm and the loss, and TFLOP/s as `bench/common/field_unit.py` counts them. --length 4096: full rows in place of quotes.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from typing import Any
 
 import torch
 
+from bench.common.field_unit import in_the_fields_unit
 from bench.common.gpu_model import SIZES, random_base
 
 PLANS = {"copies": (10**6, 10**6, 10**6), "fast": (10**6, 10**6, 0), "lean": (0, 10**6, 0), "least": (0, 0, 0)}
 
 
-def batch_of(tokens: int) -> Any:
+def batch_of(tokens: int, length: int | None = None) -> Any:
     from florilegium.tokens import Example, PackPlan, pack
 
     generator = torch.Generator().manual_seed(0)
     sizes = torch.empty(tokens // 8).log_normal_(3.74, 0.76, generator=generator).long().clamp(4, 800).tolist()
+    if length:
+        sizes = [length] * -(-tokens // length)
     examples, left = [], tokens
     while left > 0:
         size = min(sizes.pop(), left)
@@ -61,7 +65,7 @@ def stepper(base: Any, model: Any, batch: Any, options: Any, graph: bool, guards
     run = CudaGraphRunner(gradients, [p.grad for p in parameters if p.grad is not None]) if graph else gradients
     inputs = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)}
 
-    def step() -> torch.Tensor:
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
         loss = run(
             inputs if graph else {name: t.pin_memory().to("cuda", non_blocking=True) for name, t in inputs.items()}
         )
@@ -71,7 +75,7 @@ def stepper(base: Any, model: Any, batch: Any, options: Any, graph: bool, guards
             optimizer.grad_scale = None
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
-        return loss
+        return loss, norm
 
     return step
 
@@ -79,7 +83,7 @@ def stepper(base: Any, model: Any, batch: Any, options: Any, graph: bool, guards
 def measure(step: Any, repeats: int) -> dict[str, float]:
     torch.cuda.reset_peak_memory_stats()  # recording is part of the peak: what is replayed later takes that memory
     for _ in range(3):
-        loss = step()
+        loss, norm = step()
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(repeats):
@@ -92,6 +96,7 @@ def measure(step: Any, repeats: int) -> dict[str, float]:
         "host_ms": round(1000 * launched / repeats, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "loss": round(float(loss), 4),
+        "gradient_norm": round(float(norm), 4),
     }
 
 
@@ -102,6 +107,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1008])
     parser.add_argument("--plans", nargs="+", default=list(PLANS))
     parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--target-modules", default="auto")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--length", type=int, help="of every document, in place of the lengths of quotes")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--graph", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--profile", action="store_true")
@@ -116,7 +124,9 @@ def main() -> None:
     from florilegium.model.families.bloom import bloom_model
 
     base = random_base(arguments.size, arguments.bits)
-    model = attach_adapter(base, make_config({"bits": arguments.bits, "dropout": arguments.dropout}))
+    settings = {"bits": arguments.bits, "lora_dropout": arguments.dropout, "lora_rank": arguments.rank}
+    settings["target_modules"] = arguments.target_modules
+    model = attach_adapter(base, make_config(settings))
     model.train()
     for plan in arguments.plans:
         fast.install_kernels(model, ())
@@ -132,20 +142,25 @@ def main() -> None:
             options = ForwardOptions(("chunked-loss",), block_stack=stack)
             del stack
         for tokens in arguments.tokens:
-            batch = batch_of(tokens)
+            batch = batch_of(tokens, arguments.length)
             step = stepper(base, model, batch, options, arguments.graph and plan != "plain")
             figures = measure(step, arguments.repeats)
             a_second = 1000 / figures["ms"]
             rates = {
                 "tokens_per_second": round(batch.num_tokens * a_second),
                 "positions_per_second": round(tokens * a_second),
+                **in_the_fields_unit(model, batch.num_tokens * a_second),
             }
-            print(
-                json.dumps({"plan": plan, "bits": arguments.bits, "positions": tokens, **rates, **figures}), flush=True
-            )
+            what = {"plan": plan, "bits": arguments.bits, "lora_on": arguments.target_modules, "positions": tokens}
+            print(json.dumps({**what, **rates, **figures}), flush=True)
             if arguments.guards:
                 guarded = stepper(
-                    base, model, batch_of(tokens), options, arguments.graph and plan != "plain", guards=True
+                    base,
+                    model,
+                    batch_of(tokens, arguments.length),
+                    options,
+                    arguments.graph and plan != "plain",
+                    guards=True,
                 )
                 pairs = [(measure(step, 20)["ms"], measure(guarded, 20)["ms"]) for _ in range(5)]
                 shares = sorted(100 * (with_guards / without - 1) for without, with_guards in pairs)

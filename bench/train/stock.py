@@ -29,7 +29,7 @@ def same_adapter(model: Any) -> None:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
-def load(folder: Path, kind: str, dropout: float) -> Any:
+def load(folder: Path, kind: str, dropout: float, targets: list[str] | str) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -41,9 +41,7 @@ def load(folder: Path, kind: str, dropout: float) -> Any:
         model = prepare_model_for_kbit_training(model)
     if kind == "codes":
         round_to_codes(model)
-    lora = LoraConfig(
-        r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM"
-    )
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
     same_adapter(model)
     return model.train()
@@ -69,10 +67,12 @@ def padded(group: list[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return ids.cuda(), mask.cuda(), ids.masked_fill(mask == 0, -100).cuda()
 
 
-def stock_side(folder: Path, steps: list[list[Any]], kind: str, dropout: float) -> dict[str, Any]:
+def stock_side(
+    folder: Path, steps: list[list[Any]], kind: str, dropout: float, targets: list[str] | str
+) -> dict[str, Any]:
     """Tokens/s over all steps but the first two, the peak, and the loss of every step."""
     began = time.perf_counter()
-    model = load(folder, kind, dropout)
+    model = load(folder, kind, dropout, targets)
     loading = time.perf_counter() - began
     half = kind == "notebook"
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -109,12 +109,12 @@ def stock_side(folder: Path, steps: list[list[Any]], kind: str, dropout: float) 
     }
 
 
-def tuned_side(folder: Path, steps: list[list[Any]], dropout: float) -> dict[str, Any]:
+def tuned_side(folder: Path, steps: list[list[Any]], dropout: float, targets: list[str] | str) -> dict[str, Any]:
     """The faster of its two ways; nothing but `missing` where TRL is not installed."""
     nothing = {"side": "stock tuned", "tokens_per_second": 0.0, "losses": []}
     if importlib.util.find_spec("trl") is None:
         return {**nothing, "missing": "trl"}
-    found = [_widest(folder, steps, dropout, checkpointed) for checkpointed in (False, True)]
+    found = [_widest(folder, steps, dropout, targets, checkpointed) for checkpointed in (False, True)]
     best = max(
         (one for one in found if one),
         key=lambda one: float(one["tokens_per_second"]),
@@ -130,19 +130,26 @@ def tuned_side(folder: Path, steps: list[list[Any]], dropout: float) -> dict[str
     }
 
 
-def _widest(folder: Path, steps: list[list[Any]], dropout: float, checkpointed: bool) -> dict[str, Any] | None:
+def _widest(
+    folder: Path, steps: list[list[Any]], dropout: float, targets: list[str] | str, checkpointed: bool
+) -> dict[str, Any] | None:
     """As many of the 16 rows at a time as the card holds: the longest come together, and first."""
     for rows_at_a_time in (16, 8, 4, 2, 1):
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         with contextlib.suppress(torch.OutOfMemoryError):  # and the traceback goes, which holds the model
-            return _tuned(folder, steps, dropout, rows_at_a_time, checkpointed)
+            return _tuned(folder, steps, dropout, targets, rows_at_a_time, checkpointed)
     return None
 
 
 def _tuned(
-    folder: Path, steps: list[list[Any]], dropout: float, rows_at_a_time: int, checkpointed: bool
+    folder: Path,
+    steps: list[list[Any]],
+    dropout: float,
+    targets: list[str] | str,
+    rows_at_a_time: int,
+    checkpointed: bool,
 ) -> dict[str, Any]:
     """TRL on the rows of `steps`, in its own order: rows of like length together. Tokens/s over all steps but the first
     two."""
@@ -173,9 +180,7 @@ def _tuned(
             bf16=True, gradient_checkpointing=checkpointed, max_length=None, learning_rate=RATE, lr_scheduler_type="constant",
             optim="adamw_torch_fused", report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
         )  # fmt: skip
-        lora = LoraConfig(
-            r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["query_key_value"], task_type="CAUSAL_LM"
-        )
+        lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         trainer = SFTTrainer(
             model, args=settings, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Clock()]

@@ -25,6 +25,7 @@ from florilegium.fast.training import (
     attention_grad_kernel,
     attention_kernel,
     gelu_kernel,
+    lora_grad_kernel,
     lora_kernel,
     norm_kernel,
 )
@@ -38,6 +39,9 @@ STRIDES = (
     "grad_stride",
     "normed_stride",
     "a_row",
+    "input_stride",
+    "out_grad_stride",
+    "out_stride",
     "a_column",
 )
 # Multiples of 16, as Triton finds them to be when it is called.
@@ -182,18 +186,26 @@ def test_the_block_stack(arch: int) -> None:
     for order in (16, 4):
         compiled(attention_kernel.attention_kernel, arch, heads | {"ORDER": order}, options, **attention)
     compiled(attention_grad_kernel.attention_grad_kernel, arch, heads, options, **attention)
-    adapter = dict.fromkeys(("a", "out", "beside", "lora_input", "down", "down_grad", "qkv_grad"), "*bf16")
-    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32")
+    adapter = dict.fromkeys(
+        ("a", "out", "beside", "lora_input", "down", "down_grad", "out_grad", "grad", "slope"), "*bf16"
+    )
+    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32") | {"seed": "*i64", "dropout": "fp32"}
+    dropped, plain = {"DROPOUT": True, "ORDER": 4}, {"DROPOUT": False, "ORDER": 16}
+    warps = {"num_warps": 4}
     for rank in (16, 64, 256):
-        for K, strides in ((4096, {"a_column": 1}), (12288, {"a_row": 1})):
+        for K, given in (
+            (4096, {"a_column": 1} | plain),
+            (16384, {"a_column": 1} | dropped),
+            (12288, {"a_row": 1} | plain),
+        ):
+            tile = lora_kernel.down_projection_tile(K, rank)
+            compiled(lora_kernel.down_projection_kernel, arch, tile | given, warps, **adapter)
+        for given in (plain, dropped):
             compiled(
-                lora_kernel.down_projection_kernel,
-                arch,
-                lora_kernel.down_projection_tile(K, rank) | strides,
-                {"num_warps": 4},
-                **adapter,
+                lora_grad_kernel.lora_grad_kernel, arch, lora_grad_kernel.lora_grad_tile(rank) | given, warps, **adapter
             )
-        compiled(lora_kernel.lora_grad_kernel, arch, lora_kernel.lora_grad_tile(rank), {"num_warps": 4}, **adapter)
+        tile = lora_grad_kernel.lora_input_grad_tile(rank) | {"DROPOUT": True, "HAS_SLOPE": True}
+        compiled(lora_grad_kernel.lora_input_grad_kernel, arch, tile, warps, **adapter)
     norm = dict.fromkeys(
         ("residual", "raw", "saved", "normed", "lora_input", "grad_out", "lora_grad", "scaled_grad"), "*bf16"
     )
@@ -263,7 +275,9 @@ FORWARD = [
     (False, 0, 4, 0),
     (False, 1, 4, 0),
     (False, 1, 16, 0),
+    (False, 1, 4, 16),
     (False, 3, 4, 0),
+    (False, 3, 4, 16),
 ]
 KINDS = [*FORWARD, (True, 0, 4, 0), (True, 2, 4, 0)]
 

@@ -43,8 +43,7 @@ def test_plain_lora_is_taken(tmp_path: Path, bits: int) -> None:
 @pytest.mark.parametrize(
     ("lora", "reason"),
     [
-        ({"target_modules": ["query_key_value", "word_embeddings"]}, "query_key_value only"),
-        ({"target_modules": ["query_key_value", "dense_h_to_4h"]}, "query_key_value only"),
+        ({"target_modules": ["query_key_value", "word_embeddings"]}, "linears of blocks only"),
         ({"modules_to_save": ["ln_f"]}, "whole modules"),
         ({"lora_bias": True}, "not plain LoRA"),
     ],

@@ -40,12 +40,15 @@ def test_blooms_modules_in_turn_are_stock_bloom() -> None:
 
 def test_block_sizes_are_those_of_the_modules() -> None:
     model = make_bloom(heads=2, head_dim=16)
-    sizes, linears = BLOOM.block_sizes(model.config), BLOOM.linears(BLOOM.blocks(model)[0])
+    sizes, linears = BLOOM.block_sizes(model.config, ["query_key_value"]), BLOOM.linears(BLOOM.blocks(model)[0])
     assert sizes == block_sizes(32, 2)
     assert sizes.weights == sum(linear.weight.numel() for linear in linears)
     assert sizes.largest_weight == max(linear.weight.numel() for linear in linears)
     assert (sizes.lora_outputs, sizes.lora_inputs) == tuple(linears.qkv.weight.shape)
-    assert BLOOM.lora_targets(model) == [BLOOM.fused_qkv]
+    assert BLOOM.lora_targets(model) == [BLOOM.fused_linears[0]]
+    everywhere = BLOOM.block_sizes(model.config, BLOOM.fused_linears)
+    assert everywhere.lora_outputs == sum(linear.weight.shape[0] for linear in linears)
+    assert everywhere.lora_inputs == sum(linear.weight.shape[1] for linear in linears)
 
 
 def test_another_familys_targets() -> None:

@@ -57,13 +57,13 @@ class LoraLayer(Protocol):
 
 class Attention(Protocol):
     query_key_value: Linear | LoraLayer
-    dense: Linear
+    dense: Linear | LoraLayer
     hidden_dropout: float
 
 
 class Mlp(Protocol):
-    dense_h_to_4h: Linear
-    dense_4h_to_h: Linear
+    dense_h_to_4h: Linear | LoraLayer
+    dense_4h_to_h: Linear | LoraLayer
 
 
 class Block(Protocol):
@@ -103,4 +103,9 @@ def base_linear(layer: Linear | LoraLayer) -> Linear:
 def linears(block: Block) -> tuple[Linear, Linear, Linear, Linear]:
     """The four linears of a block, without the adapter: qkv, dense, up, down."""
     attention, mlp = block.self_attention, block.mlp
-    return base_linear(attention.query_key_value), attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
+    return (
+        base_linear(attention.query_key_value),
+        base_linear(attention.dense),
+        base_linear(mlp.dense_h_to_4h),
+        base_linear(mlp.dense_4h_to_h),
+    )

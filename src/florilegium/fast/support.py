@@ -1,8 +1,8 @@
 """What keeps a BloomModel from the kernels that run its blocks themselves, in training (`block_stack.py`) or decoding
 (`weights.py`).
 
-They know LoRA on `query_key_value` and nothing else that an adapter may do: the rest they would pass over in silence,
-so it is refused. Here too: what keeps training's matmuls from reading int8 weights as they are stored
+They know LoRA on the linears of a block and nothing else that an adapter may do: the rest they would pass over in
+silence, so it is refused. Here too: what keeps training's matmuls from reading int8 weights as they are stored
 (`int8_matmul.py`), which is slower without and no refusal."""
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 
 from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, linears
+
+LINEARS = (".query_key_value", ".dense", ".dense_h_to_4h", ".dense_4h_to_h")  # of a BloomBlock
 
 
 def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
@@ -34,17 +36,17 @@ def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch
     for name, module in bloom.named_modules():
         if hasattr(module, "modules_to_save"):
             return "the adapter trains whole modules"
-        if hasattr(module, "base_layer") and not name.endswith(".query_key_value"):
-            return "it supports LoRA on query_key_value only"
+        if hasattr(module, "base_layer") and not name.endswith(LINEARS):
+            return "it supports LoRA on the linears of blocks only"
         if hasattr(module, "base_layer") and not _is_plain_lora(cast(LoraLayer, module)):
             return "the adapter is not plain LoRA"
     return ""
 
 
-def _is_plain_lora(qkv: LoraLayer) -> bool:
+def _is_plain_lora(layer: LoraLayer) -> bool:
     # A variant (DoRA, say) or a bias of B would change the function; two adapters at once are a sum of two products.
-    one = len(qkv.active_adapters) == 1 and not qkv.merged and not getattr(qkv, "lora_variant", None)
-    return one and qkv.lora_B[qkv.active_adapters[0]].bias is None
+    one = len(layer.active_adapters) == 1 and not layer.merged and not getattr(layer, "lora_variant", None)
+    return one and layer.lora_B[layer.active_adapters[0]].bias is None
 
 
 # a weight with fewer numbers (bloom-560m's, bloom-1b1's) gives few tiles at a time, and dequantising it is faster

@@ -43,7 +43,7 @@ class ModelShape:
 
     @property
     def lora_rank(self) -> float:
-        return self.adapter_parameters / ((self.block.lora_inputs + self.block.lora_outputs) * self.num_layers)
+        return self.adapter_parameters / max(1, (self.block.lora_inputs + self.block.lora_outputs) * self.num_layers)
 
     @property
     def copy_bytes(self) -> int:
@@ -69,13 +69,14 @@ def model_shape(
 ) -> ModelShape:
     config = model.config
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    adapter_on = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "base_layer")}
     return ModelShape(
         base_bytes,
         config.num_hidden_layers,
         config.hidden_size,
         config.vocab_size,
         trained,
-        family.block_sizes(config),
+        family.block_sizes(config, adapter_on),
         reads_int8,
     )
 

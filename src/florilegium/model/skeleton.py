@@ -57,7 +57,7 @@ class Skeleton:
         by int8 weights as they are stored."""
         if not packs(self.family):
             return None
-        block = self.family.block_sizes(self.config)
+        block = self.family.block_sizes(self.config, self.adapter_on)
         size = self.base_bytes(bits)
         return ModelShape(size, self.num_layers, self.width, self.vocab_size, self.count.trained, block, reads_int8)
 

@@ -176,7 +176,7 @@ def _fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
         return False
     head_width = skeleton.width // skeleton.config.num_attention_heads
     return (
-        skeleton.adapter_on == (skeleton.family.fused_qkv,)
+        set(skeleton.adapter_on) <= set(skeleton.family.fused_linears)
         and head_width <= 128
         and skeleton.width % 64 == 0
         and (card.capability is None or card.capability >= (8, 0))

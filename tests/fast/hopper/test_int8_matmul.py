@@ -91,21 +91,29 @@ def test_the_matmuls_equal_the_reference(T: int, N: int, K: int, R: int, cluster
 
 @pytest.mark.gpu
 @on_hopper
+@pytest.mark.parametrize("R", [0, 16, 72])
 @pytest.mark.parametrize(("T", "W", "F"), [(64, 128, 256), (192, 256, 384), (1000, 1024, 4096), (2368, 256, 128)])
-def test_gelu_and_its_gradient_in_the_epilogue(T: int, W: int, F: int, clusters: int) -> None:
+def test_gelu_and_its_gradient_in_the_epilogue(T: int, W: int, F: int, R: int, clusters: int) -> None:
+    """Of base and adapter; the value goes to rows that lie further apart."""
     torch.manual_seed(0)
     up, down = (torch.randint(-127, 128, shape, dtype=torch.int8, device=DEVICE) for shape in ((F, W), (W, F)))
     scale, bias = torch.rand(F, device=DEVICE) * 0.03 / W**0.5, torch.randn(F, device=DEVICE).to(DTYPE)
-    x, y = torch.randn(T, W, device=DEVICE).to(DTYPE), torch.randn(T, W, device=DEVICE).to(DTYPE)
-    slope, active = int8_matmul.forward_gelu(in_pair_order(x, W), up, scale, bias, NATURAL_ORDER)
-    exact_raw = (x.double() @ up.double().T).requires_grad_()
+    x, y = torch.randn(T, W + R, device=DEVICE).to(DTYPE), torch.randn(T, W, device=DEVICE).to(DTYPE)
+    b = (torch.randn(F, R, device=DEVICE) * 50).to(DTYPE)
+    wide, given = (
+        torch.empty(2, T, F + 64, device=DEVICE, dtype=DTYPE)[:, :, :F],
+        (in_pair_order(x, W), up, scale, bias),
+    )
+    lora_b = b if R else None
+    slope, active = int8_matmul.forward_gelu(*given, wide[0], NATURAL_ORDER, lora_b), wide[0]
+    exact_raw = (x[:, :W].double() @ up.double().T + x[:, W:].double() @ b.double().T).requires_grad_()
     exact = torch.nn.functional.gelu(exact_raw * scale + bias, approximate="tanh")
     above = y.double() @ down.double()
     exact.backward(above)
     assert error(active, exact) < LAST_BIT and error(slope, exact_raw.grad / above) < LAST_BIT
-    again, ordered = int8_matmul.forward_gelu(in_pair_order(x, W), up, scale, bias, PAIR_ORDER)
-    assert torch.equal(ordered, in_pair_order(active, F)) and torch.equal(again, slope)
-    assert torch.equal(int8_matmul.forward_slope(in_pair_order(x, W), up, scale, bias), slope)
+    again = int8_matmul.forward_gelu(*given, wide[1], PAIR_ORDER, lora_b)
+    assert torch.equal(wide[1], in_pair_order(active, F)) and torch.equal(again, slope)
+    assert torch.equal(int8_matmul.forward_slope(*given, lora_b), slope)
     assert error(int8_matmul.backward_gelu(y, down, slope), exact_raw.grad) < LAST_BIT
 
 
@@ -129,7 +137,9 @@ def test_a_length_that_is_new_to_the_kernels_can_be_recorded() -> None:
     scale, bias = torch.full((640,), 1e-3, device=DEVICE), torch.zeros(640, device=DEVICE).to(DTYPE)
 
     def function(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return int8_matmul.forward_gelu(inputs["x"], weight, scale, bias, NATURAL_ORDER)[1]
+        out = torch.empty(len(inputs["x"]), 640, device=DEVICE, dtype=DTYPE)
+        int8_matmul.forward_gelu(inputs["x"], weight, scale, bias, out, NATURAL_ORDER)
+        return out
 
     run = CudaGraphRunner(function, [])
     for T in (512, 128, 64):
@@ -194,12 +204,13 @@ def test_attention_writes_and_reads_pair_order(head_dim: int) -> None:
     for order in (NATURAL_ORDER, PAIR_ORDER):
         mine, grads = fused.clone(), torch.empty_like(fused)
         parts = [t.unbind(-2) for t in (mine, scale, bias, grads)]
-        out, logsumexp = attention_kernel.attention(*parts[:3], start, alibi_slopes(H, DEVICE), order)
+        out = torch.empty(T, H * head_dim, device=DEVICE, dtype=DTYPE)
+        logsumexp = attention_kernel.attention(*parts[:3], start, alibi_slopes(H, DEVICE), out, order)
         attention_grad_kernel.attention_grad(
-            *parts[:3], out, logsumexp, above.clone(), parts[3],
+            *parts[:3], out, logsumexp, above.view(T, -1), parts[3],
             start_T=start, end_T=end, slopes_H=alibi_slopes(H, DEVICE), order=order,
         )  # fmt: skip
-        found.append((out.view(T, -1), grads))
+        found.append((out, grads))
     assert (
         torch.equal(found[1][0], in_pair_order(found[0][0], H * head_dim))
         and error(found[1][1], found[0][1]) < LAST_BIT
@@ -220,19 +231,19 @@ def _reference_forward(x: torch.Tensor, weight: torch.Tensor, adapter: torch.Ten
 
 
 def _reference_forward_gelu(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, order: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    raw = _reference_forward(x, weight)
-    active = gelu_kernel.gelu(raw, scale, bias)
-    return _reference_forward_slope(x, weight, scale, bias), in_pair_order(
-        active, len(weight)
-    ) if order == PAIR_ORDER else active
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, out: torch.Tensor, order: int,
+    adapter: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    gelu_kernel.gelu(_reference_forward(x, weight, adapter), scale, bias, out)
+    if order == PAIR_ORDER:
+        out.copy_(in_pair_order(out.clone(), len(weight)))
+    return _reference_forward_slope(x, weight, scale, bias, adapter)
 
 
 def _reference_forward_slope(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, adapter: torch.Tensor | None = None
 ) -> torch.Tensor:
-    raw = _reference_forward(x, weight)
+    raw = _reference_forward(x, weight, adapter)
     slope = torch.ones_like(raw)
     gelu_kernel.gelu_grad(raw, scale, bias, slope)
     return slope
@@ -256,12 +267,18 @@ REFERENCES = {
 
 
 @runs_kernels
-def test_the_block_stack_with_int8_matmuls_equals_autograd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
+def test_the_block_stack_with_int8_matmuls_equals_autograd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str
+) -> None:
     folder = save_tiny(tmp_path / "bloom", heads=4, head_dim=64, layers=3, noise=0.02)
-    exact = run_model(folder, 8, "float32", torch.float32, None)
+    exact = run_model(folder, 8, "float32", torch.float32, None, targets)
     limits = [2e-5, 2e-4]
     if torch.bfloat16 == DTYPE:
-        limits = [2.5 * error(a, b) for a, b in zip(run_model(folder, 8, "bfloat16", DTYPE, None), exact, strict=True)]
+        limits = [
+            2.5 * error(a, b)
+            for a, b in zip(run_model(folder, 8, "bfloat16", DTYPE, None, targets), exact, strict=True)
+        ]
     read = []
     monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0)
     monkeypatch.setattr(block_stack, "FUSED_GELU_WIDTH", 0)
@@ -276,6 +293,8 @@ def test_the_block_stack_with_int8_matmuls_equals_autograd(tmp_path: Path, monke
         monkeypatch.setattr(int8_matmul, name, lambda *given, _product=product: read.append(1) or _product(*given))
     for plan, number in ((ActivationPlan(), 23), (ActivationPlan(blocks_full=0), 29), (ActivationPlan(1, 2, 2), 16)):
         read.clear()
-        errors = [error(a, b) for a, b in zip(run_model(folder, 8, "float32", DTYPE, plan), exact, strict=True)]
+        errors = [
+            error(a, b) for a, b in zip(run_model(folder, 8, "float32", DTYPE, plan, targets), exact, strict=True)
+        ]
         assert all(ours < limit for ours, limit in zip(errors, limits, strict=True)), (plan, errors, limits)
         assert len(read) == number, plan

@@ -44,11 +44,11 @@ on_hopper = pytest.mark.skipif(
 )
 
 
-def block(folder: Path, bits: int, dropout: float = 0.0) -> tuple[Any, Any]:
+def block(folder: Path, bits: int, dropout: float = 0.0, targets: str = "auto") -> tuple[Any, Any]:
     """A base with LoRA of which neither A nor B is zero."""
     base = load_base(str(folder), bits=bits, device=DEVICE, compute="bfloat16" if GPU else "float32")
     torch.manual_seed(3)
-    model = attach_adapter(base, make_config({"rank": 4, "dropout": dropout, "bits": bits}))
+    model = attach_adapter(base, make_config({"rank": 4, "dropout": dropout, "bits": bits, "target_modules": targets}))
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(std=0.1)
@@ -77,17 +77,20 @@ def stock(oracle: Any, examples: list[Any]) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow  # a minute each in the interpreter
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
 @pytest.mark.parametrize(
     ("heads", "head_dim", "bits", "stored"), [*SHAPES, pytest.param(2, 128, 8, True, marks=on_hopper)]
 )
 def test_packed_equals_stock_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: int, head_dim: int, bits: int, stored: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: int, head_dim: int, bits: int, stored: bool, targets: str
 ) -> None:
     """In bfloat16 about as near to float32 as stock is in bfloat16 (a gradient of so small a model magnifies rounding:
     stock's is 5 to 25% off, ours 0.5 to 1.3 times as much); in float32 to 1e-5. `stored`: int8 multiplied as it is
     stored, on a Hopper GPU."""
     monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0 if stored else 10**12)
-    base, model = block(save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim, noise=0.02), bits)
+    base, model = block(
+        save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim, noise=0.02), bits, targets=targets
+    )
     assert fast.supports_int8_matmul(bloom_model(model)) is stored
     examples = rows_of(LENGTHS, masked=MASKED, part=PART)
     oracle = stock_float32(base, model)
@@ -130,7 +133,8 @@ def test_a_quote_does_not_see_its_neighbours(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_recomputed_has_the_same_dropout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
+def test_what_is_recomputed_has_the_same_dropout(tmp_path: Path, targets: str) -> None:
     """Each plan's gradient for the same seed; another seed's is far from it."""
     gradients = {}
     for name, plan, seed in (
@@ -140,7 +144,7 @@ def test_what_is_recomputed_has_the_same_dropout(tmp_path: Path) -> None:
         ("copies", (9, 9, 9), 5),
         ("other", (9, 9, 0), 6),
     ):
-        base, model = block(save_tiny(tmp_path / name, heads=4, head_dim=64, noise=0.02), 8, dropout=0.3)
+        base, model = block(save_tiny(tmp_path / name, heads=4, head_dim=64, noise=0.02), 8, 0.3, targets)
         options = ForwardOptions(("chunked-loss",), block_stack=fast.make_block_stack(bloom_model(model), *plan, DTYPE))
         batch = batches(rows_of((9, 1, 40, 30, 1)))[0]
         batch.seed_1.fill_(seed)

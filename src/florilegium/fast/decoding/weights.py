@@ -88,9 +88,11 @@ def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype)
         return found
     if bloom.word_embeddings.weight.dtype != torch.bfloat16:
         return "its kernels compute in bfloat16"
+    if any(hasattr(m, "base_layer") and not n.endswith(".query_key_value") for n, m in bloom.named_modules()):
+        return "it supports LoRA on query_key_value only"
     if not all(_readable(module) for layer in bloom.h for module in linears(layer)):
         return "the 4-bit weights are not NF4 in groups of 64"
-    if any(_bits(layer.mlp.dense_h_to_4h) != _bits(layer.mlp.dense_4h_to_h) for layer in bloom.h):
+    if any(_bits(up) != _bits(down) for _, _, up, down in map(linears, bloom.h)):
         # the one writes its rows in the order of columns that the other reads
         return "a block's two large weights are stored in different precisions"
     return ""

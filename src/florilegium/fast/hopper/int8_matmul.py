@@ -2,7 +2,7 @@
 (docs/kernels/hopper-int8.md draws a tile).
 
     forward(x, weight)            x @ weight.float().T             without the int8 scale, which is the caller's
-    forward_gelu, forward_slope   and GELU of it, or its slope, on the way
+    forward_gelu, forward_slope   GELU of it and its slope, or the slope alone, on the way
     backward(y, weight)           y @ weight.float()
     backward_gelu                 and times GELU's slope on the way
 
@@ -49,12 +49,12 @@ class Variant(NamedTuple):
         return cls(BACK=False, R=R)
 
     @classmethod
-    def forward_gelu(cls, order: int) -> Variant:
-        return cls(BACK=False, EPILOGUE=GELU, ORDER=order)
+    def forward_gelu(cls, order: int, R: int = 0) -> Variant:
+        return cls(BACK=False, EPILOGUE=GELU, ORDER=order, R=R)
 
     @classmethod
-    def forward_slope(cls) -> Variant:
-        return cls(BACK=False, EPILOGUE=SLOPE)
+    def forward_slope(cls, R: int = 0) -> Variant:
+        return cls(BACK=False, EPILOGUE=SLOPE, R=R)
 
     @classmethod
     def backward(cls) -> Variant:
@@ -156,37 +156,47 @@ def _programs(cluster: int, device: torch.device) -> int:
 def forward(x_TC: torch.Tensor, weight_NK: torch.Tensor, lora_b_NR: torch.Tensor | None = None) -> torch.Tensor:
     """x weight^T [T, N] without the int8 scale. The first K columns of x are in PAIR_ORDER; with `lora_b_NR` (bfloat16)
     R more follow, in their own."""
+    R = _lora_columns(x_TC, weight_NK, lora_b_NR)
+    return _launch(Variant.forward(R), x_TC, weight_NK, lora_b=lora_b_NR)
+
+
+def _lora_columns(x_TC: torch.Tensor, weight_NK: torch.Tensor, lora_b_NR: torch.Tensor | None) -> int:
+    """R, of what was given."""
     R = 0 if lora_b_NR is None else lora_b_NR.shape[1]
     assert lora_b_NR is None or (R % 8 == 0 and lora_b_NR.is_contiguous() and lora_b_NR.dtype == torch.bfloat16)
     assert x_TC.shape[1] >= weight_NK.shape[1] + R
-    return _launch(Variant.forward(R), x_TC, weight_NK, lora_b=lora_b_NR)[0]
+    return R
 
 
 def forward_gelu(
-    x_TK: torch.Tensor, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, order: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """For raw = x weight^T [T, N]: gelu'(raw * scale + bias) * scale, and gelu(raw * scale + bias) in `order`
-    (PAIR_ORDER or NATURAL_ORDER). The scale is float32, the bias bfloat16."""
-    assert order in (PAIR_ORDER, NATURAL_ORDER)
-    return _launch(Variant.forward_gelu(order), x_TK, weight_NK, gelu=(scale_N, bias_N))
+    x_TC: torch.Tensor, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, out_TN: torch.Tensor, order: int,
+    lora_b_NR: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """For raw = x weight^T [T, N] as in `forward`: gelu'(raw * scale + bias) * scale; `out_TN` (whose rows may lie
+    further apart) gets gelu(raw * scale + bias) in `order` (PAIR_ORDER or NATURAL_ORDER). The scale is float32, the bias
+    bfloat16."""
+    assert order in (PAIR_ORDER, NATURAL_ORDER) and out_TN.shape == (len(x_TC), len(weight_NK))
+    variant = Variant.forward_gelu(order, _lora_columns(x_TC, weight_NK, lora_b_NR))
+    return _launch(variant, x_TC, weight_NK, lora_b=lora_b_NR, gelu=(scale_N, bias_N), beside=out_TN)
 
 
 def forward_slope(
-    x_TK: torch.Tensor, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor
-) -> torch.Tensor:
-    """The first of `forward_gelu`, to the last bit."""
-    return _launch(Variant.forward_slope(), x_TK, weight_NK, gelu=(scale_N, bias_N))[0]
+    x_TC: torch.Tensor, weight_NK: torch.Tensor, scale_N: torch.Tensor, bias_N: torch.Tensor, lora_b_NR: torch.Tensor | None = None
+) -> torch.Tensor:  # fmt: skip
+    """What `forward_gelu` returns, to the last bit."""
+    variant = Variant.forward_slope(_lora_columns(x_TC, weight_NK, lora_b_NR))
+    return _launch(variant, x_TC, weight_NK, lora_b=lora_b_NR, gelu=(scale_N, bias_N))
 
 
 def backward(y_TN: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
     """y weight [T, K]."""
-    return _launch(Variant.backward(), y_TN, weight_NK)[0]
+    return _launch(Variant.backward(), y_TN, weight_NK)
 
 
 def backward_gelu(y_TN: torch.Tensor, weight_NK: torch.Tensor, slope_TK: torch.Tensor) -> torch.Tensor:
     """y weight * slope: the gradient of the raw product that this weight's input came from."""
     assert slope_TK.shape == (len(y_TN), weight_NK.shape[1]) and slope_TK.is_contiguous()
-    return _launch(Variant.backward_gelu(), y_TN, weight_NK, slope=slope_TK)[0]
+    return _launch(Variant.backward_gelu(), y_TN, weight_NK, beside=slope_TK)
 
 
 def _launch(
@@ -196,8 +206,9 @@ def _launch(
     *,
     lora_b: torch.Tensor | None = None,
     gelu: tuple[torch.Tensor, torch.Tensor] | None = None,
-    slope: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    beside: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`beside` is what a kernel reads or writes beside its result: a slope, or GELU's value."""
     (N, K), T = weight_NK.shape, len(x)
     C, O = (N, K) if variant.BACK else (K, N)
     assert N % 128 == K % 128 == 0 and weight_NK.dtype == torch.int8 and weight_NK.is_contiguous()
@@ -207,8 +218,7 @@ def _launch(
     variant, (tokens, programs, shared) = _tiled(variant, T, N, K, x.device)
     out = x.new_empty(T, O)
     # what is not used is given as another tensor of the right kind: the kernel follows no such pointer
-    beside = slope if slope is not None else torch.empty_like(out) if variant.EPILOGUE == GELU else out
-    scale, bias = gelu or (out, out)
+    beside, (scale, bias) = out if beside is None else beside, gelu or (out, out)
     # the last tile may reach beyond T: the copy engine reads zeros there, and writes nothing
     tiles_t = -(-T // tokens)
     _kernel(variant, x.device)(
@@ -217,7 +227,7 @@ def _launch(
         tensor_map(beside, tokens // 2, 64), out if lora_b is None else lora_b, scale, bias, *_partial_sums(x.device), C // 128,
         shared, tiles_t, tiles_t * (O // (128 * variant.CLUSTER)),
     )  # fmt: skip
-    return out, beside
+    return out
 
 
 def compile_in_background(variant: Variant, T: int, N: int, K: int, device: torch.device) -> None:

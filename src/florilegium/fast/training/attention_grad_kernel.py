@@ -30,11 +30,11 @@ from florilegium.fast.unpack_kernel import NATURAL_ORDER, mma_column_order, to_m
 
 @triton.jit
 def attention_delta_kernel(
-    out, grad, vb, delta, stride_h, T, H,
+    out, grad, vb, delta, stride_h, out_stride, grad_stride, T, H,
     ORDER: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Reference: delta = (grad * (context - vb)).sum(-1)      out (the context, its columns in ORDER), grad [T, H * D];
-    delta [H, T] float32.
+    """Reference: delta = (grad * (context - vb)).sum(-1)      out (the context, its columns in ORDER) and grad
+    [T, H * D], rows `out_stride` and `grad_stride` apart; delta [H, T] float32.
 
     It is the part of softmax's gradient that is the same along a row. Its sum is made once here: made in both halves of
     the next kernel it cost more than this launch."""
@@ -42,28 +42,28 @@ def attention_delta_kernel(
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
     offset = head * stride_h
-    above = load_rows(grad + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32)
+    above = load_rows(grad + head * D, row, column, grad_stride, D, BLOCK_D).to(tl.float32)
     bias = load_vector(vb + offset, column, D)[None, :]
     if D % 64 == 0:  # a sum minds no order, so the gradient is brought into the context's
-        after = load_rows(out + head * D, row, column, H * D, D, BLOCK_D).to(tl.float32) - to_mma_order(
+        after = load_rows(out + head * D, row, column, out_stride, D, BLOCK_D).to(tl.float32) - to_mma_order(
             bias, ORDER, 1, D
         )
         row_sum = tl.sum(to_mma_order(above, ORDER, BLOCK, D) * after, 1)
     else:
-        context = out + row[:, None].to(tl.int64) * (H * D) + mma_column_order(head * D + column, ORDER)[None, :]
+        context = out + row[:, None].to(tl.int64) * out_stride + mma_column_order(head * D + column, ORDER)[None, :]
         row_sum = tl.sum(above * (tl.load(context, mask=(column < D)[None, :], other=0.0).to(tl.float32) - bias), 1)
     tl.store(delta + head * T + row, row_sum)
 
 
 @triton.jit
 def attention_grad_kernel(
-    q, k, v, qs, ks, vs, grad, logsumexp, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, T, H, root, sqrt,
+    q, k, v, qs, ks, vs, grad, logsumexp, delta, dq, dk, dv, starts, ends, slopes, stride_t, stride_h, grad_stride, T, H, root, sqrt,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """Reference: dv = p.T @ grad * vs; ds = p * (grad * vs @ v.T - delta); dk = ds.T @ q' / D**0.5; dq = ds @ k / D**0.5
     * ks * qs, with p the softmax of `attention_kernel`
 
-    q (which holds q'), k, v and their gradients as there; grad [T, H * D]; logsumexp, delta [H, T]. Programs (0, b, h)
+    q (which holds q'), k, v and their gradients as there; grad as above; logsumexp, delta [H, T]. Programs (0, b, h)
     make dk and dv of BLOCK keys, programs (1, b, h) dq of BLOCK queries."""
     head = tl.program_id(2)
     block = tl.program_id(1)
@@ -88,7 +88,7 @@ def attention_grad_kernel(
         for number in range(block * (BLOCK // INNER), last):
             row = number * INNER + tl.arange(0, INNER)
             query = load_rows(q + offset, row, column, stride_t, D, BLOCK_D)
-            above = load_rows(grad, row, column, H * D, D, BLOCK_D)
+            above = load_rows(grad, row, column, grad_stride, D, BLOCK_D)
             distance = mine[:, None] - row[None, :]
             visible = (distance <= 0) & (mine[:, None] >= tl.load(starts + row)[None, :])
             # transposed: probabilities as [keys, queries] are the first operand of both products as they are
@@ -104,7 +104,7 @@ def attention_grad_kernel(
     else:  # the gradient of a block of queries: the keys that it sees
         begin = tl.load(starts + mine)
         query = load_rows(q + offset, mine, column, stride_t, D, BLOCK_D)
-        above = (load_rows(grad, mine, column, H * D, D, BLOCK_D) * by).to(grad.dtype.element_ty)
+        above = (load_rows(grad, mine, column, grad_stride, D, BLOCK_D) * by).to(grad.dtype.element_ty)
         level = tl.load(logsumexp + mine)
         row_sum = tl.load(delta + mine)
         grad_query = tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -124,9 +124,9 @@ def attention_grad(
     qkv: Three,
     scale: Three,
     bias: Three,
-    out: torch.Tensor,
+    context_TW: torch.Tensor,
     logsumexp: torch.Tensor,
-    grad: torch.Tensor,
+    grad_TW: torch.Tensor,
     grads: Three,
     *,
     start_T: torch.Tensor,
@@ -134,18 +134,21 @@ def attention_grad(
     slopes_H: torch.Tensor,
     order: int = NATURAL_ORDER,
 ) -> None:
-    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `out` and `logsumexp` are
-    those of `attention`, which left q' in `qkv`."""
+    """Writes the gradients of the raw query, key and value into `grads`, strided as `qkv`. `context_TW` and
+    `logsumexp` are those of `attention`, which left q' in `qkv`. Rows of the context and of its gradient may be
+    wider."""
     q, k, v = qkv
     T, H, D = q.shape
     check_fused(qkv, scale, bias)
-    assert all(g.stride() == q.stride() for g in grads) and out.is_contiguous() and grad.is_contiguous()
+    assert all(g.stride() == q.stride() for g in grads) and context_TW.stride(1) == grad_TW.stride(1) == 1
+    assert len(context_TW) == len(grad_TW) == T and min(context_TW.shape[1], grad_TW.shape[1]) >= H * D
     assert end_T.dtype == start_T.dtype == torch.int32 and len(end_T) == T
     delta = torch.empty_like(logsumexp)
     attention_delta_kernel[(T // BLOCK, H)](
-        out, grad, bias[2], delta, q.stride(1), T, H, ORDER=order, **sizes(D, num_warps=4)
-    )
+        context_TW, grad_TW, bias[2], delta, q.stride(1), context_TW.stride(0), grad_TW.stride(0), T, H,
+        ORDER=order, **sizes(D, num_warps=4),
+    )  # fmt: skip
     attention_grad_kernel[(2, T // BLOCK, H)](  # both halves of a block side by side, while what they read lies in the L2 cache
-        q, k, v, *scale, grad, logsumexp, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), T, H,
+        q, k, v, *scale, grad_TW, logsumexp, delta, *grads, start_T, end_T, slopes_H, q.stride(0), q.stride(1), grad_TW.stride(0), T, H,
         LOG2E.value / D**0.5, 1 / D**0.5, **sizes(D, **TILE),
     )  # fmt: skip

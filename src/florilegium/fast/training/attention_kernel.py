@@ -63,14 +63,14 @@ def masked_scores(q, k, row, column, begin, slope, root):
 
 @triton.jit
 def attention_kernel(
-    q, k, v, qs, ks, vs, qb, vb, out, logsumexp, starts, slopes, stride_t, stride_h, T, H, root,
+    q, k, v, qs, ks, vs, qb, vb, out, logsumexp, starts, slopes, stride_t, stride_h, out_stride, T, H, root,
     ORDER: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """Reference: out = torch.softmax(((q * qs + qb) @ (k * ks + kb).T / D**0.5 + slope * (j - i)).masked_fill(~visible,
     -inf), -1) @ (v * vs + vb)
 
     q, k, v [T, D] a head, rows `stride_t` and heads `stride_h` apart; scales and biases [H, D] by `stride_h`; out
-    [T, H * D]; logsumexp [H, T], to the base 2. A program makes BLOCK queries of one head."""
+    [T, H * D], rows `out_stride` apart; logsumexp [H, T], to the base 2. A program makes BLOCK queries of one head."""
     head = tl.program_id(1)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_D)
@@ -108,9 +108,9 @@ def attention_kernel(
     context = context.to(out.dtype.element_ty)
     if D % 64 == 0:
         # whole groups of 64 columns: they can change places in registers, and stores stay side by side
-        store_rows(to_mma_order(context, ORDER, BLOCK, D), out + head * D, row, column, H * D, D, BLOCK_D)
+        store_rows(to_mma_order(context, ORDER, BLOCK, D), out + head * D, row, column, out_stride, D, BLOCK_D)
     else:  # a head begins inside 64 columns
-        to = out + row[:, None].to(tl.int64) * (H * D) + mma_column_order(head * D + column, ORDER)[None, :]
+        to = out + row[:, None].to(tl.int64) * out_stride + mma_column_order(head * D + column, ORDER)[None, :]
         tl.store(to, context, mask=(column < D)[None, :])
     tl.store(logsumexp + head * T + row, top + tl.log2(total))
 
@@ -133,19 +133,25 @@ def check_fused(qkv: Three, scale: Three, bias: Three) -> None:
 
 
 def attention(
-    qkv: Three, scale: Three, bias: Three, start_T: torch.Tensor, slopes_H: torch.Tensor, order: int = NATURAL_ORDER
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context [T, H, D], in the `order` of columns, and log-sum-exp [H, T]. `qkv`: the raw products, three [T, H, D] of
-    like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the strides of a row of `qkv`. The query is
-    overwritten by q'."""
+    qkv: Three,
+    scale: Three,
+    bias: Three,
+    start_T: torch.Tensor,
+    slopes_H: torch.Tensor,
+    context_TW: torch.Tensor,
+    order: int = NATURAL_ORDER,
+) -> torch.Tensor:
+    """Log-sum-exp [H, T]; `context_TW` (whose rows may be wider) gets the context, in the `order` of columns. `qkv`:
+    the raw products, three [T, H, D] of like strides, the last 1; `scale` and `bias`: of each, three [H, D] with the
+    strides of a row of `qkv`. The query is overwritten by q'."""
     q, k, v = qkv
     T, H, D = q.shape
     check_fused(qkv, scale, bias)
     assert start_T.dtype == torch.int32 and len(start_T) == T and len(slopes_H) == H
-    out = torch.empty(T, H, D, dtype=q.dtype, device=q.device)
+    assert len(context_TW) == T and context_TW.shape[1] >= H * D and context_TW.stride(1) == 1
     logsumexp = torch.empty(H, T, dtype=torch.float32, device=q.device)
     attention_kernel[(T // BLOCK, H)](
-        q, k, v, *scale, bias[0], bias[2], out, logsumexp, start_T, slopes_H, q.stride(0), q.stride(1), T, H, LOG2E.value / D**0.5,
-        ORDER=order, **sizes(D, **TILE),
+        q, k, v, *scale, bias[0], bias[2], context_TW, logsumexp, start_T, slopes_H, q.stride(0), q.stride(1), context_TW.stride(0),
+        T, H, LOG2E.value / D**0.5, ORDER=order, **sizes(D, **TILE),
     )  # fmt: skip
-    return out, logsumexp
+    return logsumexp

@@ -1,5 +1,5 @@
 """BLOOM's blocks over packed rows, forward and backward by hand, on a frozen quantised base with LoRA on
-`query_key_value`.
+any of a block's linears.
 
 autograd would keep what it is shown: dequantised weights, float32 casts, each step of a GELU. Only the adapter is
 trained here, so nearly nothing need be kept, and only the gradients of A, B and the residual stream are ever made. One
@@ -18,7 +18,7 @@ head dimension, F = 4W."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,9 +26,12 @@ from florilegium.fast.head_loss import chunk_losses
 from florilegium.fast.modules import Bloom, linears
 from florilegium.fast.parallel_compile import compile_in_parallel
 from florilegium.fast.support import shared_unsupported_reason, supports_int8_matmul
-from florilegium.fast.training.block_passes import BlockStackFunction, BlockStackPass, TrainingBlock
-from florilegium.fast.training.quantized_linear import QuantizedLinear, compile_int8_matmuls, quantized_linear
-from florilegium.fast.training.saved_activations import ActivationPlan
+from florilegium.fast.training.backward_pass import BackwardPass
+from florilegium.fast.training.forward_pass import ForwardPass, TrainingBlock
+from florilegium.fast.training.lora_kernel import MAX_RANK
+from florilegium.fast.training.matmuls import compile_int8_matmuls
+from florilegium.fast.training.quantized_linear import QuantizedLinear, lora_of, quantized_linear
+from florilegium.fast.training.saved_activations import ActivationPlan, Saved
 from florilegium.reference import alibi_slopes
 
 
@@ -43,6 +46,9 @@ def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype)
         # the adapter's dropout is the only one that the kernels make
         if layer.hidden_dropout or layer.self_attention.hidden_dropout:
             return "this BLOOM has dropout"
+        for wrapped in (layer.self_attention.dense, layer.mlp.dense_4h_to_h):
+            if (lora := lora_of(wrapped)) and len(lora.A_RK) > MAX_RANK:
+                return f"an adapter on dense or dense_4h_to_h may have a rank of at most {MAX_RANK}"
         for module in linears(layer):
             if not isinstance(module, (Linear8bitLt, Linear4bit)):
                 return "the base is not quantised to 8 or 4 bits"
@@ -51,6 +57,37 @@ def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype)
             if state is not None and (state.quant_type != "nf4" or module.in_features % state.blocksize):
                 return "the 4-bit weights are not NF4 in whole groups"
     return ""
+
+
+class BlockStackContext(Protocol):
+    """autograd's context, with what one pass leaves on it for the backward pass."""
+
+    needs_input_grad: tuple[bool, ...]
+    forward_pass: ForwardPass
+    saved: list[Saved]
+    last: torch.Tensor
+
+
+class BlockStackFunction(torch.autograd.Function):
+    """All blocks as one function of the embedding and the adapters."""
+
+    @staticmethod
+    def forward(
+        ctx: BlockStackContext, stack: BlockStack, embedded: torch.Tensor, start: torch.Tensor, end: torch.Tensor,
+        seed: torch.Tensor | None, *lora: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        forward = ForwardPass(stack, start, end, seed)
+        out, saved, last = forward.run(embedded, save=any(ctx.needs_input_grad))
+        # Not by save_for_backward: these are buffers of our own, which the backward pass empties one block at a time.
+        ctx.forward_pass, ctx.saved, ctx.last = forward, saved, last
+        return out
+
+    @staticmethod
+    def backward(ctx: BlockStackContext, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients = BackwardPass(ctx.forward_pass).run(grads[0], ctx.saved, ctx.last)
+        del ctx.saved
+        # none for stack, embedding, starts, ends, seed: nothing below the first block is trained
+        return (None, None, None, None, None, *gradients)
 
 
 # From this width on the int8 matmuls that do GELU and its gradient are used even where there are bf16 copies: at 2,560
@@ -82,6 +119,9 @@ class BlockStack:
             )
             for layer in bloom.h
         ]
+        for index, block in enumerate(self.blocks):
+            for kind, linear in enumerate(block.linears):
+                linear.stream = index + kind * len(self.blocks)
         self.heads = bloom.num_heads
         first = self.blocks[0].qkv.scale_N
         self.slopes_H = alibi_slopes(self.heads, first.device)
@@ -111,11 +151,12 @@ class BlockStack:
                     largest = max(largest, linear.num_elements)
         return largest
 
-    def _all_linears(self) -> list[QuantizedLinear]:
+    def all_linears(self) -> list[QuantizedLinear]:
+        """In the order of blocks, and in a block of the forward pass."""
         return [linear for block in self.blocks for linear in block.linears]
 
     def _fill_bf16_copies(self) -> None:
-        for linear in self._all_linears():
+        for linear in self.all_linears():
             if linear.bf16_copy is not None:
                 linear.dequantize_into(linear.bf16_copy)
 
@@ -133,10 +174,10 @@ class BlockStack:
         with compile_in_parallel(), torch.no_grad():
             self._fill_bf16_copies()
             # An evaluation has no dropout and saves nothing: kernels of its own.
-            BlockStackPass(self, start_T, end_T, None).forward(embedded_TW, save=False)
-            step = BlockStackPass(self, start_T, end_T, seed)
-            out_TW, saved, last_TW = step.forward(embedded_TW, save=True)
-            step.backward(out_TW, saved, last_TW)
+            ForwardPass(self, start_T, end_T, None).run(embedded_TW, save=False)
+            step = ForwardPass(self, start_T, end_T, seed)
+            out_TW, saved, last_TW = step.run(embedded_TW, save=True)
+            BackwardPass(step).run(out_TW, saved, last_TW)
             head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
             # An evaluation's loss makes no gradient: a kernel of its own.
             for grad_TW in (None, torch.empty_like(out_TW)):
@@ -144,8 +185,8 @@ class BlockStack:
 
     @property
     def parameters(self) -> list[torch.Tensor]:
-        """A and B of each block, in order: what autograd must know the function depends on."""
-        loras = [block.qkv.lora for block in self.blocks]
+        """A and B of each linear that has them, in order: what autograd must know the function depends on."""
+        loras = [linear.lora for linear in self.all_linears()]
         return [p for lora in loras if lora is not None for p in (lora.A_RK, lora.B_NR)]
 
     def __call__(

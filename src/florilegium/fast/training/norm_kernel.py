@@ -21,21 +21,14 @@ import triton
 import triton.language as tl
 
 from florilegium.fast.kernel_math import normalize
+from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, to_mma_order
 
 
 @triton.jit
-def _dropout_keep(seed, block_index, row, W, dropout, BLOCK: tl.constexpr):
-    """Which numbers of a row dropout leaves, [BLOCK].
-
-    Reference: torch.rand(W) >= dropout"""
-    # One call of the generator gives four numbers; seven of its rounds are random enough (Salmon et al. 2011: Philox
-    # 4x32-7 passes BigCrush), and ten for each number took as long as the memory did.
-    counter = (row * (W // 4)).to(tl.int32) + tl.arange(0, BLOCK // 4)
-    # 7919, a prime, keeps the blocks' streams apart whatever the step's seed is.
-    r0, r1, r2, r3 = tl.rand4x(tl.load(seed) + block_index * 7919, counter, n_rounds=7)
-    # join puts the new axis last, so r0 to r3 end up beside one another: four neighbouring columns a counter
-    return tl.reshape(tl.join(tl.join(r0, r2), tl.join(r1, r3)), (BLOCK,)) >= dropout
+def _row_keep(seed, stream, row, W, dropout, BLOCK: tl.constexpr):
+    """Which numbers of a row dropout leaves, [BLOCK]."""
+    return tl.reshape(dropout_keep(seed, stream, row * (W // 4) + tl.arange(0, BLOCK // 4), dropout), (BLOCK,))
 
 
 @triton.jit
@@ -49,9 +42,9 @@ def _error_unit(rounded):
     return tl.maximum(power * 2.0**-15, 1e-35)
 
 
-@triton.jit(do_not_specialize=["block_index"])
+@triton.jit(do_not_specialize=["stream"])
 def residual_norm_kernel(
-    residual, error, raw, scale, bias, saved, gamma, beta, normed, lora_input, normed_stride, W, eps, seed, block_index, dropout,
+    residual, error, raw, scale, bias, saved, gamma, beta, normed, lora_input, normed_stride, W, eps, seed, stream, dropout,
     HAS_UPDATE: tl.constexpr, HAS_ERROR: tl.constexpr, SAVE: tl.constexpr, LORA_INPUT: tl.constexpr, DROPOUT: tl.constexpr,
     ORDER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -86,15 +79,15 @@ def residual_norm_kernel(
     ordered = tl.reshape(to_mma_order(tl.reshape(y.to(normed.dtype.element_ty), (1, BLOCK)), ORDER, 1, BLOCK), (BLOCK,))
     tl.store(normed + row * normed_stride + column, ordered, mask=inside)
     if DROPOUT:
-        keep = _dropout_keep(seed, block_index, row, W, dropout, BLOCK)
+        keep = _row_keep(seed, stream, row, W, dropout, BLOCK)
         y = tl.where(keep, y / (1 - dropout), 0.0)
     if LORA_INPUT:
         tl.store(lora_input + offset, y.to(lora_input.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["block_index"])
+@triton.jit(do_not_specialize=["stream"])
 def residual_norm_grad_kernel(
-    scaled_grad, grad_out, lora_grad, saved, gamma, beta, scale, next_scale, lora_input, grad_stride, W, eps, seed, block_index, dropout,
+    scaled_grad, grad_out, lora_grad, saved, gamma, beta, scale, next_scale, lora_input, grad_stride, W, eps, seed, stream, dropout,
     FIRST: tl.constexpr, HAS_LORA: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Reference: y = F.layer_norm(saved, (W,), gamma, beta, eps); dy = grad_out + F.dropout's gradient of lora_grad;
@@ -113,8 +106,8 @@ def residual_norm_grad_kernel(
         more = tl.load(lora_grad + offset, mask=inside, other=0.0).to(tl.float32)
         y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
         if DROPOUT:
-            # the same seed, index and row give the mask of the forward pass, so none was kept
-            keep = _dropout_keep(seed, block_index, row, W, dropout, BLOCK)
+            # the same seed, stream and row give the mask of the forward pass, so none was kept
+            keep = _row_keep(seed, stream, row, W, dropout, BLOCK)
             more = tl.where(keep, more / (1 - dropout), 0.0)
             y = tl.where(keep, y / (1 - dropout), 0.0)
         dy += more
@@ -161,9 +154,7 @@ def residual_norm(
     normed_TW: torch.Tensor,
     lora_input_TW: torch.Tensor | None = None,
     *,
-    seed: torch.Tensor | None = None,
-    block_index: int = 0,
-    dropout: float = 0.0,
+    dropout: Dropout | None = None,
     order: int = NATURAL_ORDER,
 ) -> Residual:
     """Adds the pending product to the residual stream and norms it into `normed_TW` (whose rows may be wider), in the
@@ -175,7 +166,7 @@ def residual_norm(
     assert lora_input_TW is None or (lora_input_TW.shape == (T, W) and lora_input_TW.is_contiguous())
     assert pending is None or (pending.raw.shape == (T, W) and pending.raw.is_contiguous())
     assert error_TW is None or (error_TW.dtype == torch.int8 and error_TW.is_contiguous())
-    assert not dropout or W % 4 == 0, "dropout draws four columns at a time"
+    assert dropout is None or W % 4 == 0, "dropout draws four columns at a time"
     # float32 comes once, from the embedding: it is rounded as if something had been added
     saves = pending is not None or before_TW.dtype != normed_TW.dtype
     saved_TW = torch.empty_like(before_TW, dtype=normed_TW.dtype) if saves else before_TW
@@ -184,9 +175,9 @@ def residual_norm(
     lora_input = normed_TW if lora_input_TW is None else lora_input_TW
     residual_norm_kernel[(T,)](
         before_TW, before_TW if left_TW is None else left_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, lora_input,
-        normed_TW.stride(0), W, norm.eps, normed_TW if seed is None else seed, block_index, dropout,
+        normed_TW.stride(0), W, norm.eps, *drawn(dropout, normed_TW),
         HAS_UPDATE=pending is not None, HAS_ERROR=error_TW is not None, SAVE=saves, LORA_INPUT=lora_input_TW is not None,
-        DROPOUT=lora_input_TW is not None and dropout > 0, ORDER=order, **_row_launch(W),
+        DROPOUT=lora_input_TW is not None and dropout is not None, ORDER=order, **_row_launch(W),
     )  # fmt: skip
     return Residual(saved_TW, left_TW)
 
@@ -201,9 +192,7 @@ def residual_norm_grad(
     *,
     lora_grad_TW: torch.Tensor | None = None,
     lora_input_TW: torch.Tensor | None = None,
-    seed: torch.Tensor | None = None,
-    block_index: int = 0,
-    dropout: float = 0.0,
+    dropout: Dropout | None = None,
 ) -> None:
     """The backward pass of `residual_norm`. `scaled_grad_TW` is the residual stream's gradient times `scale_W` (None:
     there is none yet), and then with the norm's times `next_scale_W` (both float32). `lora_grad_TW` is the adapter's
@@ -215,6 +204,6 @@ def residual_norm_grad(
     residual_norm_grad_kernel[(T,)](
         scaled_grad_TW, grad_out_TW, grad_out_TW if lora_grad_TW is None else lora_grad_TW, saved_TW, norm.weight, norm.bias,
         next_scale_W if scale_W is None else scale_W, next_scale_W, grad_out_TW if lora_input_TW is None else lora_input_TW,
-        grad_out_TW.stride(0), W, norm.eps, grad_out_TW if seed is None else seed, block_index, dropout,
-        FIRST=scale_W is None, HAS_LORA=lora_grad_TW is not None, DROPOUT=dropout > 0, **_row_launch(W),
+        grad_out_TW.stride(0), W, norm.eps, *drawn(dropout, grad_out_TW),
+        FIRST=scale_W is None, HAS_LORA=lora_grad_TW is not None, DROPOUT=dropout is not None, **_row_launch(W),
     )  # fmt: skip

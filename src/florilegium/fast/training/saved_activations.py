@@ -2,7 +2,7 @@
 
 Bytes a token and block in bfloat16, at W = 4096 and 32 heads:
 
-    SavedActivations               20 W + 4 H    80 kB    nothing is recomputed
+    SavedActivations               20 W + 4 H    80 kB    nothing is recomputed (8 W more with LoRA on `down`)
     SavedInputs, with both          4 W          16 kB    qkv, attention and the MLP's first half: 7/12 of a forward pass
     SavedInputs, the input alone    2 W           8 kB    `dense` too
 
@@ -11,6 +11,7 @@ Shapes: T packed tokens, W width, H heads, F = 4W."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -27,11 +28,20 @@ class ActivationPlan:
     blocks_bf16: int = 0
 
 
+class LoraXAt(NamedTuple):
+    """The adapter's x A^T of each linear of a block, [T, rank]; None where it has no adapter."""
+
+    qkv: torch.Tensor | None
+    dense: torch.Tensor | None
+    up: torch.Tensor | None
+    down: torch.Tensor | None
+
+
 @dataclass
 class SavedActivations:
     """What a block's backward pass reads. [T, W] each, but qkv (whose query is q': `attention_kernel.py`) [T, 3W],
-    gelu_slope_or_input (`Matmuls.forward_gelu`) [T, F], logsumexp [H, T], lora_x_at [T, rank]. The context's columns
-    lie as `dense` wants them (`QuantizedLinear.column_order`)."""
+    gelu_slope_or_input (`Matmuls.forward_gelu`) and active [T, F], logsumexp [H, T]. The columns of the context and of
+    `active` lie as the linears that read them want them (`QuantizedLinear.column_order`), in rows that may be wider."""
 
     input: torch.Tensor
     post_attention_residual: torch.Tensor
@@ -39,7 +49,8 @@ class SavedActivations:
     context: torch.Tensor
     logsumexp: torch.Tensor  # in place of the probabilities, [H, T, T]
     gelu_slope_or_input: torch.Tensor  # the slope where the matmul made it on the way, else the raw product
-    lora_x_at: torch.Tensor | None
+    active: torch.Tensor | None  # GELU's output, for the gradient of the A of `down`
+    lora_x_at: LoraXAt
 
 
 @dataclass(frozen=True)

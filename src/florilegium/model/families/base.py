@@ -10,7 +10,7 @@ wrapping of it. Shapes: B rows, T tokens, W width, V vocabulary."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -44,7 +44,7 @@ class BlockSizes:
 
     weights: int
     largest_weight: int
-    lora_inputs: int  # of the linear that takes LoRA
+    lora_inputs: int  # of the linears that have LoRA, together
     lora_outputs: int
     kept: int  # bytes a token, where all activations are kept
     kept_middle: int  # where the block's input and the residual after attention are
@@ -80,8 +80,8 @@ class PackedFamily(Family, Protocol):
     makes packing exact."""
 
     @property
-    def fused_qkv(self) -> str:
-        """The name of the linear that makes query, key and value."""
+    def fused_linears(self) -> tuple[str, ...]:
+        """The names of a block's linears: the fused blocks take LoRA on any of them."""
 
     def blocks(self, model: AnyModel) -> Sequence[nn.Module]: ...
 
@@ -101,7 +101,8 @@ class PackedFamily(Family, Protocol):
     def alibi_slopes(self, model: AnyModel, device: torch.device) -> torch.Tensor:
         """The slope of each attention head, float32 [H]."""
 
-    def block_sizes(self, config: PretrainedConfig) -> BlockSizes: ...
+    def block_sizes(self, config: PretrainedConfig, adapter_on: Collection[str]) -> BlockSizes:
+        """With LoRA on the linears of these names."""
 
 
 def inner_model(model: AnyModel) -> PreTrainedModel:

@@ -11,7 +11,7 @@ rows, T tokens, H heads, D head dimension, W = H * D width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -40,7 +40,7 @@ def bloom_model(model: AnyModel) -> BloomModel:
 class Bloom:
     model_types: tuple[str, ...] = ("bloom",)
     packs = True
-    fused_qkv = FUSED_QKV
+    fused_linears: tuple[str, ...] = (FUSED_QKV, "dense", "dense_h_to_4h", "dense_4h_to_h")
 
     def backbone(self, model: AnyModel) -> nn.Module:
         return bloom_model(model)
@@ -92,24 +92,29 @@ class Bloom:
     def alibi_slopes(self, model: AnyModel, device: torch.device) -> torch.Tensor:
         return reference.alibi_slopes(bloom_model(model).num_heads, device)
 
-    def block_sizes(self, config: PretrainedConfig) -> BlockSizes:
-        return block_sizes(config.hidden_size, config.num_attention_heads)
+    def block_sizes(self, config: PretrainedConfig, adapter_on: Collection[str]) -> BlockSizes:
+        return block_sizes(config.hidden_size, config.num_attention_heads, adapter_on)
 
 
-def block_sizes(width: int, heads: int) -> BlockSizes:
+def block_sizes(width: int, heads: int, adapter_on: Collection[str] = (FUSED_QKV,)) -> BlockSizes:
     """Four linears of 3 W², W², 4 W² and 4 W². Of a token the fused blocks keep, in 2 bytes a number, the input (W), the
     residual after attention (W), query, key and value (3 W), the context (W), and what GELU's gradient needs (4 W); in
-    4 bytes a log-sum-exp for each head."""
+    4 bytes a log-sum-exp for each head. LoRA on the last linear reads GELU's output too (4 W), and beside its input and
+    the context's lie the adapter's columns, in whole lines of 64."""
+    shapes = {FUSED_QKV: (3, 1), "dense": (1, 1), "dense_h_to_4h": (4, 1), "dense_4h_to_h": (1, 4)}
+    outputs, inputs = (sum(width * shapes[name][side] for name in adapter_on if name in shapes) for side in (0, 1))
+    beside = 128 * sum(name in adapter_on for name in ("dense", "dense_4h_to_h"))
+    active = 8 * width if "dense_4h_to_h" in adapter_on else 0
     return BlockSizes(
         weights=12 * width**2,
         largest_weight=4 * width**2,
-        lora_inputs=width,
-        lora_outputs=3 * width,
-        kept=20 * width + 4 * heads,
+        lora_inputs=inputs,
+        lora_outputs=outputs,
+        kept=20 * width + 4 * heads + active + beside,
         kept_middle=4 * width,
         kept_input=2 * width,
         at_work=30 * width,
-        recomputed=20 * width,
+        recomputed=20 * width + active + beside,
     )
 
 
