@@ -51,8 +51,10 @@ def stock_float32(base: Any, model: Any) -> Any:
     state = {k: v for k, v in state.items() if "lora_" not in k}
     oracle.load_state_dict(state, strict=False)
     oracle.tie_weights()
+    (given,) = model.peft_config.values()
     oracle = get_peft_model(
-        oracle, LoraConfig(r=4, lora_alpha=32, lora_dropout=0.0, target_modules=["query_key_value"])
+        oracle,
+        LoraConfig(r=given.r, lora_alpha=given.lora_alpha, lora_dropout=0.0, target_modules=given.target_modules),
     )
     missing = oracle.load_state_dict({k: v for k, v in model.state_dict().items() if "lora_" in k}, strict=False)
     assert not missing.unexpected_keys

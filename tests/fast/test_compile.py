@@ -57,7 +57,9 @@ POINTERS = {
     "*u8": "seen",
     "fp32": "scaling eps width width_before lowest",
 }
-TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
+TYPES = {"parts": "*fp32", "arrived": "*i32"} | {
+    name: kind for kind, names in POINTERS.items() for name in names.split()
+}
 
 
 def compiled(kernel: Any, arch: int, fixed: dict[str, Any], options: dict[str, int], **types: str) -> Any:
@@ -189,7 +191,7 @@ def test_the_block_stack(arch: int) -> None:
     adapter = dict.fromkeys(
         ("a", "out", "beside", "lora_input", "down", "down_grad", "out_grad", "grad", "slope"), "*bf16"
     )
-    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32") | {"seed": "*i64", "dropout": "fp32"}
+    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32") | {"seed": "*i64"}
     dropped, plain = {"DROPOUT": True, "ORDER": 4}, {"DROPOUT": False, "ORDER": 16}
     warps = {"num_warps": 4}
     for rank in (16, 64, 256):
@@ -209,7 +211,7 @@ def test_the_block_stack(arch: int) -> None:
     norm = dict.fromkeys(
         ("residual", "raw", "saved", "normed", "lora_input", "grad_out", "lora_grad", "scaled_grad"), "*bf16"
     )
-    norm |= {"error": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64", "dropout": "fp32"}
+    norm |= {"error": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64"}
     for order in (16, 4):
         forward = {
             "HAS_UPDATE": True,

@@ -83,6 +83,16 @@ def mma_column_order(column, ORDER: tl.constexpr):
 
 
 @triton.jit
+def natural_column(place, ORDER: tl.constexpr):
+    """Which column is kept at a place: the inverse of `mma_column_order`, of NATURAL_ORDER and PAIR_ORDER."""
+    tl.static_assert(ORDER != _BYTE_ORDER)
+    if ORDER == _PAIR_ORDER:
+        s, j = (place // 16) % 4, (place // 2) % 4
+        return place // 64 * 64 + 16 * j + 4 * s + 2 * ((place // 8) % 2) + place % 2
+    return place
+
+
+@triton.jit
 def to_mma_order(x, ORDER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Columns [ROWS, COLUMNS] (from a multiple of 64 on) as they are kept, so that they can be written side by side."""
     # BYTE_ORDER parts neighbours: a permutation of pairs cannot make it

@@ -150,7 +150,7 @@ def test_what_is_recomputed_has_the_same_dropout(tmp_path: Path, targets: str) -
         batch.seed_1.fill_(seed)
         token_losses(LoadedModel(base, model), batch, options).sum().backward()
         gradients[name] = gradient(model)
-    limit = 2e-2 if GPU else 1e-5
+    limit = 3e-2 if GPU else 1e-5  # the least plan makes the second residual again, rounded once more
     errors = {name: error(found, gradients["kept"]) for name, found in gradients.items()}
     print(errors)
     assert all(errors[name] < limit for name in ("lean", "least", "copies")) and errors["other"] > 0.2

@@ -24,21 +24,33 @@ class Dropout:
     stream: int
     p: float
 
+    @property
+    def drop_limit(self) -> int:
+        """The share as the kernels draw it: of 65,536 numbers how many are dropped."""
+        return min(round(self.p * 65536), 65535)
+
 
 @triton.jit
-def dropout_keep(seed, stream, counter, p):
-    """For each counter four draws, [..., 2, 2]: reshaped to four times as many columns they are those of columns
-    4 counter to 4 counter + 3. Column c of row t, of K columns, has the counter t (K / 4) + c // 4.
+def dropout_keep(seed, stream, counter, drop_limit):
+    """For each counter eight draws, [..., 2, 2, 2]: reshaped to eight times as many columns they are those of columns
+    8 counter to 8 counter + 7. Column c of row t, of K columns, has the counter t (K / 8) + c // 8.
 
-    Reference: torch.rand(*counter.shape, 4) >= p"""
-    # One call of the generator gives four numbers; seven of its rounds are random enough (Salmon et al. 2011: Philox
-    # 4x32-7 passes BigCrush), and ten for each number took as long as the memory did.
+    Reference: torch.randint(65536, (*counter.shape, 8)) >= drop_limit"""
+    # One call of the generator gives four words, and 16 bits are enough to tell a share of p: the generator is most of
+    # what dropout costs. Seven of its rounds are random enough (Salmon et al. 2011: Philox 4x32-7 passes BigCrush).
     # 7919, a prime, keeps the streams apart whatever the step's seed is.
-    r0, r1, r2, r3 = tl.rand4x(tl.load(seed) + stream * 7919, counter.to(tl.int32), n_rounds=7)
-    # join puts the new axis last, so that r0 to r3 end up beside one another
-    return tl.join(tl.join(r0, r2), tl.join(r1, r3)) >= p
+    w0, w1, w2, w3 = tl.randint4x(tl.load(seed) + stream * 7919, counter.to(tl.int32), n_rounds=7)
+    words = tl.join(tl.join(w0, w1), tl.join(w2, w3))
+    # to int32 and cut: the words' sign bits must not come along
+    return tl.join((words & 0xFFFF).to(tl.int32), ((words >> 16) & 0xFFFF).to(tl.int32)) >= drop_limit
 
 
-def drawn(dropout: Dropout | None, unused: torch.Tensor) -> tuple[torch.Tensor, int, float]:
+@triton.jit
+def dropped(x, keep, drop_limit):
+    """Reference: F.dropout(x, drop_limit / 65536), with the draws `keep`; float32."""
+    return tl.where(keep, x.to(tl.float32) * (65536.0 / (65536 - drop_limit)), 0.0)
+
+
+def drawn(dropout: Dropout | None, unused: torch.Tensor) -> tuple[torch.Tensor, int, int]:
     """What a kernel reads of dropout; without any a pointer that it does not follow."""
-    return (dropout.seed, dropout.stream, dropout.p) if dropout else (unused, 0, 0.0)
+    return (dropout.seed, dropout.stream, dropout.drop_limit) if dropout else (unused, 0, 0)

@@ -14,19 +14,20 @@ import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep
+from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep, dropped
 from florilegium.fast.training.lora_kernel import MAX_RANK, padded_rank
-from florilegium.fast.unpack_kernel import NATURAL_ORDER, mma_column_order
+from florilegium.fast.unpack_kernel import NATURAL_ORDER, natural_column, to_mma_order
 
 
 @triton.jit
 def _sum_over_tokens(
-    tall, few, tall_stride, few_stride, column, width, rank, T, seed, stream, dropout,
+    tall, few, tall_stride, few_stride, place, width, rank, T, seed, stream, drop_limit,
     DROPOUT: tl.constexpr, ORDER: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Reference: F.dropout(tall)[:, column].T @ few      [BC, BR] float32; tall [T, width], few [T, rank]."""
-    inside = column < width
-    place = mma_column_order(column, ORDER)
+    """Reference: F.dropout(tall)[:, place].T @ few      [BC, BR] float32; tall [T, width], few [T, rank].
+
+    `place` are BC places from a multiple of BC on; in ORDER they hold the columns `natural_column` of them."""
+    inside = place < width
     r = tl.arange(0, BR)
     acc = tl.zeros([BC, BR], tl.float32)
     # The sum over tokens stays in one program: split, it would take atomics, and bits would differ from run to run.
@@ -34,9 +35,9 @@ def _sum_over_tokens(
         row = (t + tl.arange(0, BT)).to(tl.int64)
         x = tl.load(tall + row[:, None] * tall_stride + place[None, :], mask=inside[None, :], other=0.0)
         if DROPOUT:
-            counter = row[:, None] * (width // 4) + tl.min(column, 0) // 4 + tl.arange(0, BC // 4)[None, :]
-            keep = tl.reshape(dropout_keep(seed, stream, counter, dropout), (BT, BC))
-            x = tl.where(keep, x.to(tl.float32) / (1 - dropout), 0.0).to(tall.dtype.element_ty)
+            counter = row[:, None] * (width // 8) + tl.min(place, 0) // 8 + tl.arange(0, BC // 8)[None, :]
+            keep = to_mma_order(tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BT, BC)), ORDER, BT, BC)
+            x = dropped(x, keep, drop_limit).to(tall.dtype.element_ty)
         y = tl.load(few + row[:, None] * few_stride + r[None, :], mask=r[None, :] < rank, other=0.0)
         acc = tl.dot(tl.trans(x), y, acc)
     return acc
@@ -44,7 +45,7 @@ def _sum_over_tokens(
 
 @triton.jit(do_not_specialize=["stream"])
 def lora_grad_kernel(
-    lora_input, down_grad, grad_a, out_grad, down, b_rescale, grad_b, seed, stream, dropout,
+    lora_input, down_grad, grad_a, out_grad, down, b_rescale, grad_b, seed, stream, drop_limit,
     input_stride, down_grad_stride, out_grad_stride, T, K, N, rank,
     DROPOUT: tl.constexpr, ORDER: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -60,13 +61,18 @@ def lora_grad_kernel(
     if number < programs_of_a:
         c = number * BC + tl.arange(0, BC)
         acc = _sum_over_tokens(
-            lora_input, down_grad, input_stride, down_grad_stride, c, K, rank, T, seed, stream, dropout, DROPOUT, ORDER, BT, BC, BR, STAGES
+            lora_input, down_grad, input_stride, down_grad_stride, c, K, rank, T, seed, stream, drop_limit,
+            DROPOUT, ORDER, BT, BC, BR, STAGES,
         )  # fmt: skip
-        tl.store(grad_a + r[None, :] * K + c[:, None], acc, mask=(c < K)[:, None] & (r < rank)[None, :])
+        tl.store(
+            grad_a + r[None, :] * K + natural_column(c, ORDER)[:, None],
+            acc,
+            mask=(c < K)[:, None] & (r < rank)[None, :],
+        )
     else:
         c = (number - programs_of_a) * BC + tl.arange(0, BC)
         acc = _sum_over_tokens(
-            out_grad, down, out_grad_stride, rank, c, N, rank, T, seed, stream, dropout, False, 16, BT, BC, BR, STAGES
+            out_grad, down, out_grad_stride, rank, c, N, rank, T, seed, stream, drop_limit, False, 16, BT, BC, BR, STAGES
         )  # fmt: skip  # 16: NATURAL_ORDER
         # out_grad is that of the raw product, which B entered divided by the int8 scale (`write_lora_b`)
         by = tl.load(b_rescale + c, mask=c < N, other=0.0)
@@ -77,7 +83,7 @@ def lora_grad_kernel(
 
 @triton.jit(do_not_specialize=["stream"])
 def lora_input_grad_kernel(
-    grad, down_grad, a, slope, seed, stream, dropout, grad_stride, down_grad_stride, K, rank,
+    grad, down_grad, a, slope, seed, stream, drop_limit, grad_stride, down_grad_stride, K, rank,
     DROPOUT: tl.constexpr, HAS_SLOPE: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """Reference: grad += (dropout's gradient of down_grad @ a) * slope, in place
@@ -93,9 +99,9 @@ def lora_input_grad_kernel(
     weight = tl.load(a + r[:, None] * K + c[None, :], mask=(r < rank)[:, None] & inside, other=0.0)
     more = tl.dot(few, weight)
     if DROPOUT:
-        counter = t[:, None] * (K // 4) + tl.program_id(1) * (BC // 4) + tl.arange(0, BC // 4)[None, :]
-        keep = tl.reshape(dropout_keep(seed, stream, counter, dropout), (BT, BC))
-        more = tl.where(keep, more / (1 - dropout), 0.0)
+        counter = t[:, None] * (K // 8) + tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)[None, :]
+        keep = tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BT, BC))
+        more = dropped(more, keep, drop_limit)
     if HAS_SLOPE:
         more *= tl.load(slope + row[:, None] * K + c[None, :], mask=inside, other=0.0).to(tl.float32)
     here = grad + row[:, None] * grad_stride + c[None, :]

@@ -21,14 +21,14 @@ import triton
 import triton.language as tl
 
 from florilegium.fast.kernel_math import normalize
-from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep
+from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep, dropped
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, to_mma_order
 
 
 @triton.jit
-def _row_keep(seed, stream, row, W, dropout, BLOCK: tl.constexpr):
+def _row_keep(seed, stream, row, W, drop_limit, BLOCK: tl.constexpr):
     """Which numbers of a row dropout leaves, [BLOCK]."""
-    return tl.reshape(dropout_keep(seed, stream, row * (W // 4) + tl.arange(0, BLOCK // 4), dropout), (BLOCK,))
+    return tl.reshape(dropout_keep(seed, stream, row * (W // 8) + tl.arange(0, BLOCK // 8), drop_limit), (BLOCK,))
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _error_unit(rounded):
 
 @triton.jit(do_not_specialize=["stream"])
 def residual_norm_kernel(
-    residual, error, raw, scale, bias, saved, gamma, beta, normed, lora_input, normed_stride, W, eps, seed, stream, dropout,
+    residual, error, raw, scale, bias, saved, gamma, beta, normed, lora_input, normed_stride, W, eps, seed, stream, drop_limit,
     HAS_UPDATE: tl.constexpr, HAS_ERROR: tl.constexpr, SAVE: tl.constexpr, LORA_INPUT: tl.constexpr, DROPOUT: tl.constexpr,
     ORDER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -79,15 +79,15 @@ def residual_norm_kernel(
     ordered = tl.reshape(to_mma_order(tl.reshape(y.to(normed.dtype.element_ty), (1, BLOCK)), ORDER, 1, BLOCK), (BLOCK,))
     tl.store(normed + row * normed_stride + column, ordered, mask=inside)
     if DROPOUT:
-        keep = _row_keep(seed, stream, row, W, dropout, BLOCK)
-        y = tl.where(keep, y / (1 - dropout), 0.0)
+        keep = _row_keep(seed, stream, row, W, drop_limit, BLOCK)
+        y = dropped(y, keep, drop_limit)
     if LORA_INPUT:
         tl.store(lora_input + offset, y.to(lora_input.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["stream"])
 def residual_norm_grad_kernel(
-    scaled_grad, grad_out, lora_grad, saved, gamma, beta, scale, next_scale, lora_input, grad_stride, W, eps, seed, stream, dropout,
+    scaled_grad, grad_out, lora_grad, saved, gamma, beta, scale, next_scale, lora_input, grad_stride, W, eps, seed, stream, drop_limit,
     FIRST: tl.constexpr, HAS_LORA: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Reference: y = F.layer_norm(saved, (W,), gamma, beta, eps); dy = grad_out + F.dropout's gradient of lora_grad;
@@ -107,9 +107,9 @@ def residual_norm_grad_kernel(
         y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
         if DROPOUT:
             # the same seed, stream and row give the mask of the forward pass, so none was kept
-            keep = _row_keep(seed, stream, row, W, dropout, BLOCK)
-            more = tl.where(keep, more / (1 - dropout), 0.0)
-            y = tl.where(keep, y / (1 - dropout), 0.0)
+            keep = _row_keep(seed, stream, row, W, drop_limit, BLOCK)
+            more = dropped(more, keep, drop_limit)
+            y = dropped(y, keep, drop_limit)
         dy += more
         tl.store(lora_input + offset, y.to(lora_input.dtype.element_ty), mask=inside)
     weighted = tl.where(inside, dy * g, 0.0)
@@ -166,7 +166,7 @@ def residual_norm(
     assert lora_input_TW is None or (lora_input_TW.shape == (T, W) and lora_input_TW.is_contiguous())
     assert pending is None or (pending.raw.shape == (T, W) and pending.raw.is_contiguous())
     assert error_TW is None or (error_TW.dtype == torch.int8 and error_TW.is_contiguous())
-    assert dropout is None or W % 4 == 0, "dropout draws four columns at a time"
+    assert dropout is None or W % 8 == 0, "dropout draws eight columns at a time"
     # float32 comes once, from the embedding: it is rounded as if something had been added
     saves = pending is not None or before_TW.dtype != normed_TW.dtype
     saved_TW = torch.empty_like(before_TW, dtype=normed_TW.dtype) if saves else before_TW
