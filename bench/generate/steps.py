@@ -1,6 +1,6 @@
 """A step of decoding at BLOOM's sizes, without a checkpoint: for tuning the fast decoder (`fast/decoding/decoder.py`).
 
-    python -m bench.generate.steps --size 7b1 --bits 8 --batch 1 64 [--context 100] [--profile]
+    python -m bench.generate.steps --size 7b1 --bits 8 --batch 1 64 [--context 100] [--target-modules all-linear] [--profile]
     python -m bench.generate.steps --tiles 1 64            each product alone: GB/s of weights for several tiles
 
 Prints milliseconds a step and tokens/s (replays of the recorded step, random texts at that context), and the floor:
@@ -29,11 +29,11 @@ def copy_bandwidth() -> float:
     return 2 * a.numel() / float(do_bench(lambda: b.copy_(a), return_mode="median")) * 1000
 
 
-def with_adapter(base: Any) -> Any:
+def with_adapter(base: Any, targets: str) -> Any:
     from florilegium.config import make_config
     from florilegium.model import attach_adapter
 
-    model = attach_adapter(base, make_config({"bits": base.bits}))
+    model = attach_adapter(base, make_config({"bits": base.bits, "target_modules": targets}))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.02)
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=100)
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.7])
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--target-modules", default="auto")
     parser.add_argument("--tiles", type=int, nargs="*")
     parser.add_argument("--part", default="")
     arguments = parser.parse_args()
@@ -181,7 +182,7 @@ def main() -> None:
     bandwidth = copy_bandwidth()
     torch.cuda.empty_cache()
     base = random_base(arguments.size, arguments.bits)
-    model = with_adapter(base)
+    model = with_adapter(base, arguments.target_modules)
     for batch, temperature in itertools.product(arguments.batch, arguments.temperature):
         found = step_time(
             base,
@@ -195,6 +196,7 @@ def main() -> None:
         line = {
             "size": arguments.size,
             "bits": arguments.bits,
+            "lora_on": arguments.target_modules,
             **found,
             "floor_ms": round(floor, 2),
             "copy_tb_s": round(bandwidth / 1e12, 2),

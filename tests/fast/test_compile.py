@@ -124,7 +124,7 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> No
         split = 1 if kind else matmul_kernel.split_of(N, K, form)
         tile = matmul_kernel.tile(M, K, split, form, roomy=arch >= 90)
         options = {"num_warps": tile.pop("num_warps")}
-        adapter = {"R": 16, "PART": 16} if kind == matmul_kernel.QKV else {"R": 0, "PART": 1}
+        adapter = {"R": 16, "PART": 16}
         fixed = {
             "EPILOGUE": kind,
             "BITS": form,
@@ -144,6 +144,8 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> No
 def test_what_lies_between_the_matmuls(arch: int) -> None:
     enter = {"HAS_UPDATE": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "ORDER": 8, "BLOCK": 4096}
     compiled(block_kernel.residual_norm_kernel, arch, enter, {"num_warps": 8}, bias="*bf16")
+    project = {"R": 16, "EACH": 2, "BLOCK": 4096}
+    compiled(block_kernel.down_projection_kernel, arch, project, {"num_warps": 4})
     attend = {"ORDER": 8, "BLOCK_D": 128, **cached_attention_kernel.TILE}
     compiled(
         cached_attention_kernel.cached_attention_kernel,

@@ -82,6 +82,16 @@ def mma_column_order(column, ORDER: tl.constexpr):
     return column
 
 
+def in_stored_order(x: torch.Tensor, order: int) -> torch.Tensor:
+    """Columns [..., K] where `mma_column_order` keeps them."""
+    if order == NATURAL_ORDER:
+        return x
+    parts = x.reshape(*x.shape[:-1], -1, 4, 4, 2, 2)  # j, s, and h, p or p, h
+    n = x.dim() - 1
+    last = (n + 3, n + 1, n + 4) if order == PAIR_ORDER else (n + 4, n + 1, n + 3)
+    return parts.permute(*range(n), n, n + 2, *last).reshape(x.shape)
+
+
 @triton.jit
 def natural_column(place, ORDER: tl.constexpr):
     """Which column is kept at a place: the inverse of `mma_column_order`, of NATURAL_ORDER and PAIR_ORDER."""

@@ -18,9 +18,12 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from florilegium import fast
 from florilegium.config import SamplingSettings, make_config
 from florilegium.errors import UsageError
-from florilegium.fast.decoding import attention_kernel, matmul_kernel, sampling, sampling_kernel
+from florilegium.fast.decoding import attention_kernel, block_kernel, matmul_kernel, sampling, sampling_kernel
+from florilegium.fast.decoding.block_kernel import LoraInput
 from florilegium.fast.decoding.decoder import Decoder
+from florilegium.fast.decoding.matmul_kernel import LoraOperands
 from florilegium.fast.decoding.weights import stored_weight
+from florilegium.fast.unpack_kernel import BYTE_ORDER, NATURAL_ORDER, PAIR_ORDER, in_stored_order
 from florilegium.generation import Completion, ContinuousBatcher, PackedDecoder, Request, collect, write_batch
 from florilegium.generation.sampling import filtered_weights
 from florilegium.model import LoadedModel, attach_adapter, load_base
@@ -99,11 +102,35 @@ def test_matmul(form: int, M: int, N: int, K: int, split: int) -> None:
     matmul_kernel.stored_matmul(in_mma_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split)
     exact = x[:M].double() @ exact_NK.T
     assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
+    x_at, b = (torch.randn(n, 32, device=DEVICE).to(DTYPE) for n in (len(x), N))
+    adapter = LoraOperands(b, x_at)
+    matmul_kernel.stored_matmul(in_mma_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split, lora=adapter)
+    more = x_at[:M].double() @ b.double().T
+    assert error(raw.sum(0) * weight.scale_N, exact + more * weight.scale_N) < LAST_BIT
     if N % 64 == 0:  # as every product that another product follows
         active = torch.full((M, N), float("nan"), dtype=DTYPE, device=DEVICE)
         matmul_kernel.stored_matmul(in_mma_order(x, form), weight, active, M, matmul_kernel.GELU)
         wanted = torch.nn.functional.gelu(exact + weight.bias_N.double(), approximate="tanh")
         assert error(active, in_mma_order(wanted, form)) < LAST_BIT
+        matmul_kernel.stored_matmul(in_mma_order(x, form), weight, active, M, matmul_kernel.GELU, lora=adapter)
+        wanted = torch.nn.functional.gelu(exact + weight.bias_N.double() + more, approximate="tanh")
+        assert error(active, in_mma_order(wanted, form)) < LAST_BIT
+
+
+@pytest.mark.parametrize("form", [8, 16, 4])
+def test_the_adapters_product_of_an_input_that_no_norm_makes(form: int) -> None:
+    """Columns in the order of the weight; rows of slots without the adapter, and of no slot."""
+    M, K, R = 5, 4160, 16
+    x, a = torch.randn(M, K, device=DEVICE).to(DTYPE), torch.randn(R, K, device=DEVICE).to(DTYPE)
+    order = {4: PAIR_ORDER, 8: BYTE_ORDER, 16: NATURAL_ORDER}[form]
+    assert torch.equal(in_stored_order(x, order), in_mma_order(x, form))
+    slot = torch.tensor([1, 0, 2, -1, 1], dtype=torch.int32, device=DEVICE)
+    enabled, x_at = torch.tensor([1.0, 1.0, 0.0], device=DEVICE), torch.full((M, R), float("nan"), device=DEVICE)
+    lora = LoraInput(in_stored_order(a, order), enabled, slot, x_at)
+    block_kernel.down_projection(in_stored_order(x, order), lora, M)
+    wanted = x.double() @ a.double().T
+    wanted[2] = 0
+    assert error(x_at, wanted) < 1e-5 and (x_at[2] == 0).all()
 
 
 @on_a_card
@@ -255,9 +282,9 @@ def test_scores_of_nan_or_infinity_are_said() -> None:
     assert drawn[0] >= 0 and drawn[1] == drawn[2] == sampling_kernel.BROKEN
 
 
-def tuned(folder: Path, bits: int, head_dim: int) -> tuple[Any, Any]:
+def tuned(folder: Path, bits: int, head_dim: int, targets: str = "auto") -> tuple[Any, Any]:
     base = load_base(str(save_tiny(folder / "m", heads=4, head_dim=head_dim, noise=0.08)), bits=bits, device=DEVICE)
-    model = attach_adapter(base, make_config({"rank": 4, "bits": bits}))
+    model = attach_adapter(base, make_config({"rank": 4, "bits": bits, "target_modules": targets}))
     torch.manual_seed(2)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -289,11 +316,12 @@ def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: A
 
 
 @pytest.mark.skipif(CUDA, reason="the tests below say more")
-def test_the_whole_decoder_interpreted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
+def test_the_whole_decoder_interpreted(tmp_path: Path, targets: str) -> None:
     """Prompts longer than a step, more texts than slots, LoRA enabled for some, one text cancelled: the
     reference's tokens."""
     base = load_base(str(save_tiny(tmp_path / "m", heads=2, head_dim=32)), bits=8, device=DEVICE, compute="float32")
-    model = attach_adapter(base, make_config({"rank": 24}))
+    model = attach_adapter(base, make_config({"rank": 24, "target_modules": targets}))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.2)
@@ -336,9 +364,12 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
 
 @on_a_card
 @pytest.mark.gpu
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
 @pytest.mark.parametrize(("bits", "head_dim"), [(8, 64), (8, 80), (4, 128), (16, 32)])
-def test_decoder_equals_the_reference_and_itself_in_every_batch(tmp_path: Path, bits: int, head_dim: int) -> None:
-    base, model = tuned(tmp_path, bits, head_dim)
+def test_decoder_equals_the_reference_and_itself_in_every_batch(
+    tmp_path: Path, bits: int, head_dim: int, targets: str
+) -> None:
+    base, model = tuned(tmp_path, bits, head_dim, targets)
     plain = collect(write_batch(PackedDecoder(LoadedModel(base, model)), requests(40, GREEDY), EOS), 40)
     for settings in (
         GREEDY,
@@ -362,8 +393,9 @@ def test_decoder_equals_the_reference_and_itself_in_every_batch(tmp_path: Path, 
 
 @on_a_card
 @pytest.mark.gpu
-def test_base_and_adapter_write_in_one_batch(tmp_path: Path) -> None:
-    base, model = tuned(tmp_path, 8, 64)
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
+def test_base_and_adapter_write_in_one_batch(tmp_path: Path, targets: str) -> None:
+    base, model = tuned(tmp_path, 8, 64, targets)
     worn, bare = requests(10, GREEDY), requests(10, GREEDY, adapter=False)
     both = by_slots(base, model, [*worn, *bare], 32)
     assert both[:10] == by_slots(base, model, worn, 4)

@@ -24,6 +24,7 @@ from florilegium.fast.training import (
     norm_kernel,
 )
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
+from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.norm_kernel import Residual
 from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER, mma_column_order
@@ -183,7 +184,7 @@ def test_dropout_leaves_the_same_in_either_order() -> None:
         before = torch.linspace(-9, 9, T * W, device=DEVICE).sin().view(T, W).to(DTYPE)
         normed, dropped = torch.empty_like(before), torch.empty_like(before)
         norm_kernel.residual_norm(
-            Residual(before, None), None, norm, normed, dropped, seed=seed, block_index=3, dropout=0.3, order=order
+            Residual(before, None), None, norm, normed, dropped, dropout=Dropout(seed, 3, 0.3), order=order
         )
         written.append((normed, dropped))
     assert torch.equal(written[1][0], in_pair_order(written[0][0], W)) and torch.equal(written[1][1], written[0][1])

@@ -102,6 +102,26 @@ def residual_norm_kernel(
 
 
 @triton.jit
+def down_projection_kernel(
+    x, lora_a, lora_enabled, slot, lora_x_at, K, R: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Reference: lora_x_at = x @ lora_a.T * lora_enabled[slot]      x [M, K] and lora_a [R, K], columns in one order.
+
+    For an input that no norm makes. A program makes EACH columns of a row."""
+    m, part = tl.program_id(0), tl.program_id(1)
+    r = part * EACH + tl.arange(0, EACH)
+    enabled = tl.load(lora_enabled + tl.maximum(tl.load(slot + m), 0)) != 0
+    sums = tl.zeros([EACH, BLOCK], tl.float32)
+    for k in range(0, K, BLOCK):
+        column = k + tl.arange(0, BLOCK)
+        row = tl.load(x + m.to(tl.int64) * K + column, mask=column < K, other=0.0).to(tl.float32)
+        a = tl.load(lora_a + r[:, None] * K + column[None, :], mask=(column < K)[None, :], other=0.0).to(tl.float32)
+        sums += a * row[None, :]
+    value = tl.where(enabled, tl.sum(sums, 1), 0.0)
+    tl.store(lora_x_at + m * R + r, value.to(lora_x_at.dtype.element_ty))
+
+
+@triton.jit
 def sample_rows_kernel(sample_rows, slot, position, row_slot, row_position):
     """Reference: row_slot = slot[sample_rows]; row_position = position[sample_rows]      all int32 [Q], -1 stays -1.
 
@@ -121,9 +141,9 @@ class SplitUpdate(NamedTuple):
 
 
 class LoraInput(NamedTuple):
-    """A [R, W], which slots it is enabled for, each row's slot, and where x A^T [M padded, R] goes."""
+    """A [R, K], which slots it is enabled for, each row's slot, and where x A^T [M padded, R] goes."""
 
-    a_RW: torch.Tensor
+    a_RK: torch.Tensor
     enabled: torch.Tensor
     slot_M: torch.Tensor
     x_at_MR: torch.Tensor
@@ -179,6 +199,16 @@ def residual_norm(
         residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, enabled, slot, lora_x_at,
         unused if rows is None else rows, M, W, norm.eps,
         HAS_UPDATE=update is not None, SPLIT=split, R=R, EACH=each, GATHER=rows is not None, ORDER=order, **_row_launch(W),
+    )  # fmt: skip
+
+
+def down_projection(x_MK: torch.Tensor, lora: LoraInput, M: int) -> None:
+    """x A^T of M rows, A's columns in the order of those of x."""
+    R, K = lora.a_RK.shape
+    assert x_MK.is_contiguous() and x_MK.shape[1] == K and lora.a_RK.is_contiguous()
+    each = 2
+    down_projection_kernel[(M, R // each)](
+        x_MK, lora.a_RK, lora.enabled, lora.slot_M, lora.x_at_MR, K, R=R, EACH=each, BLOCK=min(4096, triton.next_power_of_2(K)), num_warps=4
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from florilegium.fast.decoding.block_kernel import LoraInput, SplitUpdate
 from florilegium.fast.decoding.matmul_kernel import CacheOperands, LoraOperands, StoredWeight
 from florilegium.fast.decoding.sampling import Needs, SamplingParams, needs_of
 from florilegium.fast.decoding.state import DecodeStep, StepInputs, input_offsets, make_slot_state
-from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
+from florilegium.fast.decoding.weights import DecoderBlock, DecoderLora, decoder_block
 from florilegium.fast.modules import Bloom
 from florilegium.fast.parallel_compile import compile_in_parallel
 from florilegium.reference import alibi_slopes
@@ -81,7 +81,7 @@ class Decoder:
         M, W, V = self.rows[-1], self.bloom.embed_dim, self.head.N
         padded = -(-M // 128) * 128  # the matmuls read whole tiles of rows
         most = max(weight.split for block in self.blocks for weight in (block.dense, block.down))
-        R = max((len(block.a_RW) for block in self.blocks if block.a_RW is not None), default=1)
+        R = max(block.rank for block in self.blocks)
 
         def make(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
@@ -214,10 +214,7 @@ class Decoder:
     ) -> SplitUpdate:
         """One block on the M rows; the residual stream goes from the first buffer to the other and back."""
         state, (stream, other) = self.state, self.residual
-        lora_input = lora = None
-        if block.a_RW is not None and block.b_NR is not None:
-            lora_input = LoraInput(block.a_RW, state.lora_enabled, inputs.slot, self.lora_x_at)
-            lora = LoraOperands(block.b_NR, self.lora_x_at, block.lora_scaling)
+        lora_input, lora = self._lora(block.qkv_lora, inputs)
         block_kernel.residual_norm(
             stream, update, block.norm1, other, self.normed, M, block.qkv.column_order, lora=lora_input
         )
@@ -235,12 +232,28 @@ class Decoder:
             M,
             block.dense.column_order,
         )
-        update = self._partial_sums(self.context, block.dense, M)
-        block_kernel.residual_norm(other, update, block.norm2, stream, self.normed, M, block.up.column_order)
-        matmul_kernel.stored_matmul(self.normed, block.up, self.active, M, matmul_kernel.GELU)
-        return self._partial_sums(self.active, block.down, M)
+        update = self._partial_sums(self.context, block.dense, block.dense_lora, inputs, M)
+        lora_input, lora = self._lora(block.up_lora, inputs)
+        block_kernel.residual_norm(
+            other, update, block.norm2, stream, self.normed, M, block.up.column_order, lora=lora_input
+        )
+        matmul_kernel.stored_matmul(self.normed, block.up, self.active, M, matmul_kernel.GELU, lora=lora)
+        return self._partial_sums(self.active, block.down, block.down_lora, inputs, M)
 
-    def _partial_sums(self, x: torch.Tensor, weight: StoredWeight, M: int) -> SplitUpdate:
+    def _lora(self, lora: DecoderLora | None, inputs: StepInputs) -> tuple[LoraInput, LoraOperands] | tuple[None, None]:
+        """What makes x A^T of a linear, and what reads it: one buffer for all, since each is read before the next is
+        made."""
+        if lora is None:
+            return None, None
+        made = LoraInput(lora.a_RK, self.state.lora_enabled, inputs.slot, self.lora_x_at)
+        return made, LoraOperands(lora.b_NR, self.lora_x_at)
+
+    def _partial_sums(
+        self, x: torch.Tensor, weight: StoredWeight, adapter: DecoderLora | None, inputs: StepInputs, M: int
+    ) -> SplitUpdate:
         """A matmul that the next norm adds to the residual stream."""
-        matmul_kernel.stored_matmul(x, weight, self.partial, M, matmul_kernel.PARTIAL, split=weight.split)
+        lora_input, lora = self._lora(adapter, inputs)
+        if lora_input is not None:
+            block_kernel.down_projection(x, lora_input, M)
+        matmul_kernel.stored_matmul(x, weight, self.partial, M, matmul_kernel.PARTIAL, lora=lora, split=weight.split)
         return SplitUpdate(self.partial, weight)

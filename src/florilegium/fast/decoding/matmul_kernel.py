@@ -4,8 +4,9 @@ dequantised in registers.
     out[m, n] = sum_k x[m, k] * weight[n, k]        weight: int8, NF4 with a block scale for 64 of them, or 16 bits
 
 Writing a token is bound by reading the weights, so nothing of them may be written back or read twice. What follows each
-product in a BLOOM block is done on the way (`EPILOGUE`): the sums alone (PARTIAL), scale, bias and GELU (GELU), scale,
-bias and the adapter's part, with query, keys and values stored where attention reads them (QKV), or scores (SCORES).
+product in a BLOOM block is done on the way (`EPILOGUE`), the adapter's part with it: the sums alone (PARTIAL), scale,
+bias and GELU (GELU), scale and bias, with query, keys and values stored where attention reads them (QKV), or scores
+(SCORES).
 
 A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the
 same, whatever the number of rows. Tiles only grow in M, and the split of K is the weight's own; that the matrix unit's
@@ -40,19 +41,32 @@ PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
 _PARTIAL, _GELU, _SCORES = tl.constexpr(PARTIAL), tl.constexpr(GELU), tl.constexpr(SCORES)  # as the kernel reads them
 
 
+@triton.jit
+def _add_lora(y, lora_b, lora_x_at, read, m, R: tl.constexpr, PART: tl.constexpr):
+    """Reference: y + (lora_x_at @ lora_b.T).T[read][:, m]      y [BN, BM] float32."""
+    # In parts of 64: a rank of 256 at once would not fit beside the sums.
+    for part in tl.static_range(0, R, PART):
+        r = part + tl.arange(0, PART)
+        b = tl.load(lora_b + read[:, None] * R + r[None, :])
+        # rows of slots without LoRA hold zeros here (`block_kernel.py`)
+        y += tl.dot(b, tl.load(lora_x_at + m[None, :] * R + r[:, None]))
+    return y
+
+
 @triton.jit(do_not_specialize=["M", "capacity"])
 def stored_matmul_kernel(
     x, weight, scale, bias, out, table, block_scales,
-    lora_b, lora_x_at, scaling, keys, values, slot, position, heads, capacity, M, N, K,
+    lora_b, lora_x_at, keys, values, slot, position, heads, capacity, M, N, K,
     EPILOGUE: tl.constexpr, BITS: tl.constexpr, ORDER: tl.constexpr, R: tl.constexpr, PART: tl.constexpr, D: tl.constexpr,
     SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """Reference: y = x @ dequantized(weight).T
 
-    PARTIAL: out[split] = a split's part of it, unscaled. SCORES: out = y. GELU: out = F.gelu(y * scale + bias,
-    approximate="tanh"), its columns in ORDER. QKV: y * scale + bias + lora_x_at @ lora_b.T * scaling; its queries go to
-    out [M, heads * D], keys and values to [slots, heads, capacity, D] at the rows' slots and positions.
+    With l = lora_x_at @ lora_b.T (R > 0, else 0): PARTIAL: out[split] = a split's part of y, the first with l, unscaled.
+    SCORES: out = y. GELU: out = F.gelu(y * scale + bias + l, approximate="tanh"), its columns in ORDER. QKV: y * scale +
+    bias + l; its queries go to out [M, heads * D], keys and values to [slots, heads, capacity, D] at the rows' slots and
+    positions.
 
     x [M padded, K], its columns in ORDER; weight [N, K] in BITS; out [SPLIT, M, N] float32, or [M, N]. A program makes
     the outputs BN of BM rows."""
@@ -87,6 +101,9 @@ def stored_matmul_kernel(
             acc = tl.dot(tile, rows, acc)
     real = inside[:, None] & (m < M)[None, :]
     if EPILOGUE == _PARTIAL:
+        if R > 0:  # noqa: SIM102  # the one is known when it is compiled, the other when it runs
+            if split == 0:
+                acc = _add_lora(acc, lora_b, lora_x_at, read, m, R, PART)
         # Parts are added by the norm that reads them, in one order; atomics would add them in any.
         tl.store(out + (split * M + m[None, :]).to(tl.int64) * N + n[:, None], acc, mask=real)
     elif EPILOGUE == _SCORES:
@@ -96,18 +113,12 @@ def stored_matmul_kernel(
             acc * tl.load(scale + n, mask=inside, other=0.0)[:, None]
             + tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
         )
+        y = _add_lora(y, lora_b, lora_x_at, read, m, R, PART)
         if EPILOGUE == _GELU:
             y, _ = gelu_and_gate(y)
             to = m[None, :].to(tl.int64) * N + mma_column_order(n, ORDER)[:, None]  # `down` reads it, stored as `up` is
             tl.store(out + to, y.to(out.dtype.element_ty), mask=real)
         else:
-            if R > 0:
-                # In parts of 64: a rank of 256 at once would not fit beside the sums.
-                for part_of_r in tl.static_range(0, R, PART):
-                    r = part_of_r + tl.arange(0, PART)
-                    b = tl.load(lora_b + read[:, None] * R + r[None, :])
-                    # rows of slots without LoRA hold zeros here (`block_kernel.py`)
-                    y += tl.dot(b, tl.load(lora_x_at + m[None, :] * R + r[:, None])) * scaling
             # BLOOM's fused projection lies head by head: query, key, value.
             head, part, d = n // (3 * D), (n // D) % 3, n % D
             y = y.to(out.dtype.element_ty)
@@ -142,11 +153,10 @@ class StoredWeight:
 
 
 class LoraOperands(NamedTuple):
-    """B [N, R], x A^T [M padded, R] and what their product is scaled by."""
+    """B [N, R], the adapter's scaling in it, and x A^T [M padded, R]."""
 
     b_NR: torch.Tensor
     x_at_MR: torch.Tensor
-    scaling: float
 
 
 class CacheOperands(NamedTuple):
@@ -212,12 +222,12 @@ def stored_matmul(
     assert K % (64 * split) == 0 and (epilogue == PARTIAL or split == 1), "only parts of a sum can be split"
     assert x.is_contiguous() and x.shape[1] == K and len(x) >= -(-M // shape["BM"]) * shape["BM"], "x must be padded"
     assert (epilogue == QKV) == (cache is not None)
-    b, lora_x_at, scaling = lora or (x, x, 1.0)  # pointers that the kernel does not follow
+    b, lora_x_at = lora or (x, x)  # pointers that the kernel does not follow
     keys, values, slot, position = cache or (x, x, x, x)
     heads, capacity, D = keys.shape[1:] if cache else (1, 1, 1)
     stored_matmul_kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
         x, weight.stored, weight.scale_N, weight.bias_N, out, *weight.nf4,
-        b, lora_x_at, scaling, keys, values, slot, position, heads, capacity, M, N, K,
+        b, lora_x_at, keys, values, slot, position, heads, capacity, M, N, K,
         EPILOGUE=epilogue, BITS=weight.bits, ORDER=weight.column_order, R=b.shape[1] if lora else 0,
         PART=min(b.shape[1], 64) if lora else 1, D=D, SPLIT=split, WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
     )  # fmt: skip
