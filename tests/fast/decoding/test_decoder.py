@@ -3,6 +3,7 @@ interprets the kernels (`TRITON_INTERPRET=1 pytest tests/fast/decoding`; with `-
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from dataclasses import replace
@@ -355,6 +356,8 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
     scores."""
     a, b = ([*text.token_ids, *[EOS] * text.finished] for text in (ours, theirs))
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    if base.bits == 16:
+        model = copy.deepcopy(model).float()
     with torch.inference_mode():
         (scores,) = PackedDecoder(LoadedModel(replace(base, compute_dtype=torch.float32), model)).read(
             [[*asked.token_ids, *a[:same]]], 1

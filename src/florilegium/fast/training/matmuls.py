@@ -151,8 +151,9 @@ class Matmuls:
     def _bf16_weight(self, linear: QuantizedLinear) -> torch.Tensor:
         copy = linear.bf16_copy
         weight = copy if copy is not None else linear.dequantize_into(linear.weight_view(self.buffer))
-        # B changes with every optimiser step, so even a copy gets it anew, once a pass.
-        if copy is None or not self.in_backward:
+        # B changes with every optimiser step, so even a copy gets it anew, once a pass: by the forward pass where that
+        # reads the copy.
+        if copy is None or not self.in_backward or linear.int8_forward:
             linear.write_lora_b(weight[:, linear.K :])
         return weight
 
