@@ -34,7 +34,7 @@ HEAD = f"""# What fits which card
 
 Peak GPU memory in GiB of steps of {TOKENS:,} tokens, LoRA rank 16, as `--memory auto` would train on a card of so many
 GB of which nothing is used yet: **c** with bfloat16 copies of weights (how many is chosen to fill the card), **f** all
-activations kept, **l** recomputed. "-" does not fit. Where the fused blocks do not run (LoRA on every linear, 16 bits)
+activations kept, **l** recomputed. "-" does not fit. Where the fused blocks do not run (16 bits)
 it is an estimate, marked ~, and the better of `--memory fast` (f) and `--memory lean` (l) that fits is shown.
 
 `florilegium estimate quotes.jsonl --model bigscience/bloom-7b1 --gpu 24` says the same for your rows and your card, with

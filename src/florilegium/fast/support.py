@@ -36,6 +36,7 @@ def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch
     for name, module in bloom.named_modules():
         if hasattr(module, "modules_to_save"):
             return "the adapter trains whole modules"
+        # by name: a linear outside the blocks is not in a block's list, and its adapter would be passed over
         if hasattr(module, "base_layer") and not name.endswith(LINEARS):
             return "it supports LoRA on the linears of blocks only"
         if hasattr(module, "base_layer") and not _is_plain_lora(cast(LoraLayer, module)):

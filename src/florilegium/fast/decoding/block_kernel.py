@@ -111,12 +111,14 @@ def down_projection_kernel(
     m, part = tl.program_id(0), tl.program_id(1)
     r = part * EACH + tl.arange(0, EACH)
     enabled = tl.load(lora_enabled + tl.maximum(tl.load(slot + m), 0)) != 0
+    # summed over BLOCK at the end alone: adding numbers of other threads is what takes long
     sums = tl.zeros([EACH, BLOCK], tl.float32)
     for k in range(0, K, BLOCK):
         column = k + tl.arange(0, BLOCK)
         row = tl.load(x + m.to(tl.int64) * K + column, mask=column < K, other=0.0).to(tl.float32)
         a = tl.load(lora_a + r[:, None] * K + column[None, :], mask=(column < K)[None, :], other=0.0).to(tl.float32)
         sums += a * row[None, :]
+    # zeros, and not nothing: the matmul reads them for every row
     value = tl.where(enabled, tl.sum(sums, 1), 0.0)
     tl.store(lora_x_at + m * R + r, value.to(lora_x_at.dtype.element_ty))
 
@@ -206,6 +208,7 @@ def down_projection(x_MK: torch.Tensor, lora: LoraInput, M: int) -> None:
     """x A^T of M rows, A's columns in the order of those of x."""
     R, K = lora.a_RK.shape
     assert x_MK.is_contiguous() and x_MK.shape[1] == K and lora.a_RK.is_contiguous()
+    # Two, whatever M is: with 16 columns a text alone has 8 programs, and a row's sum has one order.
     each = 2
     down_projection_kernel[(M, R // each)](
         x_MK, lora.a_RK, lora.enabled, lora.slot_M, lora.x_at_MR, K, R=R, EACH=each, BLOCK=min(4096, triton.next_power_of_2(K)), num_warps=4

@@ -253,7 +253,7 @@ class Decoder:
     ) -> SplitUpdate:
         """A matmul that the next norm adds to the residual stream."""
         lora_input, lora = self._lora(adapter, inputs)
-        if lora_input is not None:
+        if lora_input is not None:  # a norm's input has it made by the norm
             block_kernel.down_projection(x, lora_input, M)
         matmul_kernel.stored_matmul(x, weight, self.partial, M, matmul_kernel.PARTIAL, lora=lora, split=weight.split)
         return SplitUpdate(self.partial, weight)

@@ -141,6 +141,7 @@ def attention_grad(
     T, H, D = q.shape
     check_fused(qkv, scale, bias)
     assert all(g.stride() == q.stride() for g in grads) and context_TW.stride(1) == grad_TW.stride(1) == 1
+    # by strides of their own: with LoRA on `dense` its x A^T stands beside the context
     assert len(context_TW) == len(grad_TW) == T and min(context_TW.shape[1], grad_TW.shape[1]) >= H * D
     assert end_T.dtype == start_T.dtype == torch.int32 and len(end_T) == T
     delta = torch.empty_like(logsumexp)

@@ -49,6 +49,7 @@ class BackwardPass:
         grad_out, x_at_grad = self.matmuls.backward_whole(
             block.dense, scaled_grad_TW, self.forward.dropout(block.dense)
         )
+        # now: `_attention` and the norms below need the buffers, and the first of them writes over `scaled_grad_TW`
         dense_grads = self._lora_grads(block.dense, kept.context, x_at_grad, scaled_grad_TW, kept.lora_x_at.dense)
         qkv_grad = self._attention(block, kept, grad_out)
         # Read for the last time: room for the gradient of the block's input.
@@ -76,6 +77,7 @@ class BackwardPass:
         grad_out, x_at_grad = self.matmuls.backward_gelu(
             block.up, block.down, scaled_grad_TW, kept.gelu_slope_or_input, self.forward.dropout(block.down)
         )
+        # before `_up`, whose norm writes over `scaled_grad_TW`
         grads = self._lora_grads(block.down, kept.active, x_at_grad, scaled_grad_TW, kept.lora_x_at.down)
         del kept.gelu_slope_or_input, kept.active  # the largest of a block: room for the gradients below
         return grad_out, grads
@@ -105,6 +107,7 @@ class BackwardPass:
         if index:
             grad_out, x_at_grad = self.matmuls.backward(block.qkv, qkv_grad)
         else:
+            # its input's gradient would be the largest product here, and for nothing
             x_at_grad = self.matmuls.lora_x_at_grad(block.qkv, qkv_grad)
         # for block 0 the index of -1 is any block's: what is written then is not read
         scales = block.dense.scale_N, self.stack.blocks[index - 1].down.scale_N
@@ -124,6 +127,7 @@ class BackwardPass:
                 norm_kernel.residual_norm_grad(scaled_grad_TW, grad_out, saved_TW, norm, *scales)
             return []
         lora_input = torch.empty_like(scaled_grad_TW)
+        # cuBLAS: a product of 16 by W is bound by what it writes
         lora_grad = torch.mm(x_at_grad, self.matmuls.lora_a[id(linear)])
         # In the last call of all only `lora_input` is read of what it writes: a kernel without the rest would be one
         # more to compile.

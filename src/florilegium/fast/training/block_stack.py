@@ -120,6 +120,7 @@ class BlockStack:
             for layer in bloom.h
         ]
         for index, block in enumerate(self.blocks):
+            # the first linear of all blocks, then the second: `query_key_value` draws as it did when it was alone
             for kind, linear in enumerate(block.linears):
                 linear.stream = index + kind * len(self.blocks)
         self.heads = bloom.num_heads

@@ -27,6 +27,7 @@ class Dropout:
     @property
     def drop_limit(self) -> int:
         """The share as the kernels draw it: of 65,536 numbers how many are dropped."""
+        # 65,536 would leave nothing to divide by
         return min(round(self.p * 65536), 65535)
 
 

@@ -70,6 +70,7 @@ class ForwardPass:
         block_input = residual.rounded
         qkv = self.matmuls.forward(block.qkv, normed)
         context, logsumexp, dense_x_at = self._attend(block, qkv)  # from here on qkv holds q' for q
+        # a kernel of its own for dropout(context) A^T: attention works head by head, and this sums over all heads
         update = self._pending(block.dense, context)
         normed2, up_x_at, residual = self._norm(block.norm2, block.up, residual, update)
         slope_or_input, active = self.matmuls.forward_gelu(block.up, block.down, normed2)
@@ -97,6 +98,7 @@ class ForwardPass:
         residual stream there."""
         T, W = residual.rounded.shape
         normed = residual.rounded.new_empty(T, linear.row_stride, dtype=self.stack.dtype)[:, : W + linear.R]
+        # Dropout here and not as `down_projection` reads: a row's program draws once, and fills the card.
         # The adapter reads the norm's output with dropout, or where that lies in another order, a copy.
         dropout = self.dropout(linear)
         lora_input = normed.new_empty(T, W) if linear.lora and (dropout or linear.int8_forward) else None
@@ -126,7 +128,7 @@ class ForwardPass:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Context [T, W + R], log-sum-exp, and the adapter's x A^T."""
         scale, bias = self.heads(block.qkv.scale_N), self.heads(block.qkv.bias_N)
-        context = block.dense.new_input(qkv)
+        context = block.dense.new_input(qkv)  # with room for x A^T beside
         logsumexp = attention_kernel.attention(
             self.heads(qkv), scale, bias, self.start_T, self.stack.slopes_H, context, block.dense.column_order
         )
@@ -152,7 +154,7 @@ class ForwardPass:
             residual, pending = Residual(second, None), None
         normed2, up_x_at, (second, _) = self._norm(block.norm2, block.up, residual, pending)
         active = down_x_at = None
-        if block.down.lora:
+        if block.down.lora:  # the gradient of its A reads GELU's output
             slope_or_input, active = self.matmuls.forward_gelu(block.up, block.down, normed2)
             down_x_at = self._down_projection(block.down, active)
         else:  # nothing in backward reads the output of GELU or of `down`

@@ -35,6 +35,7 @@ def _sum_over_tokens(
         row = (t + tl.arange(0, BT)).to(tl.int64)
         x = tl.load(tall + row[:, None] * tall_stride + place[None, :], mask=inside[None, :], other=0.0)
         if DROPOUT:
+            # BC is 64: its places hold the same 64 columns, so the draws are those columns', put where they lie
             counter = row[:, None] * (width // 8) + tl.min(place, 0) // 8 + tl.arange(0, BC // 8)[None, :]
             keep = to_mma_order(tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BT, BC)), ORDER, BT, BC)
             x = dropped(x, keep, drop_limit).to(tall.dtype.element_ty)
@@ -64,6 +65,7 @@ def lora_grad_kernel(
             lora_input, down_grad, input_stride, down_grad_stride, c, K, rank, T, seed, stream, drop_limit,
             DROPOUT, ORDER, BT, BC, BR, STAGES,
         )  # fmt: skip
+        # back in their own order: once a launch, so scattered stores cost little
         tl.store(
             grad_a + r[None, :] * K + natural_column(c, ORDER)[:, None],
             acc,
@@ -97,7 +99,7 @@ def lora_input_grad_kernel(
     inside = (c < K)[None, :]
     few = tl.load(down_grad + row[:, None] * down_grad_stride + r[None, :], mask=(r < rank)[None, :], other=0.0)
     weight = tl.load(a + r[:, None] * K + c[None, :], mask=(r < rank)[:, None] & inside, other=0.0)
-    more = tl.dot(few, weight)
+    more = tl.dot(few, weight)  # float32 until it is added
     if DROPOUT:
         counter = t[:, None] * (K // 8) + tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)[None, :]
         keep = tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BT, BC))

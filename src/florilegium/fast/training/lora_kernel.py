@@ -26,6 +26,7 @@ MAX_TOKENS = 2**21  # of a step
 MAX_RANK = 256  # a higher rank is not bound by its launches, and cuBLAS has it
 
 
+# not specialized: each linear has a stream of its own, and would be compiled again for 1 and for multiples of 16
 @triton.jit(do_not_specialize=["stream", "programs"])
 def down_projection_kernel(
     x, a, out, beside, parts, arrived, seed, stream, drop_limit, x_stride, stride, a_row, a_column, K, rank, R, programs,
@@ -41,18 +42,21 @@ def down_projection_kernel(
     tile, part = tl.program_id(0), tl.program_id(1)
     m = tile * BM + tl.arange(0, BM)  # no mask: T is a multiple of BM (an assert of the launcher)
     r = tl.arange(0, BR)
-    each = K // (programs * SPLITS)
+    each = K // (programs * SPLITS)  # of K, for a split
     first = (part * (K // programs) + tl.arange(0, SPLITS) * each)[:, None, None]
     # One batched dot [SPLITS, BM, BR]: Triton gives each of the splits to a warp of its own.
     acc = tl.zeros([SPLITS, BM, BR], tl.float32)
     for k in tl.range(0, each, BK, num_stages=STAGES):
+        # Without the hint the compiler, which does not know `programs`, would load two bytes at a time.
         begin = tl.multiple_of(first + k, (16, 16, 16))
         rows = tl.load(x + m[None, :, None].to(tl.int64) * x_stride + begin + tl.arange(0, BK)[None, None, :])
         if DROPOUT:
             counter = m[None, :, None] * (K // 8) + begin // 8 + tl.arange(0, BK // 8)[None, None, :]
+            # draws are by columns, x lies by places
             keep = tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (SPLITS * BM, BK))
             keep = tl.reshape(to_mma_order(keep, ORDER, SPLITS * BM, BK), (SPLITS, BM, BK))
             rows = dropped(rows, keep, drop_limit).to(x.dtype.element_ty)
+        # A in its own order: it is small, and the L2 cache minds no order
         column = natural_column(begin + tl.arange(0, BK)[None, :, None], ORDER)
         weight = tl.load(a + r[None, None, :] * a_row + column * a_column, mask=r[None, None, :] < rank, other=0.0)
         acc = tl.dot(rows, weight, acc)
@@ -70,7 +74,7 @@ def down_projection_kernel(
         tl.store(out + m[:, None] * rank + r[None, :], y, mask=r[None, :] < rank)
         # Columns from the rank to R are 0 here because `weight` was masked: the wide matmul reads all R.
         tl.store(beside + m[:, None].to(tl.int64) * stride + r[None, :], y, mask=r[None, :] < R)
-        tl.atomic_xchg(arrived + tile, 0)
+        tl.atomic_xchg(arrived + tile, 0)  # for the next launch
 
 
 @triton.jit
@@ -132,6 +136,7 @@ def _launch(
     assert T % BLOCK_M == 0 and T <= MAX_TOKENS, "a tail of tokens would be left out in silence"
     tile = down_projection_tile(K, rank)
     programs = down_projection_programs(T, K, tile)
+    # float32: a sum is rounded once, when it is whole
     parts = x.new_empty(T * programs * tile["BR"], dtype=torch.float32)
     down_projection_kernel[(T // BLOCK_M, programs)](
         x, a, out, beside, parts, _arrived(x.device), *drawn(dropout, out),

@@ -74,7 +74,7 @@ class Matmuls:
         """What GELU's gradient needs of the raw product with `up`, and its GELU as `down` wants its input (the adapter's
         columns are not filled). Where the int8 matmul does GELU as well that is its slope; a kernel of its own would
         move half as much again to write this too, so elsewhere it is the raw product."""
-        active = down.new_input(x)
+        active = down.new_input(x)  # its last columns are for `down_projection`
         if up.int8_forward:
             from florilegium.fast.hopper import int8_matmul
 
@@ -105,9 +105,11 @@ class Matmuls:
 
             grad_out = int8_matmul.backward_gelu(grad_TW, down.module.weight.data, gelu_slope_or_input_TF)
             x_at_grad = self.lora_x_at_grad(down, grad_TW)
+            # That product was times the slope on its way, so this part is too.
             self._add_lora_input_grad(down, grad_out, x_at_grad, gelu_slope_or_input_TF, dropout)
             return grad_out, x_at_grad
         grad_out, x_at_grad = self.backward(down, grad_TW)
+        # without the slope: the kernel below brings it to both parts
         self._add_lora_input_grad(down, grad_out, x_at_grad, None, dropout)
         # In place: nobody reads the gradient of GELU's output again.
         gelu_kernel.gelu_grad(gelu_slope_or_input_TF, up.scale_N, up.bias_N, grad_out)
