@@ -3,6 +3,7 @@ of range. Every member is refused in one line or loads as the good model that it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -17,6 +18,7 @@ import florilegium
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError
 from florilegium.export.base_weights import BaseWeights
+from florilegium.export.origin import origin_of
 from florilegium.model import (
     Base,
     adapter_state,
@@ -89,6 +91,14 @@ def test_the_reader_of_an_export_tells_it_too(tiny: Path, tmp_path: Path, kind: 
             raise ModelError("read", "it was read")
 
     refused(BASES[kind], tiny, tmp_path, read)
+
+
+def test_the_licence_of_a_base_is_looked_up_whatever_its_numbers_are(tiny: Path, tmp_path: Path) -> None:
+    """`export` asks where a base comes from before it reads the weights."""
+    for number, change in enumerate(BASES["NUMBERS"].values()):
+        folder = copied(tiny, tmp_path / str(number), change)
+        with contextlib.suppress(ModelError):
+            assert origin_of(str(folder), folder).licence == ""
 
 
 def test_tensors_on_one_another_are_seen_before_a_library_reads_them(tiny: Path, tmp_path: Path) -> None:

@@ -95,4 +95,9 @@ def _is_bloom(folder: Path) -> bool:
     config = read_json(folder / "config.json", "config.json")
     width = config.get("hidden_size", config.get("n_embed"))
     shape = (width, config.get("n_layer", config.get("num_hidden_layers")))
-    return config.get("model_type") == "bloom" and shape in BLOOM_SHAPES and config.get("vocab_size") == 250880
+    # compared, not hashed: a damaged config.json may hold lists there
+    return (
+        config.get("model_type") == "bloom"
+        and any(shape == one for one in BLOOM_SHAPES)
+        and config.get("vocab_size") == 250880
+    )
