@@ -11,19 +11,18 @@ from __future__ import annotations
 from typing import Any
 
 
-def product_parameters(model: Any) -> int:
-    """Numbers of the linears and the head, as the unquantised model has them."""
-    config = model.config
+def product_parameters(config: Any) -> int:
+    """Numbers of a BLOOM's linears and head, as the unquantised model has them."""
     return int(12 * config.hidden_size**2 * config.n_layer + config.vocab_size * config.hidden_size)
 
 
-def in_the_fields_unit(model: Any, tokens_per_second: float) -> dict[str, Any]:
-    """`tflops` of a BLOOM, and `of_peak` where the card's peak is known."""
+def in_the_fields_unit(config: Any, tokens_per_second: float) -> dict[str, Any]:
+    """`tflops` of a BLOOM of this config, and `of_peak` where the card's peak is known."""
     import torch
 
     from florilegium.model.gpus import find_by_device_name
 
-    tflops = 4 * product_parameters(model) * tokens_per_second / 1e12
+    tflops = 4 * product_parameters(config) * tokens_per_second / 1e12
     card = find_by_device_name(torch.cuda.get_device_name())
     of_peak = round(tflops / card.tflops, 3) if card is not None and card.tflops else None
     return {"tflops": round(tflops, 1), "of_peak": of_peak}

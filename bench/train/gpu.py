@@ -35,6 +35,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 CARD_GIB = {"T4": 14.0, "RTX 3090": 22.0, "RTX 4090": 22.0}  # what is left of it beside a desktop
+PER_STEP = ("losses", "gradient_norms")
 SIDES = ("ours", "notebook", "tuned", "float32", "codes", "floor")
 
 
@@ -73,7 +74,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     # Once over the same steps, so that each length is compiled or recorded; then timed, one step ahead as the loop is.
-    losses = [start_step(trainer, step, NullView()).result().loss for step in steps]
+    results = [start_step(trainer, step, NullView()).result() for step in steps]
     first = time.perf_counter() - began
     began, waiting, tokens = time.perf_counter(), None, 0
     for step in steps:
@@ -85,7 +86,6 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "side": "ours",
         "tokens_per_second": round(tokens / seconds, 1),
-        **in_the_fields_unit(ready.loaded.model, tokens / seconds),
         "ms_per_step": round(1000 * seconds / len(steps), 1),
         "tokens_per_step": round(tokens / len(steps), 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
@@ -95,7 +95,8 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "prepare_seconds": round(preparing, 1),
         "first_seconds": round(first, 1),
         "fast": plan.kernels,
-        "losses": [round(loss, 5) for loss in losses],
+        "losses": [round(result.loss, 5) for result in results],
+        "gradient_norms": [round(result.grad_norm, 5) for result in results],
     }
 
 
@@ -226,11 +227,12 @@ def main() -> None:
         if arguments.side == "floor":
             print(json.dumps(floor_side(arguments)))
             return
-        if arguments.side != "ours":
-            print(json.dumps(stock(arguments.folder, arguments)))
-            return
+        from transformers import AutoConfig
+
         with acting_as(CARDS[arguments.card]) if arguments.card else contextlib.nullcontext():
-            print(json.dumps(our_side(arguments.folder, arguments)))
+            found = (our_side if arguments.side == "ours" else stock)(arguments.folder, arguments)
+        config = AutoConfig.from_pretrained(arguments.folder)
+        print(json.dumps({**found, **in_the_fields_unit(config, found["tokens_per_second"])}))
         return
     if arguments.stock_steps and {"float32", "codes"} & set(arguments.sides):
         parser.error("losses are compared step by step: leave --stock-steps out")
@@ -242,7 +244,9 @@ def main() -> None:
         for side in arguments.sides:
             results.append(run_side(side, folder, arguments))
             shown = {
-                k: v for k, v in results[-1].items() if k != "losses" or (v and (arguments.losses or arguments.json))
+                k: v
+                for k, v in results[-1].items()
+                if k not in PER_STEP or (v and (arguments.losses or arguments.json))
             }
             print(
                 json.dumps({"size": arguments.folder.name if arguments.folder else arguments.size, **shown}), flush=True

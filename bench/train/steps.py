@@ -149,7 +149,7 @@ def main() -> None:
             rates = {
                 "tokens_per_second": round(batch.num_tokens * a_second),
                 "positions_per_second": round(tokens * a_second),
-                **in_the_fields_unit(model, batch.num_tokens * a_second),
+                **in_the_fields_unit(model.config, batch.num_tokens * a_second),
             }
             what = {"plan": plan, "bits": arguments.bits, "lora_on": arguments.target_modules, "positions": tokens}
             print(json.dumps({**what, **rates, **figures}), flush=True)

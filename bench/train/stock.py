@@ -78,7 +78,7 @@ def stock_side(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
     scaler = torch.amp.GradScaler("cuda", enabled=half)
-    losses = []
+    losses, norms = [], []
     for number, examples in enumerate(steps):
         if number == 2:
             torch.cuda.synchronize()
@@ -92,7 +92,7 @@ def stock_side(
             scaler.scale(loss).backward()
             loss_sum += loss.detach()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -106,6 +106,7 @@ def stock_side(
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "load_seconds": round(loading, 1),
         "losses": [round(float(loss), 5) for loss in losses],
+        "gradient_norms": [round(float(norm), 5) for norm in norms],
     }
 
 

@@ -1,7 +1,7 @@
 """Every row of the README's table of training on one GPU, in one run on one card: minutes, and 80 GB for the rows that
 want them.
 
-    python -m bench.train.table [--size 7b1] [--rows stock fast packed lean nf4 load epoch] [--show]
+    python -m bench.train.table [--size 7b1] [--rows stock fast packed lean nf4 all-linear ... load epoch] [--show]
 
 Each row is a command of its own process, which --show prints and does not run. `epoch` is the time from typing
 `florilegium train` to the adapter and its report, first with no compiled kernels at hand, then with them. Prints each
@@ -39,6 +39,30 @@ ROWS = {
     "packed": [*STEPS, "8192", "--plans", "fast", "copies"],
     "lean": [*STEPS, "2048", "--plans", "0,20,0"],
     "nf4": [*STEPS, "2048", "--plans", "0,8,0", "--bits", "4"],
+    "all-linear": [
+        "gpu",
+        "--sides",
+        "ours",
+        "tuned",
+        "--memory-limit",
+        "22",
+        "--stock-steps",
+        "20",
+        "--target-modules",
+        "all-linear",
+    ],
+    "all-linear-steps": [
+        *STEPS,
+        "1024",
+        "8192",
+        "--plans",
+        "copies",
+        "fast",
+        "25,30,0",
+        "--target-modules",
+        "all-linear",
+    ],
+    "all-linear-rows": [*STEPS, "8192", "--length", "4096", "--plans", "copies", "--target-modules", "all-linear"],
     "load": ["load"],
 }
 
@@ -104,7 +128,9 @@ def line_of(row: str, found: dict[str, Any]) -> str:
     for trouble in {"missing", "out_of_memory", "failed"} & set(found):
         rate = f"{trouble.replace('_', ' ')}: {found[trouble]}"
     peak = f"{found['peak_gib']:.1f} GiB" if "peak_gib" in found else ""
-    return f"| {row}: {what} | {rate} | {peak} |"
+    tflops = f"{found['tflops']:.0f}" if "tflops" in found else ""
+    share = f"{found['of_peak']:.0%}" if found.get("of_peak") else ""
+    return f"| {row}: {what} | {rate} | {tflops} | {share} | {peak} |"
 
 
 def main() -> None:
@@ -125,8 +151,12 @@ def main() -> None:
             lines += [line_of(row, one) for one in found]
         # what it said is on the terminal; the other rows are worth having
         except subprocess.CalledProcessError as error:
-            lines.append(f"| {row}: failed with exit code {error.returncode} | | |")
-    print("\n| | tokens/s that are not padding | peak memory |\n|---|---|---|", *lines, sep="\n")
+            lines.append(f"| {row}: failed with exit code {error.returncode} | | | | |")
+    print(
+        "\n| | tokens/s that are not padding | TFLOP/s | share of peak | peak memory |\n|---|---|---|---|---|",
+        *lines,
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":
