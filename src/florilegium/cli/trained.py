@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
+from pathlib import Path
 
+from florilegium.cli.extras import missing_for_serving
 from florilegium.cli.progress import gigabytes, print_quote
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import ResourceError
@@ -12,6 +15,7 @@ from florilegium.generation import Generated
 from florilegium.runs.finish import Trained
 
 NUM_QUOTES = 5
+DEMO, SAMPLE = "seedling", "sample"  # as a manifest names the bundled model and the bundled rows
 
 
 def show_trained(trained: Trained, as_json: bool) -> None:
@@ -55,12 +59,37 @@ def _verdict(trained: Trained) -> str:
 
 
 def _next_commands(trained: Trained) -> str:
-    """Three commands that can be pasted: with this run, and an opening of its own rows."""
-    run = shlex.quote(str(trained.directory))
     opening = next(iter(trained.tuned.first_words), "")
-    prompt = f"{shlex.quote(opening)} " if opening else ""
-    return f"""
-The run is in {trained.directory}: its adapter in adapter/, its page in report.html.
-    florilegium generate {prompt}-n 5 --run {run}
-    florilegium evaluate {run} --base
-    florilegium report {run}"""
+    on_the_demo_model = trained.figures["base"]["name"] == DEMO
+    data = trained.figures["data"]["source"]
+    larger = data if on_the_demo_model and data != SAMPLE and Path(data).expanduser().exists() else ""
+    return next_commands(trained.directory, opening, larger, link=sys.stdout.isatty(), page=not missing_for_serving())
+
+
+def next_commands(directory: Path, opening: str, larger: str = "", *, link: bool = False, page: bool = False) -> str:
+    """What can be pasted: commands with this run and an `opening` of its own rows; where the demo model was trained on
+    somebody's own file (`larger`), the same on a larger BLOOM. `link`: the report as terminals let one click it; `page`:
+    the page in a browser is installed."""
+    run = shlex.quote(str(directory))
+    report = (directory / "report.html").resolve().as_uri() if link else "report.html"
+    commands = [
+        f"florilegium generate {shlex.quote(opening)} -n 5 --run {run}" if opening else f"florilegium generate -n 5 --run {run}",
+        f"florilegium evaluate {run} --base",
+        f"florilegium report {run}",
+        *(["florilegium ui"] if page else []),
+    ]  # fmt: skip
+    lines = [
+        f"The run is in {directory}: its adapter in adapter/, its page in {report}",
+        *(f"    {c}" for c in commands),
+    ]
+    if larger:
+        lines += [
+            "The demo model is small. The same on one that knows 46 languages, 1.1 GB to download:",
+            f"    florilegium train {_pasted(larger)} --model bigscience/bloom-560m",
+        ]
+    return "\n" + "\n".join(lines)
+
+
+def _pasted(path: str) -> str:
+    """Quoted, but for the ~ that a shell would then leave alone."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)

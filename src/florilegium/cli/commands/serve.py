@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_where_it_runs
+from florilegium.cli.extras import missing_for_serving
 from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from florilegium.model.shared_base import Bases
 
 KEY_VARIABLE = "FLORILEGIUM_API_KEY"
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def add(commands: Commands) -> None:
@@ -167,8 +167,6 @@ def _key(path: str | None) -> str | None:
 
 
 def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = missing_for_serving()
     if missing:
         raise UsageError(f"{', '.join(missing)} is not installed", "Type: pip install 'florilegium[serve]'")
