@@ -335,8 +335,8 @@ TABLE = {
     ],
     "cli/main.py": [
         ('panic: a traceback', '../cli/test_native_failures.py::test_a_panic_anywhere_is_one_line',
-         '    if is_panic(error):\n',
-         '    if False:\n'),
+         '    elif is_panic(error):\n',
+         '    elif False:\n'),
         ('memory: where nobody expects it', '../cli/test_native_failures.py::test_a_full_memory_anywhere_says_what_was_wanted',
          '(ran_out_of_memory(error) or _is_out_of_addresses(error))',
          'False'),

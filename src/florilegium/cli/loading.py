@@ -10,7 +10,7 @@ from pathlib import Path
 
 from florilegium.cli.screen import printable
 from florilegium.config.processes import is_first_process
-from florilegium.errors import ResourceError
+from florilegium.errors import ResourceError, redact
 from florilegium.storage.platform import largest_address_space
 
 # Addresses, most of them never touched: of torch for processors alone with Transformers and PEFT. Its CUDA build takes more.
@@ -60,7 +60,7 @@ class RowCounter:
         self._is_terminal = sys.stderr.isatty()
         self._has_line = False
         if _takes_long(data):
-            self._say(f"reading {printable(data)} ...")
+            self._say(f"reading {printable(redact(data))} ...")
 
     def __call__(self, what: str, count: int) -> None:
         now = time.monotonic()
