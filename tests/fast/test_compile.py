@@ -1,7 +1,7 @@
 """The kernels are compiled, without a GPU, for cards that people have: an RTX 3090 (8.6; an RTX 4090 has the same
-limits) always, an A100, Ada, Hopper and Blackwell with the slow tests; for Turing and Volta what they are let run. An instruction that a card lacks, or more shared memory than it has, is found here and
-not at somebody's first quote. The fewest and the most tokens of each kind always, what lies between with the slow
-tests."""
+limits) always, an A100, Ada, Hopper and Blackwell with the slow tests; for Turing and Volta what they are let run. An
+instruction that a card lacks, or more shared memory than it has, is found here and not at somebody's first quote. The
+fewest and the most tokens of each kind always, what lies between with the slow tests."""
 
 from __future__ import annotations
 
