@@ -115,7 +115,7 @@ def test_the_residual_stream_keeps_twice_the_bits_of_bfloat16() -> None:
         assert error(more.double() + left.double() * error_unit(more), whole + saved.double()) < 1e-5
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])  # a share that 16 bits draw exactly
 def test_norm_and_its_gradient(dropout: float) -> None:
     torch.manual_seed(0)
     T, W, padded = 5, 48, 56
