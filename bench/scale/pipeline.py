@@ -49,7 +49,7 @@ def random_stage(shape: tuple[int, int, int], bits: int, device: torch.device, s
             BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)
         ).to(torch.bfloat16)
     family = family_of("bloom")
-    names = sorted(held_names(stage, family, model))  # type: ignore[arg-type]
+    names = sorted(held_names(stage, family, model))  # type: ignore[arg-type]  # a BLOOM packs
     if bits in (8, 4):
         quantizer = AutoHfQuantizer.from_config(quantization_config(bits, compute))
         quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
@@ -62,7 +62,7 @@ def random_stage(shape: tuple[int, int, int], bits: int, device: torch.device, s
     model.tie_weights()
     model.is_loaded_in_8bit, model.is_loaded_in_4bit = bits == 8, bits == 4
     model.eval().requires_grad_(False)
-    return Base(model, None, "random", bits, device, compute, "", "", stage=stage)  # type: ignore[arg-type]
+    return Base(model, None, "random", bits, device, compute, "", "", stage=stage)  # type: ignore[arg-type]  # no tokenizer
 
 
 def rows(tokens: int) -> list[Example]:

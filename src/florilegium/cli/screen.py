@@ -64,7 +64,7 @@ def never_fail_to_print() -> None:
     a command that has done its work."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__ and sys.stdout.isatty():
         theirs = sys.stdout
-        terminal = io.BufferedWriter(_Terminal(theirs.fileno(), "w", closefd=False))  # type: ignore[type-var]
+        terminal = io.BufferedWriter(_Terminal(theirs.fileno(), "w", closefd=False))  # type: ignore[type-var]  # for its `write`
         sys.stdout = io.TextIOWrapper(terminal, encoding=theirs.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

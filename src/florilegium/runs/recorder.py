@@ -120,7 +120,7 @@ class Recorder:
 
 def forget_after(run: RunDirectory, step: int, is_evaluated: bool = True) -> None:
     """Drops what was logged beyond `step`, before a run goes on from there; of `step` itself the evaluation, where that
-    is made again."""
+    is measured anew."""
     for path in (run.metrics, run.samples):
         if path.exists():
             with atomic_write(path) as file:

@@ -151,5 +151,5 @@ class _Step:
         """Of the oldest micro-batch that waits; returns the gradient of what went in. `gradient` is that of what came
         out, None: it is the loss."""
         received, out = self.waiting.popleft()
-        out.backward(gradient)  # type: ignore[no-untyped-call]
+        out.backward(gradient)  # type: ignore[no-untyped-call]  # torch's
         return None if received is None else received.grad
