@@ -123,10 +123,12 @@ def test_the_stream_fills_every_place_whatever_the_prefix(tiny: Path, tmp_path: 
     config = BloomConfig.from_pretrained(folder)
     with torch.device("meta"):
         outline = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    files = find_weights(folder, "it")
+    heard: list[tuple[int, int]] = []
+    files = find_weights(folder, "it").telling(lambda *count: heard.append(count))
     streamed = load_streamed(files, outline, quantization_config(bits, torch.float32), torch.device("cpu"))
     assert streamed is not None
     refuse_empty(streamed, "it")
+    assert len(heard) == len(tensors) and heard[0][0] < heard[-1][0] == heard[-1][1]
     ours, stock = facts(streamed), facts(load_base(str(tiny), bits=bits, device=torch.device("cpu")).model)
     assert ours.keys() == stock.keys()
     # of int8 the scales are those of float16, which the stream rounds to before it quantises

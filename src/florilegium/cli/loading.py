@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from florilegium.cli.screen import printable
 from florilegium.config.processes import is_first_process
-from florilegium.errors import ResourceError, redact
+from florilegium.errors import ResourceError, clock, redact
 from florilegium.storage.platform import largest_address_space
 
 # Addresses, most of them never touched: of torch for processors alone with Transformers and PEFT. Its CUDA build takes more.
@@ -50,37 +50,79 @@ def refuse_little_room(limit: int | None) -> None:
         )
 
 
-class RowCounter:
-    """How many rows of `data` are read or compared, on stderr: on a terminal one line that counts up, else a line now and
-    then. Data that may take more than half a second (a large file, a folder, the Hub) are named at once; of others nothing
-    is said."""
+class StatusLine:
+    """What is under way, on stderr: on a terminal one line that is written over, else lines among others."""
 
-    def __init__(self, data: str) -> None:
-        self._said = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
-        self._has_line = False
-        if _takes_long(data):
-            self._say(f"reading {printable(redact(data))} ...")
+    def __init__(self) -> None:
+        self.is_terminal = sys.stderr.isatty()
+        self._is_shown = False
 
-    def __call__(self, what: str, count: int) -> None:
-        now = time.monotonic()
-        if now - self._said < (0.5 if self._is_terminal else 10):
-            return
-        self._said = now
-        self._say(f"{count:,} {what}")
-
-    def _say(self, line: str) -> None:
-        self._has_line = True
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"\r\x1b[2K{line}" if self._is_terminal else f"{line}\n")
+    def show(self, line: str) -> None:
+        self._is_shown = True
+        with contextlib.suppress(OSError):  # nobody reads stderr: no reason to fail
+            sys.stderr.write(f"\r\x1b[2K{line}" if self.is_terminal else f"{line}\n")
             sys.stderr.flush()
 
-    def done(self) -> None:
-        """Clears the line."""
-        if self._is_terminal and self._has_line:
+    def clear(self) -> None:
+        if self.is_terminal and self._is_shown:
+            self._is_shown = False
             with contextlib.suppress(OSError):
                 sys.stderr.write("\r\x1b[2K")
                 sys.stderr.flush()
+
+
+class RowCounter:
+    """How many rows of `data` are read or compared: on a terminal a number that counts up, else a line now and then. Data
+    that may take more than half a second (a large file, a folder, the Hub) are named at once; of others nothing is
+    said."""
+
+    def __init__(self, data: str) -> None:
+        self._said = time.monotonic()
+        self._line = StatusLine()
+        if _takes_long(data):
+            self._line.show(f"reading {printable(redact(data))} ...")
+
+    def __call__(self, what: str, count: int) -> None:
+        now = time.monotonic()
+        if now - self._said < (0.5 if self._line.is_terminal else 10):
+            return
+        self._said = now
+        self._line.show(f"{count:,} {what}")
+
+    def done(self) -> None:
+        """Clears the line."""
+        self._line.clear()
+
+
+class ModelLoading:
+    """How much of a model's weights is read, and the time that the rest takes. On a terminal it is shown from half a second
+    on, else in a line every ten seconds; a small model is there before."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._began = self._said = now()
+        self._line = StatusLine()
+
+    def __enter__(self) -> ModelLoading:
+        if self._line.is_terminal:
+            self._line.show("loading the model ...")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` bytes are read."""
+        now = self._now()
+        if now - self._said < (0.5 if self._line.is_terminal else 10) or not done:
+            return
+        self._said = now
+        left = (now - self._began) / done * (total - done)
+        self._line.show(f"loading the model  {done / 1e9:.1f} of {total / 1e9:.1f} GB  ETA {clock(left)}")
+
+    def done(self) -> None:
+        """Clears the line."""
+        self._line.clear()
 
 
 def _takes_long(data: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from florilegium.cli.consoles import ProgressConsole, ResultConsole
+from florilegium.cli.loading import ModelLoading
 from florilegium.cli.screen import printable
 from florilegium.errors import clock, counted, roughly
 
@@ -40,13 +42,30 @@ class TerminalView:
     def __init__(self, quiet: bool = False) -> None:
         self.console = ProgressConsole(soft_wrap=True)
         self.quiet = quiet
-        self.live: Live | None = None
+        self.live: Live | None = None  # what moves at the foot of the screen: the wait for kernels, then the bar
+        self.bar: Progress | None = None
         self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
         self.first_seconds = 0.0  # of the first step, in which kernels are compiled
         self.done_before: int | None = None  # steps of a run that is resumed
         self.was_worse = False  # whether the evaluation before was not the best one
+        self.model: ModelLoading | None = None  # while one is loaded
+
+    def loading(self, done: int, total: int) -> None:
+        """`done` of `total` bytes of the model are read."""
+        if not self.quiet:
+            self.model = self.model or ModelLoading()
+            self.model(done, total)
+
+    def compiling(self, count: Callable[[], tuple[int, int]]) -> None:
+        """Kernels are compiled from now on, until the first figure; `count` says how many are, and of how many."""
+        if self.console.is_terminal and not self.quiet and self.live is None:
+            self._loaded()
+            waiting = Waiting(count)
+            self.live = Live(get_renderable=waiting.line, console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
 
     def say(self, line: str) -> None:
+        self._loaded()
         if not self.quiet:
             with contextlib.suppress(OSError):  # a log on a full disk, a terminal that is gone: no reason to end a run
                 self.console.print(Text(printable(line)))
@@ -62,15 +81,18 @@ class TerminalView:
         if not self.console.is_terminal:
             self._plain(metrics, num_steps)
             return
-        if self.live is None:
+        if self.bar is None:
             self._start(num_steps, metrics.step - 1)
         labelled = self._labelled(metrics, num_steps)
         numbers = " ".join(labelled[name] for name, width in _FROM_WIDTH.items() if self.console.width >= width)
+        assert self.bar is not None, "just started"
         self.bar.update(self.task, completed=metrics.step, numbers=numbers)
         if metrics.step >= num_steps:
             self.stop()
 
     def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None:
+        if self.bar is None:
+            self.stop()
         step = metrics.step
         note = "  (before training)" if not step else "  (best so far)" if is_best and self.was_worse else ""
         self.was_worse = not is_best
@@ -81,9 +103,16 @@ class TerminalView:
             self.say(f"            {one_row(row.text, 96)}")
 
     def stop(self) -> None:
+        self._loaded()
         if self.live is not None:
             self.live.stop()
-            self.live = None
+            self.live = self.bar = None
+
+    def _loaded(self) -> None:
+        """Whatever is said next comes after the weights."""
+        if self.model is not None:
+            self.model.done()
+            self.model = None
 
     def _say_time(self, done: int, planned: int) -> None:
         """How long the run will take, once, from its first steps."""
@@ -105,6 +134,7 @@ class TerminalView:
         }
 
     def _start(self, num_steps: int, done: int) -> None:
+        self.stop()
         bar = BarColumn(bar_width=10 if self.console.width < _LONG_BAR_FROM else 24)
         numbers = TextColumn("{task.fields[numbers]}")
         self.bar = Progress(TextColumn("training"), bar, MofNCompleteColumn(), numbers, console=self.console)
@@ -119,6 +149,23 @@ class TerminalView:
             return
         self.last_line = now
         self.say(f"step {metrics.step:>5}/{num_steps}  " + "  ".join(self._labelled(metrics, num_steps).values()))
+
+
+class Waiting:
+    """The line that moves while kernels are compiled. How many there are shows as they are asked for: the time left is a
+    guess, and there is none before the first is done."""
+
+    def __init__(self, count: Callable[[], tuple[int, int]], now: Callable[[], float] = time.monotonic) -> None:
+        self.count, self.now, self.began = count, now, now()
+        self.before, _ = count()  # compiled for another run of this process
+
+    def line(self) -> Text:
+        done, total = (number - self.before for number in self.count())
+        if done >= total:
+            return Text("preparing the first step ...")
+        left = (self.now() - self.began) / done * (total - done) if done else None
+        eta = "" if left is None else f"  ETA {clock(left)}"
+        return Text(f"compiling kernels  {done} of {total}{eta}")
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ import torch
 
 from florilegium.fast import flex_attention, frozen_linear, support
 from florilegium.fast.card import card_of, no_bfloat16
+from florilegium.fast.compile_pool import compiled_so_far
 from florilegium.fast.head_loss import head_losses
 from florilegium.fast.modules import Bloom
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
@@ -125,6 +126,7 @@ __all__ = [
     "block_stack_unsupported",
     "cancel_pending_compiles",
     "card_of",
+    "compiled_so_far",
     "decoder_unsupported",
     "describe_int8_path",
     "flex_attention",

@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import triton
 from triton.runtime.jit import JITFunction
+
+from florilegium.fast.compile_pool import CompilePool
 
 ONE_AT_A_TIME = threading.Lock()  # a second thread would take the first one's stand-in for Triton's own method
 
@@ -47,7 +48,7 @@ def compile_in_parallel() -> Iterator[None]:
             if mode is None:
                 yield
                 return
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with CompilePool(os.cpu_count()) as pool:
                 with mode(pool):
                     yield
                 list(pool.map(_compile_launcher, warmed_up.values()))

@@ -23,6 +23,7 @@ from florilegium.generation.generate import check_prompts
 from florilegium.model import (
     Base,
     LoadedModel,
+    LoadProgress,
     check_bits,
     choose_device,
     fast_paths,
@@ -207,9 +208,11 @@ def load(
     device: str = "auto",
     kernels: str = "auto",
     bases: Bases | None = None,
+    progress: LoadProgress | None = None,
 ) -> Tuned:
     """The tuned model of `run`: `latest`, a run's folder or name, or an adapter folder. `model` names its base if that
-    has moved; adapters that are loaded with the same `bases` share their base's weights.
+    has moved; adapters that are loaded with the same `bases` share their base's weights; `progress` is told how many bytes of
+    those are read, and of how many.
 
     On the CPU a quantised base computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
     Raises UsageError when there is no such run, ModelError when base and adapter do not fit.
@@ -224,7 +227,7 @@ def load(
     compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
     rehearse_adapter(adapter, name, revision, held)
     get_base = bases.get if bases else load_base
-    base = get_base(name, bits=held, device=where, compute=compute, revision=revision)
+    base = get_base(name, bits=held, device=where, compute=compute, revision=revision, progress=progress)
     tuned_model = load_adapter(base, adapter)
     names, reason = fast_paths.select_kernels(kernels, where, base.bits)
     loaded = LoadedModel(base, tuned_model, names)

@@ -16,10 +16,12 @@ from florilegium.model.lora import (
 from florilegium.model.packed_forward import hidden_states, residual_dtype, stage_output, token_losses
 from florilegium.model.rehearsal import check_bits, rehearse_adapter, rehearse_training
 from florilegium.model.stage import Stage
+from florilegium.model.weight_files import LoadProgress
 
 __all__ = [
     "Base",
     "ForwardOptions",
+    "LoadProgress",
     "LoadedModel",
     "ParameterCount",
     "Stage",

@@ -27,7 +27,7 @@ from florilegium.model.model_config import stored_bits
 from florilegium.model.stage import Stage
 from florilegium.model.tokenizer_loader import check_vocabulary, load_tokenizer
 from florilegium.model.transformers_loader import load_model
-from florilegium.model.weight_files import find_weights
+from florilegium.model.weight_files import LoadProgress, find_weights
 from florilegium.storage.native_stderr import native_stderr_away
 
 if TYPE_CHECKING:
@@ -121,9 +121,11 @@ def load_base(
     compute: str = "auto",
     revision: str | None = None,
     stage: Stage | None = None,
+    progress: LoadProgress | None = None,
 ) -> Base:
     """The model `name` with its linears held in `bits` (in those that it is stored in, if it is quantised already), on
     `device`, in evaluation mode and without gradients; of its numbers those of `stage`, where it is one of a pipeline's.
+    `progress` is told as its weights are read, of a whole model.
 
     Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it
     does not fit."""
@@ -142,7 +144,9 @@ def load_base(
     check_sizes(config, files)
     with quietly(), model_errors(name):
         tokenizer = load_tokenizer(folder, config, name)
-        model = load_model(files, config, bits, device, compute_dtype, stage)
+        model = load_model(
+            files.telling(progress if stage is None else None), config, bits, device, compute_dtype, stage
+        )
         embedding: Any = model.get_input_embeddings()
         with native_stderr_away():
             check_vocabulary(tokenizer, embedding.weight.shape[0], name)

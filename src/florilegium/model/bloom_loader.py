@@ -65,6 +65,7 @@ def fill(
                     name = place(key, wanted, model.base_model_prefix)
                     if held is None or name in held:
                         put(model, name, reader.read(key), stored, through_bfloat16=through_bfloat16)
+                        files.was_read(key)
 
 
 def put(

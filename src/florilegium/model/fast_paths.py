@@ -170,6 +170,11 @@ def compiling_ahead() -> Iterator[None]:
             fast.cancel_pending_compiles()
 
 
+def compiled_so_far() -> tuple[int, int]:
+    """Kernels that are compiled in this process, and all that were asked for until now."""
+    return fast.compiled_so_far() if HAS_FAST else (0, 0)
+
+
 def graph_runner(
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor], updates: Sequence[torch.Tensor]
 ) -> GraphRunner:

@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 
 from florilegium.model.base import Base, load_base
+from florilegium.model.weight_files import LoadProgress
 
 
 class Bases:
@@ -21,11 +22,22 @@ class Bases:
     def __init__(self) -> None:
         self._held: dict[tuple[object, ...], Base] = {}
 
-    def get(self, name: str, *, bits: int, device: torch.device, compute: str, revision: str | None) -> Base:
+    def get(
+        self,
+        name: str,
+        *,
+        bits: int,
+        device: torch.device,
+        compute: str,
+        revision: str | None,
+        progress: LoadProgress | None = None,
+    ) -> Base:
         """As `load_base`, with weights that are loaded once."""
         key = (name, bits, str(device), compute, revision)
         if key not in self._held:
-            self._held[key] = load_base(name, bits=bits, device=device, compute=compute, revision=revision)
+            self._held[key] = load_base(
+                name, bits=bits, device=device, compute=compute, revision=revision, progress=progress
+            )
         return shared(self._held[key])
 
     def keep_only(self, names: Collection[str]) -> None:

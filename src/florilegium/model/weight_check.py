@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def weights_of(model: PreTrainedModel, files: WeightFiles) -> WeightFiles:
         for name, tensor in files.tensors.items()
         if place(name, wanted, model.base_model_prefix) or not _is_made_anew(name, tensor)
     }
-    return WeightFiles(files.name, files.paths, kept)
+    return replace(files, tensors=kept)
 
 
 def _is_made_anew(name: str, tensor: StoredTensor) -> bool:

@@ -11,11 +11,12 @@ over exactly these files the digest is made that an adapter remembers."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from florilegium.errors import ModelError
 from florilegium.model.untrusted import read_json
@@ -27,6 +28,12 @@ FILE_NAME = re.compile(r"(?!\.)[\w.-]{1,200}\.safetensors", re.ASCII)
 AGAIN = "Get the model again from where it came"
 
 
+if TYPE_CHECKING:
+    import torch
+
+LoadProgress = Callable[[int, int], None]  # bytes that are read, and all
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor as the header of its file describes it; `dtype` is safetensors' word, such as BF16."""
@@ -34,6 +41,7 @@ class StoredTensor:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,11 @@ class WeightFiles:
     name: str
     paths: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor]
+    was_read: Callable[[str], None] = lambda name: None  # called with each tensor's name, by whichever thread read it
+
+    def telling(self, progress: LoadProgress | None) -> WeightFiles:
+        """The same files; `progress` is told as their tensors are read."""
+        return self if progress is None else replace(self, was_read=_Counter(self.tensors, progress))
 
     @contextmanager
     def slices(self) -> Iterator[dict[str, Any]]:
@@ -51,7 +64,43 @@ class WeightFiles:
 
         with ExitStack() as stack:
             files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.paths}
-            yield {name: files[tensor.file].get_slice(name) for name, tensor in self.tensors.items()}
+            yield {
+                name: _Slice(files[tensor.file].get_slice(name), name, self.was_read)
+                for name, tensor in self.tensors.items()
+            }
+
+
+class _Counter:
+    """Adds up the bytes of the tensors that are read; one that is read again counts once."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], progress: LoadProgress) -> None:
+        self._left = {name: tensor.num_bytes for name, tensor in tensors.items()}
+        self._total, self._done = sum(self._left.values()), 0
+        self._progress, self._lock = progress, threading.Lock()
+
+    def __call__(self, name: str) -> None:
+        with self._lock:  # Transformers reads with several threads
+            self._done += self._left.pop(name, 0)
+            self._progress(self._done, self._total)
+
+
+class _Indexed(Protocol):
+    def __getitem__(self, index: object) -> torch.Tensor: ...
+
+
+class _Slice:
+    """safetensors' slice, which says when it was read; in all else it is the slice."""
+
+    def __init__(self, stored: _Indexed, name: str, was_read: Callable[[str], None]) -> None:
+        self._stored, self._name, self._was_read = stored, name, was_read
+
+    def __getitem__(self, index: object) -> torch.Tensor:
+        tensor = self._stored[index]
+        self._was_read(self._name)
+        return tensor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stored, name)
 
 
 def find_weights(folder: Path, name: str) -> WeightFiles:
@@ -73,8 +122,9 @@ def find_weights(folder: Path, name: str) -> WeightFiles:
             # Where two files hold one name, the index says which is meant.
             if key in tensors and weight_map.get(key) not in (path.name, tensors[key].file.name):
                 raise ModelError(f"{name} holds {key[:80]} twice, and its index does not say which is meant", AGAIN)
+            start, end = entry["data_offsets"]
             if key not in tensors or weight_map.get(key) == path.name:
-                tensors[key] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]))
+                tensors[key] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), end - start)
     return WeightFiles(name, tuple(paths), tensors)
 
 

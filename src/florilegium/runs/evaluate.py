@@ -87,7 +87,7 @@ def evaluate(
     adapter_folder(directory)
     material = read_eval_data(directory, data, rows)
     paragraphs = read_general(Path(general) if general else GENERAL)
-    tuned = load(directory, model=model, bits=bits, device=device)
+    tuned = load(directory, model=model, bits=bits, device=device, progress=view.loading)
     for note in tuned.notes:
         view.say(f"note: {note}")
     phases = evaluation_phases(len(material.held_out), generations, has_base=base)

@@ -95,7 +95,7 @@ def export(
         merge = Merge(weights, adapter)
         form = FORM_OF[to](merge, subject, kind)
         reason = "asked not to (--no-check)" if not check else form.cannot_check
-        live = None if reason else ask_live(subject, weights, data, device, view.say)
+        live = None if reason else ask_live(subject, weights, data, device, view)
         return _finish(request, form, merge, live, reason, view)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from florilegium.export.subject import Subject
 from florilegium.model import choose_device, load_adapter, load_base
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.runs.export_probe import make_probe
+from florilegium.runs.recorder import ProgressView
 
 ROOM = 0.7  # of the memory that is free: what the check's model may take
 
@@ -30,15 +30,13 @@ class Live:
     device: torch.device
 
 
-def ask_live(
-    subject: Subject, weights: BaseWeights, data: str | None, device_name: str, say: Callable[[str], None]
-) -> Live:
+def ask_live(subject: Subject, weights: BaseWeights, data: str | None, device_name: str, view: ProgressView) -> Live:
     """Loads base and adapter in as many bits as there is memory for, asks, and lets them go. `data` says where the
     run's rows lie now."""
     device = choose_device(device_name)
     bits = _bits_that_fit(weights, device)
-    say(f"asking the live adapter, its base in {bits} bits")
-    base = load_base(str(subject.weights), bits=bits, device=device)
+    view.say(f"asking the live adapter, its base in {bits} bits")
+    base = load_base(str(subject.weights), bits=bits, device=device, progress=view.loading)
     probe = make_probe(subject, base.tokenizer, data)
     tuned = load_adapter(base, subject.adapter, other_weights=subject.other_weights)
     with quietly():

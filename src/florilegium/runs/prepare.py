@@ -87,7 +87,10 @@ def prepare(
         compute=config.dtype,
         revision=config.revision,
         stage=stages[distributed.rank] if stages else None,
+        progress=view.loading,
     )
+    if base.device.type == "cuda":
+        view.compiling(fast_paths.compiled_so_far)
     obstacle = head_unsupported(base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")

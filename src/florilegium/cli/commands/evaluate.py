@@ -60,7 +60,11 @@ def run(flags: argparse.Namespace) -> None:
         from florilegium.cli.progress import TerminalView
         from florilegium.runs.evaluate import evaluate
     settings = {name: getattr(flags, name) for name in _SETTINGS}
-    report = evaluate(given_run(flags), **settings, view=TerminalView())
+    view = TerminalView()
+    try:
+        report = evaluate(given_run(flags), **settings, view=view)
+    finally:
+        view.stop()
     if flags.json:
         print_line(json_line(report))
         return

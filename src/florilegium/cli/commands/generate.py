@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
-from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.loading import ModelLoading, loading_pytorch
 from florilegium.cli.prompts import as_typed, prompts_from_file, prompts_from_standard_input
 from florilegium.cli.screen import json_line, print_line
 from florilegium.config import SamplingSettings
@@ -118,10 +118,9 @@ def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
 def load_tuned(flags: argparse.Namespace) -> Tuned:
     adapter_folder(find_run(flags.run))  # before torch is imported
     with loading_pytorch():
-        from florilegium.cli.progress import working
         from florilegium.generation.tuned import load
-    with working("loading the model"):
-        tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device)
+    with ModelLoading() as progress:
+        tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device, progress=progress)
     for note in tuned.notes:
         print_line(f"note: {note}", file=sys.stderr)
     return tuned

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_where_it_runs
 from florilegium.cli.extras import missing_for_serving
-from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.loading import ModelLoading, loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.serve.settings import ServeSettings, is_loopback, listen
@@ -76,7 +76,10 @@ def run(flags: argparse.Namespace) -> None:
             from florilegium.serve.run import serve
 
         def load_run(run: Path, bases: Bases) -> Tuned:
-            tuned = load(run, model=flags.model, bits=flags.bits, device=flags.device, bases=bases)
+            with ModelLoading() as progress:
+                tuned = load(
+                    run, model=flags.model, bits=flags.bits, device=flags.device, bases=bases, progress=progress
+                )
             for note in tuned.notes:
                 print_line(f"note: {note}", file=sys.stderr, flush=True)
             return tuned

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import functools
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from florilegium.fast.compile_pool import CompilePool
 from florilegium.fast.hopper.nvrtc import Kernel, compile_source, max_active_clusters, tensor_map
 from florilegium.fast.hopper.tiling import Tiling, tiling
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
@@ -131,9 +132,8 @@ def cancel_pending_compiles() -> None:
 
 
 @functools.cache
-def _compilers() -> ThreadPoolExecutor:
-    # Threads, since NVRTC works outside Python's lock.
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "nvrtc")
+def _compilers() -> CompilePool:
+    return CompilePool(min(8, os.cpu_count() or 1), "nvrtc")
 
 
 @functools.cache

@@ -1,0 +1,115 @@
+"""What is on the screen while a model is loaded: how far, how long still, and nothing when it is done."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from florilegium.cli.loading import ModelLoading
+from florilegium.cli.main import main
+from florilegium.cli.progress import TerminalView, Waiting
+from florilegium.training import EvalMetrics
+
+CLEAR = "\r\x1b[2K"
+
+
+class Screen(io.StringIO):
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+
+def load_slowly(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> str:
+    """What stderr gets of 14 GB, a gigabyte each second."""
+    screen = Screen(is_terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    seconds = iter(float(second) for second in range(16))
+    with ModelLoading(lambda: next(seconds)) as progress:
+        for gigabyte in range(15):
+            progress(gigabyte * 10**9, 14 * 10**9)
+    return screen.getvalue()
+
+
+def test_a_terminal_shows_how_far_and_how_long_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = load_slowly(monkeypatch, is_terminal=True)
+    assert seen.startswith(f"{CLEAR}loading the model ...{CLEAR}loading the model  1.0 of 14.0 GB  ETA ")
+    assert f"{CLEAR}loading the model  7.0 of 14.0 GB  ETA 0:08{CLEAR}" in seen
+    assert "\n" not in seen and seen.endswith(CLEAR)
+    assert max(len(line) for line in seen.split(CLEAR)) <= 60
+
+
+def test_a_log_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_slowly(monkeypatch, is_terminal=False) == "loading the model  9.0 of 14.0 GB  ETA 0:06\n"
+
+
+def test_what_loads_at_once_is_not_talked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Screen(False))
+    with ModelLoading(lambda: 0.0) as progress:
+        progress(10, 10)
+    assert screen.getvalue() == ""
+
+
+def test_what_a_run_says_next_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Screen(True))
+    view = TerminalView()
+    view.loading(1, 10)
+    assert view.model is not None
+    view.model._said -= 60
+    view.loading(5, 10)
+    view.say("model    it")
+    assert "loading the model" in screen.getvalue()
+    assert screen.getvalue().split(CLEAR)[-1].strip() == "model    it"
+
+
+def test_an_error_while_loading_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+) -> None:
+    train = ["train", "--model", str(tiny), "--bits", "32", "--max-steps", "1", "--verdict-texts", "0"]
+    assert main([*train, "--output", str(tmp_path / "run")]) == 0
+
+    def fail(view: TerminalView, done: int, total: int) -> None:
+        assert view.model is None
+        view.model = ModelLoading()
+        view.model._said -= 60
+        view.model(done, total)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TerminalView, "loading", fail)
+    monkeypatch.setattr(sys, "stderr", screen := Screen(True))
+    assert main(["evaluate", str(tmp_path / "run")]) == 130
+    assert screen.getvalue().endswith(f"{CLEAR}florilegium: stopped by SIGINT\n")
+
+
+def test_kernels_that_are_compiled_are_counted() -> None:
+    seconds = iter((100.0, 110.0))
+    counts = iter([(5, 5), (5, 43), (24, 43), (43, 43)])
+    waiting = Waiting(lambda: next(counts), lambda: next(seconds))
+    assert waiting.line().plain == "compiling kernels  0 of 38"
+    assert waiting.line().plain == "compiling kernels  19 of 38  ETA 0:10"
+    assert waiting.line().plain == "preparing the first step ..."
+
+
+def test_the_wait_for_kernels_ends_with_the_first_figure() -> None:
+    screen = io.StringIO()
+    view = TerminalView()
+    view.console = Console(file=screen, force_terminal=True, width=80, highlight=False, soft_wrap=True)
+    view.compiling(lambda: (1, 5))
+    view.say("plan     a line above it")
+    assert view.live is not None and "compiling kernels  1 of 5" not in screen.getvalue()
+    view.live.refresh()
+    view.evaluated(EvalMetrics(0, 0.0, 6.5), is_best=True)
+    assert view.live is None and "held-out loss 6.5" in screen.getvalue()
+    view.compiling(lambda: (0, 0))
+    view.stop()
+    assert view.live is None
+    log = TerminalView()
+    log.console = Console(file=io.StringIO(), width=80)
+    log.compiling(lambda: (1, 5))
+    assert log.live is None
