@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 _lock = threading.Lock()
-_counts = [0, 0]  # of this process: done, begun
+_counts = [0, 0]  # of this process: done, started
 
 
 class CompilePool(ThreadPoolExecutor):
@@ -24,7 +24,7 @@ class CompilePool(ThreadPoolExecutor):
     def submit(  # type: ignore[override]  # typeshed names its arguments by position alone
         self, task: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
     ) -> Future[Result]:
-        _count(begun=1)
+        _count(started=1)
         try:
             future = super().submit(task, *given, **named)
         except BaseException:  # no thread could be started, or the pool is closed
@@ -34,10 +34,10 @@ class CompilePool(ThreadPoolExecutor):
         return future
 
 
-def _count(done: int = 0, begun: int = 0) -> None:
+def _count(done: int = 0, started: int = 0) -> None:
     with _lock:
         _counts[0] += done
-        _counts[1] += begun
+        _counts[1] += started
 
 
 def compiled_so_far() -> tuple[int, int]:
