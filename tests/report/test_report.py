@@ -59,7 +59,7 @@ def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
     for word in (
         "a-run",
         "3.600",
-        "7.000 before",
+        "of the adapter that was kept: 3.600, 7.000 before.",
         "held-out loss of the words",
         "micro F1",
         "0.500 (0.400 to 0.600)",
@@ -72,6 +72,21 @@ def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
     assert page.count("<svg") == 4 and "training from 6.933 to 4.333; held out from 7 to 3.667" in page
     assert "split by random: 5 near-duplicate pairs across train and test" in page
     assert (tmp_path / "a-run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_five_figures_come_first(tmp_path: Path) -> None:
+    """The others are in the table; one of two rows is told as what it is."""
+    run = write_run(tmp_path / "run")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps({**evaluation, "held_out_rows": 92}))
+    page = write_report(run).read_text()
+    titles = re.findall(r"<li><span>([^<]*)</span><b>", page)
+    assert titles == ["held-out loss of the words", "tag F1", "copies", "forgotten", "time"]
+    assert "40 steps, peak memory 0.88 GiB" in page and "too few to tell" not in page
+    (run / "evaluation.json").write_text(json.dumps({**evaluation, "held_out_rows": 2}))
+    assert "2 held-out rows: too few to tell" in write_report(run).read_text()
+    (run / "evaluation.json").unlink()
+    assert re.findall(r"<li><span>([^<]*)</span><b>", write_report(run).read_text()) == ["held-out loss", "time"]
 
 
 def test_the_page_stands_on_its_own(tmp_path: Path) -> None:
@@ -276,7 +291,7 @@ def test_charts() -> None:
     near = chart(
         "Near", [Curve("a", [(1, 3.50), (2, 3.51)]), Curve("b", [(1, 1.0), (2, 3.50)]), Curve("c", [(2, 3.49)])]
     )
-    heights = [float(y) for y in re.findall(r'<text class="end" x="[^"]*" y="([^"]*)"', near)]
+    heights = [float(y) for y in re.findall(r'<text class="end value" x="[^"]*" y="([^"]*)"', near)]
     assert len(heights) == 3 and all(abs(a - b) >= 20 for a in heights for b in heights if a != b)
     many = [(float(i), float(i % 7)) for i in range(10_000)]
     assert len(thinned(many)) <= 400 and thinned(many)[-1][0] == 9999 and thinned(many[:10]) == many[:10]

@@ -141,7 +141,7 @@ def test_the_screen(
     report: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    print_evaluation(report)
+    print_evaluation(report, full=True)
     shown = " ".join(capsys.readouterr().out.split())  # a cell may be broken anywhere
     for word in (
         "micro F1",
@@ -153,7 +153,7 @@ def test_the_screen(
         "General text",
     ):
         assert word in shown
-    print_evaluation({**report, "base": None})
+    print_evaluation({**report, "base": None}, full=True)
     assert "before " in capsys.readouterr().out, "what was forgotten needs both sides, asked or not"
 
 
@@ -167,7 +167,7 @@ def test_no_label_is_broken_and_no_line_too_long(
     has_base: bool,
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    print_evaluation(report if has_base else {**report, "base": None})
+    print_evaluation(report if has_base else {**report, "base": None}, full=True)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     labels = [cells.line.name for cells in sum(table(report).values(), [])]
@@ -176,6 +176,21 @@ def test_no_label_is_broken_and_no_line_too_long(
     assert [line.split("  ")[0] for line in lines if line[:1].strip()][:2] == ["Words", "Tags"], (
         "what it comes to stands first"
     )
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_without_full_the_screen_holds_what_matters(
+    report: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_evaluation(report, full=False)
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= width
+    assert [line.split("  ")[0] for line in lines if line[:1].strip()][:2] == ["Words", "Tags"]
+    folded = " ".join(shown.split())
+    assert report["baseline_comparison"]["sentence"] in folded and "report.html, or here with --full" in folded
+    assert "distinct-2" not in shown and "Selection" not in shown
 
 
 def test_the_headline_holds_the_tables_figures(report: dict[str, Any]) -> None:

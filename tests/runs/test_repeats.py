@@ -52,7 +52,7 @@ def test_evaluate_repeats(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixt
     assert list(words["values"]) == values and words["deviation"] == pytest.approx(statistics.stdev(values))
     configs = [(run / "repeats" / f"seed-{seed}" / "config.yaml").read_text() for seed in (6, 7)]
     assert all("lora_rank: 4" in config and "max_steps: 2" in config for config in configs)
-    print_evaluation(report)
+    print_evaluation(report, full=True)
     assert "Over 3 runs with other seeds" in capsys.readouterr().out
     assert "Over runs with other seeds" in run_page(read_run(run))
     view = Lines()

@@ -44,6 +44,16 @@ def test_quick_work_and_parts_that_are_left_out_are_passed_over() -> None:
     assert view.lines == ["a", "b", "c", "a again"]
 
 
+def test_a_first_part_that_is_next_to_nothing_tells_nothing() -> None:
+    """Two held-out rows, then 200 samples."""
+    view, now = Lines(), [0.0]
+    told = TimeLeft(view, [Phase("a", 0.03), Phase("b", 10.0), Phase("c", 10.0)], clock=lambda: now[0])
+    for line, seconds in (("a", 2.0), ("b", 20.0), ("c", 0.0)):
+        told.say(line)
+        now[0] += seconds
+    assert view.lines == ["a", "b", "c  (about 20 s left)"]
+
+
 def test_the_phases_are_those_that_are_said() -> None:
     lines = [phase.line for phase in evaluation_phases(81, 200, has_base=True)]
     assert len(lines) == len(set(lines)) == 10 and "tuned  200 uncond" in lines and "base   copies" in lines

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from florilegium.cli.commands import COMMANDS
+from florilegium.cli.notify import notifying
 from florilegium.cli.parser import build_parser
 from florilegium.cli.screen import lead_stdout_nowhere, never_fail_to_print, open_what_is_closed, print_line, printable
 from florilegium.config.processes import is_first_process
@@ -64,8 +65,9 @@ def _run(arguments: Sequence[str]) -> None:
     elif flags.command is None:
         parser.print_help()
     else:
-        flags.arguments = list(arguments)
-        with watch() if flags.command in ("train", "resume") else contextlib.nullcontext():
+        flags.arguments = [given for given in arguments if given != "--notify"]  # of processes that this one starts
+        stops = watch() if flags.command in ("train", "resume") else contextlib.nullcontext()
+        with notifying(getattr(flags, "notify", False) and is_first_process(), flags.command), stops:
             COMMANDS[flags.command].run(flags)
 
 

@@ -100,7 +100,7 @@ class TerminalView:
 
     def sample(self, step: int, prompt: str, row: Generated) -> None:
         if step and not prompt:  # of the three prompts that are kept in samples.jsonl, the freest one is shown
-            self.say(f"            {one_row(row.text, 96)}")
+            self.say(f"            {one_row(as_line(row), 96)}")
 
     def stop(self) -> None:
         self._loaded()
@@ -172,6 +172,14 @@ def working(what: str) -> contextlib.AbstractContextManager[Any]:
     """A line on stderr that moves while something takes its time; nothing where stderr is no terminal."""
     console = ProgressConsole()
     return console.status(Text(printable(what))) if console.is_terminal else contextlib.nullcontext()
+
+
+def as_line(row: Generated) -> str:
+    """A generated quote in one line, its tags marked; the text as it is where no quote is in it."""
+    if row.quote is None:
+        return row.text
+    values = (v if isinstance(v, str) else "  ".join(f"#{item}" for item in v) for v in row.quote.values())
+    return "  ".join(value for value in values if value)
 
 
 def one_row(text: str, width: int) -> str:

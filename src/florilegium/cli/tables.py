@@ -15,37 +15,49 @@ from florilegium.report.compare import Comparison, metric_rows
 from florilegium.runs.evaluate import EvaluationReport
 
 
-def print_evaluation(report: EvaluationReport) -> None:
-    """The metrics of `runs.evaluate.evaluate` on stdout: five lines first, then base beside tuned where both were
-    asked, with intervals."""
-    console = ResultConsole()
+def print_evaluation(report: EvaluationReport, *, full: bool) -> None:
+    """The metrics of `runs.evaluate.evaluate` on stdout: five lines and the sentence on tags; with `full` every figure,
+    base beside tuned where both were asked, with intervals, and how far they can be trusted."""
+    console, gap = ResultConsole(), "\n"
     print_headline(console, report)
-    print_table(console, report)
+    if full:
+        print_table(console, report)
     if sentence := lookup(report, "baseline_comparison.sentence"):
-        console.print(Text(f"\n{sentence}.", style="bold"))
-    if rows := spread_rows(report, short=True):
-        seeds = lookup(report, "repeats.seeds")
-        count = len(seeds) if isinstance(seeds, list) else 0
-        console.print(Text(f"\nOver {count} runs with other seeds (split, adapter, order of rows)", style="bold"))
-        again = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("", "this run, over rows", "mean of runs", "sd between runs"):
-            again.add_column(name)
-        for row in rows:
-            again.add_row(*row)
-        console.print(again)
+        console.print(Text(f"{gap if full else ''}{sentence}.", style="bold"))
+    _print_spread(console, report)
+    if full:
+        _print_trust(console, report)
+    leaks = f"{counted(report['leaks'], 'near-duplicate pair')} across train and test (split by {report['split_by']})"
+    rows = counted(report["held_out_rows"], "held-out row")
+    console.print(Text(f"{'' if full else gap}{rows}, {leaks}; {report['elapsed_seconds']:.0f} s"))
+    if not full:
+        console.print(Text("Every figure with its interval: report.html, or here with --full", style="dim"))
+
+
+def _print_spread(console: ResultConsole, report: EvaluationReport) -> None:
+    """What differs between runs with other seeds, where there were some."""
+    rows = spread_rows(report, short=True)
+    if not rows:
+        return
+    seeds = lookup(report, "repeats.seeds")
+    count = len(seeds) if isinstance(seeds, list) else 0
+    console.print(Text(f"\nOver {count} runs with other seeds (split, adapter, order of rows)", style="bold"))
+    again = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", "this run, over rows", "mean of runs", "sd between runs"):
+        again.add_column(name)
+    for row in rows:
+        again.add_row(*row)
+    console.print(again)
+
+
+def _print_trust(console: ResultConsole, report: EvaluationReport) -> None:
+    """What the intervals are, and what the instruments see."""
     check = report["controls"]["copies_instrument"]
     found = f"{_percent(check['planted_found'])} of {check['planted']} planted copies found"
-    console.print(
-        Text(
-            f"\nIntervals: {report['interval']}. Copies: {found}, {_percent(check['shuffled_found'])} of shuffled ones."
-        )
-    )
+    shuffled = f"{_percent(check['shuffled_found'])} of shuffled ones"
+    console.print(Text(f"\nIntervals: {report['interval']}. Copies: {found}, {shuffled}."))
     console.print(Text(f"Forgetting: {lookup(report, 'forgetting.sentence')}."))
     console.print(Text(f"Selection: {report['selection']['sentence']}."))
-    leaks = f"{counted(report['leaks'], 'near-duplicate pair')} across train and test (split by {report['split_by']})"
-    console.print(
-        Text(f"{counted(report['held_out_rows'], 'held-out row')}, {leaks}; {report['elapsed_seconds']:.0f} s")
-    )
 
 
 def print_comparison(comparison: Comparison) -> None:

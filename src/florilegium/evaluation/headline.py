@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from florilegium.errors import counted
 from florilegium.evaluation.table import SHARE, lookup, written
 
 _BASELINES = (
@@ -13,6 +14,17 @@ _BASELINES = (
     ("controls.frequent_tags", "most frequent tags"),
 )
 NO_TAGS = "no figures: the template has no list of tags after the text, or no held-out row has tags"
+
+
+FEW_ROWS = 20  # held-out rows below which an F1 of 0 or 1 is a matter of luck
+
+
+def few_rows(report: Mapping[str, object]) -> str:
+    """That the figures are of too few held-out rows to tell; empty where there are enough."""
+    rows = report.get("held_out_rows")
+    if not isinstance(rows, int) or not 0 < rows < FEW_ROWS:
+        return ""
+    return f"{counted(rows, 'held-out row')}: too few to tell"
 
 
 def headline(report: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -40,4 +52,5 @@ def _tags(report: Mapping[str, object]) -> str:
     values = [(float(v["value"]) if isinstance(v, Mapping) else v, name) for v, name in found]
     best = max(((v, name) for v, name in values if isinstance(v, (int, float))), default=None)
     beside = f"; best without a model: {best[0]:.3f}, {best[1]}" if best else ""
-    return f"micro F1 {_both(report, 'written_tags.micro_f1', '.3f')}{beside}"
+    few = few_rows(report)
+    return f"micro F1 {_both(report, 'written_tags.micro_f1', '.3f')}{beside}{few and '; of '}{few}"

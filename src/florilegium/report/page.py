@@ -21,9 +21,9 @@ from florilegium.data import finding_sentences
 from florilegium.data.data_report import Findings
 from florilegium.errors import counted
 from florilegium.evaluation import spread_rows
-from florilegium.evaluation.table import Cells, lookup, table, written
+from florilegium.evaluation.table import Cells, lookup, table
 from florilegium.report.loss_plot import write_loss_plot
-from florilegium.report.page_lists import cost, digests, duration, gibibytes, number, reproduce
+from florilegium.report.page_lists import cards, cost, digests, loss_sentence, reproduce
 from florilegium.report.quote_cards import prompt_cards
 from florilegium.report.run_reader import RunRecord, read_run
 from florilegium.report.svg_charts import Curve, chart
@@ -80,8 +80,9 @@ def _run_values(facts: RunRecord) -> dict[str, object]:
         "facts": facts,
         "finished": facts.is_finished,
         "verdict": facts.verdict,
-        "cards": _cards(facts),
+        "cards": cards(facts),
         "charts": charts([("", facts)]),
+        "loss_sentence": loss_sentence(facts),
         "tables": _safe_table(evaluation),
         "interval": evaluation.get("interval", ""),
         "compared": lookup(evaluation, "baseline_comparison.sentence") or "",
@@ -138,54 +139,6 @@ def charts(runs: list[tuple[str, RunRecord]]) -> list[Markup]:
         chart("Peak memory", gigabytes, "GiB", from_zero=True),
     ]
     return [svg for svg in drawn if svg]
-
-
-def _cards(facts: RunRecord) -> list[tuple[str, str, str]]:
-    """The few metrics that one wants first: (name, value, note)."""
-    m, e = facts.manifest, facts.evaluation
-    before, after = number(m.get("eval_loss_before"), ".3f"), number(m.get("eval_loss"), ".3f")
-    cards = [_loss_of_words(e), ("held-out loss", after, f"{before} before" if before else "")]
-    cards += [
-        (
-            "tag F1",
-            written(lookup(e, "tuned.written_tags.micro_f1"), ".3f", short=True),
-            _against(e),
-        ),
-        (
-            "copies",
-            written(lookup(e, "tuned.copies.copied"), "share", short=True),
-            "8 words in a row, the same as in a training row",
-        ),
-        (
-            "forgotten",
-            written(lookup(e, "forgetting.change"), "+.3f", short=True),
-            "loss on general text: change (below 0: nothing forgotten)",
-        ),
-        ("time", duration(m.get("elapsed_seconds")), _steps(m.get("steps"))),
-        ("peak memory", gibibytes(m.get("peak_memory_bytes")), ""),
-    ]
-    return [card for card in cards if card[1]]
-
-
-def _loss_of_words(evaluation: Mapping[str, object]) -> tuple[str, str, str]:
-    """The held-out loss without what is the same in every row, where the run was evaluated."""
-    tuned, base = (lookup(evaluation, f"{side}.parts.words.loss") for side in ("tuned", "base"))
-    before = written(base, ".3f", short=True)
-    found = written(tuned, ".3f", short=True)
-    return "held-out loss of the words", found, f"{before} by the base" if before else ""
-
-
-def _steps(number_of_steps: object) -> str:
-    return counted(number_of_steps, "step") if isinstance(number_of_steps, int) else ""
-
-
-def _against(evaluation: Mapping[str, object]) -> str:
-    """The best baseline's value, or, of an earlier version, that of the most frequent tags."""
-    best = lookup(evaluation, f"controls.baselines.{lookup(evaluation, 'baseline_comparison.best')}")
-    value, name = lookup(best, "micro_f1.value"), lookup(best, "name")
-    if best is None:
-        value, name = lookup(evaluation, "controls.frequent_tags.micro_f1.value"), "always naming frequent tags"
-    return f"{value:.3f} by {name}" if isinstance(value, float) else ""
 
 
 def _safe_table(evaluation: Mapping[str, object]) -> Mapping[str, Sequence[Cells]]:

@@ -112,8 +112,10 @@ class _Frame:
             above = len(ends) - 1 - number  # those that still need room
             y = max(min(self.y(value) - 9, lowest), TOP + 10.0 + above * LABEL_ROW)
             lowest = y - LABEL_ROW
-            shown = label(value)
-            parts.append(Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}</text>').format(self.x(step) - 6, y, shown))
+            shown = label(value) if abs(value) >= 1000 else label(float(f"{value:.3g}"))
+            parts.append(
+                Markup('<text class="end value" x="{:.1f}" y="{:.1f}">{}</text>').format(self.x(step) - 6, y, shown)
+            )
         return Markup("").join(parts)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences, split_by_config
 from florilegium.errors import ModelError, UsageError, counted
+from florilegium.evaluation.headline import FEW_ROWS
 from florilegium.model import Base, Stage, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
 from florilegium.runs.base_checks import check_base, say_of_base, with_stored_bits
@@ -129,7 +130,8 @@ def prepare(
 def _of_held_out(split: Split) -> str:
     """Which held-out rows choose the best step, and which are reported."""
     if not split.validation:
-        return "those held out choose the best step and are reported, too: their loss is a little too low"
+        few = "" if len(split.test) >= FEW_ROWS else "; they are too few to tell much: --held-out 0.3 holds more out"
+        return f"those held out choose the best step and are reported, too: their loss is a little too low{few}"
     choose = counted(len(split.validation), "validation row")
     return f"{choose} of them to choose the best step, {counted(len(split.test), 'test row')} to report on"
 

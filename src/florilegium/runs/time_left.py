@@ -14,6 +14,7 @@ from florilegium.errors import roughly
 from florilegium.runs.recorder import NullView, ProgressView
 
 TOLD_FROM = 5.0  # seconds: from when on a guess is worth a word
+SHARE_DONE = 0.01  # of the work: of less the rest cannot be told
 
 
 @dataclass(frozen=True)
@@ -58,5 +59,6 @@ class TimeLeft(NullView):
         self.now = started
         done = sum(phase.cost for phase in self.phases[:started])
         seconds = self.clock() - self.began
-        left = seconds / done * sum(phase.cost for phase in self.phases[started:]) if done else 0.0
+        total = sum(phase.cost for phase in self.phases)
+        left = seconds / done * (total - done) if done > SHARE_DONE * total else 0.0
         self.view.say(f"{line}  (about {roughly(left)} left)" if max(seconds, left) >= TOLD_FROM and left else line)

@@ -8,6 +8,7 @@ from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.generate import add_where_it_runs
 from florilegium.cli.flags import add_run, given_run
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import json_line, print_line
 from florilegium.storage.run_directory import adapter_folder, find_run
 
@@ -32,11 +33,13 @@ def add(commands: Commands) -> None:
         "evaluate",
         "measure a run: held-out loss, tag accuracy, forgetting, copying",
         "florilegium evaluate --base",
+        "florilegium evaluate --base --full",
         "florilegium evaluate runs/NAME --base --general my_own_texts.txt",
     )
     add_run(evaluate, "a run's folder or name; default: the newest one")
     add = evaluate.add_argument
     add("--base", action="store_true", help="measure the base model too, side by side")
+    add("--full", action="store_true", help="print every figure with its interval, not the five first")
     add("--data", metavar="DATA", help="path of the run's data, if it has moved")
     add("--model", metavar="MODEL", help="path of the base model, if it has moved")
     add("--general", metavar="FILE", help="general text to measure forgetting with; default: built-in sample text")
@@ -52,6 +55,7 @@ def add(commands: Commands) -> None:
         help="train N more times with other seeds (split, adapter, order), and show what differs between runs (0)",
     )
     add_where_it_runs(evaluate)
+    add_notify(evaluate)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -70,4 +74,4 @@ def run(flags: argparse.Namespace) -> None:
         return
     from florilegium.cli.tables import print_evaluation
 
-    print_evaluation(report)
+    print_evaluation(report, full=flags.full)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError
 from florilegium.storage.run_directory import adapter_folder, find_run
@@ -39,6 +40,7 @@ def add(commands: Commands) -> None:
     add("--check", action=argparse.BooleanOptionalAction, default=True, help="load the export and compare it (on)")
     add("--force", action="store_true", help="move what is at --output aside first")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the check (auto)")
+    add_notify(export)
 
 
 def run(flags: argparse.Namespace) -> None:

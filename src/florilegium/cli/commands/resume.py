@@ -8,6 +8,7 @@ from dataclasses import fields
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_config_flags, add_gpus, add_run, given_run, given_settings, is_to_launch
 from florilegium.cli.loading import loading_pytorch
+from florilegium.cli.notify import add_notify
 from florilegium.config import TrainConfig
 from florilegium.config.processes import is_first_process
 from florilegium.runs.changes import CHANGEABLE
@@ -24,6 +25,7 @@ def add(commands: Commands) -> None:
     )
     add_run(resume, "a run's folder or name; default: the newest unfinished one")
     add_gpus(resume)
+    add_notify(resume)
     names = [f.name for f in fields(TrainConfig) if f.name not in ("data", "output", "force")]
     # The others are understood, so that one that differs is refused with the reason, and never ignored.
     add_config_flags(resume, only=names, hidden=[name for name in names if name not in CHANGEABLE])

@@ -8,6 +8,7 @@ from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.commands.estimate import add_gpu, tell
 from florilegium.cli.flags import COMMON, add_config_flags, add_gpus, config_from_flags, given_settings, is_to_launch
 from florilegium.cli.loading import RowCounter, loading_pytorch
+from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import print_line
 from florilegium.config.processes import is_first_process
 from florilegium.errors import UsageError
@@ -36,6 +37,7 @@ def add(commands: Commands) -> None:
     )
     add_gpu(train)
     add_gpus(train)
+    add_notify(train)
     add_config_flags(train)
 
 
