@@ -16,7 +16,7 @@ from florilegium.fast import flex_attention, frozen_linear, support
 from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.compile_pool import compiled_so_far
 from florilegium.fast.head_loss import head_losses
-from florilegium.fast.modules import Bloom
+from florilegium.fast.modules import Bloom, blocks_of
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
 
 if TYPE_CHECKING:
@@ -76,24 +76,30 @@ def block_stack_unsupported(bloom: Bloom, device: torch.device, compute: torch.d
 
 
 def make_block_stack(
-    bloom: Bloom, full: int, middle: int, copies: int, dtype: torch.dtype = torch.bfloat16, lengths: Sequence[int] = ()
+    bloom: Bloom,
+    full: int,
+    middle: int,
+    copies: int,
+    dtype: torch.dtype = torch.bfloat16,
+    lengths: Sequence[int] = (),
+    held: range | None = None,
 ) -> BlockStack:
     """The blocks of a BloomModel forward and backward by hand (`block_stack.py`). The numbers are its plan's; `lengths`
-    are tokens of batches to come."""
+    are tokens of batches to come; `held` are the numbers of the blocks, where others lie elsewhere."""
     from florilegium.fast.training.block_stack import BlockStack
     from florilegium.fast.training.saved_activations import ActivationPlan
 
-    return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths)
+    return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths, held)
 
 
-def supports_int8_matmul(bloom: Bloom) -> bool:
+def supports_int8_matmul(bloom: Bloom, held: range | None = None) -> bool:
     """Whether the fused blocks read this model's weights as they are stored, and need no room for a dequantised one."""
-    return all(support.supports_int8_matmul(layer) for layer in bloom.h)
+    return all(support.supports_int8_matmul(layer) for layer in blocks_of(bloom, held))
 
 
-def describe_int8_path(bloom: Bloom) -> str:
+def describe_int8_path(bloom: Bloom, held: range | None = None) -> str:
     """The same for the run's first lines, and what is missing where something is."""
-    return support.describe_int8_path(bloom)
+    return support.describe_int8_path(bloom, held)
 
 
 def cancel_pending_compiles() -> None:

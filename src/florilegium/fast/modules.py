@@ -88,6 +88,13 @@ class Bloom(Protocol):
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
+def blocks_of(bloom: Bloom, held: range | None = None) -> list[Block]:
+    """The blocks of these numbers; None: all. Where several processes hold a model together, the others' are there in
+    outline alone, on the meta device."""
+    blocks = list(bloom.h)
+    return blocks if held is None else blocks[held.start : held.stop]
+
+
 def lora_layer(layer: Linear | LoraLayer) -> LoraLayer | None:
     """The layer as PEFT's, or None where it is a bare linear."""
     # By its attribute: the class is PEFT's, which a base without an adapter need not import.

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 
 from florilegium.fast.card import card_of, no_bfloat16
-from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, linears
+from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, blocks_of, linears
 
 LINEARS = (".query_key_value", ".dense", ".dense_h_to_4h", ".dense_4h_to_h")  # of a BloomBlock
 
@@ -59,13 +59,14 @@ def supports_int8_matmul(layer: Block) -> bool:
     return not any(int8_matmul_unsupported_reason(module) for module in linears(layer))
 
 
-def describe_int8_path(bloom: Bloom) -> str:
-    """How a Hopper GPU's matmuls read an int8 base, for the run's first lines; elsewhere, or of other bases, an empty
-    string."""
-    found = [int8_matmul_unsupported_reason(module) for layer in bloom.h for module in linears(layer)]
+def describe_int8_path(bloom: Bloom, held: range | None = None) -> str:
+    """How a Hopper GPU's matmuls read the int8 weights of these blocks, for the run's first lines; elsewhere, or of other
+    bases, an empty string."""
+    modules = [module for layer in blocks_of(bloom, held) for module in linears(layer)]
+    found = [int8_matmul_unsupported_reason(module) for module in modules]
     if not any(found):
         return "int8 matmul without dequantisation"
-    missing = _compiler_unsupported_reason() if is_hopper(bloom.word_embeddings.weight.device) else ""
+    missing = _compiler_unsupported_reason() if is_hopper(modules[0].weight.device) else ""
     if missing and missing in found:
         return f"int8 weights are dequantised for every matmul, which is slower: {missing}"
     return ""

@@ -37,10 +37,10 @@ class BlockStack(Protocol):
     """A model's blocks, forward and backward by hand, on packed rows laid end to end."""
 
     def __call__(
-        self, embedded_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+        self, stream_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
     ) -> torch.Tensor:
-        """The last norm's output [T, W]. Token t's document lies at start_T[t] .. end_T[t]; `seed` is that of the
-        adapter's dropout, None: none."""
+        """The last norm's output [T, W], or that of the last block in float32, where others hold the rest. Token t's
+        document lies at start_T[t] .. end_T[t]; `seed` is that of the adapter's dropout, None: none."""
 
 
 class GraphRunner(Protocol):
@@ -115,6 +115,12 @@ def _bloom(loaded: LoadedModel) -> Bloom:
     return cast("Bloom", loaded.backbone)
 
 
+def _held(loaded: LoadedModel) -> range | None:
+    """The numbers of the blocks that this process of a pipeline holds; None: all."""
+    stage = loaded.base.stage
+    return None if stage is None else range(stage.first, stage.last)
+
+
 def head_losses(names: tuple[str, ...]) -> HeadLosses:
     """The loss under the head; the chunked one never holds all logits of a vocabulary of 250,880."""
     if "chunked-loss" not in names:
@@ -142,22 +148,20 @@ def attention(
 def supports_int8_matmul(loaded: LoadedModel) -> bool:
     """Whether the fused blocks multiply by this model's weights as they are stored, and need no room for a dequantised
     one."""
-    bloom = _bloom(loaded)
-    return fast.supports_int8_matmul(bloom)
+    return fast.supports_int8_matmul(_bloom(loaded), _held(loaded))
 
 
 def describe_int8_path(loaded: LoadedModel) -> str:
     """The same for the run's first lines, and what is missing where something is; an empty string where there is
     nothing to say."""
-    bloom = _bloom(loaded)
-    return fast.describe_int8_path(bloom)
+    return fast.describe_int8_path(_bloom(loaded), _held(loaded))
 
 
 def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[int] = ()) -> BlockStack:
     """The fused blocks of a model that is not `unsupported`, keeping what `memory` says. `lengths` are tokens of batches
     that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
-    bloom = _bloom(loaded)
-    return fast.make_block_stack(bloom, memory.full, memory.middle, memory.copies, lengths=lengths)
+    numbers = memory.full, memory.middle, memory.copies
+    return fast.make_block_stack(_bloom(loaded), *numbers, lengths=lengths, held=_held(loaded))
 
 
 @contextlib.contextmanager

@@ -65,11 +65,12 @@ def stage_output(
     """What a pipeline's stage makes of `batch`: the residual stream [B, T, W] after its last block, in `residual_dtype`,
     or, where it has the head, `token_losses`. `hidden_BTW` is the stage before's; None: this is the first."""
     family, stage = loaded.family, loaded.base.stage
-    assert stage is not None and packs(family) and options.block_stack is None, (
-        "the plan of the pipeline refuses others"
-    )
+    assert stage is not None and packs(family), "the plan of the pipeline refuses others"
     if hidden_BTW is None:  # tokens are everybody's, the embedding is here
         hidden_BTW = _embedded(loaded, family, batch, options)
+    if options.block_stack is not None:
+        hidden_BTW = _fused(options.block_stack, hidden_BTW, batch, loaded.model.training)
+        return _losses(loaded, hidden_BTW, batch, options) if stage.has_head else hidden_BTW
     # Those of others are on the meta device: they have names and shapes, and are never called.
     blocks = list(family.blocks(loaded.model))[stage.first : stage.last]
     hidden_BTW = _through(blocks, loaded, family, hidden_BTW, batch, options)
@@ -117,14 +118,14 @@ def _through(
     return hidden_BTW
 
 
-def _fused(stack: fast_paths.BlockStack, embedded_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:
+def _fused(stack: fast_paths.BlockStack, stream_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:
     """The blocks by hand, which read all rows as one: documents do not cross them."""
     # Rows laid end to end; a token's document begins `position` tokens before it and ends `remaining` after it.
-    index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=embedded_BTW.device)
+    index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=stream_BTW.device)
     start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
     # An evaluation gets no seed, so the adapter drops nothing.
-    hidden_TW = stack(embedded_BTW.flatten(0, 1), start_T, end_T, batch.seed_1 if training else None)
-    return hidden_TW.view(embedded_BTW.shape)
+    hidden_TW = stack(stream_BTW.flatten(0, 1), start_T, end_T, batch.seed_1 if training else None)
+    return hidden_TW.view(stream_BTW.shape)
 
 
 def _add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Tensor:

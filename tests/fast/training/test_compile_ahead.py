@@ -51,7 +51,7 @@ def test_lengths_to_come_are_compiled_ahead(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         block_stack, "compile_int8_matmuls", lambda linears, T, *, recompute: asked.append((T, recompute))
     )
-    monkeypatch.setattr(block_stack.BlockStack, "_warm_up", lambda self: None)
+    monkeypatch.setattr(block_stack, "warm_up", lambda stack: None)
     block_stack.BlockStack(model.transformer, ActivationPlan(blocks_full=1), torch.float32, [128, 640])
     assert asked == [(T, True) for T in (block_stack.WARM_UP_TOKENS, 128, 640) for _ in range(2)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from florilegium.fast.training import attention_grad_kernel, norm_kernel
+from florilegium.fast.training import attention_grad_kernel, norm_kernel, residual_kernel
 from florilegium.fast.training.forward_pass import ForwardPass, TrainingBlock
 from florilegium.fast.training.lora_grad_kernel import lora_gradients
 from florilegium.fast.training.quantized_linear import QuantizedLinear
@@ -19,27 +19,34 @@ LoraGrads = list[torch.Tensor]  # of A and of B, float32; empty where a linear h
 
 
 class BackwardPass:
-    """The way back of one forward pass."""
+    """The way back of one forward pass. `input_grad_TW` is the gradient of what the first block read, float32, where
+    somebody asked for it (`wants_input_grad`): the stage before this one."""
 
-    def __init__(self, forward: ForwardPass) -> None:
+    input_grad_TW: torch.Tensor | None = None
+
+    def __init__(self, forward: ForwardPass, *, wants_input_grad: bool) -> None:
         self.forward, self.stack, self.matmuls = forward, forward.stack, forward.matmuls
+        self.wants_input_grad = wants_input_grad
 
-    def run(self, grad_out_TW: torch.Tensor, saved: list[Saved], last_TW: torch.Tensor) -> list[torch.Tensor]:
+    def run(self, grad_out_TW: torch.Tensor, saved: list[Saved], last_TW: torch.Tensor | None) -> list[torch.Tensor]:
         """Gradients of A and B of each linear of each block, float32, in order."""
-        stack = self.stack
         # One buffer for all blocks, written in place: the residual stream's gradient, times the scale of the linear
         # that reads it next.
-        scaled_grad_TW = torch.empty_like(last_TW)
-        last_scale = stack.blocks[-1].down.scale_N
-        norm_kernel.residual_norm_grad(
-            scaled_grad_TW, grad_out_TW.contiguous(), last_TW, stack.bloom.ln_f, None, last_scale
-        )
+        scaled_grad_TW = self._into_last_block(grad_out_TW.contiguous(), last_TW)
         self.matmuls.in_backward = True
         gradients: list[torch.Tensor] = []
         for index in reversed(range(len(saved))):
             # popped, so that a block's activations are free once it is done
             gradients[:0] = self._block(index, saved.pop(), scaled_grad_TW)
         return gradients
+
+    def _into_last_block(self, grad_out_TW: torch.Tensor, last_TW: torch.Tensor | None) -> torch.Tensor:
+        last_scale = self.stack.blocks[-1].down.scale_N
+        if last_TW is None:  # no norm is here: what came is the residual stream's gradient already
+            return residual_kernel.scaled_residual_grad(grad_out_TW, last_scale, self.stack.dtype)
+        scaled_grad_TW = torch.empty_like(last_TW)
+        norm_kernel.residual_norm_grad(scaled_grad_TW, grad_out_TW, last_TW, self.stack.bloom.ln_f, None, last_scale)
+        return scaled_grad_TW
 
     def _block(self, index: int, saved: Saved, scaled_grad_TW: torch.Tensor) -> LoraGrads:
         block = self.stack.blocks[index]
@@ -102,15 +109,20 @@ class BackwardPass:
     def _qkv(
         self, index: int, block: TrainingBlock, kept: SavedActivations, qkv_grad: torch.Tensor, scaled_grad_TW: torch.Tensor
     ) -> LoraGrads:  # fmt: skip
-        """The residual stream's gradient goes on, but not below the first block: nothing is trained there."""
+        """The residual stream's gradient goes on, below the first block to the stage before, if there is one."""
         grad_out: torch.Tensor | None = None
-        if index:
+        if index or self.wants_input_grad:
             grad_out, x_at_grad = self.matmuls.backward(block.qkv, qkv_grad)
         else:
             # its input's gradient would be the largest product here, and for nothing
             x_at_grad = self.matmuls.lora_x_at_grad(block.qkv, qkv_grad)
         # for block 0 the index of -1 is any block's: what is written then is not read
-        scales = block.dense.scale_N, self.stack.blocks[index - 1].down.scale_N
+        next_scale_W = self.stack.blocks[index - 1].down.scale_N
+        if not index and self.wants_input_grad:
+            # The kernel writes in place, so in float32, and times 1: the stage before knows its scale, and rounds once.
+            self.input_grad_TW = scaled_grad_TW = scaled_grad_TW.float()
+            next_scale_W = self.stack.ones_W
+        scales = block.dense.scale_N, next_scale_W
         return self._norm(
             block.norm1, block.qkv, kept.input, grad_out, x_at_grad, qkv_grad, kept.lora_x_at.qkv, scaled_grad_TW, scales
         )  # fmt: skip
@@ -126,7 +138,7 @@ class BackwardPass:
             if grad_out is not None:
                 norm_kernel.residual_norm_grad(scaled_grad_TW, grad_out, saved_TW, norm, *scales)
             return []
-        lora_input = torch.empty_like(scaled_grad_TW)
+        lora_input = torch.empty_like(saved_TW)
         # cuBLAS: a product of 16 by W is bound by what it writes
         lora_grad = torch.mm(x_at_grad, self.matmuls.lora_a[id(linear)])
         # In the last call of all only `lora_input` is read of what it writes: a kernel without the rest would be one

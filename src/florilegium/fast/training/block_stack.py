@@ -12,6 +12,10 @@ Between the matmuls stand the kernels of `norm_kernel.py`, `gelu_kernel.py` and 
 scales, biases and residuals as they pass. What is saved of a token and block is a matter of memory
 (`saved_activations.py`). docs/kernels/training-step.md draws a step with its shapes and bytes.
 
+Where several GPUs hold the blocks in turn, each has a stack of its own. Between them goes the residual stream, in
+float32, and its gradient back (`residual_kernel.py`). A stack keeps nothing of a pass but its buffer for one weight, so
+several may be forward before the first of them comes back.
+
 The reference is `packed_forward.py` over the same modules with autograd. Shapes: T packed tokens, W width, H heads, D
 head dimension, F = 4W."""
 
@@ -22,9 +26,7 @@ from typing import Any, Protocol
 
 import torch
 
-from florilegium.fast.head_loss import chunk_losses
-from florilegium.fast.modules import Bloom, linears
-from florilegium.fast.parallel_compile import compile_in_parallel
+from florilegium.fast.modules import Bloom, blocks_of, linears
 from florilegium.fast.support import shared_unsupported_reason, supports_int8_matmul
 from florilegium.fast.training.backward_pass import BackwardPass
 from florilegium.fast.training.forward_pass import ForwardPass, TrainingBlock
@@ -32,6 +34,7 @@ from florilegium.fast.training.lora_kernel import MAX_RANK
 from florilegium.fast.training.matmuls import compile_int8_matmuls
 from florilegium.fast.training.quantized_linear import QuantizedLinear, lora_of, quantized_linear
 from florilegium.fast.training.saved_activations import ActivationPlan, Saved
+from florilegium.fast.training.warm_up import WARM_UP_TOKENS, warm_up
 from florilegium.reference import alibi_slopes
 
 
@@ -65,39 +68,39 @@ class BlockStackContext(Protocol):
     needs_input_grad: tuple[bool, ...]
     forward_pass: ForwardPass
     saved: list[Saved]
-    last: torch.Tensor
+    last: torch.Tensor | None
 
 
 class BlockStackFunction(torch.autograd.Function):
-    """All blocks as one function of the embedding and the adapters."""
+    """All blocks as one function of what the first of them reads and the adapters."""
 
     @staticmethod
     def forward(
-        ctx: BlockStackContext, stack: BlockStack, embedded: torch.Tensor, start: torch.Tensor, end: torch.Tensor,
+        ctx: BlockStackContext, stack: BlockStack, stream: torch.Tensor, start: torch.Tensor, end: torch.Tensor,
         seed: torch.Tensor | None, *lora: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         forward = ForwardPass(stack, start, end, seed)
-        out, saved, last = forward.run(embedded, save=any(ctx.needs_input_grad))
+        out, saved, last = forward.run(stream, save=any(ctx.needs_input_grad))
         # Not by save_for_backward: these are buffers of our own, which the backward pass empties one block at a time.
         ctx.forward_pass, ctx.saved, ctx.last = forward, saved, last
         return out
 
     @staticmethod
     def backward(ctx: BlockStackContext, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradients = BackwardPass(ctx.forward_pass).run(grads[0], ctx.saved, ctx.last)
+        # the embedding asks for none: nothing below the first block of all is trained
+        backward = BackwardPass(ctx.forward_pass, wants_input_grad=ctx.needs_input_grad[1])
+        gradients = backward.run(grads[0], ctx.saved, ctx.last)
         del ctx.saved
-        # none for stack, embedding, starts, ends, seed: nothing below the first block is trained
-        return (None, None, None, None, None, *gradients)
+        return (None, backward.input_grad_TW, None, None, None, *gradients)  # none for stack, starts, ends, seed
 
 
 # From this width on the int8 matmuls that do GELU and its gradient are used even where there are bf16 copies: at 2,560
 # cuBLAS with a copy, and a kernel for GELU, take no longer.
 FUSED_GELU_WIDTH = 4096
-WARM_UP_TOKENS = 64  # of the step that compiles: the least that every kernel takes
 
 
 class BlockStack:
-    """The blocks of a BloomModel, ready to run. Buffers and copies live as long as it does."""
+    """The blocks of a BloomModel, or some in a row, ready to run. Buffers and copies live as long as it does."""
 
     def __init__(
         self,
@@ -105,9 +108,16 @@ class BlockStack:
         plan: ActivationPlan | None = None,
         dtype: torch.dtype = torch.bfloat16,
         lengths: Sequence[int] = (),
+        held: range | None = None,
     ) -> None:
-        """`lengths`: numbers of tokens that will come, in order, whose kernels are compiled with the rest."""
+        """`lengths`: numbers of tokens that will come, in order, whose kernels are compiled with the rest. `held`: the
+        numbers of these blocks, where others lie elsewhere; None: all."""
         self.bloom, self.plan, self.dtype = bloom, plan or ActivationPlan(), dtype
+        num_layers = len(blocks_of(bloom))
+        self.held = range(num_layers) if held is None else held
+        assert 0 <= self.held.start < self.held.stop <= num_layers and self.held.step == 1
+        self.has_head = self.held.stop == num_layers  # the last norm and the head come after these blocks
+        self.layers = blocks_of(bloom, self.held)
         self.blocks = [
             TrainingBlock(
                 layer.input_layernorm,
@@ -117,28 +127,30 @@ class BlockStack:
                 quantized_linear(layer.mlp.dense_h_to_4h),
                 quantized_linear(layer.mlp.dense_4h_to_h),
             )
-            for layer in bloom.h
+            for layer in self.layers
         ]
-        for index, block in enumerate(self.blocks):
-            # the first linear of all blocks, then the second: `query_key_value` draws as it did when it was alone
+        for number, block in zip(self.held, self.blocks, strict=True):
+            # the first linear of all blocks, then the second: `query_key_value` draws as it did when it was alone.
+            # Of all: wherever a block lies, it draws the same.
             for kind, linear in enumerate(block.linears):
-                linear.stream = index + kind * len(self.blocks)
+                linear.stream = number + kind * num_layers
         self.heads = bloom.num_heads
         first = self.blocks[0].qkv.scale_N
         self.slopes_H = alibi_slopes(self.heads, first.device)
+        self.ones_W = torch.ones_like(self.blocks[0].dense.scale_N)
         # One buffer for all weights: each is dequantised into it just before its matmul, and overwritten by the next.
         self.buffer = first.new_empty(self._choose_matmuls(first), dtype=dtype)
         for length in (WARM_UP_TOKENS, *lengths):
             self.compile_in_background(length)
         if first.is_cuda:  # the interpreter, on a CPU, compiles nothing
-            self._warm_up()
-        self._fill_bf16_copies()
+            warm_up(self)
+        self.fill_bf16_copies()
 
     def _choose_matmuls(self, like: torch.Tensor) -> int:
         """Says of each linear how its matmuls read it; returns the numbers of the largest weight that is dequantised
         for one product at a time."""
         largest = 0
-        for index, (block, layer) in enumerate(zip(self.blocks, self.bloom.h, strict=True)):
+        for index, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
             int8, copied = supports_int8_matmul(layer), index < self.plan.blocks_bf16
             fused_gelu = block.up.K >= FUSED_GELU_WIDTH
             for linear in block.linears:
@@ -156,7 +168,7 @@ class BlockStack:
         """In the order of blocks, and in a block of the forward pass."""
         return [linear for block in self.blocks for linear in block.linears]
 
-    def _fill_bf16_copies(self) -> None:
+    def fill_bf16_copies(self) -> None:
         for linear in self.all_linears():
             if linear.bf16_copy is not None:
                 linear.dequantize_into(linear.bf16_copy)
@@ -166,24 +178,6 @@ class BlockStack:
         for block in (self.blocks[0], self.blocks[-1]):  # copies are the first blocks'
             compile_int8_matmuls(block.linears, T, recompute=self.plan.blocks_full < len(self.blocks))
 
-    def _warm_up(self) -> None:
-        """Has the kernels of a step and of an evaluation compiled at once, the loss's with them."""
-        T, device = WARM_UP_TOKENS, self.slopes_H.device
-        embedded_TW = torch.zeros(T, self.bloom.embed_dim, device=device)
-        start_T, end_T = (torch.full((T,), index, dtype=torch.int32, device=device) for index in (0, T))
-        seed = torch.zeros(1, dtype=torch.int64, device=device)
-        with compile_in_parallel(), torch.no_grad():
-            self._fill_bf16_copies()
-            # An evaluation has no dropout and saves nothing: kernels of its own.
-            ForwardPass(self, start_T, end_T, None).run(embedded_TW, save=False)
-            step = ForwardPass(self, start_T, end_T, seed)
-            out_TW, saved, last_TW = step.run(embedded_TW, save=True)
-            BackwardPass(step).run(out_TW, saved, last_TW)
-            head, targets_T = self.bloom.word_embeddings.weight, torch.zeros(T, dtype=torch.int64, device=device)
-            # An evaluation's loss makes no gradient: a kernel of its own.
-            for grad_TW in (None, torch.empty_like(out_TW)):
-                chunk_losses(out_TW, head, targets_T, grad_TW)
-
     @property
     def parameters(self) -> list[torch.Tensor]:
         """A and B of each linear that has them, in order: what autograd must know the function depends on."""
@@ -191,15 +185,16 @@ class BlockStack:
         return [p for lora in loras if lora is not None for p in (lora.A_RK, lora.B_NR)]
 
     def __call__(
-        self, embedded_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+        self, stream_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
     ) -> torch.Tensor:
-        """The last norm's output [T, W] in bfloat16. Token t's document lies at start_T[t] .. end_T[t] (exclusive),
-        int32. `seed`, int64 [1] there, is that of the adapter's dropout; None: none."""
-        T, W = embedded_TW.shape
+        """The last norm's output [T, W] in bfloat16, or, where the last block lies elsewhere, the residual stream in
+        float32. `stream_TW` is what the first block reads. Token t's document lies at start_T[t] .. end_T[t]
+        (exclusive), int32. `seed`, int64 [1] there, is that of the adapter's dropout; None: none."""
+        T, W = stream_TW.shape
         assert T % 64 == 0, f"{T} tokens: rows are packed in multiples of 64 (`PackPlan`)"
-        assert embedded_TW.is_contiguous() and self.bloom.embed_dim == W
+        assert stream_TW.is_contiguous() and self.bloom.embed_dim == W
         assert seed is None or seed.dtype == torch.int64
         # The parameters are for autograd to see: the pass itself reads them where they live.
         apply: Any = BlockStackFunction.apply
-        out: torch.Tensor = apply(self, embedded_TW, start_T, end_T, seed, *self.parameters)
+        out: torch.Tensor = apply(self, stream_TW, start_T, end_T, seed, *self.parameters)
         return out

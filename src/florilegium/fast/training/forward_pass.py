@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from florilegium.fast.training import attention_kernel, lora_kernel, norm_kernel
+from florilegium.fast.training import attention_kernel, lora_kernel, norm_kernel, residual_kernel
 from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.matmuls import Matmuls
 from florilegium.fast.training.norm_kernel import PendingUpdate, Residual
@@ -48,18 +48,22 @@ class ForwardPass:
         self.matmuls = Matmuls(stack.buffer, stack.all_linears())
         stack.compile_in_background(len(start_T))
 
-    def run(self, embedded_TW: torch.Tensor, *, save: bool) -> tuple[torch.Tensor, list[Saved], torch.Tensor]:
-        """The normed end, what each block saved, and the residual stream before the last norm."""
+    def run(self, stream_TW: torch.Tensor, *, save: bool) -> tuple[torch.Tensor, list[Saved], torch.Tensor | None]:
+        """The normed end, what each block saved, and the residual stream before the last norm; where others hold the
+        last block, the residual stream in float32, what was saved, and None. `stream_TW` is what the first block reads."""
         stack = self.stack
-        # It begins as the embedding, in float32, which the first norm splits in two.
-        residual = Residual(embedded_TW, None)
+        # It begins as the embedding, or as another stage left it, in float32: the first norm splits it in two.
+        residual = Residual(stream_TW, None)
         saved: list[Saved] = []
         pending: PendingUpdate | None = None
         for index, block in enumerate(stack.blocks):
             activations, residual, pending = self._block(block, residual, pending)
             if save:
                 saved.append(self._drop_saved(index, activations))
-        out_TW = torch.empty_like(embedded_TW, dtype=stack.dtype)
+        assert pending is not None, "a stage has a block at least"
+        if not stack.has_head:
+            return residual_kernel.residual_sum(residual, pending), saved, None
+        out_TW = torch.empty_like(stream_TW, dtype=stack.dtype)
         last_TW, _ = norm_kernel.residual_norm(residual, pending, stack.bloom.ln_f, out_TW)
         return out_TW, saved, last_TW
 

@@ -32,7 +32,7 @@ def _row_keep(seed, stream, row, W, drop_limit, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _error_unit(rounded):
+def error_unit(rounded):
     """What `error` counts in: a number's last place in bfloat16, divided by 256.
 
     Reference: torch.ldexp(torch.tensor(1.0), torch.frexp(rounded).exponent - 16)"""
@@ -61,7 +61,7 @@ def residual_norm_kernel(
     if SAVE:
         x = rounded.to(tl.float32)
         if HAS_ERROR:
-            x += tl.load(error + offset, mask=inside, other=0).to(tl.float32) * _error_unit(rounded)
+            x += tl.load(error + offset, mask=inside, other=0).to(tl.float32) * error_unit(rounded)
         if HAS_UPDATE:
             s = tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
             b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
@@ -69,7 +69,7 @@ def residual_norm_kernel(
         # From here on x is read in its saved form: the backward pass, which has no other, then norms the same numbers.
         rounded = x.to(saved.dtype.element_ty)
         tl.store(saved + offset, rounded, mask=inside)
-        left = tl.floor((x - rounded.to(tl.float32)) / _error_unit(rounded) + 0.5)
+        left = tl.floor((x - rounded.to(tl.float32)) / error_unit(rounded) + 0.5)
         # Half a last place is 128 units, one more than int8 holds.
         tl.store(error + offset, tl.minimum(tl.maximum(left, -128.0), 127.0).to(tl.int8), mask=inside)
     unit, _ = normalize(rounded.to(tl.float32), inside, W, eps)
@@ -125,7 +125,7 @@ def residual_norm_grad_kernel(
     tl.store(scaled_grad + offset, dx.to(scaled_grad.dtype.element_ty), mask=inside)
 
 
-def _row_launch(W: int) -> dict[str, int]:
+def row_launch(W: int) -> dict[str, int]:
     """A row in one program: the statistics need no second pass. 512 numbers a warp keep a thread's 16 in registers."""
     block = triton.next_power_of_2(W)
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
@@ -140,7 +140,7 @@ class PendingUpdate(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """The residual stream: what is saved of it, and what that rounding left (int8, in units of `_error_unit`; None:
+    """The residual stream: what is saved of it, and what that rounding left (int8, in units of `error_unit`; None:
     nothing)."""
 
     rounded: torch.Tensor
@@ -177,7 +177,7 @@ def residual_norm(
         before_TW, before_TW if left_TW is None else left_TW, raw, scale, bias, saved_TW, norm.weight, norm.bias, normed_TW, lora_input,
         normed_TW.stride(0), W, norm.eps, *drawn(dropout, normed_TW),
         HAS_UPDATE=pending is not None, HAS_ERROR=error_TW is not None, SAVE=saves, LORA_INPUT=lora_input_TW is not None,
-        DROPOUT=lora_input_TW is not None and dropout is not None, ORDER=order, **_row_launch(W),
+        DROPOUT=lora_input_TW is not None and dropout is not None, ORDER=order, **row_launch(W),
     )  # fmt: skip
     return Residual(saved_TW, left_TW)
 
@@ -205,5 +205,5 @@ def residual_norm_grad(
         scaled_grad_TW, grad_out_TW, grad_out_TW if lora_grad_TW is None else lora_grad_TW, saved_TW, norm.weight, norm.bias,
         next_scale_W if scale_W is None else scale_W, next_scale_W, grad_out_TW if lora_input_TW is None else lora_input_TW,
         grad_out_TW.stride(0), W, norm.eps, *drawn(dropout, grad_out_TW),
-        FIRST=scale_W is None, HAS_LORA=lora_grad_TW is not None, DROPOUT=dropout is not None, **_row_launch(W),
+        FIRST=scale_W is None, HAS_LORA=lora_grad_TW is not None, DROPOUT=dropout is not None, **row_launch(W),
     )  # fmt: skip
