@@ -5,7 +5,8 @@ What a step needs above the base is known from shapes alone: the adapter with it
 at work, one chunk of logits. `plan_memory` fills a budget in the order of gain: all activations kept; then bf16 copies
 of as many blocks' weights as fit; where the first does not fit, as many blocks as do, the others recomputed in the
 backward pass. A step may be cut into pieces of fewer tokens with the same gradient, so the plan is for the largest
-piece. Sizes are in bytes."""
+piece. Where a stage of a pipeline is planned, the activations of several micro-batches are there at once (`InFlight`).
+Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.errors import ResourceError
 from florilegium.model.families import BlockSizes, PackedFamily
+from florilegium.model.stage import Stage
 from florilegium.tokens import PackPlan
 from florilegium.tokens.batch_order import TILE
 
@@ -27,11 +29,33 @@ HEAD_CHUNK = 512 * 2**20
 WORKSPACE = 80 * 2**20  # cuBLAS' own, 32 MiB for each of two streams on a Hopper card, and what is too small to count
 TILE_PARTS = 17 * 2**20  # what an H100's multiprocessors leave of tiles for one another (`int8_matmul.py`)
 GIB = 2**30
+BLOCK_ROWS = PackPlan(bucketed=True, multiple=64)  # the lengths that the fused blocks take
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """What a stage of a pipeline holds at once: micro-batches that are forward and not back, which together have no more
+    tokens than a step (`step_tokens`), and of each the residual stream as it came and as it went, float32, to and from
+    `neighbours` (1 or 2) other stages. Fewer than `least_tokens` in one take no less time (`micro_batches.py`)."""
+
+    micro_batches: int
+    step_tokens: int
+    neighbours: int
+    least_tokens: int = 1
+
+    def tokens(self, each: int) -> int:
+        """Tokens whose activations are kept, with micro-batches of `each`."""
+        return min(self.micro_batches * each, max(each, self.step_tokens))
+
+    def stream_bytes(self, each: int, width: int) -> int:
+        """The streams of those tokens, and the gradients of one micro-batch on their way."""
+        return 4 * width * self.neighbours * (self.tokens(each) + 2 * each)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the plan reads of a model. `base_bytes` is what it holds in memory now."""
+    """What the plan reads of a model, or of the stage of it that is here (`in_flight`; without head a vocabulary of 0).
+    `base_bytes` is what it holds in memory now."""
 
     base_bytes: int
     num_layers: int
@@ -40,6 +64,7 @@ class ModelShape:
     adapter_parameters: int
     block: BlockSizes
     reads_int8: bool = False  # whether matmuls read the base as it is stored, and bf16 copies win little
+    in_flight: InFlight | None = None
 
     @property
     def lora_rank(self) -> float:
@@ -65,16 +90,22 @@ class MemoryPlan:
 
 
 def model_shape(
-    family: PackedFamily, model: PreTrainedModel | PeftModel, base_bytes: int, *, reads_int8: bool
+    family: PackedFamily,
+    model: PreTrainedModel | PeftModel,
+    base_bytes: int,
+    *,
+    reads_int8: bool,
+    stage: Stage | None = None,
 ) -> ModelShape:
+    """Of the whole model, or of the stage that is here."""
     config = model.config
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad and not p.is_meta)
     adapter_on = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "base_layer")}
     return ModelShape(
         base_bytes,
-        config.num_hidden_layers,
+        config.num_hidden_layers if stage is None else len(stage),
         config.hidden_size,
-        config.vocab_size,
+        config.vocab_size if stage is None or stage.has_head else 0,
         trained,
         family.block_sizes(config, adapter_on),
         reads_int8,
@@ -84,7 +115,8 @@ def model_shape(
 def peak_bytes(shape: ModelShape, tokens: int, full: int, middle: int, copies: int) -> int:
     """The largest memory of a step on `tokens` tokens under a plan."""
     block, rest = shape.block, shape.num_layers - full
-    kept = tokens * (
+    alive = tokens if shape.in_flight is None else shape.in_flight.tokens(tokens)
+    kept = alive * (
         full * block.kept
         + min(rest, max(0, middle - full)) * block.kept_middle
         + max(0, shape.num_layers - max(full, middle)) * block.kept_input
@@ -96,6 +128,9 @@ def peak_bytes(shape: ModelShape, tokens: int, full: int, middle: int, copies: i
     # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice
     # in 2 bytes.
     fixed = shape.base_bytes + 24 * shape.adapter_parameters + WORKSPACE
+    if shape.in_flight is not None:  # each micro-batch has A and B in 2 bytes, and its streams
+        fixed += 2 * (shape.in_flight.micro_batches - 1) * shape.adapter_parameters
+        fixed += shape.in_flight.stream_bytes(tokens, shape.width)
     return fixed + kept + max(at_work, logits) + copies * shape.copy_bytes + one
 
 
@@ -107,9 +142,8 @@ def plan_memory(shape: ModelShape, steps: Sequence[int], budget: int, memory: st
     """
     # Most steps hold a multiple of TILE, and memory for a few longer ones is better spent on copies.
     wanted = [int(max(steps) * share) for share in (1.0, 0.75, 0.5, 0.25, 0.125)] + list(range(TILE, max(steps), TILE))
-    round_up = PackPlan(bucketed=True, multiple=64).round_up
-    sizes = sorted({round_up(max(tokens, longest)) for tokens in wanted}, reverse=True)
-    plans = [plan for tokens in sizes if (plan := _fill(shape, tokens, budget, memory))]
+    sizes = sorted({BLOCK_ROWS.round_up(max(tokens, longest)) for tokens in wanted}, reverse=True)
+    plans = [plan for tokens in sizes if (plan := fill_memory(shape, tokens, budget, memory))]
     if not plans:
         need = peak_bytes(shape, sizes[-1], 0, 0, 0) / GIB
         fix = "Use --bits 4, a smaller --model, or a shorter --max-length"
@@ -121,7 +155,8 @@ def plan_memory(shape: ModelShape, steps: Sequence[int], budget: int, memory: st
     return min(plans, key=lambda plan: plan_cost(shape, steps, plan))
 
 
-def _fill(shape: ModelShape, tokens: int, budget: int, memory: str) -> MemoryPlan | None:
+def fill_memory(shape: ModelShape, tokens: int, budget: int, memory: str) -> MemoryPlan | None:
+    """The plan for micro-batches of this size, or None where none fits."""
     L = shape.num_layers
 
     def fits(full: int, middle: int, copies: int) -> bool:
@@ -142,4 +177,5 @@ def plan_cost(shape: ModelShape, steps: Sequence[int], plan: MemoryPlan) -> floa
     passes = 2 + 0.6 * (shape.num_layers - plan.full) / shape.num_layers
     weights = (30 if shape.reads_int8 else 340) * (shape.num_layers - plan.copies) / shape.num_layers
     pieces = sum(-(-tokens // plan.tokens) for tokens in steps)
-    return passes * (sum(steps) + pieces * (150 + weights))
+    floor = pieces * shape.in_flight.least_tokens if shape.in_flight is not None else 0
+    return passes * max(sum(steps) + pieces * (150 + weights), floor)

@@ -22,9 +22,9 @@ from florilegium.errors import ResourceError
 from florilegium.model import choose_device
 from florilegium.model.families import packs
 from florilegium.model.gpus import DRIVER, Gpu, find_by_device_name, find_gpu
-from florilegium.model.memory_plan import HEAD_CHUNK, WORKSPACE, MemoryPlan, ModelShape, plan_memory
+from florilegium.model.memory_plan import BLOCK_ROWS, HEAD_CHUNK, WORKSPACE, MemoryPlan, ModelShape, plan_memory
 from florilegium.model.skeleton import Skeleton, read_skeleton
-from florilegium.runs.plan import BLOCK_ROWS, CPU_BATCH_TOKENS, MAX_STEPS_PLANNED, ROW_TOKENS, choose_batching
+from florilegium.runs.plan import CPU_BATCH_TOKENS, MAX_STEPS_PLANNED, ROW_TOKENS, choose_batching
 from florilegium.runs.rates import step_seconds
 from florilegium.runs.row_lengths import row_lengths, ways
 from florilegium.storage.platform import available_memory

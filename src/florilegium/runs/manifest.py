@@ -57,6 +57,7 @@ class RunManifest(TypedDict):
     processes: NotRequired[int]
     stages: NotRequired[list[str]]  # of a pipeline: the blocks of each process
     stage_peak_bytes: NotRequired[list[int]]
+    stage_forecast_bytes: NotRequired[list[int]]
     forecast_bytes: NotRequired[int]
     forgotten: NotRequired[Mapping[str, object]]
     steps: NotRequired[int]
@@ -127,4 +128,6 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
     }
     if plan.memory:
         manifest["forecast_bytes"] = plan.memory.peak
+    if plan.stage_peaks:
+        manifest["stage_forecast_bytes"] = list(plan.stage_peaks)
     return manifest

@@ -4,7 +4,7 @@
 
 `auto` becomes names here: a kernel that this model cannot take is left out, one that was asked for by name is refused
 with the reason. Where the fused blocks run, memory is planned too: what they keep of each token, and how many tokens a
-piece of a step may hold."""
+piece of a step may hold. Of a pipeline each process plans its own stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.document_packing import Packing, find_packing
 from florilegium.model.families import packs
-from florilegium.model.memory_plan import MemoryPlan, model_shape, plan_memory
+from florilegium.model.memory_plan import BLOCK_ROWS, MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.tokens import PackPlan, pack
 from florilegium.tokens.deal import deal
@@ -30,7 +30,9 @@ from florilegium.training import (
     choose_epochs,
     plan_length,
 )
+from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline_plan import card_room, keeps_activations
+from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
@@ -38,7 +40,6 @@ BATCH_COST, CPU_BATCH_COST = 512, 32  # one more batch of padded rows: the base'
 CPU_BATCH_TOKENS, CPU_MASKED_BATCH_TOKENS = 4096, 768  # autograd keeps all that other families' modules compute
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
-BLOCK_ROWS = PackPlan(bucketed=True, multiple=64)  # the lengths that the fused blocks take
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ class ExecutionPlan:
     products: str = ""  # how the fused blocks read int8 weights
     documents: Packing = Packing("")
     recompute: bool = False  # activations, in the backward pass, where the fused blocks do not run
+    stage_peaks: tuple[int, ...] = ()  # of a pipeline of fused blocks: what each process expects
+    micro_batches: MicroBatchCost | None = None  # of the same
 
 
 def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distributed = ALONE) -> ExecutionPlan:
     """The plan for the prepared rows on this model, the adapter attached. Raises UsageError for a kernel asked for by
     name that cannot run, ResourceError when not even the most economical memory plan fits. Several processes make the same
     plan: the smallest GPU's."""
-    kernels = _usable_kernels(prepared, loaded)
+    kernels = _agreed(_usable_kernels(prepared, loaded), prepared, distributed)
     config = replace(
         prepared.config,
         kernels=",".join(kernels) or "off",
@@ -76,6 +79,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
         recompute = config.memory == "lean" or _recomputes_stages(prepared, config, distributed)
         return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute)
+    if prepared.stages:
+        return _plan_stages(prepared, config, loaded, kernels, length, distributed)
     lengths = _step_lengths(prepared, config, distributed.world)
     memory = _plan_memory(prepared, config, loaded, lengths, distributed)
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
@@ -88,6 +93,33 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         memory,
         tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
         fast_paths.describe_int8_path(loaded) if memory.copies < loaded.base.num_layers else "",
+    )
+
+
+def _plan_stages(
+    prepared: Prepared,
+    config: TrainConfig,
+    loaded: LoadedModel,
+    kernels: tuple[str, ...],
+    length: RunLength,
+    distributed: Distributed,
+) -> ExecutionPlan:
+    """Of a pipeline of fused blocks."""
+    found = _plan_stage_memory(prepared, config, loaded, distributed)
+    memory = found.memory
+    packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
+    coming = (*_evaluation_lengths(prepared, packing), *found.lengths)
+    copied = memory.copies >= len(prepared.stages[distributed.rank])
+    return ExecutionPlan(
+        config,
+        kernels,
+        packing,
+        length,
+        memory,
+        tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
+        "" if copied else fast_paths.describe_int8_path(loaded),
+        stage_peaks=found.peaks,
+        micro_batches=found.cost,
     )
 
 
@@ -112,11 +144,18 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str) -> bool:
     """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
     if name not in ("fused-blocks", "fast-decode"):
         return False
-    reason = "a process of a pipeline has only some of the blocks" if prepared.stages else ""
+    reason = "" if name == "fused-blocks" or not prepared.stages else "a process of a pipeline cannot write texts"
     reason = reason or fast_paths.unsupported(name, loaded)
     if reason and prepared.requested_kernels != "auto":
         raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")
     return bool(reason)
+
+
+def _agreed(kernels: tuple[str, ...], prepared: Prepared, distributed: Distributed) -> tuple[str, ...]:
+    """Stages speak of the residual stream in one dtype: the fused blocks run on all of them or on none."""
+    if not prepared.stages or distributed.smallest(int("fused-blocks" in kernels)):
+        return kernels
+    return tuple(name for name in kernels if name != "fused-blocks")
 
 
 def _documents(config: TrainConfig, loaded: LoadedModel) -> Packing:
@@ -169,14 +208,32 @@ def _plan_memory(
     prepared: Prepared, config: TrainConfig, loaded: LoadedModel, lengths: list[int], distributed: Distributed
 ) -> MemoryPlan:
     """Raises ResourceError when not even the most economical plan fits."""
-    free, _ = torch.cuda.mem_get_info()
     held = distributed.largest(torch.cuda.memory_allocated())
-    # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
-    budget = int(config.gpu_memory_limit * 2**30) if config.gpu_memory_limit else int((free + held) * 0.92)
-    budget = distributed.smallest(budget)
-    longest = BLOCK_ROWS.round_up(max(len(example.token_ids) - 1 for example in prepared.training.examples))
+    budget = distributed.smallest(_budget(config, held))
+    longest = BLOCK_ROWS.round_up(_longest(prepared))
     limit = config.micro_batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in lengths]
     assert packs(loaded.family), "the fused blocks were selected, so the family packs"
     shape = model_shape(loaded.family, loaded.model, held, reads_int8=fast_paths.supports_int8_matmul(loaded))
     return plan_memory(shape, steps, budget, config.memory, longest)
+
+
+def _plan_stage_memory(
+    prepared: Prepared, config: TrainConfig, loaded: LoadedModel, distributed: Distributed
+) -> StagePlan:
+    """Of this process's card, which holds other blocks than the others. Raises ResourceError."""
+    held = torch.cuda.memory_allocated()
+    limit = config.micro_batch_tokens or ROW_TOKENS
+    tokens = StepTokens(_step_lengths(prepared, config, 1), _longest(prepared), limit)
+    return plan_stage(loaded, prepared.stages, tokens, config.memory, held, _budget(config, held), distributed)
+
+
+def _budget(config: TrainConfig, held: int) -> int:
+    """Bytes of this process's card, those that the base takes among them."""
+    free, _ = torch.cuda.mem_get_info()
+    # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
+    return int(config.gpu_memory_limit * 2**30) if config.gpu_memory_limit else int((free + held) * 0.92)
+
+
+def _longest(prepared: Prepared) -> int:
+    return max(len(example.token_ids) - 1 for example in prepared.training.examples)

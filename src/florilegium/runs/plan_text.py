@@ -35,7 +35,11 @@ def say_plan(
     if plan.documents.reason:
         view.say(f"         not packed: {plan.documents.reason}")
     if plan.memory is not None:
-        view.say(f"memory   {describe_memory(plan.memory, base.num_layers)}")
+        layers = base.num_layers if base.stage is None else len(base.stage)
+        view.say(f"memory   {describe_memory(plan.memory, layers)}")
+    if plan.stage_peaks:
+        peaks = ", ".join(f"{peak / 2**30:.1f}" for peak in plan.stage_peaks)
+        view.say(f"         that is process 0; predicted peaks of all: {peaks} GiB")
     if plan.products:
         view.say(f"         {plan.products}")
     stages = prepared.stages

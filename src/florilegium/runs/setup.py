@@ -90,9 +90,10 @@ def make_trainer(
         accelerator,
         distributed=distributed,
         stop=stop,
-        pipeline=Pipeline(distributed, ready.prepared.stages) if ready.prepared.stages else None,
+        pipeline=Pipeline(distributed, ready.prepared.stages, plan.micro_batches) if ready.prepared.stages else None,
     )
-    if plan.memory is not None:
+    # Of a pipeline several micro-batches are under way at once: a recorded graph has memory for one.
+    if plan.memory is not None and trainer.pipeline is None:
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to
         for parameter, gradient in zip(trainer.parameters, kept, strict=True):
             parameter.grad = gradient

@@ -13,7 +13,6 @@ dimension; ours are packed rows of any length, with a mask of documents and a nu
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,18 +23,19 @@ from florilegium.model import ForwardOptions, LoadedModel, Stage, residual_dtype
 from florilegium.tokens import Batch, Example, PackPlan, pack
 from florilegium.tokens.deal import deal
 from florilegium.training.distributed import Distributed
+from florilegium.training.micro_batches import MicroBatchCost
 
-# What one more micro-batch costs, in tokens' passes: kernels started, the base's weights dequantised again.
-BATCH_COST = {"cuda": 490, "cpu": 32}
 FIX = "Lower --micro-batch-tokens, or use --memory lean"
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages of all processes, and which of them is this one's."""
+    """The stages of all processes, and which of them is this one's. `cost` is that of the plain blocks unless it is
+    given."""
 
     distributed: Distributed
     stages: tuple[Stage, ...]
+    cost: MicroBatchCost | None = None
 
     @property
     def stage(self) -> Stage:
@@ -46,12 +46,10 @@ class Pipeline:
         return len(self.stages) - 1 - self.distributed.rank
 
     def micro_batches(self, examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
-        """The rows of a step in as many batches as make it shortest, none larger than `plan` allows. With M of them the
-        first stage is idle for the time of S - 1, so that a step of T tokens takes (M + S - 1) (T / M + cost)."""
+        """The rows of a step in as many batches as make it shortest, none larger than `plan` allows."""
         lengths = [len(example.token_ids) - 1 for example in examples]
-        cost = BATCH_COST[self.distributed.device.type]
-        fastest = round(math.sqrt((len(self.stages) - 1) * sum(lengths) / cost))
-        count = max(1, fastest, math.ceil(sum(lengths) / plan.batch_tokens))
+        cost = self.cost or MicroBatchCost.plain(self.distributed.device.type)
+        count = cost.count(sum(lengths), len(self.stages), plan.batch_tokens)
         shares = deal(lengths, count)  # as the rows of a step are dealt to processes: of about as many tokens each
         return [batch for share in shares for batch in pack([examples[i] for i in share], plan)]
 

@@ -87,7 +87,7 @@ def take_step(trainer: Trainer, batches: Sequence[Batch], whole: StepCounts | No
     if trainer.distributed.has_others:
         torch.manual_seed(seed_of(trainer.config.seed, number, trainer.distributed.rank))
     if trainer.pipeline is not None:
-        loss = _gradients_of_stage(trainer, trainer.pipeline, batches, counts.targets)
+        loss = _gradients_of_stage(trainer, trainer.pipeline, batches, counts.targets, number)
     elif trainer.replay is None:
         loss = _gradients_as_written(trainer, batches, counts.targets)
     else:
@@ -137,10 +137,13 @@ def _unscale(trainer: Trainer, scale: int) -> None:
 
 
 def _gradients_of_stage(
-    trainer: Trainer, pipeline: Pipeline, batches: Sequence[Batch], num_targets: int
+    trainer: Trainer, pipeline: Pipeline, batches: Sequence[Batch], num_targets: int, number: int
 ) -> torch.Tensor:
     scale = _scale(trainer, num_targets)
-    loss = pipeline.gradients(trainer.loaded, batches, trainer.options, num_targets, scale)
+    # The same in all stages: a block of the fused blocks drops the same numbers wherever it lies.
+    chances = torch.Generator().manual_seed(seed_of(trainer.config.seed, number, 0))
+    seeded = [_seeded(batch, chances) for batch in batches]
+    loss = pipeline.gradients(trainer.loaded, seeded, trainer.options, num_targets, scale)
     _unscale(trainer, scale)
     return loss
 
@@ -168,10 +171,10 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     return part.detach()
 
 
-def _seeded(batch: Batch) -> Batch:
+def _seeded(batch: Batch, chances: torch.Generator | None = None) -> Batch:
     """The batch with chances of its own, drawn on the host: a checkpoint keeps its generator, so a resumed run drops
     the same."""
-    return replace(batch, seed_1=torch.randint(2**31 - 1, (1,)))
+    return replace(batch, seed_1=torch.randint(2**31 - 1, (1,), generator=chances))
 
 
 def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
