@@ -27,6 +27,7 @@ from florilegium.fast.training import (
     lora_grad_kernel,
     lora_kernel,
     norm_kernel,
+    residual_kernel,
 )
 
 STRIDES = (
@@ -230,6 +231,14 @@ def test_the_block_stack(arch: int) -> None:
         {"num_warps": 8},
         **norm,
     )
+    compiled(  # at a stage's first block, in place in float32
+        norm_kernel.residual_norm_grad_kernel,
+        arch,
+        {"FIRST": False, "HAS_LORA": True, "DROPOUT": True, "BLOCK": 4096},
+        {"num_warps": 8},
+        **norm | {"scaled_grad": "*fp32"},
+    )
+    compiled(residual_kernel.residual_sum_kernel, arch, {"BLOCK": 4096}, {"num_warps": 8}, **norm | {"out": "*fp32"})
     compiled(gelu_kernel.gelu_grad_kernel, arch, {"BLOCK": 4096}, {"num_warps": 8}, raw="*bf16", grad="*bf16")
     compiled(
         dequantize_kernel.dequantize_int8_kernel,

@@ -4,6 +4,7 @@ on a machine with two GPUs runs them there too, over NCCL."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from florilegium.tokens import Batch, pack
 from tests.fast.training.stage_process import KEPT, LAYERS, LENGTHS, PLAN, Plan, fused, gradients_of, seeded, stage_of
 from tests.oracle import rows_of
 from tests.tiny import save_tiny
+from tests.torture.many import metrics
 
 GPU = torch.cuda.is_available()
 pytestmark = pytest.mark.skipif(
@@ -42,7 +44,7 @@ PLANS: dict[str, Plan] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("stages") / "bloom", heads=2, head_dim=64, layers=LAYERS, noise=0.02)
+    return save_tiny(tmp_path_factory.mktemp("stages") / "bloom", heads=2, head_dim=32, layers=LAYERS, noise=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,10 @@ def test_two_stages_are_one_stack(two_blocks: Path) -> None:
 @pytest.mark.parametrize("targets", ["auto", "all-linear"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_stages_are_one_stack_under_each_plan(folder: Path, bits: int, targets: str, dropout: float) -> None:
-    compare(folder, [0, 2, 4], bits, dropout, targets, list(PLANS.values()) if bits == 8 else [KEPT, (0, 0, 0)])
+    """Each plan with dropout, which is drawn again where activations are made again; without it those that differ most."""
+    compare(
+        folder, [0, 2, 4], bits, dropout, targets, list(PLANS.values()) if bits == 8 and dropout else [KEPT, (0, 0, 0)]
+    )
 
 
 @pytest.mark.slow
@@ -224,6 +229,43 @@ def micro_batches() -> list[Batch]:
 @pytest.mark.parametrize("targets", ["auto", "all-linear"])
 def test_two_processes_are_one(folder: Path, tmp_path: Path, targets: str) -> None:
     processes(folder, tmp_path / "out", 8, 0.3, targets)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(GPU, reason="gloo and the interpreter: on a CPU")
+def test_a_run_of_fused_stages_is_that_of_one_process(two_blocks: Path, tmp_path: Path) -> None:
+    """Of the command itself: the plans of both stages, the steps, the evaluations and the files, beside one process of
+    plain blocks."""
+    lines = [
+        {"quote": f"Time number {n} is a slow river and hope its boat.", "tags": ["time", f"t{n % 3}"]}
+        for n in range(24)
+    ]
+    (tmp_path / "quotes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = "--bits 8 --dtype float32 --device cpu --max-steps 2 --batch-size 6 --save-every 2 --eval-every 2 --verdict-texts 0"
+    given = ["train", "quotes.jsonl", "--model", str(two_blocks), *settings.split(), "--lora-dropout", "0"]
+    given += ["--batching", "tile-aligned", "--target-modules", "query_key_value,dense"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    pipeline = ["tests.fast.training.interpreted_run", *given, "--parallel", "pipeline", "--output", "two"]
+    two = subprocess.run([*launcher, *pipeline], capture_output=True, text=True, cwd=tmp_path)
+    assert two.returncode == 0, two.stderr[-3000:]
+    said = two.stdout + two.stderr
+    assert "fused-blocks" in said and "predicted peaks of all:" in said and "0: blocks 1 and the embedding" in said
+    one = subprocess.run(
+        [sys.executable, "-m", "florilegium", *given, "--output", "one"], capture_output=True, cwd=tmp_path
+    )
+    assert one.returncode == 0, one.stderr[-3000:]
+    runs = [tmp_path / "two", tmp_path / "one"]
+    # in evaluation Transformers' plain blocks are themselves 3e-6 from what they are in training
+    for name, rel in (("loss", 1e-6), ("grad_norm", 1e-5), ("eval_loss", 3e-5)):
+        ours, theirs = (metrics(run, name) for run in runs)
+        assert len(ours) == 2 and ours == pytest.approx(theirs, rel=rel), name
+    adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in runs]
+    assert adapters[0].keys() == adapters[1].keys()
+    # AdamW's first steps divide a gradient by itself: of a number that is nearly nothing they show the rounding
+    moved = max(float(tensor.abs().max()) for tensor in adapters[1].values())
+    assert max(float((adapters[0][n] - adapters[1][n]).abs().max()) for n in adapters[1]) < 1e-3 * moved
+    figures = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    assert "fused-blocks" in figures["fast"] and len(figures["stage_forecast_bytes"]) == 2
 
 
 @pytest.mark.gpu
