@@ -15,7 +15,7 @@ $(VENV)/usable: pyproject.toml constraints.txt
 	@echo "Installing PyTorch and the other libraries into $(VENV): some 3 GB to fetch where PyTorch comes with CUDA,"
 	@echo "less than 1 GB where it does not; some minutes on a home line. This happens once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[serve]"
 	touch $@
 
 install: $(VENV)/installed  ## the virtual environment: this package, editable, and the pinned libraries

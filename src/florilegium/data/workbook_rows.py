@@ -30,7 +30,7 @@ def read_workbook(path: Path, columns: Columns = None) -> Stream:
         why = "is missing" if is_missing else f"cannot be imported ({reason_of(error)})"
         raise DataError(
             f"{path.name}: Excel workbooks are read by the package openpyxl, which {why}",
-            'Type: pip install -U "florilegium[excel]", or save it as CSV UTF-8 in Excel',
+            "Type: pip install -U openpyxl, or save it as CSV UTF-8 in Excel",
         ) from None
     with open_unpacked(path) as (file, _):
         # Whatever a damaged zip or its XML brings up: openpyxl lets through errors of three libraries.

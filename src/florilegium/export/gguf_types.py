@@ -36,7 +36,7 @@ def import_gguf() -> ModuleType:
     except ImportError as error:
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == "gguf"
         why = "is not installed" if is_missing else f"cannot be imported ({reason_of(error)})"
-        raise ModelError(f"the package gguf {why}", "Type: pip install -U 'florilegium[export]'") from None
+        raise ModelError(f"the package gguf {why}", "Type: pip install -U gguf") from None
     return gguf
 
 

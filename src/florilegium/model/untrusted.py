@@ -56,7 +56,7 @@ def check_format(facts: Mapping[str, Any], newest: int, what: str) -> None:
     if number > newest:
         raise ModelError(
             f"{what} is of format {str(number)[:20]}, and this version reads {newest}: a newer florilegium wrote it",
-            "Update: pip install --upgrade florilegium",
+            "Update florilegium, in the way that it was installed",
         )
 
 
