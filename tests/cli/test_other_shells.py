@@ -1,9 +1,11 @@
-"""Completion in fish and zsh, as a person meets it: words are typed, Tab is pressed. bash: `test_completion.py`."""
+"""Completion in bash, fish and zsh, as a person meets it: words are typed, Tab is pressed."""
 
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -57,6 +59,44 @@ def ask(shell: str, folder: Path, *arguments: str) -> str:
         [shell, *arguments], cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=90
     )
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout + done.stderr)
+
+
+def read_until(terminal: int, awaited: str, seen: str = "") -> str:
+    """What the shell shows, until `awaited` is in it, or nothing comes for a minute."""
+    while awaited not in seen and select.select([terminal], [], [], 60)[0]:
+        try:
+            seen += os.read(terminal, 4096).decode("utf-8", "replace")
+        except OSError:  # the shell is gone
+            break
+    return seen
+
+
+def test_bash_completes(folder: Path) -> None:
+    """An interactive bash in a terminal of its own, with the line that the help tells people to put into ~/.bashrc."""
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    told = ['bind "set enable-bracketed-paste off"', 'eval "$(florilegium completion bash)"', 'PS1="READY> "', ""]
+    (folder / "rc").write_text("\n".join(told))
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "TERM": "dumb"}
+    shell = subprocess.Popen(
+        ["bash", "--noprofile", "--rcfile", str(folder / "rc"), "-i"],
+        cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    try:
+        os.close(theirs)
+        assert "READY> " in read_until(ours, "READY> ")
+        for typed, expected in WORDS.items():
+            os.write(ours, f"{typed}\t".encode())
+            line = f"{typed.rsplit(' ', 1)[0]} {expected}"
+            seen = read_until(ours, line)
+            assert line in seen, (typed, seen)
+            os.write(ours, b"\x15echo next\n")  # Ctrl-U: what is completed is never run
+            assert "next\r\n" in read_until(ours, "next\r\nREADY> "), typed
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(ours)
 
 
 def test_fish_completes(folder: Path) -> None:
