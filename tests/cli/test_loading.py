@@ -39,30 +39,46 @@ def load_slowly(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> str:
 
 def test_a_terminal_shows_how_far_and_how_long_still(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = load_slowly(monkeypatch, is_terminal=True)
-    assert seen.startswith(f"{CLEAR}loading the model ...{CLEAR}loading the model  1.0 of 14.0 GB  ETA ")
-    assert f"{CLEAR}loading the model  7.0 of 14.0 GB  ETA 0:08{CLEAR}" in seen
+    assert seen.startswith(f"{CLEAR}loading the model ...{CLEAR}loading the model  0.0 of 14.0 GB{CLEAR}")
+    assert f"{CLEAR}loading the model  7.0 of 14.0 GB  ETA 0:07{CLEAR}" in seen
     assert "\n" not in seen and seen.endswith(CLEAR)
     assert max(len(line) for line in seen.split(CLEAR)) <= 60
 
 
 def test_a_log_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_slowly(monkeypatch, is_terminal=False) == "loading the model  9.0 of 14.0 GB  ETA 0:06\n"
+    assert load_slowly(monkeypatch, is_terminal=False) == "loading the model  9.0 of 14.0 GB  ETA 0:05\n"
 
 
 def test_what_loads_at_once_is_not_talked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Screen(False))
     with ModelLoading(lambda: 0.0) as progress:
-        progress(10, 10)
+        progress(10**10, 10**10)
     assert screen.getvalue() == ""
+    hours = iter(3600.0 * hour for hour in range(9))
+    with ModelLoading(lambda: next(hours)) as progress:  # a small one, on a machine that is busy
+        progress(64, 27_000_000)
+    assert screen.getvalue() == ""
+
+
+def test_what_came_before_the_first_byte_says_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Screen(False))
+    seconds = iter((0.0, 600.0, 630.0))
+    with ModelLoading(lambda: next(seconds)) as progress:
+        progress(64, 4 * 10**9)
+        progress(10**9, 4 * 10**9)
+    assert screen.getvalue().splitlines() == [
+        "loading the model  0.0 of 4.0 GB",
+        "loading the model  1.0 of 4.0 GB  ETA 1:30",
+    ]
 
 
 def test_what_a_run_says_next_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Screen(True))
     view = TerminalView()
-    view.loading(1, 10)
+    view.loading(10**9, 10**10)
     assert view.model is not None
     view.model._said -= 60
-    view.loading(5, 10)
+    view.loading(5 * 10**9, 10**10)
     view.say("model    it")
     assert "loading the model" in screen.getvalue()
     assert screen.getvalue().split(CLEAR)[-1].strip() == "model    it"
@@ -78,7 +94,7 @@ def test_an_error_while_loading_has_a_line_of_its_own(
         assert view.model is None
         view.model = ModelLoading()
         view.model._said -= 60
-        view.model(done, total)
+        view.model(10**9, 10**10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TerminalView, "loading", fail)

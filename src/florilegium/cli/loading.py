@@ -15,6 +15,8 @@ from florilegium.storage.platform import largest_address_space
 
 # Addresses, most of them never touched: of torch for processors alone with Transformers and PEFT. Its CUDA build takes more.
 LIBRARIES_BYTES = int(3.4 * 2**30)
+LARGE_MODEL_BYTES = 2 * 10**8  # a smaller one is read before anybody asks how far it is
+SHARE_READ = 0.02  # of a model: from less the time of the rest cannot be told
 LARGE_FILE_BYTES = 2**20  # some 8,000 quotes: a third of a second
 
 
@@ -95,13 +97,14 @@ class RowCounter:
 
 
 class ModelLoading:
-    """How much of a model's weights is read, and the time that the rest takes. On a terminal it is shown from half a second
-    on, else in a line every ten seconds; a small model is there before."""
+    """How much of a large model's weights is read, and the time that the rest takes. On a terminal it is shown from half a
+    second on, else in a line every ten seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._began = self._said = now()
+        self._started = self._said = now()
         self._line = StatusLine()
+        self._is_told = False
 
     def __enter__(self) -> ModelLoading:
         if self._line.is_terminal:
@@ -114,11 +117,15 @@ class ModelLoading:
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total` bytes are read."""
         now = self._now()
-        if now - self._said < (0.5 if self._line.is_terminal else 10) or not done:
+        if not self._is_told:  # what came before the first byte says nothing of the others
+            self._is_told, self._started = True, now
+        if now - self._said < (0.5 if self._line.is_terminal else 10) or total < LARGE_MODEL_BYTES:
             return
         self._said = now
-        left = (now - self._began) / done * (total - done)
-        self._line.show(f"loading the model  {done / 1e9:.1f} of {total / 1e9:.1f} GB  ETA {clock(left)}")
+        eta = ""
+        if done > SHARE_READ * total:
+            eta = f"  ETA {clock((now - self._started) / done * (total - done))}"
+        self._line.show(f"loading the model  {done / 1e9:.1f} of {total / 1e9:.1f} GB{eta}")
 
     def done(self) -> None:
         """Clears the line."""
