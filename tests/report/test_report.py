@@ -249,11 +249,23 @@ def test_several_runs_have_a_colour_each_and_differences_from_the_first(tmp_path
     f1 = rows["micro F1"].cells  # the same figures twice, with intervals: neither is better
     assert f1[1].delta == f1[2].text == f1[2].delta == "" and not any(cell.is_best for cell in f1)
     page = comparison_page(*records)
-    assert page.count("<svg") == 4 and "c is not evaluated: <code>florilegium evaluate" in page
+    assert page.count("<svg") == 4 and f"Not evaluated yet: <code>florilegium evaluate {runs[2]}" in page
     assert page.count('class="key line-2 dashed">training C') == 1 and 'class="key line-2">held out C' in page
     assert page.count("<blockquote>") % 3 == 0 and page.count("<blockquote>") > 0
     with pytest.raises(UsageError, match="at most 8"):
         compare_runs(*records * 3)
+
+
+def test_what_looks_alike_is_no_difference_and_what_one_run_has_is_left_out(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in "ab"]
+    (runs[1] / "evaluation.json").unlink()
+    manifest = json.loads((runs[1] / "manifest.json").read_text())
+    memory = manifest["peak_memory_bytes"] - 1000  # of 900 MiB
+    (runs[1] / "manifest.json").write_text(json.dumps({**manifest, "peak_memory_bytes": memory}))
+    comparison = compare_runs(*map(read_run, runs))
+    rows = {row.name: row.cells for row in metric_rows(comparison)}
+    assert [(cell.text, cell.delta, cell.is_best) for cell in rows["peak memory"]] == [("0.88 GiB", "", False)] * 2
+    assert "micro F1" not in rows and "held-out loss" in rows and comparison.not_evaluated == (str(runs[1]),)
 
 
 def test_a_comparison_is_never_written_over(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import httpx2 as httpx
@@ -48,6 +50,13 @@ def test_a_browser_is_told_to_run_nothing_but_the_page(page: Server, server: Ser
         assert httpx.get(page.url + path).status_code == 404
     assert httpx.get(server.url + "/").status_code == 404  # served without --page
     assert httpx.post(server.url + "/api/training/stop", headers=PAGE).status_code == 404
+
+
+def test_the_page_leaves_the_number_of_passes_to_the_rows() -> None:
+    """Three passes over 40 rows end in a model that writes no tags; the browser test sees what comes of it."""
+    page = (resources.files("florilegium.serve") / "page" / "static" / "index.html").read_text(encoding="utf-8")
+    (field,) = re.findall(r'<input id="epochs"[^>]*>', page)
+    assert "value=" not in field and "required" not in field
 
 
 @pytest.mark.parametrize("path", POSTS)

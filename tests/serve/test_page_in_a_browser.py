@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from florilegium.config import read_config
 from tests.report.made_up import write_run
 from tests.report.payloads import PAYLOADS
 from tests.serve.browser import Browser, browsing
@@ -211,7 +212,6 @@ def test_a_writer_trains_stops_resumes_and_writes(browser: Browser, page: Server
         browser.upload("#file", file)
         browser.until("!document.querySelector('#data').hidden", 60)
         assert "30 rows of 30" in browser.ask("document.querySelector('#data-facts').textContent")
-        browser.write("#epochs", "20")
         browser.click("#train-go")
         browser.until("document.querySelector('#live-step').textContent.includes('loss')", 300)
         browser.until("document.querySelector('#live-chart svg polyline')", 60)
@@ -232,5 +232,7 @@ def test_a_writer_trains_stops_resumes_and_writes(browser: Browser, page: Server
         browser.until("document.querySelectorAll('#written .actions').length === 2", 120)
         browser.click("#tab-look")
         browser.until("document.querySelector('#runs article')")
-        assert (tmp_path / "runs" / "my-sayings" / "adapter" / "adapter_config.json").is_file()
+        run = tmp_path / "runs" / "my-sayings"
+        assert (run / "adapter" / "adapter_config.json").is_file()
+        assert read_config(run / "config.yaml")["epochs"] == 20, "nobody named passes: as many as few rows take"
     browser.requested.clear()

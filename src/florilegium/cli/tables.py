@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.table import Table
 from rich.text import Text
 
@@ -85,6 +87,9 @@ def print_comparison(comparison: Comparison) -> None:
             differences.add_row(Text(metric), Text(change), Text(printable(verdict)))
         if pair.lines:
             console.print(differences)
+    for directory in comparison.not_evaluated:
+        command = f"florilegium evaluate {shlex.quote(directory)}"
+        console.print(Text(f"\nNot evaluated yet: {printable(command)}", style="dim"))
     if not comparison.same_rows:
         console.print(
             Text(

@@ -82,13 +82,15 @@ class PairedRuns:
 class Comparison:
     """`settings`: name to each run's value, where they differ; `metrics`: name to each run's, a metric as `evaluate`
     writes it, a number or None; `same_rows`: whether all were trained on the same rows (else their losses cannot be
-    compared); `paired`: each run against the first, on the rows that both were evaluated on."""
+    compared); `paired`: each run against the first, on the rows that both were evaluated on; `not_evaluated`: the folders of
+    those that were not, where others were."""
 
     runs: list[str]
     same_rows: bool
     settings: dict[str, list[object]]
     metrics: dict[str, list[object]]
     paired: tuple[PairedRuns, ...] = ()
+    not_evaluated: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -117,6 +119,7 @@ def compare_runs(*runs: RunRecord) -> Comparison:
         {key: values for key, values in settings.items() if any(value != values[0] for value in values)},
         {key: values for key, values in metrics.items() if any(value is not None for value in values)},
         _paired(runs),
+        tuple(str(run.directory) for run in runs if not run.evaluation) if any(r.evaluation for r in runs) else (),
     )
 
 
@@ -135,19 +138,21 @@ def _paired(runs: Sequence[RunRecord]) -> tuple[PairedRuns, ...]:
 
 
 def metric_rows(comparison: Comparison, short: bool = False) -> list[ComparedRow]:
-    """Each metric as text, a cell a run."""
+    """Each metric that two runs have at least as text, a cell a run."""
     lines = {line.path: line for group in LINES.values() for line in group} | _OF_THE_RUN | {"forgetting": _FORGETTING}
-    return [_row(key, lines[key], values, short) for key, values in comparison.metrics.items()]
+    shared = {key: v for key, v in comparison.metrics.items() if sum(value is not None for value in v) > 1}
+    return [_row(key, lines[key], values, short) for key, values in shared.items()]
 
 
 def _row(key: str, line: Line, values: Sequence[object], short: bool) -> ComparedRow:
-    best = _best(line.better, values)
+    texts = [_text(key, value, line.style, short) for value in values]
+    best = _best(line.better, values) if len(set(filter(None, texts))) > 1 else None
     first = _plain(values[0])
     cells = []
-    for i, value in enumerate(values):
+    for i, (value, text) in enumerate(zip(values, texts, strict=True)):
         here = _plain(value)
-        delta = "" if not i or here is None or first is None else _delta(key, here - first, line.style)
-        cells.append(ComparedCell(_text(key, value, line.style, short), delta, i == best))
+        delta = "" if here is None or first is None or text == texts[0] else _delta(key, here - first, line.style)
+        cells.append(ComparedCell(text, delta, i == best))
     return ComparedRow(line.name, tuple(cells))
 
 
@@ -212,7 +217,7 @@ def comparison_page(*runs: RunRecord) -> str:
         paired=comparison.paired,
         charts=charts(named),
         samples=_samples(runs),
-        not_evaluated=[run for run in runs if not run.evaluation] if any(run.evaluation for run in runs) else [],
+        not_evaluated=comparison.not_evaluated,
     )
 
 

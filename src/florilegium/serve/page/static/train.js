@@ -95,7 +95,7 @@ function columns(found) {
 async function begin() {
   $("train-go").disabled = true;
   try {
-    await post("api/training/start", { ...chosen(), model: $("base").value, epochs: Number($("epochs").value), name: $("run-name").value || null });
+    await post("api/training/start", { ...chosen(), model: $("base").value, epochs: Number($("epochs").value) || null, name: $("run-name").value || null });
     watch();
     $("live").scrollIntoView();
   } finally {
