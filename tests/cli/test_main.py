@@ -81,7 +81,9 @@ def test_generate_from_nothing_from_a_file_for_tags_beside_the_base(work: Path) 
     assert [r["text"][:7] for r in rows] == ["Be kind", "Be kind", "The sea", "The sea"]
     assert all(r["base"]["text"].startswith(r["text"][:7]) for r in rows)
     done = run("generate", "--label", "Be kind to the sea.", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work)
-    assert json.loads(done.stdout)["text"].startswith("Be kind to the sea. ->:")
+    labelled = json.loads(done.stdout)
+    assert labelled["text"].startswith("Be kind to the sea. ->:")
+    assert labelled["quote"] and labelled["novel"] is None, "the quote is the person's own"
     done = run("generate", "--interactive", "-n", "1", "--max-new-tokens", "5", "--json", cwd=work, stdin="Time\n\n")
     assert done.returncode == 0 and json.loads(done.stdout)["text"].startswith("Time")
 

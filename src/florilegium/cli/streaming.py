@@ -25,7 +25,7 @@ def stream_rows(tuned: Tuned, prompt: str, n: int, settings: SamplingSettings, *
     for row in range(n):
         text, finished = _watch(tuned.stream(prompt, tags=tags, row=row, settings=settings))
         _clear(text)
-        print_quote(tuned.as_generated(text, finished), tuned.template)
+        print_quote(tuned.as_generated(text, finished, tags=tags), tuned.template)
         print_line(flush=True)
 
 

@@ -75,7 +75,7 @@ class Tuned:
         **sampling: Any,
     ) -> list[Generated]:
         """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole
-        quote that wants its tags. `use_base` switches the adapter off. With `novel_only` a text that copies a training
+        quote that wants its tags, and is nobody's news (`novel` is None). `use_base` switches the adapter off. With `novel_only` a text that copies a training
         row, or does not parse, is drawn again, at most ten times; what is still a copy then is left out. `sampling` are
         fields of SamplingSettings (temperature, ...).
 
@@ -92,7 +92,7 @@ class Tuned:
         with self.loaded.adapter_off() if use_base else contextlib.nullcontext():
             rows = self.complete(texts, settings)
             if not novel_only:
-                return rows
+                return [replace(row, novel=None) for row in rows] if tags else rows
             for again in range(1, NOVEL_TRIES):
                 waiting = [i for i, row in enumerate(rows) if not row.novel]
                 # Row numbers beyond those of the rounds before: other draws, and still the same for the same seed.
@@ -131,10 +131,10 @@ class Tuned:
         check_prompts(self.loaded, [text])
         return stream_text(self.loaded, text, settings, first_words=self.first_words, adapter=not use_base, row=row)
 
-    def as_generated(self, text: str, finished: bool) -> Generated:
+    def as_generated(self, text: str, finished: bool, *, tags: bool = False) -> Generated:
         """A text that was streamed, read as `generate` reads its own."""
         row = Generated(text, self.template.parse(text), finished)
-        return replace(row, novel=self._is_novel(row))
+        return replace(row, novel=None if tags else self._is_novel(row))
 
     def about(
         self, tags: Sequence[str], n: int = 1, *, settings: SamplingSettings | None = None, **sampling: Any
