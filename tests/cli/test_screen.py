@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from florilegium.cli.main import main
-from florilegium.cli.screen import json_line, printable
+from florilegium.cli.progress import TerminalView
+from florilegium.cli.screen import fitted, json_line, printable
 from florilegium.export.card import CardFacts, make_card
 from florilegium.export.origin import Origin
 
@@ -139,3 +142,22 @@ def test_a_stream_that_was_closed_takes_no_files_number(tmp_path: Path) -> None:
     )
     done = subprocess.run(["bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"])
     assert done.returncode == 0 and (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_line_is_broken_between_words_and_no_path_is(width: int) -> None:
+    path = "runs/20261129-213453-mine-seedling-of-a-long-name-that-no-terminal-holds-in-one-row"
+    line = f"model    seedling: 11,253,440 parameters in int8, compute dtype float32, on CPU (1 thread), in {path}"
+    lines = fitted(line, width, indent=9).split("\n")
+    assert len(lines) > 1 and all(len(one) <= width or one.strip() == path for one in lines)
+    assert " ".join(one.strip() for one in lines) == line and all(one.startswith(" " * 9) for one in lines[1:])
+    assert fitted("model    short", width, indent=9) == "model    short"
+
+
+def test_a_log_has_one_line_for_each_and_a_terminal_as_many_as_it_takes() -> None:
+    line = "model    seedling: 11,253,440 parameters in int8, compute dtype float32, on CPU (1 thread)"
+    for is_terminal in (True, False):
+        view, screen = TerminalView(), io.StringIO()
+        view.console = Console(file=screen, force_terminal=is_terminal, width=80, highlight=False, soft_wrap=True)
+        view.say(line)
+        assert screen.getvalue().count("\n") == 1 + is_terminal and screen.getvalue().split() == line.split()

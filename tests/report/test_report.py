@@ -304,6 +304,9 @@ def test_charts() -> None:
         "Near", [Curve("a", [(1, 3.50), (2, 3.51)]), Curve("b", [(1, 1.0), (2, 3.50)]), Curve("c", [(2, 3.49)])]
     )
     heights = [float(y) for y in re.findall(r'<text class="end value" x="[^"]*" y="([^"]*)"', near)]
+    far = chart("Far", [Curve("a", [(1, 3.5), (60, 3.5)]), Curve("b", [(1, 3.0), (120, 3.51), (121, 3.52)])])
+    alone = [float(y) for y in re.findall(r'<text class="end value" x="[^"]*" y="([^"]*)"', far)]
+    assert len(alone) == 2 and abs(alone[0] - alone[1]) < 20, "they end far from one another: neither has to move"
     assert len(heights) == 3 and all(abs(a - b) >= 20 for a in heights for b in heights if a != b)
     many = [(float(i), float(i % 7)) for i in range(10_000)]
     assert len(thinned(many)) <= 400 and thinned(many)[-1][0] == 9999 and thinned(many[:10]) == many[:10]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from florilegium.cli.consoles import ProgressConsole, ResultConsole
 from florilegium.cli.loading import ModelLoading
-from florilegium.cli.screen import printable
+from florilegium.cli.screen import fitted, printable
 from florilegium.errors import clock, counted, roughly
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class TerminalView:
         self._loaded()
         if not self.quiet:
             with contextlib.suppress(OSError):  # a log on a full disk, a terminal that is gone: no reason to end a run
-                self.console.print(Text(printable(line)))
+                shown = printable(line)
+                if self.console.is_terminal:
+                    shown = fitted(shown, self.console.width, indent=9)  # under what follows the line's name
+                self.console.print(Text(shown))
 
     def step(self, metrics: StepMetrics, num_steps: int) -> None:
         if self.quiet:

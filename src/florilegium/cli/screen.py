@@ -9,12 +9,23 @@ import io
 import json
 import os
 import sys
+import textwrap
 from typing import IO
 
 
 def printable(text: str) -> str:
     """`text` with control characters (escape sequences among them) as spaces; line breaks stay."""
     return "".join(c if c == "\n" or c.isprintable() else " " for c in text)
+
+
+def fitted(line: str, width: int, indent: int = 0) -> str:
+    """`line` broken between words where it is wider than a terminal of `width` columns, what follows indented. A path or a
+    command's argument stays whole: a terminal that breaks it lets it be copied in one piece."""
+    if len(line) <= width:
+        return line
+    return textwrap.fill(
+        line, max(width, 20), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def print_line(*values: object, end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:

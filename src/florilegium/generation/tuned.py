@@ -75,9 +75,9 @@ class Tuned:
         **sampling: Any,
     ) -> list[Generated]:
         """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole
-        quote that wants its tags, and is nobody's news (`novel` is None). `use_base` switches the adapter off. With `novel_only` a text that copies a training
-        row, or does not parse, is drawn again, at most ten times; what is still a copy then is left out. `sampling` are
-        fields of SamplingSettings (temperature, ...).
+        quote that wants its tags, and is nobody's news (`novel` is None). `use_base` switches the adapter off. With
+        `novel_only` a text that copies a training row, or does not parse, is drawn again, at most ten times; what is
+        still a copy then is left out. `sampling` are fields of SamplingSettings (temperature, ...).
 
         Raises UsageError for settings out of range, and with `novel_only` where there is no record of the training rows
         or chance has no say (temperature 0); DataError for a prompt that the template cannot hold."""

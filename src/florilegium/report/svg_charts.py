@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 640, 268
 LEFT, RIGHT, TOP, BOTTOM = 76, 14, 14, 52
 MOST_POINTS = 400
 LABEL_ROW = 23  # a line of text on a phone
+LABEL_WIDTH = 90  # of a value's six letters there
 
 
 @dataclass(frozen=True)
@@ -104,19 +105,26 @@ class _Frame:
         return line + Markup("").join(dots)
 
     def end_labels(self, curves: Sequence[Curve]) -> Markup:
-        """The last values, each above its point, and none over another."""
+        """The last values, each above its point, and none over another that ends beside it."""
         values = {label(c.points[-1][1]): c.points[-1] for c in curves if not c.dashed}  # runs may end alike
-        ends = sorted(values.values(), key=lambda end: end[1])
+        beside: dict[int, list[tuple[float, float]]] = {}
+        for end in values.values():
+            place = self.x(end[0])
+            near = next((x for x in beside if abs(x - place) < LABEL_WIDTH), round(place))
+            beside.setdefault(near, []).append(end)
+        return Markup("").join(part for ends in beside.values() for part in self._column_of_labels(ends))
+
+    def _column_of_labels(self, ends: Sequence[tuple[float, float]]) -> list[Markup]:
+        """Of curves that end at about the same step, from the lowest up."""
         lowest, parts = HEIGHT - BOTTOM - 4.0, []
-        for number, (step, value) in enumerate(ends):
+        for number, (step, value) in enumerate(sorted(ends, key=lambda end: end[1])):
             above = len(ends) - 1 - number  # those that still need room
             y = max(min(self.y(value) - 9, lowest), TOP + 10.0 + above * LABEL_ROW)
             lowest = y - LABEL_ROW
             shown = label(value) if abs(value) >= 1000 else label(float(f"{value:.3g}"))
-            parts.append(
-                Markup('<text class="end value" x="{:.1f}" y="{:.1f}">{}</text>').format(self.x(step) - 6, y, shown)
-            )
-        return Markup("").join(parts)
+            at = f"{self.x(step) - 6:.1f}", f"{y:.1f}"
+            parts.append(Markup('<text class="end value" x="{}" y="{}">{}</text>').format(*at, shown))
+        return parts
 
 
 def ticks(low: float, high: float, *, whole: bool = False, about: int = 5) -> list[float]:
