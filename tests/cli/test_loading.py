@@ -84,22 +84,25 @@ def test_what_a_run_says_next_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPa
     assert screen.getvalue().split(CLEAR)[-1].strip() == "model    it"
 
 
-def test_an_error_while_loading_has_a_line_of_its_own(
+def test_a_stop_after_loading_has_a_line_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
 ) -> None:
     train = ["train", "--model", str(tiny), "--bits", "32", "--max-steps", "1", "--verdict-texts", "0"]
     assert main([*train, "--output", str(tmp_path / "run")]) == 0
 
-    def fail(view: TerminalView, done: int, total: int) -> None:
-        assert view.model is None
-        view.model = ModelLoading()
+    def show(view: TerminalView, done: int, total: int) -> None:  # by whichever thread has read a tensor
+        view.model = view.model or ModelLoading()
         view.model._said -= 60
         view.model(10**9, 10**10)
+
+    def stop(*_: object, **__: object) -> None:  # the first thing after loading, in the thread that a Ctrl-C stops
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TerminalView, "loading", fail)
+    monkeypatch.setattr(TerminalView, "loading", show)
+    monkeypatch.setattr("florilegium.runs.evaluate.evaluation_phases", stop)
     monkeypatch.setattr(sys, "stderr", screen := Screen(True))
     assert main(["evaluate", str(tmp_path / "run")]) == 130
+    assert "loading the model  1.0 of 10.0 GB" in screen.getvalue()
     assert screen.getvalue().endswith(f"{CLEAR}florilegium: stopped by SIGINT\n")
 
 
