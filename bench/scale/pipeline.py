@@ -5,9 +5,12 @@ file is written or read.
     torchrun --standalone --nproc-per-node 2 -m bench.scale.pipeline --size 176b --tokens 8192 --memory lean
     torchrun --standalone --nproc-per-node 2 -m bench.scale.pipeline --device cpu --shape 32 4 5 --tokens 256    to try it
 
+On cards the fused blocks run, under the memory plan that a run makes; `--kernels plain` is the model's own modules, with
+kernels for attention, quantised linears and loss.
+
 Rows have the lengths of english_quotes. A line of JSON from rank 0: the stages, micro-batches of a step, seconds (the
 median of the steps after the first three), tokens/s, TFLOP/s a card (4 operations for each frozen weight in a product and
-token: activations that are computed again do not count), each card's peak.
+token: activations that are computed again do not count), each card's peak and what its plan expected.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from florilegium.config import TrainConfig
 from florilegium.model import Base, ForwardOptions, LoadedModel, Stage, attach_adapter, fast_paths
 from florilegium.model.bloom_loader import put
 from florilegium.model.families import family_of
+from florilegium.model.memory_plan import BLOCK_ROWS
 from florilegium.model.stage import held_names
 from florilegium.model.transformers_loader import quantization_config
 from florilegium.tokens import Example, PackPlan
 from florilegium.training import Distributed, Trainer, joined, make_lr_scheduler, make_optimizer, peak_memory, take_step
 from florilegium.training.pipeline import Pipeline
 from florilegium.training.pipeline_plan import split
+from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 from florilegium.training.step_sums import StepCounts
 
 WARM_UP = 3
@@ -78,7 +83,20 @@ def rows(tokens: int) -> list[Example]:
     return examples
 
 
-def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> Trainer:
+def plan_of(chosen: argparse.Namespace, loaded: LoadedModel, pipeline: Pipeline) -> StagePlan | None:
+    """What the fused blocks of this stage keep; None: they do not run."""
+    if pipeline.distributed.device.type != "cuda" or chosen.kernels == "plain":
+        return None
+    reason = fast_paths.unsupported("fused-blocks", loaded)
+    assert not reason, reason
+    longest = max(len(example.token_ids) - 1 for example in rows(chosen.tokens))
+    tokens = StepTokens([BLOCK_ROWS.round_up(chosen.tokens)], longest, chosen.micro_batch_tokens)
+    held, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
+    budget = int((free + held) * 0.92)
+    return plan_stage(loaded, pipeline.stages, tokens, chosen.memory, held, budget, pipeline.distributed)
+
+
+def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> tuple[Trainer, StagePlan | None]:
     from accelerate import Accelerator
 
     shape = tuple(chosen.shape) if chosen.shape else ALL[chosen.size]
@@ -95,21 +113,29 @@ def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> Traine
     loaded = LoadedModel(base, attach_adapter(base, config), kernels)
     fast_paths.install_kernels(loaded.model, kernels)
     optimizer = make_optimizer(loaded.model, config, 1e-4)
-    return Trainer(
+    options = ForwardOptions(kernels, recompute=chosen.memory == "lean")
+    packing = PackPlan(8192, 256 if on_card else 8, chosen.micro_batch_tokens)
+    if (plan := plan_of(chosen, loaded, pipeline)) is not None:
+        stack = fast_paths.make_block_stack(loaded, plan.memory, plan.lengths)
+        options = ForwardOptions(("chunked-loss",), block_stack=stack)
+        packing = PackPlan(plan.memory.tokens, 64, plan.memory.tokens, bucketed=True)
+        pipeline = Pipeline(distributed, stages, plan.cost)
+    trainer = Trainer(
         loaded,
         config,
-        ForwardOptions(kernels, recompute=chosen.memory == "lean"),
-        PackPlan(8192, 256 if on_card else 8, chosen.micro_batch_tokens),
+        options,
+        packing,
         optimizer,
         make_lr_scheduler(optimizer, config, chosen.steps),
         Accelerator(cpu=not on_card),
         distributed=distributed,
         pipeline=pipeline,
     )
+    return trainer, plan
 
 
 def measure(chosen: argparse.Namespace, distributed: Distributed) -> dict[str, object]:
-    trainer, examples = make_trainer(chosen, distributed), rows(chosen.tokens)
+    (trainer, plan), examples = make_trainer(chosen, distributed), rows(chosen.tokens)
     trainer.align()
     assert trainer.pipeline is not None
     seconds, losses, counts = [], [], StepCounts.of_examples(examples)
@@ -125,11 +151,14 @@ def measure(chosen: argparse.Namespace, distributed: Distributed) -> dict[str, o
         "bits": chosen.bits,
         "positions": chosen.tokens,
         "micro_batches": len(trainer.batches(examples)),
+        "kernels": "plain" if plan is None else "fused-blocks",
+        "kept_blocks": distributed.each(-1 if plan is None else plan.memory.full),
         "recomputed": trainer.options.recompute,
         "seconds": round(second, 4),
         "tokens_per_second": round(counts.tokens / second, 1),
         "tflops_a_card": round(4 * weights * chosen.tokens / second / distributed.world / 1e12, 1),
         "peak_gib": [round(peak / 2**30, 2) for peak in distributed.each(peak_memory(distributed.device))],
+        "forecast_gib": [] if plan is None else [round(peak / 2**30, 2) for peak in plan.peaks],
         "losses": [round(losses[0], 4), round(losses[-1], 4)],
     }
 
@@ -142,7 +171,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="positions of a step")
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--memory", choices=("fast", "lean"), default="fast")
+    parser.add_argument("--memory", choices=("auto", "fast", "lean"), default="fast", help="auto: of the fused blocks")
+    parser.add_argument("--kernels", choices=("fused", "plain"), default="fused")
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
     with joined(chosen.device) as distributed:

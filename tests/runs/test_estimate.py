@@ -246,3 +246,42 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     config = TrainConfig(model=str(tmp_path / "nothing"))
     with pytest.raises(ModelError, match="no model folder"):
         read_skeleton(config)
+
+
+def test_each_card_of_a_pipeline_has_its_own_blocks(bloom: Path) -> None:
+    """And the activations of as many micro-batches as are under way there; a step waits for the first to come through."""
+    config = make_config({"model": str(bloom), "batch_size": 64, "memory": "fast"})
+    rows = read_rows_of(config)
+    one = estimate(config, rows, "H100")
+    two = estimate(
+        make_config({"model": str(bloom), "batch_size": 64, "memory": "fast", "parallel": "pipeline"}), rows, "H100", 2
+    )
+    assert two.cards is not None and [str(stage) for stage in two.cards.stages] == ["1-18", "19-30"]
+    assert two.memory.needed == max(two.cards.needed) < one.memory.needed
+    # both hold the embedding, which is the head too
+    assert sum(two.cards.needed) > one.memory.needed
+    assert one.step_seconds is not None and two.step_seconds is not None
+    assert 0.5 < two.step_seconds / one.step_seconds < 1.5
+    assert two.to_json()["cards"] == {
+        "number": 2,
+        "parallel": "pipeline",
+        "stages": ["1-18", "19-30"],
+        "needed_bytes": list(two.cards.needed),
+    }
+
+
+def test_copies_share_a_step(bloom: Path) -> None:
+    config = make_config({"model": str(bloom), "batch_size": 64, "memory": "fast"})
+    rows = read_rows_of(config)
+    one, two = (estimate(config, rows, "H100", gpus) for gpus in (1, 2))
+    assert two.cards is not None and two.cards.stages == () and two.cards.needed == (two.memory.needed,) * 2
+    assert one.step_seconds is not None and two.step_seconds is not None
+    assert two.memory.needed < one.memory.needed and 0.45 < two.step_seconds / one.step_seconds < 0.6
+
+
+def test_a_base_larger_than_a_card_is_estimated_on_two(bloom: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["estimate", "--model", str(bloom), "--gpu", "8", "--lora-rank", "16"]
+    assert main(given) == 5 and main([*given, "--gpus", "2"]) == 0
+    assert "that is the fullest of 2, a pipeline: blocks 1-18 " in capsys.readouterr().out
+    assert main([*given, "--parallel", "pipeline"]) == 2
+    assert "Add --gpus N" in capsys.readouterr().err

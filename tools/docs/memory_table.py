@@ -15,7 +15,7 @@ from pathlib import Path
 from florilegium.config import TrainConfig
 from florilegium.model.gpus import find_gpu
 from florilegium.model.skeleton import Skeleton, read_skeleton
-from florilegium.runs.estimate import memory_on
+from florilegium.runs.estimate_memory import memory_on
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "memory.md"
 SIZES = {  # width, layers, heads

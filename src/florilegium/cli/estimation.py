@@ -9,6 +9,7 @@ from florilegium.errors import ResourceError, clock, counted
 from florilegium.model.gpus import CARDS
 from florilegium.runs.estimate import Estimate
 from florilegium.runs.estimate_generation import GenerationNeeds
+from florilegium.runs.estimate_stages import Cards
 from florilegium.runs.plan_text import STORED_AS, describe_kept
 
 GIB = 2**30
@@ -70,6 +71,8 @@ def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
         f"{counted(found.num_rows, 'training row')} of about {found.tokens_per_row:.0f} tokens{counted_by}",
     )
     yield "memory", _memory(found)
+    if found.cards is not None:
+        yield "", _cards(found.cards)
     yield "", f"{STORED_AS[found.config.bits]} weights {_gib(found.skeleton.base_bytes(found.config.bits))}"
     yield "plan", _plan(found)
     yield "disk", f"{megabytes(found.disk)} for the run's folder"
@@ -91,11 +94,20 @@ def _download(found: Estimate) -> str:
 
 
 def _memory(found: Estimate) -> str:
-    memory, layers = found.memory, found.skeleton.num_layers
+    memory = found.memory
+    layers = memory.layers or found.skeleton.num_layers
     if memory.plan is None:
         kind = "about " if found.gpu else "of main memory, about "
         return f"{kind}{_gib(memory.needed)} of {_gib(memory.available)} on {found.device}; not planned to the byte, without fused blocks"
     return f"{_gib(memory.needed)} of {_gib(memory.available)} on {found.device}: {describe_kept(memory.plan, layers)}"
+
+
+def _cards(cards: Cards) -> str:
+    """What each of several needs."""
+    if not cards.stages:
+        return f"on each of {cards.number}: a copy of the model, and its share of a step"
+    each = (f"blocks {stage} {_gib(needed)}" for stage, needed in zip(cards.stages, cards.needed, strict=True))
+    return f"that is the fullest of {cards.number}, a pipeline: {', '.join(each)}"
 
 
 def _plan(found: Estimate) -> str:

@@ -2,12 +2,10 @@
 
     config.json -> skeleton (shapes, counts) \\
     rows -> lengths in tokens -> steps        }-> memory plan on the card -> time, disk, download
-    the card: this one, or one by name       /
+    the card: this one, or one by name       /              several: estimate_stages.py
 
-Of weights nothing is read. Where the fused blocks run, memory is what their own plan computes and is held to: the run
-keeps forecast and peak in its manifest. Elsewhere it is the usual estimate of what a block keeps of each token
-(Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models": 34 bytes for each of its
-width), and said to be one. Time is operations by the card's rate."""
+Of weights nothing is read. Memory is `estimate_memory.py`'s; where the fused blocks run, the run keeps forecast and peak in
+its manifest. Time is operations by the card's rate."""
 
 from __future__ import annotations
 
@@ -18,52 +16,26 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.data import Rows, split_by_config
-from florilegium.errors import ResourceError
 from florilegium.model import choose_device
-from florilegium.model.families import packs
 from florilegium.model.gpus import DRIVER, Gpu, find_by_device_name, find_gpu
-from florilegium.model.memory_plan import BLOCK_ROWS, HEAD_CHUNK, WORKSPACE, MemoryPlan, ModelShape, plan_memory
 from florilegium.model.skeleton import Skeleton, read_skeleton
-from florilegium.runs.plan import CPU_BATCH_TOKENS, MAX_STEPS_PLANNED, ROW_TOKENS, choose_batching
+from florilegium.runs.estimate_memory import (
+    Memory,
+    Option,
+    is_fused,
+    memory_on,
+    other_options,
+    room_on,
+    shape_on,
+    step_tokens,
+)
+from florilegium.runs.estimate_stages import Cards, pipeline_seconds, stages_on
+from florilegium.runs.plan import MAX_STEPS_PLANNED, choose_batching
 from florilegium.runs.rates import step_seconds
 from florilegium.runs.row_lengths import row_lengths, ways
-from florilegium.storage.platform import available_memory
 from florilegium.tokens import BatchSampler
+from florilegium.tokens.deal import deal
 from florilegium.training import choose_epochs, plan_length
-
-KEPT_PER_WIDTH = 34  # bytes a token keeps of a block, for each number of its width
-PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the run needs and what is there, in bytes. `plan` is None where the fused blocks do not run; `needed` is then
-    an estimate."""
-
-    needed: int
-    available: int
-    plan: MemoryPlan | None = None
-
-    @property
-    def fits(self) -> bool:
-        return self.needed <= self.available
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "needed_bytes": self.needed,
-            "available_bytes": self.available,
-            "fits": self.fits,
-            "plan": None if self.plan is None else asdict(self.plan),
-        }
-
-
-@dataclass(frozen=True)
-class Option:
-    """What else could be chosen, and the bytes it would need."""
-
-    bits: int
-    memory: str
-    needed: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +55,7 @@ class Estimate:
     rate_is_measured: bool
     disk: int
     options: tuple[Option, ...]
+    cards: Cards | None = None  # None: one
 
     @property
     def seconds(self) -> float | None:
@@ -110,28 +83,33 @@ class Estimate:
             "step_seconds": self.step_seconds,
             "seconds": self.seconds,
             "options": [asdict(option) for option in self.options],
+            **({"cards": self.cards.to_json()} if self.cards else {}),
         }
 
 
-def estimate(config: TrainConfig, rows: Rows, gpu: str | None = None) -> Estimate:
+def estimate(config: TrainConfig, rows: Rows, gpu: str | None = None, gpus: int = 1) -> Estimate:
     """What `train` with this config on these rows will take, on the card `gpu` (a name or its memory; None: on this
-    machine). Raises ModelError, UsageError."""
+    machine), or on `gpus` of them. Raises ModelError, UsageError; ResourceError where no pipeline fits."""
     device = choose_device(config.device) if gpu is None else torch.device("cuda")
     card = find_gpu(gpu) if gpu is not None else _this_card() if device.type == "cuda" else None
     skeleton = read_skeleton(config)
     training = split_by_config(config, rows).training
     lengths, counted = row_lengths(config, rows, training)
     num_rows = len(training) * ways(rows)
-    fused = _fused(skeleton, config, card)
+    fused = is_fused(skeleton, config, card)
     config = replace(
         config,
         epochs=config.epochs or (None if config.max_steps else choose_epochs(num_rows, config.batch_size)),
         batching=choose_batching(config.batching, ("fused-blocks",) if fused else ()),
     )
-    steps = _steps(lengths, config)
-    memory = memory_on(skeleton, config, card, steps, max(lengths, default=1))
-    shape = _shape(skeleton, config, card) if memory.plan is not None else None
-    seconds = step_seconds(skeleton, card, steps, shape, memory.plan)
+    stages = stages_on(config, gpus, room_on(config, card) if card is not None else 0)
+    steps, longest = _steps(lengths, config, 1 if stages else gpus), max(lengths, default=1)
+    memory = memory_on(skeleton, config, card, steps, longest, stages)
+    if stages:
+        seconds = pipeline_seconds(skeleton, card, memory.stages, step_tokens(config, steps, longest))
+    else:
+        shape = shape_on(skeleton, config, card) if memory.plan is not None else None
+        seconds = step_seconds(skeleton, card, steps, shape, memory.plan)
     return Estimate(
         skeleton,
         config,
@@ -145,7 +123,8 @@ def estimate(config: TrainConfig, rows: Rows, gpu: str | None = None) -> Estimat
         seconds,
         gpu is None and card is None,
         _disk(skeleton, config),
-        _options(skeleton, config, card, steps, max(lengths, default=1)),
+        other_options(skeleton, config, card, steps, longest, stages),
+        Cards(gpus, stages, memory.by_card or (memory.needed,) * gpus) if gpus > 1 else None,
     )
 
 
@@ -158,91 +137,20 @@ def _this_card() -> Gpu:
     return Gpu(name, int(free + DRIVER), *rates, capability)
 
 
-def _shape(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> ModelShape:
-    shape = skeleton.shape(config.bits, reads_int8=card is not None and card.is_hopper and config.bits == 8)
-    assert shape is not None, "the fused blocks take this model, so its family packs"
-    return shape
-
-
-def _fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
-    """Whether the fused blocks take this model on this card, as far as a config.json can tell (`fast/support.py`)."""
-    if (
-        card is None
-        or not packs(skeleton.family)
-        or config.bits not in (4, 8)
-        or config.kernels == "off"
-        or config.dora
-    ):
-        return False
-    head_width = skeleton.width // skeleton.config.num_attention_heads
-    return (
-        set(skeleton.adapter_on) <= set(skeleton.family.fused_linears)
-        and head_width <= 128
-        and skeleton.width % 64 == 0
-        and (card.capability is None or card.capability >= (8, 0))
-        and not getattr(skeleton.config, "apply_residual_connection_post_layernorm", False)
-    )
-
-
-def _steps(lengths: Sequence[int], config: TrainConfig) -> list[int]:
-    """Tokens of the steps to come, from the lengths of as many rows as were looked at."""
+def _steps(lengths: Sequence[int], config: TrainConfig, world: int) -> list[int]:
+    """Tokens of the steps to come, from the lengths of as many rows as were looked at: of the longest share, where
+    several processes share them."""
     if not lengths:
         return [1]
     order = BatchSampler(lengths, config.batch_size, config.seed, tile_aligned=config.batching == "tile-aligned")
-    return [order.tokens(number) for number in range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))]
-
-
-def memory_on(skeleton: Skeleton, config: TrainConfig, card: Gpu | None, steps: list[int], longest: int) -> Memory:
-    """The plan for steps of these token counts on this card (None: the processor); the `longest` row is never cut."""
-    available = _available(config, card)
-    if not _fused(skeleton, config, card):
-        tokens = min(max(steps), config.micro_batch_tokens or (CPU_BATCH_TOKENS if card is None else ROW_TOKENS))
-        return Memory(_plain_bytes(skeleton, config, tokens, card), available)
-    shape = _shape(skeleton, config, card)
-    longest = BLOCK_ROWS.round_up(longest)
-    limit = config.micro_batch_tokens or ROW_TOKENS
-    rounded = [max(longest, min(BLOCK_ROWS.round_up(tokens), limit)) for tokens in steps]
-    try:
-        plan = plan_memory(shape, rounded, available, config.memory, longest)
-    except ResourceError:  # what the most economical plan would take, to say by how much it is too much
-        plan = plan_memory(shape, rounded, 1 << 60, "lean", longest)
-        smallest = plan_memory(shape, [longest], 1 << 60, "lean", longest)
-        return Memory(smallest.peak, available, plan)
-    return Memory(plan.peak, available, plan)
-
-
-def _available(config: TrainConfig, card: Gpu | None) -> int:
-    if config.gpu_memory_limit:
-        return int(config.gpu_memory_limit * 2**30)
-    return card.budget if card is not None else available_memory() or 1 << 62
-
-
-def _plain_bytes(skeleton: Skeleton, config: TrainConfig, tokens: int, card: Gpu | None) -> int:
-    """What a step of `tokens` tokens takes by Transformers' modules and autograd."""
-    size = 1 if card is not None or config.bits == 16 else 2  # the processor computes in float32
-    block = KEPT_PER_WIDTH * skeleton.width * size * tokens
-    kept = block + skeleton.num_layers * 2 * size * skeleton.width * tokens
-    if config.memory != "lean":
-        kept = skeleton.num_layers * block
-    head = min(HEAD_CHUNK, 4 * tokens * skeleton.vocab_size)
-    largest = 4 * skeleton.width**2 * 2 * size
-    beside = WORKSPACE if card is not None else PROCESS_BYTES
-    return skeleton.base_bytes(config.bits) + 16 * skeleton.count.trained + kept + head + largest + beside
+    planned = range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))
+    if world == 1:
+        return [order.tokens(number) for number in planned]
+    rows = ([int(order.lengths[i]) for i in order.step(number)] for number in planned)
+    return [max(sum(step[i] for i in share) for share in deal(step, world)) for step in rows]
 
 
 def _disk(skeleton: Skeleton, config: TrainConfig) -> int:
     """What the run's folder takes: the adapter, and in each checkpoint the adapter with AdamW's two numbers each."""
     adapter = 4 * skeleton.count.trained
     return adapter + (config.keep_checkpoints + 1) * 3 * adapter
-
-
-def _options(
-    skeleton: Skeleton, config: TrainConfig, card: Gpu | None, steps: list[int], longest: int
-) -> tuple[Option, ...]:
-    """What other bits and memory plans would need."""
-    found = []
-    for bits in sorted(skeleton.bytes_by_bits.keys() - ({32} - {config.bits}), key=(8, 4, 16, 32).index):
-        for memory in ("lean", "fast"):
-            other = replace(config, bits=bits, memory=memory, gpu_memory_limit=1 << 20)
-            found.append(Option(bits, memory, memory_on(skeleton, other, card, steps, longest).needed))
-    return tuple(found)

@@ -55,7 +55,7 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
             return ()
         raise UsageError(f"--parallel pipeline is for BLOOM, and {config.model} is of another family", DATA)
     skeleton = read_skeleton(config)
-    sizes = _Sizes.of(skeleton, config)
+    sizes = StageSizes.of(skeleton, config)
     if config.parallel == "auto" and sizes.whole <= room:
         return ()
     _refuse(config, skeleton, stored_bits(values), world)
@@ -96,7 +96,7 @@ def split(num_layers: int, costs: Sequence[float], head: float, world: int) -> t
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class StageSizes:
     """Bytes of a block, of the embedding, and of what a micro-batch needs beside them; what the head computes, in
     blocks."""
 
@@ -107,7 +107,7 @@ class _Sizes:
     head_blocks: float
 
     @classmethod
-    def of(cls, skeleton: Skeleton, config: TrainConfig) -> _Sizes:
+    def of(cls, skeleton: Skeleton, config: TrainConfig) -> StageSizes:
         layers, width, vocabulary = skeleton.num_layers, skeleton.width, skeleton.vocab_size
         embedding = (4 if config.bits == 32 else 2) * vocabulary * width
         weights = skeleton.base_bytes(config.bits) + PER_PARAMETER * skeleton.count.trained - embedding

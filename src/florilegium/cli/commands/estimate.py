@@ -13,7 +13,7 @@ from florilegium.data import Rows, read_rows_of
 from florilegium.errors import UsageError
 
 SETTINGS = (
-    "data", "model", "template", "direction", "text_column", "tags_column", "tags_separator", "bits", "epochs", "max_steps",
+    "data", "model", "parallel", "template", "direction", "text_column", "tags_column", "tags_separator", "bits", "epochs", "max_steps",
     "batch_size", "lora_rank", "target_modules", "max_length", "memory", "gpu_memory_limit", "micro_batch_tokens",
     "kernels", "device", "revision", "held_out", "split_by", "seed", "skip_bad_rows", "keep_checkpoints",
 )  # fmt: skip
@@ -28,9 +28,11 @@ def add(commands: Commands) -> None:
         "florilegium estimate quotes.jsonl --model bigscience/bloom-7b1 --gpu 24",
         "florilegium estimate --model bigscience/bloom-3b --gpu T4 --bits 4",
         "florilegium estimate --model bigscience/bloom-7b1 --gpu H100 --for generate --batch 64",
+        "florilegium estimate --model bigscience/bloom --gpu H200 --gpus 2",
         usage="florilegium estimate [DATA] [--model MODEL] [--gpu NAME|GB] [options]",
     )
     add_gpu(estimate)
+    estimate.add_argument("--gpus", type=int, default=1, metavar="N", help="how many such cards share the work (1)")
     estimate.add_argument(
         "--for", dest="purpose", choices=("train", "generate"), default="train", help="what to estimate"
     )
@@ -51,15 +53,15 @@ def run(flags: argparse.Namespace) -> None:
     counter = RowCounter(config.data)
     rows = read_rows_of(config, progress=counter)
     counter.done()
-    tell(config, rows, flags.gpu, flags.json, texts=flags.batch if flags.purpose == "generate" else 0)
+    tell(config, rows, flags.gpu, flags.json, texts=flags.batch if flags.purpose == "generate" else 0, gpus=flags.gpus)
 
 
-def tell(config: TrainConfig, rows: Rows, gpu: str | None, as_json: bool, texts: int = 0) -> None:
-    """Makes the estimate and prints it; `texts`: of writing so many at once."""
+def tell(config: TrainConfig, rows: Rows, gpu: str | None, as_json: bool, texts: int = 0, gpus: int = 1) -> None:
+    """Makes the estimate and prints it; `texts`: of writing so many at once; `gpus`: how many cards train."""
     with loading_pytorch():
         from florilegium.cli.estimation import show_estimate
         from florilegium.runs.estimate import estimate
         from florilegium.runs.estimate_generation import generation_needs
-    found = estimate(config, rows, gpu)
+    found = estimate(config, rows, gpu, gpus)
     needs = generation_needs(found.skeleton, config, found.gpu, found.memory.available, texts) if texts else None
     show_estimate(found, needs, as_json)

@@ -1,0 +1,173 @@
+"""The memory that a run will take, for `runs/estimate.py`: from shapes alone, on one card or on each of several.
+
+Where the fused blocks run it is what their own plan computes and is held to. Elsewhere it is the usual estimate of what a
+block keeps of each token (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models": 34
+bytes for each of its width), and said to be one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from florilegium.config import TrainConfig
+from florilegium.errors import ResourceError
+from florilegium.model import Stage
+from florilegium.model.families import packs
+from florilegium.model.gpus import Gpu
+from florilegium.model.memory_plan import BLOCK_ROWS, HEAD_CHUNK, WORKSPACE, MemoryPlan, ModelShape, plan_memory
+from florilegium.model.skeleton import Skeleton
+from florilegium.runs.estimate_stages import FusedStage, fused_stages, plain_stages
+from florilegium.runs.plan import CPU_BATCH_TOKENS, ROW_TOKENS
+from florilegium.storage.platform import available_memory
+from florilegium.training.stage_memory import StepTokens
+
+KEPT_PER_WIDTH = 34  # bytes a token keeps of a block, for each number of its width
+PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the run needs and what is there, in bytes. `plan` is None where the fused blocks do not run; `needed` is then
+    an estimate. Of several cards it is what the fullest needs, and `by_card` what each does."""
+
+    needed: int
+    available: int
+    plan: MemoryPlan | None = None
+    by_card: tuple[int, ...] = ()
+    layers: int = 0  # of the plan's stage; 0: all
+    stages: tuple[FusedStage, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.available
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "needed_bytes": self.needed,
+            "available_bytes": self.available,
+            "fits": self.fits,
+            "plan": None if self.plan is None else asdict(self.plan),
+        }
+
+
+@dataclass(frozen=True)
+class Option:
+    """What else could be chosen, and the bytes it would need."""
+
+    bits: int
+    memory: str
+    needed: int
+
+
+def shape_on(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> ModelShape:
+    """As the plan of the fused blocks reads the whole model."""
+    shape = skeleton.shape(config.bits, reads_int8=card is not None and card.is_hopper and config.bits == 8)
+    assert shape is not None, "the fused blocks take this model, so its family packs"
+    return shape
+
+
+def is_fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
+    """Whether the fused blocks take this model on this card, as far as a config.json can tell (`fast/support.py`)."""
+    if (
+        card is None
+        or not packs(skeleton.family)
+        or config.bits not in (4, 8)
+        or config.kernels == "off"
+        or config.dora
+    ):
+        return False
+    head_width = skeleton.width // skeleton.config.num_attention_heads
+    return (
+        set(skeleton.adapter_on) <= set(skeleton.family.fused_linears)
+        and head_width <= 128
+        and skeleton.width % 64 == 0
+        and (card.capability is None or card.capability >= (8, 0))
+        and not getattr(skeleton.config, "apply_residual_connection_post_layernorm", False)
+    )
+
+
+def step_tokens(config: TrainConfig, steps: Sequence[int], longest: int) -> StepTokens:
+    """As the plan of a stage reads the steps."""
+    return StepTokens(
+        [BLOCK_ROWS.round_up(tokens) for tokens in steps], longest, config.micro_batch_tokens or ROW_TOKENS
+    )
+
+
+def memory_on(
+    skeleton: Skeleton,
+    config: TrainConfig,
+    card: Gpu | None,
+    steps: list[int],
+    longest: int,
+    stages: tuple[Stage, ...] = (),
+) -> Memory:
+    """The plan for steps of these token counts on this card (None: the processor), or on a card for each of `stages`; the
+    `longest` row is never cut."""
+    available = room_on(config, card)
+    if stages:
+        return _memory_of_stages(skeleton, config, card, step_tokens(config, steps, longest), stages)
+    if not is_fused(skeleton, config, card):
+        tokens = min(max(steps), config.micro_batch_tokens or (CPU_BATCH_TOKENS if card is None else ROW_TOKENS))
+        return Memory(_plain_bytes(skeleton, config, tokens, card), available)
+    shape = shape_on(skeleton, config, card)
+    longest = BLOCK_ROWS.round_up(longest)
+    limit = config.micro_batch_tokens or ROW_TOKENS
+    rounded = [max(longest, min(BLOCK_ROWS.round_up(tokens), limit)) for tokens in steps]
+    try:
+        plan = plan_memory(shape, rounded, available, config.memory, longest)
+    except ResourceError:  # what the most economical plan would take, to say by how much it is too much
+        plan = plan_memory(shape, rounded, 1 << 60, "lean", longest)
+        smallest = plan_memory(shape, [longest], 1 << 60, "lean", longest)
+        return Memory(smallest.peak, available, plan)
+    return Memory(plan.peak, available, plan)
+
+
+def _memory_of_stages(
+    skeleton: Skeleton, config: TrainConfig, card: Gpu | None, tokens: StepTokens, stages: tuple[Stage, ...]
+) -> Memory:
+    available = room_on(config, card)
+    if not is_fused(skeleton, config, card):
+        needed = plain_stages(skeleton, config, stages)
+        return Memory(max(needed) if card is not None else sum(needed), available, by_card=needed)
+    shape = shape_on(skeleton, config, card)
+    found = fused_stages(skeleton, shape, stages, tokens, config.memory, available)
+    fullest = max(found, key=lambda stage: stage.plan.peak)
+    peaks = tuple(stage.plan.peak for stage in found)
+    return Memory(fullest.plan.peak, available, fullest.plan, peaks, fullest.shape.num_layers, tuple(found))
+
+
+def room_on(config: TrainConfig, card: Gpu | None) -> int:
+    """The bytes that a run may take there."""
+    if config.gpu_memory_limit:
+        return int(config.gpu_memory_limit * 2**30)
+    return card.budget if card is not None else available_memory() or 1 << 62
+
+
+def _plain_bytes(skeleton: Skeleton, config: TrainConfig, tokens: int, card: Gpu | None) -> int:
+    """What a step of `tokens` tokens takes by Transformers' modules and autograd."""
+    size = 1 if card is not None or config.bits == 16 else 2  # the processor computes in float32
+    block = KEPT_PER_WIDTH * skeleton.width * size * tokens
+    kept = block + skeleton.num_layers * 2 * size * skeleton.width * tokens
+    if config.memory != "lean":
+        kept = skeleton.num_layers * block
+    head = min(HEAD_CHUNK, 4 * tokens * skeleton.vocab_size)
+    largest = 4 * skeleton.width**2 * 2 * size
+    beside = WORKSPACE if card is not None else PROCESS_BYTES
+    return skeleton.base_bytes(config.bits) + 16 * skeleton.count.trained + kept + head + largest + beside
+
+
+def other_options(
+    skeleton: Skeleton,
+    config: TrainConfig,
+    card: Gpu | None,
+    steps: list[int],
+    longest: int,
+    stages: tuple[Stage, ...],
+) -> tuple[Option, ...]:
+    """What other bits and memory plans would need."""
+    found = []
+    for bits in sorted(skeleton.bytes_by_bits.keys() - ({32} - {config.bits}), key=(8, 4, 16, 32).index):
+        for memory in ("lean", "fast"):
+            other = replace(config, bits=bits, memory=memory, gpu_memory_limit=1 << 20)
+            found.append(Option(bits, memory, memory_on(skeleton, other, card, steps, longest, stages).needed))
+    return tuple(found)
