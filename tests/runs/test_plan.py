@@ -3,7 +3,7 @@ is decided before the folder exists."""
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from florilegium.config import make_config
 from florilegium.errors import UsageError
-from florilegium.model import LoadedModel, attach_adapter, count_parameters, fast_paths
+from florilegium.model import LoadedModel, Stage, attach_adapter, count_parameters, fast_paths
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs import plan as planning
 from florilegium.runs.plan import plan_execution
@@ -22,7 +22,7 @@ from florilegium.runs.recorder import NullView
 from florilegium.runs.setup import install_kernels, make_ready
 from florilegium.runs.train import train
 from florilegium.tokens import pack
-from florilegium.training import batch_sampler
+from florilegium.training import Distributed, batch_sampler
 
 ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
@@ -128,3 +128,21 @@ def test_the_first_lines_say_how_int8_is_read(
 )
 def test_the_first_lines_name_what_runs(names: tuple[str, ...], said: str) -> None:
     assert describe_kernels(names) == said
+
+
+def test_the_fused_blocks_run_on_all_stages_or_on_none(tiny: Path) -> None:
+    """They speak of the residual stream in one dtype, and a card may be older than its neighbour's."""
+
+    @dataclass(frozen=True)
+    class Beside(Distributed):
+        other: int = 0
+
+        def smallest(self, number: int) -> int:
+            return min(number, self.other)
+
+    alone = prepared_for_block(tiny, "auto", max_steps=4)
+    staged = replace(alone, stages=(Stage(0, 1, 2), Stage(1, 2, 2)))
+    names = ("fused-blocks", "chunked-loss")
+    assert planning._agreed(names, staged, Beside(0, 2, other=1)) == names
+    assert planning._agreed(names, staged, Beside(0, 2, other=0)) == ("chunked-loss",)
+    assert planning._agreed(names, alone, Beside(0, 2, other=0)) == names

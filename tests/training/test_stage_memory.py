@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError
-from florilegium.model import Stage, fast_paths
+from florilegium.model import ForwardOptions, Stage, attach_adapter, fast_paths, load_base
 from florilegium.model.base import Base
 from florilegium.model.families.bloom import block_sizes
 from florilegium.model.loaded import LoadedModel
 from florilegium.model.memory_plan import GIB, InFlight, ModelShape, fill_memory, peak_bytes, plan_memory
-from florilegium.tokens import Example, PackPlan
-from florilegium.training import Distributed
+from florilegium.tokens import Batch, Example, PackPlan
+from florilegium.training import Distributed, Trainer, make_lr_scheduler, make_optimizer, step
 from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline import Pipeline
 from florilegium.training.pipeline_plan import split
@@ -122,7 +125,8 @@ def test_all_stages_cut_the_micro_batches_of_the_smallest(monkeypatch: pytest.Mo
     shape = shape_of(STAGES[0])
     monkeypatch.setattr(fast_paths, "supports_int8_matmul", lambda loaded: True)
     monkeypatch.setattr("florilegium.training.stage_memory.model_shape", lambda *given, **named: shape)
-    loaded = LoadedModel(base_of_width(4096), base_of_width(4096).model)
+    base = base_of_width(4096)
+    loaded = LoadedModel(base, base.model)
     found = plan_stage(loaded, STAGES, TOKENS, "auto", 0, 24 * GIB, Beside(0, 2, fewer=1024))
     assert found.memory.tokens == 1024 and found.cost == MicroBatchCost.fused(4096, reads_int8=False)
     flight = in_flight(shape, STAGES, 0, TOKENS, found.cost)
@@ -134,5 +138,34 @@ def base_of_width(width: int) -> Base:
     from transformers import BloomConfig, BloomForCausalLM
 
     with torch.device("meta"):
-        model = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=width, n_head=32, n_layer=30))
+        model = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=width, n_head=32, n_layer=1))
     return Base(model, None, "outline", 8, torch.device("cpu"), torch.bfloat16, "", "")  # type: ignore[arg-type]
+
+
+def test_a_micro_batch_has_the_same_chances_in_all_stages(tiny: Path) -> None:
+    """And others in the next step: a block drops the same numbers wherever it lies."""
+    seeds: dict[tuple[int, int], list[int]] = {}
+    for rank, number in ((0, 1), (1, 1), (0, 2)):
+        given = TrainConfig(model=str(tiny), bits=32)
+        base = load_base(str(tiny), bits=32, device=torch.device("cpu"), stage=Stage(rank, rank + 1, 2))
+        loaded = LoadedModel(base, attach_adapter(base, given))
+        pipeline = Seen(Distributed(rank, 2), split(2, [1.0] * 2, 0.0, 2))
+        optimizer = make_optimizer(loaded.model, given, 1e-4)
+        schedule = make_lr_scheduler(optimizer, given, 4)
+        trainer = Trainer(loaded, given, ForwardOptions(), PackPlan(), optimizer, schedule, None)  # type: ignore[arg-type]
+        torch.manual_seed(rank)  # what a stage draws for itself is another stage's not
+        batches = pipeline.micro_batches([Example([4] * 9, [True] * 9)] * 4, PackPlan(16, 8, 16))
+        step._gradients_of_stage(trainer, pipeline, batches, 1, number)
+        seeds[rank, number] = [int(batch.seed_1) for batch in pipeline.seen]
+    assert seeds[0, 1] == seeds[1, 1] and len(set(seeds[0, 1] + seeds[0, 2])) == 2 * len(seeds[0, 1]) > 2
+
+
+@dataclass(frozen=True)
+class Seen(Pipeline):
+    """A pipeline that nothing is sent through: it keeps the batches that it was to take."""
+
+    seen: list[Batch] = field(default_factory=list)
+
+    def gradients(self, loaded: LoadedModel, batches: Sequence[Batch], *given: object) -> torch.Tensor:  # type: ignore[override]
+        self.seen.extend(batches)
+        return torch.zeros(())
