@@ -36,7 +36,7 @@ def test_teacher_greedy_equals_transformers(tiny_llama):
     for length, max_new in ((4, 9), (1, 20), (7, 3), (5, 12), (2, 1), (6, 16), (3, 8)):
         ids = torch.randint(0, 97, (length,), generator=generator).tolist()
         requests.append(decoder.Request(ids, length - 1, max_new, one_line=False))
-    answers = {index: ids for index, ids, _ in ours.answers(requests)}
+    answers = {answer.index: answer.token_ids for answer in ours.answers(requests)}
     assert sorted(answers) == list(range(len(requests)))
     for index, request in enumerate(requests):
         prompt = torch.tensor([shared + request.token_ids])
@@ -44,6 +44,37 @@ def test_teacher_greedy_equals_transformers(tiny_llama):
             prompt, max_new_tokens=request.max_new, do_sample=False, eos_token_id=None, pad_token_id=0
         )
         assert answers[index] == expected[0, len(shared) + request.answer_start :].tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_teacher_says_how_likely_an_answer_is_and_which_token_leads(tiny_llama, family):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    model = tiny_llama
+    if family == "qwen2":
+        torch.manual_seed(3)
+        small = Qwen2Config(**{k: getattr(model.config, k) for k in (
+            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "initializer_range")}, tie_word_embeddings=True)  # fmt: skip
+        model = Qwen2ForCausalLM(small).eval()
+        for layer in model.model.layers:
+            torch.nn.init.normal_(layer.self_attn.q_proj.bias)
+            torch.nn.init.normal_(layer.self_attn.v_proj.bias)
+    none_V, kept_V = torch.zeros(97, dtype=torch.bool), torch.arange(97) % 7 != 3
+    ours = decoder.Decoder(model, 2, 40, decoder.Sampling(temperature=0, presence=0.0), none_V, none_V, kept_V, (8, 1))
+    ours.share([5, 6])
+    requests = [decoder.Request([8, 9, 11], 1, 4, one_line=False), decoder.Request([4], 1, 6, one_line=False)]
+    for answer in ours.answers(requests):
+        request = requests[answer.index]
+        row = [5, 6, *request.token_ids[: request.answer_start], *answer.token_ids]
+        with torch.no_grad():
+            logits = model(torch.tensor([row])).logits[0].masked_fill(~kept_V, float("-inf"))
+        begins = 2 + len(request.token_ids)
+        chosen = torch.tensor(row[begins:])
+        assert len(chosen) == request.max_new and chosen.tolist() == logits[begins - 1 : -1].argmax(-1).tolist()
+        of_each = logits[begins - 1 : -1].log_softmax(-1).gather(1, chosen[:, None])
+        assert answer.likelihood == pytest.approx(of_each.mean().item(), rel=1e-4)
+        assert answer.lead == pytest.approx((logits[-2, 8] - logits[-2, 1]).item(), abs=1e-4)
 
 
 def test_teacher_stops_at_its_stop_tokens(tiny_llama):
@@ -57,15 +88,17 @@ def test_teacher_stops_at_its_stop_tokens(tiny_llama):
     )
     free.share([5])
     request = decoder.Request([8, 9], 2, 20, one_line=True)
-    [(_, ids, stopped)] = list(free.answers([request]))
-    assert not stopped
+    [answer] = free.answers([request])
+    ids = answer.token_ids
+    assert not answer.stopped
     stop_V = torch.zeros(97, dtype=torch.bool)
     stop_V[ids[4]] = True
     for stops, lines in ((stop_V, torch.zeros_like(stop_V)), (torch.zeros_like(stop_V), stop_V)):
         ours = decoder.Decoder(tiny_llama, 2, 40, decoder.Sampling(temperature=0, presence=0.0), stops, lines)
         ours.share([5])
-        [(_, cut, stopped)] = list(ours.answers([request]))
-        assert stopped and cut == ids[: ids.index(ids[4])]
+        [cut] = ours.answers([request])
+        # a line break may hold the full stop before it, so it is kept
+        assert cut.stopped and cut.token_ids == ids[: ids.index(ids[4]) + bool(lines.any())]
 
 
 def test_sampling_follows_the_probabilities():
@@ -307,5 +340,84 @@ def test_prompts_are_seeded_and_diverse():
 
     first, again, other = (list(prompts(0, chunk, 500)) for chunk in (3, 3, 4))
     assert first == again and first != other
-    assert len(CORE) == 60 and len(EXTRA) >= 200 and not set(CORE) & set(EXTRA)
+    assert len(CORE) == 80 and len(EXTRA) >= 200 and not set(CORE) & set(EXTRA)
     assert len({(prompt.request, prompt.opening) for prompt in first}) > 490
+
+
+def test_teacher_is_unpacked_as_llama_cpp_packs_it():
+    import numpy as np
+    from gguf import GGMLQuantizationType as Kind
+    from gguf import dequantize
+
+    from tools.seedling.gguf_weights import unpack_q4_k, unpack_q6_k
+
+    rng = np.random.default_rng(0)
+    for kind, way, size, halves in ((Kind.Q4_K, unpack_q4_k, 144, (0, 2)), (Kind.Q6_K, unpack_q6_k, 210, (208,))):
+        packed = rng.integers(0, 256, (50, size), dtype=np.uint8)
+        for at in halves:  # random bytes would make some of the scales infinite
+            packed[:, at : at + 2] = rng.normal(size=50).astype(np.float16).view(np.uint8).reshape(50, 2)
+        assert torch.equal(way(torch.from_numpy(packed)), torch.from_numpy(dequantize(packed, kind)))
+
+
+def test_attention_by_blocks_equals_attention_by_a_mask():
+    from tools.seedling.student import attend_densely, attend_in_blocks, document_bias, document_mask, slopes
+
+    torch.manual_seed(0)
+    tokens = torch.randint(4, 100, (2, 64))
+    tokens[:, 0] = tokens[0, 20] = tokens[1, 33] = tokens[1, 50] = 2
+    hide, of_each = torch.rand(2, 64) < 0.5, torch.tensor(slopes(5))
+    query, key, value = (torch.randn(2, 5, 64, 16) for _ in range(3))
+    dense = attend_densely(query, key, value, of_each, document_bias(tokens, of_each, torch.float32, hide))
+    assert torch.allclose(attend_in_blocks(query, key, value, of_each, document_mask(tokens, hide)), dense, atol=1e-5)
+
+
+def test_the_teachers_opinion_drops_what_it_doubts():
+    from tools.seedling.filter import floors, opinion
+
+    def saying(likelihood, sense):
+        return {"form": "saying", "likelihood": likelihood, "sense": sense}
+
+    rows = [saying(-i / 100, i / 10) for i in range(100)] + [{"form": "scene", "likelihood": -9.0}]
+    least, least_sense = floors(rows)
+    assert opinion(saying(-0.1, least_sense + 0.1), least, least_sense) == ""
+    assert opinion(saying(-0.1, least_sense - 0.1), least, least_sense) == "senseless"
+    assert opinion(saying(least["saying"] - 0.1, 9.0), least, least_sense) == "unsure"
+    assert opinion({"form": "saying", "likelihood": -0.1}, least, least_sense) == "senseless"  # it was not judged
+    assert opinion(rows[-1], least, least_sense) == ""
+    kept = sum(not opinion(row, least, least_sense) for row in rows[:-1])
+    assert 35 <= kept <= 45
+
+
+def test_training_ends_on_the_finest_rows():
+    from tools.seedling.pretrain import FINE_FROM, FINE_SHARE, batch_of
+
+    rows, fine = torch.zeros(40, 5, dtype=torch.int16), torch.ones(7, 5, dtype=torch.int16)
+    shares = [batch_of(step, 100, rows, fine, 20, 0).float().mean().item() for step in range(100)]
+    assert all(share == 0 for share in shares[: int(100 * FINE_FROM)])
+    assert shares[int(100 * FINE_FROM) :] == pytest.approx([int(FINE_SHARE * 20) / 20] * 25)
+
+
+def test_a_tiny_teacher_writes_and_judges_a_chunk():
+    """The stage whole, with a teacher that says nothing sensible: requests fit, sayings are judged, rows are complete."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from tools.seedling import teacher
+    from tools.seedling.prompts import prompts
+    from tools.seedling.tokenizer import train_tokenizer
+
+    asked = list(prompts(0, 0, 40))
+    texts = [*teacher.SHARED.values(), *(prompt.request for prompt in asked), "Yes No Saying: Answer:"]
+    tokenizer = train_tokenizer(iter(texts * 3), 700)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(teacher.STOPS)})
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    sampling = decoder.Sampling(0.8, 0.1, 0.2)
+    ours = teacher.make_decoder(Qwen2ForCausalLM(config).eval(), tokenizer, 16, 1200, sampling)
+    rows = teacher.answer_chunk(ours, asked, tokenizer)
+    assert {row["form"] for row in rows} >= {"saying"} and len(rows) > 25
+    assert all(row["likelihood"] < 0 and "\n" not in row["text"] for row in rows if row["form"] == "saying")
+    judged = teacher.judge(ours, ["A good man waits.", "Time is time."], tokenizer)
+    assert sorted(judged) == [0, 1] and judged[0] != judged[1]

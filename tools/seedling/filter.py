@@ -5,6 +5,9 @@ markdown, talk about the task instead of the text, another script, too short or 
 walked once in order: exact and near copies are dropped (more than half of a text's word shingles were seen in kept
 texts), and an opening of four words that has become a habit is capped.
 
+The teacher's own opinion comes first (`floors`): of each form the seventh that it wrote least surely is dropped, and of
+the sayings those that it would less readily call clear, true and sensible than the rest of them.
+
 Held-out texts are chosen by a hash of the text, after the copies are gone and before anything is trained.
 
 A tuned model has to tie a text to its tags, so part of the texts carry their topics in plain English: a heading ("On
@@ -24,10 +27,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .prompts import CORE, join_words
 
 HELD_OUT_IN = 80  # one text of this many is held out
 SHINGLE = 5  # words
+UNSURE, SENSELESS = 1 / 7, 0.45  # shares of a form's texts, and of the judged sayings, that the teacher's opinion drops
 OPENING_SHARE = 0.005  # of a form's texts may share their first four words
 
 TASK_TALK = re.compile(
@@ -100,7 +106,25 @@ def clean(form: str, text: str) -> tuple[str | None, str]:
 
 def clean_row(row: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     text, reason = clean(row["form"], row["text"])
-    return (None, reason) if text is None else ({"form": row["form"], "topics": row["topics"], "text": text}, "")
+    return (None, reason) if text is None else (row | {"text": text}, "")
+
+
+def floors(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, float], float]:
+    """The least likelihood of each form, and the least sense of a saying, that are kept."""
+    likelihoods: dict[str, list[float]] = {}
+    senses: list[float] = []
+    for row in rows:
+        likelihoods.setdefault(row["form"], []).append(row["likelihood"])
+        senses += [row["sense"]] if "sense" in row else []
+    least = {form: float(np.quantile(values, UNSURE)) for form, values in likelihoods.items()}
+    return least, float(np.quantile(senses, SENSELESS)) if senses else 0.0
+
+
+def opinion(row: dict[str, Any], least: dict[str, float], least_sense: float) -> str:
+    """Why the teacher would drop it, or nothing."""
+    if row["likelihood"] < least[row["form"]]:
+        return "unsure"
+    return "senseless" if row["form"] == "saying" and row.get("sense", float("-inf")) < least_sense else ""
 
 
 def mentions(text: str, topic: str) -> bool:
@@ -113,6 +137,8 @@ def mentions(text: str, topic: str) -> bool:
 def topics_of(row: dict[str, Any]) -> list[str]:
     """The topics to name: those asked for and, for a saying, core topics it mentions; none if it mentions none. At most
     five."""
+    if row["form"] == "account":  # its subject is not among the topics
+        return []
     if row["form"] != "saying":
         return list(row["topics"])
     mentioned = [topic for topic in CORE if mentions(row["text"], topic)]
@@ -167,16 +193,27 @@ def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def run(work: Path, seed: int, workers: int) -> None:
-    """Write `train.jsonl` and `heldout.jsonl` (rows with `form`, `topics`, `text`, `document`)."""
+    """Write `train.jsonl` and `heldout.jsonl` (rows with `form`, `topics`, `text`, `sense`, `document`)."""
     train, held_out = work / "train.jsonl", work / "heldout.jsonl"
     if train.exists():
         print("filter: done before")
         return
     counts: Counter[str] = Counter()
 
+    least, least_sense = floors(read_shards(work / "shards"))
+    print(f"filter: a saying's sense is at least {least_sense:.2f}")
+
+    def liked() -> Iterator[dict[str, Any]]:
+        for row in read_shards(work / "shards"):
+            reason = opinion(row, least, least_sense)
+            if reason:
+                counts[f"dropped: {reason}"] += 1
+            else:
+                yield row
+
     def cleaned() -> Iterator[dict[str, Any]]:
         with ProcessPoolExecutor(workers) as pool:
-            for row, reason in pool.map(clean_row, read_shards(work / "shards"), chunksize=2000):
+            for row, reason in pool.map(clean_row, liked(), chunksize=2000):
                 counts["read" if row is not None else f"dropped: {reason}"] += 1
                 if row is not None:
                     yield row

@@ -1,11 +1,11 @@
 # ruff: noqa: SIM905  (lists of words read better as text)
-"""What the teacher is asked: a seeded grid of topics, forms, voices and settings.
+"""What the teacher is asked: a seeded grid of topics, forms, voices, settings and subjects.
 
 A small teacher repeats itself when asked the same thing twice. Three things keep its answers apart: one to three topics
 out of some 260 in each request, a voice or a setting in many of them, and an *opening*, the first words of the answer,
 which we write and the teacher continues. The opening also stops it from beginning with "Sure, here is".
 
-Short sayings are the largest share, because sayings are what the model will be tuned on. The sixty `CORE` topics are
+Short sayings are the largest share, because sayings are what the model will be tuned on. The eighty `CORE` topics are
 drawn more often than the others, because they are the tags of the bundled sayings."""
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ CORE = (
     "age anger animals art beauty books change children choice courage craft curiosity death doubt dreams failure family fear food "
     "forgiveness freedom friendship garden gratitude grief habit health home honesty hope humility humor justice kindness knowledge "
     "language learning light listening loneliness love memory money music nature night patience peace power promises rest sea silence "
-    "success time travel truth weather work writing"
+    "success time travel truth weather work writing "
+    "attention balance birds bread compassion dance fire happiness imagination joy laughter leadership mistakes neighbors play pride rain "
+    "trees trust wisdom"
 ).split()
 
 EVERYDAY = (
@@ -66,13 +68,30 @@ NAMES = (
     "Anna Tom Maria Elias Ruth Samuel Clara Ben Nora Hugo Ida Martin Rose Peter Lena Oscar Julia Paul Edith Felix Alma Simon Vera Leo"
 ).split()
 
+SUBJECTS = (
+    "the Alps|Africa|Antarctica|ants|the apple|Australia|the Baltic Sea|bees|the bicycle|Brazil|the brain|"
+    "bridges|Canada|the camel|canals|castles|the cello|chemistry|chess|China|clocks|the coal industry|"
+    "the compass|copper|cotton|the crusades|the deer|deserts|the dictionary|dinosaurs|the dolphin|earthquakes|"
+    "Egypt|the elephant|engines|England|the eye|farming|ferries|the First World War|football|forests|France|"
+    "the French Revolution|frogs|geology|Germany|glaciers|glass|gold|gravity|Greece|the guitar|the heart|horses|"
+    "hospitals|hurricanes|ice|India|iron|islands|Italy|Japan|the kidney|kings|lakes|law courts|lead|libraries|"
+    "light|lighthouses|lions|the liver|magnets|mammals|maps|Mars|medicine|Mexico|the Middle Ages|mills|mining|"
+    "money|monks|the moon|mosquitoes|mountains|museums|mushrooms|newspapers|the Nile|Norway|the ocean|oil|opera|"
+    "orchestras|owls|oxygen|paper|parliaments|Peru|the piano|planets|plastic|poetry|Poland|ports|potatoes|"
+    "the printing press|prisons|rabbits|radio|railways|rice|rivers|roads|robins|Rome|Russia|salmon|salt|schools|"
+    "Scotland|sharks|sheep|ships|silk|silver|the skeleton|slavery|snakes|soap|soldiers|Spain|spiders|stars|steam|"
+    "steel|sugar|the sun|Sweden|swans|tea|telephones|the telescope|television|theaters|tigers|tin|tobacco|towers|"
+    "trade|trees|Turkey|universities|the violin|volcanoes|wars|water|weather forecasts|whales|wheat|windmills|"
+    "wine|wolves|wood|wool|writing systems|the Second World War|albums of songs|a battle at sea|a famous novel|"
+    "a film director|a general|a queen|a village church|a storm on the coast|a city bridge|a river valley|"
+    "a painter's life|an explorer's journey|a strike of workers|an old ship|an election|a football season|"
+    "a composer|a law about schools|a trade route|a mountain railway|a species of bird"
+).split("|")
 SAYING_OPENINGS = (
-    "A|The|An|Every|No|One|Those who|He who|She who|Whoever|When|Where|If|If you|Do not|Never|Always|Even|Only|We|You|They|It is|It takes|"
-    "There is|There are|Some|Many|Most of|Few|All|In|In the|On|At|To|To be|For|From|With|Without|What|Who|Nothing|Everything|"
-    "Sometimes|Often|Before|After|Until|Let|Give|Ask|Keep|Look|Listen|Learn|Remember|Speak|Begin|Trust|Better|The best|The first|The last|"
-    "The more|The one who|A man|A woman|A child|A good|A small|A little|A true|A life|A heart|A day|A house|A door|A road|Our|Your|My|"
-    "People|The world|The heart|The wise|The old|The young|Not every|Not all|Just as|Like|As|While|Though|Because|Once|Today|Tomorrow|Two|"
-    "Between|Behind|Under|Beyond|How|Why|Be|I|I have|My mother|An honest|Small|Great|Old|Time|Anyone|Somewhere|Long|Good"
+    "|||||||||||||||||||||A|The|Every|No|Those who|Whoever|When|If|If you|Do not|Never|Even|We|You|It is|"
+    "It takes|There is|Some|Most|What|Nothing|Sometimes|Before|After|You can|Nobody|A good|A child|A man|An old|"
+    "My mother|My|Our|People|The best|The first|Old|Not every|Two|Once|Good|Everyone|Anyone who|She|He|They|I|"
+    "Ask|Give|Keep|Let|Only|All|In|One|A woman|My father|The hardest part of|The world|Half|Learn"
 ).split("|")
 
 
@@ -91,20 +110,14 @@ class Form:
 FORMS = (
     Form(
         "saying",
-        0.68,
-        60,
-        (
-            "Write one short, wise saying about {topics}. Answer with the saying alone.",
-            "Write one sentence of advice about {topics}.",
-            "Write a saying of one sentence about {topics}.",
-            "Write a short, original proverb about {topics}.",
-            "In one or two plain sentences, say something true about {topics}.",
-        ),
+        0.77,
+        56,
+        ("{topics}",),  # asked for by the line: see `teacher.py`
         tuple(SAYING_OPENINGS),
     ),
     Form(
         "reflection",
-        0.09,
+        0.05,
         200,
         (
             "Write a short reflection on {topics}.",
@@ -118,7 +131,7 @@ FORMS = (
     ),
     Form(
         "scene",
-        0.07,
+        0.05,
         216,
         (
             "Write a short scene set in {setting}, about {topics}. Use plain words.",
@@ -133,7 +146,7 @@ FORMS = (
     ),
     Form(
         "explanation",
-        0.06,
+        0.04,
         200,
         (
             "Explain in plain words why {topics} matters to people.",
@@ -146,7 +159,7 @@ FORMS = (
     ),
     Form(
         "dialogue",
-        0.02,
+        0.015,
         216,
         (
             "Write a short conversation between {voice} and a child about {topics}. Put what they say in quotation marks.",
@@ -156,7 +169,7 @@ FORMS = (
     ),
     Form(
         "letter",
-        0.02,
+        0.01,
         216,
         (
             "Write a short letter from {voice} to {name} about {topics}.",
@@ -166,7 +179,7 @@ FORMS = (
     ),
     Form(
         "fable",
-        0.03,
+        0.015,
         216,
         ("Write a short fable about a {creature}, with a lesson about {topics}.",),
         tuple(
@@ -176,10 +189,37 @@ FORMS = (
     ),
     Form(
         "description",
-        0.03,
+        0.01,
         160,
         ("Describe {setting} in a way that shows {topics}.", "Describe {topics} as {voice} sees it."),
         ("", "The", "A", "In", "There", "It", "At", "You", "From"),
+    ),
+    Form(
+        "account",
+        0.04,
+        200,
+        (
+            "Write a factual paragraph about {subject}, as in an encyclopedia, with places and years.",
+            "Write a short, factual paragraph about the history of {subject}.",
+            "Write a plain, factual paragraph about {subject} and {topics}.",
+            "Tell, as a newspaper would, about {subject}.",
+        ),
+        (
+            "",
+            "The",
+            "In",
+            "{Subject}",
+            "During",
+            "A",
+            "It was",
+            "Since",
+            "By",
+            "After",
+            "Although",
+            "Many",
+            "On",
+            "There",
+        ),
     ),
 )
 assert abs(sum(form.share for form in FORMS) - 1.0) < 1e-9
@@ -203,7 +243,7 @@ def join_words(words: tuple[str, ...] | list[str]) -> str:
 
 def draw_topics(rng: random.Random) -> tuple[str, ...]:
     """One to three different topics, alphabetical, two of three from the core."""
-    count = rng.choices((1, 2, 3), (0.35, 0.5, 0.15))[0]
+    count = rng.choices((1, 2, 3), (0.45, 0.5, 0.05))[0]
     topics: set[str] = set()
     while len(topics) < count:
         topics.add(rng.choice(CORE if rng.random() < 0.68 else EXTRA))
@@ -221,7 +261,9 @@ def draw_prompt(rng: random.Random) -> Prompt:
         "setting": rng.choice(SETTINGS),
         "name": rng.choice(NAMES),
         "creature": rng.choice(CREATURES),
+        "subject": rng.choice(SUBJECTS),
     }
+    words["Subject"] = words["subject"][0].upper() + words["subject"][1:]
     words["setting_plain"] = words["setting"].removeprefix("an ").removeprefix("a ")
     request, opening = rng.choice(form.requests).format(**words), rng.choice(form.openings).format(**words)
     return Prompt(form.name, topics, request, opening, form.max_new)
