@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from .prompts import CORE, join_words
+from .prompts import join_words
+from .words import CORE
 
 HELD_OUT_IN = 80  # one text of this many is held out
 SHINGLE = 5  # words
