@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from florilegium.data.cell_lists import Separator, name_in, read_printed, split_at
+from florilegium.data.quote import text_of_items
 
 MISSING = object()
 
@@ -55,7 +56,8 @@ def as_items(value: object, separator: Separator = "") -> object:
     if isinstance(value, str):
         return _lines(split_at(value, separator))
     if isinstance(value, list | tuple):
-        if not separator and all(isinstance(item, str) and "\n" not in item for item in value):
+        joined = None if separator else text_of_items(value)
+        if joined is not None and "\n" not in joined:
             return value
         items = [_name(item) for item in value if not is_nothing(item)]
         if not all(isinstance(item, str) for item in items):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from florilegium.data.cell_lists import Separator, read_printed
 from florilegium.data.cell_values import MISSING, as_items, as_text, is_nothing
+from florilegium.data.quote import text_of_items
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
 
 Row = Mapping[str, object]
@@ -70,7 +72,11 @@ class Choice:
 
     def has_comma_in_item(self, row: Row) -> bool:
         """Whether a list of tags has an item that its commas part: what is trained is "one, two, three"."""
-        return any(_has_comma(row.get(column.source)) for column in self.columns if column.is_tags)
+        return any(_has_comma(row.get(column.source)) for column in self._tag_columns)
+
+    @cached_property
+    def _tag_columns(self) -> list[Column]:
+        return [column for column in self.columns if column.is_tags]
 
     def in_the_files_words(self, cause: str) -> str:
         """A message that names the template's column, with the name that the file has for it."""
@@ -82,4 +88,8 @@ class Choice:
 
 def _has_comma(value: object) -> bool:
     items = read_printed(value) if isinstance(value, str) and value[-1:] in ("]", "}") else value
-    return isinstance(items, list | tuple) and any(isinstance(item, str) and "," in item.strip(", ") for item in items)
+    if not isinstance(items, list | tuple) or (
+        (text := text_of_items(items)) is not None and text.count(",") < len(items)
+    ):
+        return False  # nearly every row: no commas but those between
+    return any(isinstance(item, str) and "," in item.strip(", ") for item in items)

@@ -52,30 +52,41 @@ def near_pairs(texts: Sequence[str], progress: Callable[[str, int], None] | None
     if len(texts) < 2:
         return []
     index = RunIndex(texts, progress)
+    weighed = _Weighed(index)
     is_large = len(texts) > EXACT_ROWS
     found: set[Pair] = set()
     for i, j in index.candidates(MOST_HOLDERS_OF_MANY if is_large else MOST_HOLDERS, at_least=2 if is_large else 1):
         for start in range(0, len(i), _PAIRS_AT_ONCE):
-            found.update(_near(index, i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]))
+            found.update(weighed.near(i[start : start + _PAIRS_AT_ONCE], j[start : start + _PAIRS_AT_ONCE]))
     return sorted(found)
 
 
-def _near(index: RunIndex, i: np.ndarray, j: np.ndarray) -> Iterator[Pair]:
-    """Those of the candidates that are near; i is the shorter of each."""
-    import numpy as np
+class _Weighed:
+    """The runs of an index with what each weighs, and what those of a row weigh together."""
 
-    rarest = np.log(max(len(index.sizes_N), FEWEST_ROWS) / COMMON)
-    weights_R = np.maximum(0, rarest - np.log(index.holders_R))
-    shared, weight = index.shared(i, j, weights_R)
-    dice = 2 * shared / (index.sizes_N[i] + index.sizes_N[j])
-    lighter = np.minimum(index.weight_of_rows(weights_R, i), index.weight_of_rows(weights_R, j))
-    is_rare = (weight >= LEAST_WEIGHT * lighter) & (weight >= LEAST_OF_RARE * rarest * index.sizes_N[i])
-    is_rare |= dice >= NEARLY_ALL
-    for k in np.flatnonzero((2 * shared >= index.sizes_N[i]) & is_rare):
-        one, other = index.words_of(i[k]), index.words_of(j[k])
-        numbers = {word for word in one if index.is_number[word]}
-        if numbers <= set(other) and (dice[k] >= 0.5 or _is_within(one, other)):
-            yield (min(int(i[k]), int(j[k])), max(int(i[k]), int(j[k])))
+    def __init__(self, index: RunIndex) -> None:
+        import numpy as np
+
+        self.index = index
+        self.rarest = np.log(max(len(index.sizes_N), FEWEST_ROWS) / COMMON)
+        self.weights_R = np.maximum(0, self.rarest - np.log(index.holders_R))
+        self.weights_N = index.weights_of_rows(self.weights_R)
+
+    def near(self, i: np.ndarray, j: np.ndarray) -> Iterator[Pair]:
+        """Those of the candidates that are near; i is the shorter of each."""
+        import numpy as np
+
+        index = self.index
+        shared, weight = index.shared(i, j, self.weights_R)
+        dice = 2 * shared / (index.sizes_N[i] + index.sizes_N[j])
+        lighter = np.minimum(self.weights_N[i], self.weights_N[j])
+        is_rare = (weight >= LEAST_WEIGHT * lighter) & (weight >= LEAST_OF_RARE * self.rarest * index.sizes_N[i])
+        is_rare |= dice >= NEARLY_ALL
+        for k in np.flatnonzero((2 * shared >= index.sizes_N[i]) & is_rare):
+            one, other = index.words_of(i[k]), index.words_of(j[k])
+            numbers = {word for word in one if index.is_number[word]}
+            if numbers <= set(other) and (dice[k] >= 0.5 or _is_within(one, other)):
+                yield (min(int(i[k]), int(j[k])), max(int(i[k]), int(j[k])))
 
 
 def _is_within(one: list[int], other: list[int]) -> bool:

@@ -29,8 +29,8 @@ MOST_KNOWN = 100_000
 Progress = Callable[[str, int], None]
 
 
-class _Kept(NamedTuple):
-    """A sound row on its way to its side."""
+class _Waiting(NamedTuple):
+    """A sound row of a split, until all splits are known."""
 
     quote: Quote
     text: str
@@ -65,7 +65,7 @@ class Reading:
     repaired: int = 0
     parted: int = 0
     held_out_from: int | None = None
-    waiting: dict[str, list[_Kept]] = field(default_factory=dict)  # rows of splits that are not for training
+    waiting: dict[str, list[_Waiting]] = field(default_factory=dict)  # rows of splits that are not for training
     split: str = ""  # the column that says so
 
     def say(self, text: str) -> None:
@@ -134,15 +134,17 @@ class Reading:
             return Problem(raw.place, choice.in_the_files_words(error.cause), error.fix)
         if len(text) * 4 > MAX_ROW_BYTES and len(text.encode()) > MAX_ROW_BYTES:
             return Problem(raw.place, OVER_LIMIT, f"Shorten it, {SKIP}")
-        if row.keys() - self.columns.keys():
+        if not row.keys() <= self.columns.keys():
             self.columns.update(dict.fromkeys(row))
-        kept = _Kept(mended, text, raw.place, self._author(row, choice), mended != quote, choice.has_comma_in_item(row))
+        is_repaired = mended is not quote and mended != quote
+        author, is_parted = self._author(row, choice), choice.has_comma_in_item(row)
         side = TRAIN if choice.split is None or self.held_out_from is not None else side_of(row.get(choice.split))
         if side == TRAIN:
-            self._keep(kept)
+            self._keep(mended, text, raw.place, author, is_repaired, is_parted)
         else:
             self.split = str(choice.split)
-            self.waiting.setdefault(side, []).append(kept)
+            waiting = _Waiting(mended, text, raw.place, author, is_repaired, is_parted)
+            self.waiting.setdefault(side, []).append(waiting)
         return None
 
     def _author(self, row: Mapping[str, object], choice: Choice) -> str:
@@ -165,15 +167,15 @@ class Reading:
             self.held_out_from = len(self.quotes)
             self.seen = set()
         for kept in held:
-            self._keep(kept)
+            self._keep(*kept)
 
-    def _settle(self, are_there: bool) -> list[_Kept]:
+    def _settle(self, are_there: bool) -> list[_Waiting]:
         """Of the rows that a column puts apart, those to hold out; with `are_there` other rows are held out already."""
         if not self.waiting:
             return []
         if not self.quotes and len(self.waiting) == 1:  # all of one split: that is what was meant
             for kept in self.waiting.popitem()[1]:
-                self._keep(kept)
+                self._keep(*kept)
             return []
         if not self.quotes:
             place = next(iter(self.waiting.values()))[0].place
@@ -186,22 +188,22 @@ class Reading:
         self.say(f"column '{self.split}': " + "; ".join(["training rows from 'train'", *filter(None, parts)]))
         return held
 
-    def _keep(self, kept: _Kept) -> None:
+    def _keep(self, quote: Quote, text: str, place: str, author: str, is_repaired: bool, is_parted: bool) -> None:
         """A second quote that is equal is counted and left out."""
-        key = key_of(kept.text)
+        key = key_of(text)
         if key in self.seen:
             self.duplicates += 1
             return
         self.seen.add(key)
         for name in self.template.list_columns:
-            tags = kept.quote[name]
+            tags = quote[name]
             if isinstance(tags, list) and len(self.known) < MOST_KNOWN:  # a tag that comes again is one string
-                kept.quote[name] = list(map(self.known.setdefault, tags, tags))
-        self.quotes.append(kept.quote)
-        self.places.append(kept.place)
-        self.authors.append(kept.author)
-        self.repaired += kept.is_repaired
-        self.parted += kept.is_parted
+                quote[name] = list(map(self.known.setdefault, tags, tags))
+        self.quotes.append(quote)
+        self.places.append(place)
+        self.authors.append(author)
+        self.repaired += is_repaired
+        self.parted += is_parted
 
     def finish(self, source: str) -> Rows:
         template = self.trained or self.template

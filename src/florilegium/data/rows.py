@@ -47,9 +47,9 @@ def reading_sentences(rows: Rows) -> list[str]:
 
 def digest_of(quotes: list[Quote], template: Template) -> str:
     """sha256 over the quotes in their order, in hex: the same wherever and in whatever kind of file the rows lay."""
-    digest = hashlib.sha256()
+    digest, heads = hashlib.sha256(), [(name, f"[{_quoted(name)}, ") for name in template.columns]
     for quote in quotes:
-        digest.update(_canonical(quote, template) + b"\n")
+        digest.update(_canonical(quote, heads))
     return digest.hexdigest()
 
 
@@ -58,10 +58,11 @@ def key_of(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def _canonical(quote: Quote, template: Template) -> bytes:
-    """What `json.dumps` writes of [[name, value], ...], without making an encoder for each row."""
-    pairs = (f"[{_quoted(name)}, {_written(quote[name])}]" for name in template.columns)
-    return f"[{', '.join(pairs)}]".encode("ascii")
+def _canonical(quote: Quote, heads: list[tuple[str, str]]) -> bytes:
+    """The line that `json.dumps` writes of [[name, value], ...], without making an encoder for each row; `heads` are
+    the columns with what stands before their values."""
+    pairs = [f"{head}{_written(quote[name])}]" for name, head in heads]
+    return f"[{', '.join(pairs)}]\n".encode("ascii")
 
 
 def _written(value: Value) -> str:

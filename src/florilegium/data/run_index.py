@@ -19,10 +19,11 @@ from itertools import count
 
 import numpy as np
 
-from florilegium.data.words import fold
+from florilegium.data.words import BEGINS, fold_all
 
 Ints = np.ndarray
 _PAIRS_AT_ONCE, _ROWS_AT_ONCE = 1 << 21, 1 << 17
+_ROWS_FOLDED = 2_000  # their words fit a processor's cache
 
 
 class RunIndex:
@@ -110,11 +111,15 @@ class RunIndex:
         weights = np.bincount(pairs, weights_R[codes & 0xFFFFFFFF], minlength=len(i))
         return np.bincount(pairs, minlength=len(i)), weights
 
-    def weight_of_rows(self, weights_R: Ints, rows: Ints) -> Ints:
-        """What all runs of these rows weigh."""
-        sizes = self.sizes_N[rows]
-        weights = weights_R[self.row_runs[_ranges(self.row_starts[rows], sizes)]]
-        return np.bincount(np.repeat(np.arange(len(rows)), sizes), weights, minlength=len(rows))
+    def weights_of_rows(self, weights_R: Ints) -> Ints:
+        """What the runs of each row weigh together."""
+        weights_N = np.zeros(len(self.sizes_N))
+        for first in range(0, len(self.sizes_N), _ROWS_AT_ONCE):
+            sizes = self.sizes_N[first : first + _ROWS_AT_ONCE]
+            weights = weights_R[self.row_runs[self.row_starts[first] : self.row_starts[first + len(sizes)]]]
+            rows = np.repeat(np.arange(len(sizes)), sizes)
+            weights_N[first : first + len(sizes)] = np.bincount(rows, weights, minlength=len(sizes))
+        return weights_N
 
     def words_of(self, row: int) -> list[int]:
         words: list[int] = self.words_T[self.word_starts[row] : self.word_starts[row + 1]].tolist()
@@ -129,19 +134,19 @@ def _ranges(starts: Ints, sizes: Ints) -> Ints:
 
 
 def _numbered(texts: Sequence[str], progress: Callable[[str, int], None] | None) -> tuple[Ints, Ints, list[str]]:
-    """All words as numbers, where each text begins among them, and the words."""
-    numbers: defaultdict[str, int] = defaultdict(count().__next__)
-    flat, sizes = array("i"), array("q", [0])
-    for number, text in enumerate(texts):
-        flat.extend(map(numbers.__getitem__, fold(text)))
-        sizes.append(len(flat))
-        if progress and not number % 50_000:
-            progress("rows compared", number)
-    return (
-        np.frombuffer(flat, np.int32) if flat else np.zeros(0, np.int32),
-        np.frombuffer(sizes, np.int64),
-        list(numbers),
-    )
+    """All words as numbers in the order in which they are first met, where each text begins among them, and the
+    words."""
+    numbers: defaultdict[bytes, int] = defaultdict(count().__next__, {BEGINS: -1})
+    flat, sizes = array("i"), [np.zeros(1, np.int64)]  # an array grows in place: blocks put together would stand twice
+    for first in range(0, len(texts), _ROWS_FOLDED):
+        words = fold_all(texts[first : first + _ROWS_FOLDED]).split()
+        found = np.fromiter(map(numbers.__getitem__, words), np.int32, len(words))
+        sizes.append(np.diff(np.flatnonzero(found < 0), append=len(found)) - 1)
+        flat.frombytes(found[found >= 0].tobytes())
+        if progress and not first % 50_000:
+            progress("rows compared", first)
+    words_T = np.frombuffer(flat, np.int32) if flat else np.zeros(0, np.int32)
+    return words_T, np.cumsum(np.concatenate(sizes)), [word.decode() for word in list(numbers)[1:]]
 
 
 def _coded(words_T: Ints, word_starts: Ints, vocabulary: int) -> Ints:

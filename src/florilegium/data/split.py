@@ -20,6 +20,7 @@ trained does not depend on it."""
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -183,28 +184,28 @@ def part_held_out(
 def _sides(drawn: Sequence[float], pairs: Iterable[Pair], share: float, *, follow: bool) -> list[bool | None]:
     """For each row whether it is held out; None sets it aside. Each looks at its near rows that stand before it: with
     `follow` it takes their side, else (its author has decided) it only must not contradict them."""
-    before: list[list[int]] = [[] for _ in drawn]
+    before: defaultdict[int, list[int]] = defaultdict(list)
     for i, j in pairs:
         before[j].append(i)
-    deciding = [number for number, near in zip(drawn, before, strict=True) if not (follow and near)]
+    deciding = [number for row, number in enumerate(drawn) if not (follow and row in before)]
     limit = _limit(deciding, share, at_least_one=len(drawn) >= _FEW_ROWS)
-    sides: list[bool | None] = []
-    for number, near in zip(drawn, before, strict=True):
-        found = {sides[i] for i in near} - {None}
+    sides: list[bool | None] = [number < limit for number in drawn]
+    for row in sorted(before):
+        found = {sides[i] for i in before[row]} - {None}
         if not (follow and found):
-            found.add(number < limit)
-        sides.append(found.pop() if len(found) == 1 else None)
+            found.add(drawn[row] < limit)
+        sides[row] = found.pop() if len(found) == 1 else None
     return sides
 
 
 def _limit(drawn: list[float], share: float, *, at_least_one: bool) -> float:
     """The number under which a row is held out: the share, unless that would empty one of the sides."""
-    distinct = sorted(set(drawn))
-    if not share or len(distinct) < 2:
+    first, last = min(drawn, default=0.0), max(drawn, default=0.0)
+    if not share or first == last:
         return 0.0  # nothing to hold out, or a single quote: it is for training
     if at_least_one:
-        share = max(share, distinct[1])
-    return min(share, distinct[-1])
+        share = max(share, min(number for number in drawn if number > first))
+    return min(share, last)
 
 
 def _draw(text: str, seed: int) -> float:
@@ -214,4 +215,8 @@ def _draw(text: str, seed: int) -> float:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    """Without case, and with one blank where white space stood."""
+    folded = text.casefold()
+    if folded.isprintable() and "  " not in folded:  # then a blank is all the white space there is
+        return folded.strip(" ")
+    return " ".join(folded.split())

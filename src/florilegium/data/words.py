@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from itertools import groupby
 
 from florilegium.data.mojibake import is_broken_text, mend
 
@@ -18,14 +20,42 @@ _KOREAN = r"\u1100-\u11ff"
 _WORD = re.compile(rf"[{_SIGNS}]|[{_KOREAN}]+|(?:[^\W_{_SIGNS}{_KOREAN}]++|[{_INDIAN}]++)++")
 # Apostrophes, accents, joiners, and the vowel points of Arabic and Hebrew, which most texts leave out.
 _NOT_WORDS = re.compile(r"['’ʼ`´\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0640\u064b-\u065f\u0670\u200c\u200d]")
-# The same for ASCII, where nearly all texts are: letters and digits stay, the rest parts words.
+# Typographic signs that part words, and the apostrophe, which does not: without them most texts are ASCII. None of them
+# alone makes a text suspect to `mojibake.py`.
+_PARTING, _APOSTROPHE = "“”‘–—…", "’"
+# Of ASCII, letters and digits stay and the rest parts words; so does NUL where it stands for the beginning of a text.
 _ASCII = bytes(ord(chr(i).lower()) if chr(i).isalnum() and i < 128 else 32 for i in range(256))
+BEGINS = b"\0"
+_ASCII_OF_MANY = BEGINS + _ASCII[1:]
 
 
 def fold(text: str) -> list[str]:
     """The words of a text as they are compared; "don't" is one word."""
-    if text.isascii():
-        return text.encode("ascii").translate(_ASCII, b"'`").decode("ascii").split()
+    ascii_text = _as_ascii(text)
+    if ascii_text is not None:
+        return ascii_text.encode("ascii").translate(_ASCII, b"'`").decode("ascii").split()
     text = mend(text) if is_broken_text(text) else text
     text = unicodedata.normalize("NFKD", text)
     return _WORD.findall(_NOT_WORDS.sub("", text).casefold())
+
+
+def fold_all(texts: Sequence[str]) -> bytes:
+    """The words of all texts in UTF-8, one behind the other with blanks between, and BEGINS as a word before those of
+    each. ASCII texts that stand together are folded in one go."""
+    parts = []
+    for are_ascii, pairs in groupby(zip(map(_as_ascii, texts), texts, strict=True), lambda pair: pair[0] is not None):
+        if are_ascii:
+            joined = "".join(f"\0 {ascii_text} " for ascii_text, _ in pairs)
+            parts.append(joined.encode("ascii").translate(_ASCII_OF_MANY, b"'`"))
+        else:
+            parts += [" ".join(["\0", *fold(text), ""]).encode() for _, text in pairs]
+    return b"".join(parts)
+
+
+def _as_ascii(text: str) -> str | None:
+    """The text without typographic signs, if that makes it ASCII."""
+    if not text.isascii():
+        for sign in _PARTING:
+            text = text.replace(sign, " ")
+        text = text.replace(_APOSTROPHE, "")
+    return text if text.isascii() and "\0" not in text else None
