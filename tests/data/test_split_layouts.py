@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,54 @@ def test_a_link_to_its_own_folder_is_no_second_copy(tmp_path: Path) -> None:
     lay(tmp_path, "train.jsonl=T test.jsonl=H")
     (tmp_path / "train").symlink_to(tmp_path, target_is_directory=True)
     assert read_rows(tmp_path).num_read == 2 * len(LETTERS)
+
+
+@contextlib.contextmanager
+def without_rights(folder: Path, rights: int) -> Iterator[None]:
+    """With these rights on a folder, and without those of root, who may look into everything."""
+    user = os.geteuid()
+    folder.chmod(rights)
+    try:
+        if not user:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+LOCKED = [
+    ("train/a.jsonl=T test/a.jsonl=H", "train"),
+    ("train/a.jsonl=T test/a.jsonl=H", "test"),
+    ("train.jsonl=T validation/a.jsonl=H", "validation"),
+    ("data/train.jsonl=T eval.jsonl=H", "data"),
+    ("data/train/a.jsonl=T data/test/a.jsonl=H", "data/test"),
+    ("quotes/a.jsonl=T", "quotes"),
+    ("a.jsonl=T", ""),
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="rights are another matter on Windows")
+@pytest.mark.parametrize("rights", [0o000, 0o644])  # nothing, and names alone (to others than its owner the same)
+@pytest.mark.parametrize(("layout", "locked"), LOCKED)
+def test_a_folder_that_may_not_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, locked: str, rights: int
+) -> None:
+    lay(tmp_path / "rows", layout)
+    monkeypatch.chdir(tmp_path)  # what is above is root's alone
+    tmp_path.chmod(0o755)
+    told = str(Path("rows") / locked)
+    with without_rights(tmp_path / "rows" / locked, rights), pytest.raises(DataError) as caught:
+        read_rows(Path("rows"))
+    assert f"{told}: permission denied" in str(caught.value) and f"chmod u+rx {told}" in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="rights are another matter on Windows")
+def test_a_locked_folder_that_no_split_is_called_after_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path / "rows", "train.jsonl=T notes/a.jsonl=o")
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    with without_rights(tmp_path / "rows" / "notes", 0):
+        assert len(read_rows(Path("rows")).quotes) == len(LETTERS)

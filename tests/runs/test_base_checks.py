@@ -101,6 +101,22 @@ def test_a_quantised_base_keeps_its_bits(
         assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("command", [["estimate"], ["estimate", "--for", "generate"], ["train", "--dry-run"]])
+def test_what_a_quantised_base_will_take_is_told_of_its_own_bits(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], bits: int
+) -> None:
+    folder = stored(save_tiny(tmp_path / "whole", heads=4, head_dim=16), tmp_path / "stored", bits)
+    given = [command[0], str(rows), *command[1:], "--model", str(folder), "--device", "cpu"]
+    for asked in ([], ["--bits", str(bits)]):
+        assert main([*given, *asked, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["bits"] == bits and {option["bits"] for option in found["options"]} == {bits}
+    for other in {4, 8, 16, 32} - {bits}:
+        assert main([*given, "--bits", str(other)]) == 2
+        assert f"is stored in {bits} bits, and --bits is {other}. Leave --bits out" in capsys.readouterr().err
+
+
 def family(folder: Path, kind: str, **shape: Any) -> Path:
     """A small random model of a family of Transformers, with the tiny tokenizer."""
     import transformers

@@ -40,8 +40,7 @@ def choose_files(path: Path, split: str | None = None) -> Chosen[Path]:
 
 
 def _in_folder(folder: Path, split: str | None) -> Chosen[Path]:
-    with readable(folder):
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
+    entries = _entries(folder)
     if splits := _saved_splits(folder):
         return choose_splits({name: _saved_files(folder / name) for name in splits}, split, str(folder))
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
@@ -60,7 +59,8 @@ def _in_folder(folder: Path, split: str | None) -> Chosen[Path]:
 
 def _named(folder: Path, split: str | None = None) -> Iterator[tuple[str | None, Path]]:
     """Each file of rows with the split that it is of: those of the folder, of `data/`, and of folders that are called
-    after a split."""
+    after a split. Raises: DataError for one of them that may not be looked into: its rows would be missed without a
+    word."""
     for entry in _entries(folder):
         of = split_of(entry.name) or split
         if entry.is_dir() and not is_data_name(entry.name):
@@ -89,19 +89,40 @@ def _without_split(folder: Path, files: list[Path], split: str | None) -> Chosen
 def _advise(folder: Path, entries: list[Path]) -> Chosen[Path]:
     """Folders below are only advised, the nearest ones with files in them; never one that is held back."""
     below: list[Path] = []
+    locked: list[DataError] = []
     for _ in range(3):
         entries = [entry for entry in entries if entry.is_dir() and split_of(entry.name) in (None, TRAIN)]
-        below = below or [entry for entry in entries if next(_named(entry), None)]
-        entries = [entry for folder in entries[:MOST_FOLDERS] for entry in _entries(folder)]
+        below = below or [entry for entry in entries if _has_rows(entry, locked)]
+        entries = [entry for folder in entries[:MOST_FOLDERS] for entry in _entries_or_none(folder)]
+    if locked and not below:
+        raise locked[0]
     meant = f"Did you mean {' or '.join(map(str, below[:3]))}?" if below else f"Put {READ_KINDS} into it"
     raise DataError(f"{folder} is a folder without a data file", meant)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _has_rows(folder: Path, locked: list[DataError]) -> bool:
+    """Whether a file of rows is in a folder; one that may not be looked into goes to `locked`."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
-    except OSError:
+        return next(_named(folder), None) is not None
+    except DataError as error:
+        locked.append(error)
+        return False
+
+
+def _entries_or_none(folder: Path) -> list[Path]:
+    try:
+        return _entries(folder)
+    except DataError:
         return []
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder and neither hidden nor private. Raises: DataError where that may not be asked."""
+    with readable(folder):
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
+        if entries:
+            entries[0].stat(follow_symlinks=False)  # names can be listed and yet nothing opened: `chmod a-x`
+        return entries
 
 
 def _is_of_rows(entry: Path) -> bool:

@@ -8,11 +8,13 @@ kind, no row at all) is a DataError on the spot."""
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from florilegium.data.quote import first_doubled
@@ -115,7 +117,8 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError:
-        raise DataError(f"{path}: permission denied", f"Make it readable: chmod u+r {path.name}") from None
+        rights = "u+rx" if os.path.isdir(path) else "u+r"
+        raise DataError(f"{path}: permission denied", f"Make it readable: chmod {rights} {quote(str(path))}") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not a file", "Name a file in it, or rename the folder") from None
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from florilegium.config import TrainConfig
 from florilegium.data import Rows, split_by_config
 from florilegium.model import choose_device
 from florilegium.model.gpus import DRIVER, Gpu, find_by_device_name, find_gpu
+from florilegium.model.rehearsal import check_bits
 from florilegium.model.skeleton import Skeleton, read_skeleton
 from florilegium.runs.estimate_memory import (
     Memory,
@@ -87,9 +88,13 @@ class Estimate:
         }
 
 
-def estimate(config: TrainConfig, rows: Rows, gpu: str | None = None, gpus: int = 1) -> Estimate:
+def estimate(
+    config: TrainConfig, rows: Rows, gpu: str | None = None, gpus: int = 1, asked_bits: int | None = None
+) -> Estimate:
     """What `train` with this config on these rows will take, on the card `gpu` (a name or its memory; None: on this
-    machine), or on `gpus` of them. Raises ModelError, UsageError; ResourceError where no pipeline fits."""
+    machine), or on `gpus` of them; `asked_bits` are those that somebody typed, as for `train_config`. Raises
+    ModelError, UsageError; ResourceError where no pipeline fits."""
+    config = replace(config, bits=check_bits(config.model, config.revision, asked_bits, config.bits))
     device = choose_device(config.device) if gpu is None else torch.device("cuda")
     card = find_gpu(gpu) if gpu is not None else _this_card() if device.type == "cuda" else None
     skeleton = read_skeleton(config)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.flags import add_config_flags, config_from_flags
+from florilegium.cli.flags import add_config_flags, config_from_flags, given_settings
 from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.config import TrainConfig
 from florilegium.data import Rows, read_rows_of
@@ -53,15 +53,15 @@ def run(flags: argparse.Namespace) -> None:
     counter = RowCounter(config.data)
     rows = read_rows_of(config, progress=counter)
     counter.done()
-    tell(config, rows, flags.gpu, flags.json, texts=flags.batch if flags.purpose == "generate" else 0, gpus=flags.gpus)
+    tell(config, rows, flags, texts=flags.batch if flags.purpose == "generate" else 0, gpus=flags.gpus)
 
 
-def tell(config: TrainConfig, rows: Rows, gpu: str | None, as_json: bool, texts: int = 0, gpus: int = 1) -> None:
+def tell(config: TrainConfig, rows: Rows, flags: argparse.Namespace, texts: int = 0, gpus: int = 1) -> None:
     """Makes the estimate and prints it; `texts`: of writing so many at once; `gpus`: how many cards train."""
     with loading_pytorch():
         from florilegium.cli.estimation import show_estimate
         from florilegium.runs.estimate import estimate
         from florilegium.runs.estimate_generation import generation_needs
-    found = estimate(config, rows, gpu, gpus)
-    needs = generation_needs(found.skeleton, config, found.gpu, found.memory.available, texts) if texts else None
-    show_estimate(found, needs, as_json)
+    found = estimate(config, rows, flags.gpu, gpus, config.bits if "bits" in given_settings(flags) else None)
+    needs = generation_needs(found.skeleton, found.config, found.gpu, found.memory.available, texts) if texts else None
+    show_estimate(found, needs, flags.json)

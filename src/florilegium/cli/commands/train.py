@@ -60,7 +60,7 @@ def run(flags: argparse.Namespace) -> None:
             raise UsageError(
                 "--gpu names a card for an estimate", "Add --dry-run; the run itself takes the card that is here"
             )
-        tell(config, rows, flags.gpu, flags.json, gpus=1 if flags.gpus is None else flags.gpus)
+        tell(config, rows, flags, gpus=1 if flags.gpus is None else flags.gpus)
         return
     if is_to_launch(flags):
         with loading_pytorch():
