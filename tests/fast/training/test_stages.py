@@ -21,7 +21,19 @@ from florilegium.fast.training import norm_kernel, residual_kernel
 from florilegium.fast.training.norm_kernel import PendingUpdate, Residual
 from florilegium.model import ForwardOptions, LoadedModel, Stage, stage_output, token_losses
 from florilegium.tokens import Batch, pack
-from tests.fast.training.stage_process import KEPT, LAYERS, LENGTHS, PLAN, Plan, fused, gradients_of, seeded, stage_of
+from florilegium.training import Distributed
+from tests.fast.training.stage_process import (
+    KEPT,
+    LAYERS,
+    LENGTHS,
+    PLAN,
+    Plan,
+    fused,
+    gradients_of,
+    pipeline_of,
+    seeded,
+    stage_of,
+)
 from tests.oracle import rows_of
 from tests.tiny import save_tiny
 from tests.torture.many import metrics
@@ -199,9 +211,12 @@ def processes(folder: Path, out: Path, bits: int, dropout: float, targets: str) 
     figures = [found.pop("figures") for found in left]
     whole = stage_of(folder, bits, DEVICE, dropout, targets, None)
     options = fused(whole)
-    batches = [batch.to(DEVICE) for batch in seeded(micro_batches())]
+    batches = [
+        batch.to(DEVICE)
+        for batch in seeded(pipeline_of(folder, Distributed(0, 2, 0, DEVICE)).micro_batches(rows_of(LENGTHS), PLAN))
+    ]
     count = sum(batch.num_targets for batch in batches)
-    assert figures[0][2] == figures[1][2] == len(batches) > 3  # the first stage has two under way
+    assert figures[0][2] == figures[1][2] == len(batches) > 2  # the first stage has two under way
     losses = [token_losses(whole, batch, options).sum() / count for batch in batches]
     for loss in losses:
         loss.backward()
@@ -215,20 +230,10 @@ def processes(folder: Path, out: Path, bits: int, dropout: float, targets: str) 
     assert apart(left[0] | left[1], gradients_of(whole)) <= FAR
 
 
-def micro_batches() -> list[Batch]:
-    from florilegium.training import Distributed
-    from florilegium.training.pipeline import Pipeline
-    from florilegium.training.pipeline_plan import split
-
-    stages = split(LAYERS, [1.0] * LAYERS, 0.0, 2)
-    return Pipeline(Distributed(0, 2, 0, DEVICE), stages).micro_batches(rows_of(LENGTHS), PLAN)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(GPU, reason="gloo and the interpreter: on a CPU")
-@pytest.mark.parametrize("targets", ["auto", "all-linear"])
-def test_two_processes_are_one(folder: Path, tmp_path: Path, targets: str) -> None:
-    processes(folder, tmp_path / "out", 8, 0.3, targets)
+def test_two_processes_are_one(two_blocks: Path, tmp_path: Path) -> None:
+    processes(two_blocks, tmp_path / "out", 8, 0.3, "query_key_value,dense_4h_to_h")
 
 
 @pytest.mark.slow
