@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from florilegium.cli.main import main
+from florilegium.errors import ModelError
 from florilegium.runs.listing import TRAINING, list_runs
+from florilegium.storage.run_directory import find_run
 from florilegium.storage.run_lock import is_locked, locked
 
 
@@ -47,6 +51,42 @@ def test_runs_are_listed(shelf: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out
     assert "5.000 -> 4.250" in shown and "0.50" in shown and "notes" not in shown
+
+
+@contextlib.contextmanager
+def without_rights(folder: Path, rights: int) -> Iterator[None]:
+    """With these rights on a folder, and without those of root, who may look into everything."""
+    user = os.geteuid()
+    folder.chmod(rights)
+    try:
+        if not user:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="rights are another matter on Windows")
+@pytest.mark.parametrize("rights", [0o000, 0o644])  # nothing, and names alone
+@pytest.mark.parametrize("locked_part", ["", "adapter", "checkpoints"])
+def test_a_run_that_may_not_be_looked_into_hides_no_other(
+    shelf: Path, capsys: pytest.CaptureFixture[str], locked_part: str, rights: int
+) -> None:
+    """Listed without it, and told where it is named."""
+    shelf.parent.chmod(0o755)
+    main(["runs"])  # imports what another user may not read here
+    with without_rights(shelf / "alpha" / locked_part, rights):
+        found = listed(capsys) if main(["runs"]) == 0 and capsys.readouterr() else {}
+        assert "beta" in found and ("alpha" in found) == bool(locked_part)
+        with pytest.raises(ModelError, match="no run or adapter at gamma.*Runs here: beta"):
+            find_run("gamma")
+        if locked_part == "":
+            with pytest.raises(ModelError, match=r"runs/alpha: permission denied.*chmod u\+rx runs/alpha"):
+                find_run("alpha")
+        if locked_part != "checkpoints":
+            with pytest.raises(ModelError, match="no finished run in runs/"):
+                find_run("latest")
 
 
 def test_listing_leaves_no_trace_and_sees_a_run_that_trains(shelf: Path) -> None:

@@ -4,6 +4,7 @@ Whatever is removed belongs to a run (it has a config.yaml), is no link, and no 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -81,10 +82,11 @@ def status_of(run: RunDirectory) -> str:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files in `folder` and below. Links are not followed."""
+    """Bytes of the files in `folder` and below, as far as they may be seen. Links are not followed."""
     total = 0
     for where, _, names in os.walk(folder):
-        total += sum(os.lstat(os.path.join(where, name)).st_size for name in names)
+        with contextlib.suppress(PermissionError):
+            total += sum(os.lstat(os.path.join(where, name)).st_size for name in names)
     return total
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,16 +86,16 @@ class RunDirectory:
 
     @property
     def is_run(self) -> bool:
-        return self.config.is_file()
+        return os.path.isfile(self.config)  # false, too, for a folder that may not be looked into
 
     @property
     def has_started(self) -> bool:
         """Whether there is anything that a training wrote."""
-        return any(path.exists() for path in (self.metrics, self.checkpoints, self.adapter))
+        return any(map(os.path.exists, (self.metrics, self.checkpoints, self.adapter)))
 
     @property
     def has_adapter(self) -> bool:
-        return (self.adapter / "adapter_config.json").is_file()
+        return os.path.isfile(self.adapter / "adapter_config.json")
 
     def check(self) -> RunDirectory:
         """Itself. Raises UsageError for a folder that is no run."""
@@ -138,7 +139,7 @@ def read_object(path: Path) -> dict[str, object]:
 
 def find_run(name: str) -> Path:
     """The run or adapter folder that `name` means: `latest`, a path, or a name under runs/. Raises ModelError, with the
-    names of those that are there."""
+    names of those that are there, and for a folder that may not be looked into."""
     if name == "latest":
         adapters = list(RUNS.glob("*/adapter/adapter_config.json"))
         if not adapters:
@@ -146,9 +147,21 @@ def find_run(name: str) -> Path:
         return max(adapters, key=lambda p: p.stat().st_mtime).parent.parent
     given = check_path(name, "the run")
     for path in (given, RUNS / given):
-        if path.is_dir():
-            return path
+        if os.path.isdir(path):
+            return _may_be_read(path)
     raise ModelError(f"no run or adapter at {name}", _others(given.name) or "Make one with `florilegium train`")
+
+
+def _may_be_read(folder: Path) -> Path:
+    """The folder. Raises ModelError where its files may not be listed, or not opened."""
+    try:
+        os.listdir(folder)
+        os.stat(os.path.join(folder, "."))
+    except PermissionError:
+        raise ModelError(
+            f"{folder}: permission denied", f"Make it readable: chmod u+rx {shlex.quote(str(folder))}"
+        ) from None
+    return folder
 
 
 def _others(name: str) -> str:
