@@ -1,11 +1,16 @@
 """What the seedling learned from its sayings: the bars it was built to pass.
 
-    python -m bench.train.seedling [--run latest] [--json]
+    python -m bench.train.seedling [--run latest] [--json] [--read FILE]
 
 Takes a run of `florilegium train` with its defaults, and prints: how many of 200 quotes from nothing parse and stop by
 themselves; tag micro-F1 on the held-out sayings, of the tuned model, of the untuned one with the same prompt, and of
 the most frequent tags; how many of the 200 share eight words in a row with a training saying; and the base's loss in
-int8 against float32."""
+int8 against float32.
+
+`--read` writes one text for each of the seeds 0 to 99, unpicked, at the default temperature, for two people to read.
+Their rule: the quote alone is judged, not its tags. It is *grammatical* when a careful reader would change no word or
+mark, and *meaningful* when it says one definite thing that is true, wise or funny to somebody who knows nothing else:
+no contradiction, no empty circle ("time is time"), no comparison that holds nowhere. In doubt, no."""
 
 from __future__ import annotations
 
@@ -48,11 +53,20 @@ def loss(bits: int, quotes: list[dict[str, Any]]) -> float:
     return total / count
 
 
+def to_read(tuned: Any) -> str:
+    """One numbered text a seed, with its tags."""
+    texts = [tuned.generate("", n=1, seed=seed)[0].text for seed in range(100)]
+    return "".join(f"{seed:>3}. {text}\n" for seed, text in enumerate(texts))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="latest")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--show", type=int, default=20, help="texts to print, unpicked")
+    parser.add_argument(
+        "--read", type=Path, metavar="FILE", help="write a hundred texts to be judged, and nothing else"
+    )
     arguments = parser.parse_args()
     import florilegium
     from florilegium.config import make_config, read_config
@@ -60,6 +74,9 @@ def main() -> None:
     from florilegium.storage.run_directory import find_run
 
     run = find_run(arguments.run)
+    if arguments.read:
+        arguments.read.write_text(to_read(florilegium.load(run)), encoding="utf-8")
+        return
     config = make_config(read_config(Path(run) / "config.yaml"))
     rows = florilegium.read_rows(config.data, config.template)
     training, held = florilegium.split_rows(rows.quotes, config.held_out, config.seed)
