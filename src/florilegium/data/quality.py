@@ -22,6 +22,7 @@ from statistics import quantiles
 
 from florilegium.data.cell_lists import is_glued, read_printed, without_entities
 from florilegium.data.cleaning import EMPTY_TAGS, has_control, has_escapes, has_html
+from florilegium.data.collector import without_collector
 from florilegium.data.column_values import count_words
 from florilegium.data.data_report import (
     AuthorFindings,
@@ -88,6 +89,7 @@ def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> Findings:
     }
 
 
+@without_collector()
 def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> DataReport:
     """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a
     random one, and `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""

@@ -14,12 +14,10 @@ template) are dropped and counted."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from florilegium.config import TrainConfig
+from florilegium.data.collector import without_collector
 from florilegium.data.column_choice import Wanted
 from florilegium.data.reading import Progress, Reading
 from florilegium.data.rows import Rows
@@ -58,26 +56,13 @@ def read_rows(
         source = Source(source.parts, open_source(held_out_file).parts, source.said)
     reading = Reading(wanted, template, skip_bad_rows, fix_encoding, progress, direction)
     reading.say(source.said)
-    with _without_collector():
+    with without_collector():
         for part in source.parts:
             reading.read(part)
         reading.begin_held_out(bool(source.held_out))
         for part in source.held_out:
             reading.read(part)
         return reading.finish(str(data))
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Rows are dicts and lists by the million and hold no cycles: the collector would walk over all of them, again and
-    again, to find nothing."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def read_rows_of(config: TrainConfig, data: str | None = None, progress: Progress | None = None) -> Rows:

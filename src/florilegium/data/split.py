@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from florilegium.config import TrainConfig
+from florilegium.data.collector import without_collector
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
 from florilegium.data.quote import Quote, first_text
 from florilegium.data.rows import Rows
@@ -74,6 +75,7 @@ def split_rows(
     return split.training, split.held_out
 
 
+@without_collector()
 def make_split(
     quotes: Sequence[Quote],
     held_out_share: float,
