@@ -87,7 +87,10 @@ def test_an_export_of_a_newer_version_is_left_alone(
     facts = json.loads((out / "export.json").read_text())
     (out / "export.json").write_text(json.dumps({**facts, "format": 99}))
     assert push(out, REPO) == 4 and not hub.asked
-    assert "format 99, and this version reads 1: a newer florilegium wrote it. Update florilegium" in capsys.readouterr().err
+    assert (
+        "format 99, and this version reads 1: a newer florilegium wrote it. Update florilegium"
+        in capsys.readouterr().err
+    )
 
 
 def test_dry_run_sends_nothing(
