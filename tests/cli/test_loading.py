@@ -13,17 +13,9 @@ from florilegium.cli.loading import ModelLoading
 from florilegium.cli.main import main
 from florilegium.cli.progress import TerminalView, Waiting
 from florilegium.training import EvalMetrics
+from tests.cli.screens import Screen
 
 CLEAR = "\r\x1b[2K"
-
-
-class Screen(io.StringIO):
-    def __init__(self, is_terminal: bool) -> None:
-        super().__init__()
-        self.is_terminal = is_terminal
-
-    def isatty(self) -> bool:
-        return self.is_terminal
 
 
 def load_slowly(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
@@ -11,15 +10,7 @@ import pytest
 from florilegium.cli.main import main
 from florilegium.cli.notify import notifying, ring
 from florilegium.errors import Interrupted, UsageError
-
-
-class Screen(io.StringIO):
-    def __init__(self, is_terminal: bool) -> None:
-        super().__init__()
-        self.is_terminal = is_terminal
-
-    def isatty(self) -> bool:
-        return self.is_terminal
+from tests.cli.screens import Screen
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:

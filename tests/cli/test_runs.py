@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from florilegium.errors import ModelError
 from florilegium.runs.listing import TRAINING, list_runs
 from florilegium.storage.run_directory import find_run
 from florilegium.storage.run_lock import is_locked, locked
+from tests.rights import without_rights
 
 
 @pytest.fixture
@@ -51,20 +50,6 @@ def test_runs_are_listed(shelf: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out
     assert "5.000 -> 4.250" in shown and "0.50" in shown and "notes" not in shown
-
-
-@contextlib.contextmanager
-def without_rights(folder: Path, rights: int) -> Iterator[None]:
-    """With these rights on a folder, and without those of root, who may look into everything."""
-    user = os.geteuid()
-    folder.chmod(rights)
-    try:
-        if not user:
-            os.seteuid(65534)
-        yield
-    finally:
-        os.seteuid(user)
-        folder.chmod(0o755)
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="rights are another matter on Windows")

@@ -44,7 +44,7 @@ def test_it_rests_within_and_within_that() -> None:
 
 
 def test_splitting_and_examining_make_nothing_that_only_it_could_free(tmp_path: Path) -> None:
-    """What the pause rests on: a hundred more rows leave no more cycles behind."""
+    """What the pause rests on: ten times the rows leave no more cycles behind."""
     found = []
     for count in (300, 3000):
         path = tmp_path / f"{count}.jsonl"

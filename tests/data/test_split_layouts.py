@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from florilegium.data import make_split, read_rows
 from florilegium.errors import DataError
+from tests.rights import without_rights
 
 LETTERS = "abcdefgh"
 # Each layout: files with the mark of the rows in them. T is to be trained, H held out, o left alone.
@@ -107,20 +106,6 @@ def test_a_link_to_its_own_folder_is_no_second_copy(tmp_path: Path) -> None:
     lay(tmp_path, "train.jsonl=T test.jsonl=H")
     (tmp_path / "train").symlink_to(tmp_path, target_is_directory=True)
     assert read_rows(tmp_path).num_read == 2 * len(LETTERS)
-
-
-@contextlib.contextmanager
-def without_rights(folder: Path, rights: int) -> Iterator[None]:
-    """With these rights on a folder, and without those of root, who may look into everything."""
-    user = os.geteuid()
-    folder.chmod(rights)
-    try:
-        if not user:
-            os.seteuid(65534)
-        yield
-    finally:
-        os.seteuid(user)
-        folder.chmod(0o755)
 
 
 LOCKED = [

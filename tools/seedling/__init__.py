@@ -15,7 +15,7 @@ A stage whose result exists is skipped; one that was interrupted goes on where i
 
 The model that ships was made by this recipe's first version, with a smaller teacher (SmolLM2-135M-Instruct), 60 topics
 and no judgement; its card says how. The next one comes from what stands here: one H200 wrote 370,392 texts in 341 s,
-of which the filter keeps 147,594, 7.4 million tokens; more of them are to be written before a student learns from them.
+of which the filter keeps 147,594, 33.4 million characters; more of them are to be written before a student learns from them.
 
 `sayings_to_come.jsonl` are 1,292 further sayings of our own, in 80 tags, and `tags_to_come.jsonl` the whole tags of 193
 of today's in which one of the twenty new tags is plain: they join the sample together with that model.
