@@ -30,11 +30,11 @@ from florilegium.model.bloom_loader import put
 from florilegium.model.families import family_of
 from florilegium.model.memory_plan import BLOCK_ROWS
 from florilegium.model.stage import held_names
+from florilegium.model.stage_plan import split
 from florilegium.model.transformers_loader import quantization_config
 from florilegium.tokens import Example, PackPlan
 from florilegium.training import Distributed, Trainer, joined, make_lr_scheduler, make_optimizer, peak_memory, take_step
 from florilegium.training.pipeline import Pipeline
-from florilegium.training.pipeline_plan import split
 from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 from florilegium.training.step_sums import StepCounts
 

@@ -14,7 +14,8 @@ from florilegium.data import Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation import generate_texts
 from florilegium.model import LoadedModel, Stage, attach_adapter, load_base
-from florilegium.training.pipeline_plan import check_adapter, describe_stages, keeps_activations, plan_stages, split
+from florilegium.model.stage_plan import plan_stages, split
+from florilegium.training.pipeline_plan import check_adapter, describe_stages, keeps_activations
 
 HEAD_7B1 = 250880 / (12 * 4096)  # what the head computes, in blocks
 

@@ -16,11 +16,11 @@ from florilegium.model.base import Base
 from florilegium.model.families.bloom import block_sizes
 from florilegium.model.loaded import LoadedModel
 from florilegium.model.memory_plan import GIB, InFlight, ModelShape, fill_memory, peak_bytes, plan_memory
+from florilegium.model.stage_plan import split
 from florilegium.tokens import Batch, Example, PackPlan
 from florilegium.training import Distributed, Trainer, make_lr_scheduler, make_optimizer, step
 from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline import Pipeline
-from florilegium.training.pipeline_plan import split
 from florilegium.training.stage_memory import StepTokens, fill_stage, in_flight, micro_batch_lengths, plan_stage
 
 HEAD_7B1 = 250880 / (12 * 4096)

@@ -73,6 +73,11 @@ class Base:
     def num_layers(self) -> int:
         return int(self.model.config.get_text_config().num_hidden_layers)
 
+    def longest_row(self, asked: int) -> int:
+        """Tokens of the longest row: as many as are asked for, or as a model with learned positions can read."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return min(asked, limit) if isinstance(limit, int) and limit > 0 else asked
+
 
 def choose_device(request: str) -> torch.device:
     """The device for 'auto', 'cpu' or 'cuda'. Raises ModelError when CUDA is asked for and there is none."""

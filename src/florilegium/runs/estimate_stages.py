@@ -17,9 +17,9 @@ from florilegium.model import Stage
 from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import MemoryPlan, ModelShape, fill_memory, plan_cost
 from florilegium.model.skeleton import Skeleton
+from florilegium.model.stage_plan import StageSizes, plan_stages
 from florilegium.runs.rates import product_share
 from florilegium.training.micro_batches import MicroBatchCost
-from florilegium.training.pipeline_plan import StageSizes, plan_stages
 from florilegium.training.stage_memory import StepTokens, fill_stage, in_flight, micro_batch_lengths
 
 NO_LIMIT = 1 << 60

@@ -19,6 +19,7 @@ from florilegium.model.document_packing import Packing, find_packing
 from florilegium.model.families import packs
 from florilegium.model.memory_plan import BLOCK_ROWS, MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
+from florilegium.runs.processes import card_room
 from florilegium.tokens import PackPlan, pack
 from florilegium.tokens.deal import deal
 from florilegium.training import (
@@ -31,7 +32,7 @@ from florilegium.training import (
     plan_length,
 )
 from florilegium.training.micro_batches import MicroBatchCost
-from florilegium.training.pipeline_plan import card_room, keeps_activations
+from florilegium.training.pipeline_plan import keeps_activations
 from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 
 ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
@@ -79,37 +80,11 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
         recompute = config.memory == "lean" or _recomputes_stages(prepared, config, distributed)
         return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute)
-    if prepared.stages:
-        return _plan_stages(prepared, config, loaded, kernels, length, distributed)
-    lengths = _step_lengths(prepared, config, distributed.world)
-    memory = _plan_memory(prepared, config, loaded, lengths, distributed)
-    packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
-    coming = _evaluation_lengths(prepared, packing) + lengths[: length.num_steps]
-    return ExecutionPlan(
-        config,
-        kernels,
-        packing,
-        length,
-        memory,
-        tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
-        fast_paths.describe_int8_path(loaded) if memory.copies < loaded.base.num_layers else "",
-    )
-
-
-def _plan_stages(
-    prepared: Prepared,
-    config: TrainConfig,
-    loaded: LoadedModel,
-    kernels: tuple[str, ...],
-    length: RunLength,
-    distributed: Distributed,
-) -> ExecutionPlan:
-    """Of a pipeline of fused blocks."""
-    found = _plan_stage_memory(prepared, config, loaded, distributed)
+    found = _plan_blocks(prepared, config, loaded, length, distributed)
     memory = found.memory
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
     coming = (*_evaluation_lengths(prepared, packing), *found.lengths)
-    copied = memory.copies >= len(prepared.stages[distributed.rank])
+    own_blocks = len(prepared.stages[distributed.rank]) if prepared.stages else loaded.base.num_layers
     return ExecutionPlan(
         config,
         kernels,
@@ -117,10 +92,22 @@ def _plan_stages(
         length,
         memory,
         tuple(dict.fromkeys(tokens for tokens in coming if tokens <= memory.tokens)),
-        "" if copied else fast_paths.describe_int8_path(loaded),
+        fast_paths.describe_int8_path(loaded) if memory.copies < own_blocks else "",
         stage_peaks=found.peaks,
         micro_batches=found.cost,
     )
+
+
+def _plan_blocks(
+    prepared: Prepared, config: TrainConfig, loaded: LoadedModel, length: RunLength, distributed: Distributed
+) -> StagePlan:
+    """What the fused blocks of this process keep: all of the model's, or those of its stage of a pipeline. Raises
+    ResourceError when not even the most economical plan fits."""
+    if prepared.stages:
+        return _plan_stage_memory(prepared, config, loaded, distributed)
+    lengths = _step_lengths(prepared, config, distributed.world)
+    memory = _plan_memory(prepared, config, loaded, lengths, distributed)
+    return StagePlan(memory, lengths=tuple(lengths[: length.num_steps]))
 
 
 def choose_batching(request: str, kernels: tuple[str, ...]) -> str:

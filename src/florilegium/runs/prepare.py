@@ -16,12 +16,12 @@ from florilegium.errors import ModelError, UsageError, counted
 from florilegium.evaluation.headline import FEW_ROWS
 from florilegium.model import Base, Stage, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
+from florilegium.model.stage_plan import plan_stages
+from florilegium.model.too_large import refuse_too_large
 from florilegium.runs.base_checks import check_base, say_of_base, with_stored_bits
 from florilegium.runs.recorder import ProgressView
-from florilegium.runs.too_large import refuse_too_large
 from florilegium.tokens import Encoded, encode_ways
 from florilegium.training import ALONE, Distributed, choose_learning_rate
-from florilegium.training.pipeline_plan import plan_stages
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ def prepare(
     `room` is what a card has for them (`card_room`). Writes nothing."""
     config = with_stored_bits(config, view)
     device = choose_device(config.device)
+    stages = plan_stages(config, distributed.world, room)
+    if not stages:
+        refuse_too_large(config, device)
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
@@ -78,9 +81,6 @@ def prepare(
         view.say(f"         each is trained {ways}: {rows.template.asked_by_tags.text}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
         view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
-    stages = plan_stages(config, distributed.world, room)
-    if not stages:
-        refuse_too_large(config, device)
     base = load_base(
         config.model,
         bits=config.bits,
@@ -96,7 +96,8 @@ def prepare(
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
     check_base(base)
-    limit = _context(base, config.max_length)
+    config = _resolved(config, base)
+    limit = base.longest_row(config.max_length)
 
     def encoded(numbers: Sequence[int]) -> Encoded:
         quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
@@ -111,7 +112,7 @@ def prepare(
         view.say(f"         {cut} shortened to {limit:,} tokens ({why})")
     say_of_base(base, rows, train_rows, training.examples, view)
     return Prepared(
-        _resolved(config, base),
+        config,
         rows,
         training,
         held_out,
@@ -134,12 +135,6 @@ def _of_held_out(split: Split) -> str:
         return f"those held out choose the best step and are reported, too: their loss is a little too low{few}"
     choose = counted(len(split.validation), "validation row")
     return f"{choose} of them to choose the best step, {counted(len(split.test), 'test row')} to report on"
-
-
-def _context(base: Base, asked: int) -> int:
-    """The longest row: what was asked for, or what a model with learned positions can read."""
-    limit = getattr(base.model.config, "max_position_embeddings", None)
-    return min(asked, limit) if isinstance(limit, int) and limit > 0 else asked
 
 
 def _resolved(config: TrainConfig, base: Base) -> TrainConfig:

@@ -23,6 +23,7 @@ from florilegium.runs.follow import follow
 from florilegium.runs.launcher import one_training_at_a_time
 from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared, prepare
+from florilegium.runs.processes import card_room
 from florilegium.runs.recorder import NullView, ProgressView, forget_after
 from florilegium.runs.setup import make_ready
 from florilegium.runs.train import execute_run, train
@@ -40,7 +41,6 @@ from florilegium.training import (
     settings_of,
     watch,
 )
-from florilegium.training.pipeline_plan import card_room
 
 
 def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **settings: Any) -> Trained:

@@ -29,6 +29,7 @@ from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.plan_text import say_plan
 from florilegium.runs.prepare import Prepared, prepare, sample_prompts
 from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
+from florilegium.runs.processes import card_room, refuse_alone
 from florilegium.runs.recorder import NullView, ProgressView, Recorder
 from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.runs.start_from import inherited_settings
@@ -49,7 +50,6 @@ from florilegium.training import (
     run_steps,
     watch,
 )
-from florilegium.training.pipeline_plan import card_room
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,15 +104,6 @@ def train_config(
             with _left_only_if_started(run):
                 write_text(run.config, dump_config(ready.plan.config))
                 return execute_run(ready, run, view, stop, None, distributed)
-
-
-def refuse_alone(config: TrainConfig, distributed: Distributed) -> None:
-    """Raises UsageError for a pipeline of one process. (A run that was one may be resumed by one.)"""
-    if config.parallel == "pipeline" and not distributed.has_others:
-        raise UsageError(
-            "--parallel pipeline spreads the base over several processes, and this is one",
-            "Add --gpus N, or start it with torchrun",
-        )
 
 
 @contextlib.contextmanager

@@ -1,150 +1,15 @@
-"""Whether several processes hold a copy of the base each (data parallel) or its blocks in turn (a pipeline), and which
-blocks each of them holds then.
-
-    auto       data, unless the base, its adapter and one row's work do not fit on one card
-    pipeline   the same time for each stage: blocks, and the head, which for a vocabulary of 250,880 takes as long as
-               several; where that does not fit, as nearly the same memory as whole blocks allow
-
-Decided from config.json alone, before a byte of weights is read: each process then reads its own."""
+"""A pipeline whose stages are planned (`model/stage_plan.py`): whether each of them has something to train, whether its
+activations fit, and which process holds what, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import ResourceError, UsageError, counted
+from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, Stage
-from florilegium.model.families import family_of, packs
-from florilegium.model.hub import config_folder, read_config
-from florilegium.model.memory_plan import GIB, HEAD_CHUNK, WORKSPACE
-from florilegium.model.model_config import stored_bits
-from florilegium.model.skeleton import Skeleton, read_skeleton
-from florilegium.training.distributed import Distributed
-
-DATA = "Use --parallel data"
-INITS = ("default", "gaussian")  # drawn without a look at the base's weights
-TOKENS = 1024  # a micro-batch that must fit
-KEPT_PER_WIDTH = 50  # bytes a token that a block's modules keep for autograd, for each number of its width, at most
-PER_PARAMETER = 24  # of the adapter: itself, its gradient, two moments, and copies in 2 bytes
-
-
-def card_room(config: TrainConfig, distributed: Distributed) -> int:
-    """The bytes that the GPU with the least to spare has for a process; 0 on the CPU, or in one process. All processes
-    call it."""
-    if not distributed.has_others or distributed.device.type != "cuda":
-        return 0
-    free, _ = torch.cuda.mem_get_info()
-    limit = config.gpu_memory_limit
-    left = int(limit * GIB) - torch.cuda.memory_allocated() if limit else int(0.92 * free)
-    return distributed.smallest(max(1, left))
-
-
-def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]:
-    """The stages of all `world` processes, or none where each holds a copy of the base. `room` is the bytes of a card
-    (0: not known). Raises UsageError for a pipeline that cannot work, ResourceError where not even one fits."""
-    if world == 1 or config.parallel == "data":
-        return ()
-    if config.parallel == "auto" and not room:
-        return ()
-    values = read_config(config_folder(config.model, config.revision), config.model)
-    if not packs(family_of(values.get("model_type"))):
-        if config.parallel == "auto":
-            return ()
-        raise UsageError(f"--parallel pipeline is for BLOOM, and {config.model} is of another family", DATA)
-    skeleton = read_skeleton(config)
-    sizes = StageSizes.of(skeleton, config)
-    if config.parallel == "auto" and sizes.whole <= room:
-        return ()
-    _refuse(config, skeleton, stored_bits(values), world)
-    even = split(skeleton.num_layers, [1.0] * skeleton.num_layers, sizes.head_blocks, world)
-    if not room or sizes.most(even) <= room:
-        return even
-    lean = split(skeleton.num_layers, [1.0] * skeleton.num_layers, 0.0, world)
-    if sizes.most(lean) <= room:
-        return lean
-    raise ResourceError(
-        f"{config.model} does not fit on {counted(world, 'card')}: a stage of its blocks takes "
-        f"{sizes.most(lean) / GIB:.1f} GiB, and {room / GIB:.1f} GiB are free",
-        "Use more of them, or --bits 4",
-    )
-
-
-def split(num_layers: int, costs: Sequence[float], head: float, world: int) -> tuple[Stage, ...]:
-    """Blocks in a row for each of `world` stages, so that the most costly stage costs least; the last has the `head`,
-    too."""
-    total = [0.0]
-    for cost in costs:
-        total.append(total[-1] + cost)
-    # best[last]: the cost of the most costly stage and the cuts, for the blocks before `last` on the stages so far
-    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, (0,))}
-    for number in range(world):
-        extra = head if number == world - 1 else 0.0
-        ends = range(number + 1, num_layers - (world - 1 - number) + 1)
-        best = {
-            end: min(
-                (max(most, total[end] - total[start] + extra), (*cuts, end))
-                for start, (most, cuts) in best.items()
-                if start < end
-            )
-            for end in ends
-        }
-    cuts = best[num_layers][1]
-    return tuple(Stage(first, last, num_layers) for first, last in zip(cuts, cuts[1:], strict=False))
-
-
-@dataclass(frozen=True)
-class StageSizes:
-    """Bytes of a block, of the embedding, and of what a micro-batch needs beside them; what the head computes, in
-    blocks."""
-
-    block: float
-    embedding: int
-    work: int
-    num_layers: int
-    head_blocks: float
-
-    @classmethod
-    def of(cls, skeleton: Skeleton, config: TrainConfig) -> StageSizes:
-        layers, width, vocabulary = skeleton.num_layers, skeleton.width, skeleton.vocab_size
-        embedding = (4 if config.bits == 32 else 2) * vocabulary * width
-        weights = skeleton.base_bytes(config.bits) + PER_PARAMETER * skeleton.count.trained - embedding
-        per_block = (skeleton.product_parameters - vocabulary * width) / layers
-        # One block's activations, one of its weights dequantised, a chunk of logits.
-        work = TOKENS * 2 * KEPT_PER_WIDTH * width + 8 * width**2 + min(HEAD_CHUNK, 4 * TOKENS * vocabulary)
-        return cls(weights / layers, embedding, work + WORKSPACE, layers, vocabulary * width / per_block)
-
-    @property
-    def whole(self) -> int:
-        return self.bytes(Stage(0, self.num_layers, self.num_layers))
-
-    def bytes(self, stage: Stage) -> int:
-        """What a process of this stage takes, its activations recomputed."""
-        ends = self.embedding if stage.has_embedding or stage.has_head else 0
-        return round(self.block * len(stage)) + ends + self.work
-
-    def most(self, stages: Sequence[Stage]) -> int:
-        return max(map(self.bytes, stages))
-
-
-def _refuse(config: TrainConfig, skeleton: Skeleton, stored: int | None, world: int) -> None:
-    """Raises UsageError for what a pipeline cannot do."""
-    pipeline = "--parallel pipeline"
-    if world > skeleton.num_layers:
-        layers = counted(skeleton.num_layers, "block")
-        raise UsageError(f"{pipeline}: {config.model} has {layers}, and there are {world} processes", "Start fewer")
-    if config.dora or config.lora_init not in INITS:
-        asked = "--dora" if config.dora else f"--lora-init {config.lora_init}"
-        raise UsageError(f"{pipeline} does not work with {asked}, which reads weights of all blocks", DATA)
-    if config.optimizer != "adamw":
-        raise UsageError(
-            f"{pipeline} does not work with --optimizer {config.optimizer}, whose state is not gathered",
-            "Use --optimizer adamw: each process has that of its own blocks only",
-        )
-    if stored is not None:
-        raise UsageError(f"{pipeline} quantises as it reads, and {config.model} is stored quantised", DATA)
+from florilegium.model.families import packs
+from florilegium.model.stage_plan import KEPT_PER_WIDTH
 
 
 def check_adapter(loaded: LoadedModel, stages: Sequence[Stage]) -> None:

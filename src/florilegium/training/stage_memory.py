@@ -36,12 +36,13 @@ class StepTokens:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What this stage keeps, the peaks that all stages expect, and the micro-batches: their cost and their tokens."""
+    """What this stage keeps, the peaks that all stages expect, and the micro-batches: their cost and their tokens. Of a
+    process that holds all blocks: what it keeps, and the tokens of its steps."""
 
     memory: MemoryPlan
-    peaks: tuple[int, ...]
-    cost: MicroBatchCost
-    lengths: tuple[int, ...]
+    peaks: tuple[int, ...] = ()
+    cost: MicroBatchCost | None = None
+    lengths: tuple[int, ...] = ()
 
 
 def plan_stage(

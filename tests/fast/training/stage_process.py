@@ -20,10 +20,10 @@ from florilegium import fast
 from florilegium.config import make_config
 from florilegium.model import ForwardOptions, LoadedModel, Stage, attach_adapter, load_base
 from florilegium.model.families.bloom import bloom_model
+from florilegium.model.stage_plan import split
 from florilegium.tokens import Batch, PackPlan
 from florilegium.training import Distributed, joined
 from florilegium.training.pipeline import Pipeline
-from florilegium.training.pipeline_plan import split
 from tests.oracle import rows_of
 
 LAYERS = 4
