@@ -6,7 +6,8 @@ hundred times.
     code = child.wait()                      # the exit code, or minus the signal that ended it, as subprocess has it
 
 The server imports everything and computes nothing (a process that has computed with threads cannot be forked); `before`
-names a function of `tests/torture/faults.py` that is called in the child before the command, to put a fault in its way.
+names a function of `tests/torture/faults.py`, or of the files that it finds, that is called in the child before the
+command, to put a fault in its way.
 
     done = run("train", "quotes.jsonl", cwd=folder)    # as subprocess.run(..., text=True) answers
 
@@ -234,10 +235,10 @@ def be_child(request: dict[str, Any]) -> None:
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
         if request["before"]:
-            from tests.torture import faults
+            from tests.torture.faults import fault
 
             name, options = request["before"]
-            getattr(faults, name)(**options)
+            fault(name)(**options)
         from florilegium.cli.main import main
 
         code = main(request["arguments"])

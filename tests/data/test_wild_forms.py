@@ -14,7 +14,7 @@ import pytest
 from florilegium.data import examine, make_split, near_pairs, read_rows
 from florilegium.data.column_names import find_tags, find_text, is_author
 from florilegium.errors import DataError
-from tests.data.test_wild_files import (
+from tests.data.wild_rows import (
     ALONE,
     QUOTES,
     TAGS,
