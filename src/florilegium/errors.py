@@ -3,7 +3,7 @@
     FlorilegiumError            1    never raised itself
     ├── UsageError              2    a flag, a key of the config file, a run that is already there
     ├── DataError               3    the rows: not there, not readable, not what the template needs
-    ├── ModelError              4    the base model or the adapter: not there, not fitting, not trusted
+    ├── ModelError              4    the base model, the adapter or the run: not there, damaged, not fitting, not trusted
     ├── ResourceError           5    memory or disk ran out, or would
     ├── DivergedError           6    the loss or a gradient stopped being a number
     └── Interrupted  130, 143, 129   a signal, raised after the work was saved

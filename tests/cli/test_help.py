@@ -116,6 +116,18 @@ def test_the_bar_fits_the_terminal_and_is_cleared(width: int) -> None:
     assert view.live is None and screen.getvalue().endswith("\x1b[2K")
 
 
+def test_slow_steps_are_not_waited_for() -> None:
+    """Of steps of a minute the third tells what the others will take, not the sixth."""
+    screen = io.StringIO()
+    view = TerminalView()
+    view.console = Console(file=screen, width=80, highlight=False, soft_wrap=True)
+    for step in range(1, 8):
+        result = StepResult(3.0, 0.5, 1e-4, tokens=600, padding_share=0.0, peak_memory_bytes=1 << 30)
+        view.step(StepMetrics(step, 1.0, result, tokens_per_second=10.0, elapsed_seconds=60.0 * step), 200)
+        assert ("time " in screen.getvalue()) == (step >= 3)
+    assert screen.getvalue().count("about 3 h 20 min for 200 steps, from the first 3") == 1
+
+
 def test_the_time_of_a_run_is_told_once_from_its_first_steps() -> None:
     """The first step, in which kernels are compiled, says nothing of the others."""
     screen = io.StringIO()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from florilegium.cli.main import main
-from florilegium.errors import UsageError
+from florilegium.errors import ModelError, UsageError
 from florilegium.evaluation.table import lookup
 from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
 from florilegium.report.compare import metric_rows
@@ -120,7 +120,7 @@ def test_a_run_that_was_stopped_or_edited_has_a_page_too(tmp_path: Path, missing
         else:
             (run / missing).write_text(content)
         assert "<h1>run</h1>" in run_page(read_run(run)), number
-    with pytest.raises(UsageError, match="not a run"):
+    with pytest.raises(ModelError, match="not a run"):
         write_report(tmp_path)
 
 

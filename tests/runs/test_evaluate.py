@@ -16,7 +16,7 @@ import yaml
 import florilegium
 from florilegium.cli.tables import print_evaluation
 from florilegium.data import read_rows
-from florilegium.errors import DataError, UsageError
+from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.headline import NO_TAGS, headline
 from florilegium.evaluation.table import LINES, lookup, table
@@ -215,7 +215,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         read_eval_data(moved, str(tmp_path / "rows.jsonl"))
     with pytest.raises(UsageError, match="below 1"):
         evaluate(run, generations=0)
-    with pytest.raises(UsageError, match="not a run"):
+    with pytest.raises(ModelError, match="not a run"):
         evaluate(moved / "adapter")
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace("held_out: 0.1", "held_out: 0.0"))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
@@ -17,6 +18,7 @@ from rich.text import Text
 from florilegium.cli.consoles import ProgressConsole, ResultConsole
 from florilegium.cli.loading import ModelLoading
 from florilegium.cli.screen import fitted, printable
+from florilegium.cli.underway import Underway
 from florilegium.errors import clock, counted, roughly
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def gigabytes(size: float) -> str:
 _FROM_WIDTH = {"loss": 0, "speed": 72, "memory": 92, "eta": 0}
 _LONG_BAR_FROM = 110
 TIMED_STEPS, WORTH_TELLING = 6, 15.0  # the steps from which the time is told, and the seconds that are worth a line
+SLOW_STEPS, SLOW = 3, 20.0  # where steps take so many seconds together, fewer do
 
 
 class TerminalView:
@@ -42,10 +45,13 @@ class TerminalView:
     def __init__(self, quiet: bool = False) -> None:
         self.console = ProgressConsole(soft_wrap=True)
         self.quiet = quiet
-        self.live: Live | None = None  # what moves at the foot of the screen: the wait for kernels, then the bar
+        self.live: Live | None = None  # what moves at the foot of the screen: these three, as far as they are there
+        self.waiting: Waiting | None = None
         self.bar: Progress | None = None
+        self.beside = Underway()
         self.tokens, self.seconds, self.last_line = 0, 0.0, 0.0
         self.first_seconds = 0.0  # of the first step, in which kernels are compiled
+        self.is_time_told = False
         self.done_before: int | None = None  # steps of a run that is resumed
         self.was_worse = False  # whether the evaluation before was not the best one
         self.model: ModelLoading | None = None  # while one is loaded
@@ -59,10 +65,17 @@ class TerminalView:
     def compiling(self, count: Callable[[], tuple[int, int]]) -> None:
         """Kernels are compiled from now on, until the first figure; `count` says how many are, and of how many."""
         if self.console.is_terminal and not self.quiet and self.live is None:
-            self._loaded()
-            waiting = Waiting(count)
-            self.live = Live(get_renderable=waiting.line, console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
+            self.waiting = Waiting(count)
+            self._show()
+
+    def underway(self, what: str, done: int, total: int) -> None:
+        """Beside the steps, `what` is `done` of `total`."""
+        if not self.console.is_terminal or self.quiet:
+            return
+        if self.beside.tell(what, done, total):
+            self._show()
+        elif self.bar is None and self.waiting is None:
+            self.stop()
 
     def say(self, line: str) -> None:
         self._loaded()
@@ -109,7 +122,17 @@ class TerminalView:
         self._loaded()
         if self.live is not None:
             self.live.stop()
-            self.live = self.bar = None
+            self.live = self.bar = self.waiting = None
+
+    def _show(self) -> None:
+        if self.live is None:
+            self._loaded()
+            self.live = Live(get_renderable=self._foot, console=self.console, refresh_per_second=5, transient=True)
+            self.live.start()
+
+    def _foot(self) -> Group:
+        parts = (self.bar, None if self.waiting is None else self.waiting.line(), self.beside.line())
+        return Group(*(part for part in parts if part is not None))
 
     def _loaded(self) -> None:
         """Whatever is said next comes after the weights."""
@@ -121,8 +144,10 @@ class TerminalView:
         """How long the run will take, once, from its first steps."""
         if done == 1:
             self.first_seconds = self.seconds
-        if done == TIMED_STEPS:
-            seconds = (self.seconds - self.first_seconds) / (done - 1) * planned
+        timed = self.seconds - self.first_seconds
+        if not self.is_time_told and (done >= TIMED_STEPS or (done >= SLOW_STEPS and timed >= SLOW)):
+            self.is_time_told = True
+            seconds = timed / (done - 1) * planned
             if seconds >= WORTH_TELLING:
                 self.say(f"time     about {roughly(seconds)} for {counted(planned, 'step')}, from the first {done}")
 
@@ -142,8 +167,7 @@ class TerminalView:
         numbers = TextColumn("{task.fields[numbers]}")
         self.bar = Progress(TextColumn("training"), bar, MofNCompleteColumn(), numbers, console=self.console)
         self.task = self.bar.add_task("training", total=num_steps, completed=done, numbers="")
-        self.live = Live(self.bar, console=self.console, refresh_per_second=5, transient=True)
-        self.live.start()
+        self._show()
 
     def _plain(self, metrics: StepMetrics, num_steps: int) -> None:
         """A line every few seconds, for logs."""

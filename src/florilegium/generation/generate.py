@@ -20,6 +20,7 @@ from florilegium.generation.engine import decodes_fast
 from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
+from florilegium.generation.telling import Tell, telling
 from florilegium.model import Base, LoadedModel, fast_paths
 from florilegium.model.families.other import position_table_size
 from florilegium.storage.library_errors import is_out_of_memory
@@ -55,9 +56,11 @@ def generate_texts(
     first_words: Mapping[str, int] | None = None,
     first_row: int = 0,
     with_base: bool = False,
+    tell: Tell | None = None,
 ) -> list[Generated]:
     """One text for each prompt, in order. An empty prompt begins with a word drawn from `first_words` (word -> count).
-    With `with_base` as many texts of the untuned base follow, from the same beginnings with the same draws.
+    With `with_base` as many texts of the untuned base follow, from the same beginnings with the same draws. `tell`
+    hears how much of it is written.
 
     Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
     first_words, ResourceError when memory runs out."""
@@ -69,7 +72,8 @@ def generate_texts(
     ids = text_ids(loaded.base.tokenizer, begun)
     requests = [fitting(loaded, Request(row, number, settings)) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=False) for request in requests] if with_base else []
-    completions = collect(write(loaded, requests), len(requests))
+    written = write(loaded, requests)
+    completions = collect(telling(written, requests, tell) if tell else written, len(requests))
     return [_generated(loaded.base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
 
 

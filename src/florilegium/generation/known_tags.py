@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from florilegium.config import make_config, read_config
+from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.data import read_rows_of
 from florilegium.errors import DataError, FlorilegiumError, UsageError
 from florilegium.generation.generate import Generated
@@ -72,7 +72,7 @@ def check_ends_in_tags(tuned: Tuned) -> None:
 
 @lru_cache(8)
 def _read(run: RunDirectory, changed: int, most: int) -> list[str]:
-    rows = read_rows_of(make_config(read_config(run.config), source=str(run.config)))
+    rows = read_rows_of(make_config(settings_of_run(read_run_config(run.config))))
     column = rows.template.columns[-1]
     counts = Counter(str(tag) for quote in rows.quotes for tag in quote[column])
     return [tag for tag, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]

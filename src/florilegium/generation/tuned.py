@@ -20,6 +20,7 @@ from florilegium.errors import UsageError
 from florilegium.generation import Generated, generate_texts, stream_text
 from florilegium.generation.about import AboutResult, quotes_about
 from florilegium.generation.generate import check_prompts
+from florilegium.generation.telling import Tell
 from florilegium.model import (
     Base,
     LoadedModel,
@@ -166,7 +167,12 @@ class Tuned:
         return self.template.prompt({columns[0]: prompt})
 
     def complete(
-        self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False
+        self,
+        texts: Sequence[str],
+        settings: SamplingSettings,
+        first_row: int = 0,
+        with_base: bool = False,
+        tell: Tell | None = None,
     ) -> list[Generated]:
         """What the model writes on from `texts`, which are as it is given them (`prompt_text`); see
         `generation.generate_texts`."""
@@ -178,6 +184,7 @@ class Tuned:
             first_words=self.first_words,
             first_row=first_row,
             with_base=with_base,
+            tell=tell,
         )
         return [replace(row, novel=self._is_novel(row)) for row in written]
 

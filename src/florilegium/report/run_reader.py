@@ -63,7 +63,7 @@ class RunRecord:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Raises UsageError for a folder that is no run."""
+    """Raises ModelError for a folder that is no run."""
     run = RunDirectory(directory).check()
     metrics = run.read_metrics()
     config: Mapping[str, object] = {}

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from florilegium.config import SamplingSettings, make_config, read_config, settings_of_run
+from florilegium.config import SamplingSettings, make_config, read_run_config, settings_of_run
 from florilegium.config.installed import installed_version
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import DataError, UsageError
@@ -144,10 +144,10 @@ def evaluate(
 
 
 def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 500) -> EvalData:
-    """The run's rows, read and split again. Raises UsageError for a folder that is no run, DataError for other rows
+    """The run's rows, read and split again. Raises ModelError for a folder that is no run, DataError for other rows
     than it was made on."""
     run = RunDirectory(directory).check()
-    config = make_config(settings_of_run(read_config(run.config)), source=str(run.config))
+    config = make_config(settings_of_run(read_run_config(run.config)), source=str(run.config))
     rows = read_rows_of(config, data)
     digest = run.data_digest()
     if digest and digest != rows.digest:

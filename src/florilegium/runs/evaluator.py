@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from florilegium.config import SamplingSettings, TrainConfig
 from florilegium.data import Quote, Rows, Split, Template
@@ -91,7 +92,7 @@ class Evaluator:
             self.view.say(f"{name}  tags for their quotes")
             tags = self._written_tags()
             self.view.say(f"{name}  {counted(self.generations, 'unconditional sample')}")
-            texts = self.tuned.generate("", n=self.generations, settings=self.settings)
+            texts = self._samples(name)
             asked = self._tags_first(name)
         return Measured(rows, self._form(texts), tags, [self._main_text(row) for row in texts], asked)
 
@@ -177,13 +178,19 @@ class Evaluator:
         # A template that begins with its tags has the quote behind them.
         return [row.turned for row in parts] if self._template.begins_with_tags else parts
 
+    def _samples(self, name: str) -> list[Generated]:
+        tell = partial(self.view.underway, f"writing {counted(self.generations, 'text')}, {name.strip()}")
+        prompts = [self.tuned.prompt_text("")] * self.generations
+        return self.tuned.complete(prompts, self.settings, tell=tell)
+
     def _written_tags(self) -> list[list[str]] | None:
         """The tags that the model writes behind each held-out quote; None where the template does not end in a list."""
         if self._tags_of([]) is None:
             return None
         prompts = [label_prompt(self._template, quote) for quote in self.material.held_out]
         settings = SamplingSettings(max_new_tokens=TAG_TOKENS, temperature=0.0)
-        rows = generate_texts(self.tuned.loaded, self._template, prompts, settings)
+        tell = partial(self.view.underway, "writing tags")
+        rows = generate_texts(self.tuned.loaded, self._template, prompts, settings, tell=tell)
         return [_written(self._template, prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
 
     def _tags_of(self, quotes: Sequence[Quote]) -> list[list[str]] | None:

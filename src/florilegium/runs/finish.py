@@ -96,7 +96,8 @@ def _verdict(
         return None, []
     try:
         known = prepared.held_out_quotes or prepared.training_quotes
-        return draw_verdict(tuned, config.verdict_texts, config.seed, ready.plan.length, str(run.path), known)
+        length, name = ready.plan.length, str(run.path)
+        return draw_verdict(tuned, config.verdict_texts, config.seed, length, name, known, view.underway)
     except Interrupted:
         raise
     except FlorilegiumError as error:

@@ -91,7 +91,7 @@ def size_of(folder: Path) -> int:
 
 
 def named_run(name: str) -> RunDirectory:
-    """The run that `name` means. Raises UsageError for a folder that is none, or a link."""
+    """The run that `name` means. Raises ModelError for a folder that is none, UsageError for a link."""
     run = RunDirectory(find_run(name)).check()
     if run.path.is_symlink():
         raise UsageError(f"{run.path} is a symbolic link", "Name the folder that it leads to")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from florilegium.config import make_config, read_config, settings_of_run
+from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import FlorilegiumError
 from florilegium.runs.prepare import Prepared
@@ -56,7 +56,7 @@ def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows |
         run = RunDirectory(folder if RunDirectory(folder).is_run else adapter_folder(folder).parent)
         if not run.is_run or run.data_digest() == prepared.rows.digest:
             return None
-        config = make_config(settings_of_run(read_config(run.config)), source=str(run.config))
+        config = make_config(settings_of_run(read_run_config(run.config)), source=str(run.config))
         rows = read_rows_of(config)
         split = split_by_config(config, rows)
         numbers = split.test[:: max(1, -(-len(split.test) // MOST_ROWS))]

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from florilegium.config import SamplingSettings
-from florilegium.errors import ResourceError
+from florilegium.errors import ResourceError, counted
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.signals import StopRequest
@@ -28,11 +29,13 @@ SAMPLE_TOKENS = 60
 
 class ProgressView(Protocol):
     """Who watches a run: the terminal, or nobody. `loading` is told how many bytes of the base are read, and of how many;
-    `compiling` that kernels are compiled from now on, until the first figure, and whom to ask how many of them are."""
+    `compiling` that kernels are compiled from now on, until the first figure, and whom to ask how many of them are;
+    `underway` how much is done of what comes between the steps."""
 
     def say(self, line: str) -> None: ...
     def loading(self, done: int, total: int) -> None: ...
     def compiling(self, count: Callable[[], tuple[int, int]]) -> None: ...
+    def underway(self, what: str, done: int, total: int) -> None: ...
     def step(self, metrics: StepMetrics, num_steps: int) -> None: ...
     def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
     def sample(self, step: int, prompt: str, row: Generated) -> None: ...
@@ -44,6 +47,7 @@ class NullView:
     def say(self, line: str) -> None: ...
     def loading(self, done: int, total: int) -> None: ...
     def compiling(self, count: Callable[[], tuple[int, int]]) -> None: ...
+    def underway(self, what: str, done: int, total: int) -> None: ...
     def step(self, metrics: StepMetrics, num_steps: int) -> None: ...
     def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
     def sample(self, step: int, prompt: str, row: Generated) -> None: ...
@@ -78,6 +82,9 @@ class Recorder:
             self._write(metrics)
         self.view.step(metrics, self.num_steps)
 
+    def evaluating(self, done: int, total: int) -> None:
+        self.view.underway(f"evaluating {counted(total, 'held-out row')}", done, total)
+
     def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None:
         """Raises Interrupted when a signal ends the samples; the loss is written by then."""
         self._write(metrics)
@@ -87,7 +94,7 @@ class Recorder:
         texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
         try:
             with self.stop.heard("samples were left", ""):
-                self.samples = self.tuned.complete(texts, settings)
+                self.samples = self.tuned.complete(texts, settings, tell=partial(self.view.underway, "writing samples"))
         except ResourceError as error:  # the losses fit: samples are no reason to end a run
             self.note(f"no samples: {error.cause}")
             self.view.say(f"         no samples at step {metrics.step}: {error.cause}")

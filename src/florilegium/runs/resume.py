@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from florilegium.config import as_dict, current_settings, dump_config, read_config
+from florilegium.config import as_dict, current_settings, dump_config, read_run_config
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.model import base_facts, fast_paths
 from florilegium.model.untrusted import read_json
@@ -68,7 +68,7 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
                 f"Train it further: florilegium train --from {directory} --epochs 3; "
                 f"or use it: florilegium generate --run {directory}",
             )
-        written = read_config(found_run.config)
+        written = read_run_config(found_run.config)
         config = with_changes(written, settings, str(found_run.config))
         manifest = read_manifest_of_run(found_run)
         found: tuple[Path | None, list[str]] = (None, [])
@@ -93,7 +93,7 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
 
 def device_of(run: RunDirectory, settings: Mapping[str, object]) -> str:
     """The device that a run is resumed on: as the settings have it, or as it was."""
-    return str(settings.get("device") or read_config(run.config).get("device", "auto"))
+    return str(settings.get("device") or read_run_config(run.config).get("device", "auto"))
 
 
 def _other_processes(manifest: RunManifest | None, distributed: Distributed) -> list[Change]:
@@ -106,7 +106,7 @@ def _is_to_go_further(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether a finished run is to be trained longer: then a new run starts from it."""
     if name == "latest" or not {"epochs", "max_steps"} & current_settings(settings).keys():
         return False
-    return RunDirectory(find_run(name)).has_adapter
+    return RunDirectory(find_run(name)).check().has_adapter
 
 
 def _take_up(

@@ -49,6 +49,9 @@ class TimeLeft(NullView):
         self.began = clock()
         self.now = -1
 
+    def underway(self, what: str, done: int, total: int) -> None:
+        self.view.underway(what, done, total)
+
     def say(self, line: str) -> None:
         started = next((i for i in range(self.now + 1, len(self.phases)) if line.startswith(self.phases[i].line)), None)
         if started is None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
+from florilegium.errors import counted
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.tokens import label_prompt
@@ -41,16 +43,23 @@ class Verdict:
 
 
 def draw_verdict(
-    tuned: Tuned, texts: int, seed: int, length: RunLength, run: str, quotes: Sequence[Quote]
+    tuned: Tuned,
+    texts: int,
+    seed: int,
+    length: RunLength,
+    run: str,
+    quotes: Sequence[Quote],
+    underway: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[Verdict, list[Generated]]:
     """Writes `texts` quotes as `florilegium generate` does, and judges them: from nothing, and half of them for the tags
-    of `quotes` where both ways were trained."""
+    of `quotes` where both ways were trained. `underway` hears what is being written, and how much of it."""
     settings, way = SamplingSettings(seed=seed), tuned.template.tags_first
     prompts = [label_prompt(way, quote) for quote in quotes if quote[way.columns[0]]] if way else []
     asked = [prompts[i % len(prompts)] for i in range(texts // 2)] if prompts else []
-    rows = tuned.generate("", n=texts - len(asked), settings=settings) if texts > len(asked) else []
-    if asked:
-        rows += tuned.complete(asked, settings, first_row=len(rows))
+    prompts = [*[tuned.prompt_text("")] * (texts - len(asked)), *asked]
+    rows = tuned.complete(
+        prompts, settings, tell=partial(underway, f"writing {counted(texts, 'text')} for the verdict")
+    )
     return judge(rows, tuned.template, length, run), rows
 
 

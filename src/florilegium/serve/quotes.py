@@ -18,6 +18,7 @@ from starlette.responses import Response
 from florilegium.config import SamplingSettings
 from florilegium.generation import Generated, TokenEvent, collect
 from florilegium.generation import Request as EngineRequest
+from florilegium.generation.telling import Tell
 from florilegium.generation.text_pieces import decoded
 from florilegium.generation.tuned import Tuned
 from florilegium.serve.api_errors import ApiError, bad
@@ -52,7 +53,12 @@ class ServedTuned(Tuned):
         self.heard.put(None)
 
     def complete(
-        self, texts: Sequence[str], settings: SamplingSettings, first_row: int = 0, with_base: bool = False
+        self,
+        texts: Sequence[str],
+        settings: SamplingSettings,
+        first_row: int = 0,
+        with_base: bool = False,
+        tell: Tell | None = None,
     ) -> list[Generated]:
         assert self.state is not None and self.served is not None
         asked = asked_of(self.served, texts, settings, first_row)

@@ -24,7 +24,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from florilegium.errors import ModelError, UsageError, counted, nearest
+from florilegium.errors import ModelError, counted, nearest
 from florilegium.storage.json_lines import read_lines
 from florilegium.storage.paths import check_path
 
@@ -89,6 +89,11 @@ class RunDirectory:
         return os.path.isfile(self.config)  # false, too, for a folder that may not be looked into
 
     @property
+    def has_config(self) -> bool:
+        """Whether anything lies where the settings should; `check` says whether they can be read."""
+        return os.path.lexists(self.config)
+
+    @property
     def has_started(self) -> bool:
         """Whether there is anything that a training wrote."""
         return any(map(os.path.exists, (self.metrics, self.checkpoints, self.adapter)))
@@ -98,12 +103,20 @@ class RunDirectory:
         return os.path.isfile(self.adapter / "adapter_config.json")
 
     def check(self) -> RunDirectory:
-        """Itself. Raises UsageError for a folder that is no run."""
-        if not self.is_run:
-            raise UsageError(
-                f"{self.path} is not a run: it has no config.yaml", "Name a folder that `florilegium train` made"
+        """Itself. Raises ModelError for a folder that is no run, or one whose settings are gone."""
+        if self.is_run:
+            return self
+        if os.path.lexists(self.config):
+            raise ModelError(f"{self.config} is not a plain file", "Put back the one that the run wrote")
+        if self.has_started:
+            raise ModelError(
+                f"{self.path} has lost its config.yaml: its rows and settings are not known",
+                "Put back the one that the run wrote, or train a new run",
             )
-        return self
+        raise ModelError(
+            f"{self.path} is not a run: it has no config.yaml",
+            _others(self.path.name) or "Name a folder that `florilegium train` made",
+        )
 
     def read_manifest(self) -> dict[str, object]:
         return read_object(self.manifest)
@@ -182,4 +195,5 @@ def adapter_folder(path: Path) -> Path:
             return folder
     if RunDirectory(path).is_run:
         raise ModelError(f"{path} has not finished", f"Type: florilegium resume {shlex.quote(str(path))}")
-    raise ModelError(f"{path} holds no adapter", "Name a run that finished, or a folder with adapter_config.json")
+    fix = f"Name a run that finished, or a folder with adapter_config.json. {_others(path.name)}"
+    raise ModelError(f"{path} holds no adapter", fix.strip())

@@ -7,7 +7,7 @@ number: to go on from a checkpoint is to start the same loop at another step."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -169,8 +169,13 @@ def evaluate_held_out(
         return best
     began = time.monotonic()
     with stop.heard("an evaluation was left", ""):
-        loss = held_out_loss(trainer, sides.reported)
-        validation = held_out_loss(trainer, sides.choosing) if sides.choosing else None
+        first, total = len(sides.reported), len(sides.reported) + len(sides.choosing)
+        loss = held_out_loss(trainer, sides.reported, lambda done: observer.evaluating(done, total))
+        validation = (
+            held_out_loss(trainer, sides.choosing, lambda done: observer.evaluating(first + done, total))
+            if sides.choosing
+            else None
+        )
     check_eval_loss(progress.step, loss if validation is None else loss + validation)
     deciding = loss if validation is None else validation
     is_best = progress.best_loss is None or deciding < progress.best_loss
@@ -188,14 +193,17 @@ def evaluate_held_out(
 
 
 @torch.no_grad()
-def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
-    """Mean negative log-likelihood a learned token, in nats, dropout off."""
+def held_out_loss(
+    trainer: Trainer, examples: Sequence[Example], tell: Callable[[int], None] = lambda done: None
+) -> float:
+    """Mean negative log-likelihood a learned token, in nats, dropout off. `tell` hears how many rows are done."""
     trainer.loaded.model.eval()
     plan, total, count = trainer.plan, 0.0, 0
     waiting = list(examples)
     while waiting:
         # Some quotes at a time, so that when memory runs out only these are taken again, in smaller pieces.
         part, rest = waiting[:EVALUATION_ROWS], waiting[EVALUATION_ROWS:]
+        tell(len(examples) - len(waiting))
         try:
             batches = pack(trainer.share_of(part), plan)
             here = sum_of_losses(trainer, batches)
@@ -205,6 +213,7 @@ def held_out_loss(trainer: Trainer, examples: Sequence[Example]) -> float:
             plan = smaller(plan, trainer.share_of(part), error)
             continue
         total, count, waiting = total + here, count + sum(b.num_targets for b in batches), rest
+    tell(len(examples))
     if trainer.pipeline is not None and not trainer.pipeline.stage.has_head:
         count = 0  # the same rows passed through every stage
     if trainer.distributed.has_others:

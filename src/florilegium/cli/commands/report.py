@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
 from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.screen import json_line, print_line
-from florilegium.errors import UsageError
-from florilegium.storage.run_directory import find_run
+from florilegium.config import read_run_config
+from florilegium.errors import ModelError, UsageError
+from florilegium.storage.run_directory import RunDirectory, find_run
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +35,8 @@ def run(flags: argparse.Namespace) -> None:
     directory = find_run(given_run(flags))
     with loading_pytorch():  # the first line, before the seconds that the imports take
         from florilegium.report import write_report
+    for named in (directory, *map(find_run, flags.others)):
+        _say_what_is_left_out(RunDirectory(named))
     if flags.others:
         _compare([directory, *map(find_run, flags.others)], flags.output, flags.json)
         return
@@ -40,6 +44,16 @@ def run(flags: argparse.Namespace) -> None:
         raise UsageError("--output is for a comparison of runs", "A run's own page is its report.html")
     page = write_report(directory)
     print_line(json_line({"report": str(page)}) if flags.json else page)
+
+
+def _say_what_is_left_out(run: RunDirectory) -> None:
+    """The page is made of what can be read. Raises ModelError for a folder that is no run."""
+    try:
+        read_run_config(run.check().config)
+    except ModelError as error:
+        if not run.is_run:
+            raise
+        print_line(f"note: {error.cause}, and not on its page", file=sys.stderr)
 
 
 def _compare(directories: list[Path], output: str | None, as_json: bool) -> None:
