@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import florilegium
-from florilegium.config import make_config
+from florilegium.config import dump_config, make_config
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.generation import Generated
@@ -164,6 +164,7 @@ def test_an_adapter_that_changed_its_base_is_refused(first_run: Path, tmp_path: 
     run = tmp_path / "run"
     (run / "adapter").mkdir(parents=True)
     (run / "adapter" / "adapter_config.json").write_text("{}")
-    (run / "config.yaml").write_text("bits: 16\nlora_init: pissa\n")
+    written = make_config({"model": "seedling", "bits": 16, "lora_init": "pissa"})
+    (run / "config.yaml").write_text(dump_config(written))
     with pytest.raises(ModelError, match="--lora-init pissa"):
         inherited_settings({"start_from": str(run)})

@@ -86,7 +86,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["generate", "--run", "busy"], 4, "adapter"),
     (["resume"], 2, "resume"),
     (["resume", "no-such-run"], 4, "florilegium train"),
-    (["resume", "busy"], 2, "config.yaml"),
+    (["resume", "busy"], 4, "config.yaml"),
     (["resume", "--rank"], 2, "rank"),
     (["inspect", "nothing.jsonl"], 3, "nothing.jsonl"),
     (["inspect", "null.jsonl", "--strict"], 3, "null.jsonl:2"),

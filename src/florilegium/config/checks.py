@@ -15,9 +15,21 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
     """`values` over the defaults, checked. Raises UsageError that names `source`, the key and what it takes."""
+    where = f"{source}: " if source else ""
+    config = TrainConfig(**each_checked(values, where))
+    if config.seed >= 2**63:
+        raise UsageError(f"{where}--seed is {config.seed}", "It takes a number below 2^63")
+    _check_compute(config)
+    _check_adapter(config)
+    _check_trackers(config.report_to)
+    return config
+
+
+def each_checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` under today's names, each of the type and in the range of its setting, whatever the others are and whatever
+    is installed here. Raises UsageError that begins with `where`."""
     known = {f.name: f for f in fields(TrainConfig)}
     hints = get_type_hints(TrainConfig)
-    where = f"{source}: " if source else ""
     clean: dict[str, Any] = {}  # each of the type that its field has: `_checked`
     for name, value in values.items():
         key, value = current_setting(str(name), value)
@@ -27,13 +39,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
                 nearest(key, RENAMED | {k: k for k in known}) or "--print-config shows all of them",
             )
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
-    config = TrainConfig(**clean)
-    if config.seed >= 2**63:
-        raise UsageError(f"{where}--seed is {config.seed}", "It takes a number below 2^63")
-    _check_compute(config)
-    _check_adapter(config)
-    _check_trackers(config.report_to)
-    return config
+    return clean
 
 
 def _near(value: object, choices: tuple[object, ...]) -> str:

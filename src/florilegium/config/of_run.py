@@ -8,9 +8,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from florilegium.config.checks import make_config
+from florilegium.config.checks import each_checked
 from florilegium.config.files import read_config
-from florilegium.config.renamed import current_settings, settings_of_run
+from florilegium.config.renamed import current_settings
 from florilegium.errors import ModelError, UsageError
 
 ALWAYS_WRITTEN = ("data", "model", "bits", "seed", "report_to")  # by every version, from the first line to the last
@@ -21,7 +21,7 @@ def read_run_config(path: Path) -> dict[str, object]:
     unreadable, damaged or cut."""
     try:
         written = current_settings(read_config(path))
-        make_config(settings_of_run(written), source=str(path))
+        each_checked(written, f"{path}: ")  # together, and for what is installed here, their user checks them
         if missing := [name for name in ALWAYS_WRITTEN if name not in written]:
             raise UsageError(f"{path} is not whole: it has no {missing[0]!r}")
     except UsageError as error:
