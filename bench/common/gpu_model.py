@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 SIZES = {
+    "tiny": (64, 2, 1),  # to try a benchmark without a GPU
     "560m": (1024, 16, 24),
     "1b1": (1536, 16, 24),
     "1b7": (2048, 16, 24),
@@ -24,10 +25,12 @@ def random_base(size: str, bits: int = 8) -> Any:
     from florilegium.model import Base
 
     width, heads, layers = SIZES[size]
-    device = torch.device("cuda")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device("meta"):
         model = BloomForCausalLM(
-            BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers)
+            BloomConfig(
+                vocab_size=512 if size == "tiny" else VOCABULARY, hidden_size=width, n_head=heads, n_layer=layers
+            )
         ).to(torch.bfloat16)
     torch.manual_seed(0)
     for module in [
@@ -35,7 +38,7 @@ def random_base(size: str, bits: int = 8) -> Any:
     ]:
         for name, child in list(module.named_children()):
             if isinstance(child, torch.nn.Linear):
-                setattr(module, name, _quantised(bnb, child.in_features, child.out_features, bits))
+                setattr(module, name, _quantised(bnb, child.in_features, child.out_features, bits, device))
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
@@ -49,8 +52,8 @@ def random_base(size: str, bits: int = 8) -> Any:
     return Base(model, None, size, bits, device, torch.bfloat16, "", "")  # type: ignore[arg-type]
 
 
-def _quantised(bnb: Any, K: int, N: int, bits: int) -> Any:
-    weight = torch.randn(N, K, dtype=torch.bfloat16, device="cuda") * 0.02
+def _quantised(bnb: Any, K: int, N: int, bits: int, device: torch.device) -> Any:
+    weight = torch.randn(N, K, dtype=torch.bfloat16, device=device) * 0.02
     if bits == 8:
         linear = bnb.nn.Linear8bitLt(K, N, has_fp16_weights=False, device="meta")
         codes, scale, _ = bnb.functional.int8_vectorwise_quant(weight.half())
@@ -62,5 +65,5 @@ def _quantised(bnb: Any, K: int, N: int, bits: int) -> Any:
             packed, requires_grad=False, quant_state=state, quant_type="nf4", bnb_quantized=True, module=linear
         )
         linear.quant_state = state
-    linear.bias = torch.nn.Parameter(torch.zeros(N, dtype=torch.bfloat16, device="cuda"), requires_grad=False)
+    linear.bias = torch.nn.Parameter(torch.zeros(N, dtype=torch.bfloat16, device=device), requires_grad=False)
     return linear

@@ -57,7 +57,7 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
     rule = SamplingSettings(temperature=temperature, top_p=0.9 if temperature else 1.0)
     slots = list(range(batch))
     limits, chances = [capacity - context] * batch, [torch.rand(capacity - context) for _ in slots]
-    decoder.admit(slots, limits, chances, [rule] * batch, [True] * batch, prompts)
+    decoder.admit(slots, limits, chances, [rule] * batch, [0] * batch, prompts)
     for b, prompt in enumerate(prompts):
         for start in range(0, context, decoder.rows[-1]):
             part = prompt[start : start + decoder.rows[-1]]

@@ -52,9 +52,10 @@ SLOW = pytest.mark.slow
 # 9.0 is run on a card whenever kernels change (`make gpu`)
 CARDS = [86, *(pytest.param(arch, marks=SLOW) for arch in (80, 89, 90, 100, 120))]
 POINTERS = {
-    "*fp32": "scale table block_scales residual partial after lora_enabled slopes scores settings tops sums above low whole uniforms",
+    "*fp32": "scale table block_scales residual partial after slopes scores settings tops sums above low whole uniforms",
     "*bf16": "x bias lora_b lora_x_at keys values query gamma beta normed lora_a",
-    "*i32": "slot position rows row_slot row_position argmaxes next_token length written limit done given_token given_position sample_rows",
+    "*i32": "slot position rows row_slot row_position argmaxes next_token length written limit done given_token given_position "
+    "sample_rows place listed",
     "*u8": "seen",
     "fp32": "scaling eps width width_before lowest",
 }
@@ -93,7 +94,10 @@ def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
     options = {"num_warps": tile.pop("num_warps")}
     stored, out = "*bf16" if form == 16 else "*i32", "*fp32" if form == 16 else "*bf16"
     kind = matmul_kernel.SCORES if form == 16 else matmul_kernel.QKV
-    adapter = {"R": 0, "PART": 1} if form == 16 else {"R": rank, "PART": min(rank, 64)}
+    # several adapters, which take more than one
+    part = min(rank, 64)
+    adapter = {"R": rank, "PART": part, "TOGETHER": matmul_kernel.LORA_COLUMNS // part}
+    adapter = {"R": 0, "PART": 1, "TOGETHER": 0} if form == 16 else adapter
     fixed = {
         "EPILOGUE": kind,
         "BITS": form,
@@ -125,7 +129,7 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> No
         split = 1 if kind else matmul_kernel.split_of(N, K, form)
         tile = matmul_kernel.tile(M, K, split, form, roomy=arch >= 90)
         options = {"num_warps": tile.pop("num_warps")}
-        adapter = {"R": 16, "PART": 16}
+        adapter = {"R": 16, "PART": 16, "TOGETHER": 0}
         fixed = {
             "EPILOGUE": kind,
             "BITS": form,

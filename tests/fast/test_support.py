@@ -75,7 +75,7 @@ def test_other_shapes_and_states_are_refused(tmp_path: Path) -> None:
 def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> None:
     """At multiples of 16 bytes: Triton compiles anew for a pointer that is not."""
     for M in (1, 4, 16, 30):
-        inputs = StepInputs.make(M, min(M, 8))
+        inputs = StepInputs.make(M, min(M, 8), 5)
         places = [
             view.data_ptr() - inputs.memory.data_ptr()
             for view in (inputs.token, inputs.position, inputs.slot, inputs.sample_rows)

@@ -13,8 +13,11 @@ from florilegium.config import SamplingSettings, TrainConfig
 from florilegium.errors import UsageError
 from florilegium.generation import Completion, PackedDecoder, Request, StockDecoder, collect, write_batch
 from florilegium.generation.engine import BatchEngine, Engine, ready
-from florilegium.model import LoadedModel, load_base
+from florilegium.model import Base, LoadedModel, load_base
+from florilegium.model.base_changes import Replaced
 from florilegium.model.lora import attach_adapter
+from florilegium.model.row_adapters import unsupported, without_adapter
+from florilegium.model.shared_base import shared
 from tests.tiny import make_tokenizer, save_tiny
 
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0)
@@ -110,9 +113,72 @@ def test_base_and_adapter_run_beside_each_other(tiny: Path) -> None:
         tuned = [alone(loaded, request) for request in asked]
         for request in asked:
             engine.add(request)
-            engine.add(replace(request, adapter=False))
+            engine.add(replace(request, adapter=None))
         both = finish(engine, 8)
     assert both[0::2] == tuned and both[1::2] == untuned and tuned != untuned
+
+
+def adapters_over(base: Base, *configs: TrainConfig) -> list[LoadedModel]:
+    """An adapter each, of random numbers, on modules of its own over the base's weights."""
+    made = []
+    for seed, config in enumerate(configs):
+        own = shared(base)
+        model = attach_adapter(own, config)
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data = torch.randn(parameter.shape, generator=generator)
+        made.append(LoadedModel(own, model.eval()))
+    return made
+
+
+def under_way(engine: BatchEngine) -> set[int | None]:
+    """The adapters of texts that wait or are written."""
+    writing = [text.request for batch in engine.batches for text in batch.texts if not text.ended]
+    return {request.adapter for request in [*writing, *(request for _, request in engine.waiting)]}
+
+
+def test_rows_of_several_adapters_are_those_of_each_alone(loaded: LoadedModel) -> None:
+    """Of other ranks and on other linears, the base's between them; one leaves, and another comes while texts are under
+    way."""
+    targets = "all-linear", "auto", "auto", "all-linear"
+    configs = [TrainConfig(lora_rank=3 + i, target_modules=name) for i, name in enumerate(targets)]
+    tuned = adapters_over(loaded.base, *configs)
+    assert [unsupported(one) for one in tuned] == [""] * 4
+    own = without_adapter(tuned[0])
+    engine, asked, whose = BatchEngine(own, slots=5, capacity=64), requests(18), [0, 1, 2, None] * 3 + [0, 2, None] * 2
+    whose[-3:] = [3, 3, None]
+    numbers: dict[int | None, int | None] = {None: None}
+    written, most = [], 0
+    with ready(own):
+        numbers |= {i: engine.add_adapter(one) for i, one in enumerate(tuned[:3])}
+        for i, (request, who) in enumerate(zip(asked, whose, strict=True)):
+            if i == 15:  # none of 1 is left, others are
+                while numbers[1] in under_way(engine):
+                    written += engine.step()
+                assert engine.running
+                engine.remove_adapter(numbers.pop(1) or 0)
+                numbers[3] = engine.add_adapter(tuned[3])
+            engine.add(replace(request, adapter=numbers[who]))
+            written += engine.step()
+            most = max(most, *(len({text.request.adapter for text in batch.texts}) for batch in engine.batches))
+        while engine.busy:
+            written += engine.step()
+        wanted = [alone(own if who is None else tuned[who], one) for one, who in zip(asked, whose, strict=True)]
+    assert collect(written, len(asked)) == wanted
+    # they were rows of one batch, where the family's caches can join
+    assert most >= 3 or loaded.base.model.config.model_type == "mistral"
+    assert len({tuple(one.token_ids) for one in wanted}) > 12
+
+
+def test_an_adapter_that_is_more_than_plain_lora_has_no_rows(tiny: Path) -> None:
+    base = load_base(str(tiny), bits=32, device=torch.device("cpu"), compute="float32")
+    (dora,) = adapters_over(base, TrainConfig(lora_rank=4, dora=True))
+    assert "more than plain LoRA" in unsupported(dora)
+    assert "its own" in unsupported(LoadedModel(base, base.model))
+    (plain,) = adapters_over(base, TrainConfig(lora_rank=4))
+    plain.base.replaced.append(Replaced(next(plain.model.parameters()), torch.zeros(1)))
+    assert "changes the base" in unsupported(plain)
 
 
 def test_a_text_that_cannot_fit_is_refused_with_both_numbers(loaded: LoadedModel) -> None:

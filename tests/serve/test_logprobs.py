@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,57 @@ def test_a_greedy_text_is_the_likeliest_at_every_place(server: Server, tuned: Tu
     scored = token_scores(tuned.loaded, text_ids(tuned.base.tokenizer, ["The sea"]), adapter=False)[0]
     assert base.choices[0].logprobs and base.choices[0].logprobs.token_logprobs
     assert base.choices[0].logprobs.token_logprobs[1:] == pytest.approx(scored.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("stop", [None, " the"])
+def test_a_stream_has_the_logprobs_of_the_whole_answer(server: Server, stop: str | None) -> None:
+    """Two texts of two prompts at once, with their prompts, by OpenAI's client: of completions and of chats."""
+    client, asked = server.openai, {"model": "sayings", "seed": 4, "max_tokens": 20, "stop": stop, "n": 2}
+    prompts = {"prompt": ["The sea — “wide”", "Be"], "logprobs": 2, "echo": True}
+    whole = client.completions.create(**asked, **prompts)  # type: ignore[call-overload]
+    events = list(client.completions.create(**asked, **prompts, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+    assert events[-1].choices == [] and events[-1].usage == whole.usage
+    for choice in whole.choices:
+        parts = [event.choices[0] for event in events[:-1] if event.choices[0].index == choice.index]
+        assert "".join(part.text for part in parts) == choice.text
+        assert [part.finish_reason for part in parts] == [None] * (len(parts) - 1) + [choice.finish_reason]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            got = [value for part in parts for value in getattr(part.logprobs, name)]
+            assert got == _rounded(getattr(choice.logprobs, name)), name
+        # the prompt, then one token, two, four, eight ...
+        sizes = [len(part.logprobs.tokens) for part in parts[1:]]
+        assert sizes[:-1] == [1, 2, 4, 8, 8][: len(sizes) - 1] and sizes[-1] <= 8
+    said = {"messages": [{"role": "user", "content": "Be kind."}], "logprobs": True, "top_logprobs": 3}
+    chat = client.chat.completions.create(**asked, **said)  # type: ignore[call-overload]
+    pieces = list(client.chat.completions.create(**asked, **said, stream=True))  # type: ignore[call-overload]
+    for choice in chat.choices:
+        parts = [event.choices[0] for event in pieces if event.choices[0].index == choice.index]
+        assert parts[0].delta.role == "assistant" and parts[0].logprobs is None
+        assert "".join(part.delta.content or "" for part in parts) == choice.message.content
+        got = [token.model_dump() for part in parts[1:] for token in part.logprobs.content]
+        assert got == _rounded([token.model_dump() for token in choice.logprobs.content])
+
+
+def test_a_stream_of_no_tokens_has_the_logprobs_of_its_prompt(server: Server) -> None:
+    whole, stream = (
+        server.openai.completions.create(
+            model="sayings", prompt="The sea", max_tokens=0, echo=True, logprobs=1, stream=stream
+        )
+        for stream in (False, True)
+    )
+    first, last = (event.choices[0] for event in stream)
+    assert first.text == "The sea" and last.finish_reason == "length"
+    assert first.logprobs.tokens == whole.choices[0].logprobs.tokens
+    assert first.logprobs.token_logprobs == _rounded(whole.choices[0].logprobs.token_logprobs)
+
+
+def _rounded(value: Any) -> Any:
+    """A pass over more tokens at once may differ in the last digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
 
 
 def test_tags_have_the_probability_of_their_tokens_and_an_end(server: Server, tuned: Tuned) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import queue
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from openai import AsyncOpenAI
 
 from florilegium.config import SamplingSettings
+from florilegium.generation import Request, TokenEvent
 from florilegium.generation.tuned import load
+from florilegium.model import LoadedModel
 from florilegium.model.shared_base import Bases
 from florilegium.seedling import FOLDER
+from florilegium.serve.api_errors import ApiError
+from florilegium.serve.hosted import Job
+from florilegium.serve.worker import Worker
 from tests.export.adapters import save_adapter
 from tests.serve.conftest import Server, serving
 
@@ -52,6 +62,64 @@ def test_each_run_writes_its_own_texts_however_often_they_take_turns(several: Se
         assert row["text"] == wanted[name], name
     (row,) = several.post("/v1/quotes", model="seedling", prompt="The sea", seed=5, max_tokens=24).json()["data"]
     assert row["text"] == base
+
+
+def test_texts_of_three_runs_and_their_base_are_written_at_once(several: Server, runs: Path) -> None:
+    """More than are held: one leaves while its text is under way. Each text is what its run writes alone."""
+    names = ["red", "green", "blue", "seedling"]
+    alone = {name: load(runs / (name if name != "seedling" else "red")) for name in names}
+    asked = [(name, seed) for seed in range(4) for name in names]
+    wanted = [
+        alone[name].generate("The sea", settings=replace(SETTINGS, seed=seed), use_base=name == "seedling")[0].text
+        for name, seed in asked
+    ]
+
+    async def ask() -> list[str]:
+        client = AsyncOpenAI(base_url=f"{several.url}/v1", api_key="none", max_retries=0, timeout=60)
+        one = partial(client.completions.create, prompt="The sea", max_tokens=24)
+        found = await asyncio.gather(*[one(model=name, seed=seed) for name, seed in asked])
+        return ["The sea" + answer.choices[0].text for answer in found]
+
+    assert asyncio.run(ask()) == wanted and len(set(wanted)) >= 8
+
+
+def test_models_on_one_base_share_an_engine_until_they_leave(runs: Path) -> None:
+    bases = Bases()
+    red, green, blue = (load(runs / name, bases=bases).loaded for name in ("red", "green", "blue"))
+    own = load(runs / "red").loaded  # its base is not shared
+    worker = Worker(slots=2, max_length=64, queue_size=8)
+    worker.start()
+
+    def texts(*models: LoadedModel) -> list[list[int]]:
+        """What each writes, all asked for at once."""
+        came: list[queue.SimpleQueue[TokenEvent | ApiError]] = [queue.SimpleQueue() for _ in models]
+        for model, heard in zip(models, came, strict=True):
+            worker.submit(Job(model, Request([5, 6, 7], 0, SETTINGS), heard.put))
+        found = []
+        for heard in came:
+            found.append([])
+            while not (event := heard.get(timeout=60)).ended:
+                found[-1].append(event.token_id)
+        return found
+
+    hosted: list[int] = []
+    try:
+        for model in (red, green, own):
+            worker.call(partial(worker.host, model)).result()
+        first = texts(red, green, own)
+        assert first[0] == first[2] != first[1]
+        hosted.append(len(worker.hosted))
+        worker.retire(red)
+        worker.retire(own)
+        worker.call(partial(worker.host, blue)).result()
+        second = texts(blue, green, red)  # red comes back for this one
+        assert second[1:] == [first[1], first[0]] and second[0] not in first
+        worker.call(lambda: None).result()
+        (engine,) = worker.hosted
+        assert set(engine.models) == {id(green), id(blue)}
+    finally:
+        worker.stop()
+    assert hosted == [2]
 
 
 def test_all_are_listed_and_none_is_loaded_for_that(several: Server) -> None:

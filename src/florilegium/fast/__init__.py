@@ -119,11 +119,13 @@ def decoder_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype
     return unsupported_reason(bloom, device, compute)
 
 
-def make_decoder(bloom: Bloom, head_VW: torch.Tensor, *, slots: int, capacity: int, max_rows: int, eos: int) -> Decoder:
+def make_decoder(
+    bloom: Bloom, head_VW: torch.Tensor, *, slots: int, capacity: int, max_rows: int, eos: int, places: int
+) -> Decoder:
     """A `decoding/decoder.py` Decoder for a model without `decoder_unsupported`."""
     from florilegium.fast.decoding.decoder import Decoder
 
-    return Decoder(bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos)
+    return Decoder(bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos, places=places)
 
 
 __all__ = [

@@ -114,6 +114,24 @@ def dequantized_once(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[Non
             module.__dict__.pop("dequantized_NK", None)
 
 
+@contextlib.contextmanager
+def lend_dequantized(owner: torch.nn.Module, borrower: torch.nn.Module) -> Iterator[None]:
+    """Inside, the borrower, another set of modules over the same weights, multiplies by the copies of the owner's
+    `dequantized_once`, where it made some."""
+    pairs = list(zip(quantized_linears(owner), quantized_linears(borrower), strict=True))
+    # where memory did not allow copies the owner has none
+    lent = [
+        (mine, theirs) for mine, theirs in pairs if "dequantized_NK" in mine.__dict__ and "forward" in theirs.__dict__
+    ]
+    for mine, theirs in lent:
+        theirs.__dict__["dequantized_NK"] = mine.__dict__["dequantized_NK"]
+    try:
+        yield
+    finally:
+        for _, theirs in lent:
+            theirs.__dict__.pop("dequantized_NK", None)
+
+
 def _free_memory() -> int:
     """Bytes of memory that can still be had, by Linux' own count; elsewhere none."""
     with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:

@@ -107,12 +107,13 @@ def base_linear(layer: Linear | LoraLayer) -> Linear:
     return cast(Linear, layer) if lora is None else lora.base_layer
 
 
-def linears(block: Block) -> tuple[Linear, Linear, Linear, Linear]:
-    """The four linears of a block, without the adapter: qkv, dense, up, down."""
+def wrapped_linears(block: Block) -> tuple[Linear | LoraLayer, ...]:
+    """The four linears of a block as they are, with or without an adapter: qkv, dense, up, down."""
     attention, mlp = block.self_attention, block.mlp
-    return (
-        base_linear(attention.query_key_value),
-        base_linear(attention.dense),
-        base_linear(mlp.dense_h_to_4h),
-        base_linear(mlp.dense_4h_to_h),
-    )
+    return attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
+
+
+def linears(block: Block) -> tuple[Linear, Linear, Linear, Linear]:
+    """The same without the adapter."""
+    qkv, dense, up, down = map(base_linear, wrapped_linears(block))
+    return qkv, dense, up, down

@@ -8,7 +8,10 @@ token of every text under way.
 
 On CUDA BLOOM's engine is the fast decoder's queue (`scheduler.py`), made once. Here is that of the CPU and of other
 families: new prompts are read as a batch of their own, which then joins the batch under way. A text depends on its
-prompt, its settings and its number alone, not on what is beside it. An engine belongs to one thread."""
+prompt, its adapter, its settings and its number alone, not on what is beside it. An engine belongs to one thread.
+
+Of a model without an adapter the engine takes in those of others over the same weights (`add_adapter`), and texts of all
+of them are rows of one batch. Of a model with one it writes with that (number 0) and without, in a batch each."""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from florilegium.generation.request import Request, TokenEvent, check_fits
 from florilegium.generation.sampling import next_tokens, uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
 from florilegium.model import LoadedModel, fast_paths
+from florilegium.model.row_adapters import RowAdapters
 from florilegium.tokens import end_of_text
 
 READ_AT_ONCE = 1024  # tokens of new prompts a step: texts under way wait for them
@@ -49,6 +53,12 @@ class Engine(Protocol):
     def cancel(self, number: int) -> None:
         """No further token of it is written; its slot is free in the next step."""
 
+    def add_adapter(self, loaded: LoadedModel) -> int:
+        """The number by which requests ask for that model's adapter; it is not `row_adapters.unsupported`."""
+
+    def remove_adapter(self, number: int) -> None:
+        """When no request asks for it any more."""
+
     def step(self) -> list[TokenEvent]: ...
 
 
@@ -58,11 +68,15 @@ def decodes_fast(loaded: LoadedModel) -> bool:
     return "fast-decode" in loaded.kernels and not fast_paths.unsupported("fast-decode", loaded)
 
 
-def make_engine(loaded: LoadedModel, *, slots: int, capacity: int) -> Engine:
-    """With as many slots as were asked for; on a GPU half as many until their keys and values find room."""
+def make_engine(loaded: LoadedModel, *, slots: int, capacity: int, places: int = 1) -> Engine:
+    """With as many slots as were asked for, on a GPU half as many until their keys and values find room; and places for
+    so many adapters, or more when they come."""
     if not decodes_fast(loaded):
         return BatchEngine(loaded, slots=slots, capacity=capacity)
-    sizes = {"capacity": capacity, "max_rows": max(slots, FAST_READ_ROWS), "eos": end_of_text(loaded.base.tokenizer)}
+    sizes = {
+        "capacity": capacity, "max_rows": max(slots, FAST_READ_ROWS), "places": places,
+        "eos": end_of_text(loaded.base.tokenizer),
+    }  # fmt: skip
     while True:
         try:
             return ContinuousBatcher(fast_paths.make_decoder(loaded, slots=slots, **sizes))
@@ -103,7 +117,7 @@ class _Batch:
     decoder's cache. `tokens_B` were chosen and not yet read by the model."""
 
     decoder: BatchDecoder
-    adapter: bool
+    base_alone: bool
     texts: list[_Text]
     scores_BV: torch.Tensor
     seen_BV: torch.Tensor
@@ -117,7 +131,7 @@ class _Batch:
         self.tokens_B = None if self.tokens_B is None else self.tokens_B[kept]
 
     def join(self, other: _Batch) -> bool:
-        if self.adapter != other.adapter or not self.decoder.join(other.decoder):
+        if self.base_alone != other.base_alone or not self.decoder.join(other.decoder):
             return False
         self.texts += other.texts
         self.scores_BV = torch.cat([self.scores_BV, other.scores_BV])
@@ -131,6 +145,7 @@ class BatchEngine:
     def __init__(self, loaded: LoadedModel, *, slots: int, capacity: int) -> None:
         self.loaded, self.slots, self.capacity = loaded, slots, capacity
         self.eos = end_of_text(loaded.base.tokenizer)
+        self.adapters = RowAdapters(loaded.model) if loaded.model is loaded.base.model else None
         self.waiting: deque[tuple[int, Request]] = deque()
         self.batches: list[_Batch] = []
         self.count = 0
@@ -149,6 +164,14 @@ class BatchEngine:
         self.count += 1
         return self.count - 1
 
+    def add_adapter(self, loaded: LoadedModel) -> int:
+        assert self.adapters is not None, "the engine's own model has an adapter"
+        return self.adapters.add(loaded)
+
+    def remove_adapter(self, number: int) -> None:
+        assert self.adapters is not None
+        self.adapters.remove(number)
+
     def cancel(self, number: int) -> None:
         self.waiting = deque(item for item in self.waiting if item[0] != number)
         for batch in self.batches:
@@ -161,8 +184,8 @@ class BatchEngine:
         for batch in self.batches:
             self._write_on(batch)
         self.batches = [batch for batch in self.batches if batch.texts]
-        for adapter in (True, False):
-            new = self._admit(adapter)
+        for base_alone in (False, True):
+            new = self._admit(base_alone)
             if new and not any(batch.join(new) for batch in self.batches):
                 self.batches.append(new)
         return [written for batch in self.batches for written in self._sample(batch)]
@@ -176,34 +199,34 @@ class BatchEngine:
         if len(stays) < len(batch.texts):
             batch.keep(stays)
         assert batch.tokens_B is not None
-        with self._adapter(batch.adapter):
+        with self._adapters(batch.texts, batch.base_alone):
             batch.scores_BV = batch.decoder.write(batch.tokens_B)
 
-    def _admit(self, adapter: bool) -> _Batch | None:
+    def _admit(self, base_alone: bool) -> _Batch | None:
         """The prompts that wait and find a slot, read: not more at once than others should wait for."""
         free, tokens = self.slots - self.running, 0
         texts: list[_Text] = []
         for item in list(self.waiting):
             number, request = item
-            if request.adapter != adapter:
+            if base_alone != (self.adapters is None and request.adapter is None):
                 continue
             tokens += len(request.token_ids)
             if len(texts) == free or (texts and tokens > READ_AT_ONCE):
                 break
             self.waiting.remove(item)
             texts.append(_Text(number, request, uniform_draws(request.settings, request.number)))
-        return self._read(texts, adapter) if texts else None
+        return self._read(texts, base_alone) if texts else None
 
-    def _read(self, texts: list[_Text], adapter: bool) -> _Batch:
+    def _read(self, texts: list[_Text], base_alone: bool) -> _Batch:
         decoder = PackedDecoder(self.loaded) if self.loaded.base.packs else StockDecoder(self.loaded)
         requests = [text.request for text in texts]
-        with self._adapter(adapter):
+        with self._adapters(texts, base_alone):
             room = max(r.settings.max_new_tokens for r in requests)
             scores_BV = decoder.read([r.token_ids for r in requests], room)
         seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
         for b, request in enumerate(requests):
             seen_BV[b, torch.tensor(list(request.token_ids), device=seen_BV.device)] = True
-        return _Batch(decoder, adapter, texts, scores_BV, seen_BV)
+        return _Batch(decoder, base_alone, texts, scores_BV, seen_BV)
 
     def _sample(self, batch: _Batch) -> list[TokenEvent]:
         batch.tokens_B = _next_tokens(batch)
@@ -217,8 +240,11 @@ class BatchEngine:
             out.append(TokenEvent(text.number, None if stopped else token, text.ended, broken=not sound))
         return out
 
-    def _adapter(self, on: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if on else self.loaded.adapter_off()
+    def _adapters(self, texts: list[_Text], base_alone: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model writes each text, row by row, with its own."""
+        if self.adapters is not None:
+            self.adapters.use([text.request.adapter for text in texts])
+        return self.loaded.adapter_off() if base_alone else contextlib.nullcontext()
 
 
 def _next_tokens(batch: _Batch) -> torch.Tensor:

@@ -71,7 +71,7 @@ def generate_texts(
     ]
     ids = text_ids(loaded.base.tokenizer, begun)
     requests = [fitting(loaded, Request(row, number, settings)) for row, number in zip(ids, numbers, strict=True)]
-    requests += [replace(request, adapter=False) for request in requests] if with_base else []
+    requests += [replace(request, adapter=None) for request in requests] if with_base else []
     written = write(loaded, requests)
     completions = collect(telling(written, requests, tell) if tell else written, len(requests))
     return [_generated(loaded.base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
@@ -93,7 +93,9 @@ def stream_text(
     shown = _decoded(base, ids)
     yield shown
     so_far, finished = list(ids), False
-    with contextlib.closing(write(loaded, [fitting(loaded, Request(ids, row, settings, adapter))])) as tokens:
+    with contextlib.closing(
+        write(loaded, [fitting(loaded, Request(ids, row, settings, 0 if adapter else None))])
+    ) as tokens:
         for written in tokens:
             so_far += [] if written.token_id is None else [written.token_id]
             text = _decoded(base, so_far)
@@ -194,7 +196,7 @@ def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[To
             rows.sort(key=lambda i: len(requests[i].token_ids))
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
-                with contextlib.nullcontext() if adapter else loaded.adapter_off():
+                with loaded.adapter_off() if adapter is None else contextlib.nullcontext():
                     for written in _stepping_down(loaded, [requests[i] for i in batch], eos):
                         yield replace(written, request=batch[written.request])
 

@@ -12,12 +12,12 @@ from florilegium.errors import UsageError, counted
 @dataclass(frozen=True)
 class Request:
     """A prompt (token ids, at least one) to write on from. `number` chooses its draws together with the settings'
-    seed; `adapter` False asks the untuned base."""
+    seed; `adapter` is the engine's number of one (0: that of the model itself), None asks the untuned base."""
 
     token_ids: Sequence[int]
     number: int
     settings: SamplingSettings
-    adapter: bool = True
+    adapter: int | None = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from florilegium.generation.request import Request, TokenEvent, check_fits
 from florilegium.generation.sampling import uniform_draws
+from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.fast_paths import DecodeStep, SlotDecoder
 
 
@@ -50,6 +51,12 @@ class ContinuousBatcher:
         self.waiting.append((self.count, request))
         self.count += 1
         return self.count - 1
+
+    def add_adapter(self, loaded: LoadedModel) -> int:
+        return fast_paths.add_adapter(self.decoder, loaded)
+
+    def remove_adapter(self, number: int) -> None:
+        self.decoder.remove_adapter(number)
 
     def cancel(self, number: int) -> None:
         """No further token of that request is written."""

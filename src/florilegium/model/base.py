@@ -52,6 +52,8 @@ class Base:
     tokenizer_digest: str
     folder: Path | None = None  # where its files lie on this machine
     replaced: list[Replaced] = field(default_factory=list)  # what an adapter put in place of its own values
+    # the base whose weights these modules share (`shared_base.py`)
+    source: Base | None = field(default=None, repr=False, compare=False)
     stage: Stage | None = None  # the part that is here, where several processes hold it together
 
     @property

@@ -72,10 +72,12 @@ class SlotDecoder(Protocol):
         limits: Sequence[int],
         chances: Sequence[torch.Tensor],
         rules: Sequence[SamplingSettings],
-        adapter: Sequence[bool],
+        adapters: Sequence[int | None],
         prompts: Sequence[Sequence[int]],
     ) -> None: ...
 
+    def add_adapter(self, bloom: Bloom) -> int: ...
+    def remove_adapter(self, place: int) -> None: ...
     def step(self, rows: Sequence[tuple[int, int, int]], wanted: Sequence[int]) -> DecodeStep: ...
 
 
@@ -186,10 +188,24 @@ def graph_runner(
     return fast.CudaGraphRunner(function, updates)
 
 
-def make_decoder(loaded: LoadedModel, *, slots: int, capacity: int, max_rows: int, eos: int) -> SlotDecoder:
-    """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now."""
+def make_decoder(
+    loaded: LoadedModel, *, slots: int, capacity: int, max_rows: int, eos: int, places: int = 1
+) -> SlotDecoder:
+    """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now; with `places` for that
+    and others."""
     bloom, head_VW = _bloom(loaded), head_weight(loaded.model).detach()
-    return fast.make_decoder(bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos)
+    sizes = {"slots": slots, "capacity": capacity, "max_rows": max_rows, "eos": eos, "places": places}
+    return fast.make_decoder(bloom, head_VW, **sizes)
+
+
+def add_adapter(decoder: SlotDecoder, loaded: LoadedModel) -> int:
+    """The number of that model's adapter, as it is now, in a decoder of the same base."""
+    return decoder.add_adapter(_bloom(loaded))
+
+
+def lend_dequantized(owner: torch.nn.Module, borrower: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Inside, the borrower multiplies by the weights that `dequantized_once` made for the owner, over the same base."""
+    return fast.frozen_linear.lend_dequantized(owner, borrower) if HAS_FAST else contextlib.nullcontext()
 
 
 def dequantized_once(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:

@@ -50,7 +50,7 @@ def shared(base: Base) -> Base:
     memo: dict[int, object] = {}
     for tensor in chain(base.model.parameters(), base.model.buffers()):
         memo[id(tensor)] = _over_the_same_memory(tensor)
-    return replace(base, model=copy.deepcopy(base.model, memo))
+    return replace(base, model=copy.deepcopy(base.model, memo), source=base.source or base)
 
 
 def _over_the_same_memory(tensor: torch.Tensor) -> torch.Tensor:

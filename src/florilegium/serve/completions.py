@@ -36,7 +36,10 @@ class TextShape:
         return self._choice(piece.choice, piece.text, piece.finish)
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
-        return {**self._choice(i, text, finish), "logprobs": None if tokens is None else for_completions(tokens)}
+        return {**self._choice(i, text, finish), "logprobs": None if tokens is None else self.logprobs(tokens, 0)}
+
+    def logprobs(self, tokens: list[TokenLogprob], place: int) -> JsonObject:
+        return for_completions(tokens, place)
 
     def _choice(self, i: int, text: str, finish: str | None) -> JsonObject:
         return {"index": i, "text": text, "logprobs": None, "finish_reason": finish}
@@ -61,9 +64,12 @@ class ChatShape:
         return {"index": piece.choice, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
-        logprobs = None if tokens is None else for_chat(tokens)
+        logprobs = None if tokens is None else self.logprobs(tokens, 0)
         message = {"role": "assistant", "content": text.lstrip(), "refusal": None}
         return {"index": i, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+    def logprobs(self, tokens: list[TokenLogprob], place: int) -> JsonObject:
+        return for_chat(tokens)
 
 
 @router.post("/v1/completions")

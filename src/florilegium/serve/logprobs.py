@@ -46,9 +46,9 @@ async def logprobs_of(
     return [first, *rest][start:]
 
 
-def for_completions(tokens: Sequence[TokenLogprob]) -> JsonObject:
-    """`text_offset` counts characters of the text that is answered."""
-    offsets, place = [], 0
+def for_completions(tokens: Sequence[TokenLogprob], place: int = 0) -> JsonObject:
+    """`text_offset` counts characters of the text that is answered, of which `place` went before."""
+    offsets = []
     for token in tokens:
         offsets.append(place)
         place += len(token.text)

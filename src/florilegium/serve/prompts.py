@@ -69,7 +69,7 @@ def asked_of(
                 raise bad("prompt holds a token id that the vocabulary does not have", "prompt", "invalid_value")
         _check_length(ids, settings, model.capacity)
         shown = prompt if isinstance(prompt, str) else str(base.tokenizer.decode(list(ids)))
-        asked.append(Asked(Request(ids, number, settings, model.adapter), shown, lead))
+        asked.append(Asked(Request(ids, number, settings, 0 if model.adapter else None), shown, lead))
     return asked
 
 

@@ -35,7 +35,7 @@ class Worker:
     def __init__(self, *, slots: int | None, max_length: int, queue_size: int) -> None:
         self._slots, self.max_length, self.queue_size = slots, max_length, queue_size
         self.inbox: queue.SimpleQueue[Job | Call | None] = queue.SimpleQueue()
-        self.hosted: dict[int, Hosted] = {}
+        self.hosted: list[Hosted] = []
         self.post: Callable[[Call], object] = lambda call: call()
         self.failure: BaseException | None = None
         self.lock, self.taken = threading.Lock(), 0
@@ -54,18 +54,16 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """Texts that are written at once, by one model."""
-        return min(
-            (one.engine.slots for one in [*self.hosted.values()] if one.engine), default=self._slots or SLOTS["cpu"]
-        )
+        """Texts that are written at once, by one engine."""
+        return min((one.engine.slots for one in [*self.hosted] if one.engine), default=self._slots or SLOTS["cpu"])
 
     @property
     def running(self) -> int:
-        return sum(one.engine.running for one in [*self.hosted.values()] if one.engine)
+        return sum(one.engine.running for one in [*self.hosted] if one.engine)
 
     @property
     def waiting(self) -> int:
-        return max(0, sum(len(one.jobs) for one in [*self.hosted.values()]) - self.running)
+        return max(0, sum(len(one.jobs) for one in [*self.hosted]) - self.running)
 
     def capacity(self, loaded: LoadedModel) -> int:
         """Tokens of a text at most: what was asked for, or fewer where the model's positions end."""
@@ -91,8 +89,8 @@ class Worker:
         """The model leaves when what it writes is done."""
 
         def leave() -> None:
-            if one := self.hosted.get(id(loaded)):
-                one.retired = True
+            for one in self.hosted:
+                one.retire(loaded)
 
         self.call(leave)
 
@@ -125,7 +123,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._take_in():
-                for one in self.hosted.values():
+                for one in self.hosted:
                     self._work(one)
                 self._let_go()
         except BaseException as error:  # told by /health
@@ -134,22 +132,29 @@ class Worker:
             self._fail_all()
 
     def host(self, loaded: LoadedModel, *, retired: bool = False) -> Hosted:
-        """Makes the model's engine, in this thread. Raises what making it raises."""
-        if id(loaded) not in self.hosted:
+        """Gives the model an engine, in this thread: one that is there and takes it, or a new one. Raises what making
+        it raises."""
+        one = next((one for one in self.hosted if id(loaded) in one.models), None)
+        if one is not None:
+            return one
+        one = next((one for one in self.hosted if one.takes(loaded)), None)
+        if one is None:
             slots = self._slots or SLOTS[loaded.base.device.type]
-            self.hosted[id(loaded)] = Hosted(loaded, slots, self.capacity(loaded), retired=retired)
-        return self.hosted[id(loaded)]
+            one = Hosted(loaded, slots, self.capacity(loaded))
+            self.hosted.append(one)
+        one.take(loaded, retired=retired)
+        return one
 
     def _let_go(self) -> None:
-        for one in [one for one in self.hosted.values() if one.retired and not one.busy]:
-            del self.hosted[id(one.loaded)]
+        for one in [one for one in self.hosted if one.let_go()]:
+            self.hosted.remove(one)
             one.close()
 
     def _take_in(self) -> bool:
         """What came since the last step; waits while there is nothing to write. False: stop."""
         while True:
             try:
-                item = self.inbox.get(block=not any(one.busy for one in self.hosted.values()))
+                item = self.inbox.get(block=not any(one.busy for one in self.hosted))
             except queue.Empty:
                 return True
             if item is None:
@@ -159,7 +164,7 @@ class Worker:
                 self._let_go()
             elif item.cancelled:
                 item.done = True
-                if one := self.hosted.get(id(item.loaded)):
+                for one in self.hosted:
                     one.cancel(item)
             elif not item.done:
                 self._add(item)
@@ -182,7 +187,7 @@ class Worker:
             self._tell(one.fail())
 
     def _fail_all(self) -> None:
-        events = [event for one in self.hosted.values() for event in one.fail()]
+        events = [event for one in self.hosted for event in one.fail()]
         with contextlib.suppress(queue.Empty):
             while True:
                 item = self.inbox.get_nowait()

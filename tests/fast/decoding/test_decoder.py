@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from florilegium.generation import Completion, ContinuousBatcher, PackedDecoder,
 from florilegium.model import LoadedModel, attach_adapter, load_base
 from florilegium.model.families import head_weight
 from florilegium.model.families.bloom import bloom_model
+from florilegium.model.shared_base import shared
 from tests.fast.decoding.interpreted import CUDA, DEVICE, EOS, on_a_card, runs_kernels
 from tests.tiny import save_tiny
 
@@ -53,35 +55,56 @@ def by_slots(base: Any, model: Any, asked: list[Request], slots: int, **sizes: A
     writer = ContinuousBatcher(Decoder(bloom_model(model), head, slots=slots, capacity=128, eos=EOS, **sizes))
     for request in asked:
         writer.add(request)
+    return collect(all_steps(writer), len(asked))
 
-    def all_steps() -> Any:
-        while writer.busy:
-            yield from writer.step()
 
-    return collect(all_steps(), len(asked))
+def all_steps(writer: ContinuousBatcher) -> Any:
+    while writer.busy:
+        yield from writer.step()
+
+
+def with_adapter(base: Any, seed: int, **values: Any) -> Any:
+    """An adapter of its own over the base's weights."""
+    own = shared(base)
+    model = attach_adapter(own, make_config({"bits": base.bits, **values}))
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.2)
+    fast.install_kernels(model.eval(), ("quantized-linear",) if base.bits < 16 else ())
+    return model
+
+
+def by_reference(base: Any, model: Any, asked: Request) -> Completion:
+    loaded = LoadedModel(base, model)
+    with loaded.adapter_off() if asked.adapter is None else contextlib.nullcontext():
+        return collect(write_batch(PackedDecoder(loaded), [asked], EOS), 1)[0]
 
 
 @pytest.mark.skipif(CUDA, reason="the tests below say more")
 @pytest.mark.parametrize("targets", ["auto", "all-linear"])
 def test_the_whole_decoder_interpreted(tmp_path: Path, targets: str) -> None:
     """Prompts longer than a step, more texts than slots, LoRA enabled for some, one text cancelled: the
-    reference's tokens."""
+    reference's tokens. Beside an adapter on all linears one of another rank on a few, added while there is one place."""
     base = load_base(str(save_tiny(tmp_path / "m", heads=2, head_dim=32)), bits=8, device=DEVICE, compute="float32")
-    model = attach_adapter(base, make_config({"rank": 24, "target_modules": targets}))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.2)
-    fast.install_kernels(model.eval(), ("quantized-linear",))
+    models = [with_adapter(base, 1, rank=24, target_modules=targets)]
+    if targets == "all-linear":
+        models.append(with_adapter(base, 2, rank=40))
     settings = SamplingSettings(max_new_tokens=3, temperature=0.0)
     rows = [[7, 9, 11], [12, 40, 7, 99, 3, 56, 21, 8, 77], [8], [30, 40]]
-    asked = [Request(row, i, settings, adapter=i != 2) for i, row in enumerate(rows)]
-    wanted = [collect(write_batch(PackedDecoder(LoadedModel(base, model)), [request], EOS), 1)[0] for request in asked]
-    with model.disable_adapter():
-        wanted[2] = collect(write_batch(PackedDecoder(LoadedModel(base, model)), [asked[2]], EOS), 1)[0]
+    asked = [Request(row, i, settings, adapter=None if i == 2 else i % len(models)) for i, row in enumerate(rows)]
+    wanted = [by_reference(base, models[request.adapter or 0], request) for request in asked]
     decoder = Decoder(
-        bloom_model(model), head_weight(model).float(), slots=2, capacity=64, eos=EOS, max_rows=4, cuda_graphs=False
+        bloom_model(models[0]),
+        head_weight(models[0]).float(),
+        slots=2,
+        capacity=64,
+        eos=EOS,
+        max_rows=4,
+        cuda_graphs=False,
     )
     writer = ContinuousBatcher(decoder)
+    assert [decoder.add_adapter(bloom_model(model)) for model in models[1:]] == list(range(1, len(models)))
     for too_much in (Request([], 0, settings), Request([5] * 62, 0, settings)):
         with pytest.raises(UsageError, match="exceeds the limit of 64 tokens"):
             writer.add(too_much)
@@ -144,12 +167,48 @@ def test_decoder_equals_the_reference_and_itself_in_every_batch(
 @pytest.mark.parametrize("targets", ["auto", "all-linear"])
 def test_base_and_adapter_write_in_one_batch(tmp_path: Path, targets: str) -> None:
     base, model = tuned(tmp_path, 8, 64, targets)
-    worn, bare = requests(10, GREEDY), requests(10, GREEDY, adapter=False)
+    worn, bare = requests(10, GREEDY), requests(10, GREEDY, adapter=None)
     both = by_slots(base, model, [*worn, *bare], 32)
     assert both[:10] == by_slots(base, model, worn, 4)
     with model.disable_adapter():
         assert both[10:] == by_slots(base, model, worn, 4)
     assert both[:10] != both[10:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
+def test_rows_of_many_adapters_are_those_of_each_alone(tmp_path: Path, targets: str) -> None:
+    """To the token what a decoder of that adapter alone writes, whose places and kernels are others."""
+    base = load_base(
+        str(save_tiny(tmp_path / "m", heads=2, head_dim=32)),
+        bits=8,
+        device=DEVICE,
+        **({} if CUDA else {"compute": "float32"}),
+    )
+    number, length = (12, 24) if CUDA else (3, 2)
+    models = [with_adapter(base, i, rank=(4, 24, 16)[i % 3], target_modules=targets) for i in range(number)]
+    settings = SamplingSettings(max_new_tokens=length, temperature=0.9, top_p=0.95, seed=3)
+    asked = requests(2 * number + 2, settings if CUDA else replace(settings, top_p=1.0))
+    asked = [
+        replace(request, adapter=None if i % (number + 1) == number else i % (number + 1))
+        for i, request in enumerate(asked)
+    ]
+    asked = asked if CUDA else [replace(request, token_ids=request.token_ids[:3]) for request in asked[: number + 1]]
+    head, sizes = head_weight(base.model).detach(), {"capacity": 128, "eos": EOS, "cuda_graphs": CUDA}
+    head = head if CUDA else head.float()
+    decoder = Decoder(bloom_model(shared(base).model), head, slots=len(asked), places=2, **sizes)
+    places = [decoder.add_adapter(bloom_model(model)) for model in models]
+    decoder.remove_adapter(places[1])
+    places[1] = decoder.add_adapter(bloom_model(models[1]))
+    writer, alone = ContinuousBatcher(decoder), []
+    for request in asked:
+        writer.add(request if request.adapter is None else replace(request, adapter=places[request.adapter]))
+        own = models[request.adapter or 0]
+        single = ContinuousBatcher(Decoder(bloom_model(own), head, slots=1, max_rows=16, **sizes))
+        single.add(request if request.adapter is None else replace(request, adapter=0))
+        alone.append(collect(all_steps(single), len(asked))[0])
+    assert collect(all_steps(writer), len(asked)) == alone
+    assert len({tuple(one.token_ids) for one in alone}) > number
 
 
 @on_a_card

@@ -46,7 +46,8 @@ def test_matmul(form: int, M: int, N: int, K: int, split: int) -> None:
     exact = x[:M].double() @ exact_NK.T
     assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
     x_at, b = (torch.randn(n, 32, device=DEVICE).to(DTYPE) for n in (len(x), N))
-    adapter = LoraOperands(b, x_at)
+    place = torch.zeros(M, dtype=torch.int32, device=DEVICE)
+    adapter = LoraOperands(b[None], x_at, place, torch.tensor([1, 0], dtype=torch.int32, device=DEVICE))
     matmul_kernel.stored_matmul(in_mma_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split, lora=adapter)
     more = x_at[:M].double() @ b.double().T
     assert error(raw.sum(0) * weight.scale_N, exact + more * weight.scale_N) < LAST_BIT
@@ -62,18 +63,52 @@ def test_matmul(form: int, M: int, N: int, K: int, split: int) -> None:
 
 @pytest.mark.parametrize("form", [8, 16, 4])
 def test_the_adapters_product_of_an_input_that_no_norm_makes(form: int) -> None:
-    """Columns in the order of the weight; rows of slots without the adapter, and of no slot."""
+    """Columns in the order of the weight; rows of one adapter, of another and of none."""
     M, K, R = 5, 4160, 16
     x, a = torch.randn(M, K, device=DEVICE).to(DTYPE), torch.randn(R, K, device=DEVICE).to(DTYPE)
     order = {4: PAIR_ORDER, 8: BYTE_ORDER, 16: NATURAL_ORDER}[form]
     assert torch.equal(in_stored_order(x, order), in_mma_order(x, form))
-    slot = torch.tensor([1, 0, 2, -1, 1], dtype=torch.int32, device=DEVICE)
-    enabled, x_at = torch.tensor([1.0, 1.0, 0.0], device=DEVICE), torch.full((M, R), float("nan"), device=DEVICE)
-    lora = LoraInput(in_stored_order(a, order), enabled, slot, x_at)
-    block_kernel.down_projection(in_stored_order(x, order), lora, M)
+    place, x_at = (
+        torch.tensor([1, 0, -1, 0, 1], dtype=torch.int32, device=DEVICE),
+        torch.full((M, R), float("nan"), device=DEVICE),
+    )
+    others = torch.stack([a, -2 * a])
+    block_kernel.down_projection(in_stored_order(x, order), LoraInput(in_stored_order(others, order), place, x_at), M)
     wanted = x.double() @ a.double().T
-    wanted[2] = 0
+    wanted[[0, 4]], wanted[2] = -2 * wanted[[0, 4]], 0
     assert error(x_at, wanted) < 1e-5 and (x_at[2] == 0).all()
+
+
+@pytest.mark.parametrize(("R", "split", "kind"), [(16, 2, matmul_kernel.PARTIAL), (128, 1, matmul_kernel.GELU)])
+def test_rows_of_several_adapters_add_each_its_own(R: int, split: int, kind: int) -> None:
+    """To the bit what each gets alone, with whole numbers, whose sums are exact in any order: five places, of which
+    this step's rows use three; rows of none; a place that nobody uses holds what is no number."""
+    M, N, K, places = 23, 128, 256, 5
+    weight, _ = linear(8, N, K)
+    generator = torch.Generator().manual_seed(3)
+
+    def whole(*shape: int) -> torch.Tensor:
+        return torch.randint(-3, 4, shape, generator=generator).to(DEVICE, DTYPE)
+
+    x, x_at, b = whole(matmul_kernel.padded(M)[1], K), whole(matmul_kernel.padded(M)[1], R), whole(places, N, R)
+    b[2] = float("nan")
+    as_int = {"dtype": torch.int32, "device": DEVICE}
+    place = torch.tensor([[4, 0, -1, 1][m % 4] for m in range(M)], **as_int)
+    x_at[:M][place < 0] = 0
+    listed = torch.tensor([3, 0, 1, 4, -1, -1, -1, -1, -1], **as_int)
+    out = torch.full((split, M, N), float("nan"), device=DEVICE)
+    lora = LoraOperands(b, x_at, place, listed)
+    matmul_kernel.stored_matmul(x, weight, out, M, kind, lora=lora, split=split)
+    for m in range(M):
+        alone = torch.full((split, 1, N), float("nan"), device=DEVICE)
+        own = None
+        if place[m] >= 0:
+            only = torch.tensor([1, 0], **as_int)
+            own = LoraOperands(b[place[m]][None].contiguous(), x_at[m:].contiguous(), place[m : m + 1] * 0, only)
+            own = own._replace(x_at_MR=torch.cat([own.x_at_MR, x_at[: 2 * m + 16]]))
+        rows = torch.cat([x[m:], x[:m]]).contiguous()
+        matmul_kernel.stored_matmul(rows, weight, alone, 1, kind, lora=own, split=split)
+        assert torch.equal(alone[:, 0], out[:, m]), (m, place[m])
 
 
 @on_a_card

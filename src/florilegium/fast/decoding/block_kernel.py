@@ -3,7 +3,7 @@ adapter's x A^T, and which rows are sampled. Attention has a file of its own (`a
 
 A step works on M token rows. Row m belongs to `slot[m]` of the cache (-1: none) and stands at `position[m]` of its text
 (-1: it is not to be worked on); all else follows from these two. No row's result depends on another's. Shapes: M rows,
-W width, R rank of the adapter, V vocabulary."""
+W width, P places for adapters, R their rank, V vocabulary."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -57,16 +57,17 @@ def embedding_kernel(
 
 @triton.jit(do_not_specialize=["M"])
 def residual_norm_kernel(
-    residual, partial, scale, bias, gamma, beta, after, normed, lora_a, lora_enabled, slot, lora_x_at, rows, M, W, eps,
+    residual, partial, scale, bias, gamma, beta, after, normed, lora_a, place, lora_x_at, rows, M, W, eps,
     HAS_UPDATE: tl.constexpr, SPLIT: tl.constexpr, R: tl.constexpr, EACH: tl.constexpr, GATHER: tl.constexpr, ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Reference: after = residual + partial.sum(0) * scale + bias; normed = F.layer_norm(after, (W,), gamma, beta, eps);
-    lora_x_at = normed @ lora_a.T * lora_enabled[slot]
+    lora_x_at[m] = lora_a[place[m]] @ normed[m], 0 where place[m] is -1
 
     residual, after [M, W] float32; partial [SPLIT, M, W] float32; normed [M, W], its columns in ORDER (of the weight
-    that reads it); lora_x_at [M, R]. Programs (m, 0) write `after` and `normed`; programs (m, 1...) make the norm again
-    and EACH columns of `lora_x_at`. GATHER: program m works on row rows[m] and writes `normed` alone."""
+    that reads it); lora_a [places, R, W]; lora_x_at [M, R]. Programs (m, 0) write `after` and `normed`; programs
+    (m, 1...) make the norm again and EACH columns of `lora_x_at`. GATHER: program m works on row rows[m] and writes
+    `normed` alone."""
     m, part = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < W
@@ -76,6 +77,8 @@ def residual_norm_kernel(
     if HAS_UPDATE:
         factor = tl.load(scale + column, mask=inside, other=0.0)
         b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    if R > 0:
+        own = tl.load(place + m)
     row = (tl.maximum(tl.load(rows + m), 0) if GATHER else m).to(tl.int64)
     x = tl.load(residual + row * W + column, mask=inside, other=0.0)
     if HAS_UPDATE:
@@ -93,33 +96,33 @@ def residual_norm_kernel(
             tl.store(after + row * W + column, x, mask=inside)
         tl.store(normed + m.to(tl.int64) * W + mma_column_order(column, ORDER), y, mask=inside)
     elif R > 0:
-        enabled = tl.load(lora_enabled + tl.maximum(tl.load(slot + m), 0)) != 0
+        own_a = lora_a + tl.maximum(own, 0).to(tl.int64) * (R * W)
         for i in tl.static_range(EACH):
             r = (part - 1) * EACH + i
-            a = tl.load(lora_a + r * W + column, mask=inside, other=0.0).to(tl.float32)
-            value = tl.where(enabled, tl.sum(a * y.to(tl.float32), 0), 0.0)
+            a = tl.load(own_a + r * W + column, mask=inside, other=0.0).to(tl.float32)
+            value = tl.where(own >= 0, tl.sum(a * y.to(tl.float32), 0), 0.0)
             tl.store(lora_x_at + row * R + r, value.to(lora_x_at.dtype.element_ty))
 
 
 @triton.jit
-def down_projection_kernel(
-    x, lora_a, lora_enabled, slot, lora_x_at, K, R: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Reference: lora_x_at = x @ lora_a.T * lora_enabled[slot]      x [M, K] and lora_a [R, K], columns in one order.
+def down_projection_kernel(x, lora_a, place, lora_x_at, K, R: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr):
+    """Reference: lora_x_at[m] = lora_a[place[m]] @ x[m], 0 where place[m] is -1
 
-    For an input that no norm makes. A program makes EACH columns of a row."""
+    x [M, K] and lora_a [places, R, K], columns in one order. For an input that no norm makes. A program makes EACH columns
+    of a row."""
     m, part = tl.program_id(0), tl.program_id(1)
     r = part * EACH + tl.arange(0, EACH)
-    enabled = tl.load(lora_enabled + tl.maximum(tl.load(slot + m), 0)) != 0
+    own = tl.load(place + m)
+    own_a = lora_a + tl.maximum(own, 0).to(tl.int64) * (R * K)  # each row reads its own adapter
     # summed over BLOCK at the end alone: adding numbers of other threads is what takes long
     sums = tl.zeros([EACH, BLOCK], tl.float32)
     for k in range(0, K, BLOCK):
         column = k + tl.arange(0, BLOCK)
         row = tl.load(x + m.to(tl.int64) * K + column, mask=column < K, other=0.0).to(tl.float32)
-        a = tl.load(lora_a + r[:, None] * K + column[None, :], mask=(column < K)[None, :], other=0.0).to(tl.float32)
+        a = tl.load(own_a + r[:, None] * K + column[None, :], mask=(column < K)[None, :], other=0.0).to(tl.float32)
         sums += a * row[None, :]
     # zeros, and not nothing: the matmul reads them for every row
-    value = tl.where(enabled, tl.sum(sums, 1), 0.0)
+    value = tl.where(own >= 0, tl.sum(sums, 1), 0.0)
     tl.store(lora_x_at + m * R + r, value.to(lora_x_at.dtype.element_ty))
 
 
@@ -143,11 +146,10 @@ class SplitUpdate(NamedTuple):
 
 
 class LoraInput(NamedTuple):
-    """A [R, K], which slots it is enabled for, each row's slot, and where x A^T [M padded, R] goes."""
+    """A of the adapters in their places [P, R, K], each row's place (-1: none), and where x A^T [M padded, R] goes."""
 
-    a_RK: torch.Tensor
-    enabled: torch.Tensor
-    slot_M: torch.Tensor
+    a_PRK: torch.Tensor
+    place_M: torch.Tensor
     x_at_MR: torch.Tensor
 
 
@@ -194,11 +196,11 @@ def residual_norm(
         if update
         else (unused, unused, unused, 1)
     )
-    a, enabled, slot, lora_x_at = lora or (unused,) * 4
-    R = a.shape[0] if lora else 0  # a power of two from 16, so `each` divides it
+    a, place, lora_x_at = lora or (unused,) * 3
+    R = a.shape[1] if lora else 0  # a power of two from 16, so `each` divides it
     each = min(COLUMNS_EACH, R)
     residual_norm_kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](
-        residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, enabled, slot, lora_x_at,
+        residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, place, lora_x_at,
         unused if rows is None else rows, M, W, norm.eps,
         HAS_UPDATE=update is not None, SPLIT=split, R=R, EACH=each, GATHER=rows is not None, ORDER=order, **_row_launch(W),
     )  # fmt: skip
@@ -206,12 +208,12 @@ def residual_norm(
 
 def down_projection(x_MK: torch.Tensor, lora: LoraInput, M: int) -> None:
     """x A^T of M rows, A's columns in the order of those of x."""
-    R, K = lora.a_RK.shape
-    assert x_MK.is_contiguous() and x_MK.shape[1] == K and lora.a_RK.is_contiguous()
+    _, R, K = lora.a_PRK.shape
+    assert x_MK.is_contiguous() and x_MK.shape[1] == K and lora.a_PRK.is_contiguous()
     # Two, whatever M is: with 16 columns a text alone has 8 programs, and a row's sum has one order.
     each = 2
     down_projection_kernel[(M, R // each)](
-        x_MK, lora.a_RK, lora.enabled, lora.slot_M, lora.x_at_MR, K, R=R, EACH=each, BLOCK=min(4096, triton.next_power_of_2(K)), num_warps=4
+        x_MK, lora.a_PRK, lora.place_M, lora.x_at_MR, K, R=R, EACH=each, BLOCK=min(4096, triton.next_power_of_2(K)), num_warps=4
     )  # fmt: skip
 
 

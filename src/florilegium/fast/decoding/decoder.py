@@ -6,14 +6,15 @@ reading a prompt needs no pass of its own, and a slot whose text has ended takes
 write on.
 
     decoder = Decoder(bloom, head_VW, slots=64, capacity=256, eos=2)
+    place = decoder.add_adapter(other)              another adapter of the same base; that of `bloom` itself has place 0
     decoder.admit(slots, limits, uniforms, ...)     new texts in those slots
     step = decoder.step(rows, sample_rows)          rows: (slot, token, position), or (slot, NEXT, NEXT) to write on
     tokens = step.tokens()                          waits; the next token of each row whose number is in `sample_rows`
 
 Which token comes next is sampled on the GPU, where the next step reads it: a step can be asked for before the one
 before it is done, and `tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter
-is live (a slot may go without), and a text is the same bit by bit whatever was written beside it: no sum depends on
-another row.
+is live (each slot has its own, or none), and a text is the same bit by bit whatever was written beside it: no sum
+depends on another row.
 
 The reference is `generation/decode.py`'s PackedDecoder, a batch at a time. Shapes: M rows, Q of them whose next token is sampled, W
 width, V vocabulary, H heads."""
@@ -26,13 +27,15 @@ from typing import Any
 import torch
 
 from florilegium.fast.decoding import attention_kernel, block_kernel, matmul_kernel, sampling
+from florilegium.fast.decoding.adapters import NONE, AdapterPool, DecoderLora
 from florilegium.fast.decoding.block_kernel import LoraInput, SplitUpdate
 from florilegium.fast.decoding.matmul_kernel import CacheOperands, LoraOperands, StoredWeight
-from florilegium.fast.decoding.sampling import Needs, SamplingParams, needs_of
-from florilegium.fast.decoding.state import DecodeStep, StepInputs, input_offsets, make_slot_state
-from florilegium.fast.decoding.weights import DecoderBlock, DecoderLora, decoder_block
-from florilegium.fast.modules import Bloom
+from florilegium.fast.decoding.sampling import Needs, needs_of
+from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInputs, make_slot_state
+from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
+from florilegium.fast.modules import Bloom, wrapped_linears
 from florilegium.fast.parallel_compile import compile_in_parallel
+from florilegium.fast.training.quantized_linear import lora_of
 from florilegium.reference import alibi_slopes
 
 ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms
@@ -53,27 +56,54 @@ class Decoder:
         capacity: int,
         eos: int,
         max_rows: int = 1024,
+        places: int = 1,
         cuda_graphs: bool = True,
     ) -> None:
-        """`capacity` bounds a text, prompt and all;
-        `max_rows` the rows of a step. `cuda_graphs`: replay CUDA graphs."""
+        """`capacity` bounds a text, prompt and all; `max_rows` the rows of a step; `places` are for adapters, and grow
+        where they must. `cuda_graphs`: replay CUDA graphs."""
         self.bloom, self.eos, self.cuda_graphs = bloom, eos, cuda_graphs
         self.num_slots, self.capacity = slots, capacity
         enough = next(m for m in ROWS if m >= min(max(max_rows, slots), ROWS[-1]))
         self.rows = [m for m in ROWS if m <= enough]
-        self.blocks = [decoder_block(layer, head_VW.dtype) for layer in bloom.h]
+        self.blocks = [decoder_block(layer) for layer in bloom.h]
         self.heads = bloom.num_heads
         self.slopes_H = alibi_slopes(self.heads, head_VW.device)
         ones = torch.ones(1, device=head_VW.device)
         # unsplit: a vocabulary has tiles enough for all multiprocessors
         self.head = StoredWeight(head_VW, ones, ones, len(head_VW), head_VW.shape[1], 16, (ones, ones), 1)
         self._make_buffers(head_VW.device, head_VW.dtype)
-        self.inputs: dict[tuple[int, int], StepInputs] = {}
+        self.adapters = AdapterPool(self.blocks, head_VW.dtype, places)
+        self.place_of_slot: dict[int, int] = {}
+        self.inputs: dict[tuple[int, int], list[StepInputs]] = {}
         self.graphs: dict[tuple[int, int, Needs], torch.cuda.CUDAGraph] = {}
         self.pool: Any = None  # of torch's graphs; it has no public type
         self.events: list[Any] = [None] * STAGES
         self.turn = 0
         self.settings: dict[int, SamplingParams] = {}
+        if any(lora_of(module) for layer in bloom.h for module in wrapped_linears(layer)):
+            self.add_adapter(bloom)
+
+    @torch.inference_mode()
+    def add_adapter(self, bloom: Bloom) -> int:
+        """The place of `bloom`'s LoRA; its base has the weights of this decoder's, without an `unsupported_reason`."""
+        before = self.adapters.tensors_made
+        try:
+            return self.adapters.add(bloom)
+        finally:  # also where memory ran out on the way
+            if self.adapters.tensors_made != before:
+                self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        """They read tensors that are gone."""
+        if self.normed.is_cuda:
+            torch.cuda.synchronize()  # the steps under way read what is let go here
+        # inputs hold a list of places; torch drops a pool with its last graph
+        self.inputs, self.graphs, self.pool = {}, {}, None
+        self.lora_x_at = self.normed.new_zeros(len(self.normed), self.adapters.rank)
+
+    def remove_adapter(self, place: int) -> None:
+        """When no text wants it any more."""
+        self.adapters.remove(place)
 
     def _make_buffers(self, device: torch.device, dtype: torch.dtype) -> None:
         """All that a step writes to, for the longest step: a recorded graph reads and writes the same addresses."""
@@ -81,7 +111,6 @@ class Decoder:
         M, W, V = self.rows[-1], self.bloom.embed_dim, self.head.N
         padded = -(-M // 128) * 128  # the matmuls read whole tiles of rows
         most = max(weight.split for block in self.blocks for weight in (block.dense, block.down))
-        R = max(block.rank for block in self.blocks)
 
         def make(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
@@ -91,47 +120,25 @@ class Decoder:
         # Two streams in turn: programs that make x A^T read the one while another writes the next.
         self.residual = [make(M, W, dtype=torch.float32) for _ in range(2)]
         self.normed, self.context, self.active = make(padded, W), make(padded, W), make(padded, 4 * W)
-        self.query, self.lora_x_at = make(M, W), make(padded, R)
+        self.query, self.lora_x_at = make(M, W), make(padded, 1)
         self.partial = make(most * M * W, dtype=torch.float32)
         self.scores = make(slots * V, dtype=torch.float32)
         self.row_slot, self.row_position, self.out = (make(slots, dtype=torch.int32) for _ in range(3))
         self.work = sampling.Workspace.make(slots, device)
-        pinned = device.type == "cuda"
         # The host's side, one for each step that may be under way: a copy must not be overtaken by the next.
-        self.staged = [StepInputs.make(M, slots, pin_memory=pinned) for _ in range(STAGES)]
-        self.outs = [torch.zeros(slots, dtype=torch.int32, pin_memory=pinned) for _ in range(STAGES)]
+        self.outs = [torch.zeros(slots, dtype=torch.int32, pin_memory=device.type == "cuda") for _ in range(STAGES)]
 
     @torch.inference_mode()
     def admit(
         self, slots: Sequence[int], limits: Sequence[int], uniforms: Sequence[torch.Tensor], settings: Sequence[SamplingParams],
-        lora_enabled: Sequence[bool], prompts: Sequence[Sequence[int]],
+        adapters: Sequence[int | None], prompts: Sequence[Sequence[int]],
     ) -> None:  # fmt: skip
         """New texts in these slots, which may write `limits` tokens. `uniforms` are random numbers, one for the opening
-        and one for each token; `prompts` are for the repetition penalty and are read by `step`."""
-        state = self.state
-        # One table, one copy: slot, limit, adapter, four sampling parameters, then the uniform numbers.
-        table = torch.zeros(len(slots), 7 + self.capacity + 1)
-        for row, slot, limit, enabled, chosen, numbers in zip(
-            table, slots, limits, lora_enabled, settings, uniforms, strict=True
-        ):
-            row[:7] = torch.tensor(
-                [slot, limit, enabled, chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty]
-            )
-            row[7 : 7 + len(numbers)] = numbers
-            self.settings[slot] = chosen
-        device = state.sampling_params.device
-        # From pinned memory, or the copy would wait for the step under way.
-        table = (table.pin_memory() if device.type == "cuda" else table).to(device, non_blocking=True)
-        at = table[:, 0].long()
-        state.limit[at], state.lora_enabled[at] = table[:, 1].int(), table[:, 2]
-        state.sampling_params[at], state.uniforms[at] = table[:, 3:7], table[:, 7:]
-        # index_fill_, because `tensor[at] = 0` would copy the 0 from the host and wait for it
-        state.done.index_fill_(0, at, 0)
-        state.written.index_fill_(0, at, 0)
-        for slot, chosen, prompt in zip(slots, settings, prompts, strict=True):
-            if chosen.repetition_penalty != 1:
-                state.seen[slot] = 0
-                state.seen[slot, torch.tensor(list(prompt), device=device)] = 1
+        and one for each token; `adapters` their places, None the base alone; `prompts` are for the repetition penalty and
+        are read by `step`."""
+        self.settings |= dict(zip(slots, settings, strict=True))
+        self.place_of_slot |= {s: NONE if place is None else place for s, place in zip(slots, adapters, strict=True)}
+        self.state.admit(slots, limits, uniforms, settings, prompts)
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row], sample_rows: Sequence[int]) -> DecodeStep:
@@ -144,7 +151,9 @@ class Decoder:
         stage = self.turn = (self.turn + 1) % STAGES
         if self.events[stage] is not None:
             self.events[stage].synchronize()  # its inputs have been read, its tokens been fetched
-        self._fill(stage, M, Q, rows, sample_rows)
+        inputs, *staged = self._inputs(M, Q)
+        staged[stage].fill(rows, [self.place_of_slot[row[0]] for row in rows], sample_rows)
+        inputs.memory.copy_(staged[stage].memory, non_blocking=True)
         self._run(M, Q, needs_of([self.settings[slot] for slot in {row[0] for row in rows}]))
         # To pinned memory, so the host does not wait: the event behind it says when it has arrived.
         self.outs[stage].copy_(self.out, non_blocking=True)
@@ -153,23 +162,18 @@ class Decoder:
             self.events[stage].record()
         return DecodeStep([rows[i][0] for i in sample_rows], self.outs[stage], self.events[stage])
 
-    def _fill(self, stage: int, M: int, Q: int, rows: Sequence[Row], sample_rows: Sequence[int]) -> None:
-        position, slot, sampled = input_offsets(M)
-        staged = self.staged[stage].memory[: sampled + Q]
-        staged.fill_(-1)  # rows beyond those that came belong to no slot
-        for offset, column in zip((slot, 0, position), torch.tensor(rows, dtype=torch.int32).T, strict=True):
-            staged[offset : offset + len(rows)] = column
-        staged[sampled : sampled + len(sample_rows)] = torch.tensor(list(sample_rows), dtype=torch.int32)
-        self._inputs(M, Q).memory.copy_(staged, non_blocking=True)
-
-    def _inputs(self, M: int, Q: int) -> StepInputs:
+    def _inputs(self, M: int, Q: int) -> list[StepInputs]:
+        """The GPU's, then the host's, one for each step that may be under way."""
         if (M, Q) not in self.inputs:
+            places, device = self.adapters.places, self.out.device
             # Kept for good: a recorded graph reads these very addresses.
-            self.inputs[M, Q] = StepInputs.make(M, Q, device=self.out.device)
+            self.inputs[M, Q] = [StepInputs.make(M, Q, places, device=device)] + [
+                StepInputs.make(M, Q, places, pin_memory=device.type == "cuda") for _ in range(STAGES)
+            ]
         return self.inputs[M, Q]
 
     def _run(self, M: int, Q: int, needs: Needs) -> None:
-        inputs = self._inputs(M, Q)
+        inputs = self._inputs(M, Q)[0]
         if not self.cuda_graphs:
             self._forward(inputs, M, Q, needs)
             return
@@ -180,7 +184,7 @@ class Decoder:
 
     def _record(self, inputs: StepInputs, M: int, Q: int, needs: Needs) -> torch.cuda.CUDAGraph:
         """Rows of no slot change nothing: with those, kernels are compiled before the recording."""
-        empty = StepInputs.make(M, Q, device=self.out.device)
+        empty = StepInputs.make(M, Q, self.adapters.places, device=self.out.device)
         with compile_in_parallel():
             self._forward(empty, M, Q, needs)
         self._forward(empty, M, Q, needs)  # for real: what a first launch prepares cannot be recorded
@@ -214,7 +218,8 @@ class Decoder:
     ) -> SplitUpdate:
         """One block on the M rows; the residual stream goes from the first buffer to the other and back."""
         state, (stream, other) = self.state, self.residual
-        lora_input, lora = self._lora(block.qkv_lora, inputs)
+        qkv_lora, dense_lora, up_lora, down_lora = self.adapters.of_block(index)
+        lora_input, lora = self._lora(qkv_lora, inputs)
         block_kernel.residual_norm(
             stream, update, block.norm1, other, self.normed, M, block.qkv.column_order, lora=lora_input
         )
@@ -222,31 +227,24 @@ class Decoder:
         cache = CacheOperands(keys, values, inputs.slot, state.position)
         matmul_kernel.stored_matmul(self.normed, block.qkv, self.query, M, matmul_kernel.QKV, lora=lora, cache=cache)
         attention_kernel.cached_attention(
-            self.query,
-            keys,
-            values,
-            inputs.slot,
-            state.position,
-            self.slopes_H,
-            self.context,
-            M,
-            block.dense.column_order,
-        )
-        update = self._partial_sums(self.context, block.dense, block.dense_lora, inputs, M)
-        lora_input, lora = self._lora(block.up_lora, inputs)
+            self.query, keys, values, inputs.slot, state.position, self.slopes_H, self.context, M, block.dense.column_order
+        )  # fmt: skip
+        update = self._partial_sums(self.context, block.dense, dense_lora, inputs, M)
+        lora_input, lora = self._lora(up_lora, inputs)
         block_kernel.residual_norm(
             other, update, block.norm2, stream, self.normed, M, block.up.column_order, lora=lora_input
         )
         matmul_kernel.stored_matmul(self.normed, block.up, self.active, M, matmul_kernel.GELU, lora=lora)
-        return self._partial_sums(self.active, block.down, block.down_lora, inputs, M)
+        return self._partial_sums(self.active, block.down, down_lora, inputs, M)
 
     def _lora(self, lora: DecoderLora | None, inputs: StepInputs) -> tuple[LoraInput, LoraOperands] | tuple[None, None]:
         """What makes x A^T of a linear, and what reads it: one buffer for all, since each is read before the next is
         made."""
         if lora is None:
             return None, None
-        made = LoraInput(lora.a_RK, self.state.lora_enabled, inputs.slot, self.lora_x_at)
-        return made, LoraOperands(lora.b_NR, self.lora_x_at)
+        x_at_MR = self.lora_x_at.view(-1)[: len(self.normed) * lora.a_PRK.shape[1]].view(len(self.normed), -1)
+        made = LoraInput(lora.a_PRK, inputs.place, x_at_MR)
+        return made, LoraOperands(lora.b_PNR, x_at_MR, inputs.place, inputs.listed)
 
     def _partial_sums(
         self, x: torch.Tensor, weight: StoredWeight, adapter: DecoderLora | None, inputs: StepInputs, M: int

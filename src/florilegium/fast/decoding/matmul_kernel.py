@@ -11,7 +11,7 @@ bias and GELU (GELU), scale and bias, with query, keys and values stored where a
 A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the
 same, whatever the number of rows. Tiles only grow in M, and the split of K is the weight's own; that the matrix unit's
 own order does not depend on the tile was seen on an H100. It makes a text the same in every batch. Shapes: M rows, N
-outputs, K inputs, R rank of the adapter (a power of two from 16), S positions of the cache, D head dimension."""
+outputs, K inputs, R rank of an adapter (a power of two from 16), S positions of the cache, D head dimension."""
 
 # ruff: noqa: E741, N803
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
@@ -38,35 +38,53 @@ from florilegium.fast.unpack_kernel import (
 
 # What is done with the sums of a tile.
 PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
+LORA_COLUMNS = 64  # of adapters that are multiplied at once
 _PARTIAL, _GELU, _SCORES = tl.constexpr(PARTIAL), tl.constexpr(GELU), tl.constexpr(SCORES)  # as the kernel reads them
 
 
 @triton.jit
-def _add_lora(y, lora_b, lora_x_at, read, m, R: tl.constexpr, PART: tl.constexpr):
-    """Reference: y + (lora_x_at @ lora_b.T).T[read][:, m]      y [BN, BM] float32."""
-    # In parts of 64: a rank of 256 at once would not fit beside the sums.
-    for part in tl.static_range(0, R, PART):
-        r = part + tl.arange(0, PART)
-        b = tl.load(lora_b + read[:, None] * R + r[None, :])
-        # rows of slots without LoRA hold zeros here (`block_kernel.py`)
-        y += tl.dot(b, tl.load(lora_x_at + m[None, :] * R + r[:, None]))
+def _add_lora(
+    y, lora_b, lora_x_at, place, listed, read, m, M, N, R: tl.constexpr, PART: tl.constexpr, TOGETHER: tl.constexpr
+):
+    """Reference: y[:, i] += lora_b[place[m[i]]] @ lora_x_at[m[i]]      y [BN, BM] float32, lora_b [places, N, R].
+
+    TOGETHER 0: there is one adapter. Else so many of the step's are multiplied at once: a row's own columns hold its
+    x A^T and all others zeros, which add nothing. So its sum is one and the same whatever adapters stand beside it."""
+    if TOGETHER == 0:
+        # In parts of 64: a rank of 256 at once would not fit beside the sums.
+        for part in tl.static_range(0, R, PART):
+            r = part + tl.arange(0, PART)
+            b = tl.load(lora_b + read[:, None] * R + r[None, :])
+            # rows of slots without LoRA hold zeros here (`block_kernel.py`)
+            y = tl.dot(b, tl.load(lora_x_at + m[None, :] * R + r[:, None]), y)
+    else:
+        mine = tl.load(place + m, mask=m < M, other=-1)
+        column = tl.arange(0, TOGETHER * PART)
+        parts: tl.constexpr = R // PART  # more than one only where TOGETHER is 1
+        for first in tl.range(0, tl.load(listed) * parts, TOGETHER, num_stages=2):
+            unit = first + column // PART
+            one = tl.load(listed + 1 + unit // parts)  # -1 beyond the last
+            r = unit % parts * PART + column % PART
+            b = tl.load(lora_b + (tl.maximum(one, 0).to(tl.int64)[None, :] * N + read[:, None]) * R + r[None, :])
+            own = (one[:, None] == mine[None, :]) & (one >= 0)[:, None]
+            y = tl.dot(b, tl.load(lora_x_at + m[None, :] * R + r[:, None], mask=own, other=0.0), y)
     return y
 
 
 @triton.jit(do_not_specialize=["M", "capacity"])
 def stored_matmul_kernel(
     x, weight, scale, bias, out, table, block_scales,
-    lora_b, lora_x_at, keys, values, slot, position, heads, capacity, M, N, K,
-    EPILOGUE: tl.constexpr, BITS: tl.constexpr, ORDER: tl.constexpr, R: tl.constexpr, PART: tl.constexpr, D: tl.constexpr,
-    SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    STAGES: tl.constexpr,
+    lora_b, lora_x_at, place, listed, keys, values, slot, position, heads, capacity, M, N, K,
+    EPILOGUE: tl.constexpr, BITS: tl.constexpr, ORDER: tl.constexpr, R: tl.constexpr, PART: tl.constexpr,
+    TOGETHER: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Reference: y = x @ dequantized(weight).T
 
-    With l = lora_x_at @ lora_b.T (R > 0, else 0): PARTIAL: out[split] = a split's part of y, the first with l, unscaled.
-    SCORES: out = y. GELU: out = F.gelu(y * scale + bias + l, approximate="tanh"), its columns in ORDER. QKV: y * scale +
-    bias + l; its queries go to out [M, heads * D], keys and values to [slots, heads, capacity, D] at the rows' slots and
-    positions.
+    With l[m] = lora_b[place[m]] @ lora_x_at[m], 0 where R is 0 or place[m] is -1: PARTIAL: out[split] = a split's part of
+    y, the first with l, unscaled. SCORES: out = y. GELU: out = F.gelu(y * scale + bias + l, approximate="tanh"), its
+    columns in ORDER. QKV: y * scale + bias + l; its queries go to out [M, heads * D], keys and values to
+    [slots, heads, capacity, D] at the rows' slots and positions.
 
     x [M padded, K], its columns in ORDER; weight [N, K] in BITS; out [SPLIT, M, N] float32, or [M, N]. A program makes
     the outputs BN of BM rows."""
@@ -103,7 +121,7 @@ def stored_matmul_kernel(
     if EPILOGUE == _PARTIAL:
         if R > 0:  # noqa: SIM102  # the one is known when it is compiled, the other when it runs
             if split == 0:
-                acc = _add_lora(acc, lora_b, lora_x_at, read, m, R, PART)
+                acc = _add_lora(acc, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
         # Parts are added by the norm that reads them, in one order; atomics would add them in any.
         tl.store(out + (split * M + m[None, :]).to(tl.int64) * N + n[:, None], acc, mask=real)
     elif EPILOGUE == _SCORES:
@@ -113,7 +131,7 @@ def stored_matmul_kernel(
             acc * tl.load(scale + n, mask=inside, other=0.0)[:, None]
             + tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
         )
-        y = _add_lora(y, lora_b, lora_x_at, read, m, R, PART)
+        y = _add_lora(y, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
         if EPILOGUE == _GELU:
             y, _ = gelu_and_gate(y)
             to = m[None, :].to(tl.int64) * N + mma_column_order(n, ORDER)[:, None]  # `down` reads it, stored as `up` is
@@ -153,10 +171,13 @@ class StoredWeight:
 
 
 class LoraOperands(NamedTuple):
-    """B [N, R], the adapter's scaling in it, and x A^T [M padded, R]."""
+    """B of the adapters in their places [P, N, R], the scaling in it, x A^T [M padded, R], each row's place (-1: none),
+    and how many places this step's rows use, which, and -1 beyond."""
 
-    b_NR: torch.Tensor
+    b_PNR: torch.Tensor
     x_at_MR: torch.Tensor
+    place_M: torch.Tensor
+    listed: torch.Tensor
 
 
 class CacheOperands(NamedTuple):
@@ -222,12 +243,18 @@ def stored_matmul(
     assert K % (64 * split) == 0 and (epilogue == PARTIAL or split == 1), "only parts of a sum can be split"
     assert x.is_contiguous() and x.shape[1] == K and len(x) >= -(-M // shape["BM"]) * shape["BM"], "x must be padded"
     assert (epilogue == QKV) == (cache is not None)
-    b, lora_x_at = lora or (x, x)  # pointers that the kernel does not follow
+    b, lora_x_at, place, listed = lora or (x, x, x, x)  # pointers that the kernel does not follow
+    places, _, R = b.shape if lora else (1, N, 0)
+    part = min(R, 64) or 1
+    together = 0 if places == 1 else LORA_COLUMNS // part
+    assert lora is None or (
+        b.is_contiguous() and lora_x_at.is_contiguous() and (len(listed) - 1) % (together or 1) == 0
+    )
     keys, values, slot, position = cache or (x, x, x, x)
     heads, capacity, D = keys.shape[1:] if cache else (1, 1, 1)
     stored_matmul_kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
         x, weight.stored, weight.scale_N, weight.bias_N, out, *weight.nf4,
-        b, lora_x_at, keys, values, slot, position, heads, capacity, M, N, K,
-        EPILOGUE=epilogue, BITS=weight.bits, ORDER=weight.column_order, R=b.shape[1] if lora else 0,
-        PART=min(b.shape[1], 64) if lora else 1, D=D, SPLIT=split, WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
+        b, lora_x_at, place, listed, keys, values, slot, position, heads, capacity, M, N, K,
+        EPILOGUE=epilogue, BITS=weight.bits, ORDER=weight.column_order, R=R, PART=part, TOGETHER=together, D=D, SPLIT=split,
+        WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
     )  # fmt: skip

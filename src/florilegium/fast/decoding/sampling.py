@@ -7,29 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import triton
 
 from florilegium.fast.decoding import sampling_kernel
-from florilegium.fast.decoding.state import SlotState
+from florilegium.fast.decoding.state import SamplingParams, SlotState
 
 CHUNKS, CANDIDATES, PASSES = 64, 8, 6  # of a row; thresholds a pass tries; passes of one search
 LOWEST = -32.0
-
-
-class SamplingParams(Protocol):
-    """The fields of SamplingSettings that decoding reads."""
-
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def top_p(self) -> float: ...
-    @property
-    def top_k(self) -> int: ...
-    @property
-    def repetition_penalty(self) -> float: ...
 
 
 @dataclass(frozen=True)

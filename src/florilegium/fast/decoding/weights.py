@@ -1,5 +1,4 @@
-"""BLOOM's blocks as the decoder reads them: frozen linears as they are stored, and beside them the adapter in 16 bits,
-as it is when the decoder is made.
+"""BLOOM's blocks as the decoder reads them: frozen linears as they are stored.
 
 8     int8, a scale a row                     weight[n, k] = stored[n, k] * scale[n]
 4     NF4, a block scale for 64 of them       weight[n, k] = table[stored[n, k]] * block_scales[k // 64, n]
@@ -15,25 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from florilegium.fast.decoding.matmul_kernel import StoredWeight, split_of
-from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, QuantState, linears
+from florilegium.fast.modules import Block, Bloom, Linear, QuantState, linears
 from florilegium.fast.support import shared_unsupported_reason
-from florilegium.fast.training.quantized_linear import Lora, lora_of
-from florilegium.fast.unpack_kernel import in_stored_order
-
-
-@dataclass(frozen=True)
-class DecoderLora:
-    """The adapter of a linear in the decoder's dtype, R its rank rounded up to a power of two from 16. A norm's program
-    reads A as it is; else its columns lie as those of the input that it multiplies (`StoredWeight.column_order`). B holds
-    the adapter's scaling, and for `dense` and `down` what undoes the int8 scale that the next norm applies."""
-
-    a_RK: torch.Tensor
-    b_NR: torch.Tensor
 
 
 @dataclass(frozen=True)
 class DecoderBlock:
-    """One BloomBlock; `lora` of each linear, None where there is none."""
+    """One BloomBlock without its adapter (`adapters.py`)."""
 
     norm1: torch.nn.LayerNorm
     qkv: StoredWeight
@@ -41,16 +28,6 @@ class DecoderBlock:
     norm2: torch.nn.LayerNorm
     up: StoredWeight
     down: StoredWeight
-    qkv_lora: DecoderLora | None = None
-    dense_lora: DecoderLora | None = None
-    up_lora: DecoderLora | None = None
-    down_lora: DecoderLora | None = None
-
-    @property
-    def rank(self) -> int:
-        """The largest of its adapters' R."""
-        loras = (self.qkv_lora, self.dense_lora, self.up_lora, self.down_lora)
-        return max((len(lora.a_RK) for lora in loras if lora), default=1)
 
 
 def _readable(module: Linear) -> bool:
@@ -113,37 +90,7 @@ def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype)
     return ""
 
 
-def decoder_block(layer: Block, dtype: torch.dtype) -> DecoderBlock:
+def decoder_block(layer: Block) -> DecoderBlock:
     """A BloomBlock without an `unsupported_reason`."""
-    attention, mlp = layer.self_attention, layer.mlp
-    wrapped = attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
-    weights = [stored_weight(module) for module in linears(layer)]
-    loras = [
-        decoder_lora(module, weight, dtype, after_norm=after_norm)
-        for module, weight, after_norm in zip(wrapped, weights, (True, False, True, False), strict=True)
-    ]
-    norms = layer.input_layernorm, layer.post_attention_layernorm
-    return DecoderBlock(norms[0], weights[0], weights[1], norms[1], weights[2], weights[3], *loras)
-
-
-def decoder_lora(
-    module: Linear | LoraLayer, weight: StoredWeight, dtype: torch.dtype, *, after_norm: bool
-) -> DecoderLora | None:
-    """`after_norm`: the linear reads a norm's output; else its sums go to the next norm without scale."""
-    lora = lora_of(module)
-    if lora is None:
-        return None
-    R, rank = padded_rank(lora), len(lora.A_RK)
-    # zeros beyond the rank: they add nothing, and a power of two needs no mask
-    a_RK = torch.zeros(R, weight.K, dtype=dtype, device=lora.A_RK.device)
-    b_NR = torch.zeros(weight.N, R, dtype=dtype, device=lora.A_RK.device)
-    A, B = lora.A_RK.detach(), lora.B_NR.detach() * lora.scaling
-    a_RK[:rank].copy_(A if after_norm else in_stored_order(A, weight.column_order))
-    # a row of zeros has the scale 0: whatever is added to its sum is lost, as it is for the base
-    scale_N = torch.where(weight.scale_N == 0, 1.0, weight.scale_N)
-    b_NR[:, :rank].copy_(B if after_norm else B / scale_N[:, None])
-    return DecoderLora(a_RK, b_NR)
-
-
-def padded_rank(lora: Lora) -> int:
-    return max(16, 1 << (lora.A_RK.shape[0] - 1).bit_length())
+    qkv, dense, up, down = (stored_weight(module) for module in linears(layer))
+    return DecoderBlock(layer.input_layernorm, qkv, dense, layer.post_attention_layernorm, up, down)
