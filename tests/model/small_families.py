@@ -42,8 +42,14 @@ PACKED_BY_POSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("mistral", WINDOW),
     "Mixtral": ("mixtral", {**COMMON, "num_local_experts": 2, "num_experts_per_tok": 1}),
     "Gemma": ("gemma", COMMON),
-    "Gemma 2": ("gemma2", {**SCALED, "final_logit_softcapping": None}),
-    "Gemma 3": ("gemma3_text", {**SCALED, **TWO_KINDS}),
+    "Gemma 2": ("gemma2", {**SCALED, "final_logit_softcapping": 2.0}),
+    "Gemma 3": ("gemma3_text", {**SCALED, **TWO_KINDS, "final_logit_softcapping": 3.0}),
+    "Cohere": ("cohere", {**COMMON, "logit_scale": 0.25}),
+    "Cohere 2": ("cohere2", {**WINDOW, "logit_scale": 0.25}),
+    "Granite": ("granite", {**COMMON, "logits_scaling": 6.0}),
+    "Phi": ("phi", COMMON),
+    "GPT-J": ("gptj", {**GPT2, "rotary_dim": 4}),
+    "CodeGen": ("codegen", {**GPT2, "rotary_dim": 4}),
     "Phi-3": ("phi3", WINDOW),
     "OLMo": ("olmo", COMMON),
     "OLMo 2": ("olmo2", COMMON),
@@ -85,7 +91,10 @@ PACKED_BY_MASK = {
 }
 PADDED = {
     "Falcon with ALiBi": ("falcon", {**PLAIN, "alibi": True}),
-    "RecurrentGemma": ("recurrent_gemma", {**COMMON, "lru_width": 32, "attention_window_size": 64}),
+    "RecurrentGemma": (
+        "recurrent_gemma",
+        {**COMMON, "lru_width": 32, "attention_window_size": 64, "logits_soft_cap": 2.0},
+    ),
     "LFM2": ("lfm2", {**COMMON, "layer_types": ["conv", "full_attention"]}),
 }
 FAMILIES = {**PACKED_BY_POSITIONS, **PACKED_BY_MASK, **PADDED}
@@ -105,4 +114,6 @@ def make_model(name: str) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.2, generator=generator)
+    if (bias := getattr(model.get_output_embeddings(), "bias", None)) is not None:
+        bias.data.normal_(0, 1, generator=generator)
     return model.eval()

@@ -35,7 +35,7 @@ def test_blooms_modules_in_turn_are_stock_bloom() -> None:
         ours = BLOOM.final_norm(model, hidden_BTW)
         stock = BLOOM.backbone(model)(tokens_BT).last_hidden_state
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-5)
-    assert head_weight(model) is model.lm_head.weight and head_unsupported(model) == ""
+    assert head_weight(model) is model.lm_head.weight and head_unsupported(BLOOM, model) == ""
 
 
 def test_block_sizes_are_those_of_the_modules() -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
+from florilegium.reference import AS_THEY_ARE, LogitRule
+
 SLICE_BYTES = 16 * 2**20  # of the cast slice: larger ones gain nothing
 
 
@@ -37,7 +39,12 @@ class RunningSums:
 
 
 def sliced_losses(
-    hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, chunk_bytes: int, needs_grad: bool
+    hidden_NW: torch.Tensor,
+    weight_VW: torch.Tensor,
+    targets_N: torch.Tensor,
+    chunk_bytes: int,
+    needs_grad: bool,
+    rule: LogitRule = AS_THEY_ARE,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The loss of each row in float32, 0 where its target is negative, and its gradient in `hidden_NW`. At most
     `chunk_bytes` of logits exist at a time, and SLICE_BYTES of the head."""
@@ -51,8 +58,9 @@ def sliced_losses(
         part_SW = cast_SW[: min(size, V - first)].copy_(weight_VW[first : first + size])
         for start in range(0, N, rows):
             here = slice(start, start + rows)
-            _add_slice(sums[here], hidden_NW[here], part_SW, targets_N[here, None] - first)
-    return _finish(sums, weight_VW, targets_N, dtype)
+            own_rule = rule.of_tokens(slice(first, first + size))
+            _add_slice(sums[here], hidden_NW[here], part_SW, targets_N[here, None] - first, own_rule)
+    return _finish(sums, weight_VW, targets_N, dtype, rule)
 
 
 def _no_sums(hidden_NW: torch.Tensor, needs_grad: bool) -> RunningSums:
@@ -62,9 +70,12 @@ def _no_sums(hidden_NW: torch.Tensor, needs_grad: bool) -> RunningSums:
     return RunningSums(-torch.inf * ones_N1, 0 * ones_N1, 0 * ones_N1, grad_NW)
 
 
-def _add_slice(sums: RunningSums, hidden_NW: torch.Tensor, weight_SW: torch.Tensor, targets_N1: torch.Tensor) -> None:
+def _add_slice(
+    sums: RunningSums, hidden_NW: torch.Tensor, weight_SW: torch.Tensor, targets_N1: torch.Tensor, rule: LogitRule
+) -> None:
     """Adds one slice of the vocabulary to the sums of some rows. `targets_N1` count from the slice's first token."""
-    logits_NS = (hidden_NW @ weight_SW.T).float()
+    logits_NS = rule.logits((hidden_NW @ weight_SW.T).float())
+    slope = None if rule.is_plain or sums.grad_NW is None else rule.slope(logits_NS)
     # The target's logit is taken out where it lies in this slice.
     here_N1 = (targets_N1 >= 0) & (targets_N1 < len(weight_SW))
     index_N1 = targets_N1.clamp(0, len(weight_SW) - 1)
@@ -77,7 +88,8 @@ def _add_slice(sums: RunningSums, hidden_NW: torch.Tensor, weight_SW: torch.Tens
     scale_N1 = (sums.top_N1 - top_N1).exp_()
     sums.rest_N1.mul_(scale_N1).add_(weights_NS.sum(-1, keepdim=True))
     if sums.grad_NW is not None:
-        _add_product(sums.grad_NW.mul_(scale_N1), weights_NS, weight_SW)
+        # The sums above are of the weights alone; a gradient goes through the family's rule.
+        _add_product(sums.grad_NW.mul_(scale_N1), weights_NS if slope is None else weights_NS.mul_(slope), weight_SW)
     sums.top_N1.copy_(top_N1)
 
 
@@ -89,7 +101,7 @@ def _add_product(grad_NW: torch.Tensor, weights_NS: torch.Tensor, weight_SW: tor
 
 
 def _finish(
-    sums: RunningSums, weight_VW: torch.Tensor, targets_N: torch.Tensor, dtype: torch.dtype
+    sums: RunningSums, weight_VW: torch.Tensor, targets_N: torch.Tensor, dtype: torch.dtype, rule: LogitRule
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     none_N1 = targets_N[:, None] < 0
     own_N1 = (sums.score_N1 - sums.top_N1).exp_()
@@ -99,5 +111,6 @@ def _finish(
         return losses_N1[:, 0], None
     # d loss / d logits = softmax - one-hot, and softmax - 1 of the target is minus the share of all others
     target_NW = weight_VW[targets_N.clamp(min=0)].float()
-    grad_NW = sums.grad_NW.addcmul_(target_NW, sums.rest_N1, value=-1).div_(total_N1).masked_fill_(none_N1, 0)
+    rest_N1 = sums.rest_N1 * rule.slope(sums.score_N1)
+    grad_NW = sums.grad_NW.addcmul_(target_NW, rest_N1, value=-1).div_(total_N1).masked_fill_(none_N1, 0)
     return losses_N1[:, 0], grad_NW.to(dtype)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from florilegium.model import LoadedModel, hidden_states
 from florilegium.model.families import head_weight
+from florilegium.reference import head_logits
 from florilegium.tokens import NO_TARGET, Batch, Example, PackPlan, pack
 
 BATCH_TOKENS = 2048
@@ -57,9 +57,11 @@ def _of_batch(loaded: LoadedModel, batch: Batch, top: int, watch: Sequence[int])
     there_BT = batch.targets_BT != NO_TARGET
     hidden_NW, targets_N = hidden_states(loaded, batch)[there_BT], batch.targets_BT[there_BT]
     rows: list[tuple[float, list[tuple[int, float]], list[float]]] = []
+    rule = loaded.logit_rule
     for start in range(0, len(targets_N), HEAD_ROWS):
         part = slice(start, start + HEAD_ROWS)
-        rows += _of_places(hidden_NW[part], head_weight(loaded.model), targets_N[part], top, watch)
+        logprob_NV = head_logits(hidden_NW[part], head_weight(loaded.model), rule).log_softmax(-1)
+        rows += _of_places(logprob_NV, targets_N[part], top, watch)
     out, place = [], 0
     for count in there_BT.sum(-1).tolist():
         own = rows[place : place + count]
@@ -70,10 +72,9 @@ def _of_batch(loaded: LoadedModel, batch: Batch, top: int, watch: Sequence[int])
 
 
 def _of_places(
-    hidden_NW: torch.Tensor, head_VW: torch.Tensor, targets_N: torch.Tensor, top: int, watch: Sequence[int]
+    logprob_NV: torch.Tensor, targets_N: torch.Tensor, top: int, watch: Sequence[int]
 ) -> list[tuple[float, list[tuple[int, float]], list[float]]]:
     """For each place its token's log-probability, the most likely tokens with theirs, and those of `watch`."""
-    logprob_NV = F.linear(hidden_NW, head_VW.to(hidden_NW.dtype)).float().log_softmax(-1)
     own_N = logprob_NV.gather(1, targets_N[:, None])[:, 0].tolist()
     best = logprob_NV.topk(min(top, logprob_NV.shape[1]))
     named = [

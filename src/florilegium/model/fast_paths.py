@@ -17,6 +17,7 @@ import torch
 from florilegium import reference
 from florilegium.config import SamplingSettings
 from florilegium.model.families import head_weight
+from florilegium.reference import LogitRule
 
 HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
 NONE_HERE = "this installation has no fast paths"
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
     from florilegium.model.loaded import LoadedModel
     from florilegium.model.memory_plan import MemoryPlan
 
-HeadLosses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+class HeadLosses(Protocol):
+    """The loss of each target, float32 [N]; `rule` is what the family makes of the head's scores."""
+
+    def __call__(
+        self, hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, *, rule: LogitRule
+    ) -> torch.Tensor: ...
 
 
 class BlockStack(Protocol):
@@ -130,10 +137,12 @@ def head_losses(names: tuple[str, ...]) -> HeadLosses:
     return fast.head_losses if HAS_FAST else _losses_in_pieces
 
 
-def _losses_in_pieces(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+def _losses_in_pieces(
+    hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor, *, rule: LogitRule
+) -> torch.Tensor:
     """The reference, a few rows at a time: without a backward pass that holds no more logits than these."""
     pieces = [slice(start, start + PIECE) for start in range(0, len(targets_N), PIECE)]
-    return torch.cat([reference.cross_entropy_losses(hidden_NW[p], weight_VW, targets_N[p]) for p in pieces])
+    return torch.cat([reference.cross_entropy_losses(hidden_NW[p], weight_VW, targets_N[p], rule) for p in pieces])
 
 
 def attention(

@@ -18,9 +18,11 @@ from torch import nn
 
 from florilegium.model.base import Base
 from florilegium.model.base_changes import original_weights
-from florilegium.model.families import Family
+from florilegium.model.families import Family, logit_rule
+from florilegium.model.families.head import without_dropout
 from florilegium.model.families.other import DocumentMask
 from florilegium.model.fast_paths import BlockStack
+from florilegium.reference import LogitRule
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -44,6 +46,11 @@ class LoadedModel:
         """The model without its head."""
         return self.base.family.backbone(self.model)
 
+    @property
+    def logit_rule(self) -> LogitRule:
+        """What the family makes of the head's scores."""
+        return logit_rule(self.base.family, self.model)
+
     @contextlib.contextmanager
     def adapter_off(self) -> Iterator[None]:
         """Inside, the model is its untuned base."""
@@ -56,12 +63,8 @@ class LoadedModel:
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Inside, dropout is off; then the model is as it was."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with without_dropout(self.model):
             yield
-        finally:
-            self.model.train(was_training)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def _losses(loaded: LoadedModel, hidden_BTW: torch.Tensor, batch: Batch, options
     if len(index_N) < len(targets_N):  # else they are all places in order, and a gather's gradient is slow
         hidden_NW, targets_N = hidden_NW.index_select(0, index_N), targets_N.index_select(0, index_N)
     # The head is frozen: its weight goes in as it is, and no gradient of [V, W] is ever made.
-    return fast_paths.head_losses(options.kernels)(hidden_NW, head_weight(loaded.model), targets_N)
+    losses = fast_paths.head_losses(options.kernels)
+    return losses(hidden_NW, head_weight(loaded.model), targets_N, rule=loaded.logit_rule)
 
 
 def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = PLAIN) -> torch.Tensor:

@@ -6,5 +6,14 @@ Nothing outside this folder is imported here.
 
 from florilegium.reference.attention import Attend, alibi_slopes, sdpa_attention
 from florilegium.reference.head_loss import cross_entropy_losses
+from florilegium.reference.logits import AS_THEY_ARE, LogitRule, head_logits
 
-__all__ = ["Attend", "alibi_slopes", "cross_entropy_losses", "sdpa_attention"]
+__all__ = [
+    "AS_THEY_ARE",
+    "Attend",
+    "LogitRule",
+    "alibi_slopes",
+    "cross_entropy_losses",
+    "head_logits",
+    "sdpa_attention",
+]

@@ -92,7 +92,7 @@ def prepare(
     )
     if base.device.type == "cuda":
         view.compiling(fast_paths.compiled_so_far)
-    obstacle = head_unsupported(base.model)
+    obstacle = head_unsupported(base.family, base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
     check_base(base)

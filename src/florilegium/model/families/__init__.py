@@ -14,10 +14,9 @@ from florilegium.model.families.base import (
     BlockSizes,
     Family,
     PackedFamily,
-    head_unsupported,
-    head_weight,
 )
 from florilegium.model.families.bloom import BLOOM
+from florilegium.model.families.head import head_unsupported, head_weight, logit_rule
 from florilegium.model.families.other import OTHER
 
 FAMILIES: tuple[Family, ...] = (BLOOM,)
@@ -44,5 +43,6 @@ __all__ = [
     "family_of",
     "head_unsupported",
     "head_weight",
+    "logit_rule",
     "packs",
 ]

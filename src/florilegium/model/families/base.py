@@ -9,7 +9,6 @@ wrapping of it. Shapes: B rows, T tokens, W width, V vocabulary."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
@@ -108,23 +107,3 @@ class PackedFamily(Family, Protocol):
 def inner_model(model: AnyModel) -> PreTrainedModel:
     """Transformers' own model, out of PEFT's wrapping if there is one."""
     return cast("PreTrainedModel", model.get_base_model() if hasattr(model, "get_base_model") else model)  # type: ignore[operator]
-
-
-def head_weight(model: AnyModel) -> torch.Tensor:
-    """The output embedding [V, W]."""
-    weight: torch.Tensor = inner_model(model).get_output_embeddings().weight
-    return weight
-
-
-def head_unsupported(model: AnyModel) -> str:
-    """Why `head_weight` alone would not give this model's logits, or an empty string: some families scale or cap
-    them."""
-    config = inner_model(model).config
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
-        value = getattr(config, name, None)
-        if value not in (None, 1, 1.0) and not (isinstance(value, float) and math.isclose(value, 1.0)):
-            return f"its logits are changed after the head ({name})"
-    head = inner_model(model).get_output_embeddings()
-    if head is None or getattr(head, "bias", None) is not None:
-        return "its head is not a plain matrix"
-    return ""
