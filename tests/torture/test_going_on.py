@@ -45,6 +45,7 @@ REFUSED = {
     "batch_size": 4,
     "template": "{quote} :: {tags}",
     "loss_on": "tags",
+    "chat": True,
     "rslora": True,
     "max_length": 64,
     "held_out": 0.3,

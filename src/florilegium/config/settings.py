@@ -46,6 +46,11 @@ class TrainConfig:
         group="data",
         choices=("quote", "tags", "both"),
     )
+    chat: bool = setting(
+        False,
+        "rows as a question and its answer (the last column) by the tokenizer's chat template; the answer alone is trained",
+        group="data",
+    )
     text_column: str | None = setting(
         None, "the column of texts; default: found by its name and its values", group="data", metavar="COLUMN"
     )

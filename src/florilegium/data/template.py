@@ -43,6 +43,7 @@ class Template:
     columns: tuple[str, ...]
     list_columns: tuple[str, ...]
     tags_first: Template | None = None
+    is_chat: bool = False  # a prompt is a whole question, and the last column its answer
 
     @classmethod
     def from_text(cls, text: str = DEFAULT_TEMPLATE, list_columns: Iterable[str] = ("tags",)) -> Template:
@@ -88,6 +89,11 @@ class Template:
     def main_column(self) -> str:
         """The column that must not be empty: the first one of text, or simply the first where all are lists."""
         return next((name for name in self.columns if name not in self.list_columns), self.columns[0])
+
+    @property
+    def opening(self) -> str:
+        """What stands before the first column."""
+        return self._literals[0]
 
     @cached_property
     def separators(self) -> tuple[Separator, ...]:

@@ -24,7 +24,7 @@ from florilegium.evaluation.metrics import LossMetrics, RowLosses
 from florilegium.evaluation.token_parts import PARTS, WORDS, bytes_of_parts, parts_of_tokens
 from florilegium.model import Base, ForwardOptions, LoadedModel, token_losses
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack
+from florilegium.tokens import NO_TARGET, Example, PackPlan, encode, pack, text_of
 
 OPTIONS = ForwardOptions(("chunked-loss",))  # all logits of a vocabulary of 250,880 at once would not fit
 
@@ -138,4 +138,4 @@ def part_metrics(parts: Sequence[Part]) -> LossMetrics:
 
 def decoded(base: Base, token_ids: Sequence[int]) -> str:
     """The text of the tokens, special ones left out."""
-    return str(base.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return text_of(base.tokenizer, token_ids)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from florilegium.data import Quote, Template
 from florilegium.data.quote import Value
+from florilegium.tokens import text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,4 +91,4 @@ def _starts(
 
 
 def _length(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
-    return len(str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)))
+    return len(text_of(tokenizer, ids))

@@ -24,7 +24,7 @@ from florilegium.generation.telling import Tell, telling
 from florilegium.model import Base, LoadedModel, fast_paths
 from florilegium.model.families.other import position_table_size
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.tokens import end_of_text, text_ids
+from florilegium.tokens import end_of_text, text_ids, text_of
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}
 PLACES = 64  # the cache's length is a multiple of it
@@ -254,4 +254,4 @@ def _generated(base: Base, template: Template, prompt: Sequence[int], completion
 
 
 def _decoded(base: Base, ids: Sequence[int]) -> str:
-    return str(base.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return text_of(base.tokenizer, ids)

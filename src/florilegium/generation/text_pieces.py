@@ -13,13 +13,15 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from florilegium.tokens import text_of
+
 CONTEXT = 8  # tokens in front that are decoded again with the new one: a tokenizer may treat a text's first token apart
 WINDOW = 32
 UNKNOWN = "\ufffd"
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return text_of(tokenizer, ids)
 
 
 class TextPieces:

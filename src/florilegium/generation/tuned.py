@@ -158,6 +158,8 @@ class Tuned:
                 "--label asks for the tags of a quote, and this model was trained tags first",
                 "Ask it for a quote: florilegium generate --about love; or train with --direction both",
             )
+        if self.template.is_chat and not tags:
+            return self.template.prompt({columns[0]: prompt}) if prompt else ""
         if not tags:
             return self.template.prompt({columns[0]: prompt}, open=True) if prompt else self.template.prompt({})
         if not prompt or len(columns) != 2:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 BITS = (4, 8, 16, 32)
 FACT_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "base": dict, "bits": int, "direction": str, "files": dict, "list_columns": list, "lora": dict, "openings": dict,
+    "base": dict, "bits": int, "direction": str, "form": str, "files": dict, "list_columns": list, "lora": dict, "openings": dict,
     "revision": (str, type(None)), "template": str,
 }  # fmt: skip
 
@@ -47,6 +48,7 @@ class AdapterFacts(TypedDict, total=False):
     format: int
     template: str
     direction: str
+    form: str  # "chat": rows are a question and its answer
     list_columns: list[str]
     base: BaseFacts
     base_is_local: bool
@@ -104,6 +106,8 @@ def _check_words(facts: Mapping[str, Any], what: str) -> None:
 def template_of(facts: Mapping[str, Any]) -> Template:
     """The template that an adapter was trained with, in its direction. Raises UsageError for one that is none."""
     template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), facts.get("list_columns", ("tags",)))
+    if facts.get("form") == "chat":
+        return replace(template, is_chat=True)
     return template.in_direction("both") if facts.get("direction") == "both" else template
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import ModelError
+from florilegium.model.hub import locate, read_config
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.model_config import model_config
 from florilegium.model.tokenizer_rules import check_rules
@@ -41,6 +42,12 @@ IN_PYTHON = (
     "CTRLTokenizer",
 )
 BY_OTHER_PROGRAMS = ("CpmTokenizerFast", "RoFormerTokenizer")
+
+
+def tokenizer_of(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model `name`, downloaded with it if it is a Hub id. Raises ModelError."""
+    folder = locate(name, revision)
+    return load_tokenizer(folder, read_config(folder, name), name)
 
 
 def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTrainedTokenizerBase:

@@ -10,6 +10,8 @@ from typing import NotRequired, TypedDict
 import torch
 
 from florilegium.config.installed import installed_version
+from florilegium.data import Quote, Template
+from florilegium.data.quote import join_items
 from florilegium.errors import counted
 from florilegium.model import ParameterCount, base_facts
 from florilegium.model.adapter_loading import AdapterFacts
@@ -83,9 +85,18 @@ def adapter_facts(prepared: Prepared) -> AdapterFacts:
         "base_is_local": prepared.base.path != prepared.base.name,
         "revision": prepared.config.revision,
         "bits": prepared.config.bits,
-        "openings": _first_words([template.render(quote) for quote in prepared.training_quotes]),
+        "openings": _openings(template, prepared.training_quotes),
         **({"direction": "both"} if template.tags_first else {}),  # tags first alone is what the template says
+        **({"form": "chat"} if template.is_chat else {}),
     }
+
+
+def _openings(template: Template, quotes: Sequence[Quote]) -> dict[str, int]:
+    """How texts from nothing begin; where a chat template stands before the first word, with it in front."""
+    if not template.is_chat:
+        return _first_words([template.render(quote) for quote in quotes])
+    words = _first_words([join_items(quote[template.columns[0]]) for quote in quotes])
+    return {f"{template.opening}{word}": count for word, count in words.items()}
 
 
 def _first_words(texts: Sequence[str]) -> dict[str, int]:

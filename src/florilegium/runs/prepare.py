@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences, split_by_config
-from florilegium.errors import ModelError, UsageError, counted
+from florilegium.errors import ModelError, UsageError, counted, one_line
 from florilegium.evaluation.headline import FEW_ROWS
 from florilegium.model import Base, Stage, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
 from florilegium.model.stage_plan import plan_stages
+from florilegium.model.tokenizer_loader import tokenizer_of
 from florilegium.model.too_large import refuse_too_large
 from florilegium.runs.base_checks import check_base, say_of_base, with_stored_bits
 from florilegium.runs.recorder import ProgressView
-from florilegium.tokens import Encoded, encode_ways
+from florilegium.tokens import Encoded, chat_rows, encode_ways
 from florilegium.training import ALONE, Distributed, choose_learning_rate
 
 
@@ -64,6 +65,9 @@ def prepare(
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
     rehearse_training(config)
     rows = rows or read_rows_of(config)
+    if config.chat:
+        config = replace(config, loss_on="tags")
+        rows = chat_rows(rows, tokenizer_of(config.model, config.revision), config.model)
     for sentence in reading_sentences(rows):
         view.say(sentence)
     split = split_by_config(config, rows)
@@ -79,6 +83,8 @@ def prepare(
     if rows.template.asked_by_tags:
         ways = "both ways, also tags first" if rows.template.tags_first else "tags first"
         view.say(f"         each is trained {ways}: {rows.template.asked_by_tags.text}")
+    if rows.template.is_chat:
+        view.say(f"         each is a question and its answer, which alone is trained: {one_line(rows.template.text)}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
         view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
     base = load_base(

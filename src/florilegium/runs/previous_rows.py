@@ -14,7 +14,7 @@ from florilegium.errors import FlorilegiumError
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
-from florilegium.tokens import Example, encode_ways
+from florilegium.tokens import Example, chat_rows, encode_ways
 from florilegium.training import Trainer, held_out_loss
 
 MOST_ROWS = 500
@@ -58,6 +58,8 @@ def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows |
             return None
         config = make_config(settings_of_run(read_run_config(run.config)), source=str(run.config))
         rows = read_rows_of(config)
+        if config.chat:
+            rows = chat_rows(rows, prepared.base.tokenizer, config.model)
         split = split_by_config(config, rows)
         numbers = split.test[:: max(1, -(-len(split.test) // MOST_ROWS))]
         quotes, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]

@@ -9,7 +9,7 @@ from florilegium.config import TrainConfig
 from florilegium.data import Rows
 from florilegium.model.hub import config_folder, read_config
 from florilegium.model.tokenizer_loader import load_tokenizer
-from florilegium.tokens import encode
+from florilegium.tokens import chat_template, encode
 
 MOST_ROWS = 4096
 BYTES_A_TOKEN = 4.3  # english_quotes by BLOOM's tokenizer
@@ -30,7 +30,8 @@ def row_lengths(config: TrainConfig, rows: Rows, numbers: Sequence[int]) -> tupl
         return [min(config.max_length, max(1, round(size))) for size in sizes * ways(rows)], False
     tokenizer = load_tokenizer(folder, read_config(folder, config.model), config.model)
     places = [rows.places[i] for i in chosen]
+    template = chat_template(rows.template, tokenizer, config.model) if config.chat else rows.template
     examples = encode(
-        tokenizer, rows.template, quotes, max_length=config.max_length, loss_on=config.loss_on, places=places
+        tokenizer, template, quotes, max_length=config.max_length, loss_on=config.loss_on, places=places
     ).examples
     return [len(example.token_ids) - 1 for example in examples], True

@@ -58,7 +58,7 @@ def inherited_settings(given: Mapping[str, Any]) -> dict[str, object]:
 
 def _of_adapter(adapter: Path) -> dict[str, object]:
     """The settings that an adapter's own files name."""
-    from florilegium.model.adapter_loading import read_facts  # these import torch
+    from florilegium.model.adapter_loading import read_facts, template_of  # these import torch
     from florilegium.model.untrusted import read_json
 
     facts = read_facts(adapter)
@@ -69,11 +69,14 @@ def _of_adapter(adapter: Path) -> dict[str, object]:
             f"{adapter} does not say which base and template it is for", "Name a run that florilegium made"
         )
     targets = lora.get("target_modules")
+    is_chat = facts.get("form") == "chat"  # then its template is the tokenizer's, filled with these columns
+    columns = template_of(facts).columns
     return {
         "model": base,
         "revision": facts.get("revision"),
         "bits": facts.get("bits", 8),
-        "template": facts["template"],
+        "template": " ->: ".join(f"{{{name}}}" for name in columns) if is_chat else facts["template"],
+        "chat": is_chat,
         "direction": facts.get("direction", "quote"),
         "lora_rank": lora.get("r"),
         "lora_alpha": float(lora.get("lora_alpha") or 0),

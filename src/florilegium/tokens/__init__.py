@@ -1,6 +1,8 @@
 """Text to token ids (`encode`), and token ids to packed batches (`pack`)."""
 
 from florilegium.tokens.batch_order import BatchSampler, epoch_order
+from florilegium.tokens.chat import chat_rows, chat_template
+from florilegium.tokens.decode import text_of
 from florilegium.tokens.encode import (
     Encoded,
     Example,
@@ -21,6 +23,8 @@ __all__ = [
     "Encoded",
     "Example",
     "PackPlan",
+    "chat_rows",
+    "chat_template",
     "encode",
     "encode_ways",
     "end_of_text",
@@ -29,4 +33,5 @@ __all__ = [
     "pack",
     "preflight",
     "text_ids",
+    "text_of",
 ]

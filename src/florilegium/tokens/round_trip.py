@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.data import Quote, Template
 from florilegium.errors import ModelError
+from florilegium.tokens.decode import text_of
 from florilegium.tokens.encode import Example, text_ids
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def check_round_trip(
     the text comes back so changed that no row parses: then no text that the model writes would."""
     texts = [template.render(quote) for quote in quotes[:: max(1, len(quotes) // SAMPLED_ROWS)]][:SAMPLED_ROWS]
     rows = text_ids(tokenizer, texts)
-    back = [str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for ids in rows]
+    back = [text_of(tokenizer, ids) for ids in rows]
     asked = [text for text in texts if template.parse(text) is not None]
     if asked and not any(template.parse(text) is not None for text in back):
         raise ModelError(
@@ -43,5 +44,10 @@ def check_round_trip(
 
 
 def inner_ends(examples: Sequence[Example], end: int) -> list[int]:
-    """Which examples hold the end-of-text token before their end: a model learns to stop there."""
-    return [number for number, example in enumerate(examples) if end in example.token_ids[:-1]]
+    """Which examples are trained to write the end-of-text token before their end: a model learns to stop there."""
+    return [
+        number
+        for number, example in enumerate(examples)
+        if end in example.token_ids[:-1]
+        and any(t == end and trained for t, trained in zip(example.token_ids[:-1], example.loss_mask, strict=False))
+    ]
