@@ -151,7 +151,21 @@ def test_doctor_says_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "HF_HUB_OFFLINE is set" in shown and "problems found" in shown
 
 
-@pytest.mark.parametrize("command", [["generate", "--run"], ["evaluate"], ["report"], ["resume"], ["export"], ["push"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--run"],
+        ["chat"],
+        ["chat", "--run"],
+        ["serve"],
+        ["serve", "--run"],
+        ["evaluate"],
+        ["report"],
+        ["resume"],
+        ["export"],
+        ["push"],
+    ],
+)
 def test_a_run_that_is_not_there_is_told_with_those_that_are(
     shelf: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:

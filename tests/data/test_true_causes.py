@@ -122,3 +122,17 @@ def test_a_broken_index_says_why(tmp_path: Path) -> None:
     path.write_bytes(b"\0" * 3)
     with pytest.raises(ModelError, match=r"cannot be read \(SafetensorError: .*[a-z]"):
         NoveltyIndex.load(path)
+
+
+def test_a_run_given_as_data_is_told_to_be_one(tmp_path: Path) -> None:
+    """Its metrics.jsonl is a file of rows by its name."""
+    run = tmp_path / "my run"
+    (run / "adapter").mkdir(parents=True)
+    for name, text in (("config.yaml", "data: sample\n"), ("metrics.jsonl", '{"step": 1, "loss": 2.0}\n')):
+        (run / name).write_text(text)
+    with pytest.raises(DataError, match=f"is a run, not rows.*florilegium train --from '{run}'"):
+        read_rows(run)
+    (run / "config.yaml").unlink()
+    (run / "quotes.jsonl").write_text('{"quote": "Be kind.", "tags": ["life"]}\n')
+    (run / "metrics.jsonl").unlink()
+    assert len(read_rows(run).quotes) == 1

@@ -234,6 +234,26 @@ def test_two_runs(tmp_path: Path) -> None:
     assert "different rows" in comparison_page(read_run(a), read_run(other))
 
 
+def test_figures_on_different_rows_are_not_set_against_each_other(tmp_path: Path) -> None:
+    """A loss on other rows is neither better nor lower; memory is memory."""
+    folders = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", loss=3.4),
+        write_run(tmp_path / "c", lambda what: f"other {what}", loss=3.2),
+    ]
+    for number, folder in enumerate(folders):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "peak_memory_bytes": (9 - number) << 30}))
+
+    def bold_and_deltas(*some: Path) -> dict[str, tuple[bool, bool]]:
+        rows = metric_rows(compare_runs(*map(read_run, some)))
+        return {r.name: (any(c.is_best for c in r.cells), any(c.delta for c in r.cells)) for r in rows}
+
+    same, other = bold_and_deltas(*folders[:2]), bold_and_deltas(*folders[1:])
+    assert same["held-out loss"] == (True, True) and other["held-out loss"] == (False, False)
+    assert same["peak memory"] == other["peak memory"] == (True, True)
+
+
 def test_several_runs_have_a_colour_each_and_differences_from_the_first(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, loss=loss) for name, loss in (("a", 3.6), ("b", 3.4), ("c", 3.9))]
     (runs[2] / "evaluation.json").unlink()

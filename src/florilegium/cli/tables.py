@@ -93,7 +93,7 @@ def print_comparison(comparison: Comparison) -> None:
     if not comparison.same_rows:
         console.print(
             Text(
-                "\nThey were trained on different rows, so their losses and F1 cannot be compared.",
+                "\nThese runs were trained on different rows, so their losses and F1 cannot be compared.",
                 style="bold",
             )
         )

@@ -10,6 +10,7 @@ README, LICENSE and the files in which libraries keep notes are passed over; so 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from florilegium.data.raw_rows import readable
 from florilegium.data.split_files import TRAIN, Chosen, by_split, choose_splits, split_of
 from florilegium.data.unpack import READ_KINDS, ending_of, is_data_name
 from florilegium.errors import DataError
+from florilegium.storage.run_directory import RunDirectory
 
 _NOTES = {
     "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "croissant.json", "config.json",
@@ -41,6 +43,7 @@ def choose_files(path: Path, split: str | None = None) -> Chosen[Path]:
 
 def _in_folder(folder: Path, split: str | None) -> Chosen[Path]:
     entries = _entries(folder)
+    _refuse_run(folder)
     if splits := _saved_splits(folder):
         return choose_splits({name: _saved_files(folder / name) for name in splits}, split, str(folder))
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
@@ -55,6 +58,16 @@ def _in_folder(folder: Path, split: str | None) -> Chosen[Path]:
     files = [file for _, file in named if file.parent == folder]
     files = files or [file for of, file in named if of in (None, TRAIN) or split]
     return _without_split(folder, files, split) if files else _advise(folder, entries)
+
+
+def _refuse_run(folder: Path) -> None:
+    """A run's metrics.jsonl and samples.jsonl are rows of another kind."""
+    if RunDirectory(folder).is_run and RunDirectory(folder).has_started:
+        name = shlex.quote(str(folder))
+        raise DataError(
+            f"{folder} is a run, not rows to train on",
+            f"Look at it: florilegium report {name}; train it further: florilegium train --from {name}",
+        )
 
 
 def _named(folder: Path, split: str | None = None) -> Iterator[tuple[str | None, Path]]:

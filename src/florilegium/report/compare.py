@@ -29,6 +29,7 @@ _OF_THE_RUN = {
     "peak_memory_bytes": Line("", "peak memory", "lower"),
 }
 _FORGETTING = Line("", "loss on general text: change", "lower", "+.3f")
+_OF_ANY_ROWS = ("steps", "elapsed_seconds", "tokens_per_second", "peak_memory_bytes", "forgetting")  # comparable always
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,15 @@ def metric_rows(comparison: Comparison, short: bool = False) -> list[ComparedRow
     """Each metric that two runs have at least as text, a cell a run."""
     lines = {line.path: line for group in LINES.values() for line in group} | _OF_THE_RUN | {"forgetting": _FORGETTING}
     shared = {key: v for key, v in comparison.metrics.items() if sum(value is not None for value in v) > 1}
-    return [_row(key, lines[key], values, short) for key, values in shared.items()]
+    same = comparison.same_rows
+    return [_row(key, lines[key], values, short, same or key in _OF_ANY_ROWS) for key, values in shared.items()]
 
 
-def _row(key: str, line: Line, values: Sequence[object], short: bool) -> ComparedRow:
+def _row(key: str, line: Line, values: Sequence[object], short: bool, comparable: bool) -> ComparedRow:
+    """A figure's cells; of figures on different rows none is the best, and differences say nothing."""
     texts = [_text(key, value, line.style, short) for value in values]
-    best = _best(line.better, values) if len(set(filter(None, texts))) > 1 else None
-    first = _plain(values[0])
+    best = _best(line.better, values) if comparable and len(set(filter(None, texts))) > 1 else None
+    first = _plain(values[0]) if comparable else None
     cells = []
     for i, (value, text) in enumerate(zip(values, texts, strict=True)):
         here = _plain(value)

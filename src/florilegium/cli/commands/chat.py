@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_run_and_sampling, load_tuned, sampling_settings
+from florilegium.cli.commands.generate import add_model_and_sampling, load_tuned, sampling_settings
+from florilegium.cli.flags import add_run
 from florilegium.cli.prompts import as_typed, standard_input_keeps_bytes
 from florilegium.cli.screen import print_line
 from florilegium.config import SamplingSettings
@@ -34,10 +35,11 @@ def add(commands: Commands) -> None:
         "chat",
         "write quotes as you type their openings",
         "florilegium chat",
-        "florilegium chat --run runs/NAME --temperature 0.9",
+        "florilegium chat runs/NAME --temperature 0.9",
     )
+    add_run(chat, "a run, an adapter folder, or 'latest' (latest)")
     chat.add_argument("-n", type=int, default=1, metavar="N", help="texts for each opening (1)")
-    add_run_and_sampling(chat)
+    add_model_and_sampling(chat)
 
 
 def run(flags: argparse.Namespace) -> None:

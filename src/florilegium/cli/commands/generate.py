@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
+from florilegium.cli.flags import given_run
 from florilegium.cli.loading import ModelLoading, loading_pytorch
 from florilegium.cli.prompts import as_typed, prompts_from_file, prompts_from_standard_input
 from florilegium.cli.screen import json_line, print_line
@@ -52,12 +53,12 @@ def add(commands: Commands) -> None:
         "--novel-only", action="store_true", help="resample texts that copy training rows, then drop them"
     )
     generate.add_argument("--known-tags", action="store_true", help="choose tags among those of the training rows")
-    add_run_and_sampling(generate)
+    generate.add_argument("--run", default="latest", metavar="RUN", help="a run, an adapter folder, or 'latest'")
+    add_model_and_sampling(generate)
 
 
-def add_run_and_sampling(command: CommandParser) -> None:
+def add_model_and_sampling(command: CommandParser) -> None:
     """The flags that `chat` has too."""
-    command.add_argument("--run", default="latest", metavar="RUN", help="a run, an adapter folder, or 'latest'")
     command.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
     _add_sampling(command)
     add_where_it_runs(command)
@@ -116,11 +117,11 @@ def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
 
 
 def load_tuned(flags: argparse.Namespace) -> Tuned:
-    adapter_folder(find_run(flags.run))  # before torch is imported
+    adapter_folder(find_run(given_run(flags)))  # before torch is imported
     with loading_pytorch():
         from florilegium.generation.tuned import load
     with ModelLoading() as progress:
-        tuned = load(flags.run, model=flags.model, bits=flags.bits, device=flags.device, progress=progress)
+        tuned = load(given_run(flags), model=flags.model, bits=flags.bits, device=flags.device, progress=progress)
     for note in tuned.notes:
         print_line(f"note: {note}", file=sys.stderr)
     return tuned

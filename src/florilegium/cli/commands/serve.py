@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
     serve.add_argument(
         "runs", nargs="*", metavar="RUN", help="a run, an adapter folder, a folder of runs, or 'latest' (latest)"
     )
+    serve.add_argument("--run", dest="more_runs", action="append", default=[], metavar="RUN", help=argparse.SUPPRESS)
     serve.add_argument("--page", action="store_true", help="serve the page too: write, look at runs, train")
     serve.add_argument("--open", action="store_true", help="serve the page, and open it in the browser")
     serve.add_argument(
@@ -94,10 +95,11 @@ def run(flags: argparse.Namespace) -> None:
 def _runs(flags: argparse.Namespace) -> list[Path]:
     """The runs that are named, or the latest: with the page there may be none yet. Raises UsageError before anything is
     imported or loaded."""
-    if not flags.runs and flags.page and not list(RUNS.glob("*/adapter/adapter_config.json")):
+    names = [*flags.runs, *flags.more_runs]
+    if not names and flags.page and not list(RUNS.glob("*/adapter/adapter_config.json")):
         return []
     runs = []
-    for name in flags.runs or ["latest"]:
+    for name in names or ["latest"]:
         path = find_run(name)
         inside = sorted(one for one in path.iterdir() if RunDirectory(one).has_adapter and one.name != "adapter")
         if inside and not RunDirectory(path).is_run:
