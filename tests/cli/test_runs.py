@@ -103,7 +103,7 @@ def test_a_run_is_removed_when_somebody_says_yes(shelf: Path, capsys: pytest.Cap
 
 def test_what_is_no_run_or_trains_is_not_removed(shelf: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(shelf / "alpha")
-    for name, code in (("notes", 2), (str(tmp_path / "link"), 2), ("nosuch", 4), (".", 2)):
+    for name, code in (("notes", 4), (str(tmp_path / "link"), 2), ("nosuch", 4), (".", 4)):
         assert main(["runs", "rm", name, "--yes"]) == code
     with locked(shelf / "beta"):
         assert main(["runs", "rm", "beta", "--yes"]) == 2

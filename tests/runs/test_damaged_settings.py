@@ -13,6 +13,7 @@ import pytest
 from florilegium.cli.main import main
 from florilegium.config import dump_config, make_config, read_run_config
 from florilegium.errors import ModelError
+from florilegium.storage.run_directory import RunDirectory
 
 # kind -> what is done to config.yaml, and what the line says of it
 KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -92,6 +93,17 @@ def test_the_report_is_made_of_the_rest_and_says_so(run: Path, capsys: pytest.Ca
     printed = capsys.readouterr()
     assert "note: " in printed.err and "config.yaml:2: not YAML" in printed.err
     assert printed.out.strip() == str(run / "report.html") and (run / "report.html").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none here")
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "samples.jsonl", "data.json", "evaluation.json"])
+def test_what_can_be_left_out_is_not_waited_for(name: str, run: Path) -> None:
+    """A FIFO that nobody writes to."""
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    directory = RunDirectory(run)
+    assert directory.read_manifest() == directory.read_data_report() == directory.read_evaluation() == {}
+    assert directory.read_metrics() == directory.read_samples() == []
 
 
 def test_a_folder_that_is_no_run_names_those_that_are(

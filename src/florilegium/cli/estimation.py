@@ -26,7 +26,7 @@ def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: 
         raise ResourceError(
             f"{generation.texts} texts at once do not fit: they need {_gib(generation.needed)}, and "
             f"{_gib(generation.available)} is available",
-            "Lower --batch, or use --bits 4",
+            "Lower --batch" if found.config.bits == 4 else "Lower --batch, or use --bits 4",
         )
     if generation is None and not found.memory.fits:
         raise ResourceError(

@@ -83,7 +83,10 @@ def example_losses(loaded: LoadedModel, examples: Sequence[Example], batch_token
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ResourceError("a row does not fit in memory", "Evaluate with --device cpu, or with --bits 4") from error
+        ways = [] if loaded.base.device.type == "cpu" else ["with --device cpu"]
+        ways += [] if loaded.base.bits == 4 else ["with --bits 4"]
+        fix = f"Evaluate {' or '.join(ways)}" if ways else "Close other programs, or use a machine with more memory"
+        raise ResourceError("a row does not fit in memory", fix) from error
     return [losses for _, losses in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 

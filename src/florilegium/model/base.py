@@ -8,6 +8,7 @@ to float32, as PEFT's prepare_model_for_kbit_training does, makes bloom-560m in 
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,9 @@ def choose_device(request: str) -> torch.device:
 
 
 def _why_no_cuda() -> str:
-    """What to do about it: this torch may be built without CUDA, or be built with it and find no driver or no card."""
+    """What to do about it: the cards may be hidden, this torch be built without CUDA, or find no driver or no card."""
+    if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None and torch.version.cuda is not None:
+        return f"Unset CUDA_VISIBLE_DEVICES, which is {hidden!r} and may hide it, or use --device cpu"
     if torch.version.cuda is None:
         return "Use --device cpu, or install a CUDA build of torch"
     return f"Use --device cpu, or see that nvidia-smi lists a card whose driver knows CUDA {torch.version.cuda}"
@@ -149,7 +152,7 @@ def load_base(
         raise ModelError(f"--dtype float16 is for BLOOM: the residual stream of {name} would overflow", fix)
     files = find_weights(folder, name)
     check_sizes(config, files)
-    with quietly(), model_errors(name):
+    with quietly(), model_errors(name, bits):
         tokenizer = load_tokenizer(folder, config, name)
         model = load_model(
             files.telling(progress if stage is None else None), config, bits, device, compute_dtype, stage

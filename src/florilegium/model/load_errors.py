@@ -37,9 +37,9 @@ def _quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def model_errors(name: str) -> Iterator[None]:
-    """Turns what a loader raises on a broken or unfitting model into ModelError, and a full memory into
-    ResourceError."""
+def model_errors(name: str, bits: int | None = None) -> Iterator[None]:
+    """Turns what a loader raises on a broken or unfitting model into ModelError, and a full memory into ResourceError;
+    `bits` are those that the base was to be held in."""
     try:
         yield
     except FlorilegiumError:
@@ -47,12 +47,13 @@ def model_errors(name: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        raise _told(name, error) from error
+        raise _told(name, error, bits) from error
 
 
-def _told(name: str, error: BaseException) -> FlorilegiumError:
+def _told(name: str, error: BaseException, bits: int | None) -> FlorilegiumError:
     if is_out_of_memory(error):
-        return ResourceError(f"{name} does not fit in memory", "Try --bits 4, or a smaller --model")
+        fix = "Choose a smaller --model" if bits == 4 else "Try --bits 4, or a smaller --model"
+        return ResourceError(f"{name} does not fit in memory", fix)
     if isinstance(error, OSError) and error.errno:
         cause = f"{name} cannot be read ({error.strerror or error})"
         return ModelError(cause, "Look at the disk and the files' permissions, or get it again")

@@ -146,7 +146,7 @@ def plan_memory(shape: ModelShape, steps: Sequence[int], budget: int, memory: st
     plans = [plan for tokens in sizes if (plan := fill_memory(shape, tokens, budget, memory))]
     if not plans:
         need = peak_bytes(shape, sizes[-1], 0, 0, 0) / GIB
-        fix = "Use --bits 4, a smaller --model, or a shorter --max-length"
+        fix = "Use a smaller --model or a shorter --max-length; of --bits, 4 takes least"
         raise ResourceError(
             f"not enough GPU memory: even the most economical plan needs {need:.1f} GiB, and {budget / GIB:.1f} GiB "
             "is available",

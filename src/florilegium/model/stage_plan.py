@@ -54,7 +54,7 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
     raise ResourceError(
         f"{config.model} does not fit on {counted(world, 'card')}: a stage of its blocks takes "
         f"{sizes.most(lean) / GIB:.1f} GiB, and {room / GIB:.1f} GiB are free",
-        "Use more of them, or --bits 4",
+        "Use more of them" if config.bits == 4 else "Use more of them, or --bits 4",
     )
 
 

@@ -144,7 +144,7 @@ class RunDirectory:
 def read_object(path: Path) -> dict[str, object]:
     """A JSON object of bounded size, or an empty one where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        if path.stat().st_size <= MAX_JSON_BYTES:
+        if path.is_file() and path.stat().st_size <= MAX_JSON_BYTES:  # a FIFO has no bytes, and is waited for
             found = json.loads(path.read_text(encoding="utf-8"))
             return found if isinstance(found, dict) else {}
     return {}

@@ -143,7 +143,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
             if trainer.replay is not None:
                 trainer.replay.clear()
             trainer.optimizer.zero_grad(set_to_none=trainer.replay is None)
-            trainer.plan = smaller(trainer.plan, examples, error)
+            trainer.plan = smaller(trainer.plan, examples, error, trainer.config.memory)
             set_random_states(random, trainer.device)
             observer.note(
                 f"out of memory: retrying this step with micro-batches of {trainer.plan.batch_tokens:,} tokens "
@@ -210,7 +210,7 @@ def held_out_loss(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            plan = smaller(plan, trainer.share_of(part), error)
+            plan = smaller(plan, trainer.share_of(part), error, trainer.config.memory)
             continue
         total, count, waiting = total + here, count + sum(b.num_targets for b in batches), rest
     tell(len(examples))
@@ -228,14 +228,13 @@ def sum_of_losses(trainer: Trainer, batches: Sequence[Batch]) -> float:
     return sum(float(token_losses(trainer.loaded, b.to(trainer.device), trainer.options).sum()) for b in batches)
 
 
-def smaller(plan: PackPlan, examples: Sequence[Example], error: BaseException) -> PackPlan:
+def smaller(plan: PackPlan, examples: Sequence[Example], error: BaseException, memory: str) -> PackPlan:
     """A plan that holds half as much at once. Raises ResourceError when `examples` cannot be held in smaller pieces."""
     largest = max(batch.tokens_BT.numel() for batch in pack(examples, plan))
     half = replace(plan, batch_tokens=largest // 2, row_tokens=min(plan.row_tokens, largest // 2))
     if max(batch.tokens_BT.numel() for batch in pack(examples, half)) >= largest:
-        raise ResourceError(
-            "one row alone does not fit in memory", "Lower --max-length, or use --memory lean"
-        ) from error
+        fix = "Lower --max-length" if memory == "lean" else "Lower --max-length, or use --memory lean"
+        raise ResourceError("one row alone does not fit in memory", fix) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return half
