@@ -14,6 +14,7 @@ import httpx2 as httpx
 import pytest
 from openai import OpenAI
 
+from florilegium.config import dump_config, make_config
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.seedling import FOLDER
 from tests.export.adapters import save_adapter
@@ -70,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "openings": {"The": 3, "Once": 2, "A": 1},
     }  # fmt: skip
     (folder / "adapter" / "florilegium.json").write_text(json.dumps(facts))
-    (folder / "config.yaml").write_text("model: seedling\n")
+    (folder / "config.yaml").write_text(dump_config(make_config({"model": "seedling"})))
     NoveltyIndex.from_texts(["The sun had just set on a mountain range and nothing else was there."]).save(
         folder / "training_ngrams.safetensors"
     )
