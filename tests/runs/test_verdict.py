@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import florilegium
-from florilegium.config import dump_config, make_config
+from florilegium.config import TrainConfig, dump_config, make_config
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.generation import Generated
@@ -65,7 +65,12 @@ def test_a_template_without_lists_is_judged_by_its_form() -> None:
 
 @pytest.mark.parametrize(("rows", "passes"), [(1080, 3.0), (272, 12.0), (16, 20.0), (1, 20.0), (100_000, 3.0)])
 def test_few_rows_are_passed_more_often(rows: int, passes: float) -> None:
-    assert choose_epochs(rows, 16) == passes
+    assert choose_epochs(rows, TrainConfig(data="quotes.csv")) == passes
+
+
+def test_of_the_bundled_sayings_the_steps_alone_are_enough() -> None:
+    assert choose_epochs(2250, TrainConfig()) == 1.5
+    assert choose_epochs(2250, TrainConfig(data="quotes.csv")) == 3.0
 
 
 def test_auto_is_the_default_and_what_is_written(tiny: Path, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from florilegium.tokens import PackPlan, encode, pack, text_ids
 def test_the_sayings_are_many_tagged_in_order_and_unlike_each_other() -> None:
     rows = [json.loads(line) for line in SAYINGS.read_text(encoding="utf-8").splitlines()]
     tags = {tag for row in rows for tag in row["tags"]}
-    assert len(rows) >= 400 and 50 <= len(tags) <= 70
-    assert all(2 <= len(row["tags"]) <= 5 and row["tags"] == sorted(set(row["tags"])) for row in rows)
+    assert len(rows) >= 2400 and len(tags) == 80
+    assert all(1 <= len(row["tags"]) <= 4 and row["tags"] == sorted(set(row["tags"])) for row in rows)
     words = [frozenset(re.findall(r"[a-z']+", row["quote"].lower())) for row in rows]
     near = [
         (i, j)
@@ -37,9 +37,9 @@ def test_the_sayings_are_many_tagged_in_order_and_unlike_each_other() -> None:
 def test_it_is_small_and_plain_transformers_loads_it() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BloomForCausalLM
 
-    assert sum(p.stat().st_size for p in FOLDER.iterdir() if p.is_file()) <= 24_000_000
+    assert sum(p.stat().st_size for p in FOLDER.iterdir() if p.is_file()) <= 30_000_000
     model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
-    assert isinstance(model, BloomForCausalLM) and 8e6 < model.num_parameters() < 12e6
+    assert isinstance(model, BloomForCausalLM) and 12e6 < model.num_parameters() < 16e6
     assert model.config.hidden_size // model.config.n_head in (64, 80, 96, 128)  # the head dimensions of the GPU path
     special = ("<unk>", "<s>", "</s>", "<pad>")
     assert [tokenizer.convert_tokens_to_ids(t) for t in special] == [0, 1, 2, 3] and len(tokenizer) == 8192

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STAGES = ("prompts", "teacher", "filter", "tokenizer", "pretrain", "measure", "export")
+STAGES = ("prompts", "teacher", "filter", "tokenizer", "pretrain", "measure", "candidates", "export")
 PACKAGE_FOLDER = Path(__file__).parents[2] / "src" / "florilegium" / "seedling"
 
 
@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=100_000, help="requests in a chunk")
     parser.add_argument("--max-chunks", type=int, default=1000, help="stop when this many shards exist")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes for the filter")
-    parser.add_argument("--epochs", type=float, default=8, help="passes over the corpus, unless the time is up before")
+    parser.add_argument("--epochs", type=float, default=5, help="passes over the corpus, unless the time is up before")
     parser.add_argument("--pretrain-seconds", type=float, default=300)
     parser.add_argument("--batch-rows", type=int, default=128, help="rows of 512 tokens a step")
     parser.add_argument("--wikitext", type=Path, help="a text file to measure on as well, line by line")
@@ -96,6 +96,12 @@ def judge(options: argparse.Namespace) -> None:
     measure.run(options.work, options.wikitext, options.seed)
 
 
+def propose(options: argparse.Namespace) -> None:
+    from . import candidates
+
+    candidates.run(options.work, options.seed)
+
+
 def ship(options: argparse.Namespace) -> None:
     from . import export
 
@@ -103,7 +109,7 @@ def ship(options: argparse.Namespace) -> None:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = dict(
-    zip(STAGES, (show_prompts, teach, sieve, make_tokenizer, train, judge, ship), strict=True)
+    zip(STAGES, (show_prompts, teach, sieve, make_tokenizer, train, judge, propose, ship), strict=True)
 )
 
 

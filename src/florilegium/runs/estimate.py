@@ -104,7 +104,7 @@ def estimate(
     fused = is_fused(skeleton, config, card)
     config = replace(
         config,
-        epochs=config.epochs or (None if config.max_steps else choose_epochs(num_rows, config.batch_size)),
+        epochs=config.epochs or (None if config.max_steps else choose_epochs(num_rows, config)),
         batching=choose_batching(config.batching, ("fused-blocks",) if fused else ()),
     )
     stages = stages_on(config, gpus, room_on(config, card) if card is not None else 0)

@@ -1,4 +1,5 @@
-"""The seedling: a small BLOOM that ships with the package, and the sayings written for it (`sayings.jsonl`, CC0)."""
+"""The seedling: a small BLOOM that ships with the package, and sayings in its own plain English to tune it on
+(`sayings.jsonl`, CC0): written by its teacher, never read by it, chosen and tagged by reading."""
 
 from __future__ import annotations
 
