@@ -136,7 +136,7 @@ def test_the_steps_are_those_of_the_run(direction: str) -> None:
     found = estimate(config, rows)
     plan = make_ready(prepare(config, NullView(), rows)).plan
     assert (found.num_steps, found.config.epochs) == (plan.length.num_steps, plan.config.epochs)
-    assert found.tokens_counted and found.num_rows == (2160 if direction == "both" else 1080)
+    assert found.tokens_counted and found.num_rows == (4728 if direction == "both" else 2364)
 
 
 def test_what_does_not_fit_is_told_with_what_would(
@@ -250,11 +250,11 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_each_card_of_a_pipeline_has_its_own_blocks(bloom: Path) -> None:
     """And the activations of as many micro-batches as are under way there; a step waits for the first to come through."""
-    config = make_config({"model": str(bloom), "batch_size": 64, "memory": "fast"})
+    config = make_config({"model": str(bloom), "batch_size": 128, "memory": "fast"})
     rows = read_rows_of(config)
     one = estimate(config, rows, "H100")
     two = estimate(
-        make_config({"model": str(bloom), "batch_size": 64, "memory": "fast", "parallel": "pipeline"}), rows, "H100", 2
+        make_config({"model": str(bloom), "batch_size": 128, "memory": "fast", "parallel": "pipeline"}), rows, "H100", 2
     )
     assert two.cards is not None and [str(stage) for stage in two.cards.stages] == ["1-18", "19-30"]
     assert two.memory.needed == max(two.cards.needed) < one.memory.needed
@@ -271,7 +271,7 @@ def test_each_card_of_a_pipeline_has_its_own_blocks(bloom: Path) -> None:
 
 
 def test_copies_share_a_step(bloom: Path) -> None:
-    config = make_config({"model": str(bloom), "batch_size": 64, "memory": "fast"})
+    config = make_config({"model": str(bloom), "batch_size": 128, "memory": "fast"})
     rows = read_rows_of(config)
     one, two = (estimate(config, rows, "H100", gpus) for gpus in (1, 2))
     assert two.cards is not None and two.cards.stages == () and two.cards.needed == (two.memory.needed,) * 2

@@ -32,10 +32,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     florilegium.train(
         "sample",
         model="seedling",
-        max_steps=40,
+        max_steps=30,
         batch_rows=8,
         learning_rate=4e-3,
-        evaluate_every=40,
+        evaluate_every=30,
         verdict_texts=0,
         output=str(folder),
     )
@@ -86,7 +86,7 @@ def test_tuning_shows(report: dict[str, Any]) -> None:
 
 
 def test_baselines_stand_beside_the_tags(report: dict[str, Any]) -> None:
-    """What the paired sentence says is what the table shows, and naive Bayes beats a run of 40 steps for certain."""
+    """What the paired sentence says is what the table shows, and naive Bayes beats a run of 30 steps for certain."""
     controls, comparison = report["controls"], report["baseline_comparison"]
     named = {"frequent_tags": controls["frequent_tags"], **controls["baselines"]}
     f1 = {key: scores["micro_f1"]["value"] for key, scores in named.items()}

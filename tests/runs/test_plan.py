@@ -92,7 +92,7 @@ def test_the_first_lines_say_how_int8_is_read(
     made: list[tuple[MemoryPlan, list[int]]] = []
     monkeypatch.setattr(fast_paths, "make_block_stack", lambda loaded, *given: made.append(given) or "the stack")
     monkeypatch.setattr(fast_paths, "describe_int8_path", lambda loaded: "int8 matmul without dequantisation")
-    monkeypatch.setattr(planning, "_plan_memory", lambda *given: MemoryPlan(2, 2, copies, 1024, 2**30))
+    monkeypatch.setattr(planning, "_plan_memory", lambda *given: MemoryPlan(2, 2, copies, 768, 2**30))
     plan = plan_execution(prepared, loaded)
     assert install_kernels(loaded, plan).block_stack == "the stack"
     lines: list[str] = []
@@ -113,8 +113,8 @@ def test_the_first_lines_say_how_int8_is_read(
     sides = [prepared.held_out.examples, prepared.validation.examples]
     parts = [side[first : first + 64] for side in sides for first in range(0, len(side), 64)]
     looks = [batch.tokens_BT.numel() for part in parts for batch in pack(part, plan.packing)]
-    assert min(steps) <= 1024 < max(steps)
-    assert lengths == list(dict.fromkeys([*looks, *(tokens for tokens in steps if tokens <= 1024)]))
+    assert min(steps) <= 768 < max(steps)
+    assert lengths == list(dict.fromkeys([*looks, *(tokens for tokens in steps if tokens <= 768)]))
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
 def _passes(prepared: Prepared) -> float | None:
     config = prepared.config
     if config.epochs is None and config.max_steps is None:
-        return choose_epochs(len(prepared.training_quotes), config)
+        return choose_epochs(len(prepared.training.examples), config)
     return config.epochs
 
 
