@@ -142,7 +142,7 @@ class TrainConfig:
 
     epochs: float | None = setting(
         None,
-        "passes over the data; default: at least 3 (of the bundled sayings 1), and some 200 steps, in at most 20",
+        "passes over the data; default: at least 3 (of the bundled quotes 1), and some 200 steps, in at most 20",
         group="training",
         minimum=0.0,
     )
