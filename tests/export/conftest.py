@@ -15,6 +15,6 @@ def tiny_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("export")
     rows = folder / "rows.jsonl"
-    rows.write_text("".join(SAYINGS.read_text(encoding="utf-8").splitlines(keepends=True)[:400]), encoding="utf-8")
+    rows.write_text("".join(SAYINGS.read_text(encoding="utf-8").splitlines(keepends=True)[:500]), encoding="utf-8")
     settings = {"model": str(tiny), "max_steps": 2, "bits": 32, "batch_size": 4, "device": "cpu", "learning_rate": 0.01}
     return train(rows, output=str(folder / "run"), held_out=0.1, **settings).directory

@@ -109,7 +109,7 @@ QUICK = [("llama", "gguf"), ("qwen2", "gguf-adapter"), ("gpt2", "gguf")]
 def test_in_llama_cpp(tmp_path: Path, name: str, form: str) -> None:
     config, pattern, linears = CASES[name]
     base = save(tmp_path / "base", config, byte_level(pattern))
-    adapter = save_adapter(base, tmp_path / "a", target_modules=linears, fan_in_fan_out=name == "gpt2")
+    adapter = save_adapter(base, tmp_path / "a", target_modules=linears, fan_in_fan_out=name == "gpt2", seed=2)
     verdict = export(adapter, to=form, kind="f32", output=str(tmp_path / "out")).verdict
     assert verdict.passed and verdict.tokens_equal == verdict.greedy_equal == 32
     assert verdict.largest_distance is not None and verdict.largest_distance < 0.003

@@ -85,7 +85,7 @@ def seedling_q8(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, E
 def test_the_seedling_in_8_and_16_bits(seedling_q8: tuple[Path, Path, Exported]) -> None:
     folder, adapter, q8 = seedling_q8
     f16 = checked(adapter, folder / "f16", SEEDLING, to="gguf", kind="f16").verdict
-    assert f16.passed and f16.greedy_equal == 32 and f16.largest_distance < 0.01
+    assert f16.passed and f16.greedy_equal == 32 and f16.largest_distance < 0.02
     assert q8.verdict.passed and q8.verdict.largest_distance < 0.5
     assert 'PARAMETER stop "</s>"' in (folder / "q8" / "Modelfile").read_text()
     assert "{{ .Prompt }} ->:" in (folder / "q8" / "Modelfile").read_text()

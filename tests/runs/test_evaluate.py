@@ -116,6 +116,7 @@ def test_held_out_loss_is_the_one_that_training_saw(run: Path, report: dict[str,
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(report))
 
 
+@pytest.mark.slow  # 80 tags of 132 rows; tests/generation/test_tag_scores.py holds the scores
 def test_known_tags_are_ranked_when_asked(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model with a small random adapter. Its template's separator is a word that the model writes often, so that
     most texts are quotes with tags."""
     folder = tmp_path_factory.mktemp("runs") / "sayings"
-    save_adapter(FOLDER, folder / "adapter", size=0.02)
+    save_adapter(FOLDER, folder / "adapter", size=0.05)
     facts = {
         "base": {"name": "seedling"}, "bits": 32, "template": "{quote} and {tags}", "list_columns": ["tags"],
         "openings": {"The": 3, "Once": 2, "A": 1},

@@ -43,7 +43,8 @@ def test_echo_gives_the_losses_of_evaluate(server: Server, tuned: Tuned, text: s
     for token, value, top in zip(
         logprobs.tokens[1:], logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], strict=True
     ):
-        assert len(top) in (2, 3) and max(top.values()) >= value - 1e-6 and top[token] >= value - 1e-6
+        assert len(top) in (2, 3) or "\ufffd" in top  # tokens of half a character look alike
+        assert max(top.values()) >= value - 1e-6 and top[token] >= value - 1e-6
     assert all(a <= b for a, b in pairwise(logprobs.text_offset))
 
 

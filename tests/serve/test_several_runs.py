@@ -37,7 +37,7 @@ def runs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(run, folder / name)
         facts = (folder / name / "adapter" / "florilegium.json").read_text()
         shutil.rmtree(folder / name / "adapter")
-        save_adapter(FOLDER, folder / name / "adapter", size=0.02, seed=number)
+        save_adapter(FOLDER, folder / name / "adapter", size=0.05, seed=number)
         (folder / name / "adapter" / "florilegium.json").write_text(facts)
     shutil.copytree(folder / "red", folder / "white")
     damaged = {**json.loads(facts), "base": {"name": "seedling", "digest": "0" * 64}}
