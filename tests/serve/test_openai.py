@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2 as httpx
@@ -12,6 +13,8 @@ import pytest
 from florilegium.cli.main import main
 from florilegium.config import SamplingSettings
 from florilegium.generation.tuned import Tuned, load
+from florilegium.model.base_sampling import base_sampling
+from florilegium.seedling import FOLDER
 from tests.serve.conftest import Server
 
 PROMPTS = ["The sea", "Once upon a time", "A door", "Hope is", "The moon —", "My friend said"]
@@ -57,7 +60,7 @@ def test_the_same_seed_is_the_same_text_alone_and_among_others(server: Server, t
 
 
 def _settings(**given: object) -> SamplingSettings:
-    return SamplingSettings(**{"max_new_tokens": 24, **given})  # type: ignore[arg-type]
+    return replace(base_sampling(FOLDER), **{"max_new_tokens": 24, **given})  # type: ignore[arg-type]
 
 
 def test_base_and_tuned_are_models_with_a_parent(server: Server, tuned: Tuned) -> None:

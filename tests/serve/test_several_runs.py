@@ -15,10 +15,10 @@ import httpx2 as httpx
 import pytest
 from openai import AsyncOpenAI
 
-from florilegium.config import SamplingSettings
 from florilegium.generation import Request, TokenEvent
 from florilegium.generation.tuned import load
 from florilegium.model import LoadedModel
+from florilegium.model.base_sampling import base_sampling
 from florilegium.model.shared_base import Bases
 from florilegium.seedling import FOLDER
 from florilegium.serve.api_errors import ApiError
@@ -27,7 +27,7 @@ from florilegium.serve.worker import Worker
 from tests.export.adapters import save_adapter
 from tests.serve.conftest import Server, serving
 
-SETTINGS = SamplingSettings(max_new_tokens=24, seed=5)
+SETTINGS = replace(base_sampling(FOLDER), max_new_tokens=24, seed=5)
 
 
 @pytest.fixture(scope="module")

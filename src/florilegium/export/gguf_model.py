@@ -19,6 +19,7 @@ from florilegium.export.gguf_vocabulary import Vocabulary
 from florilegium.export.lora_change import spans
 from florilegium.export.merge import Merge
 from florilegium.export.subject import Subject
+from florilegium.model.base_sampling import base_sampling
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -76,7 +77,7 @@ def model_writer(merge: Merge, family: GgufFamily, kind: str, subject: Subject, 
     writer.add_vocab_size(len(vocabulary.tokens))
     vocabulary.write(writer)
     writer.add_chat_template(chat_template(subject.template))
-    sampling = SamplingSettings()
+    sampling = base_sampling(subject.base_folder)
     writer.add_sampling_temp(sampling.temperature)
     writer.add_sampling_top_p(sampling.top_p)
     writer.add_sampling_top_k(sampling.top_k)
@@ -119,9 +120,8 @@ def chat_template(template: Template) -> str:
     return "{{ " + f'{before} + messages[-1]["content"] + {behind}' + " }}"
 
 
-def modelfile(gguf: str, template: Template, end_of_text: str) -> str:
+def modelfile(gguf: str, template: Template, end_of_text: str, sampling: SamplingSettings) -> str:
     """Ollama's Modelfile: the training template, where to stop, how to sample."""
-    sampling = SamplingSettings()
     before, behind = (text.replace("{{", '{{ "{{" }}') for text in around(template))
     return f'''# ollama create quotes -f Modelfile, then: ollama run quotes "Be kind."
 # A whole quote gets its tags. To have a beginning gone on with instead, make the TEMPLATE {{{{ .Prompt }}}} alone.

@@ -59,6 +59,10 @@ class Tuned:
     def base(self) -> Base:
         return self.loaded.base
 
+    def sampling(self, **given: Any) -> SamplingSettings:
+        """The base's own way of drawing texts, with what is `given`. Raises UsageError for a number out of range."""
+        return replace(self.base.sampling, **given)
+
     @property
     def model(self) -> PreTrainedModel | PeftModel:
         """The base with the adapter on it: PEFT's own class."""
@@ -78,11 +82,12 @@ class Tuned:
         """`n` texts for each prompt, which may be one opening, several, or nothing; with `tags` a prompt is a whole
         quote that wants its tags, and is nobody's news (`novel` is None). `use_base` switches the adapter off. With
         `novel_only` a text that copies a training row, or does not parse, is drawn again, at most ten times; what is
-        still a copy then is left out. `sampling` are fields of SamplingSettings (temperature, ...).
+        still a copy then is left out. `sampling` are fields of SamplingSettings (temperature, ...);
+        what is not given is the base's.
 
         Raises UsageError for settings out of range, and with `novel_only` where there is no record of the training rows
         or chance has no say (temperature 0); DataError for a prompt that the template cannot hold."""
-        settings = settings or SamplingSettings(**sampling)
+        settings = settings or self.sampling(**sampling)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if n < 1:
             raise UsageError(f"-n is {n}", "It takes 1 or more")
@@ -112,7 +117,7 @@ class Tuned:
         """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same
         draws."""
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
-        rows = self.complete(texts, settings or SamplingSettings(), with_base=True)
+        rows = self.complete(texts, settings or self.sampling(), with_base=True)
         return list(zip(rows[: len(texts)], rows[len(texts) :], strict=True))
 
     def stream(
@@ -127,7 +132,7 @@ class Tuned:
     ) -> Generator[str, None, bool]:
         """One text in pieces as it is written; the pieces together are `generate(prompt, n)[row].text`. Returns whether
         the model stopped by itself. Closing it stops the work."""
-        settings = settings or SamplingSettings(**sampling)
+        settings = settings or self.sampling(**sampling)
         text = self.prompt_text(prompt, tags=tags)
         check_prompts(self.loaded, [text])
         return stream_text(self.loaded, text, settings, first_words=self.first_words, adapter=not use_base, row=row)
@@ -142,7 +147,7 @@ class Tuned:
     ) -> AboutResult:
         """`n` quotes with all of these tags: asked for by them, where the model was trained tags first, else drawn and
         chosen (`about.py`). Raises UsageError where the template has no list of tags."""
-        return quotes_about(self, tags, n, settings or SamplingSettings(**sampling))
+        return quotes_about(self, tags, n, settings or self.sampling(**sampling))
 
     def warm_up_note(self) -> str:
         """What a person who waits should know: on a GPU the first tokens of a process wait for kernels."""

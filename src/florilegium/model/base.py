@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from florilegium.config import SamplingSettings
 from florilegium.errors import ModelError
 from florilegium.model import fast_paths
 from florilegium.model.base_changes import Replaced
+from florilegium.model.base_sampling import base_sampling
 from florilegium.model.bitsandbytes_import import import_bitsandbytes
 from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import Family, family_of, packs
@@ -62,6 +65,11 @@ class Base:
         """What stock PEFT can load it by on this machine: its Hub id, or its folder in full."""
         is_folder = self.name == "seedling" or Path(self.name).expanduser().is_dir()
         return str(self.folder.absolute()) if is_folder and self.folder else self.name
+
+    @cached_property
+    def sampling(self) -> SamplingSettings:
+        """How its texts are drawn where nothing else is asked for."""
+        return base_sampling(self.folder)
 
     @property
     def family(self) -> Family:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from florilegium.config import SamplingSettings, make_config, read_run_config, settings_of_run
+from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.config.installed import installed_version
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import DataError, UsageError
@@ -91,7 +91,7 @@ def evaluate(
     for note in tuned.notes:
         view.say(f"note: {note}")
     phases = evaluation_phases(len(material.held_out), generations, has_base=base)
-    evaluator = Evaluator(tuned, material, SamplingSettings(seed=seed), generations, TimeLeft(view, phases), known_tags)
+    evaluator = Evaluator(tuned, material, tuned.sampling(seed=seed), generations, TimeLeft(view, phases), known_tags)
     measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
     compared = evaluator.compare(*measured)
     chosen = selection_of(

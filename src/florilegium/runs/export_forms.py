@@ -21,6 +21,7 @@ from florilegium.export.merged_folder import merged_bytes, write_merged
 from florilegium.export.quantised_folder import check_widths, quantised_bytes, write_quantised
 from florilegium.export.subject import Subject
 from florilegium.export.verdict import Verdict, judge_merged
+from florilegium.model.base_sampling import base_sampling
 from florilegium.runs.export_live import Live, answers_of
 from florilegium.storage.atomic_folders import NewFolder
 from florilegium.storage.paths import slug
@@ -89,7 +90,7 @@ def gguf_form(merge: Merge, subject: Subject, kind: str) -> Form:
         if chosen.quantize:
             _quantise(folder, chosen.quantize, name, chosen.name)
         end = vocabulary.tokens[vocabulary.ids["eos"]]
-        folder.write("Modelfile", [modelfile(name, subject.template, end).encode()])
+        folder.write("Modelfile", [modelfile(name, subject.template, end, base_sampling(subject.base_folder)).encode()])
 
     def check(folder: NewFolder, live: Live) -> Verdict:
         return check_gguf(live.answers, live.probe, chosen.name, folder.path / name)

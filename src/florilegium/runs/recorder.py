@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from florilegium.config import SamplingSettings
 from florilegium.errors import ResourceError, counted
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
@@ -90,7 +89,7 @@ class Recorder:
         self._write(metrics)
         if metrics.eval_loss is not None:
             self.view.evaluated(metrics, is_best)
-        settings = SamplingSettings(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
+        settings = self.tuned.sampling(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
         texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
         try:
             with self.stop.heard("samples were left", ""):

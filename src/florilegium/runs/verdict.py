@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import counted
 from florilegium.generation import Generated
@@ -53,7 +52,7 @@ def draw_verdict(
 ) -> tuple[Verdict, list[Generated]]:
     """Writes `texts` quotes as `florilegium generate` does, and judges them: from nothing, and half of them for the tags
     of `quotes` where both ways were trained. `underway` hears what is being written, and how much of it."""
-    settings, way = SamplingSettings(seed=seed), tuned.template.tags_first
+    settings, way = tuned.sampling(seed=seed), tuned.template.tags_first
     prompts = [label_prompt(way, quote) for quote in quotes if quote[way.columns[0]]] if way else []
     asked = [prompts[i % len(prompts)] for i in range(texts // 2)] if prompts else []
     prompts = [*[tuned.prompt_text("")] * (texts - len(asked)), *asked]

@@ -78,7 +78,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     model = await state.models.get(body.model)
     if body.max_tokens == 0 and not body.echo:
         raise bad("max_tokens is 0: it takes 1 or more, or 0 with echo", "max_tokens", "invalid_value")
-    asked = await ask(model, prompts_of(body), settings_of(body), body.n)
+    asked = await ask(model, prompts_of(body), settings_of(body, model), body.n)
     return await Answering(state, model, body, TextShape(), asked, body.echo).respond(request)
 
 
@@ -105,7 +105,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         prompt = filled(model.tuned.template, said[-1])
     except DataError as error:
         raise bad(str(error), "messages", "invalid_value") from None
-    asked = await ask(model, [prompt], settings_of(body), body.n)
+    asked = await ask(model, [prompt], settings_of(body, model), body.n)
     return await Answering(state, model, body, ChatShape(), asked).respond(request)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Request
@@ -31,8 +31,10 @@ class Asked:
     lead: str = ""
 
 
-def settings_of(body: Body) -> SamplingSettings:
-    return body.settings(secrets.randbelow(2**31) if body.seed is None else body.seed)
+def settings_of(body: Body, model: ServedModel) -> SamplingSettings:
+    """What the request asks for; of all else, how the model's base is drawn from."""
+    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+    return body.settings(replace(model.tuned.base.sampling, seed=seed))
 
 
 async def ask(

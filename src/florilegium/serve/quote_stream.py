@@ -27,7 +27,7 @@ async def stream_quotes(body: QuotesBody, state: ServerState, model: ServedModel
     if body.about is not None or body.novel_only:
         name = "about" if body.about is not None else "novel_only"
         raise bad(f"{name} chooses among whole texts: leave stream out", "stream", "invalid_value")
-    settings = settings_of(body)
+    settings = settings_of(body, model)
     prompt = model.tuned.prompt_text(body.prompt or "")
     asked = await ask(model, [prompt], settings, body.n)
     with contextlib.ExitStack() as held:

@@ -107,7 +107,7 @@ async def quotes(body: QuotesBody, request: Request) -> Response:
     own = {one.name: getattr(served.tuned, one.name) for one in fields(Tuned)}
     drawing = ServedTuned(**own, state=state, served=served)
     with state.worker.places(body.n):
-        return await answer(_draw(drawing, body, settings_of(body)), request)
+        return await answer(_draw(drawing, body, settings_of(body, served)), request)
 
 
 async def _draw(drawing: ServedTuned, body: QuotesBody, settings: SamplingSettings) -> JsonObject:

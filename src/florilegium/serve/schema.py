@@ -3,6 +3,7 @@ only where it asks for nothing (`UNSUPPORTED`)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
@@ -44,8 +45,12 @@ class Body(BaseModel):
     model: str | None = Field(None, description="a name of /v1/models; without it the first fine-tuned model")
     n: int = Field(1, ge=1, le=MOST_TEXTS)
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="same seed, same text; without it a new one")
-    temperature: float | None = Field(None, ge=0, le=100, description=f"0 is greedy ({DEFAULTS.temperature})")
-    top_p: float | None = Field(None, gt=0, le=1, description=f"nucleus sampling ({DEFAULTS.top_p})")
+    temperature: float | None = Field(
+        None, ge=0, le=100, description=f"0 is greedy (the base's own, else {DEFAULTS.temperature})"
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description=f"nucleus sampling (the base's own, else {DEFAULTS.top_p})"
+    )
     top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="0 is all (0)")
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     max_tokens: int | None = Field(None, ge=0, le=100_000, description=f"new tokens ({DEFAULTS.max_new_tokens})")
@@ -62,12 +67,12 @@ class Body(BaseModel):
                     raise bad(f"{name} is not supported by this server: leave it out", name, "unsupported_parameter")
         return {name: value for name, value in values.items() if name in cls.model_fields or name not in UNSUPPORTED}
 
-    def settings(self, seed: int) -> SamplingSettings:
+    def settings(self, otherwise: SamplingSettings) -> SamplingSettings:
         given = {
             "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
             "repetition_penalty": self.repetition_penalty, "max_new_tokens": self.max_tokens or None,
         }  # fmt: skip
-        return SamplingSettings(seed=seed, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return replace(otherwise, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 class StreamOptions(BaseModel):

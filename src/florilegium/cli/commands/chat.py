@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_model_and_sampling, load_tuned, sampling_settings
+from florilegium.cli.commands.generate import add_model_and_sampling, asked_sampling, load_tuned
 from florilegium.cli.flags import add_run
 from florilegium.cli.prompts import as_typed, standard_input_keeps_bytes
 from florilegium.cli.screen import print_line
@@ -43,8 +43,9 @@ def add(commands: Commands) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    settings, n = sampling_settings(flags), flags.n
+    given, n = asked_sampling(flags), flags.n
     tuned = load_tuned(flags)
+    settings = tuned.sampling(**given)
     print_line(HELP, file=sys.stderr)
     standard_input_keeps_bytes()
     while line := _ask():

@@ -6,7 +6,7 @@ import argparse
 import secrets
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
 from florilegium.cli.flags import given_run
@@ -66,7 +66,7 @@ def add_model_and_sampling(command: CommandParser) -> None:
 
 def _add_sampling(generate: CommandParser) -> None:
     add = generate.add_argument_group("sampling").add_argument
-    add("--temperature", type=float, metavar="X", help="0 = greedy decoding (0.7)")
+    add("--temperature", type=float, metavar="X", help="0 = greedy decoding (the base's own, else 0.7)")
     add("--top-p", type=float, metavar="X", help="nucleus sampling (0.9)")
     add("--top-k", type=int, metavar="N", help="sample from the N most likely tokens; 0 = all (0)")
     add("--repetition-penalty", type=float, metavar="X", help="values above 1 penalise repetition (1)")
@@ -92,12 +92,13 @@ def run(flags: argparse.Namespace) -> None:
 
         chat.run(flags)
         return
-    settings = sampling_settings(flags)
+    given = asked_sampling(flags)
     prompts = prompts_from_file(flags.prompts) if flags.prompts else [as_typed(flags.prompt or "")]
     if flags.prompt == "-":
         prompts = prompts_from_standard_input()
     known = _known_tags(flags.run) if flags.known_tags else []  # before the model is loaded
     tuned = load_tuned(flags)
+    settings = tuned.sampling(**given)
     if flags.about:
         _write_about(tuned, flags, settings)
     else:
@@ -105,10 +106,13 @@ def run(flags: argparse.Namespace) -> None:
     say_seed(flags, settings)
 
 
-def sampling_settings(flags: argparse.Namespace) -> SamplingSettings:
-    """What was asked for; without --seed another one each time, so that the same command does not say the same again."""
+def asked_sampling(flags: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for; without --seed another one each time, so that the same command does not say the same again.
+    Raises UsageError for a number out of range: before a model is loaded."""
     given = {name: getattr(flags, name) for name in _SAMPLING if getattr(flags, name) is not None}
-    return SamplingSettings(**{"seed": secrets.randbelow(1_000_000), **given})
+    given = {"seed": secrets.randbelow(1_000_000), **given}
+    SamplingSettings(**given)
+    return given
 
 
 def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
