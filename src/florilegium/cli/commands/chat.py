@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_model_and_sampling, asked_sampling, load_tuned
+from florilegium.cli.commands.generate import add_model_and_sampling, load_tuned, sampling_settings
 from florilegium.cli.flags import add_run
 from florilegium.cli.prompts import as_typed, standard_input_keeps_bytes
 from florilegium.cli.screen import print_line
@@ -43,9 +43,9 @@ def add(commands: Commands) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    given, n = asked_sampling(flags), flags.n
+    sampling_settings(flags)  # what is out of range is refused before a model is loaded
     tuned = load_tuned(flags)
-    settings = tuned.sampling(**given)
+    settings, n = sampling_settings(flags, tuned.base.sampling), flags.n
     print_line(HELP, file=sys.stderr)
     standard_input_keeps_bytes()
     while line := _ask():

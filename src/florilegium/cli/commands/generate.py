@@ -6,7 +6,8 @@ import argparse
 import secrets
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import CommandParser, Commands, add_command
 from florilegium.cli.flags import given_run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from florilegium.generation.tuned import Tuned
 
 MOST_KNOWN = 2000  # tags, the most frequent
+DEFAULTS = SamplingSettings()
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
@@ -92,13 +94,13 @@ def run(flags: argparse.Namespace) -> None:
 
         chat.run(flags)
         return
-    given = asked_sampling(flags)
+    sampling_settings(flags)  # what is out of range is refused before a model is loaded
     prompts = prompts_from_file(flags.prompts) if flags.prompts else [as_typed(flags.prompt or "")]
     if flags.prompt == "-":
         prompts = prompts_from_standard_input()
     known = _known_tags(flags.run) if flags.known_tags else []  # before the model is loaded
     tuned = load_tuned(flags)
-    settings = tuned.sampling(**given)
+    settings = sampling_settings(flags, tuned.base.sampling)
     if flags.about:
         _write_about(tuned, flags, settings)
     else:
@@ -106,13 +108,11 @@ def run(flags: argparse.Namespace) -> None:
     say_seed(flags, settings)
 
 
-def asked_sampling(flags: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for; without --seed another one each time, so that the same command does not say the same again.
-    Raises UsageError for a number out of range: before a model is loaded."""
+def sampling_settings(flags: argparse.Namespace, otherwise: SamplingSettings = DEFAULTS) -> SamplingSettings:
+    """What was asked for, else the base's; without --seed another one each time, so that the same command does not say
+    the same again. Raises UsageError for a number out of range."""
     given = {name: getattr(flags, name) for name in _SAMPLING if getattr(flags, name) is not None}
-    given = {"seed": secrets.randbelow(1_000_000), **given}
-    SamplingSettings(**given)
-    return given
+    return replace(otherwise, **{"seed": secrets.randbelow(1_000_000), **given})
 
 
 def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
