@@ -59,6 +59,15 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         base_sampling(tmp_path)
 
 
+def test_such_a_file_is_refused_before_a_folder_is_made(tmp_path: Path, tiny: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    (base / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match="generation_config.json"):
+        florilegium.train("sample", model=str(base), max_steps=1, device="cpu", output=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_generate_draws_as_the_base_says_unless_it_is_told(tmp_path: Path, tiny: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny, base)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +58,13 @@ class Base:
     # the base whose weights these modules share (`shared_base.py`)
     source: Base | None = field(default=None, repr=False, compare=False)
     stage: Stage | None = None  # the part that is here, where several processes hold it together
+    sampling: SamplingSettings = SamplingSettings()  # how its texts are drawn where nothing else is asked for
 
     @property
     def path(self) -> str:
         """What stock PEFT can load it by on this machine: its Hub id, or its folder in full."""
         is_folder = self.name == "seedling" or Path(self.name).expanduser().is_dir()
         return str(self.folder.absolute()) if is_folder and self.folder else self.name
-
-    @cached_property
-    def sampling(self) -> SamplingSettings:
-        """How its texts are drawn where nothing else is asked for."""
-        return base_sampling(self.folder)
 
     @property
     def family(self) -> Family:
@@ -160,6 +155,7 @@ def load_base(
         raise ModelError(f"--dtype float16 is for BLOOM: the residual stream of {name} would overflow", fix)
     files = find_weights(folder, name)
     check_sizes(config, files)
+    sampling = base_sampling(folder)  # before the weights: a file that cannot be read ends no run amid its samples
     with quietly(), model_errors(name, bits):
         tokenizer = load_tokenizer(folder, config, name)
         model = load_model(
@@ -181,4 +177,5 @@ def load_base(
         vocabulary,
         folder,
         stage=stage,
+        sampling=sampling,
     )
