@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from florilegium.cli.main import main
+from florilegium.export import lora_change
 from florilegium.export.base_weights import BaseWeights
 from florilegium.export.merge import Merge
 from florilegium.export.merged_folder import merged_bytes, write_merged
@@ -39,8 +40,11 @@ def write_both(base: Path, adapter: Path, out: Path, bits: int) -> tuple[Path, P
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", ["qkv", "all-linear"])
-def test_it_is_what_bitsandbytes_makes_of_the_merged_model(tmp_path: Path, kind: str, bits: int) -> None:
-    """The same codes and scales to the bit, and the same answers."""
+def test_it_is_what_bitsandbytes_makes_of_the_merged_model(
+    tmp_path: Path, kind: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same codes and scales to the bit, and the same answers; quantised seven rows at a time."""
+    monkeypatch.setattr(lora_change, "PIECE", 7 * 64)
     base = save_tiny(tmp_path / "base", heads=4, head_dim=16)  # 64 wide: 4-bit weights in whole groups
     adapter = save_adapter(base, tmp_path / "adapter", **KINDS[kind])
     merged, quantised = write_both(base, adapter, tmp_path, bits)
@@ -92,3 +96,51 @@ def test_four_bits_of_a_run(tmp_path: Path) -> None:
     done = export(run, to="quantised", kind="nf4")
     assert done.directory == run / "exports" / "quantised-nf4" and done.verdict.passed, done.verdict
     assert load_base(str(done.directory), bits=4, device=torch.device("cpu")).bits == 4
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_base_is_exported_without_a_run(
+    tmp_path: Path, bits: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tensor is the one that a run's export stores where its adapter changes nothing; checked, with a card."""
+    base = save_tiny(tmp_path / "wide", heads=4, head_dim=16)
+    adapter = save_adapter(base, tmp_path / "adapter", size=0.0, target_modules=["query_key_value"])
+    _, of_a_run = write_both(base, adapter, tmp_path, bits)
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "wide", "--to", "quantised", "--bits", str(bits), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    out = tmp_path / {8: "wide-int8", 4: "wide-nf4"}[bits]
+    assert said["directory"] == out.name and said["verdict"]["passed"] and said["verdict"]["rows"] == 32
+    expected, found = (load_file(folder / "model.safetensors") for folder in (of_a_run, out))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert (
+        "nothing trained" in (out / "README.md").read_text() and str(tmp_path) not in (out / "export.json").read_text()
+    )
+    assert load_base(str(out), bits=16, device=torch.device("cpu")).bits == bits
+    assert main(["export", out.name, "--to", "quantised"]) == 4  # quantised already
+    assert "16-bit model" in capsys.readouterr().err and not (tmp_path / f"{out.name}-int8").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["tiny", "--to", "merged"], 2, "--to quantised"),
+        (["tiny", "--to", "quantised", "--model", "other"], 2, "Leave --model out"),
+        (["tiny", "--to", "quantised", "--data", "rows.csv"], 2, "Leave --data out"),
+        (["runs/none", "--to", "quantised"], 4, "no run or adapter"),
+        (["./none", "--to", "quantised"], 4, "no run or adapter"),
+        (["someone/none", "--to", "quantised", "--no-check"], 4, "HF_HUB_OFFLINE"),
+    ],
+)
+def test_what_is_no_base_to_export(
+    tmp_path: Path,
+    argv: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_tiny(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *argv]) == code
+    assert said in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["tiny"]

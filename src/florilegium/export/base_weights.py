@@ -51,16 +51,19 @@ class StoredTensor:
 
 
 class BaseWeights:
-    """The checkpoint in `folder`, open for reading. Raises ModelError where its weights are not the original ones."""
+    """The checkpoint in `folder`, open for reading. Raises ModelError where its weights are not the original ones, with
+    the advice `fix`."""
 
-    def __init__(self, folder: Path, title: str) -> None:
+    def __init__(
+        self, folder: Path, title: str, fix: str = "Name the model that it was made from with --model"
+    ) -> None:
         self.folder, self.title = folder, title
         self.config = read_json(folder / "config.json", f"the config.json of {title}")
         weights = find_weights(folder, title)
         check_sizes(self.config, weights)
         self.files = [path.name for path in weights.paths]
         headers = {file: read_header(folder / file, f"{file} of {title}") for file in self.files}
-        _refuse_quantised(headers, title)
+        _refuse_quantised(headers, title, fix)
         # A config.json may still speak of a quantisation that the weights do not have.
         with quietly(), model_errors(title):
             self.model = outline({key: v for key, v in self.config.items() if key != "quantization_config"}, title)
@@ -104,14 +107,14 @@ class BaseWeights:
         return bool(self.model.config.get_text_config().tie_word_embeddings)
 
 
-def _refuse_quantised(headers: Mapping[str, Mapping[str, TensorEntry]], title: str) -> None:
+def _refuse_quantised(headers: Mapping[str, Mapping[str, TensorEntry]], title: str, fix: str) -> None:
     """Rounding int8 and adding to it would round twice, and no merge out of it is the model that was trained."""
     for header in headers.values():
         for key, entry in header.items():
             floats = entry["dtype"] in FLOATS or entry["dtype"] in ("BOOL", "I64")  # masks, positions
             if not floats or key.endswith((".SCB", ".absmax")):
                 raise ModelError(
-                    f"{title} holds weights that are quantised already ({key} is {entry['dtype']}), and a merge needs "
+                    f"{title} holds weights that are quantised already ({key} is {entry['dtype']}), and an export needs "
                     "the original 16-bit ones",
-                    "Name the model that it was made from with --model",
+                    fix,
                 )

@@ -1,7 +1,8 @@
 """`--to quantised`: a bitsandbytes checkpoint that stock Transformers loads, its linears in int8 or NF4.
 
-Quantised from the original 16-bit weights (an adapter merged into them first), one weight in memory at a time, as
-bitsandbytes does when it loads. A linear's tensors, N outputs and K inputs, as its modules save them:
+Quantised from the original 16-bit weights (an adapter merged into them first) a few rows at a time, to the bits that
+bitsandbytes makes of a whole weight: int8 is rounded row by row, NF4 in groups of 64, and only the groups' scales are
+rounded together. A linear's tensors, N outputs and K inputs, as its modules save them:
 
     8 bits    weight [N, K] int8, SCB [N] float32, weight_format
     4 bits    weight [N K / 2, 1] uint8, .absmax, .nested_absmax, .nested_quant_map, .quant_map, .quant_state...
@@ -135,30 +136,55 @@ def _pieces(merge: Merge, tensors: list[StoredTensor], bits: int) -> Iterator[by
         if not _is_quantised(merge, tensor):
             yield from map(_bytes, merge.pieces(tensor))
             continue
-        weight_NK = torch.cat(list(merge.pieces(tensor)))
-        numbers = _int8(weight_NK) if bits == 8 else _nf4(weight_NK)
-        for part, values in zip(parts_of(merge, tensor, bits), numbers, strict=True):
-            assert values.dtype == part.dtype and values.numel() * values.element_size() == part.size, part
-            yield _bytes(values)
+        parts = parts_of(merge, tensor, bits)
+        numbers = (_int8 if bits == 8 else _nf4)(merge.pieces(tensor), tensor)
+        yield from (_bytes(values) for values in _checked(parts, numbers))
 
 
-def _int8(weight_NK: torch.Tensor) -> list[torch.Tensor]:
+def _checked(parts: list[Part], numbers: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The same; their kinds and bytes are those that the header promised."""
+    for part in parts:
+        left = part.size
+        while left > 0:
+            values = next(numbers)
+            left -= values.numel() * values.element_size()
+            assert values.dtype == part.dtype and left >= 0, part
+            yield values
+
+
+def _int8(pieces: Iterator[torch.Tensor], tensor: StoredTensor) -> Iterator[torch.Tensor]:
+    """The codes row by row, then all scales: a row's are its own."""
     import bitsandbytes as bnb
 
-    int8_NK, scale_N, _ = bnb.functional.int8_vectorwise_quant(weight_NK.half())
-    return [int8_NK, scale_N, torch.zeros((), dtype=torch.uint8)]  # 0: rows in their order
+    scales = []
+    for rows_PK in pieces:
+        codes_PK, scale_P, _ = bnb.functional.int8_vectorwise_quant(rows_PK.half())
+        scales.append(scale_P)
+        yield codes_PK
+    yield torch.cat(scales)
+    yield torch.zeros((), dtype=torch.uint8)  # 0: rows in their order
 
 
-def _nf4(weight_NK: torch.Tensor) -> list[torch.Tensor]:
+def _nf4(pieces: Iterator[torch.Tensor], tensor: StoredTensor) -> Iterator[torch.Tensor]:
+    """The codes a few rows at a time, whose groups of 64 are whole (`check_widths`); then the groups' scales, a 32nd of
+    the weight, which are rounded again all together."""
     import bitsandbytes as bnb
 
-    packed, state = bnb.functional.quantize_4bit(
-        weight_NK, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", quant_storage=torch.uint8
-    )
+    scales = []
+    for rows_PK in pieces:
+        packed, state = bnb.functional.quantize_4bit(
+            rows_PK, blocksize=BLOCK, quant_type="nf4", quant_storage=torch.uint8
+        )
+        scales.append(state.absmax)
+        yield packed
+    absmax = torch.cat(scales)
+    offset = absmax.mean()
+    state.absmax, nested = bnb.functional.quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK)
+    state.shape, state.offset, state.state2, state.nested = torch.Size(tensor.shape), offset, nested, True
     found = state.as_dict(packed=True)
     text = bytes(found.pop("quant_state.bitsandbytes__nf4").numpy()).ljust(STATE_BYTES)
-    named = [found[name] for name in ("absmax", "nested_absmax", "nested_quant_map", "quant_map")]
-    return [packed, *named, torch.frombuffer(bytearray(text), dtype=torch.uint8)]
+    yield from (found[name] for name in ("absmax", "nested_absmax", "nested_quant_map", "quant_map"))
+    yield torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
 def _bytes(values: torch.Tensor) -> memoryview | bytes:

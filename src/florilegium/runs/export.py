@@ -11,10 +11,9 @@ only a hidden folder that the next export to the same place removes."""
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.errors import ModelError, UsageError
 from florilegium.export.base_weights import BaseWeights
@@ -50,11 +49,13 @@ class Exported:
 
 @dataclass(frozen=True)
 class Request:
-    """One export, resolved: what is exported, as what, and where it goes."""
+    """One export, resolved: as what, where it goes, what export.json says of it beside the form, and its card, from the
+    sizes of its files and the verdict."""
 
-    subject: Subject
     to: str
     output: Path
+    facts: Callable[[Merge], Mapping[str, object]]
+    card: Callable[[str, Mapping[str, int], Verdict], str]
 
 
 def export(
@@ -86,17 +87,18 @@ def export(
             else f"One of: {', '.join(FORMS)}",
         )
     subject = read_subject(directory, adapter, model)
-    request = Request(subject, to, _output(output, directory, adapter, to, kind))
-    with disk_errors(request.output):
-        request.output.parent.mkdir(parents=True, exist_ok=True)
-    if _is_taken(request.output) and not force:
-        raise UsageError(f"{request.output} is already there", "Choose another --output, or set it aside with --force")
+    request = Request(
+        to,
+        make_room(_output(output, directory, adapter, to, kind), force),
+        lambda merge: _facts(subject, merge),
+        lambda form, sizes, verdict: export_card(subject, to, form, sizes, verdict),
+    )
     with BaseWeights(subject.weights, subject.base.name) as weights:
         merge = Merge(weights, adapter)
         form = FORM_OF[to](merge, subject, kind)
         reason = "asked not to (--no-check)" if not check else form.cannot_check
         live = None if reason else ask_live(subject, weights, data, device, view)
-        return _finish(request, form, merge, live, reason, view)
+        return write_export(request, form, merge, live, reason, view)
 
 
 def _output(output: str | None, directory: Path, adapter: Path, to: str, kind: str) -> Path:
@@ -108,14 +110,27 @@ def _output(output: str | None, directory: Path, adapter: Path, to: str, kind: s
     return directory / "exports" / name
 
 
+def make_room(output: Path, force: bool) -> Path:
+    """`output`, its parent made. Raises UsageError where something is there already."""
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    if _is_taken(output) and not force:
+        raise UsageError(f"{output} is already there", "Choose another --output, or set it aside with --force")
+    return output
+
+
 def _is_taken(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
 
 
-def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reason: str, view: ProgressView) -> Exported:
+def write_export(
+    request: Request, form: Form, merge: Merge, live: Live | None, reason: str, view: ProgressView
+) -> Exported:
     """The folder of an export: written, checked, with its card, and only then named."""
     sweep_dead(request.output)
-    with new_folder(request.output, _facts(request, form, merge), needed=form.needed, manifest=FILE) as folder:
+    version = importlib.metadata.version("florilegium")
+    facts = {"format": EXPORT_FORMAT, "to": request.to, "type": form.kind, "version": version, **request.facts(merge)}
+    with new_folder(request.output, facts, needed=form.needed, manifest=FILE) as folder:
         view.say(f"writing {form.what} to {request.output}")
         form.write(folder)
         if live is not None:
@@ -128,7 +143,7 @@ def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reaso
             )
         folder.facts["verdict"] = verdict.as_json()
         sizes = {name: entry["bytes"] for name, entry in folder.sums.items()}
-        folder.write("README.md", [export_card(request.subject, request.to, form.kind, sizes, verdict).encode()])
+        folder.write("README.md", [request.card(form.kind, sizes, verdict).encode()])
         if _is_taken(request.output):
             view.say(f"set aside {set_aside(request.output)}")
         elif request.output.is_dir():
@@ -136,13 +151,8 @@ def _finish(request: Request, form: Form, merge: Merge, live: Live | None, reaso
     return Exported(request.output, request.to, form.kind, sizes, verdict)
 
 
-def _facts(request: Request, form: Form, merge: Merge) -> Mapping[str, Any]:
-    subject = request.subject
+def _facts(subject: Subject, merge: Merge) -> Mapping[str, object]:
     return {
-        "format": EXPORT_FORMAT,
-        "to": request.to,
-        "type": form.kind,
-        "version": importlib.metadata.version("florilegium"),
         "run": subject.name,
         "base": {"name": subject.base.name, "on_hub": subject.base.on_hub, "licence": subject.base.licence},
         "adapter": {"sha256": merge.adapter.digest, "rank": merge.adapter.rank, "alpha": merge.adapter.alpha},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -63,12 +64,17 @@ def merged_form(merge: Merge, subject: Subject, kind: str) -> Form:
 
 def quantised_form(merge: Merge, subject: Subject, kind: str) -> Form:
     """A bitsandbytes checkpoint, in int8 or NF4."""
+    return quantised_model(merge, subject.adapter, kind)
+
+
+def quantised_model(merge: Merge, tokenizer: Path, kind: str) -> Form:
+    """The same; `tokenizer` is the folder of the tokenizer that goes along."""
     bits = {"int8": 8, "nf4": 4}[kind]
     if bits == 4:
         check_widths(merge)
 
     def write(folder: NewFolder) -> None:
-        write_quantised(folder, merge, bits, subject.adapter)
+        write_quantised(folder, merge, bits, tokenizer)
 
     def check(folder: NewFolder, live: Live) -> Verdict:
         return judge_merged(live.answers, answers_of(folder.path, live), kind, live.probe.what)

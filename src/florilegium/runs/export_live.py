@@ -12,9 +12,9 @@ from florilegium.errors import ModelError, ResourceError
 from florilegium.export.base_weights import BaseWeights
 from florilegium.export.probe import Answers, Probe, ask
 from florilegium.export.subject import Subject
-from florilegium.model import choose_device, load_adapter, load_base
+from florilegium.model import Base, choose_device, load_adapter, load_base
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.runs.export_probe import make_probe
+from florilegium.runs.export_probe import make_probe, sayings_probe
 from florilegium.runs.recorder import ProgressView
 
 ROOM = 0.7  # of the memory that is free: what the check's model may take
@@ -34,9 +34,7 @@ def ask_live(subject: Subject, weights: BaseWeights, data: str | None, device_na
     """Loads base and adapter in as many bits as there is memory for, asks, and lets them go. `data` says where the
     run's rows lie now."""
     device = choose_device(device_name)
-    bits = _bits_that_fit(weights, device)
-    view.say(f"asking the live adapter, its base in {bits} bits")
-    base = load_base(str(subject.weights), bits=bits, device=device, progress=view.loading)
+    base = _loaded(weights, device, view, "the live adapter, its base")
     probe = make_probe(subject, base.tokenizer, data)
     tuned = load_adapter(base, subject.adapter, other_weights=subject.other_weights)
     with quietly():
@@ -45,6 +43,21 @@ def ask_live(subject: Subject, weights: BaseWeights, data: str | None, device_na
     del tuned, base
     gc.collect()
     return Live(answers, probe, dtype, device)
+
+
+def ask_base(weights: BaseWeights, device_name: str, view: ProgressView) -> Live:
+    """The same of a base alone, on the bundled quotes."""
+    base = _loaded(weights, choose_device(device_name), view, "the base itself")
+    probe = sayings_probe(base.tokenizer)
+    with quietly():
+        answers = ask(base.model, probe)
+    return Live(answers, probe, base.model.dtype, base.device)
+
+
+def _loaded(weights: BaseWeights, device: torch.device, view: ProgressView, who: str) -> Base:
+    bits = _bits_that_fit(weights, device)
+    view.say(f"asking {who} in {bits} bits")
+    return load_base(str(weights.folder), bits=bits, device=device, progress=view.loading)
 
 
 def answers_of(folder: Path, live: Live) -> Answers:

@@ -23,7 +23,15 @@ MAX_TOKENS = 256
 
 def make_probe(subject: Subject, tokenizer: PreTrainedTokenizerBase, data: str | None = None) -> Probe:
     """`data` says where the run's rows lie now. Raises DataError where rows that were named cannot be read."""
-    quotes, template, what = _quotes(subject, data)
+    return _probe(tokenizer, *_quotes(subject, data))
+
+
+def sayings_probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
+    """The same of the bundled quotes, for a model that belongs to no run."""
+    return _probe(tokenizer, *_sayings())
+
+
+def _probe(tokenizer: PreTrainedTokenizerBase, quotes: list[Quote], template: Template, what: str) -> Probe:
     rows = [ids[: MAX_TOKENS - 1] for ids in text_ids(tokenizer, [template.render(quote) for quote in quotes])]
     prompts = [_prompt(template, quote, whole=i % 2 == 0) for i, quote in enumerate(quotes)]
     end = end_of_text(tokenizer)
@@ -46,7 +54,12 @@ def _quotes(subject: Subject, data: str | None) -> tuple[list[Quote], Template, 
         if not rows.quotes:
             raise DataError(f"{data} holds no row", "Name the file of the rows with --data")
         return rows.quotes[:ROWS], rows.template, "rows of --data"
-    sayings = read_rows(SAYINGS)  # the rows are gone, or were never said: any text will do to compare two models
+    return _sayings()  # the rows are gone, or were never said
+
+
+def _sayings() -> tuple[list[Quote], Template, str]:
+    """Any text will do to compare two models."""
+    sayings = read_rows(SAYINGS)
     return sayings.quotes[:ROWS], sayings.template, "bundled quotes"
 
 

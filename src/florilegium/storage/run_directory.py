@@ -165,6 +165,17 @@ def find_run(name: str) -> Path:
     raise ModelError(f"no run or adapter at {name}", _others(given.name) or "Make one with `florilegium train`")
 
 
+def names_a_base(name: str) -> bool:
+    """Whether `name` means a model, and no run or adapter: a folder with a config.json and no adapter, the demo model,
+    or, where nothing is at that path, what may be a Hub id."""
+    given = Path(name).expanduser()
+    for path in (given, RUNS / given):
+        if path.is_dir():
+            has_adapter = any((folder / "adapter_config.json").exists() for folder in (path, path / "adapter"))
+            return (path / "config.json").is_file() and not has_adapter and not RunDirectory(path).is_run
+    return name == "seedling" or (name.count("/") == 1 and not name.startswith((".", "/", "~", f"{RUNS}/")))
+
+
 def _may_be_read(folder: Path) -> Path:
     """The folder. Raises ModelError where its files may not be listed, or not opened."""
     try:
