@@ -127,6 +127,7 @@ def test_a_base_is_exported_without_a_run(
         (["tiny", "--to", "merged"], 2, "--to quantised"),
         (["tiny", "--to", "quantised", "--model", "other"], 2, "Leave --model out"),
         (["tiny", "--to", "quantised", "--data", "rows.csv"], 2, "Leave --data out"),
+        (["results/none", "--to", "merged"], 4, "no run or adapter"),
         (["runs/none", "--to", "quantised"], 4, "no run or adapter"),
         (["./none", "--to", "quantised"], 4, "no run or adapter"),
         (["someone/none", "--to", "quantised", "--no-check"], 4, "HF_HUB_OFFLINE"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
@@ -78,7 +79,8 @@ def _is_base(flags: argparse.Namespace) -> bool:
     """Whether the positional means a model, and no run. Raises UsageError where this form wants a run, or a flag is for
     runs alone; ModelError where neither is there."""
     name = given_run(flags)
-    if not names_a_base(name):
+    there = name == "seedling" or Path(name).expanduser().is_dir()
+    if not names_a_base(name) or (flags.to != "quantised" and not there):  # a mistyped run looks like a Hub id
         adapter_folder(find_run(name))
         return False
     if flags.to != "quantised":
