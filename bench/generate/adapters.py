@@ -53,7 +53,10 @@ class Case:
             slots, [limit] * self.rows, [torch.zeros(limit)] * self.rows, [greedy] * self.rows, places, prompts
         )
         for slot, prompt in enumerate(prompts):
-            decoder.step([(slot, token, i) for i, token in enumerate(prompt)], [context - 1])
+            rows, most = [(slot, token, i) for i, token in enumerate(prompt)], decoder.rows[-1]
+            for at in range(0, context, most):  # a long prompt is read in pieces
+                piece = rows[at : at + most]
+                decoder.step(piece, [len(piece) - 1] if at + most >= context else [])
         rows = [(slot, decoder.NEXT, decoder.NEXT) for slot in slots]
         self.texts = [[token] for token in decoder.step(rows, slots).tokens()]
         began = time.perf_counter()

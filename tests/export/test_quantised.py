@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import warnings
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_a_base_is_exported_without_a_run(
     assert load_base(str(out), bits=16, device=torch.device("cpu")).bits == bits
     assert main(["export", out.name, "--to", "quantised"]) == 4  # quantised already
     assert "16-bit model" in capsys.readouterr().err and not (tmp_path / f"{out.name}-int8").exists()
+
+
+def test_a_source_tree_that_was_never_installed_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, known = save_tiny(tmp_path / "wide", heads=4, head_dim=16), importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "florilegium":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert main(["export", str(base), "--to", "quantised", "--no-check", "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["version"] == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from florilegium.config import SamplingSettings
+from florilegium.config.installed import installed_version
 from florilegium.data import Template
 from florilegium.export.base_weights import StoredTensor
 from florilegium.export.gguf_families import GgufFamily, rope_factors
@@ -98,7 +98,7 @@ def describe(writer: GGUFWriter, subject: Subject, digest: str) -> None:
     writer.add_base_model_name(0, base.name)
     if base.on_hub:
         writer.add_base_model_repo_url(0, f"https://huggingface.co/{base.name}")
-    writer.add_string("florilegium.version", importlib.metadata.version("florilegium"))
+    writer.add_string("florilegium.version", installed_version("florilegium"))
     writer.add_string("florilegium.template", subject.template.text)
     if digest:
         writer.add_string("florilegium.adapter.sha256", digest)

@@ -10,11 +10,11 @@ only a hidden folder that the next export to the same place removes."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from florilegium.config.installed import installed_version
 from florilegium.errors import ModelError, UsageError
 from florilegium.export.base_weights import BaseWeights
 from florilegium.export.hub_files import EXPORT_FORMAT
@@ -128,7 +128,7 @@ def write_export(
 ) -> Exported:
     """The folder of an export: written, checked, with its card, and only then named."""
     sweep_dead(request.output)
-    version = importlib.metadata.version("florilegium")
+    version = installed_version("florilegium")
     facts = {"format": EXPORT_FORMAT, "to": request.to, "type": form.kind, "version": version, **request.facts(merge)}
     with new_folder(request.output, facts, needed=form.needed, manifest=FILE) as folder:
         view.say(f"writing {form.what} to {request.output}")
