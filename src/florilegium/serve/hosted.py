@@ -132,6 +132,10 @@ class Hosted:
         """Ends all jobs, and the engine with them."""
         events: list[Event] = [(job, failed()) for job in self.jobs.values()]
         self.jobs.clear()
+        if self.key is not None and self.engine is not None:
+            for model in self.models.values():
+                # hooks stay on the modules that the next engine writes with: they must have nothing to add
+                self.engine.remove_adapter(model.adapter)
         self.engine = None
         return events
 

@@ -74,16 +74,18 @@ class ServedTuned(Tuned):
         worker, clock = self.state.worker, self.state.metrics.start(sum(len(r.token_ids) for r in requests))
         jobs = [Job(self.loaded, r, partial(self._hear, i)) for i, r in enumerate(requests)]
         written: list[TokenEvent] = []
+        running = len(jobs)
         try:
             for job in jobs:
                 worker.submit(job)
-            while not all(job.done for job in jobs) or not self.heard.empty():
+            while running:  # not `job.done`: the worker knows of the last token before it is heard here
                 event = self.heard.get()
                 if event is None or self.left:
                     raise Gone
                 if isinstance(event[1], ApiError) or event[1].broken:
                     raise event[1] if isinstance(event[1], ApiError) else failed()
                 clock.token()
+                running -= event[1].ended
                 written.append(replace(event[1], request=event[0]))
         finally:
             for job in jobs:
