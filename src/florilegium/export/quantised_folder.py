@@ -158,9 +158,9 @@ def _int8(pieces: Iterator[torch.Tensor], tensor: StoredTensor) -> Iterator[torc
 
     scales = []
     for rows_PK in pieces:
-        codes_PK, scale_P, _ = bnb.functional.int8_vectorwise_quant(rows_PK.half())
+        int8_PK, scale_P, _ = bnb.functional.int8_vectorwise_quant(rows_PK.half())
         scales.append(scale_P)
-        yield codes_PK
+        yield int8_PK
     yield torch.cat(scales)
     yield torch.zeros((), dtype=torch.uint8)  # 0: rows in their order
 
