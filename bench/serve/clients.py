@@ -10,6 +10,7 @@ import gc
 import json
 import sys
 import time
+from typing import Any
 
 from bench.serve.rounds import Ask, Round, Written, answer, rounds_asked
 
@@ -50,7 +51,7 @@ class Stream(asyncio.Protocol):
         return began, self.times, bytes(self.got)
 
 
-def events_in(response: bytes) -> list[dict[str, object]]:
+def events_in(response: bytes) -> list[dict[str, Any]]:
     head, _, rest = response.partition(b"\r\n\r\n")
     if b" 200 " not in head.partition(b"\r\n")[0]:
         raise SystemExit(f"the server answered: {response[:500]!r}")
@@ -72,8 +73,8 @@ async def run(streams: list[Stream], round: Round) -> Written:
     written = Written(began, time.monotonic())
     for ask, sent, times, response in [each for client in found for each in client]:
         *pieces, usage = events_in(response)
-        text = "".join(piece["choices"][0]["text"] for piece in pieces)  # type: ignore[index]
-        written.add(sent, times[:-1], usage["usage"]["completion_tokens"], ask.seed, text)  # type: ignore[index]
+        text = "".join(piece["choices"][0]["text"] for piece in pieces)
+        written.add(sent, times[:-1], usage["usage"]["completion_tokens"], ask.seed, text)
     return written
 
 

@@ -79,15 +79,15 @@ class Child:
     """A process of a side of the benchmark; it says a line when it is ready."""
 
     def __init__(self, module: str, *arguments: str | Path) -> None:
-        command = [sys.executable, "-m", module, *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.command = [sys.executable, "-m", module, *map(str, arguments)]
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready: Any = self.line()
 
     def line(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}")  # type: ignore[arg-type]
+            raise SystemExit(f"{' '.join(self.command)} ended with {self.process.wait()}")
         return json.loads(line)
 
     def send(self, round: Round) -> None:

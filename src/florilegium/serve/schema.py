@@ -72,7 +72,7 @@ class Body(BaseModel):
             "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
             "repetition_penalty": self.repetition_penalty, "max_new_tokens": self.max_tokens or None,
         }  # fmt: skip
-        return replace(otherwise, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return replace(otherwise, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # of several kinds, by name
 
 
 class StreamOptions(BaseModel):
