@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from florilegium.cli.main import main
@@ -99,12 +99,21 @@ def test_four_bits_of_a_run(tmp_path: Path) -> None:
     assert load_base(str(done.directory), bits=4, device=torch.device("cpu")).bits == 4
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+def store_as(base: Path, dtype: str) -> None:
+    """The same weights, rounded."""
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(8, "float32"), (4, "float32"), (8, "float16"), (4, "bfloat16")])
 def test_a_base_is_exported_without_a_run(
-    tmp_path: Path, bits: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bits: int, dtype: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every tensor is the one that a run's export stores where its adapter changes nothing; checked, with a card."""
     base = save_tiny(tmp_path / "wide", heads=4, head_dim=16)
+    store_as(base, dtype)
     adapter = save_adapter(base, tmp_path / "adapter", size=0.0, target_modules=["query_key_value"])
     _, of_a_run = write_both(base, adapter, tmp_path, bits)
     monkeypatch.chdir(tmp_path)

@@ -51,7 +51,7 @@ def merged_form(merge: Merge, subject: Subject, kind: str) -> Form:
         write_merged(folder, merge, subject.adapter)
 
     def check(folder: NewFolder, live: Live) -> Verdict:
-        return judge_merged(live.answers, answers_of(folder.path, live), name, live.probe.what)
+        return judge_merged(live.answers, answers_of(folder.path, live, live.dtype), name, live.probe.what)
 
     return Form(
         f"{len(merge.tensors)} tensors, {len(merge.adapter.changes)} of them merged,",
@@ -77,7 +77,8 @@ def quantised_model(merge: Merge, tokenizer: Path, kind: str) -> Form:
         write_quantised(folder, merge, bits, tokenizer)
 
     def check(folder: NewFolder, live: Live) -> Verdict:
-        return judge_merged(live.answers, answers_of(folder.path, live), kind, live.probe.what)
+        # In no other dtype: Transformers keeps norms and biases of a quantised checkpoint as they are stored.
+        return judge_merged(live.answers, answers_of(folder.path, live, "auto"), kind, live.probe.what)
 
     return Form(f"{len(merge.tensors)} tensors", kind, quantised_bytes(merge, bits), write, check)
 

@@ -60,15 +60,15 @@ def _loaded(weights: BaseWeights, device: torch.device, view: ProgressView, who:
     return load_base(str(weights.folder), bits=bits, device=device, progress=view.loading)
 
 
-def answers_of(folder: Path, live: Live) -> Answers:
-    """What stands in `folder`, loaded by Transformers as anybody would."""
+def answers_of(folder: Path, live: Live, dtype: torch.dtype | str) -> Answers:
+    """What stands in `folder`, loaded by Transformers in `dtype` ("auto": the stored one, as anybody loads it)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with model_errors("what was exported"), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if [tokenizer(text)["input_ids"] for text in live.probe.prompts] != live.probe.prompt_ids:
             raise ModelError("the exported tokenizer gives other tokens than the adapter's", "Please report it")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=live.dtype, device_map={"": str(live.device)})
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": str(live.device)})
         return ask(model.eval(), live.probe)
 
 
