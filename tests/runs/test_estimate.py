@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from florilegium.runs.prepare import prepare
 from florilegium.runs.rates import product_share
 from florilegium.runs.recorder import NullView
 from florilegium.runs.setup import make_ready
+from florilegium.runs.train import train_config
+from florilegium.training import plan_length
 
 SIZES = {"bloom-560m": (1024, 24, 16), "bloom-7b1": (4096, 30, 32), "bloom-176b": (14336, 70, 112)}
 
@@ -126,6 +129,25 @@ def test_time_follows_what_was_measured_on_that_card(bloom: Path, english_quotes
     assert found.num_steps == 426 and found.memory.fits
     shares = [product_share(width) for width in (320, 1024, 1536, 2048, 4096, 14336)]
     assert shares == sorted(shares)
+
+
+def test_the_time_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    """Of held-out rows as often as the run measures them, of samples and of the verdict; not of the steps alone."""
+    asked = {"device": "cpu", "max_steps": 5, "eval_every": 2, "output": str(tmp_path / "run"), "verdict_texts": 0}
+    config = make_config(asked)
+    rows = read_rows_of(config)
+    found, longer = (estimate(c, rows, "H100") for c in (config, replace(config, verdict_texts=20)))
+    assert found.step_seconds and found.beside_seconds and longer.beside_seconds and found.seconds
+    assert found.seconds == pytest.approx(5 * found.step_seconds + found.beside_seconds)
+    rarely = estimate(replace(config, eval_every=5), rows, "H100")
+    assert rarely.beside_seconds == pytest.approx(found.beside_seconds / 2)  # two evaluations, and four
+    assert longer.beside_seconds > found.beside_seconds and found.to_json()["beside_seconds"] == found.beside_seconds
+    length = plan_length(found.num_rows, config)
+    measured = []
+    view = NullView()
+    view.evaluated = lambda metrics, is_best: measured.append(metrics.step)  # type: ignore[method-assign]
+    train_config(config, view, rows)
+    assert measured == [0, 2, 4, 5] and length.evaluations == 4
 
 
 @pytest.mark.parametrize("direction", ["quote", "both"])

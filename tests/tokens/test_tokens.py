@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_english_quotes_pack_with_little_padding(tokenizer, english_quotes: Path
         for batch in pack([examples[i] for i in step], PackPlan()):
             positions += batch.tokens_BT.numel()
             tokens += int((batch.document_BT >= 0).sum())
-    assert tokens / positions > 0.85
+    assert tokens / positions > 0.95
 
 
 def test_bucketed_lengths_are_few_and_near() -> None:
@@ -183,3 +184,18 @@ def test_remaining_tokens_end_with_their_document() -> None:
             index[batch.document_BT[0] == batch.document_BT[0, t]] if batch.document_BT[0, t] >= 0 else index[t : t + 1]
         )
         assert int(batch.remaining_BT[0, t]) == int(same.max()) - t + 1
+
+
+@pytest.mark.parametrize("plan", [PackPlan(), PackPlan(256, 8, 768), PackPlan(1024, 8, 8192)])
+def test_rows_of_a_batch_are_of_one_length(plan: PackPlan) -> None:
+    """A step of the sample: 310 tokens were a row of 256, and one of 54 that was padded to it."""
+    rng = random.Random(5)
+    for total in (310, 270, 530, 1100):
+        sizes: list[int] = []
+        while sum(sizes) < total:
+            sizes.append(rng.randint(8, 30))
+        batches = pack([Example(list(range(4, 5 + size)), [True] * (size + 1)) for size in sizes], plan)
+        positions = sum(batch.tokens_BT.numel() for batch in batches)
+        assert max(batch.tokens_BT.shape[1] for batch in batches) <= plan.row_tokens
+        assert sum(len(batch.tokens_BT) for batch in batches) == math.ceil(sum(sizes) / plan.row_tokens)
+        assert sum(sizes) / positions > 0.93, (sizes, positions)

@@ -32,7 +32,7 @@ from florilegium.runs.estimate_memory import (
 )
 from florilegium.runs.estimate_stages import Cards, pipeline_seconds, stages_on
 from florilegium.runs.plan import MAX_STEPS_PLANNED, choose_batching
-from florilegium.runs.rates import step_seconds
+from florilegium.runs.rates import beside_seconds, product_rate, step_seconds
 from florilegium.runs.row_lengths import row_lengths, ways
 from florilegium.tokens import BatchSampler
 from florilegium.tokens.deal import deal
@@ -53,6 +53,7 @@ class Estimate:
     tokens_counted: bool  # by the model's tokenizer; else from the number of bytes
     num_steps: int
     step_seconds: float | None
+    beside_seconds: float | None  # evaluations, samples, the verdict's texts
     rate_is_measured: bool
     disk: int
     options: tuple[Option, ...]
@@ -60,7 +61,10 @@ class Estimate:
 
     @property
     def seconds(self) -> float | None:
-        return None if self.step_seconds is None else self.num_steps * self.step_seconds
+        """Of the whole run, but for loading the base."""
+        if self.step_seconds is None or self.beside_seconds is None:
+            return None
+        return self.num_steps * self.step_seconds + self.beside_seconds
 
     def to_json(self) -> dict[str, object]:
         count, download = self.skeleton.count, self.skeleton.download
@@ -82,6 +86,7 @@ class Estimate:
             "epochs": self.config.epochs,
             "steps": self.num_steps,
             "step_seconds": self.step_seconds,
+            "beside_seconds": self.beside_seconds,
             "seconds": self.seconds,
             "options": [asdict(option) for option in self.options],
             **({"cards": self.cards.to_json()} if self.cards else {}),
@@ -98,7 +103,8 @@ def estimate(
     device = choose_device(config.device) if gpu is None else torch.device("cuda")
     card = find_gpu(gpu) if gpu is not None else _this_card() if device.type == "cuda" else None
     skeleton = read_skeleton(config)
-    training = split_by_config(config, rows).training
+    split = split_by_config(config, rows)
+    training = split.training
     lengths, counted = row_lengths(config, rows, training)
     num_rows = len(training) * ways(rows)
     fused = is_fused(skeleton, config, card)
@@ -110,11 +116,17 @@ def estimate(
     stages = stages_on(config, gpus, room_on(config, card) if card is not None else 0)
     steps, longest = _steps(lengths, config, 1 if stages else gpus), max(lengths, default=1)
     memory = memory_on(skeleton, config, card, steps, longest, stages)
+    length, tokens = plan_length(num_rows, config), sum(lengths) / max(1, len(lengths))
+    rate = product_rate(skeleton, card, fused=memory.plan is not None)
+    seconds = beside = None
     if stages:
         seconds = pipeline_seconds(skeleton, card, memory.stages, step_tokens(config, steps, longest))
-    else:
+    elif rate is not None:
         shape = shape_on(skeleton, config, card) if memory.plan is not None else None
-        seconds = step_seconds(skeleton, card, steps, shape, memory.plan)
+        seconds = step_seconds(skeleton, rate, steps, shape, memory.plan)
+    if rate is not None:
+        held_out = len(split.held_out) * ways(rows) * tokens / (1 if stages else gpus)
+        beside = beside_seconds(skeleton, card, rate, length.evaluations, held_out, config.verdict_texts, config.bits)
     return Estimate(
         skeleton,
         config,
@@ -122,10 +134,11 @@ def estimate(
         card.name if card else f"CPU ({torch.get_num_threads()} threads)",
         memory,
         num_rows,
-        sum(lengths) / max(1, len(lengths)),
+        tokens,
         counted,
-        plan_length(num_rows, config).num_steps,
+        length.num_steps,
         seconds,
+        beside,
         gpu is None and card is None,
         _disk(skeleton, config),
         other_options(skeleton, config, card, steps, longest, stages),

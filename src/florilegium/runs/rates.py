@@ -12,33 +12,57 @@ from collections.abc import Sequence
 
 import torch
 
+from florilegium.config.sampling import SamplingSettings
 from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import MemoryPlan, ModelShape, plan_cost
 from florilegium.model.skeleton import Skeleton
+from florilegium.runs.recorder import SAMPLE_TOKENS
 
 # Of a card's dense peak, what the products of a step reach with all else that it does, by the model's width. Between
 # two widths it is interpolated.
 SHARES = ((1024, 0.41), (2048, 0.58), (2560, 0.60), (4096, 0.69))
 PLAIN_SHARE = 0.25  # without the fused blocks
 CPU_SHARE = 0.6  # of what a product alone reaches on this processor
+READING_ROWS = (
+    6  # a token of each text costs as if there were so many more: weights are read, and little is done with them
+)
+VERDICT_TOKENS = SamplingSettings().max_new_tokens
 TRIALS = 8  # the first ones warm it up
 
 
-def step_seconds(
-    skeleton: Skeleton, card: Gpu | None, steps: Sequence[int], shape: ModelShape | None, plan: MemoryPlan | None
-) -> float | None:
-    """Seconds of a mean step of these many tokens; None on a card of which only the memory is known. `shape` and `plan`
-    are those of the fused blocks, None without them."""
-    per_pass = 2 * skeleton.product_parameters
-    tokens = sum(steps) / len(steps)
+def product_rate(skeleton: Skeleton, card: Gpu | None, *, fused: bool) -> float | None:
+    """Operations a second that the products of a run reach, with all else that it does; None on a card of which only the
+    memory is known. The processor (no card) is measured."""
     if card is None:
-        return 2 * per_pass * tokens / (processor_rate(skeleton.width) * CPU_SHARE)
+        return processor_rate(skeleton.width) * CPU_SHARE
     if card.tflops is None:
         return None
-    peak = card.tflops * 1e12
+    return card.tflops * 1e12 * (product_share(skeleton.width) if fused else PLAIN_SHARE)
+
+
+def step_seconds(
+    skeleton: Skeleton, rate: float, steps: Sequence[int], shape: ModelShape | None, plan: MemoryPlan | None
+) -> float:
+    """Seconds of a mean step of these many tokens at this `product_rate`. `shape` and `plan` are those of the fused
+    blocks, None without them."""
+    per_pass = 2 * skeleton.product_parameters
     if shape is None or plan is None:
-        return 2 * per_pass * tokens / (peak * PLAIN_SHARE)
-    return plan_cost(shape, steps, plan) / len(steps) * per_pass / (peak * product_share(skeleton.width))
+        return 2 * per_pass * sum(steps) / len(steps) / rate
+    return plan_cost(shape, steps, plan) / len(steps) * per_pass / rate
+
+
+def beside_seconds(
+    skeleton: Skeleton, card: Gpu | None, rate: float, evaluations: int, held_out: float, texts: int, bits: int
+) -> float:
+    """Seconds of what a run does beside its steps: `held_out` tokens forward in each of its evaluations, with three
+    samples, and at the end as many `texts` for the verdict."""
+    per_token = 2 * skeleton.product_parameters / rate
+    reading = skeleton.base_bytes(bits) / card.bandwidth if card is not None and card.bandwidth else 0.0
+    samples, verdict = (
+        tokens * max(reading, (rows + READING_ROWS) * per_token)
+        for rows, tokens in ((3, SAMPLE_TOKENS), (texts, VERDICT_TOKENS if texts else 0))
+    )
+    return evaluations * (held_out * per_token + samples) + verdict
 
 
 def product_share(width: int) -> float:

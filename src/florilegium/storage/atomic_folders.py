@@ -170,8 +170,11 @@ def sweep(parent: Path) -> None:
 
 def read_manifest(folder: Path, manifest: str = MANIFEST) -> Manifest:
     """The manifest, of bounded size. Raises ChecksumMismatch."""
+    path = folder / manifest
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for its writer
+        raise ChecksumMismatch(f"{manifest} cannot be read")
     try:
-        with (folder / manifest).open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
         if len(data) > MAX_MANIFEST_BYTES:
             raise ValueError

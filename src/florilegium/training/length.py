@@ -20,6 +20,11 @@ class RunLength:
     evaluate_every: int
     save_every: int
 
+    @property
+    def evaluations(self) -> int:
+        """Before the first step, each `evaluate_every` steps, and at the end."""
+        return 1 + math.ceil(self.num_steps / self.evaluate_every)
+
 
 def choose_epochs(num_rows: int, config: TrainConfig) -> float:
     """Passes for a run that names none: at least LEAST_PASSES and about ENOUGH_STEPS, at most MOST_PASSES. Of 300 rows

@@ -1,0 +1,54 @@
+"""Folders made to deceive, loaded onto a GPU: BLOOM's weights are read there by `tensor_reader.py`, quantised tensor by
+tensor, and not by the libraries that the CPU uses. Every member is refused in one line, and the base keeps its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import florilegium
+from florilegium.model import load_adapter, load_base
+from florilegium.model.identity import weights_digest
+from florilegium.model.weight_files import find_weights
+from tests.torture.conftest import QUOTES
+from tests.torture.hostile_kinds import ADAPTERS, BASES
+from tests.torture.test_hostile_folders import refused, remove_lora
+
+pytestmark = pytest.mark.gpu
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("bits", [8, 4, 16])
+@pytest.mark.parametrize("kind", BASES)
+def test_a_base_is_refused(tiny: Path, tmp_path: Path, kind: str, bits: int) -> None:
+    before = weights_digest(find_weights(tiny, "it"))
+    refused(BASES[kind], tiny, tmp_path, lambda folder, number: load_base(str(folder), bits=bits, device=GPU))
+    assert weights_digest(find_weights(tiny, "it")) == before and not (tmp_path / "code-ran").exists()
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run") / "run"
+    rows = run.parent / "rows.jsonl"
+    rows.write_text("".join(json.dumps(quote) + "\n" for quote in QUOTES))
+    florilegium.train(rows, model=str(tiny), output=str(run), bits=8, max_steps=2, device="cuda", verdict_texts=0)
+    return run / "adapter"
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_is_refused(tiny: Path, adapter: Path, tmp_path: Path, kind: str) -> None:
+    base = load_base(str(tiny), bits=8, device=GPU)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+
+    def on_the_base(folder: Path, number: int) -> None:
+        try:
+            load_adapter(base, folder)
+        finally:
+            remove_lora(base)
+            now = base.model.state_dict()
+            assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
+
+    refused(ADAPTERS[kind], adapter, tmp_path, on_the_base)
