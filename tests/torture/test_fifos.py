@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 
 from florilegium.cli.main import main
+from florilegium.errors import ResourceError
+from florilegium.storage.atomic_files import append_line, sync_file
+from florilegium.storage.atomic_folders import ChecksumMismatch, read_manifest
 from tests.torture.hostile import copied
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none here")
 LOOK_EVERY = 0.02  # seconds
 EXPECTED = (0, 2, 3, 4, 5)  # 5: a lock that cannot be written
-QUICK = {"manifest.json", "metrics.jsonl", "samples.jsonl", "events.jsonl", "adapter_config.json"}
 
 
 def somebody_waits(fifo: Path) -> str:
@@ -132,3 +134,16 @@ def test_nobody_waits_at_a_fifo(
         shutil.rmtree(tmp_path / "runs")
         shutil.rmtree(tmp_path / "new", ignore_errors=True)
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_a_run_is_resumed_from_and_goes_on_in_is_no_fifo(tmp_path: Path) -> None:
+    """A checkpoint's manifest, and the lines that are appended: one of each, that the table above need not be run for."""
+    fifo = tmp_path / "lines.jsonl"
+    os.mkfifo(fifo)
+    with watched(fifo) as seen:
+        with pytest.raises(ChecksumMismatch):
+            read_manifest(tmp_path, fifo.name)
+        for opens in (lambda: append_line(fifo, {"step": 1}), lambda: sync_file(fifo)):
+            with pytest.raises(ResourceError, match="not a plain file"):
+                opens()
+    assert not seen

@@ -23,6 +23,7 @@ from florilegium.export.quantised_folder import check_widths, quantised_bytes, w
 from florilegium.export.subject import Subject
 from florilegium.export.verdict import Verdict, judge_merged
 from florilegium.model.base_sampling import base_sampling
+from florilegium.model.load_errors import model_errors
 from florilegium.runs.export_live import Live, answers_of
 from florilegium.storage.atomic_folders import NewFolder
 from florilegium.storage.paths import slug
@@ -143,7 +144,8 @@ def _vocabulary(merge: Merge, subject: Subject) -> Vocabulary:
     from transformers import AutoTokenizer
 
     source = subject.adapter if (subject.adapter / "tokenizer_config.json").is_file() else subject.weights
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    with model_errors(str(source)):
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     return read_vocabulary(tokenizer, merge.tensors[merge.embedding].shape[0])
 
 
