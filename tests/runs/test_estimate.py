@@ -141,6 +141,7 @@ def test_the_time_is_that_of_the_whole_run(tmp_path: Path) -> None:
     assert found.seconds == pytest.approx(5 * found.step_seconds + found.beside_seconds)
     rarely = estimate(replace(config, eval_every=5), rows, "H100")
     assert rarely.beside_seconds == pytest.approx(found.beside_seconds / 2)  # two evaluations, and four
+    assert 0.001 < found.beside_seconds < 10  # of a small model on a fast card
     assert longer.beside_seconds > found.beside_seconds and found.to_json()["beside_seconds"] == found.beside_seconds
     length = plan_length(found.num_rows, config)
     measured = []

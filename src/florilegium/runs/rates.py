@@ -16,6 +16,7 @@ from florilegium.config.sampling import SamplingSettings
 from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import MemoryPlan, ModelShape, plan_cost
 from florilegium.model.skeleton import Skeleton
+from florilegium.runs.estimate_generation import BANDWIDTH_SHARE
 from florilegium.runs.recorder import SAMPLE_TOKENS
 
 # Of a card's dense peak, what the products of a step reach with all else that it does, by the model's width. Between
@@ -57,7 +58,11 @@ def beside_seconds(
     """Seconds of what a run does beside its steps: `held_out` tokens forward in each of its evaluations, with three
     samples, and at the end as many `texts` for the verdict."""
     per_token = 2 * skeleton.product_parameters / rate
-    reading = skeleton.base_bytes(bits) / card.bandwidth if card is not None and card.bandwidth else 0.0
+    reading = (
+        skeleton.base_bytes(bits) / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
+        if card is not None and card.bandwidth
+        else 0.0
+    )
     samples, verdict = (
         tokens * max(reading, (rows + READING_ROWS) * per_token)
         for rows, tokens in ((3, SAMPLE_TOKENS), (texts, VERDICT_TOKENS if texts else 0))
