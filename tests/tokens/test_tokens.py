@@ -146,7 +146,7 @@ def test_english_quotes_pack_with_little_padding(tokenizer, english_quotes: Path
         for batch in pack([examples[i] for i in step], PackPlan()):
             positions += batch.tokens_BT.numel()
             tokens += int((batch.document_BT >= 0).sum())
-    assert tokens / positions > 0.95
+    assert tokens / positions > 0.87
 
 
 def test_bucketed_lengths_are_few_and_near() -> None:
