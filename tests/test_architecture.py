@@ -4,6 +4,7 @@ table is true."""
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -136,17 +137,20 @@ def test_no_file_is_too_long_to_read() -> None:
 def test_everything_works_with_the_fast_room_gone(tmp_path: Path) -> None:
     """A copy of the package without `fast/`: trains, writes, and says why a fast path that is named cannot run."""
     shutil.copytree(ROOT, tmp_path / "florilegium", ignore=shutil.ignore_patterns("fast", "__pycache__"))
+    rows = [{"quote": f"Be kind to sea number {i}.", "tags": ["kindness", "sea"]} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code = """
 import florilegium, sys
 assert florilegium.__file__.startswith(sys.argv[1])
-trained = florilegium.train("sample", output=sys.argv[1] + "/run", max_steps=1, batch_rows=4, held_out=0.01, max_length=32)
+data = sys.argv[1] + "/rows.jsonl"
+trained = florilegium.train(data, model="seedling", output=sys.argv[1] + "/run", max_steps=1, batch_rows=4, max_length=32, verdict_texts=0)
 assert trained.figures["fast"] == [] and trained.figures["steps"] == 1
 assert trained.tuned.generate("Time", max_new_tokens=3)[0].text.startswith("Time")
 assert florilegium.load(trained.directory).generate("Time", max_new_tokens=3)[0].text.startswith("Time")
-report = florilegium.evaluate(trained.directory, generations=1, rows=2, device="cpu")
+report = florilegium.evaluate(trained.directory, generations=1, rows=2, bits=32, device="cpu")
 assert report["tuned"]["loss"]["value"] > 0
 try:
-    florilegium.train("sample", output=sys.argv[1] + "/other", fast="linear")
+    florilegium.train(data, output=sys.argv[1] + "/other", fast="linear")
 except florilegium.UsageError as error:
     print(error)
 """

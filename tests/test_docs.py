@@ -61,7 +61,7 @@ def test_the_table_of_memory_is_what_the_estimate_says() -> None:
     assert memory_table.PAGE.read_text(encoding="utf-8") == memory_table.page()
 
 
-SHORTENED = {"[:400]": "[:100]", "epochs=3": "max_steps=2, verdict_texts=0", "generations=50": "generations=2, rows=6"}
+SHORTENED = {"[:400]": "[:80]", "epochs=3": "max_steps=2, verdict_texts=0", "generations=50": "generations=2, rows=4"}
 
 
 @pytest.mark.parametrize("shortened", [SHORTENED, pytest.param({}, marks=pytest.mark.slow)], ids=["short", "whole"])

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
@@ -46,9 +48,16 @@ def test_the_reference_page_is_that_of_the_parser() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_library_example_runs(tmp_path: Path) -> None:
+SHORTENED = {"max_steps=20": "max_steps=4, held_out=0.02, verdict_texts=0"}
+
+
+@pytest.mark.parametrize("shortened", [SHORTENED, pytest.param({}, marks=pytest.mark.slow)], ids=["short", "whole"])
+def test_the_library_example_runs(shortened: dict[str, str], tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(code.strip().splitlines()) <= 10
+    for text, shorter in shortened.items():
+        assert code.count(text) == 1, text
+        code = code.replace(text, shorter)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()

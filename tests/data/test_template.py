@@ -147,13 +147,17 @@ def holds(template: Template, row: dict[str, object]) -> bool:
     return True
 
 
-@given(st.lists(st.tuples(TEXT, TEXT, st.lists(TEXT, max_size=4), st.booleans()), min_size=20, max_size=20))
-@settings(max_examples=500, deadline=None, derandomize=True)
-def test_parse_undoes_render_for_whatever_hypothesis_finds(rows: list[tuple[str, str, list[str], bool]]) -> None:
-    for quote, author, tags, as_text in rows:
-        row = {"quote": quote, "author": author, "tags": ",".join(tags) if as_text else tags, "labels": tags}
-        for template in TEMPLATES:
-            holds(template, row)
+@pytest.mark.parametrize("examples", [100, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_parse_undoes_render_for_whatever_hypothesis_finds(examples: int) -> None:
+    @given(st.lists(st.tuples(TEXT, TEXT, st.lists(TEXT, max_size=4), st.booleans()), min_size=20, max_size=20))
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    def rows_come_back(rows: list[tuple[str, str, list[str], bool]]) -> None:
+        for quote, author, tags, as_text in rows:
+            row = {"quote": quote, "author": author, "tags": ",".join(tags) if as_text else tags, "labels": tags}
+            for template in TEMPLATES:
+                holds(template, row)
+
+    rows_come_back()
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)

@@ -36,6 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_rows=8,
         learning_rate=4e-3,
         evaluate_every=30,
+        held_out=0.05,
         verdict_texts=0,
         output=str(folder),
     )
@@ -86,17 +87,17 @@ def test_tuning_shows(report: dict[str, Any]) -> None:
 
 
 def test_baselines_stand_beside_the_tags(report: dict[str, Any]) -> None:
-    """What the paired sentence says is what the table shows, and naive Bayes beats a run of 30 steps for certain."""
+    """What the paired sentence says is what the table shows, and what reads the text beats a run of 30 steps for certain."""
     controls, comparison = report["controls"], report["baseline_comparison"]
     named = {"frequent_tags": controls["frequent_tags"], **controls["baselines"]}
     f1 = {key: scores["micro_f1"]["value"] for key, scores in named.items()}
-    assert f1["naive_bayes"] > f1["nearest_rows"] > f1["frequent_tags"] + 0.2
+    assert min(f1["naive_bayes"], f1["nearest_rows"]) > f1["frequent_tags"] + 0.4
     tuned = report["tuned"]["written_tags"]
-    assert comparison["best"] == max(f1, key=lambda key: f1[key]) == "naive_bayes"
+    assert comparison["best"] == max(f1, key=lambda key: f1[key])
     for metric in ("micro_f1", "precision_at_1", "precision_at_3"):
         change = tuned[metric]["value"] - named[comparison["best"]][metric]["value"]
         assert comparison[metric]["value"] == pytest.approx(change), metric
-    assert comparison["micro_f1"]["high"] < 0 and "naive Bayes, fitted" in comparison["sentence"]
+    assert comparison["micro_f1"]["high"] < 0 and named[comparison["best"]]["name"] in comparison["sentence"]
     own = controls["own_tags"]
     assert tuned["precision_at_3_ceiling"] == own["precision_at_3"] < 1 and own["unseen"]["value"] < 0.1
     by_rows = report["tuned"]["relevance_by_rows"]
@@ -219,7 +220,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a run"):
         evaluate(moved / "adapter")
     config = (moved / "config.yaml").read_text()
-    (moved / "config.yaml").write_text(config.replace("held_out: 0.1", "held_out: 0.0"))
+    (moved / "config.yaml").write_text(config.replace("held_out: 0.05", "held_out: 0.0"))
     with pytest.raises(DataError, match="has no held-out rows"):
         read_eval_data(moved)
 

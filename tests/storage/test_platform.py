@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +54,12 @@ def test_help_and_inspect_work_there(tmp_path: Path) -> None:
 
 
 def test_a_run_trains_there(tmp_path: Path) -> None:
+    rows = [{"quote": f"Be kind to sea number {i}.", "tags": ["kindness", "sea"]} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code = """
 import florilegium
-trained = florilegium.train("sample", output="run", max_steps=1, batch_size=4, held_out=0.01, max_length=32, kernels="off")
+settings = dict(max_steps=1, batch_size=4, max_length=32, kernels="off", verdict_texts=0)
+trained = florilegium.train("rows.jsonl", model="seedling", output="run", **settings)
 print(trained.figures["steps"], (trained.directory / "adapter" / "adapter_config.json").is_file())
 """
     done = run(code, tmp_path, LIBRARIES)
