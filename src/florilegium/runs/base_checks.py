@@ -35,29 +35,11 @@ def with_stored_bits(config: TrainConfig, view: ProgressView) -> TrainConfig:
     return replace(config, bits=stored)
 
 
-def check_base(base: Base) -> None:
-    """Raises ModelError for a family whose forward pass has not what writing needs, before anything is written."""
-    if base.packs:
-        return
-    end = end_of_text(base.tokenizer)
-    decoder = StockDecoder(LoadedModel(base, base.model))
-    try:
-        with torch.inference_mode():
-            decoder.read([[end, end]], 1)
-            decoder.write(torch.tensor([end], device=base.device))
-    except (AttributeError, TypeError, NotImplementedError, ValueError) as error:
-        raise ModelError(
-            f"{base.name} cannot be trained here: its forward pass keeps no cache as other causal language models' do "
-            f"({reason_of(error)})",
-            "Choose a model of another family",
-        ) from error
-
-
-def say_of_base(
-    base: Base, rows: Rows, numbers: Sequence[int], examples: Sequence[Example], view: ProgressView
-) -> None:
+def check_base(base: Base, rows: Rows, numbers: Sequence[int], examples: Sequence[Example], view: ProgressView) -> None:
     """A line for each thing that training will not do as the model or the rows may lead to expect. Raises ModelError for
-    a tokenizer that gives no row back."""
+    a family whose forward pass has not what writing needs, and for a tokenizer that gives no row back."""
+    if not base.packs:
+        _check_cache(base)
     quotes = [rows.quotes[number] for number in numbers]
     for note in check_round_trip(base.tokenizer, rows.template, quotes, base.name):
         view.say(f"         {note}")
@@ -71,3 +53,19 @@ def say_of_base(
     share = getattr(base.model.config, "attention_dropout", 0)
     if base.packs and share:
         view.say(f"         attention_dropout {share:g} of the model's config.json is not applied")
+
+
+def _check_cache(base: Base) -> None:
+    """Raises ModelError where a token cannot be read after others by the cache that the forward pass returned."""
+    end = end_of_text(base.tokenizer)
+    decoder = StockDecoder(LoadedModel(base, base.model))
+    try:
+        with torch.inference_mode():
+            decoder.read([[end, end]], 1)
+            decoder.write(torch.tensor([end], device=base.device))
+    except (AttributeError, TypeError, NotImplementedError, ValueError) as error:
+        raise ModelError(
+            f"{base.name} cannot be trained here: its forward pass keeps no cache as other causal language models' do "
+            f"({reason_of(error)})",
+            "Choose a model of another family",
+        ) from error

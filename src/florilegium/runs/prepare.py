@@ -19,7 +19,7 @@ from florilegium.model.families import head_unsupported
 from florilegium.model.stage_plan import plan_stages
 from florilegium.model.tokenizer_loader import tokenizer_of
 from florilegium.model.too_large import refuse_too_large
-from florilegium.runs.base_checks import check_base, say_of_base, with_stored_bits
+from florilegium.runs.base_checks import check_base, with_stored_bits
 from florilegium.runs.recorder import ProgressView
 from florilegium.tokens import Encoded, chat_rows, encode_ways
 from florilegium.training import ALONE, Distributed, choose_learning_rate
@@ -101,7 +101,6 @@ def prepare(
     obstacle = head_unsupported(base.family, base.model)
     if obstacle:
         raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
-    check_base(base)
     config = _resolved(config, base)
     limit = base.longest_row(config.max_length)
 
@@ -116,7 +115,7 @@ def prepare(
         cut = counted(num_cut, "quote")
         why = "--max-length" if limit == config.max_length else "the model has no more positions"
         view.say(f"         {cut} shortened to {limit:,} tokens ({why})")
-    say_of_base(base, rows, train_rows, training.examples, view)
+    check_base(base, rows, train_rows, training.examples, view)
     return Prepared(
         config,
         rows,
