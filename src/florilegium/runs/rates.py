@@ -24,9 +24,8 @@ from florilegium.runs.recorder import SAMPLE_TOKENS
 SHARES = ((1024, 0.41), (2048, 0.58), (2560, 0.60), (4096, 0.69))
 PLAIN_SHARE = 0.25  # without the fused blocks
 CPU_SHARE = 0.6  # of what a product alone reaches on this processor
-READING_ROWS = (
-    6  # a token of each text costs as if there were so many more: weights are read, and little is done with them
-)
+# A token of each text costs as if there were so many more: weights are read, and little is done with them.
+READING_ROWS = 6
 VERDICT_TOKENS = SamplingSettings().max_new_tokens
 TRIALS = 8  # the first ones warm it up
 
