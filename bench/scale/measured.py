@@ -1,7 +1,8 @@
 """Training on 1, 2, ... N processes of this machine, one command after the other: tokens/s, efficiency, bytes that are
 summed a step, and how far the losses are from those of one process.
 
-    python -m bench.scale.measured --model bigscience/bloom-7b1 --cards 1 2 4 8 [--rows-per-card 16] [--steps 50]
+    python -m bench.scale.measured --model bigscience/bloom-7b1 --cards 1 2 4 8 [--rows-per-card 16 154] [--steps 50]
+    python -m bench.scale.measured --size 7b1 --cards 1 2 --parts       how long each part of a step takes, by process
     python -m bench.scale.measured --device cpu --cards 1 2 --steps 12                 the same on processors, to try it
     python -m bench.scale.measured --size 7b1 ...            random weights in a real folder, made on the card
     python -m bench.scale.measured --size 7b1 --cards 1 2 --parallel pipeline     blocks on two cards, beside one card
@@ -9,8 +10,9 @@ summed a step, and how far the losses are from those of one process.
 
 `weak`: each card has --rows-per-card rows a step, whatever their number: what efficiency is taken of. `same`: a step of
 all has the rows that one card's has, so that losses can be compared. Rates are the median of the second half of the
-steps, when every kernel is compiled. A line of JSON for each command. Of a pipeline `sent_bytes` are the hidden states of a step and
-their gradients over all links, padding left out, and `peak_bytes` are each card's; one card runs with its own kernels beside it.
+steps, when every kernel is compiled. A line of JSON for each command; `parts` are those of `timed.py`. Of a pipeline
+`sent_bytes` are the hidden states of a step and their gradients over all links, padding left out, and `peak_bytes` are each
+card's; one card runs with its own kernels beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,16 +43,31 @@ class Measured:
     peak_bytes: tuple[int, ...]
     sent_bytes: int = 0
     stages: tuple[str, ...] = ()
+    seconds: float = 0.0  # of the command
+    parts: tuple[dict[str, float], ...] = ()  # of a step, by process
+
+
+def command(chosen: argparse.Namespace, cards: int, given: list[str], output: Path) -> list[str]:
+    """The command with these arguments on `cards` processes, which leave the parts of their steps in `output`-parts."""
+    if not chosen.parts:
+        return [sys.executable, "-m", "florilegium", *given, f"--gpus={cards}"]
+    (parts := output.with_name(f"{output.name}-parts")).mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cards}"] if cards > 1 else []
+    return [sys.executable, *launcher, "-m", "bench.scale.timed", str(parts), *given]
 
 
 def run(chosen: argparse.Namespace, cards: int, rows: int, output: Path) -> Measured:
     """`florilegium train` on `cards` processes with `rows` rows a step."""
     options = [f"--model={chosen.model}", f"--batch-size={rows}", f"--max-steps={chosen.steps}", f"--output={output}"]
     options += [f"--eval-every={chosen.steps}", "--held-out=0", "--split-by=random", "--lora-dropout=0", "--seed=0"]
-    options += [f"--device={chosen.device}", f"--gpus={cards}", "--verdict-texts=0", "--log-every=1", *chosen.options]
+    options += [f"--device={chosen.device}", "--verdict-texts=0", "--log-every=1", *chosen.options]
     options += [f"--parallel={chosen.parallel}"] if cards > 1 else []
-    command = [sys.executable, "-m", "florilegium", "train", str(chosen.data), *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    began = time.monotonic()
+    asked = command(chosen, cards, ["train", str(chosen.data), *options], output)
+    subprocess.run(asked, check=True, stdout=subprocess.DEVNULL)
+    seconds = round(time.monotonic() - began, 1)
+    left = sorted(output.with_name(f"{output.name}-parts").glob("*.json"), key=lambda path: int(path.stem))
+    parts = tuple(json.loads(path.read_text()) for path in left)
     steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [step for step in steps if "tokens_per_second" in step]
     manifest = json.loads((output / "manifest.json").read_text())
@@ -59,20 +77,22 @@ def run(chosen: argparse.Namespace, cards: int, rows: int, output: Path) -> Meas
         tokens = statistics.median(step["tokens"] for step in steps)
         width = 4 if manifest["compute"] != "bfloat16" else 2
         sent = int(2 * (cards - 1) * tokens * width * manifest["base"]["hidden_size"])
-        return Measured(cards, rows, rate, 0, losses, tuple(manifest["stage_peak_bytes"]), sent, stages)
-    return Measured(cards, rows, rate, 4 * manifest["trained_parameters"] if cards > 1 else 0, losses, peaks)
+        return Measured(cards, rows, rate, 0, losses, tuple(manifest["stage_peak_bytes"]), sent, stages, seconds)
+    summed = 4 * manifest["trained_parameters"] if cards > 1 else 0
+    return Measured(cards, rows, rate, summed, losses, peaks, seconds=seconds, parts=parts)
 
 
-def compare(chosen: argparse.Namespace, folder: Path) -> None:
+def compare(chosen: argparse.Namespace, each: int, folder: Path) -> None:
+    """With `each` rows a card and step."""
     if 1 not in chosen.cards:
         for cards in chosen.cards:
-            print(json.dumps(asdict(run(chosen, cards, chosen.rows_per_card * cards, folder / f"{cards}"))), flush=True)
+            print(json.dumps(asdict(run(chosen, cards, each * cards, folder / f"{cards}"))), flush=True)
         return
-    first = run(chosen, 1, chosen.rows_per_card, folder / "one")
+    first = run(chosen, 1, each, folder / "one")
     print(json.dumps(asdict(first)), flush=True)
     for cards in (count for count in chosen.cards if count > 1):
-        weak = run(chosen, cards, chosen.rows_per_card * cards, folder / f"weak-{cards}")
-        same = run(chosen, cards, chosen.rows_per_card, folder / f"same-{cards}")
+        weak = run(chosen, cards, each * cards, folder / f"weak-{cards}")
+        same = run(chosen, cards, each, folder / f"same-{cards}")
         line = {
             **asdict(weak),
             "losses": None,
@@ -88,10 +108,11 @@ def main() -> None:
     parser.add_argument("--size", help="make random weights of this size (560m to 7b1) in place of --model")
     parser.add_argument("--data", type=Path, default=QUOTES)
     parser.add_argument("--cards", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rows-per-card", type=int, default=16)
+    parser.add_argument("--rows-per-card", type=int, nargs="+", default=[16])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parallel", default="auto", choices=("auto", "data", "pipeline"))
+    parser.add_argument("--parts", action="store_true", help="time the parts of a step, too")
     parser.add_argument("options", nargs="*", help="further options of florilegium train, after --")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -99,7 +120,9 @@ def main() -> None:
         if chosen.size:
             make_checkpoint(folder / "model", chosen.size, chosen.data)
             chosen.model = str(folder / "model")
-        compare(chosen, folder)
+        for rows in chosen.rows_per_card:
+            (folder / f"{rows}").mkdir()
+            compare(chosen, rows, folder / f"{rows}")
 
 
 if __name__ == "__main__":

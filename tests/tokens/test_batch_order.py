@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from florilegium.data import read_rows
 from florilegium.seedling import FOLDER
 from florilegium.tokens import BatchSampler, encode, epoch_order
-from florilegium.tokens.batch_order import MOST_ROWS, TILE, WINDOW, tile_align
+from florilegium.tokens.batch_order import MOST_ROWS, TILE, WINDOW, tile_align, tiles_of
+from florilegium.tokens.deal import deal
 
 
 def lengths_of(kind: str, number: int = 2500) -> list[int]:
@@ -64,6 +65,32 @@ def test_filled_steps_waste_little_on_english_quotes(english_quotes: Path) -> No
 
     print(f"of whole tiles: {waste(False):.1%} empty in a shuffle, {waste(True):.1%} where steps are tile-aligned")
     assert waste(True) < 0.035 < 0.1 < waste(False)
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_each_of_several_processes_has_whole_tiles(world: int) -> None:
+    """16 rows for each: a step of seven tiles would be four tiles' work for both of two."""
+    lengths = lengths_of("quotes", 4000)
+    order = BatchSampler(lengths, 16 * world, 0, tile_aligned=True)
+    steps = [[lengths[i] for i in order.step(number)] for number in range(4000 // (16 * world))]
+    held = np.array([[sum(step[i] for i in share) for share in deal(step, world)] for step in steps])
+    paid = world * (-(-held // TILE) * TILE).max(1)  # the step lasts as long as its slowest process
+    waste = 1 - held.sum() / paid.sum()
+    print(f"{world} processes: {waste:.1%} of the tiles empty")
+    assert waste < 0.04
+
+
+def test_the_order_of_steps_of_16_rows_has_tiles_of_one_process() -> None:
+    few = np.array([7] * 100)
+    assert [tiles_of(np.array(lengths_of("quotes")), rows) // TILE for rows in (1, 16, 31, 32, 64, 128)] == [
+        1,
+        1,
+        1,
+        2,
+        4,
+        8,
+    ]
+    assert tiles_of(few, 128) == TILE and tiles_of(few[:0], 128) == TILE  # of short rows a step holds few tiles
 
 
 def test_filling_ends_where_nothing_fits() -> None:

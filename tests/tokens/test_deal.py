@@ -1,4 +1,4 @@
-"""A step's rows dealt to processes: each row once, as even as the longest row allows, and as the plain way deals them."""
+"""A step's rows dealt to processes: each row once, never less evenly than the longest row first, and of quotes nearly to the token."""
 
 from __future__ import annotations
 
@@ -27,4 +27,20 @@ def test_rows_are_dealt_by_tokens(world: int, seed: int) -> None:
     assert sorted(i for share in shares for i in share) == list(range(len(lengths)))
     held = [sum(lengths[i] for i in share) for share in shares]
     assert max(held) - min(held) <= max(lengths, default=0)
-    assert shares == plainly(lengths, world)
+    plain = [sum(lengths[i] for i in share) for share in plainly(lengths, world)]
+    assert max(held) <= max(plain, default=0) and min(held) >= min(plain, default=0)
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_shares_of_quotes_are_even_to_two_tokens(world: int) -> None:
+    """So that a step of whole tiles for all is one of whole tiles for each."""
+    chance = random.Random(world)
+    for _ in range(20):
+        lengths = [max(2, min(400, int(chance.lognormvariate(3.74, 0.76)))) for _ in range(16 * world)]
+        held = [sum(lengths[i] for i in share) for share in deal(lengths, world)]
+        assert max(held) - min(held) <= 2, held
+
+
+def test_rows_of_one_length_are_left_where_they_are() -> None:
+    assert deal([50] * 7, 2) == plainly([50] * 7, 2)
+    assert deal([9, 9, 1], 2) == [[0, 2], [1]]

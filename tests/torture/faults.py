@@ -125,6 +125,24 @@ def spoil_a_stage(step: int, how: str) -> None:
     pipeline._Step.backward = spoiled  # type: ignore[method-assign]
 
 
+def wait_for_a_kernel(step: int) -> None:
+    """The sum of the gradients of step number `step` never ends, as NCCL's does not when another process was killed: in C,
+    where no signal ends it, and nothing is thrown."""
+    import ctypes
+
+    from florilegium.training.distributed import Distributed
+
+    sum_, now = Distributed.sum_, [0]
+
+    def waiting(self: Any, tensor: Any) -> Any:
+        now[0] += tensor.numel() > 1000
+        while now[0] == step:
+            ctypes.CDLL(None).sleep(1000)
+        return sum_(self, tensor)
+
+    Distributed.sum_ = waiting  # type: ignore[method-assign]
+
+
 def never_finish(what: str, number: int, mark: str) -> None:
     """The `number`th held-out loss ("evaluation") or drawing of samples ("samples") goes on for ever; the file `mark`
     is there once it has begun."""

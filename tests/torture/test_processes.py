@@ -85,6 +85,23 @@ def test_one_that_is_killed_ends_all_with_one_line(
     assert not any(child.left_behind() for child in children)
 
 
+def test_one_that_waits_for_a_kernel_is_told_that_another_is_gone(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    """Two of three wait in a call that neither ends nor can be ended; the launcher would kill them after 30 seconds."""
+    run, wait_for = tmp_path / "run", ("wait_for_a_kernel", {"step": 12})
+    given = arguments(tiny, quotes, run, "--max-steps", "100000")
+    children = start(warm, given, tmp_path, 3, meeting, {0: wait_for, 2: wait_for})
+    saved(run, children)
+    children[1].send(signal.SIGKILL)
+    began = time.monotonic()
+    assert wait(children, 60) == [5, -9, 5], [child.err for child in children]
+    print(f"all ended {time.monotonic() - began:.1f} s after the kill")
+    told = [line for child in children for line in child.err.splitlines() if line.startswith("florilegium:")]
+    assert len(told) == 1 and "step 10 is saved. Type: florilegium resume" in told[0], told
+    assert not any(child.left_behind() for child in children)
+
+
 def test_one_that_runs_out_of_memory_takes_smaller_pieces(
     warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from accelerate import Accelerator
 
+from florilegium.errors import FlorilegiumError
 from florilegium.generation.tuned import Tuned
 from florilegium.model import set_adapter_state
 from florilegium.runs.finish import Trained
@@ -32,17 +33,24 @@ from florilegium.training import (
     run_steps,
 )
 from florilegium.training.checkpoint import checkpoints
+from florilegium.training.peers import someone_is_gone
 
 
 @contextlib.contextmanager
-def naming_what_is_saved(run: RunDirectory) -> Iterator[None]:
+def naming_what_is_saved(run: RunDirectory, distributed: Distributed) -> Iterator[None]:
     """Where another process ends in the middle of the steps: what is on disk, and how to go on."""
+    if distributed.peers is not None:
+        distributed.peers.lost = lambda: lost_in(run, someone_is_gone())
     try:
         yield
     except PeerLost as error:
-        newest = [int(path.name[5:]) for path in checkpoints(run.checkpoints)[:1]]
-        what = f"step {newest[0]} is saved" if newest else "no step was saved yet"
-        raise PeerLost(f"{error.cause}; {what}", f"Type: florilegium resume {run.path}") from error
+        raise lost_in(run, error) from error
+
+
+def lost_in(run: RunDirectory, error: FlorilegiumError) -> PeerLost:
+    newest = [int(path.name[5:]) for path in checkpoints(run.checkpoints)[:1]]
+    what = f"step {newest[0]} is saved" if newest else "no step was saved yet"
+    return PeerLost(f"{error.cause}; {what}", f"Type: florilegium resume {run.path}")
 
 
 class Unrecorded:
@@ -73,7 +81,7 @@ def follow(
         rows, held_out, validation = (
             side.examples for side in (prepared.training, prepared.held_out, prepared.validation)
         )
-        with naming_what_is_saved(run):
+        with naming_what_is_saved(run, distributed):
             end = run_steps(trainer, rows, held_out, plan.length, Unrecorded(), shared, snapshot, validation)
         if shared.number:
             distributed.wait()

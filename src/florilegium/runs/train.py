@@ -164,7 +164,7 @@ def execute_run(
         asked = shared or stop
         with asked.heard("nothing was trained yet", ""):
             loss_before = loss_on(trainer, previous) if snapshot is None else None
-        with naming_what_is_saved(run):
+        with naming_what_is_saved(run, distributed):
             rows, held_out, validation = (
                 side.examples for side in (prepared.training, prepared.held_out, prepared.validation)
             )

@@ -11,7 +11,7 @@ from florilegium.training.checkpoint import (
     save_checkpoint,
     settings_of,
 )
-from florilegium.training.distributed import ALONE, Distributed, PeerLost, joined
+from florilegium.training.distributed import ALONE, Distributed, joined
 from florilegium.training.length import RunLength, choose_epochs, plan_length
 from florilegium.training.loop import (
     EVALUATION_ROWS,
@@ -23,6 +23,7 @@ from florilegium.training.memory import peak_memory
 from florilegium.training.metrics import EvalMetrics, StepMetrics, StepResult
 from florilegium.training.observer import Observer
 from florilegium.training.optimizer import check_optimizer, choose_learning_rate, make_lr_scheduler, make_optimizer
+from florilegium.training.peers import PeerLost
 from florilegium.training.step import StartedStep, gradients, take_step
 from florilegium.training.step_sums import SharedStop
 from florilegium.training.trainer import Trainer

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from florilegium.signals import unheard
 from florilegium.storage import platform
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens.deal import deal
+from florilegium.training.peers import PeerLost, Peers
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from florilegium.tokens import Example
 
 WAIT = timedelta(minutes=30)  # for one another: rank 0 may be writing samples with a large model on a CPU
-
-
-class PeerLost(ResourceError):
-    """Another process of the run is gone, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class Distributed:
     local_rank: int = 0
     device: torch.device = torch.device("cpu")  # where tensors that are summed may lie, beside the host
     store: Store | None = field(default=None, repr=False)
+    peers: Peers | None = field(default=None, repr=False)
 
     @property
     def is_first(self) -> bool:
@@ -179,13 +177,20 @@ def joined(device: str) -> Iterator[Distributed]:
         yield ALONE
         return
     distributed = _connect(place, choose_device(device))
+    with unheard(), _answering():
+        peers = Peers(distributed.rank, distributed.world, distributed.tells)
     try:
-        yield distributed
+        with peers:
+            yield replace(distributed, peers=peers)
     except FlorilegiumError as error:
         error.is_told = not distributed.tells(error)
         raise
-    except Exception as error:  # ours: its traceback is told, and is what the others end of
-        distributed.tells(error)
+    except Exception as error:
+        if peers.gone.wait(1):  # CUDA's words for a card whose process was killed
+            lost = peers.lost()
+            lost.is_told = not distributed.tells(lost)
+            raise lost from error
+        distributed.tells(error)  # ours: its traceback is told, and is what the others end of
         raise
     torch.distributed.destroy_process_group()
 

@@ -1,0 +1,89 @@
+"""Whether the other processes are still there, while this one waits for a GPU.
+
+gloo tells at once when a connection closes. NCCL does not: a kernel that waits for a process that was killed waits for
+ever, and Python waits for the kernel in a call that no signal ends. So a thread of each process listens to the next one, in
+a ring and by gloo, for the one number that it sends when it leaves. A connection that closes before means that it is gone;
+the process before is told so at once.
+
+    with Peers(rank, world, tells) as peers:
+        peers.lost = ...       what to say then: made when it is needed, told by whichever process is first
+
+The main thread may find out for itself, and then says so and leaves as from any error: it has GRACE seconds for that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+
+import torch
+
+from florilegium.errors import FlorilegiumError, Interrupted, ResourceError
+
+GRACE = 6  # seconds; torchrun ends everything after 30
+LONG = timedelta(days=365)
+WELL, BADLY = 0, 1
+
+
+class PeerLost(ResourceError):
+    """Another process of the run is gone, or does not answer."""
+
+
+def someone_is_gone() -> FlorilegiumError:
+    return PeerLost("another process of this run has ended (killed?)")
+
+
+class Peers:
+    """The next process in the ring, listened to. `tells` says whether this process is the one to tell of an error. All
+    processes make theirs at once."""
+
+    def __init__(self, rank: int, world: int, tells: Callable[[BaseException], bool]) -> None:
+        self.tells, self.lost = tells, someone_is_gone
+        self.next, self.before = (rank + 1) % world, (rank - 1) % world
+        group = torch.distributed.new_group(backend="gloo", timeout=LONG)
+        assert not isinstance(group, int), "this process is one of them"
+        self.group = group
+        self.left, self.gone = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._listen, name="peers", daemon=True)
+
+    def __enter__(self) -> Peers:
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Leaves the ring: after an error at once, else when the next process leaves, too."""
+        well = error is None or isinstance(error, Interrupted)  # a stop is agreed on
+        self.left.set()
+        self._tell_before(WELL if well else BADLY)
+        if well:
+            self.thread.join(GRACE)
+
+    def _listen(self) -> None:
+        heard = torch.full((1,), BADLY, dtype=torch.uint8)
+        with contextlib.suppress(RuntimeError):
+            torch.distributed.recv(heard, self.next, self.group)
+        if int(heard) == WELL or self.left.is_set():
+            return
+        self.gone.set()
+        self._tell_before(BADLY)
+        if not self.left.wait(GRACE):
+            self._end()
+
+    def _tell_before(self, how: int) -> None:
+        with contextlib.suppress(RuntimeError):  # it may be gone as well
+            work = torch.distributed.isend(torch.full((1,), how, dtype=torch.uint8), self.before, self.group)
+            if work is not None:
+                work.wait(timedelta(seconds=GRACE))
+
+    def _end(self) -> None:
+        """From this thread: the main one waits for a kernel that will not end."""
+        error = self.lost()
+        if self.tells(error):
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"florilegium: {error}\n")
+                sys.stderr.flush()
+        os._exit(error.exit_code)
