@@ -125,9 +125,9 @@ def spoil_a_stage(step: int, how: str) -> None:
     pipeline._Step.backward = spoiled  # type: ignore[method-assign]
 
 
-def wait_for_a_kernel(step: int) -> None:
+def wait_for_a_kernel(step: int, mark: str) -> None:
     """The sum of the gradients of step number `step` never ends, as NCCL's does not when another process was killed: in C,
-    where no signal ends it, and nothing is thrown."""
+    where no signal ends it, and nothing is thrown. The file `mark` is there once it has begun."""
     import ctypes
 
     from florilegium.training.distributed import Distributed
@@ -136,6 +136,8 @@ def wait_for_a_kernel(step: int) -> None:
 
     def waiting(self: Any, tensor: Any) -> Any:
         now[0] += tensor.numel() > 1000
+        if now[0] == step:
+            Path(mark).touch()
         while now[0] == step:
             ctypes.CDLL(None).sleep(1000)
         return sum_(self, tensor)

@@ -89,10 +89,14 @@ def test_one_that_waits_for_a_kernel_is_told_that_another_is_gone(
     warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:
     """Two of three wait in a call that neither ends nor can be ended; the launcher would kill them after 30 seconds."""
-    run, wait_for = tmp_path / "run", ("wait_for_a_kernel", {"step": 12})
+    run, marks = tmp_path / "run", {rank: tmp_path / f"{rank} waits" for rank in (0, 2)}
+    faults = {rank: ("wait_for_a_kernel", {"step": 12, "mark": str(mark)}) for rank, mark in marks.items()}
     given = arguments(tiny, quotes, run, "--max-steps", "100000")
-    children = start(warm, given, tmp_path, 3, meeting, {0: wait_for, 2: wait_for})
-    saved(run, children)
+    children = start(warm, given, tmp_path, 3, meeting, faults)
+    deadline = time.monotonic() + 60
+    while not all(mark.exists() for mark in marks.values()):
+        assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
+        time.sleep(0.005)
     children[1].send(signal.SIGKILL)
     began = time.monotonic()
     assert wait(children, 60) == [5, -9, 5], [child.err for child in children]
