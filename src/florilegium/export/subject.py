@@ -15,7 +15,7 @@ from florilegium.errors import ModelError, UsageError
 from florilegium.export.origin import Origin, origin_of
 from florilegium.model.adapter_loading import read_facts, template_of
 from florilegium.model.hub import locate
-from florilegium.model.identity import weights_digest
+from florilegium.model.identity import same_weights, weights_digest
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_files import find_weights
 from florilegium.storage.run_directory import RunDirectory
@@ -85,7 +85,8 @@ def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
     made_for = facts.get("base", {})
     name = model or _base_name(facts, adapter)
     folder = locate(name, facts.get("revision") if model is None else None)
-    other = bool(made_for.get("digest")) and weights_digest(find_weights(folder, name)) != made_for["digest"]
+    found = {"digest": weights_digest(find_weights(folder, name))}
+    other = bool(made_for.get("digest")) and not same_weights(found, made_for)
     if other and model is None:
         raise ModelError(
             f"the base {name} has other weights than the adapter was trained on",

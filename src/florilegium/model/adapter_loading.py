@@ -21,7 +21,7 @@ from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.adapter_config import lora_header, lora_values
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
-from florilegium.model.identity import BaseFacts, base_facts
+from florilegium.model.identity import BaseFacts, base_facts, same_weights
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state, adapter_tensors, set_adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from florilegium.model.families.base import AnyModel
 
 BITS = (4, 8, 16, 32)
+DIGESTS = ("digest", "tokenizer_digest", "original_digest")
 FACT_KINDS: Mapping[str, type | tuple[type, ...]] = {
     "base": dict, "bits": int, "direction": str, "form": str, "files": dict, "list_columns": list, "lora": dict, "openings": dict,
     "revision": (str, type(None)), "template": str,
@@ -74,7 +75,7 @@ def read_facts(folder: Path) -> AdapterFacts:
                 f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}",
                 "Copy the adapter again, or train it again",
             )
-    if not all(isinstance(facts.get("base", {}).get(key, ""), str) for key in ("digest", "tokenizer_digest")):
+    if not all(isinstance(facts.get("base", {}).get(key, ""), str) for key in DIGESTS):
         raise ModelError(f"{what} cannot be read: 'base.digest' is invalid", "Name the base with --model")
     name, shape = facts.get("base", {}).get("name"), facts.get("base", {}).get("shape", {})
     if not isinstance(shape, dict):
@@ -209,7 +210,10 @@ def check_fit(base: Base, facts: AdapterFacts, folder: Path, *, ignored: Sequenc
     """Compares what the adapter was made for with the base at hand, but for `ignored`. Raises ModelError that says
     which differs."""
     made_for = facts.get("base", {})
-    mine, theirs = _flat(base_facts(base)), _flat(made_for)
+    here = base_facts(base)
+    mine, theirs = _flat(here), _flat(made_for)
+    if same_weights(here, made_for):  # quantised beforehand, or as they are loaded
+        ignored = (*ignored, "digest")
     for key in [key for key in mine if key in theirs and key not in ignored and mine[key] != theirs[key]]:
         what = {"digest": "weights", "tokenizer_digest": "tokenizer"}.get(key, key)
         detail = "" if "digest" in key else f" ({str(theirs[key])[:40]}, here {mine[key]})"
@@ -224,4 +228,4 @@ def _flat(facts: Mapping[str, object]) -> dict[str, object]:
     shape = facts.get("shape")
     values = {**facts, **(shape if isinstance(shape, dict) else {})}
     order = sorted(values, key=lambda key: "digest" in key)
-    return {key: values[key] for key in order if key not in ("name", "shape")}
+    return {key: values[key] for key in order if key not in ("name", "shape", "original_digest")}

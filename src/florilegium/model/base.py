@@ -24,7 +24,7 @@ from florilegium.model.bitsandbytes_import import import_bitsandbytes
 from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
-from florilegium.model.identity import tokenizer_digest, weights_digest
+from florilegium.model.identity import original_digest, tokenizer_digest, weights_digest
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.model_config import stored_bits
 from florilegium.model.stage import Stage
@@ -53,6 +53,7 @@ class Base:
     compute_dtype: torch.dtype
     digest: str
     tokenizer_digest: str
+    original_digest: str = ""  # of the 16-bit weights that a stored quantised base was made from
     folder: Path | None = None  # where its files lie on this machine
     replaced: list[Replaced] = field(default_factory=list)  # what an adapter put in place of its own values
     # the base whose weights these modules share (`shared_base.py`)
@@ -166,6 +167,7 @@ def load_base(
             check_vocabulary(tokenizer, embedding.weight.shape[0], name)
             vocabulary = tokenizer_digest(tokenizer)
     model.eval().requires_grad_(False)
+    digest = weights_digest(files)
     return Base(
         model,
         tokenizer,
@@ -173,8 +175,9 @@ def load_base(
         bits,
         device,
         compute_dtype,
-        weights_digest(files),
+        digest,
         vocabulary,
+        original_digest(folder, digest),
         folder,
         stage=stage,
         sampling=sampling,

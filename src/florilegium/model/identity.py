@@ -1,13 +1,19 @@
 """What tells one base from another: digests of its weights and its tokenizer, and the shape that no tensor shows.
 
-An adapter remembers them, a run's manifest too, and both are compared before anything is computed."""
+An adapter remembers them, a run's manifest too, and both are compared before anything is computed. A folder that
+`florilegium export MODEL --to quantised` made says in its export.json which 16-bit weights it was made from: what was
+trained on the one goes on the other."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
+from florilegium.errors import ModelError
+from florilegium.model.untrusted import read_json
 from florilegium.model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     from florilegium.model.base import Base
 
 PROBE = "It's 3,14\u2014\u201c\u00catre\u201d \u00e9 e\u0301 ->: 数学, हिन्दी; don't\n\t  STOP... ﬁne"
+EXPORTED = "export.json"  # what an export says of itself
 DIGEST_SLICES, DIGEST_SLICE_BYTES = 64, 65_536
 # What the same weights are computed with: none of it shows in a tensor's size.
 SHAPE = (
@@ -35,12 +42,13 @@ class BaseFacts(TypedDict):
     shape: dict[str, bool | int | float | str]
     digest: str
     tokenizer_digest: str
+    original_digest: NotRequired[str]  # of the 16-bit weights that these were quantised from, where that is known
 
 
 def base_facts(base: Base) -> BaseFacts:
     """What identifies a base: name, shape, digests."""
     config = base.model.config.get_text_config()
-    return {
+    facts: BaseFacts = {
         "name": base.name,
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
@@ -52,6 +60,26 @@ def base_facts(base: Base) -> BaseFacts:
         "digest": base.digest,
         "tokenizer_digest": base.tokenizer_digest,
     }
+    if base.original_digest:
+        facts["original_digest"] = base.original_digest
+    return facts
+
+
+def same_weights(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two bases, by their `base_facts`, are the same one, be it quantised beforehand or as it is loaded."""
+    mine, theirs = ({facts.get(key) for key in ("digest", "original_digest")} - {None} for facts in (one, other))
+    return bool(mine & theirs)
+
+
+def original_digest(folder: Path, digest: str) -> str:
+    """The digest of the 16-bit weights that those in `folder`, which have this `digest`, were quantised from; empty where
+    its export.json does not say so of these very weights."""
+    try:
+        facts = read_json(folder / EXPORTED, str(folder / EXPORTED)) if (folder / EXPORTED).is_file() else {}
+    except ModelError:
+        return ""
+    original = facts.get("weights")
+    return original if isinstance(original, str) and facts.get("quantised_weights") == digest else ""
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,6 +21,7 @@ from florilegium.export.hub_files import EXPORT_FORMAT
 from florilegium.export.merge import Merge
 from florilegium.export.subject import Subject, read_subject
 from florilegium.export.verdict import Verdict
+from florilegium.model.identity import EXPORTED
 from florilegium.runs.cards import export_card
 from florilegium.runs.export_forms import Form, gguf_adapter_form, gguf_form, merged_form, quantised_form
 from florilegium.runs.export_live import Live, ask_live
@@ -32,7 +33,6 @@ from florilegium.storage.run_directory import adapter_folder, find_run
 from florilegium.storage.run_lock import set_aside
 
 FORMS = ("merged", "quantised", "gguf", "gguf-adapter", "onnx")
-FILE = "export.json"
 FORM_OF = {"merged": merged_form, "quantised": quantised_form, "gguf": gguf_form, "gguf-adapter": gguf_adapter_form}
 
 
@@ -130,7 +130,7 @@ def write_export(
     sweep_dead(request.output)
     version = installed_version("florilegium")
     facts = {"format": EXPORT_FORMAT, "to": request.to, "type": form.kind, "version": version, **request.facts(merge)}
-    with new_folder(request.output, facts, needed=form.needed, manifest=FILE) as folder:
+    with new_folder(request.output, facts, needed=form.needed, manifest=EXPORTED) as folder:
         view.say(f"writing {form.what} to {request.output}")
         form.write(folder)
         if live is not None:

@@ -1,11 +1,13 @@
 """`florilegium export MODEL --to quantised`: a base itself as a bitsandbytes checkpoint, without any run.
 
 The steps are those of `export.py`; in place of a live adapter the base's own 16-bit weights answer. Stored so, a model
-is half or a quarter of the bytes to keep and to read, and no load quantises it again."""
+is half or a quarter of the bytes to keep and to read, and no load quantises it again. Its export.json has the digests of
+the weights that it was made from and of those that it holds, by which adapters know it (`model/identity.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from florilegium.errors import UsageError
 from florilegium.export.base_card import base_card
@@ -20,6 +22,7 @@ from florilegium.runs.export import Exported, Request, make_room, write_export
 from florilegium.runs.export_forms import quantised_model
 from florilegium.runs.export_live import ask_base
 from florilegium.runs.recorder import NullView, ProgressView
+from florilegium.storage.atomic_folders import NewFolder
 from florilegium.storage.paths import check_path
 
 
@@ -55,5 +58,12 @@ def export_base(
     with BaseWeights(folder, model, "Name the 16-bit model that it was made from") as weights:
         merge = Merge(weights, None)
         form = quantised_model(merge, folder, kind)
+
+        def write(place: NewFolder) -> None:
+            form.write(place)
+            place.facts["quantised_weights"] = weights_digest(find_weights(place.path, model))
+
         live = ask_base(weights, device, view) if check else None
-        return write_export(request, form, merge, live, "" if check else "asked not to (--no-check)", view)
+        return write_export(
+            request, replace(form, write=write), merge, live, "" if check else "asked not to (--no-check)", view
+        )

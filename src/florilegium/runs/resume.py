@@ -16,6 +16,7 @@ from typing import Any, cast
 from florilegium.config import as_dict, current_settings, dump_config, read_run_config
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.model import base_facts, fast_paths
+from florilegium.model.identity import BaseFacts
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
 from florilegium.runs.finish import Trained
@@ -163,13 +164,18 @@ def read_manifest_of_run(run: RunDirectory) -> RunManifest | None:
     raise UsageError(f"{path} is damaged, so it is impossible to check that data and base are unchanged", fix)
 
 
+def _of_a_base(facts: BaseFacts) -> Mapping[str, object]:
+    """What must be the same; a run of an earlier version does not know what its base was quantised from."""
+    return {name: value for name, value in facts.items() if name != "original_digest"}
+
+
 def _check_same(manifest: RunManifest, prepared: Prepared, directory: Path) -> None:
     if manifest["data"]["digest"] != prepared.rows.digest:
         raise DataError(
             f"the data in {prepared.config.data} has changed since run {directory} started",
             "Restore the original file, or start a new run",
         )
-    if manifest["base"] != base_facts(prepared.base):
+    if _of_a_base(manifest["base"]) != _of_a_base(base_facts(prepared.base)):
         raise ModelError(
             f"the base model {prepared.config.model} has changed since run {directory} started",
             "Restore the original files, or start a new run",
