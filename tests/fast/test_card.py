@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from florilegium import fast
 from florilegium.fast import card as cards
 from florilegium.fast import support
 from florilegium.fast.card import CARDS, Card, acting_as, card_of
-from florilegium.model import ForwardOptions, LoadedModel, choose_compute_dtype, hidden_states, token_losses
+from florilegium.model import (
+    ForwardOptions,
+    LoadedModel,
+    choose_compute_dtype,
+    fast_paths,
+    hidden_states,
+    token_losses,
+)
 from florilegium.model.base import Base
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import make_bloom
@@ -54,6 +62,23 @@ def test_a_kernel_is_refused_on_an_older_card_with_the_reason(name: str) -> None
         assert "compute capability 7.5" in support.shared_unsupported_reason(bloom, CUDA, torch.bfloat16)
     with acting_as(CARDS["RTX 3090"]):
         assert fast.select_kernels("auto", CUDA, 8) == (fast.NAMES, "")
+
+
+@pytest.mark.parametrize(("num_tokens", "head_dim", "flex"), [
+    (256, 8, False), (256, 15, False), (256, 16, True), (256, 80, True), (256, 256, True), (256, 257, False), (192, 64, False),
+])  # fmt: skip
+def test_attention_is_chosen_by_the_shape_before_it_runs(
+    num_tokens: int, head_dim: int, flex: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an Ampere card: the tensors that choose have no numbers."""
+    monkeypatch.setattr(fast.flex_attention, "document_attention", lambda *given: "flex")
+    monkeypatch.setattr(fast_paths.reference, "sdpa_attention", lambda *given: "plain")
+    document_BT = SimpleNamespace(device=CUDA, shape=torch.Size((1, num_tokens)))
+    with acting_as(CARDS["RTX 3090"]):
+        slopes_H = torch.ones(4)
+        chosen = fast_paths.attention(("flex-attention",), document_BT, slopes_H, torch.bfloat16, head_dim)  # type: ignore[arg-type]
+        none = fast_paths.attention((), document_BT, slopes_H, torch.bfloat16, head_dim)  # type: ignore[arg-type]
+    assert chosen == ("flex" if flex else "plain") and none == "plain"
 
 
 def test_acting_as_a_consumer_card_takes_no_hopper_instruction_and_smaller_tiles(

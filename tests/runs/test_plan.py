@@ -23,6 +23,7 @@ from florilegium.runs.setup import install_kernels, make_ready
 from florilegium.runs.train import train
 from florilegium.tokens import pack
 from florilegium.training import Distributed, batch_sampler
+from tests.tiny import save_tiny
 
 ALL = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
@@ -52,6 +53,23 @@ def test_a_named_kernel_that_cannot_run_is_refused(tiny: Path) -> None:
     prepared = prepared_for_block(tiny, "fused-blocks,chunked-loss")
     with pytest.raises(UsageError, match="'fused-blocks' cannot run"):
         plan_execution(prepared, with_adapter(prepared))
+
+
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "taken"), [(4, 8, False), (4, 15, False), (4, 16, True), (1, 264, False)]
+)
+def test_flex_attention_is_chosen_by_the_size_of_heads(tmp_path: Path, heads: int, head_dim: int, taken: bool) -> None:
+    """torch would refuse a head of 8 columns on a GPU while it compiles the first step."""
+    model = save_tiny(tmp_path / "bloom", heads=heads, head_dim=head_dim)
+    names = ("flex-attention", "chunked-loss")
+    prepared = replace(prepared_for_block(model, "auto"), kernels=names)
+    assert plan_execution(prepared, with_adapter(prepared)).kernels == (names if taken else names[1:])
+    named = replace(prepared_for_block(model, ",".join(names)), kernels=names)
+    if taken:
+        assert plan_execution(named, with_adapter(named)).kernels == names
+    else:
+        with pytest.raises(UsageError, match=f"'flex-attention' cannot run: the model's heads have {head_dim} columns"):
+            plan_execution(named, with_adapter(named))
 
 
 def test_nothing_changes_what_was_planned(tiny: Path) -> None:

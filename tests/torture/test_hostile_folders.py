@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 import florilegium
 from florilegium.config import TrainConfig
@@ -29,6 +31,8 @@ from florilegium.model import (
     save_adapter,
     set_adapter_state,
 )
+from florilegium.model.bloom_loader import load_streamed
+from florilegium.model.families.bloom import Bloom
 from florilegium.model.identity import weights_digest
 from florilegium.model.model_config import model_config
 from florilegium.model.untrusted import read_json
@@ -81,6 +85,23 @@ def test_a_base_that_is_not_whole(tiny: Path, tmp_path: Path) -> None:
     refused(BASES["NOT_WHOLE"], tiny, tmp_path, as_base)
 
 
+@pytest.mark.parametrize("kind", ["NOT_WHOLE", "LEADS_ELSEWHERE"])
+def test_a_base_is_refused_by_the_readers_of_a_gpu_too(
+    tiny: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU BLOOM's files are read by `tensor_reader.py`, and safetensors' own checks are never reached."""
+    streamed = []
+
+    def stream(self: Bloom, *given: Any) -> PreTrainedModel | None:
+        streamed.append(load_streamed(*given))
+        return streamed[-1]
+
+    monkeypatch.setattr(Bloom, "load_quantized", stream)
+    load_base(str(tiny), bits=8, device=CPU)
+    assert streamed[-1] is not None
+    refused(BASES[kind], tiny, tmp_path, lambda folder, n: load_base(str(folder), bits=8 - n % 2 * 4, device=CPU))
+
+
 @pytest.mark.parametrize("kind", BASES)
 def test_the_reader_of_an_export_tells_it_too(tiny: Path, tmp_path: Path, kind: str) -> None:
     """`BaseWeights` reads a base without loading it: what it does not refuse (tokenizers are not its to read), it reads,
@@ -106,6 +127,24 @@ def test_tensors_on_one_another_are_seen_before_a_library_reads_them(tiny: Path,
     folder = copied(tiny, tmp_path / "model", BASES["NOT_WHOLE"]["tensors on one another"])
     with pytest.raises(ModelError, match="overlap"):
         find_weights(folder, "it")
+
+
+@pytest.mark.parametrize(
+    ("kind", "member", "said"),
+    [
+        ("WANTS_CODE", "a tokenizer's object", "sets 'tokenizer_object', which is a part of the program"),
+        ("WANTS_CODE", "a tokenizer's method", "sets 'encode', which is a part of the program"),
+        ("NOT_WHOLE", "a note that is a number", "its __metadata__ holds more than texts"),
+        *[("OUT_OF_BOUNDS", f"a word as number {n}", f"'zzz' the number {n}") for n in (-1, 1 << 31, 1 << 40)],
+    ],
+)
+def test_what_versions_of_libraries_take_or_die_of_is_refused_before_them(
+    tiny: Path, tmp_path: Path, kind: str, member: str, said: str
+) -> None:
+    """Transformers 5.17 took the object and walked through all numbers below a word's, in gigabytes."""
+    folder = copied(tiny, tmp_path / "model", BASES[kind][member])
+    with pytest.raises(ModelError, match=re.escape(said)):
+        load_base(str(folder), bits=8, device=CPU)
 
 
 def test_an_index_that_leads_elsewhere(tiny: Path, tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
     return {
         "fused-blocks": no_cuda or ("" if quantized else "it is for a base of 8 or 4 bits"),
         "fast-decode": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
-        "flex-attention": flex_attention.unsupported_reason(device, flex_attention.FLEX_BLOCK),
+        "flex-attention": flex_attention.unsupported_reason(
+            device, flex_attention.FLEX_BLOCK, flex_attention.MIN_HEAD_DIM
+        ),
         "quantized-linear": "" if quantized else f"the base has {bits} bits, and it is for 8 and 4",
         "chunked-loss": "",
     }
@@ -90,6 +92,11 @@ def make_block_stack(
     from florilegium.fast.training.saved_activations import ActivationPlan
 
     return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths, held)
+
+
+def flex_attention_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
+    """Why torch's flex_attention cannot run on this BloomModel, or an empty string."""
+    return flex_attention.unsupported_heads(bloom.embed_dim // bloom.num_heads)
 
 
 def supports_int8_matmul(bloom: Bloom, held: range | None = None) -> bool:
@@ -138,6 +145,7 @@ __all__ = [
     "decoder_unsupported",
     "describe_int8_path",
     "flex_attention",
+    "flex_attention_unsupported",
     "frozen_linear",
     "head_losses",
     "install_kernels",

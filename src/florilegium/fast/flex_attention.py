@@ -1,8 +1,8 @@
 """Causal ALiBi attention inside each document of a packed row, by torch's flex_attention; its reference is
 `reference/attention.py`.
 
-Compiled; CUDA only; blocks between documents are skipped; T a multiple of 128. Shapes: B rows, H heads, T tokens, D
-head dimension."""
+Compiled; CUDA only; blocks between documents are skipped; T a multiple of 128, D from 16 to 256. Shapes: B rows, H
+heads, T tokens, D head dimension."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from florilegium.fast.card import no_bfloat16
 from florilegium.reference.attention import Attend
 
 FLEX_BLOCK = 128
+MIN_HEAD_DIM = 16  # its matmuls take no fewer columns: torch refuses it while compiling, in the middle of a step
+MAX_HEAD_DIM = 256  # beyond, torch has no tiles that were measured
 
 
 def document_attention(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype) -> Attend:
@@ -42,15 +44,22 @@ def document_attention(document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype:
     return attend
 
 
-def unsupported_reason(device: torch.device, num_tokens: int) -> str:
-    """Why `document_attention` cannot run for this row, or an empty string."""
+def unsupported_reason(device: torch.device, num_tokens: int, head_dim: int) -> str:
+    """Why `document_attention` cannot run for this row and heads of this size, or an empty string."""
     if device.type != "cuda":
         return "flex_attention has no backward pass on the CPU"
     if no_bfloat16(device):
         return "it was never run on a card older than Ampere (compute capability 8.0)"
     if num_tokens % FLEX_BLOCK:
         return f"rows must be a multiple of {FLEX_BLOCK} tokens"
-    return ""
+    return unsupported_heads(head_dim)
+
+
+def unsupported_heads(head_dim: int) -> str:
+    """Why no row of such heads can be given to it, or an empty string."""
+    if MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
+        return ""
+    return f"the model's heads have {head_dim} columns, and it takes {MIN_HEAD_DIM} to {MAX_HEAD_DIM}"
 
 
 @cache

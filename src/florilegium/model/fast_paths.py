@@ -21,6 +21,7 @@ from florilegium.reference import LogitRule
 
 HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
 NONE_HERE = "this installation has no fast paths"
+OF_THE_MODEL = ("fused-blocks", "fast-decode", "flex-attention")  # it decides, not the machine alone
 PIECE = 1024  # rows of logits at a time, where the chunked loss is not installed
 
 if HAS_FAST:
@@ -108,12 +109,17 @@ def install_kernels(model: torch.nn.Module, names: tuple[str, ...]) -> None:
 
 
 def unsupported(name: str, loaded: LoadedModel) -> str:
-    """Why 'fused-blocks' or 'fast-decode' cannot run on this model, or an empty string."""
+    """Why one of the kernels in `OF_THE_MODEL` cannot run on this model, or an empty string."""
     if not HAS_FAST:
         return NONE_HERE
     if not loaded.base.packs:
-        return "it supports BLOOM models only"
-    reason = {"fused-blocks": fast.block_stack_unsupported, "fast-decode": fast.decoder_unsupported}[name]
+        # other families attend in their own way; runs of theirs on a GPU name it, and go on
+        return "" if name == "flex-attention" else "it supports BLOOM models only"
+    reason = {
+        "fused-blocks": fast.block_stack_unsupported,
+        "fast-decode": fast.decoder_unsupported,
+        "flex-attention": fast.flex_attention_unsupported,
+    }[name]
     bloom = _bloom(loaded)
     return reason(bloom, loaded.base.device, loaded.base.compute_dtype)
 
@@ -146,13 +152,14 @@ def _losses_in_pieces(
 
 
 def attention(
-    names: tuple[str, ...], document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype
+    names: tuple[str, ...], document_BT: torch.Tensor, slopes_H: torch.Tensor, dtype: torch.dtype, head_dim: int
 ) -> reference.Attend:
-    """Attention inside the documents of a batch. A row that flex_attention cannot take goes to the reference: the names
-    say what may run."""
-    device, num_tokens = document_BT.device, document_BT.shape[1]
-    if HAS_FAST and "flex-attention" in names and not fast.flex_attention.unsupported_reason(device, num_tokens):
-        return fast.flex_attention.document_attention(document_BT, slopes_H, dtype)
+    """Attention inside the documents of a batch. Rows and heads that flex_attention cannot take go to the reference: the
+    names say what may run."""
+    if HAS_FAST and "flex-attention" in names:
+        device, num_tokens = document_BT.device, document_BT.shape[1]
+        if not fast.flex_attention.unsupported_reason(device, num_tokens, head_dim):
+            return fast.flex_attention.document_attention(document_BT, slopes_H, dtype)
     return reference.sdpa_attention(document_BT, slopes_H, dtype)
 
 

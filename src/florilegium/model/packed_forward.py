@@ -109,7 +109,8 @@ def _through(
     compute = loaded.base.compute_dtype
     # One mask for all blocks: it depends on the documents, not on the layer.
     slopes_H = family.alibi_slopes(loaded.model, hidden_BTW.device)
-    attend = fast_paths.attention(options.kernels, batch.document_BT, slopes_H, compute)
+    head_dim = hidden_BTW.shape[-1] // len(slopes_H)
+    attend = fast_paths.attention(options.kernels, batch.document_BT, slopes_H, compute, head_dim)
     for block in blocks:
         if options.recompute and torch.is_grad_enabled():
             # Not reentrant: the embedding needs no gradient, and the reentrant form would then give the adapter none.

@@ -61,6 +61,7 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str) -> PreTra
         check_rules(read_json(folder / "tokenizer.json", f"the tokenizer.json of {name}", MAX_FILE_BYTES), name)
     path = folder / "tokenizer_config.json"
     settings = read_json(path, f"the {path.name} of {name}", MAX_FILE_BYTES) if path.exists() else {}
+    check_settings(settings, name)
     for chosen in (settings.get("tokenizer_class"), settings.get("tokenizer_type"), config.get("tokenizer_class")):
         if chosen is not None:
             check_class(chosen, name)
@@ -90,6 +91,20 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, na
             f"(token {number}, {word[:40]!r})",
             "Call model.resize_token_embeddings(len(tokenizer)) and save it again, or choose another model",
         )
+
+
+def check_settings(settings: Mapping[str, Any], name: str) -> None:
+    """Raises ModelError where tokenizer_config.json puts a value in place of the tokenizer itself or of one of its methods:
+    versions of Transformers take it, die of it or pass it over."""
+    import transformers
+
+    methods = transformers.PreTrainedTokenizerFast
+    for key in settings:
+        if key == "tokenizer_object" or callable(getattr(methods, key, None)):
+            raise ModelError(
+                f"the tokenizer_config.json of {name} sets {key[:40]!r}, which is a part of the program and no setting",
+                f"Take {key[:40]!r} out of it, or choose another model",
+            )
 
 
 def check_class(chosen: object, name: str) -> None:

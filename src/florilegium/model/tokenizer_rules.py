@@ -18,6 +18,7 @@ from florilegium.errors import ModelError
 MAX_GROWTH = 256
 MAX_WORD = 8192  # letters of a token; those of rows of spaces have some hundreds
 MAX_ADDED_IDS = 256
+MAX_ID = 1 << 24  # the largest vocabularies have 262,144 words; some versions of Transformers walk through all numbers
 # What one rule makes of one letter at most, where its JSON does not say it.
 GROWTH = {"ByteLevel": 2, "BertNormalizer": 3}
 FIX = "Get the model again, or choose another --model"
@@ -37,6 +38,9 @@ def check_rules(values: Mapping[str, Any], name: str) -> None:
         raise ModelError(f"{what} cuts a text otherwise each time (dropout {str(model['dropout'])[:20]})", FIX)
     if any(len(word) > MAX_WORD for word in _words(values, model)):
         raise ModelError(f"{what} holds a token of more than {MAX_WORD:,} letters", FIX)
+    for word, number in _numbers(values, model):
+        if not 0 <= number < MAX_ID:
+            raise ModelError(f"{what} gives the token {word[:40]!r} the number {str(number)[:20]}", FIX)
     if sum(len(ids) for ids in _added_ids(values.get("post_processor"))) > MAX_ADDED_IDS:
         raise ModelError(f"{what} adds more than {MAX_ADDED_IDS} tokens to each text", FIX)
 
@@ -81,6 +85,15 @@ def _words(values: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]
     if isinstance(added, list):
         yield from (str(token.get("content", "")) for token in added if isinstance(token, dict))
     yield from (str(model.get(key) or "") for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"))
+
+
+def _numbers(values: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Tokens and their numbers, those that are whole numbers: of others the library says what is wrong."""
+    vocabulary, added = model.get("vocab"), values.get("added_tokens")
+    pairs = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
+    tokens = added if isinstance(added, list) else []
+    pairs += [(str(token.get("content", "")), token.get("id")) for token in tokens if isinstance(token, dict)]
+    yield from ((word, number) for word, number in pairs if type(number) is int)
 
 
 def _added_ids(part: Any) -> Iterator[list[Any]]:

@@ -129,9 +129,10 @@ def _usable_kernels(prepared: Prepared, loaded: LoadedModel) -> tuple[str, ...]:
 
 def _refused(prepared: Prepared, loaded: LoadedModel, name: str) -> bool:
     """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
-    if name not in ("fused-blocks", "fast-decode"):
+    if name not in fast_paths.OF_THE_MODEL:
         return False
-    reason = "" if name == "fused-blocks" or not prepared.stages else "a process of a pipeline cannot write texts"
+    texts = name == "fast-decode" and prepared.stages
+    reason = "a process of a pipeline cannot write texts" if texts else ""
     reason = reason or fast_paths.unsupported(name, loaded)
     if reason and prepared.requested_kernels != "auto":
         raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")

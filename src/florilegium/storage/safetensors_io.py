@@ -96,7 +96,10 @@ def read_header(path: Path, what: str) -> dict[str, TensorEntry]:
         raise ModelError(f"{what} cannot be read: its header is not JSON", fix) from None
     if not isinstance(header, dict):
         raise ModelError(f"{what} cannot be read: its header is not a JSON object", fix)
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", {})
+    # the library refuses this too, and our own readers of weights open a file without it
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise ModelError(f"{what} cannot be read: its __metadata__ holds more than texts", fix)
     _check_header(header, size - 8 - length, what, fix)
     return header
 
