@@ -114,16 +114,18 @@ def test_rows_of_several_adapters_add_each_its_own(R: int, split: int, kind: int
 @on_a_card
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", [8, 16, 4, 5])
-@pytest.mark.parametrize("split", [1, 2])
-def test_a_row_is_the_same_whatever_the_number_of_rows(form: int, split: int) -> None:
-    """To the bit: M chooses the tile, and no tile may sum in another order."""
-    weight, _ = linear(form, 320, 1024)
-    x = torch.randn(1024, 1024, device=DEVICE).to(DTYPE)
+@pytest.mark.parametrize(("N", "K", "split"), [(320, 1024, 1), (320, 1024, 2), (16384, 4096, 1), (4096, 16384, 2)])
+def test_a_row_is_the_same_whatever_the_number_of_rows(form: int, N: int, K: int, split: int) -> None:
+    """To the bit, and each time: M chooses the tile, and no tile may sum in another order. With as many outputs as a 7b1
+    has, a multiprocessor runs several programs: one whose warps did not wait for each other was right alone."""
+    weight, _ = linear(form, N, K)
+    x = torch.randn(1024, K, device=DEVICE).to(DTYPE)
     all_rows: list[torch.Tensor] = []
-    for M in (1, 16, 32, 64, 128, 256, 384, 1024):
-        out = torch.full((split, M, 320), float("nan"), device=DEVICE)
-        matmul_kernel.stored_matmul(x, weight, out, M, matmul_kernel.PARTIAL, split=split)
-        all_rows.append(out)
+    for M in (1, 16, 32, 64, 128, 256, 384, 512, 1024):
+        for _ in range(3):
+            out = torch.full((split, M, N), float("nan"), device=DEVICE)
+            matmul_kernel.stored_matmul(x, weight, out, M, matmul_kernel.PARTIAL, split=split)
+            all_rows.append(out)
     for fewer, more in itertools.pairwise(all_rows):
         assert torch.equal(fewer, more[:, : fewer.shape[1]]), more.shape
 

@@ -10,7 +10,7 @@ bias and GELU (GELU), scale and bias, with query, keys and values stored where a
 
 A row's result does not depend on its neighbours, bit by bit: for a given weight the order of its sum is one and the
 same, whatever the number of rows. Tiles only grow in M, and the split of K is the weight's own; that the matrix unit's
-own order does not depend on the tile was seen on an H100. It makes a text the same in every batch. Shapes: M rows, N
+own order does not depend on the tile was seen on an H100 and an H200. It makes a text the same in every batch. Shapes: M rows, N
 outputs, K inputs, R rank of an adapter (a power of two from 16), S positions of the cache, D head dimension."""
 
 # ruff: noqa: E741, N803
@@ -207,17 +207,21 @@ def padded(M: int) -> tuple[int, int]:
 
 def tile(M: int, K: int, split: int, bits: int, *, roomy: bool) -> dict[str, int]:
     """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/generate/steps.py --tiles`).
-    `roomy`: the multiprocessor has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less."""
+    `roomy`: the multiprocessor has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less.
+
+    Always 4 warps. With 8, which are two of Hopper's groups, Triton 3.6 makes a program that sums int8 wrongly, and
+    otherwise each time, as soon as a multiprocessor runs two of them (seen on an H200: a text's bits then depended on
+    how many prompts were read with it)."""
     BM = padded(M)[0]
+    many = BM == 128
+    widest = 128 if bits == 16 or (many and bits == 8) else 64 if many else 256
     # whole steps alone: the kernel's loop has no mask along K
-    BK = next(b for b in (256 if bits in (4, 8) and BM <= 64 else 128, 128, 64) if K % (split * b) == 0)
-    if BM == 128:
-        if bits == 4:
-            return {"BM": BM, "BN": 128, "BK": 64, "num_warps": 8, "STAGES": 3}
-        # 256 rows read the weight once where two tiles of 128 read it twice
-        wider = roomy and split > 1 and M % 256 == 0
-        return {"BM": 256 if wider else BM, "BN": 128, "BK": 64, "num_warps": 8, "STAGES": 4 if roomy else 3}
-    stages = (4 if BM <= 32 and bits in (8, 16) else 3) - (not roomy)
+    BK = next(b for b in (widest, 128, 64) if b <= widest and K % (split * b) == 0)
+    if many:
+        BK = BK if roomy and bits == 8 else 64
+        stages = 3 if BK == 128 or not roomy else 4
+    else:
+        stages = (4 if BM <= 32 and bits in (8, 16) else 3) - (not roomy)
     return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "STAGES": stages}
 
 
