@@ -209,20 +209,16 @@ def tile(M: int, K: int, split: int, bits: int, *, roomy: bool) -> dict[str, int
     """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/generate/steps.py --tiles`).
     `roomy`: the multiprocessor has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less.
 
-    Always 4 warps. With 8, which are two of Hopper's groups, Triton 3.6 makes a program that sums int8 wrongly, and
-    otherwise each time, as soon as a multiprocessor runs two of them (seen on an H200: a text's bits then depended on
-    how many prompts were read with it)."""
+    Always 4 warps. With 8, two of Hopper's groups, Triton 3.6 makes a program that sums int8 wrongly as soon as a
+    multiprocessor runs two of them (seen on an H200; docs/dev-log.md)."""
     BM = padded(M)[0]
-    many = BM == 128
-    widest = 128 if bits == 16 or (many and bits == 8) else 64 if many else 256
+    fixed = {"BM": BM, "BN": 64, "num_warps": 4}
+    if BM == 128:
+        long = bits == 8 and roomy and K % (split * 128) == 0
+        return fixed | {"BK": 128 if long else 64, "STAGES": 3 if long or not roomy else 4}
     # whole steps alone: the kernel's loop has no mask along K
-    BK = next(b for b in (widest, 128, 64) if b <= widest and K % (split * b) == 0)
-    if many:
-        BK = BK if roomy and bits == 8 else 64
-        stages = 3 if BK == 128 or not roomy else 4
-    else:
-        stages = (4 if BM <= 32 and bits in (8, 16) else 3) - (not roomy)
-    return {"BM": BM, "BN": 64, "BK": BK, "num_warps": 4, "STAGES": stages}
+    BK = next(b for b in (256 if bits in (4, 8) else 128, 128, 64) if K % (split * b) == 0)
+    return fixed | {"BK": BK, "STAGES": (4 if BM <= 32 and bits in (8, 16) else 3) - (not roomy)}
 
 
 def _roomy(device: torch.device) -> bool:
