@@ -15,6 +15,7 @@ from florilegium.model.lora import (
 )
 from florilegium.model.packed_forward import hidden_states, residual_dtype, stage_output, token_losses
 from florilegium.model.rehearsal import check_bits, rehearse_adapter, rehearse_training
+from florilegium.model.row_dropout import rows_drawn
 from florilegium.model.stage import Stage
 from florilegium.model.weight_files import LoadProgress
 
@@ -40,6 +41,7 @@ __all__ = [
     "rehearse_adapter",
     "rehearse_training",
     "residual_dtype",
+    "rows_drawn",
     "save_adapter",
     "set_adapter_state",
     "stage_output",

@@ -25,6 +25,7 @@ from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.families import family_of
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
+from florilegium.model.row_dropout import draw_by_rows
 from florilegium.storage.atomic_files import disk_errors
 from florilegium.storage.atomic_folders import commit_folder
 from florilegium.storage.finite import check_tensors
@@ -68,6 +69,7 @@ def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
         raise ModelError(
             f"no adapter fits {base.name} ({reason_of(error)})", "Name its linear layers with --target-modules"
         ) from error
+    draw_by_rows(model)
     return model
 
 

@@ -5,6 +5,7 @@ Nothing outside this folder is imported here.
 """
 
 from florilegium.reference.attention import Attend, alibi_slopes, sdpa_attention
+from florilegium.reference.dropout import drop_limit, dropout_keep
 from florilegium.reference.head_loss import cross_entropy_losses
 from florilegium.reference.logits import AS_THEY_ARE, LogitRule, head_logits
 
@@ -14,6 +15,8 @@ __all__ = [
     "LogitRule",
     "alibi_slopes",
     "cross_entropy_losses",
+    "drop_limit",
+    "dropout_keep",
     "head_logits",
     "sdpa_attention",
 ]

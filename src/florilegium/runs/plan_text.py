@@ -45,7 +45,7 @@ def say_plan(
     stages = prepared.stages
     if world > 1:
         shared = describe_stages(stages) if stages else describe_processes(world, config)
-        view.say(f"parallel {shared}{_differing(config)}")
+        view.say(f"parallel {shared}{_differing(config, base.device)}")
         if stages:
             view.say(
                 "         no samples and no verdict: none of them can write texts; florilegium generate does, later"
@@ -72,9 +72,10 @@ def describe_processes(world: int, config: TrainConfig) -> str:
     return f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
 
 
-def _differing(config: TrainConfig) -> str:
-    """What of the result depends on the number of processes."""
-    random = [n for n, on in (("dropout", config.lora_dropout), ("NEFTune's noise", config.neftune_alpha)) if on]
+def _differing(config: TrainConfig, device: torch.device) -> str:
+    """What of the result depends on the number of processes. On a CPU dropout does not (`model/row_dropout.py`)."""
+    dropout = config.lora_dropout if device.type != "cpu" else 0
+    random = [n for n, on in (("dropout", dropout), ("NEFTune's noise", config.neftune_alpha)) if on]
     verb = "differs" if len(random) == 1 else "differ"
     return f"; {' and '.join(random)} {verb} with their number" if random else ""
 

@@ -10,6 +10,7 @@ from florilegium.tokens.encode import (
     encode_ways,
     end_of_text,
     label_prompt,
+    numbered,
     preflight,
     text_ids,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "end_of_text",
     "epoch_order",
     "label_prompt",
+    "numbered",
     "pack",
     "preflight",
     "text_ids",

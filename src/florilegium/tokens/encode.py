@@ -13,7 +13,8 @@ that was never taught: `preflight` compares the ids of every prompt with those o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from florilegium.errors import DataError, ModelError
@@ -31,10 +32,18 @@ ROWS_AT_ONCE = 4096  # beside its ids a tokenizer keeps offsets, masks and piece
 
 @dataclass(frozen=True)
 class Example:
-    """One row as the model sees it. `loss_mask[i]` says whether the model is asked to predict `token_ids[i]`."""
+    """One row as the model sees it. `loss_mask[i]` says whether the model is asked to predict `token_ids[i]`. `number` is
+    that of its first token among all tokens of a step, once it is in one (`numbered`)."""
 
     token_ids: list[int]
     loss_mask: list[bool]
+    number: int | None = None
+
+
+def numbered(examples: Sequence[Example]) -> list[Example]:
+    """The rows of a step, each with the number of its first token: the same wherever it is packed, and by whom."""
+    firsts = accumulate((len(example.token_ids) - 1 for example in examples), initial=0)
+    return [replace(example, number=first) for example, first in zip(examples, firsts, strict=False)]
 
 
 @dataclass(frozen=True)

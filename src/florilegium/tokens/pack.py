@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
-from florilegium.tokens.encode import Example
+from florilegium.tokens.encode import Example, numbered
 
 NO_TARGET = -100  # the field's convention for "not learned": torch's cross_entropy ignores it
 NO_DOCUMENT = -1
@@ -36,6 +36,7 @@ class Batch:
     document_BT: torch.Tensor  # int32, NO_DOCUMENT where padded
     position_BT: torch.Tensor  # int32, counted from the start of each document
     remaining_BT: torch.Tensor  # int32, tokens from here to the end of the document, this one included; 1 where padded
+    number_BT: torch.Tensor  # int32, of the token among all those of its step, by which dropout draws; 0 where padded
     # int64, places of the targets in the flattened rows (bucketed: and of places without); all, if as many
     target_index_N: torch.Tensor
     num_tokens: int
@@ -82,6 +83,8 @@ def pack(examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
     """All `examples` in as few positions as `plan` allows. No example is split or cut: a row grows to its longest."""
     if not examples:
         return []
+    if any(example.number is None for example in examples):
+        examples = numbered(examples)
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].token_ids), i))
     sized = [(len(examples[i].token_ids) - 1, i) for i in order]
     groups = _like_lengths(sized, plan) if plan.separate else _groups(_rows(sized, plan), examples, plan)
@@ -167,11 +170,8 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
     width = plan.round_up(max(sum(len(e.token_ids) - 1 for e in row) for row in rows))
     shape = (len(rows), width)
     tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_TARGET, np.int64)
-    documents, positions, remaining = (
-        np.full(shape, NO_DOCUMENT, np.int32),
-        np.zeros(shape, np.int32),
-        np.ones(shape, np.int32),
-    )
+    documents, remaining = np.full(shape, NO_DOCUMENT, np.int32), np.ones(shape, np.int32)
+    positions, numbers = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     document = 0
     for b, row in enumerate(rows):
         start = 0
@@ -183,6 +183,7 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
             documents[b, here] = document
             positions[b, here] = np.arange(size)
             remaining[b, here] = np.arange(size, 0, -1)
+            numbers[b, here] = positions[b, here] + (example.number or 0)
             document, start = document + 1, start + size
     flat = targets.ravel() != NO_TARGET
     (learned,) = flat.nonzero()
@@ -196,5 +197,5 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
         )
     one_a_row = all(len(row) == 1 for row in rows)
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
-    parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, learned)]
-    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], num_tokens, num_targets, one_a_row)
+    parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, numbers, learned)]
+    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], num_tokens, num_targets, one_a_row)

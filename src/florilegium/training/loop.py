@@ -17,7 +17,7 @@ from florilegium.errors import Interrupted, ResourceError, counted
 from florilegium.model import token_losses
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
-from florilegium.tokens import Batch, BatchSampler, Example, PackPlan, pack
+from florilegium.tokens import Batch, BatchSampler, Example, PackPlan, numbered, pack
 from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.guards import check_eval_loss
 from florilegium.training.length import RunLength
@@ -131,6 +131,7 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
     """Starts one optimiser step on `examples`. When memory runs out it is taken again in smaller pieces, with the same
     gradient."""
     whole: StepCounts | None = None
+    examples = numbered(examples)
     if trainer.distributed.has_others:
         whole, examples = StepCounts.of_examples(examples), trainer.share_of(examples)
     while True:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from florilegium.model import ForwardOptions, LoadedModel, Stage, residual_dtype, stage_output
+from florilegium.model import ForwardOptions, LoadedModel, Stage, residual_dtype, rows_drawn, stage_output
 from florilegium.tokens import Batch, Example, PackPlan, pack
 from florilegium.tokens.deal import deal
 from florilegium.training.distributed import Distributed
@@ -107,15 +107,15 @@ class _Link:
 
 @dataclass
 class _Step:
-    """A step under way on one stage. `waiting` are what went in and what came out of micro-batches whose gradient has
-    not come yet, the oldest first."""
+    """A step under way on one stage. `waiting` are micro-batches whose gradient has not come yet, with what went in and
+    what came out, the oldest first."""
 
     pipeline: Pipeline
     loaded: LoadedModel
     options: ForwardOptions
     num_targets: int
     scale: float
-    waiting: deque[tuple[torch.Tensor | None, torch.Tensor]] = field(default_factory=deque)
+    waiting: deque[tuple[Batch, torch.Tensor | None, torch.Tensor]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.link = _Link(self.pipeline.distributed, self.loaded, self.options)
@@ -137,17 +137,19 @@ class _Step:
     def forward(self, batch: Batch, received: torch.Tensor | None) -> torch.Tensor:
         if received is not None:
             received.requires_grad_()
-        out = stage_output(self.loaded, batch, self.options, received)
+        with rows_drawn(batch):
+            out = stage_output(self.loaded, batch, self.options, received)
         if self.pipeline.stage.has_head:
             part = out.sum() / self.num_targets
             self.loss += part.detach()
             out = part * self.scale
-        self.waiting.append((received, out))
+        self.waiting.append((batch, received, out))
         return out
 
     def backward(self, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """Of the oldest micro-batch that waits; returns the gradient of what went in. `gradient` is that of what came
         out, None: it is the loss."""
-        received, out = self.waiting.popleft()
-        out.backward(gradient)  # type: ignore[no-untyped-call]  # torch's
+        batch, received, out = self.waiting.popleft()
+        with rows_drawn(batch):  # activations may be made again
+            out.backward(gradient)  # type: ignore[no-untyped-call]  # torch's
         return None if received is None else received.grad

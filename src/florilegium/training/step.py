@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from florilegium.model import token_losses
+from florilegium.model import rows_drawn, token_losses
 from florilegium.tokens import Batch
 from florilegium.training.guards import check_step
 from florilegium.training.memory import peak_memory
@@ -89,9 +89,9 @@ def take_step(trainer: Trainer, batches: Sequence[Batch], whole: StepCounts | No
     if trainer.pipeline is not None:
         loss = _gradients_of_stage(trainer, trainer.pipeline, batches, counts.targets, number)
     elif trainer.replay is None:
-        loss = _gradients_as_written(trainer, batches, counts.targets)
+        loss = _gradients_as_written(trainer, _seeded(trainer, batches, number), counts.targets)
     else:
-        loss = _gradients_replayed(trainer, batches, counts.targets)
+        loss = _gradients_replayed(trainer, _seeded(trainer, batches, number), counts.targets)
     sums: StepSums | None = None
     if trainer.distributed.has_others:
         add_up = sum_step if trainer.pipeline is None else sum_stages
@@ -115,11 +115,11 @@ def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_target
     # dtypes are named: another thread that loads a model sets the process's default to bfloat16 meanwhile
     loss = torch.zeros((), dtype=torch.float32, device=device)
     scale = _scale(trainer, num_targets)
-    for batch in batches:
-        losses_N = token_losses(trainer.loaded, _seeded(batch).to(device), trainer.options)
-        part = losses_N.sum() / num_targets
-        # torch's own: a launcher's variables would have Accelerate divide it again
-        (part * scale).backward()  # type: ignore[no-untyped-call]
+    for batch in (batch.to(device) for batch in batches):
+        with rows_drawn(batch):
+            part = token_losses(trainer.loaded, batch, trainer.options).sum() / num_targets
+            # torch's own: a launcher's variables would have Accelerate divide it again
+            (part * scale).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     _unscale(trainer, scale)
     return loss
@@ -140,10 +140,7 @@ def _gradients_of_stage(
     trainer: Trainer, pipeline: Pipeline, batches: Sequence[Batch], num_targets: int, number: int
 ) -> torch.Tensor:
     scale = _scale(trainer, num_targets)
-    # The same in all stages: a block of the fused blocks drops the same numbers wherever it lies.
-    chances = torch.Generator().manual_seed(seed_of(trainer.config.seed, number, 0))
-    seeded = [_seeded(batch, chances) for batch in batches]
-    loss = pipeline.gradients(trainer.loaded, seeded, trainer.options, num_targets, scale)
+    loss = pipeline.gradients(trainer.loaded, _seeded(trainer, batches, number), trainer.options, num_targets, scale)
     _unscale(trainer, scale)
     return loss
 
@@ -153,7 +150,7 @@ def _gradients_replayed(trainer: Trainer, batches: Sequence[Batch], num_targets:
     loss = torch.zeros((), dtype=torch.float32, device=trainer.device)
     share_1 = torch.full((1,), 1 / num_targets, dtype=torch.float32)
     for batch in batches:
-        loss += trainer.replay({**_tensors(_seeded(batch)), "share_1": share_1})
+        loss += trainer.replay({**_tensors(batch), "share_1": share_1})
     return loss
 
 
@@ -171,10 +168,13 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     return part.detach()
 
 
-def _seeded(batch: Batch, chances: torch.Generator | None = None) -> Batch:
-    """The batch with chances of its own, drawn on the host: a checkpoint keeps its generator, so a resumed run drops
-    the same."""
-    return replace(batch, seed_1=torch.randint(2**31 - 1, (1,), generator=chances))
+def _seeded(trainer: Trainer, batches: Sequence[Batch], number: int) -> list[Batch]:
+    """The batches with the seed of their dropout: a function of `--seed` and the step's number, so that a resumed run drops
+    the same, and so do all processes. The fused blocks count the tokens of each batch from 0: theirs has one of its own."""
+    fused, rank = trainer.options.block_stack is not None, trainer.distributed.rank if trainer.pipeline is None else 0
+    chances = torch.Generator().manual_seed(seed_of(trainer.config.seed, number, rank if fused else 0))
+    seeds = [torch.randint(2**31 - 1, (1,), generator=chances) for _ in batches]
+    return [replace(batch, seed_1=seed if fused else seeds[0]) for batch, seed in zip(batches, seeds, strict=True)]
 
 
 def _tensors(batch: Batch) -> dict[str, torch.Tensor]:

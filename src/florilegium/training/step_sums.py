@@ -117,5 +117,5 @@ def padding_of(rest: Sequence[float]) -> float:
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:
-    """A seed for what is random in a process's part of a step (dropout): it needs no state in a checkpoint."""
+    """A seed for what is random in a process's part of a step (dropout, noise): it needs no state in a checkpoint."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -14,6 +14,7 @@ from florilegium.fast.training import lora_grad_kernel, lora_kernel, norm_kernel
 from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.norm_kernel import Residual
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
+from florilegium.reference import drop_limit, dropout_keep
 from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, error
 
 pytestmark = pytest.mark.skipif(
@@ -45,6 +46,10 @@ def kept(stream: int) -> torch.Tensor:
         Residual(torch.zeros_like(normed), None), None, norm, normed, dropped, dropout=drawn(stream)
     )
     return (dropped != 0).double()
+
+
+def test_the_plain_path_drops_the_same() -> None:
+    assert torch.equal(kept(7) > 0, dropout_keep(11, 7, torch.arange(T, device=DEVICE), K, drop_limit(P)))
 
 
 @pytest.mark.parametrize("order", [NATURAL_ORDER, PAIR_ORDER])
