@@ -198,7 +198,7 @@ def test_the_block_stack(arch: int) -> None:
     adapter = dict.fromkeys(
         ("a", "out", "beside", "lora_input", "down", "down_grad", "out_grad", "grad", "slope"), "*bf16"
     )
-    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32") | {"seed": "*i64"}
+    adapter |= dict.fromkeys(("grad_a", "grad_b", "b_rescale"), "*fp32") | {"seed": "*i64", "number": "*i32"}
     dropped, plain = {"DROPOUT": True, "ORDER": 4}, {"DROPOUT": False, "ORDER": 16}
     warps = {"num_warps": 4}
     for rank in (16, 64, 256):
@@ -216,7 +216,7 @@ def test_the_block_stack(arch: int) -> None:
     norm = dict.fromkeys(
         ("residual", "raw", "saved", "normed", "lora_input", "grad_out", "lora_grad", "scaled_grad"), "*bf16"
     )
-    norm |= {"error": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64"}
+    norm |= {"error": "*i8", "scale": "*fp32", "next_scale": "*fp32", "seed": "*i64", "number": "*i32"}
     for order in (16, 4):
         forward = {
             "HAS_UPDATE": True,

@@ -101,14 +101,14 @@ def different_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> in
 @pytest.fixture(scope="session")
 def reference(warm: Warm, tiny: Path, quotes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The run that nothing befell, one for each number of bits and steps."""
-    made: dict[tuple[int, int], Path] = {}
+    made: dict[tuple[int, int, tuple[str, ...]], Path] = {}
 
-    def run(bits: int = 32, steps: int = 12) -> Path:
-        if (bits, steps) not in made:
+    def run(bits: int = 32, steps: int = 12, *more: str) -> Path:
+        if (bits, steps, more) not in made:
             folder = tmp_path_factory.mktemp("reference")
-            child = warm.run(train_arguments(tiny, quotes, folder / "run", bits=bits, steps=steps), cwd=folder)
+            child = warm.run(train_arguments(tiny, quotes, folder / "run", *more, bits=bits, steps=steps), cwd=folder)
             assert child.code == 0, child.err
-            made[bits, steps] = folder / "run"
-        return made[bits, steps]
+            made[bits, steps, more] = folder / "run"
+        return made[bits, steps, more]
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,22 @@ def saved(run: Path, children: Sequence[Child]) -> None:
     while not list(run.glob("checkpoints/step-*/manifest.json")):
         assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
         time.sleep(0.005)
+
+
+def newest(run: Path) -> int:
+    """The step of the newest checkpoint, or -1."""
+    return max((int(path.parent.name[5:]) for path in run.glob("checkpoints/step-*/manifest.json")), default=-1)
+
+
+def train_a_little(warm: Warm, given: Sequence[str], run: Path, cwd: Path, world: int, meeting: dict[str, str]) -> None:
+    """These processes until they have saved another step; then one of them is interrupted."""
+    before, children = newest(run), start(warm, given, cwd, world, meeting)
+    deadline = time.monotonic() + 60
+    while newest(run) <= before:
+        assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
+        time.sleep(0.005)
+    children[-1].send(signal.SIGINT)
+    assert wait(children, 30) == [130] * world, [child.err for child in children]
 
 
 def metrics(run: Path, name: str) -> list[float]:

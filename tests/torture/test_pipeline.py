@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tests.tiny import save_tiny
 from tests.torture.conftest import different_bits, weights
-from tests.torture.many import assert_same, metrics, saved, start, wait
+from tests.torture.many import assert_same, metrics, saved, start, train_a_little, wait
 from tests.warm import Warm
 
 STEPS = 8
@@ -184,22 +184,10 @@ def test_four_stages_then_two_copies_then_one(
         (2, ["resume", str(run), *PIPELINE]),
     )
     for world, given in commands:
-        before = newest(run)
-        children = start(warm, given, tmp_path, world, meeting)
-        deadline = time.monotonic() + 60
-        while newest(run) <= before:
-            assert time.monotonic() < deadline and all(c.poll() is None for c in children), [c.err for c in children]
-            time.sleep(0.005)
-        children[-1].send(signal.SIGINT)
-        assert wait(children, 30) == [130] * world, [child.err for child in children]
+        train_a_little(warm, given, run, tmp_path, world, meeting)
     resumed = warm.run(["resume", str(run)], cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert_same(run, one(*more))
-
-
-def newest(run: Path) -> int:
-    """The step of the newest checkpoint, or -1."""
-    return max((int(path.parent.name[5:]) for path in run.glob("checkpoints/step-*/manifest.json")), default=-1)
 
 
 @pytest.mark.slow

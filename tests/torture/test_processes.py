@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.torture.conftest import different_bits, weights
-from tests.torture.many import assert_same, metrics, saved, start, wait
+from tests.torture.many import assert_same, metrics, saved, start, train_a_little, wait
 from tests.warm import Warm
 
 STEPS = 150
@@ -139,7 +139,7 @@ def test_what_happens_to_one_ends_all_and_is_told_once(
 def test_with_dropout_two_resume_to_the_same_bits(
     warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:
-    """Chance depends on seed, step and process alone, so checkpoints need no random state of each."""
+    """Chance depends on seed, step and row alone, so checkpoints need no random state of each."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     given = ("--lora-dropout", "0.3")
     children = start(warm, arguments(tiny, quotes, whole, *given), tmp_path, 2, meeting)
@@ -183,6 +183,20 @@ def test_two_resume_what_one_began(
     assert child.wait() == 143, child.err
     children = start(warm, ["resume", str(run)], tmp_path, 2, meeting)
     assert wait(children) == [0, 0], [child.err for child in children]
+    assert_same(run, one)
+
+
+@pytest.mark.slow
+def test_four_begin_two_go_on_and_one_ends(
+    warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    train_a_little(warm, arguments(tiny, quotes, run), run, tmp_path, 4, meeting)
+    train_a_little(warm, ["resume", str(run)], run, tmp_path, 2, meeting)
+    resumed = warm.run(["resume", str(run)], cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    said = (run / "events.jsonl").read_text()
+    assert "changed processes from 4 to 2" in said and "changed processes from 2 to 1" in said
     assert_same(run, one)
 
 

@@ -45,10 +45,16 @@ class BlockStack(Protocol):
     """A model's blocks, forward and backward by hand, on packed rows laid end to end."""
 
     def __call__(
-        self, stream_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+        self,
+        stream_TW: torch.Tensor,
+        start_T: torch.Tensor,
+        end_T: torch.Tensor,
+        number_T: torch.Tensor,
+        seed: torch.Tensor | None,
     ) -> torch.Tensor:
         """The last norm's output [T, W], or that of the last block in float32, where others hold the rest. Token t's
-        document lies at start_T[t] .. end_T[t]; `seed` is that of the adapter's dropout, None: none."""
+        document lies at start_T[t] .. end_T[t]; `number_T` are the tokens' numbers in the step, by which and by `seed` the
+        adapter's dropout is drawn; None: there is none."""
 
 
 class GraphRunner(Protocol):

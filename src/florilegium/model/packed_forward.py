@@ -126,7 +126,8 @@ def _fused(stack: fast_paths.BlockStack, stream_BTW: torch.Tensor, batch: Batch,
     index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=stream_BTW.device)
     start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
     # An evaluation gets no seed, so the adapter drops nothing.
-    hidden_TW = stack(stream_BTW.flatten(0, 1), start_T, end_T, batch.seed_1 if training else None)
+    number_T, seed = batch.number_BT.flatten(), batch.seed_1 if training else None
+    hidden_TW = stack(stream_BTW.flatten(0, 1), start_T, end_T, number_T, seed)
     return hidden_TW.view(stream_BTW.shape)
 
 

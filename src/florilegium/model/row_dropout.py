@@ -5,7 +5,7 @@
 So a step drops the same however its rows are packed, cut into micro-batches, or dealt to processes, whose losses and
 adapter are then those of one process. PEFT calls the module with the input alone, which is why the numbers are looked up
 where the thread has them. Where they are not there, or are not those of this input (a mixture's experts get some of the
-tokens), and on a GPU outside the fused blocks (which draw by themselves), it is PyTorch's own dropout."""
+tokens), and on a GPU outside the fused blocks (which draw the same by themselves), it is PyTorch's own dropout."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def say_plan(
     stages = prepared.stages
     if world > 1:
         shared = describe_stages(stages) if stages else describe_processes(world, config)
-        view.say(f"parallel {shared}{_differing(config, base.device)}")
+        view.say(f"parallel {shared}{_differing(plan, base.device)}")
         if stages:
             view.say(
                 "         no samples and no verdict: none of them can write texts; florilegium generate does, later"
@@ -72,10 +72,11 @@ def describe_processes(world: int, config: TrainConfig) -> str:
     return f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
 
 
-def _differing(config: TrainConfig, device: torch.device) -> str:
-    """What of the result depends on the number of processes. On a CPU dropout does not (`model/row_dropout.py`)."""
-    dropout = config.lora_dropout if device.type != "cpu" else 0
-    random = [n for n, on in (("dropout", dropout), ("NEFTune's noise", config.neftune_alpha)) if on]
+def _differing(plan: ExecutionPlan, device: torch.device) -> str:
+    """What of the result depends on the number of processes. Dropout by rows does not (`model/row_dropout.py`)."""
+    by_rows = device.type == "cpu" or "fused-blocks" in plan.kernels
+    dropout = 0 if by_rows else plan.config.lora_dropout
+    random = [n for n, on in (("dropout", dropout), ("NEFTune's noise", plan.config.neftune_alpha)) if on]
     verb = "differs" if len(random) == 1 else "differ"
     return f"; {' and '.join(random)} {verb} with their number" if random else ""
 

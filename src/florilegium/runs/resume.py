@@ -98,7 +98,7 @@ def device_of(run: RunDirectory, settings: Mapping[str, object]) -> str:
 
 
 def _other_processes(manifest: RunManifest | None, distributed: Distributed) -> list[Change]:
-    """Another number of processes changes no step but the order in which it is summed, and on GPUs what dropout drops."""
+    """Another number of processes changes no step but the order in which it is summed, and without fused blocks what a GPU drops."""
     before = manifest.get("processes", 1) if manifest else distributed.world
     return [Change("processes", before, distributed.world)] if before != distributed.world else []
 

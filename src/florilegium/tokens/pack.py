@@ -198,4 +198,6 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
     one_a_row = all(len(row) == 1 for row in rows)
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
     parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, numbers, learned)]
-    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], num_tokens, num_targets, one_a_row)
+    return Batch(
+        parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], num_tokens, num_targets, one_a_row
+    )

@@ -170,11 +170,9 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
 
 def _seeded(trainer: Trainer, batches: Sequence[Batch], number: int) -> list[Batch]:
     """The batches with the seed of their dropout: a function of `--seed` and the step's number, so that a resumed run drops
-    the same, and so do all processes. The fused blocks count the tokens of each batch from 0: theirs has one of its own."""
-    fused, rank = trainer.options.block_stack is not None, trainer.distributed.rank if trainer.pipeline is None else 0
-    chances = torch.Generator().manual_seed(seed_of(trainer.config.seed, number, rank if fused else 0))
-    seeds = [torch.randint(2**31 - 1, (1,), generator=chances) for _ in batches]
-    return [replace(batch, seed_1=seed if fused else seeds[0]) for batch, seed in zip(batches, seeds, strict=True)]
+    the same, and so do all processes."""
+    seed_1 = torch.tensor([seed_of(trainer.config.seed, number, 0) % 2**62])  # a linear's stream is added to it
+    return [replace(batch, seed_1=seed_1) for batch in batches]
 
 
 def _tensors(batch: Batch) -> dict[str, torch.Tensor]:

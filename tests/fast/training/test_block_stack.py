@@ -125,14 +125,14 @@ def test_norm_and_its_gradient(dropout: float) -> None:
     before, raw = torch.randn(T, W, device=DEVICE).to(DTYPE), (torch.randn(T, W, device=DEVICE) * 9).to(DTYPE)
     low = torch.randint(-127, 128, (T, W), dtype=torch.int8, device=DEVICE) if dropout else None
     scale, bias = torch.rand(W, device=DEVICE), torch.randn(W, device=DEVICE)
-    seed = torch.tensor([11], device=DEVICE)
+    seed, numbers = torch.tensor([11], device=DEVICE), torch.arange(T, dtype=torch.int32, device=DEVICE)
     exact = (
         before.double() + (low.double() * error_unit(before) if low is not None else 0) + raw.double() * scale + bias
     )
     normed, dropped = (torch.full((T, n), float("nan"), device=DEVICE).to(DTYPE) for n in (padded, W))
     saved, left = norm_kernel.residual_norm(
         Residual(before, low), PendingUpdate(raw, scale, bias), norm, normed, dropped if dropout else None,
-        dropout=Dropout(seed, 2, dropout) if dropout else None,
+        dropout=Dropout(seed, numbers, 2, dropout) if dropout else None,
     )  # fmt: skip
     assert error(saved, exact) < LAST_BIT and error(saved.double() + left.double() * error_unit(saved), exact) < 1e-5
     x = saved.double().requires_grad_()
@@ -148,7 +148,7 @@ def test_norm_and_its_gradient(dropout: float) -> None:
     (y * above[:, :W].double() + y * kept * down.double()).sum().backward()
     wanted, again = (scaled.double() / scale + x.grad) * next_scale, torch.empty_like(saved)
     more: dict[str, Any] = {
-        "lora_grad_TW": down, "lora_input_TW": again, "dropout": Dropout(seed, 2, dropout) if dropout else None,
+        "lora_grad_TW": down, "lora_input_TW": again, "dropout": Dropout(seed, numbers, 2, dropout) if dropout else None,
     }  # fmt: skip
     norm_kernel.residual_norm_grad(scaled, above, saved, norm, scale, next_scale, **more)
     assert error(scaled, wanted) < LAST_BIT and torch.equal(again, dropped if dropout else normed[:, :W])
@@ -164,9 +164,10 @@ def test_dropout_draws_each_number_by_itself() -> None:
 
     def kept(seed: int, number: int) -> torch.Tensor:
         before, seeds = torch.zeros(T, W, dtype=DTYPE, device=DEVICE), torch.tensor([seed], device=DEVICE)
+        numbers = torch.arange(T, dtype=torch.int32, device=DEVICE)
         normed, dropped = torch.empty_like(before), torch.empty_like(before)
         norm_kernel.residual_norm(
-            Residual(before, None), None, norm, normed, dropped, dropout=Dropout(seeds, number, dropout)
+            Residual(before, None), None, norm, normed, dropped, dropout=Dropout(seeds, numbers, number, dropout)
         )
         return (dropped != 0).float()
 

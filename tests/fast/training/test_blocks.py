@@ -17,7 +17,7 @@ from florilegium.config import make_config
 from florilegium.fast import support
 from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
-from florilegium.tokens import Batch, PackPlan, pack
+from florilegium.tokens import Batch, PackPlan, numbered, pack
 from tests.oracle import alone, places, rows_of, stock_float32
 from tests.tiny import save_tiny
 
@@ -154,3 +154,20 @@ def test_what_is_recomputed_has_the_same_dropout(tmp_path: Path, targets: str) -
     errors = {name: error(found, gradients["kept"]) for name, found in gradients.items()}
     print(errors)
     assert all(errors[name] < limit for name in ("lean", "least", "copies")) and errors["other"] > 0.2
+
+
+@pytest.mark.slow  # in the interpreter
+def test_a_row_drops_the_same_wherever_it_is_packed(tmp_path: Path) -> None:
+    """Two rows in one batch, and each in its own, as two processes have them."""
+    base, model = block(save_tiny(tmp_path / "bloom", heads=4, head_dim=64, noise=0.02), 8, 0.3)
+    options = ForwardOptions(("chunked-loss",), block_stack=fast.make_block_stack(bloom_model(model), 9, 9, 0, DTYPE))
+    rows, found = numbered(rows_of((20, 9))), []
+    for parts in ([rows], [rows[:1], rows[1:]], [numbered([row]) for row in rows]):
+        model.zero_grad()
+        for batch in (batch for part in parts for batch in batches(part)):
+            batch.seed_1.fill_(5)
+            token_losses(LoadedModel(base, model), batch, options).sum().backward()
+        found.append(gradient(model))
+    apart, counted_anew = (error(other, found[0]) for other in found[1:])
+    print(apart, counted_anew)
+    assert apart < (1e-2 if GPU else 1e-6) and counted_anew > 0.1

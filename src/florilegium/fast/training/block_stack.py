@@ -77,9 +77,9 @@ class BlockStackFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: BlockStackContext, stack: BlockStack, stream: torch.Tensor, start: torch.Tensor, end: torch.Tensor,
-        seed: torch.Tensor | None, *lora: torch.Tensor,
+        number: torch.Tensor, seed: torch.Tensor | None, *lora: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        forward = ForwardPass(stack, start, end, seed)
+        forward = ForwardPass(stack, start, end, number, seed)
         out, saved, last = forward.run(stream, save=any(ctx.needs_input_grad))
         # Not by save_for_backward: these are buffers of our own, which the backward pass empties one block at a time.
         ctx.forward_pass, ctx.saved, ctx.last = forward, saved, last
@@ -91,7 +91,7 @@ class BlockStackFunction(torch.autograd.Function):
         backward = BackwardPass(ctx.forward_pass, wants_input_grad=ctx.needs_input_grad[1])
         gradients = backward.run(grads[0], ctx.saved, ctx.last)
         del ctx.saved
-        return (None, backward.input_grad_TW, None, None, None, *gradients)  # none for stack, starts, ends, seed
+        return (None, backward.input_grad_TW, None, None, None, None, *gradients)  # for starts, ends, numbers, seed
 
 
 # From this width on the int8 matmuls that do GELU and its gradient are used even where there are bf16 copies: at 2,560
@@ -185,16 +185,22 @@ class BlockStack:
         return [p for lora in loras if lora is not None for p in (lora.A_RK, lora.B_NR)]
 
     def __call__(
-        self, stream_TW: torch.Tensor, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+        self,
+        stream_TW: torch.Tensor,
+        start_T: torch.Tensor,
+        end_T: torch.Tensor,
+        number_T: torch.Tensor,
+        seed: torch.Tensor | None,
     ) -> torch.Tensor:
         """The last norm's output [T, W] in bfloat16, or, where the last block lies elsewhere, the residual stream in
         float32. `stream_TW` is what the first block reads. Token t's document lies at start_T[t] .. end_T[t]
-        (exclusive), int32. `seed`, int64 [1] there, is that of the adapter's dropout; None: none."""
+        (exclusive), int32; `number_T`, int32, are the tokens' numbers in the step and `seed`, int64 [1] there, the step's: what
+        the adapter's dropout is drawn by. None: there is none."""
         T, W = stream_TW.shape
         assert T % 64 == 0, f"{T} tokens: rows are packed in multiples of 64 (`PackPlan`)"
         assert stream_TW.is_contiguous() and self.bloom.embed_dim == W
         assert seed is None or seed.dtype == torch.int64
         # The parameters are for autograd to see: the pass itself reads them where they live.
         apply: Any = BlockStackFunction.apply
-        out: torch.Tensor = apply(self, stream_TW, start_T, end_T, seed, *self.parameters)
+        out: torch.Tensor = apply(self, stream_TW, start_T, end_T, number_T, seed, *self.parameters)
         return out

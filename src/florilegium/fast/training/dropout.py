@@ -1,8 +1,9 @@
 """Which numbers of a linear's input the adapter's dropout leaves: drawn anew wherever the input is read, forward and
 backward alike, so that no mask is kept.
 
-A number's draw depends on the step's seed, the linear (`stream`), its row and its column, and on nothing else: two
-kernels that read the same input in other tiles, or its columns in another order, drop the same numbers."""
+A number's draw depends on the step's seed, the linear (`stream`), its token's number in the step and its column, and on
+nothing else: two kernels that read the same input in other tiles, or its columns in another order, drop the same, and so
+does a row in whatever batch and process."""
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-any-return"
 
@@ -14,29 +15,30 @@ import torch
 import triton
 import triton.language as tl
 
+from florilegium.reference import drop_limit
+
 
 @dataclass(frozen=True)
 class Dropout:
-    """`seed` int64 [1] on the device, the same for all linears of a step; `stream` tells them apart; `p` is the share
-    that is dropped."""
+    """`seed` int64 [1] on the device, the same for all linears of a step; `number_T` int32 [T] there, of the tokens in the
+    step; `stream` tells linears apart; `p` is the share that is dropped."""
 
     seed: torch.Tensor
+    number_T: torch.Tensor
     stream: int
     p: float
 
     @property
     def drop_limit(self) -> int:
-        """The share as the kernels draw it: of 65,536 numbers how many are dropped."""
-        # 65,536 would leave nothing to divide by
-        return min(round(self.p * 65536), 65535)
+        return drop_limit(self.p)
 
 
 @triton.jit
 def dropout_keep(seed, stream, counter, drop_limit):
     """For each counter eight draws, [..., 2, 2, 2]: reshaped to eight times as many columns they are those of columns
-    8 counter to 8 counter + 7. Column c of row t, of K columns, has the counter t (K / 8) + c // 8.
+    8 counter to 8 counter + 7. Column c of a token, of K columns, has the counter number_T[token] (K / 8) + c // 8.
 
-    Reference: torch.randint(65536, (*counter.shape, 8)) >= drop_limit"""
+    Reference: reference.dropout_keep(seed, stream, number_T, K, drop_limit)"""
     # One call of the generator gives four words, and 16 bits are enough to tell a share of p: the generator is most of
     # what dropout costs. Seven of its rounds are random enough (Salmon et al. 2011: Philox 4x32-7 passes BigCrush).
     # 7919, a prime, keeps the streams apart whatever the step's seed is.
@@ -52,6 +54,9 @@ def dropped(x, keep, drop_limit):
     return tl.where(keep, x.to(tl.float32) * (65536.0 / (65536 - drop_limit)), 0.0)
 
 
-def drawn(dropout: Dropout | None, unused: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-    """What a kernel reads of dropout; without any a pointer that it does not follow."""
-    return (dropout.seed, dropout.stream, dropout.drop_limit) if dropout else (unused, 0, 0)
+def drawn(dropout: Dropout | None, unused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+    """What a kernel reads of dropout; without any pointers that it does not follow."""
+    if dropout is None:
+        return unused, unused, 0, 0
+    assert dropout.number_T.dtype == torch.int32 and dropout.number_T.is_contiguous()
+    return dropout.seed, dropout.number_T, dropout.stream, dropout.drop_limit

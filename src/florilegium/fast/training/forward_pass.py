@@ -42,9 +42,14 @@ class ForwardPass:
     """One pass: the tensors that all blocks share."""
 
     def __init__(
-        self, stack: BlockStack, start_T: torch.Tensor, end_T: torch.Tensor, seed: torch.Tensor | None
+        self,
+        stack: BlockStack,
+        start_T: torch.Tensor,
+        end_T: torch.Tensor,
+        number_T: torch.Tensor,
+        seed: torch.Tensor | None,
     ) -> None:
-        self.stack, self.start_T, self.end_T, self.seed = stack, start_T, end_T, seed
+        self.stack, self.start_T, self.end_T, self.number_T, self.seed = stack, start_T, end_T, number_T, seed
         self.matmuls = Matmuls(stack.buffer, stack.all_linears())
         stack.compile_in_background(len(start_T))
 
@@ -93,7 +98,7 @@ class ForwardPass:
         """Without a seed, in evaluation, nothing is dropped."""
         if self.seed is None or linear.lora is None or not linear.lora.dropout:
             return None
-        return Dropout(self.seed, linear.stream, linear.lora.dropout)
+        return Dropout(self.seed, self.number_T, linear.stream, linear.lora.dropout)
 
     def _norm(
         self, norm: torch.nn.LayerNorm, linear: QuantizedLinear, residual: Residual, pending: PendingUpdate | None

@@ -21,7 +21,7 @@ from florilegium.fast.unpack_kernel import NATURAL_ORDER, natural_column, to_mma
 
 @triton.jit
 def _sum_over_tokens(
-    tall, few, tall_stride, few_stride, place, width, rank, T, seed, stream, drop_limit,
+    tall, few, tall_stride, few_stride, place, width, rank, T, seed, number, stream, drop_limit,
     DROPOUT: tl.constexpr, ORDER: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Reference: F.dropout(tall)[:, place].T @ few      [BC, BR] float32; tall [T, width], few [T, rank].
@@ -36,7 +36,9 @@ def _sum_over_tokens(
         x = tl.load(tall + row[:, None] * tall_stride + place[None, :], mask=inside[None, :], other=0.0)
         if DROPOUT:
             # BC is 64: its places hold the same 64 columns, so the draws are those columns', put where they lie
-            counter = row[:, None] * (width // 8) + tl.min(place, 0) // 8 + tl.arange(0, BC // 8)[None, :]
+            counter = (
+                tl.load(number + row)[:, None] * (width // 8) + tl.min(place, 0) // 8 + tl.arange(0, BC // 8)[None, :]
+            )
             keep = to_mma_order(tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BT, BC)), ORDER, BT, BC)
             x = dropped(x, keep, drop_limit).to(tall.dtype.element_ty)
         y = tl.load(few + row[:, None] * few_stride + r[None, :], mask=r[None, :] < rank, other=0.0)
@@ -46,7 +48,7 @@ def _sum_over_tokens(
 
 @triton.jit(do_not_specialize=["stream"])
 def lora_grad_kernel(
-    lora_input, down_grad, grad_a, out_grad, down, b_rescale, grad_b, seed, stream, drop_limit,
+    lora_input, down_grad, grad_a, out_grad, down, b_rescale, grad_b, seed, number, stream, drop_limit,
     input_stride, down_grad_stride, out_grad_stride, T, K, N, rank,
     DROPOUT: tl.constexpr, ORDER: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -56,13 +58,13 @@ def lora_grad_kernel(
     `out_grad_stride` and `down_grad_stride` apart, down [T, rank] has none; grad_a [rank, K] and grad_b [N, rank]
     float32. BC columns of K or of N a program."""
     programs_of_a = tl.cdiv(K, BC)
-    number = tl.program_id(0)
+    program = tl.program_id(0)
     r = tl.arange(0, BR)
     # Both gradients in one launch: neither alone fills the card.
-    if number < programs_of_a:
-        c = number * BC + tl.arange(0, BC)
+    if program < programs_of_a:
+        c = program * BC + tl.arange(0, BC)
         acc = _sum_over_tokens(
-            lora_input, down_grad, input_stride, down_grad_stride, c, K, rank, T, seed, stream, drop_limit,
+            lora_input, down_grad, input_stride, down_grad_stride, c, K, rank, T, seed, number, stream, drop_limit,
             DROPOUT, ORDER, BT, BC, BR, STAGES,
         )  # fmt: skip
         # back in their own order: once a launch, so scattered stores cost little
@@ -72,9 +74,10 @@ def lora_grad_kernel(
             mask=(c < K)[:, None] & (r < rank)[None, :],
         )
     else:
-        c = (number - programs_of_a) * BC + tl.arange(0, BC)
+        c = (program - programs_of_a) * BC + tl.arange(0, BC)
         acc = _sum_over_tokens(
-            out_grad, down, out_grad_stride, rank, c, N, rank, T, seed, stream, drop_limit, False, 16, BT, BC, BR, STAGES
+            out_grad, down, out_grad_stride, rank, c, N, rank, T, seed, number, stream, drop_limit,
+            False, 16, BT, BC, BR, STAGES,
         )  # fmt: skip  # 16: NATURAL_ORDER
         # out_grad is that of the raw product, which B entered divided by the int8 scale (`write_lora_b`)
         by = tl.load(b_rescale + c, mask=c < N, other=0.0)
@@ -85,7 +88,7 @@ def lora_grad_kernel(
 
 @triton.jit(do_not_specialize=["stream"])
 def lora_input_grad_kernel(
-    grad, down_grad, a, slope, seed, stream, drop_limit, grad_stride, down_grad_stride, K, rank,
+    grad, down_grad, a, slope, seed, number, stream, drop_limit, grad_stride, down_grad_stride, K, rank,
     DROPOUT: tl.constexpr, HAS_SLOPE: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """Reference: grad += (dropout's gradient of down_grad @ a) * slope, in place
@@ -101,7 +104,9 @@ def lora_input_grad_kernel(
     weight = tl.load(a + r[:, None] * K + c[None, :], mask=(r < rank)[:, None] & inside, other=0.0)
     more = tl.dot(few, weight)  # float32 until it is added
     if DROPOUT:
-        counter = t[:, None] * (K // 8) + tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)[None, :]
+        counter = (
+            tl.load(number + t)[:, None] * (K // 8) + tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)[None, :]
+        )
         keep = tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BT, BC))
         more = dropped(more, keep, drop_limit)
     if HAS_SLOPE:

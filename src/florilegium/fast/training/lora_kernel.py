@@ -29,7 +29,7 @@ MAX_RANK = 256  # a higher rank is not bound by its launches, and cuBLAS has it
 # not specialized: each linear has a stream of its own, and would be compiled again for 1 and for multiples of 16
 @triton.jit(do_not_specialize=["stream", "programs"])
 def down_projection_kernel(
-    x, a, out, beside, parts, arrived, seed, stream, drop_limit, x_stride, stride, a_row, a_column, K, rank, R, programs,
+    x, a, out, beside, parts, arrived, seed, number, stream, drop_limit, x_stride, stride, a_row, a_column, K, rank, R, programs,
     DROPOUT: tl.constexpr, ORDER: tl.constexpr,
     SPLITS: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -44,6 +44,8 @@ def down_projection_kernel(
     r = tl.arange(0, BR)
     each = K // (programs * SPLITS)  # of K, for a split
     first = (part * (K // programs) + tl.arange(0, SPLITS) * each)[:, None, None]
+    if DROPOUT:
+        number_m = tl.load(number + m)[None, :, None] * (K // 8)
     # One batched dot [SPLITS, BM, BR]: Triton gives each of the splits to a warp of its own.
     acc = tl.zeros([SPLITS, BM, BR], tl.float32)
     for k in tl.range(0, each, BK, num_stages=STAGES):
@@ -51,7 +53,7 @@ def down_projection_kernel(
         begin = tl.multiple_of(first + k, (16, 16, 16))
         rows = tl.load(x + m[None, :, None].to(tl.int64) * x_stride + begin + tl.arange(0, BK)[None, None, :])
         if DROPOUT:
-            counter = m[None, :, None] * (K // 8) + begin // 8 + tl.arange(0, BK // 8)[None, None, :]
+            counter = number_m + begin // 8 + tl.arange(0, BK // 8)[None, None, :]
             # draws are by columns, x lies by places
             keep = tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (SPLITS * BM, BK))
             keep = tl.reshape(to_mma_order(keep, ORDER, SPLITS * BM, BK), (SPLITS, BM, BK))

@@ -6,7 +6,7 @@ So scales, biases and residual additions cost no pass over memory of their own.
 The residual stream in flight is what a block saves of it anyway, in bfloat16, and 8 bits of what that rounding left, in
 a buffer that all blocks share. The norm reads the saved form, forward and backward alike. The stream's gradient is
 written once, times the scale of the linear that reads it next, and divided by that where it goes on. Dropout (on the
-adapter's input) is a function of a seed, the block's index and the element's position, recomputed in the backward
+adapter's input) is a function of a seed, the linear, the token's number in its step and the column, recomputed in the backward
 pass. Statistics are float32. One program a row. Shapes: T tokens, W width, R columns of the adapter."""
 
 # ruff: noqa: E741, N803
@@ -26,9 +26,10 @@ from florilegium.fast.unpack_kernel import NATURAL_ORDER, to_mma_order
 
 
 @triton.jit
-def _row_keep(seed, stream, row, W, drop_limit, BLOCK: tl.constexpr):
+def _row_keep(seed, number, stream, row, W, drop_limit, BLOCK: tl.constexpr):
     """Which numbers of a row dropout leaves, [BLOCK]."""
-    return tl.reshape(dropout_keep(seed, stream, row * (W // 8) + tl.arange(0, BLOCK // 8), drop_limit), (BLOCK,))
+    counter = tl.load(number + row) * (W // 8) + tl.arange(0, BLOCK // 8)
+    return tl.reshape(dropout_keep(seed, stream, counter, drop_limit), (BLOCK,))
 
 
 @triton.jit
@@ -44,7 +45,7 @@ def error_unit(rounded):
 
 @triton.jit(do_not_specialize=["stream"])
 def residual_norm_kernel(
-    residual, error, raw, scale, bias, saved, gamma, beta, normed, lora_input, normed_stride, W, eps, seed, stream, drop_limit,
+    residual, error, raw, scale, bias, saved, gamma, beta, normed, lora_input, normed_stride, W, eps, seed, number, stream, drop_limit,
     HAS_UPDATE: tl.constexpr, HAS_ERROR: tl.constexpr, SAVE: tl.constexpr, LORA_INPUT: tl.constexpr, DROPOUT: tl.constexpr,
     ORDER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +80,7 @@ def residual_norm_kernel(
     ordered = tl.reshape(to_mma_order(tl.reshape(y.to(normed.dtype.element_ty), (1, BLOCK)), ORDER, 1, BLOCK), (BLOCK,))
     tl.store(normed + row * normed_stride + column, ordered, mask=inside)
     if DROPOUT:
-        keep = _row_keep(seed, stream, row, W, drop_limit, BLOCK)
+        keep = _row_keep(seed, number, stream, row, W, drop_limit, BLOCK)
         y = dropped(y, keep, drop_limit)
     if LORA_INPUT:
         tl.store(lora_input + offset, y.to(lora_input.dtype.element_ty), mask=inside)
@@ -87,7 +88,8 @@ def residual_norm_kernel(
 
 @triton.jit(do_not_specialize=["stream"])
 def residual_norm_grad_kernel(
-    scaled_grad, grad_out, lora_grad, saved, gamma, beta, scale, next_scale, lora_input, grad_stride, W, eps, seed, stream, drop_limit,
+    scaled_grad, grad_out, lora_grad, saved, gamma, beta, scale, next_scale, lora_input, grad_stride, W, eps,
+    seed, number, stream, drop_limit,
     FIRST: tl.constexpr, HAS_LORA: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Reference: y = F.layer_norm(saved, (W,), gamma, beta, eps); dy = grad_out + F.dropout's gradient of lora_grad;
@@ -106,8 +108,8 @@ def residual_norm_grad_kernel(
         more = tl.load(lora_grad + offset, mask=inside, other=0.0).to(tl.float32)
         y = unit * g + tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
         if DROPOUT:
-            # the same seed, stream and row give the mask of the forward pass, so none was kept
-            keep = _row_keep(seed, stream, row, W, drop_limit, BLOCK)
+            # the same seed, number and stream give the mask of the forward pass, so none was kept
+            keep = _row_keep(seed, number, stream, row, W, drop_limit, BLOCK)
             more = dropped(more, keep, drop_limit)
             y = dropped(y, keep, drop_limit)
         dy += more

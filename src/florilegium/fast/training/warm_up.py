@@ -24,13 +24,13 @@ def warm_up(stack: BlockStack) -> None:
     """Has the kernels of a step and of an evaluation compiled at once, the loss's with them where the head is."""
     T, device = WARM_UP_TOKENS, stack.slopes_H.device
     stream_TW = torch.zeros(T, stack.bloom.embed_dim, device=device)
-    start_T, end_T = (torch.full((T,), index, dtype=torch.int32, device=device) for index in (0, T))
+    start_T, end_T, number_T = (torch.full((T,), index, dtype=torch.int32, device=device) for index in (0, T, 0))
     seed = torch.zeros(1, dtype=torch.int64, device=device)
     with compile_in_parallel(), torch.no_grad():
         stack.fill_bf16_copies()
         # An evaluation has no dropout and saves nothing: kernels of its own.
-        ForwardPass(stack, start_T, end_T, None).run(stream_TW, save=False)
-        step = ForwardPass(stack, start_T, end_T, seed)
+        ForwardPass(stack, start_T, end_T, number_T, None).run(stream_TW, save=False)
+        step = ForwardPass(stack, start_T, end_T, number_T, seed)
         out_TW, saved, last_TW = step.run(stream_TW, save=True)
         # what a stage in the middle gave has the dtype and shape of the gradient that comes back for it
         BackwardPass(step, wants_input_grad=stack.held.start > 0).run(out_TW, saved, last_TW)
