@@ -21,13 +21,13 @@ def make_model(folder: Path, size: str, bits: int) -> Path:
     return make_adapter(folder.parent / "bench" / "adapter", str(folder), width, layers, bits)
 
 
-def make_demo(folder: Path) -> Path:
-    """The adapter's folder, for the demo model in float32."""
+def make_demo(folder: Path, deviation: float = 0.02) -> Path:
+    """The adapter's folder, for the demo model in float32. Of numbers ten times as large texts are nonsense without end."""
     from florilegium.seedling import FOLDER
 
     config = json.loads((FOLDER / "config.json").read_text())
     width, layers = config.get("hidden_size") or config["n_embed"], config["n_layer"]
-    return make_adapter(folder / "bench" / "adapter", "seedling", width, layers, 32)
+    return make_adapter(folder / "bench" / "adapter", "seedling", width, layers, 32, deviation)
 
 
 def every_token_has_a_text(path: Path) -> None:
@@ -39,7 +39,7 @@ def every_token_has_a_text(path: Path) -> None:
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
-def make_adapter(folder: Path, base: str, width: int, layers: int, bits: int) -> Path:
+def make_adapter(folder: Path, base: str, width: int, layers: int, bits: int, deviation: float = 0.02) -> Path:
     """LoRA r=16 on query_key_value with random numbers, as PEFT saves it and with what `florilegium train` adds."""
     import torch
     from peft import LoraConfig
@@ -50,7 +50,7 @@ def make_adapter(folder: Path, base: str, width: int, layers: int, bits: int) ->
     for layer in range(layers):
         name = f"base_model.model.transformer.h.{layer}.self_attention.query_key_value"
         for part, shape in (("lora_A", (16, width)), ("lora_B", (3 * width, 16))):
-            tensors[f"{name}.{part}.weight"] = torch.randn(shape, generator=generator) * 0.02
+            tensors[f"{name}.{part}.weight"] = torch.randn(shape, generator=generator) * deviation
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     LoraConfig(
         r=16, lora_alpha=32, target_modules=["query_key_value"], task_type="CAUSAL_LM", base_model_name_or_path=base,

@@ -7,15 +7,24 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from florilegium import seedling
-from florilegium.generation.text_pieces import TextPieces, decoded
+from florilegium.generation.text_pieces import ByteReader, TextPieces, WindowReader, decoded, reader_of
 from tests.tiny import make_tokenizer
 
 TEXT = "The sea — «où» 海は広い 🌊👩‍👩‍👧 it's  two  spaces.\nA new line ->: tags, ünïcödé " * 4
 
 
-@pytest.fixture(scope="module", params=["tiny", "seedling"])
+@pytest.fixture(scope="module", params=["tiny", "seedling", "added tokens", "chat template"])
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
-    return make_tokenizer() if request.param == "tiny" else AutoTokenizer.from_pretrained(seedling.FOLDER)
+    if request.param == "seedling":
+        return AutoTokenizer.from_pretrained(seedling.FOLDER)
+    made = make_tokenizer()
+    if request.param == "added tokens":
+        made.add_tokens(["two  spaces", "海", "sea — «o"])
+        made.add_special_tokens({"additional_special_tokens": ["<quote>"]})
+    if request.param == "chat template":  # its special tokens may be text: the last tokens are decoded again
+        made.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    assert isinstance(reader_of(made, ()), WindowReader if request.param == "chat template" else ByteReader)
+    return made
 
 
 @pytest.mark.parametrize("prompt", [0, 1, 7, 40])
@@ -27,13 +36,16 @@ def test_pieces_are_the_text(tokenizer: PreTrainedTokenizerBase, prompt: int) ->
     assert not any("\ufffd" in piece for piece in out)
 
 
-def test_any_tokens_at_all_are_as_decoded_at_once(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Half characters everywhere."""
+@pytest.mark.parametrize("last", [260, None])
+def test_any_tokens_at_all_are_as_decoded_at_once(tokenizer: PreTrainedTokenizerBase, last: int | None) -> None:
+    """Half characters everywhere, or all tokens that there are and one more, after a prompt of any length."""
     generator = torch.Generator().manual_seed(0)
-    for _ in range(100):
-        ids = torch.randint(4, 260, (60,), generator=generator).tolist()
-        pieces = TextPieces(tokenizer)
-        assert "".join(pieces.push(token) for token in ids) + pieces.end() == decoded(tokenizer, ids)
+    chat = tokenizer.chat_template is not None  # of all tokens the special ones are text there, or not, by the others
+    for prompt in range(60):
+        ids = torch.randint(4 if last or chat else 0, last or len(tokenizer) + 1, (60,), generator=generator).tolist()
+        pieces = TextPieces(tokenizer, ids[:prompt])
+        out = "".join(pieces.push(token) for token in ids[prompt:]) + pieces.end()
+        assert out == decoded(tokenizer, ids)[len(decoded(tokenizer, ids[:prompt])) :], prompt
 
 
 @pytest.mark.parametrize("stop", [[" ->:"], ["->", " ->: t"], ["\n"], ["海は"], ["sea", "The s"], ["never there"]])
@@ -61,8 +73,8 @@ def test_what_a_stop_string_may_begin_with_comes_at_the_end() -> None:
 
 def test_the_work_for_a_token_does_not_grow_with_the_text() -> None:
     tokenizer, longest = make_tokenizer(), 0
-    pieces = TextPieces(tokenizer)
+    reader = WindowReader(tokenizer, ())
     for token in tokenizer(TEXT * 20)["input_ids"]:
-        pieces.push(token)
-        longest = max(longest, len(pieces.window))
+        reader.push(token)
+        longest = max(longest, len(reader.window))
     assert longest < 40

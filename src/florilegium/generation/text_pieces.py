@@ -5,37 +5,96 @@
     pieces.stopped                       whether a stop string came; it is no part of the text
     piece = pieces.end()                 what was held back
 
-All pieces together are the text that decoding prompt and tokens at once puts behind the prompt."""
+All pieces together are the text that decoding prompt and tokens at once puts behind the prompt. A byte-level tokenizer (BLOOM's)
+has bytes for each token, which are strung together: those are looked up, and a token costs a microsecond. Of any other the
+last few tokens are decoded again with each new one."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
+from typing import Protocol
+from weakref import WeakKeyDictionary
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from florilegium.tokens import text_of
 
 CONTEXT = 8  # tokens in front that are decoded again with the new one: a tokenizer may treat a text's first token apart
 WINDOW = 32
 UNKNOWN = "\ufffd"
+_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return text_of(tokenizer, ids)
 
 
-class TextPieces:
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int] = (), stop: Sequence[str] = ()
-    ) -> None:
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self.window = list(prompt[-CONTEXT:])
-        self.shown = len(decoded(tokenizer, self.window))  # characters of the window's text
-        self.held = ""
-        self.stopped = False
+class Reader(Protocol):
+    """What makes text of tokens: `push` gives the characters that a token completes, `end` what is no whole one."""
+
+    def push(self, token_id: int) -> str: ...
+    def end(self) -> str: ...
+
+
+class TokenBytes:
+    """The bytes of a byte-level tokenizer's tokens; of special ones none."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.known = tokenizer, dict[int, bytes]()
+        self.special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    def of(self, token_id: int) -> bytes:
+        found = self.known.get(token_id)
+        if found is None:
+            token = None if token_id in self.special else self.tokenizer.id_to_token(token_id)
+            found = self.known[token_id] = b"" if token is None else _bytes_of(token)
+        return found
+
+
+def _bytes_of(token: str) -> bytes:
+    """Each of its characters stands for a byte; a token that was added to the vocabulary may be a text of its own."""
+    if all(character in BYTE_OF for character in token):
+        return bytes(BYTE_OF[character] for character in token)
+    return token.encode()
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: what prints stands for itself, the others for the characters from 256 on."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(b): b for b in printed} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+BYTE_OF = _byte_of_character()
+
+
+class ByteReader:
+    def __init__(self, bytes_of: TokenBytes, prompt: Sequence[int]) -> None:
+        self.bytes_of, self.decoder = bytes_of, _decoder("replace")
+        self.decoder.decode(b"".join(bytes_of.of(token) for token in prompt[-CONTEXT:]))
+        # a prompt may end within a character: it counts as shown, as UNKNOWN
+        self.shown = bool(self.decoder.getstate()[0])
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes. After a stop string there is none."""
+        return self._new(self.decoder.decode(self.bytes_of.of(token_id)))
+
+    def end(self) -> str:
+        return self._new(self.decoder.decode(b"", final=True))
+
+    def _new(self, text: str) -> str:
+        if self.shown and text:
+            self.shown, text = False, text[1:]
+        return text
+
+
+class WindowReader:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
+        self.tokenizer, self.window = tokenizer, list(prompt[-CONTEXT:])
+        self.shown = len(decoded(tokenizer, self.window))  # characters of the window's text
+
+    def push(self, token_id: int) -> str:
         self.window.append(token_id)
         text = decoded(self.tokenizer, self.window)
         # A character may be several tokens. Until the last of them is there it is decoded as U+FFFD, one to three.
@@ -45,11 +104,48 @@ class TextPieces:
         if len(self.window) >= WINDOW and whole == len(text):
             self.window = self.window[-CONTEXT:]
             self.shown = len(decoded(self.tokenizer, self.window))
-        return self._past_stop(piece)
+        return piece
+
+    def end(self) -> str:
+        return decoded(self.tokenizer, self.window)[self.shown :]
+
+
+_token_bytes: WeakKeyDictionary[PreTrainedTokenizerBase, TokenBytes] = WeakKeyDictionary()
+
+
+def reader_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> Reader:
+    """What reads on after the prompt."""
+    if not _is_byte_level(tokenizer):
+        return WindowReader(tokenizer, prompt)
+    if tokenizer not in _token_bytes:
+        _token_bytes[tokenizer] = TokenBytes(tokenizer.backend_tokenizer)
+    return ByteReader(_token_bytes[tokenizer], prompt)
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its text is the bytes of its tokens and nothing else (see `tokens/decode.py` for chat templates)."""
+    own, plain = type(tokenizer), PreTrainedTokenizerFast
+    if not isinstance(tokenizer, plain) or own.decode is not plain.decode or own._decode is not plain._decode:
+        return False
+    return isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel) and tokenizer.chat_template is None
+
+
+class TextPieces:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int] = (), stop: Sequence[str] = ()
+    ) -> None:
+        self.reader, self.stop = reader_of(tokenizer, prompt), tuple(stop)
+        self.held = ""
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """The text that `token_id` completes. After a stop string there is none."""
+        piece = self.reader.push(token_id)
+        return self._past_stop(piece) if self.stop else piece
 
     def end(self) -> str:
         """What was held back, when no more tokens will come."""
-        rest = self._past_stop(decoded(self.tokenizer, self.window)[self.shown :])
+        rest = self._past_stop(self.reader.end())
         rest, self.held = rest + ("" if self.stopped else self.held), ""
         return rest
 

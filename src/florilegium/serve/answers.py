@@ -8,24 +8,24 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Protocol
 
 from fastapi import Request
 from starlette.responses import Response
 
-from florilegium.serve.choices import Piece, pieces
-from florilegium.serve.events import Events, EventStream, JsonObject, answer
+from florilegium.serve.choices import Piece, Texts, written
+from florilegium.serve.events import ALIVE, EventStream, Frames, JsonObject, TextFrames, answer, frame
 from florilegium.serve.logprobs import TokenLogprob, logprobs_of
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import Asked
 from florilegium.serve.schema import StreamedBody
 from florilegium.serve.state import ServerState
-from florilegium.serve.streamed_logprobs import with_logprobs
+from florilegium.serve.streamed_logprobs import LogprobStream
 from florilegium.tokens import end_of_text
-
-ScoredPiece = tuple[Piece | None, list[TokenLogprob] | None]
 
 
 class Shape(Protocol):
@@ -38,7 +38,12 @@ class Shape(Protocol):
     def begin(self, i: int, echo: str) -> JsonObject | None:
         """The choice of a stream's first event, if there is one."""
 
-    def part(self, piece: Piece) -> JsonObject: ...
+    def shown(self, i: int, text: str) -> str:
+        """More of a streamed choice's text, as it is shown."""
+
+    def part(self, i: int, text: str, finish: str | None) -> JsonObject:
+        """The choice of an event, with text that is as it is shown."""
+
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject: ...
     def logprobs(self, tokens: list[TokenLogprob], place: int) -> JsonObject:
         """As a choice has them; `place` characters went before."""
@@ -55,6 +60,7 @@ class Answering:
     asked: Sequence[Asked]
     echo: bool = False
     head: JsonObject = field(default_factory=dict)
+    places: Counter[int] = field(default_factory=Counter)  # characters of each choice that have logprobs by now
 
     async def respond(self, request: Request) -> Response:
         head = {"id": f"{self.shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
@@ -62,31 +68,34 @@ class Answering:
         with contextlib.ExitStack() as held:
             held.enter_context(self.state.worker.places(len(self.asked)))
             if self.body.stream:
-                return EventStream(self._events(), held.pop_all())
+                return EventStream(self._frames(), held.pop_all())
             return await answer(self._whole(), request)
 
-    def _pieces(self) -> contextlib.aclosing[AsyncGenerator[Piece | None]]:
+    def _writing(self) -> contextlib.AbstractContextManager[Texts]:
         state = self.state
         asked = [] if self.body.max_tokens == 0 else self.asked
-        return contextlib.aclosing(pieces(state.worker, self.model, asked, self.body.stops, state.metrics))
+        return written(state.worker, self.model, asked, self.body.stops, state.metrics)
 
     async def _whole(self) -> JsonObject:
         texts = [one.prompt if self.echo else "" for one in self.asked]
         finish, tokens = ["length"] * len(texts), 0
-        written: list[list[int]] = [[] for _ in texts]
-        eos = end_of_text(self.model.tuned.base.tokenizer)
-        async with self._pieces() as coming:
-            async for piece in coming:
-                if piece is not None:
+        ids: list[list[int]] = [[] for _ in texts]
+        with self._writing() as coming:
+            while coming.running:
+                for piece in await coming.more():
                     texts[piece.choice] += piece.text
                     tokens += piece.token
                     finish[piece.choice] = piece.finish or "length"
                     if piece.token or piece.finish:
-                        written[piece.choice].append(eos if piece.token_id is None else piece.token_id)
-        scored = [await self._logprobs(i, ids, prompt=self.echo) for i, ids in enumerate(written)]
+                        ids[piece.choice].append(self._eos if piece.token_id is None else piece.token_id)
+        scored = [await self._logprobs(i, own, prompt=self.echo) for i, own in enumerate(ids)]
         each = enumerate(zip(texts, finish, scored, strict=True))
         choices = [self.shape.choice(i, text, why, logprobs) for i, (text, why, logprobs) in each]
         return {**self.head, "object": self.shape.whole, "choices": choices, "usage": self._usage(tokens)}
+
+    @property
+    def _eos(self) -> int:
+        return end_of_text(self.model.tuned.base.tokenizer)
 
     async def _logprobs(self, i: int, written: list[int], *, prompt: bool) -> list[TokenLogprob] | None:
         wanted = self.body.num_logprobs
@@ -94,49 +103,66 @@ class Answering:
             return None
         return await logprobs_of(self.state.worker, self.model, self.asked[i], written, wanted, prompt=prompt)
 
-    async def _events(self) -> Events:
-        tokens = 0
-        places = [0 for _ in self.asked]
+    async def _frames(self) -> Frames:
         for i, one in enumerate(self.asked):
             first = self.shape.begin(i, one.prompt if self.echo else "")
             if first is not None:
                 own = await self._logprobs(i, [], prompt=True) if self.echo else None
-                yield self._chunk([self._with_logprobs(first, own, places, i)])
-        async with self._pieces() as coming:
-            async for piece, own in self._scored(coming):
-                if piece is None:
-                    yield None
-                    continue
-                tokens += piece.token if own is None else len(own) - (piece.token_id is None)
-                if piece.text or piece.finish or own:
-                    yield self._chunk([self._with_logprobs(self.shape.part(piece), own, places, piece.choice)])
+                yield frame(self._chunk([self._with_logprobs(first, own, i)]))
+        tokens, frame_of = 0, self._frame if self.body.num_logprobs is None else self._scored_frame()
+        with self._writing() as coming:
+            while coming.running:
+                pieces = await coming.more()
+                tokens += sum(piece.token for piece in pieces)
+                frames = [await frame_of(piece) for piece in pieces]
+                # one write for all that came, each an event of its own; pieces may all be held back
+                if any(frames) or not pieces:
+                    yield "".join(frames) or ALIVE
         if self.body.max_tokens == 0:
             for i in range(len(self.asked)):
-                yield self._chunk([self.shape.part(Piece(i, "", finish="length"))])
+                yield frame(self._chunk([self.shape.part(i, "", "length")]))
         if self.body.include_usage:
-            yield {**self._chunk([]), "usage": self._usage(tokens)}
+            yield frame({**self._chunk([]), "usage": self._usage(tokens)})
 
-    async def _scored(self, coming: AsyncGenerator[Piece | None]) -> AsyncGenerator[ScoredPiece]:
-        """Each piece with the tokens that it is, where they are wanted."""
-        if self.body.num_logprobs is None:
-            async for piece in coming:
-                yield piece, None
-            return
+    async def _frame(self, piece: Piece) -> str:
+        if not piece.text and not piece.finish:
+            return ""
+        text = self.shape.shown(piece.choice, piece.text)
+        if text and not piece.finish:
+            return self._parts[piece.choice].of(text)
+        return frame(self._chunk([self.shape.part(piece.choice, text, piece.finish)]))
+
+    @cached_property
+    def _parts(self) -> list[TextFrames]:
+        """Of each choice, for pieces that are text alone."""
+        return [TextFrames(partial(self._text_chunk, i)) for i in range(len(self.asked))]
+
+    def _text_chunk(self, i: int, text: str) -> JsonObject:
+        return self._chunk([self.shape.part(i, text, None)])
+
+    def _scored_frame(self) -> Callable[[Piece], Awaitable[str]]:
+        """Frames of pieces with the tokens that they are."""
 
         async def read(i: int, ids: list[int]) -> list[TokenLogprob]:
             return await self._logprobs(i, ids, prompt=False) or []
 
-        eos = end_of_text(self.model.tuned.base.tokenizer)
-        async for scored in with_logprobs(coming, len(self.asked), eos, read):
-            yield scored or (None, None)
+        held = LogprobStream(len(self.asked), self._eos, read)
 
-    def _with_logprobs(
-        self, choice: JsonObject, tokens: list[TokenLogprob] | None, places: list[int], i: int
-    ) -> JsonObject:
+        async def frame_of(piece: Piece) -> str:
+            scored = await held.push(piece)
+            if scored is None:
+                return ""
+            (whole, own), i = scored, piece.choice
+            part = self.shape.part(i, self.shape.shown(i, whole.text), whole.finish)
+            return frame(self._chunk([self._with_logprobs(part, own, i)]))
+
+        return frame_of
+
+    def _with_logprobs(self, choice: JsonObject, tokens: list[TokenLogprob] | None, i: int) -> JsonObject:
         if tokens is None:
             return choice
-        found = self.shape.logprobs(tokens, places[i])
-        places[i] += sum(len(token.text) for token in tokens)
+        found = self.shape.logprobs(tokens, self.places[i])
+        self.places[i] += sum(len(token.text) for token in tokens)
         return {**choice, "logprobs": found}
 
     def _chunk(self, choices: list[JsonObject]) -> JsonObject:

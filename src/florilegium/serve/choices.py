@@ -1,11 +1,17 @@
 """The texts of one HTTP request while they are written: tokens from the worker's thread, text for the client.
 
-Leaving `pieces` by any way (the end, a stop string, a closed connection) cancels what still runs."""
+    with written(worker, model, asked, stop, metrics) as texts:
+        while texts.running:
+            for piece in await texts.more(): ...
+
+One wait brings all that came in the meantime: a step of the engine wakes a request once, and a client who reads slowly
+gets several tokens in one write. Leaving by any way (the end, a stop string, a closed connection) cancels what still runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +25,6 @@ from florilegium.serve.prompts import Asked
 from florilegium.serve.worker import Worker
 
 QUIET_SECONDS = 15  # so often a stream says that it is alive
-Came = asyncio.Queue[tuple[int, TokenEvent | ApiError] | None]
 
 
 @dataclass(frozen=True)
@@ -34,58 +39,106 @@ class Piece:
     token_id: int | None = None
 
 
-async def pieces(
-    worker: Worker,
-    model: ServedModel,
-    asked: Sequence[Asked],
-    stop: Sequence[str],
-    metrics: Metrics,
-) -> AsyncGenerator[Piece | None]:
-    """Pieces of all texts as they come; None now and then, when there may be nothing to say. Raises ApiError when the
-    model fails."""
-    came: Came = asyncio.Queue()
-    tokenizer = model.tuned.base.tokenizer
-    jobs = [Job(model.tuned.loaded, one.request, partial(_put, came, i)) for i, one in enumerate(asked)]
-    texts = [TextPieces(tokenizer, one.request.token_ids, stop) for one in asked]
-    clock = metrics.start(sum(len(one.request.token_ids) for one in asked))
-    quiet = asyncio.ensure_future(_say_nothing(came))
-    try:
-        for i, job in enumerate(jobs):
-            worker.submit(job)
-            if asked[i].lead:
-                yield Piece(i, asked[i].lead)
-        running = len(jobs)
-        while running:
-            event = await came.get()
-            if event is None:
-                yield None
-                continue
-            i, written = event
+class Inbox:
+    """What came and was not read yet. It belongs to the event loop, and has one reader."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.events: list[tuple[int, TokenEvent | ApiError]] = []
+        self.reader: asyncio.Future[None] | None = None
+        self._begin_quiet()
+
+    def put(self, i: int, written: TokenEvent | ApiError) -> None:
+        self.events.append((i, written))
+        self._wake()
+
+    async def take(self) -> list[tuple[int, TokenEvent | ApiError]]:
+        """All that came, or nothing where for QUIET_SECONDS nothing did."""
+        if not self.events:
+            self.reader = self.loop.create_future()
+            await self.reader
+        taken, self.events = self.events, []
+        return taken
+
+    def close(self) -> None:
+        self.timer.cancel()
+
+    def _wake(self) -> None:
+        if self.reader is not None and not self.reader.done():
+            self.reader.set_result(None)
+
+    def _begin_quiet(self) -> None:
+        # one timer a request, not one a token: those cost as much as a token's text
+        self.timer = self.loop.call_later(QUIET_SECONDS, self._be_quiet)
+
+    def _be_quiet(self) -> None:
+        self._begin_quiet()
+        self._wake()
+
+
+class Texts:
+    """`running`: texts that have not ended."""
+
+    def __init__(
+        self, worker: Worker, model: ServedModel, asked: Sequence[Asked], stop: Sequence[str], metrics: Metrics
+    ) -> None:
+        self.worker, tokenizer = worker, model.tuned.base.tokenizer
+        self.inbox, self.running = Inbox(), len(asked)
+        self.jobs = [Job(model.tuned.loaded, one.request, partial(self.inbox.put, i)) for i, one in enumerate(asked)]
+        self.ended = [False] * len(asked)
+        self.texts = [TextPieces(tokenizer, one.request.token_ids, stop) for one in asked]
+        self.leads = [Piece(i, one.lead) for i, one in enumerate(asked) if one.lead]
+        self.clock = metrics.start(sum(len(one.request.token_ids) for one in asked))
+        self.failure: ApiError | None = None
+
+    async def more(self) -> list[Piece]:
+        """The pieces that came since; none now and then, when there may be nothing to say. Raises ApiError when the
+        model fails."""
+        if self.leads:
+            leads, self.leads = self.leads, []
+            return leads
+        while True:
+            if self.failure is not None:
+                raise self.failure
+            events = await self.inbox.take()
+            pieces = self._read(events)
+            if pieces or not events:
+                return pieces
+
+    def _read(self, events: Sequence[tuple[int, TokenEvent | ApiError]]) -> list[Piece]:
+        pieces = []
+        for i, written in events:
             if isinstance(written, ApiError) or written.broken:
-                raise written if isinstance(written, ApiError) else failed()
-            if jobs[i].cancelled:
+                # told once what came before it was read
+                self.failure = written if isinstance(written, ApiError) else failed()
+                break
+            if self.ended[i]:
                 continue  # a token that was under way when its stop string came
-            clock.token()
-            piece = _piece(i, texts[i], written)
+            piece = _piece(i, self.texts[i], written)
             if piece.finish:
-                running -= 1
-                worker.cancel(jobs[i])
-            yield piece
+                self.ended[i] = True
+                self.running -= 1
+                self.worker.cancel(self.jobs[i])
+            pieces.append(piece)
+        if pieces:
+            self.clock.tokens(len(pieces))
+        return pieces
+
+
+@contextlib.contextmanager
+def written(
+    worker: Worker, model: ServedModel, asked: Sequence[Asked], stop: Sequence[str], metrics: Metrics
+) -> Iterator[Texts]:
+    """The texts under way; see `Texts.more`. Raises ApiError when the model has failed."""
+    texts = Texts(worker, model, asked, stop, metrics)
+    try:
+        for job in texts.jobs:
+            worker.submit(job)
+        yield texts
     finally:
-        quiet.cancel()
-        for job in jobs:
+        texts.inbox.close()
+        for job in texts.jobs:
             worker.cancel(job)
-
-
-async def _say_nothing(came: Came) -> None:
-    """One timer a request, not one a token: those cost as much as a token's text."""
-    while True:
-        await asyncio.sleep(QUIET_SECONDS)
-        came.put_nowait(None)
-
-
-def _put(came: Came, i: int, written: TokenEvent | ApiError) -> None:
-    came.put_nowait((i, written))
 
 
 def _piece(i: int, text: TextPieces, written: TokenEvent) -> Piece:

@@ -16,7 +16,6 @@ from florilegium.data.quote import Value, split_items
 from florilegium.errors import DataError
 from florilegium.serve.answers import Answering
 from florilegium.serve.api_errors import bad
-from florilegium.serve.choices import Piece
 from florilegium.serve.events import JsonObject
 from florilegium.serve.logprobs import TokenLogprob, for_chat, for_completions
 from florilegium.serve.prompts import ask, settings_of
@@ -32,8 +31,11 @@ class TextShape:
     def begin(self, i: int, echo: str) -> JsonObject | None:
         return self._choice(i, echo, None) if echo else None
 
-    def part(self, piece: Piece) -> JsonObject:
-        return self._choice(piece.choice, piece.text, piece.finish)
+    def shown(self, i: int, text: str) -> str:
+        return text
+
+    def part(self, i: int, text: str, finish: str | None) -> JsonObject:
+        return self._choice(i, text, finish)
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
         return {**self._choice(i, text, finish), "logprobs": None if tokens is None else self.logprobs(tokens, 0)}
@@ -56,12 +58,15 @@ class ChatShape:
     def begin(self, i: int, echo: str) -> JsonObject | None:
         return {"index": i, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
-    def part(self, piece: Piece) -> JsonObject:
-        text = piece.text if piece.choice in self.has_text else piece.text.lstrip()
+    def shown(self, i: int, text: str) -> str:
+        text = text if i in self.has_text else text.lstrip()
         if text:
-            self.has_text.add(piece.choice)
+            self.has_text.add(i)
+        return text
+
+    def part(self, i: int, text: str, finish: str | None) -> JsonObject:
         delta = {"content": text} if text else {}
-        return {"index": piece.choice, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
+        return {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
         logprobs = None if tokens is None else self.logprobs(tokens, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from fastapi import Request
@@ -20,6 +20,10 @@ from florilegium.serve.api_errors import ApiError
 T = TypeVar("T")
 JsonObject = dict[str, object]
 Events = AsyncGenerator[JsonObject | None]  # None: nothing to say, but alive
+Frames = AsyncGenerator[str]  # one event or several, as they are sent: one write
+ALIVE, DONE = ": alive\n\n", "data: [DONE]\n\n"
+_MARK = "\0"  # no text of ours holds it in a name or an id
+_json = json.JSONEncoder(ensure_ascii=False).encode
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -59,13 +63,34 @@ async def answer(work: Awaitable[JsonObject], request: Request) -> Response:
     return Response(json.dumps(body, ensure_ascii=False), media_type="application/json")
 
 
-class EventStream(Response):
-    """`data: {json}` for each event, `[DONE]` at the end; an error that comes on the way is an event too. `held`
-    is let go with the answer, also where the client went before it began."""
+def frame(event: JsonObject) -> str:
+    return f"data: {_json(event)}\n\n"
 
-    def __init__(self, events: Events, held: contextlib.ExitStack) -> None:
+
+class TextFrames:
+    """Frames of events that differ in one text: all else becomes JSON once, not for each token."""
+
+    def __init__(self, event_of: Callable[[str], JsonObject]) -> None:
+        self.before, self.after = frame(event_of(_MARK)).split(_json(_MARK))
+
+    def of(self, text: str) -> str:
+        return f"{self.before}{_json(text)}{self.after}"
+
+
+async def frames_of(events: Events) -> Frames:
+    """Each event by itself."""
+    async with contextlib.aclosing(events):
+        async for event in events:
+            yield ALIVE if event is None else frame(event)
+
+
+class EventStream(Response):
+    """Server-sent events, `[DONE]` at the end; an error that comes on the way is an event too. `held` is let go with the
+    answer, also where the client went before it began."""
+
+    def __init__(self, frames: Frames, held: contextlib.ExitStack) -> None:
         super().__init__()
-        self.events, self.held = events, held
+        self.frames, self.held = frames, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.held, contextlib.suppress(ClientGone):
@@ -78,14 +103,10 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
         try:
-            async with contextlib.aclosing(self.events) as events:
-                async for event in events:
-                    await write(": alive\n\n" if event is None else _data(event))
-            await write("data: [DONE]\n\n")
+            async with contextlib.aclosing(self.frames) as frames:
+                async for text in frames:
+                    await write(text)
+            await write(DONE)
         except ApiError as error:
-            await write(_data(error.body()))
+            await write(frame(error.body()))
         await write("", more=False)
-
-
-def _data(event: JsonObject) -> str:
-    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"

@@ -43,8 +43,8 @@ class Clock:
         self.metrics, self.began = metrics, time.perf_counter()
         self.waits = True
 
-    def token(self) -> None:
-        self.metrics.tokens.inc()
+    def tokens(self, number: int = 1) -> None:
+        self.metrics.tokens.inc(number)
         if self.waits:
             self.metrics.first.observe(time.perf_counter() - self.began)
             self.waits = False

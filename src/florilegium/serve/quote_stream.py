@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 from starlette.responses import Response
 
 from florilegium.serve.api_errors import bad
-from florilegium.serve.choices import pieces
-from florilegium.serve.events import Events, EventStream, JsonObject
+from florilegium.serve.choices import written
+from florilegium.serve.events import ALIVE, EventStream, Frames, JsonObject, TextFrames, frame
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import Asked, ask, settings_of
 from florilegium.serve.schema import QuotesBody
@@ -33,26 +34,34 @@ async def stream_quotes(body: QuotesBody, state: ServerState, model: ServedModel
     with contextlib.ExitStack() as held:
         held.enter_context(state.worker.places(len(asked)))
         head: JsonObject = {"object": "quote.chunk", "model": model.name, "seed": settings.seed}
-        return EventStream(_events(head, asked, state, model), held.pop_all())
+        return EventStream(_frames(head, asked, state, model), held.pop_all())
     raise AssertionError
 
 
-async def _events(head: JsonObject, asked: list[Asked], state: ServerState, model: ServedModel) -> Events:
+async def _frames(head: JsonObject, asked: list[Asked], state: ServerState, model: ServedModel) -> Frames:
     texts = [one.prompt for one in asked]
-    for i, text in enumerate(texts):
+    events = [partial(_event, head, i) for i in range(len(asked))]
+    parts = [TextFrames(event) for event in events]
+    for event, text in zip(events, texts, strict=True):
         if text:
-            yield {**head, "index": i, "text": text}
-    async with contextlib.aclosing(pieces(state.worker, model, asked, (), state.metrics)) as coming:
-        async for piece in coming:
-            if piece is None:
-                yield None
-                continue
-            texts[piece.choice] += piece.text
-            event: JsonObject = {**head, "index": piece.choice, "text": piece.text}
-            if piece.finish:
-                event["row"] = await _row(model, texts[piece.choice], piece.finish == "stop")
-            if piece.text or piece.finish:
-                yield event
+            yield frame(event(text))
+    with written(state.worker, model, asked, (), state.metrics) as coming:
+        while coming.running:
+            pieces, frames = await coming.more(), []
+            for piece in pieces:
+                i = piece.choice
+                texts[i] += piece.text
+                if piece.finish:
+                    row = await _row(model, texts[i], piece.finish == "stop")
+                    frames.append(frame({**events[i](piece.text), "row": row}))
+                elif piece.text:
+                    frames.append(parts[i].of(piece.text))
+            if frames or not pieces:
+                yield "".join(frames) or ALIVE
+
+
+def _event(head: JsonObject, i: int, text: str) -> JsonObject:
+    return {**head, "index": i, "text": text}
 
 
 async def _row(model: ServedModel, text: str, finished: bool) -> JsonObject:

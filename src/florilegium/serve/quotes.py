@@ -84,7 +84,7 @@ class ServedTuned(Tuned):
                     raise Gone
                 if isinstance(event[1], ApiError) or event[1].broken:
                     raise event[1] if isinstance(event[1], ApiError) else failed()
-                clock.token()
+                clock.tokens()
                 running -= event[1].ended
                 written.append(replace(event[1], request=event[0]))
         finally:

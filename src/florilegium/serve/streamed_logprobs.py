@@ -5,7 +5,7 @@ than the text, so tokens go out a few at a time: one, then two, four, and eight 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from florilegium.serve.choices import Piece
@@ -29,22 +29,23 @@ class _Text:
         return len(self.ids) - self.sent
 
 
-async def with_logprobs(
-    coming: AsyncIterable[Piece | None], choices: int, eos: int, read: Read
-) -> AsyncGenerator[tuple[Piece, list[TokenLogprob]] | None]:
-    """The pieces of `choices` texts, a few tokens in one, with those tokens; None where `coming` has nothing to say. The
-    end of a text is a token too, `eos`."""
-    texts = [_Text() for _ in range(choices)]
-    async for piece in coming:
-        if piece is None:
-            yield None
-            continue
-        own = texts[piece.choice]
+class LogprobStream:
+    """Pieces of `choices` texts go in one by one and come out a few tokens in one, with those tokens. The end of a text is
+    a token too, `eos`."""
+
+    def __init__(self, choices: int, eos: int, read: Read) -> None:
+        self.texts = [_Text() for _ in range(choices)]
+        self.eos, self.read = eos, read
+
+    async def push(self, piece: Piece) -> tuple[Piece, list[TokenLogprob]] | None:
+        """None while more tokens of that text are waited for."""
+        own = self.texts[piece.choice]
         own.text += piece.text
         if piece.token or piece.finish:
-            own.ids.append(eos if piece.token_id is None else piece.token_id)
+            own.ids.append(self.eos if piece.token_id is None else piece.token_id)
         if own.waiting < own.at_once and not piece.finish:
-            continue
-        tokens = (await read(piece.choice, own.ids))[own.sent :]
-        yield replace(piece, text=own.text), tokens
+            return None
+        tokens = (await self.read(piece.choice, own.ids))[own.sent :]
+        whole = replace(piece, text=own.text)
         own.sent, own.text, own.at_once = len(own.ids), "", min(2 * own.at_once, MOST_AT_ONCE)
+        return whole, tokens

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from florilegium.serve.api_errors import ApiError
-from florilegium.serve.events import EventStream, JsonObject
+from florilegium.serve.events import EventStream, JsonObject, frames_of
 from florilegium.serve.page.runs import named
 from florilegium.serve.page.training import Training, free_name
 from florilegium.serve.page.uploads import DataBody
@@ -64,7 +64,7 @@ async def stop(request: Request) -> JsonObject:
 @router.get("/events")
 async def events(request: Request) -> Response:
     trainings = state_of(request).trainings
-    return EventStream(trainings.events(lambda: trainings.ending), contextlib.ExitStack())
+    return EventStream(frames_of(trainings.events(lambda: trainings.ending)), contextlib.ExitStack())
 
 
 async def _begin(request: Request, run: RunDirectory, *command: str) -> Training:
