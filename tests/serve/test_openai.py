@@ -195,6 +195,24 @@ def test_a_prompt_that_is_too_long_is_told_with_both_numbers(server: Server) -> 
 
 
 @pytest.mark.parametrize(
+    ("about", "numbers"),
+    [
+        (["love"] * 1_000_000, "1,000,000 tags"),
+        (["love"] * 33, "33 tags"),
+        (["ab c" * 250_000], "1,000,000 characters"),
+    ],
+)
+def test_more_to_write_about_than_fits_is_told_with_both_numbers(
+    server: Server, about: list[str], numbers: str
+) -> None:
+    response = server.post("/v1/quotes", about=about, n=1, max_tokens=1)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "about"), error
+    assert numbers in error["message"] and ("32" in error["message"] or "200" in error["message"])
+    assert server.gauge("texts_running") == server.gauge("texts_waiting") == 0, "something was drawn"
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"[", b"[]", b"null", b'{"n": NaN}', b"\xff", b"[" * 100_000, b'{"n":' + b"9" * 5000 + b"}"]
 )
 def test_a_body_that_is_no_object_is_400(server: Server, body: bytes) -> None:

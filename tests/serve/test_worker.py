@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn, cast
 
 import pytest
 
 from florilegium.config import SamplingSettings
 from florilegium.generation import Request, TokenEvent
+from florilegium.generation.engine import BatchEngine
 from florilegium.generation.tuned import Tuned, load
+from florilegium.model import fast_paths
 from florilegium.model.shared_base import Bases
 from florilegium.serve.hosted import Hosted, Job
 from florilegium.serve.models import Models, ServedModel
@@ -54,6 +57,46 @@ def test_after_a_failure_the_adapter_counts_once(tuned: Tuned, texts: int) -> No
             assert tokens_of(hosted, tuned, texts) == before * texts
     finally:
         hosted.close()
+
+
+def test_a_model_that_cannot_be_taken_leaves_nothing_behind(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its adapter is in the engine already when lending it the weights fails."""
+    hosted = Hosted(tuned.loaded, 4, 128)
+    try:
+        assert hosted.engine is not None
+        engine = cast(BatchEngine, hosted.engine)
+        assert engine.adapters is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(fast_paths, "lend_dequantized", out_of_memory)
+            with pytest.raises(MemoryError):
+                hosted.take(tuned.loaded)
+        assert not hosted.models and not any(engine.adapters.linears.values())
+        hosted.take(tuned.loaded)
+        assert tokens_of(hosted, tuned, 1)
+        assert {len(loras) for loras in engine.adapters.linears.values()} == {1}
+    finally:
+        hosted.close()
+
+
+def test_an_engine_that_cannot_take_the_adapter_again_writes_nothing(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next request would get the base's text, or another adapter's."""
+    hosted = Hosted(tuned.loaded, 4, 128)
+    hosted.take(tuned.loaded)
+    try:
+        before = tokens_of(hosted, tuned, 1)
+        hosted.fail()
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(BatchEngine, "add_adapter", out_of_memory)
+            tokens_of(hosted, tuned, 1)
+        assert tokens_of(hosted, tuned, 1) == before
+    finally:
+        hosted.close()
+
+
+def out_of_memory(*_: object) -> NoReturn:
+    raise MemoryError
 
 
 @pytest.fixture

@@ -109,24 +109,25 @@ class Answering:
             if first is not None:
                 own = await self._logprobs(i, [], prompt=True) if self.echo else None
                 yield frame(self._chunk([self._with_logprobs(first, own, i)]))
-        tokens, frame_of = 0, self._frame if self.body.num_logprobs is None else self._scored_frame()
+        tokens, frames_of = 0, self._text_frames if self.body.num_logprobs is None else self._scored_frames()
         with self._writing() as coming:
             while coming.running:
                 pieces = await coming.more()
                 tokens += sum(piece.token for piece in pieces)
-                frames = [await frame_of(piece) for piece in pieces]
-                # one write for all that came, each an event of its own; pieces may all be held back
-                if any(frames) or not pieces:
-                    yield "".join(frames) or ALIVE
+                # one write for all that came, each an event of its own; they may all be held back
+                frames = await frames_of(pieces)
+                if frames or not pieces:
+                    yield frames or ALIVE
         if self.body.max_tokens == 0:
             for i in range(len(self.asked)):
                 yield frame(self._chunk([self.shape.part(i, "", "length")]))
         if self.body.include_usage:
             yield frame({**self._chunk([]), "usage": self._usage(tokens)})
 
-    async def _frame(self, piece: Piece) -> str:
-        if not piece.text and not piece.finish:
-            return ""
+    async def _text_frames(self, pieces: Sequence[Piece]) -> str:
+        return "".join([self._frame(piece) for piece in pieces if piece.text or piece.finish])
+
+    def _frame(self, piece: Piece) -> str:
         text = self.shape.shown(piece.choice, piece.text)
         if text and not piece.finish:
             return self._parts[piece.choice].of(text)
@@ -140,7 +141,7 @@ class Answering:
     def _text_chunk(self, i: int, text: str) -> JsonObject:
         return self._chunk([self.shape.part(i, text, None)])
 
-    def _scored_frame(self) -> Callable[[Piece], Awaitable[str]]:
+    def _scored_frames(self) -> Callable[[Sequence[Piece]], Awaitable[str]]:
         """Frames of pieces with the tokens that they are."""
 
         async def read(i: int, ids: list[int]) -> list[TokenLogprob]:
@@ -148,15 +149,15 @@ class Answering:
 
         held = LogprobStream(len(self.asked), self._eos, read)
 
-        async def frame_of(piece: Piece) -> str:
-            scored = await held.push(piece)
-            if scored is None:
-                return ""
-            (whole, own), i = scored, piece.choice
-            part = self.shape.part(i, self.shape.shown(i, whole.text), whole.finish)
-            return frame(self._chunk([self._with_logprobs(part, own, i)]))
+        async def frames_of(pieces: Sequence[Piece]) -> str:
+            scored = [await held.push(piece) for piece in pieces]
+            return "".join([self._scored_frame(*one) for one in scored if one is not None])
 
-        return frame_of
+        return frames_of
+
+    def _scored_frame(self, piece: Piece, tokens: list[TokenLogprob]) -> str:
+        part = self.shape.part(piece.choice, self.shape.shown(piece.choice, piece.text), piece.finish)
+        return frame(self._chunk([self._with_logprobs(part, tokens, piece.choice)]))
 
     def _with_logprobs(self, choice: JsonObject, tokens: list[TokenLogprob] | None, i: int) -> JsonObject:
         if tokens is None:

@@ -77,8 +77,13 @@ class Hosted:
         if self.key is not None:
             if self.engine is not None:
                 model.adapter = self.engine.add_adapter(loaded)
-            # whoever asks the model itself, for probabilities, multiplies by the same copies
-            model.held.enter_context(fast_paths.lend_dequantized(self.own.model, loaded.model))
+            try:
+                # whoever asks the model itself, for probabilities, multiplies by the same copies
+                model.held.enter_context(fast_paths.lend_dequantized(self.own.model, loaded.model))
+            except BaseException:
+                if self.engine is not None:  # nobody would ever take it out again
+                    self.engine.remove_adapter(model.adapter)
+                raise
         self.models[id(loaded)] = model
 
     def retire(self, loaded: LoadedModel) -> None:
@@ -98,9 +103,10 @@ class Hosted:
     def add(self, job: Job) -> None:
         """The job's model was taken."""
         if self.engine is None:  # the last one failed: its caches may have held the memory that was missing
-            self.engine = self._make_engine()
+            engine = self._make_engine()
             for model in self.models.values() if self.key is not None else ():
-                model.adapter = self.engine.add_adapter(model.loaded)
+                model.adapter = engine.add_adapter(model.loaded)
+            self.engine = engine  # with all of them or not at all: a text must not be written with another's
         adapter = None if job.request.adapter is None else self.models[id(job.loaded)].adapter
         job.number = self.engine.add(replace(job.request, adapter=adapter))
         self.jobs[job.number] = job

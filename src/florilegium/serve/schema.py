@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
 from florilegium.config import SamplingSettings
 from florilegium.serve.api_errors import bad
 
-MOST_TEXTS, MOST_TAGS = 128, 500
+MOST_TEXTS, MOST_TAGS, MOST_ABOUT, TAG_LENGTH = 128, 500, 32, 200
 # Parameters of OpenAI's that clients send by themselves, and the values of theirs that ask for nothing.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (), "best_of": (1,), "frequency_penalty": (0,), "function_call": ("none",), "functions": ([],),
@@ -35,6 +35,20 @@ def _is_text(text: str) -> str:
 Text = Annotated[str, AfterValidator(_is_text)]
 Tokens = list[Annotated[StrictInt, Field(ge=0)]]
 Stop = Annotated[Text, Field(min_length=1, max_length=1000)]
+
+
+def at_most(most: int, of_what: str) -> BeforeValidator:
+    """Refuses a text or list that is longer, before anything of it is looked at, and says both numbers."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str | list) and len(value) > most:
+            raise ValueError(f"{len(value):,} {of_what}; at most {most:,}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Tag = Annotated[Text, Field(max_length=TAG_LENGTH), at_most(TAG_LENGTH, "characters in a tag")]
 
 
 class Body(BaseModel):
@@ -153,7 +167,9 @@ class ChatBody(StreamedBody):
 
 class QuotesBody(Body):
     prompt: Text | None = Field(None, description="how the quotes begin")
-    about: list[Text] | None = Field(None, min_length=1, description="tags that the quotes should have")
+    about: Annotated[list[Tag] | None, at_most(MOST_ABOUT, "tags")] = Field(
+        None, min_length=1, max_length=MOST_ABOUT, description="tags that the quotes should have"
+    )
     novel_only: bool = Field(False, description="leave out what copies a training row")
     stream: bool | None = Field(False, description="pieces of the texts, and each text's row at its end")
 
@@ -163,7 +179,7 @@ class TagsBody(BaseModel):
 
     model: str | None = Field(None, description="a name of /v1/models; without it the first fine-tuned model")
     text: Text = Field(min_length=1, description="a whole quote, without tags")
-    tags: list[Annotated[Text, Field(min_length=1, max_length=200)]] | None = Field(
+    tags: list[Annotated[Tag, Field(min_length=1)]] | None = Field(
         None,
         min_length=1,
         max_length=MOST_TAGS,

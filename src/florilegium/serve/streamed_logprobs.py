@@ -6,7 +6,7 @@ than the text, so tokens go out a few at a time: one, then two, four, and eight 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from florilegium.serve.choices import Piece
 from florilegium.serve.logprobs import TokenLogprob
@@ -46,6 +46,6 @@ class LogprobStream:
         if own.waiting < own.at_once and not piece.finish:
             return None
         tokens = (await self.read(piece.choice, own.ids))[own.sent :]
-        whole = replace(piece, text=own.text)
+        whole = piece._replace(text=own.text)
         own.sent, own.text, own.at_once = len(own.ids), "", min(2 * own.at_once, MOST_AT_ONCE)
         return whole, tokens

@@ -93,12 +93,16 @@ class AdapterPool:
         return tuple(linear.lora for linear in self.linears[4 * index : 4 * index + 4])
 
     def add(self, bloom: Bloom) -> int:
-        """The adapter's place."""
+        """The adapter's place. Raises OutOfMemoryError, and then all are as they were."""
         loras = [lora_of(module) for layer in bloom.h for module in wrapped_linears(layer)]
         self._make_room([padded_rank(lora) if lora else 0 for lora in loras])
         place = self.free.pop(0)
-        for linear, lora in zip(self.linears, loras, strict=True):
-            linear.put(place, lora)
+        try:
+            for linear, lora in zip(self.linears, loras, strict=True):
+                linear.put(place, lora)
+        except BaseException:  # no memory for a copy: what was put there is written over by the next
+            self.free.insert(0, place)
+            raise
         return place
 
     def remove(self, place: int) -> None:
