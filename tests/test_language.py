@@ -178,3 +178,28 @@ def test_identifiers_use_the_words_of_the_field() -> None:
 )
 def test_the_rules_find_what_they_are_for(text: str, breaks: bool) -> None:
     assert bool(found_in(text)) == breaks
+
+
+ERRORS = {
+    "UsageError": 1,
+    "DataError": 1,
+    "ModelError": 1,
+    "ResourceError": 1,
+    "DivergedError": 1,
+    "ApiError": 2,
+    "bad": 1,
+}
+
+
+def test_every_error_says_what_to_do() -> None:
+    """Its second sentence, as `errors.py` has it: written out, or made elsewhere, and never left out or empty."""
+    without = []
+    for path in sorted(ROOT.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(call.func, "id", None) if isinstance(call, ast.Call) else None
+            if name not in ERRORS or any(isinstance(argument, ast.Starred) for argument in call.args):
+                continue
+            fix = call.args[ERRORS[name]] if len(call.args) > ERRORS[name] else None
+            if fix is None or (isinstance(fix, ast.Constant) and not fix.value):
+                without.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert not without, without

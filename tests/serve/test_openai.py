@@ -186,7 +186,26 @@ def test_what_is_asked_wrongly_is_400_with_the_field(
     )
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (status, param), error
-    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+    cause, _, fix = error["message"].partition(". ")
+    assert cause and fix, error  # what is wrong, and what to do
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "says"),
+    [
+        ("GET", "/nowhere", {}, 404, "no such route. The routes and what they take are in /openapi.json"),
+        ("GET", "/v1/completions", {}, 405, "this route does not take that method. It takes POST"),
+        ("GET", "/health", {"host": "evil.example"}, 403, "this Host is not served here. Ask by the address"),
+        ("GET", "/health", {"origin": "http://evil.example"}, 403, "Start the server with --cors ORIGIN"),
+        ("GET", "/v1/models/nobody", {}, 404, "no such model. There are: sayings, seedling"),
+    ],
+)
+def test_what_is_asked_in_another_way_is_told_with_what_to_do(
+    server: Server, method: str, path: str, headers: dict, status: int, says: str
+) -> None:
+    answer = httpx.request(method, f"{server.url}{path}", headers=headers)
+    assert answer.status_code == status and says in answer.json()["error"]["message"], answer.text
 
 
 def test_a_prompt_that_is_too_long_is_told_with_both_numbers(server: Server) -> None:
@@ -229,4 +248,3 @@ def test_health_version_metrics_and_openapi(server: Server) -> None:
     assert {"florilegium_requests", "florilegium_generated_tokens", "florilegium_texts_running"} <= names
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert {"/v1/completions", "/v1/chat/completions", "/v1/quotes", "/v1/models", "/health"} <= set(paths)
-    assert httpx.get(f"{server.url}/nowhere").json()["error"]["message"] == "no such route"

@@ -146,13 +146,20 @@ def test_a_file_is_taken_in_under_a_name_of_ours_and_looked_at(page: Server) -> 
         ("/api/training/start", b'{"data": "sample", "model": "../outside"}', 400, "model"),
         ("/api/training/start", b'{"data": "sample", "model": "-x"}', 400, "model"),
         ("/api/training/resume/..%2f..", b"{}", 404, "no such"),
-        ("/api/training/resume/sayings", b"{}", 409, "finished"),
-        ("/api/close", b'{"run": "../sayings", "text": "x"}', 404, "no such run"),
+        (
+            "/api/training/resume/sayings",
+            b"{}",
+            409,
+            "Train it for longer in a terminal: florilegium resume sayings --ep",
+        ),
+        ("/api/close", b'{"run": "../sayings", "text": "x"}', 404, "no such run. There are: "),
     ],
 )
 def test_what_cannot_be_done_is_told(page: Server, path: str, content: bytes, status: int, says: str) -> None:
     response = post(page, path, content)
-    assert response.status_code == status and says in response.json()["error"]["message"], response.text
+    message = response.json()["error"]["message"]
+    assert response.status_code == status and says in message, response.text
+    assert all(message.partition(". ")), message  # what is wrong, and what to do
 
 
 def test_an_unreadable_file_is_told_in_the_words_of_the_command_line(page: Server) -> None:

@@ -1,5 +1,5 @@
 """Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}. What a request asks for wrongly
-is 4xx, always; 5xx is for our own mistakes."""
+is 4xx, always; 5xx is for our own mistakes. A message is two sentences, as everywhere here: the cause, and what to do."""
 
 from __future__ import annotations
 
@@ -13,20 +13,32 @@ from starlette.exceptions import HTTPException
 from florilegium.errors import FlorilegiumError, nearest, one_line
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+ROUTES = "The routes and what they take are in /openapi.json"
 
 
 class ApiError(HTTPException):  # FastAPI lets those alone through while it reads a body
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0
+        self,
+        status: int,
+        cause: str,
+        fix: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int = 0,
     ) -> None:
-        super().__init__(status, message)
-        self.status, self.message = status, message
+        self.status, self.cause, self.fix = status, one_line(cause), one_line(fix)
+        super().__init__(status, self.message)
         self.param, self.code, self.retry_after = param, code, retry_after
+
+    @property
+    def message(self) -> str:
+        return f"{self.cause}. {self.fix}" if self.fix else self.cause
 
     def body(self) -> dict[str, object]:
         kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         param = None if self.param is None else one_line(self.param)  # a name that somebody sent, of any characters
-        return {"error": {"message": one_line(self.message), "type": kind, "param": param, "code": self.code}}
+        return {"error": {"message": self.message, "type": kind, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
@@ -35,8 +47,12 @@ class ApiError(HTTPException):  # FastAPI lets those alone through while it read
         return JSONResponse(self.body(), self.status, headers)
 
 
-def bad(message: str, param: str | None, code: str | None = None) -> ApiError:
-    return ApiError(400, message, param=param, code=code)
+def bad(cause: str, fix: str, *, param: str | None, code: str | None = None) -> ApiError:
+    return ApiError(400, cause, fix, param=param, code=code)
+
+
+def mistake() -> ApiError:
+    return ApiError(500, "a mistake of the server's", "Its log says where; please report it with that")
 
 
 def add_handlers(app: FastAPI, fields: Mapping[str, tuple[str, ...]]) -> None:
@@ -48,11 +64,11 @@ def add_handlers(app: FastAPI, fields: Mapping[str, tuple[str, ...]]) -> None:
 
     @app.exception_handler(FlorilegiumError)
     async def library(request: Request, error: FlorilegiumError) -> JSONResponse:
-        return bad(str(error), None).response() if error.exit_code in (2, 3) else ApiError(500, str(error)).response()
+        return ApiError(400 if error.exit_code in (2, 3) else 500, error.cause, error.fix).response()
 
     @app.exception_handler(Exception)
-    async def mistake(request: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, "a mistake of the server's; see its log").response()
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return mistake().response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -60,8 +76,12 @@ def add_handlers(app: FastAPI, fields: Mapping[str, tuple[str, ...]]) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
-        known = {404: "no such route", 405: "this route does not take that method"}
-        return ApiError(error.status_code, known.get(error.status_code, str(error.detail))).response()
+        allowed = (error.headers or {}).get("Allow", "another one")
+        known = {
+            404: ("no such route", ROUTES),
+            405: ("this route does not take that method", f"It takes {allowed}"),
+        }
+        return ApiError(error.status_code, *known.get(error.status_code, (str(error.detail), ROUTES))).response()
 
 
 def _of_fields(error: RequestValidationError, known: tuple[str, ...]) -> ApiError:
@@ -71,9 +91,9 @@ def _of_fields(error: RequestValidationError, known: tuple[str, ...]) -> ApiErro
     param = str(place[0]) if place and first["type"] != "json_invalid" else None
     if first["type"] == "extra_forbidden":
         name = str(place[-1])
-        guess = nearest(name, known)
-        return bad(f"unknown parameter {name!r}" + (f". {guess}" if guess else ""), param, "unknown_parameter")
+        guess = nearest(name, known) or f"Leave it out. {ROUTES}"
+        return bad(f"unknown parameter {name!r}", guess, param=param, code="unknown_parameter")
     if param is None:
-        return bad("the body is not a JSON object", None, "invalid_json")
+        return bad("the body is not a JSON object", ROUTES, param=None, code="invalid_json")
     path = ".".join(str(part) for part in place)
-    return bad(f"{path}: {first['msg']}", param, "invalid_value")
+    return bad(f"{path}: {first['msg']}", ROUTES, param=param, code="invalid_value")

@@ -80,7 +80,7 @@ def make_app(state: ServerState) -> ASGIApp:
 async def _asked_by_the_page(request: Request) -> None:
     """What changes something carries a header that no other page can send without asking first (CORS), and none is let."""
     if request.method != "GET" and request.headers.get("x-florilegium") != "page":
-        raise ApiError(403, "this route is for the page", code="not_the_page")
+        raise ApiError(403, "this route is for the page", "Ask the API under /v1", code="not_the_page")
 
 
 @asynccontextmanager

@@ -82,7 +82,8 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     state = state_of(request)
     model = await state.models.get(body.model)
     if body.max_tokens == 0 and not body.echo:
-        raise bad("max_tokens is 0: it takes 1 or more, or 0 with echo", "max_tokens", "invalid_value")
+        fix = "It takes 1 or more, or 0 with echo"
+        raise bad("max_tokens is 0", fix, param="max_tokens", code="invalid_value")
     asked = await ask(model, prompts_of(body), settings_of(body, model), body.n)
     return await Answering(state, model, body, TextShape(), asked, body.echo).respond(request)
 
@@ -93,7 +94,8 @@ def prompts_of(body: CompletionBody) -> Sequence[str | Sequence[int]]:
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise bad("prompt is an empty list", "prompt", "invalid_value")
+        fix = "Give it a text; an empty one begins as training rows do"
+        raise bad("prompt is an empty list", fix, param="prompt", code="invalid_value")
     return [prompt] if isinstance(prompt[0], int) else prompt
 
 
@@ -102,14 +104,15 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     state = state_of(request)
     model = await state.models.get(body.model)
     if body.max_tokens == 0:
-        raise bad("max_tokens is 0: it takes 1 or more", "max_tokens", "invalid_value")
+        raise bad("max_tokens is 0", "It takes 1 or more", param="max_tokens", code="invalid_value")
     said = [message.text for message in body.messages if message.role == "user"]
     if not said:
-        raise bad("messages holds no message of the role 'user'", "messages", "invalid_value")
+        fix = "Add one: the last of them is what is answered"
+        raise bad("messages holds no message of the role 'user'", fix, param="messages", code="invalid_value")
     try:
         prompt = filled(model.tuned.template, said[-1])
     except DataError as error:
-        raise bad(str(error), "messages", "invalid_value") from None
+        raise bad(error.cause, error.fix, param="messages", code="invalid_value") from None
     asked = await ask(model, [prompt], settings_of(body, model), body.n)
     return await Answering(state, model, body, ChatShape(), asked).respond(request)
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from florilegium.serve.api_errors import ApiError
+from florilegium.serve.api_errors import ApiError, mistake
 from florilegium.serve.settings import ServeSettings, is_loopback
 
 log = logging.getLogger("florilegium.serve")
@@ -53,21 +53,24 @@ class Guard:
         except Exception as error:  # a mistake of ours; its words might hold a text
             log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             if not started:
-                await ApiError(500, "a mistake of the server's; see its log").response()(scope, receive, send)
+                await mistake().response()(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         """Raises ApiError for a request that is not for us, or comes without the key."""
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
         sent, key = _key_in(headers.get("authorization", b"")), self.settings.api_key
         if key is not None and not hmac.compare_digest(sent, key.encode()):
-            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+            fix = "Send the server's key as a header, Authorization: Bearer KEY, or as the password in a browser"
+            raise ApiError(401, "the API key is missing or wrong", fix, code="invalid_api_key")
         host, names = _host_of(headers.get("host", b"")), self.names
         if not is_loopback(self.settings.host):
             names = {*names, host}  # it has names that we do not know, and a page cannot know the key
         if host not in names:
-            raise ApiError(403, "this Host is not served here; see --allowed-host", code="wrong_host")
+            fix = "Ask by the address that the server says it is at, or start it with --allowed-host NAME"
+            raise ApiError(403, "this Host is not served here", fix, code="wrong_host")
         if not self._is_own_page(headers, scope["method"]) and not self._is_named_origin(headers, scope["path"]):
-            raise ApiError(403, "pages of other sites are not served (see --cors)", code="wrong_origin")
+            fix = "Start the server with --cors ORIGIN to let that page ask the API"
+            raise ApiError(403, "pages of other sites are not served", fix, code="wrong_origin")
 
     def _is_own_page(self, headers: Headers, method: str) -> bool:
         """Whether no page asks, or our own. What a link leads to may be looked at, not asked for by a script."""
@@ -99,14 +102,22 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, until - loop.time()))
             except TimeoutError:
-                raise ApiError(408, "the body did not come in time") from None
+                seconds = f"{settings.upload_seconds if upload else settings.body_seconds:g} seconds"
+                raise ApiError(408, f"the body did not come within {seconds}", _other_way(upload)) from None
             whole = message["type"] != "http.request" or not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > most:
-                raise ApiError(413, f"the body is larger than {most:,} bytes", code="body_too_large")
+                cause = f"the body is larger than {most:,} bytes"
+                raise ApiError(413, cause, _other_way(upload), code="body_too_large")
             return message
 
         return bounded
+
+
+def _other_way(upload: bool) -> str:
+    if upload:
+        return "Train on the file in a terminal, where it lies: florilegium train FILE"
+    return "Send fewer or shorter prompts in a request"
 
 
 def _host_of(value: bytes) -> str:

@@ -19,7 +19,12 @@ PLACES = 4  # for adapters at first; on a GPU more are made when they come
 
 
 def failed() -> ApiError:
-    return ApiError(500, "the model failed while it wrote; see the server's log", code="engine_failed")
+    return ApiError(
+        500,
+        "the model failed while it wrote",
+        "The server's log says why; /health whether it goes on",
+        code="engine_failed",
+    )
 
 
 @dataclass(eq=False)

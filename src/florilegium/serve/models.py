@@ -84,7 +84,7 @@ class Models:
         wanted = next(iter(known.values()), None) if name is None else known.get(name)
         if wanted is None:
             there = ", ".join(known) or "none yet: train one first"
-            raise ApiError(404, f"no such model; there are: {there}", param="model", code="model_not_found")
+            raise ApiError(404, "no such model", f"There are: {there}", param="model", code="model_not_found")
         return wanted
 
     async def get(self, name: str | None) -> ServedModel:
@@ -113,8 +113,9 @@ class Models:
                     return self.held[run]
                 except FlorilegiumError as error:
                     if not isinstance(error, ResourceError) or not self.held:
-                        told = str(error).replace(str(run), run.name)  # where it lies is nobody's business
-                        raise ApiError(500, told, code="model_not_loaded") from None
+                        # where it lies is nobody's business
+                        told = [part.replace(str(run), run.name) for part in (error.cause, error.fix)]
+                        raise ApiError(500, *told, code="model_not_loaded") from None
                     self._leave()
 
     @property

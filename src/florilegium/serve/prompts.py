@@ -43,7 +43,8 @@ async def ask(
     """`n` texts for each prompt, numbered as `florilegium generate` numbers them. Raises ApiError (400) for too many,
     for token ids that are none, and for a prompt that is too long."""
     if len(prompts) * n > MOST_TEXTS:
-        raise bad(f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts", "n", "too_many_texts")
+        cause = f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts"
+        raise bad(cause, "Ask for them in several requests", param="n", code="too_many_texts")
     texts = [prompt for prompt in prompts for _ in range(n)]
     return await asyncio.get_running_loop().run_in_executor(_tokenizing, asked_of, model, texts, settings)
 
@@ -68,7 +69,10 @@ def asked_of(
         else:
             ids, lead = prompt, ""
             if max(ids, default=0) >= vocabulary:
-                raise bad("prompt holds a token id that the vocabulary does not have", "prompt", "invalid_value")
+                cause = f"prompt holds a token id that the vocabulary of {vocabulary:,} does not have"
+                raise bad(
+                    cause, "Send the text, or ids of this model's tokenizer", param="prompt", code="invalid_value"
+                )
         _check_length(ids, settings, model.capacity)
         shown = prompt if isinstance(prompt, str) else str(base.tokenizer.decode(list(ids)))
         asked.append(Asked(Request(ids, number, settings, 0 if model.adapter else None), shown, lead))
@@ -77,10 +81,16 @@ def asked_of(
 
 def _check_length(ids: Sequence[int], settings: SamplingSettings, capacity: int) -> None:
     if not ids:
-        raise bad("prompt is empty: give it at least one token", "prompt", "invalid_value")
+        raise bad("prompt is empty", "Give it at least one token", param="prompt", code="invalid_value")
     if len(ids) + settings.max_new_tokens > capacity:
-        message = (
+        cause = (
             f"this server's context length is {capacity} tokens; the prompt has {len(ids)}, and "
             f"{settings.max_new_tokens} more were asked for (max_tokens)"
         )
-        raise bad(message, "prompt" if len(ids) >= capacity else "max_tokens", "context_length_exceeded")
+        param = "prompt" if len(ids) >= capacity else "max_tokens"
+        raise bad(
+            cause,
+            f"Give a shorter {param}" if param == "prompt" else "Lower max_tokens, or give a shorter prompt",
+            param=param,
+            code="context_length_exceeded",
+        )

@@ -27,7 +27,7 @@ async def stream_quotes(body: QuotesBody, state: ServerState, model: ServedModel
     """Raises ApiError (400) for what cannot be streamed."""
     if body.about is not None or body.novel_only:
         name = "about" if body.about is not None else "novel_only"
-        raise bad(f"{name} chooses among whole texts: leave stream out", "stream", "invalid_value")
+        raise bad(f"{name} chooses among whole texts", "Leave stream out", param="stream", code="invalid_value")
     settings = settings_of(body, model)
     prompt = model.tuned.prompt_text(body.prompt or "")
     asked = await ask(model, [prompt], settings, body.n)

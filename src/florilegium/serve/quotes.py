@@ -101,9 +101,10 @@ async def quotes(body: QuotesBody, request: Request) -> Response:
     state = state_of(request)
     served = await state.models.get(body.model)
     if body.about is not None and body.prompt is not None:
-        raise bad("about begins its quotes itself: leave prompt or about out", "about", "invalid_value")
+        fix = "Leave prompt or about out"
+        raise bad("about begins its quotes itself", fix, param="about", code="invalid_value")
     if body.max_tokens == 0:
-        raise bad("max_tokens is 0: it takes 1 or more", "max_tokens", "invalid_value")
+        raise bad("max_tokens is 0", "It takes 1 or more", param="max_tokens", code="invalid_value")
     if body.stream:
         return await stream_quotes(body, state, served)
     own = {one.name: getattr(served.tuned, one.name) for one in fields(Tuned)}

@@ -28,7 +28,7 @@ def _is_text(text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError("holds half a surrogate pair, which is no character") from None
+            raise ValueError("holds half a surrogate pair, which is no character: send whole ones") from None
     return text
 
 
@@ -78,7 +78,8 @@ class Body(BaseModel):
             if name in values and name not in cls.model_fields:
                 value = values[name]
                 if value is not None and not any(value == one and type(value) in (type(one), float) for one in nothing):
-                    raise bad(f"{name} is not supported by this server: leave it out", name, "unsupported_parameter")
+                    cause = f"{name} is not supported by this server"
+                    raise bad(cause, "Leave it out", param=name, code="unsupported_parameter")
         return {name: value for name, value in values.items() if name in cls.model_fields or name not in UNSUPPORTED}
 
     def settings(self, otherwise: SamplingSettings) -> SamplingSettings:

@@ -33,12 +33,13 @@ async def tags(body: TagsBody, request: Request) -> JsonObject:
     model = await state.models.get(body.model)
     wanted = body.tags or await asyncio.to_thread(known_tags, model)
     if not wanted:
-        raise bad("the rows of this run are gone, and with them its tags: name some", "tags", "invalid_value")
+        cause = "the rows of this run are gone, and with them its tags"
+        raise bad(cause, "Name the tags to choose from", param="tags", code="invalid_value")
     context = await asyncio.to_thread(context_of, model, body.text, wanted)
     longest = len(context.prompt) + max(map(len, context.tails)) + 1
     if longest > model.capacity:
-        message = f"this server's context length is {model.capacity} tokens; text and tag have {longest}"
-        raise bad(message, "text", "context_length_exceeded")
+        cause = f"this server's context length is {model.capacity} tokens; text and tag have {longest}"
+        raise bad(cause, "Give a shorter text", param="text", code="context_length_exceeded")
     with state.worker.places(1):
         likely = await asyncio.wrap_future(state.worker.call(partial(probabilities, model, context)))
     found = sorted(zip(wanted, likely, strict=True), key=lambda pair: -pair[1])
@@ -52,10 +53,12 @@ def context_of(model: ServedModel, text: str, wanted: list[str]) -> TagContext:
     try:
         tuned.prompt_text(text, tags=True)
         if tuned.template.columns[-1] not in tuned.template.list_columns:
-            raise UsageError("the template of this model does not end in a list of tags", "")
+            raise UsageError(
+                "the template of this model does not end in a list of tags", "Ask a model that was trained with tags"
+            )
         return tag_context(tuned.loaded, tuned.template, {tuned.template.columns[0]: text.strip()}, wanted)
     except FlorilegiumError as error:
-        raise bad(error.cause, "text", "invalid_value") from None
+        raise bad(error.cause, error.fix, param="text", code="invalid_value") from None
 
 
 def probabilities(model: ServedModel, context: TagContext) -> list[float]:

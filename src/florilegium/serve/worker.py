@@ -69,7 +69,7 @@ class Worker:
         """Tokens of a text at most: what was asked for, or fewer where the model's positions end."""
         positions = getattr(loaded.base.model.config, "max_position_embeddings", None)
         if positions is not None and positions < 2:
-            raise ModelError(f"max_position_embeddings is {positions}", "The model's config.json is damaged")
+            raise ModelError(f"max_position_embeddings is {positions}", "Get the model's config.json again")
         return min(self.max_length, positions or self.max_length)
 
     @contextlib.contextmanager
@@ -77,7 +77,8 @@ class Worker:
         """Room for that many texts while a request is answered. Raises ApiError (429) when the queue is full."""
         with self.lock:
             if self.taken and self.taken + texts > self.slots + self.queue_size:
-                raise ApiError(429, "the queue is full; try again in a moment", code="queue_full", retry_after=1)
+                fix = "Try again in a moment, or start the server with a larger --queue"
+                raise ApiError(429, "the queue is full", fix, code="queue_full", retry_after=1)
             self.taken += texts
         try:
             yield

@@ -57,9 +57,16 @@ class Child:
     @property
     def failure(self) -> str:
         """The line in which an expected failure is told, without the program's name."""
+        return ". ".join(filter(None, self.told))
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """The same as its cause and what to do about it."""
         told = [line for line in self.said if line.startswith("florilegium: ")]
         last = told[-1] if told else next(reversed(self.said), "it ended without a word")
-        return one_line(last.removeprefix("florilegium: "))
+        return one_line(
+            last.removeprefix("florilegium: ")
+        ), "" if told else "Try the same in a terminal, which shows more"
 
     async def _listen(self) -> None:
         assert self.process.stderr is not None

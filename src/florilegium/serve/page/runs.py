@@ -59,7 +59,8 @@ def named(name: str) -> RunDirectory:
     """A run in runs/ by its folder's name, which is no path. Raises ApiError (404)."""
     run = RunDirectory(RUNS / name)
     if PurePath(name).name != name or name.startswith(".") or "\\" in name or "\0" in name or not run.is_run:
-        raise ApiError(404, "no such run", param="run", code="run_not_found")
+        there = ", ".join(Path(one.path).name for one in reversed(list_runs())) or "none yet: train one"
+        raise ApiError(404, "no such run", f"There are: {there}", param="run", code="run_not_found")
     return run
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from florilegium.serve.api_errors import ApiError
+from florilegium.serve.api_errors import ROUTES, ApiError
 
 router = APIRouter(include_in_schema=False)
 STATIC = Path(__file__).parent / "static"
@@ -43,6 +43,6 @@ async def static(name: str) -> Response:
 def _file(name: str) -> Response:
     """Raises ApiError (404) for a name that is none of the page's files."""
     if name not in FILES:
-        raise ApiError(404, "no such route")
+        raise ApiError(404, "no such route", ROUTES)
     path = FILES[name]
     return Response(path.read_bytes(), headers=HEADERS, media_type=TYPES[path.suffix])

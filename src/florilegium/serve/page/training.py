@@ -65,7 +65,8 @@ class Trainings:
         """Raises ApiError (409) while another one runs."""
         async with self.starting:
             if self.ending or (self.current and not self.current.ended.done()):
-                raise ApiError(409, "a training is under way: stop it, or wait for its end", code="training_under_way")
+                fix = "Stop it, or wait for its end"
+                raise ApiError(409, "a training is under way", fix, code="training_under_way")
             self.current = Training(run, await Child.start(*command))
             return self.current
 
@@ -132,4 +133,4 @@ def free_name(wanted: str) -> RunDirectory:
         path = RUNS / (wanted if number == 1 else f"{wanted}-{number}")
         if not path.exists() and not path.is_symlink():
             return RunDirectory(path)
-    raise ApiError(409, "too many runs of that name: choose another", param="name")
+    raise ApiError(409, "there are too many runs of that name", "Choose another name", param="name")

@@ -50,7 +50,8 @@ async def start(body: TrainBody, request: Request) -> JsonObject:
 async def resume(name: str, request: Request) -> JsonObject:
     run = named(name)
     if run.has_adapter:
-        raise ApiError(409, "this run is finished", param="run", code="run_finished")
+        fix = f"Train it for longer in a terminal: florilegium resume {name} --epochs N"
+        raise ApiError(409, "this run is finished", fix, param="run", code="run_finished")
     return (await _begin(request, run, "resume", str(run.path))).as_object()
 
 

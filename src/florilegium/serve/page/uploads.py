@@ -60,14 +60,16 @@ class DataBody(BaseModel):
 async def upload(name: str, request: Request) -> JsonObject:
     """The body is the file. Answers with the name under which it was taken."""
     if not is_data_name(name):
-        raise bad("this kind of file is not read: give .csv, .tsv, .json, .jsonl, .txt, .md, .parquet or .xlsx", "name")
+        fix = "Give .csv, .tsv, .json, .jsonl, .txt, .md, .parquet or .xlsx"
+        raise bad("this kind of file is not read", fix, param="name")
     try:
         with disk_errors(FOLDER):
             return {"data": await _take(name, request)}
     except ClientDisconnect:
-        raise bad("the file did not come whole", "name") from None
+        cause = "the connection ended before the whole file had come"
+        raise bad(cause, "Choose the file again; nothing of it was kept", param="name") from None
     except FlorilegiumError as error:
-        raise ApiError(507, str(error), code="disk_full") from None
+        raise ApiError(507, error.cause, error.fix, code="disk_full") from None
 
 
 @router.post("/inspect")
@@ -76,11 +78,12 @@ async def inspect(body: DataBody) -> JsonObject:
     try:
         code = await asyncio.wait_for(child.wait(), INSPECT_SECONDS)
     except TimeoutError:
-        raise bad(f"reading it took longer than {INSPECT_SECONDS} seconds", "data") from None
+        fix = "Look at it in a terminal, where it may take longer: florilegium inspect FILE"
+        raise bad(f"reading it took longer than {INSPECT_SECONDS} seconds", fix, param="data") from None
     finally:
         child.kill()
     if code:
-        raise bad(child.failure, "data", "unreadable_data")
+        raise bad(*child.told, param="data", code="unreadable_data")
     report: dict[str, Any] = json.loads(child.output)  # what `runs.inspect.inspect` returns: plain values
     pairs = report["findings"]["near_duplicates"]["pairs"]
     told = finding_sentences(report["findings"])[0 if pairs else 1 :]  # the first line tells near duplicates, of 0 too
@@ -94,7 +97,7 @@ def data_path(data: str) -> str:
     if data == SAMPLE:
         return SAMPLE
     if not re.fullmatch(r"[A-Za-z0-9.-]{1,120}", data) or data.startswith(".") or not (FOLDER / data).is_file():
-        raise ApiError(404, "no such file: upload it first", param="data", code="data_not_found")
+        raise ApiError(404, "no such file", "Choose the file on the page first", param="data", code="data_not_found")
     return str(FOLDER / data)
 
 
