@@ -102,6 +102,8 @@ def test_filter_cleans_and_drops():
     assert [row["text"] for row in sieve.drop_copies(rows, counts)] == [rows[0]["text"], rows[2]["text"]] and counts[
         "dropped: copy"
     ] == 1
+    unread = ["A door is only a wall that forgives you."]  # the sample's
+    assert [row["text"] for row in sieve.drop_copies(rows, Counter(), unread)] == [rows[0]["text"]]
 
 
 def test_topics_are_named_where_they_are_mentioned():

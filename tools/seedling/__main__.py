@@ -74,7 +74,7 @@ def teach(options: argparse.Namespace) -> None:
 def sieve(options: argparse.Namespace) -> None:
     from . import filter
 
-    filter.run(options.work, options.seed, options.workers)
+    filter.run(options.work, options.seed, options.workers, PACKAGE_FOLDER / "sayings.jsonl")
 
 
 def make_tokenizer(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .filter import SHINGLE, WORD, clean, digest, floors, mentions, read_shards
+from .filter import WORD, clean, floors, mentions, read_shards, shingles_of
 from .words import CORE
 
 SENSE_HELD_OUT, SENSE_UNSURE = 1.6, 1.9  # nats by which Yes leads No
@@ -41,11 +41,6 @@ class Candidate:
     text: str
     tags: tuple[str, ...]
     worth: float  # the teacher's opinion, longer and held-out ones first
-
-
-def shingles(text: str) -> set[int]:
-    words = WORD.findall(text.lower())
-    return {digest(" ".join(words[i : i + SHINGLE])) for i in range(max(1, len(words) - SHINGLE + 1))}
 
 
 def make_candidate(row: dict[str, Any], text: str, held_out: bool) -> Candidate | None:
@@ -101,10 +96,10 @@ def choose(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
 def run(work: Path, seed: int, most: int = 4200) -> None:
     """Write `candidates.tsv`: a number, the saying, its proposed tags."""
     with (work / "train.jsonl").open(encoding="utf-8") as file:
-        seen = {shingle for line in file for shingle in shingles(json.loads(line)["text"])}
+        seen = {shingle for line in file for shingle in shingles_of(json.loads(line)["text"])}
 
     def is_new(candidate: Candidate) -> bool:
-        mine = shingles(candidate.text)
+        mine = shingles_of(candidate.text)
         return sum(shingle in seen for shingle in mine) <= SEEN * len(mine)
 
     chosen = choose([candidate for candidate in unread(work) if is_new(candidate)], most)

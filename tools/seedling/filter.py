@@ -165,15 +165,24 @@ def digest(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def drop_copies(rows: Iterable[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    """The rows that are no near copy of an earlier one and do not open like too many others of their form."""
-    seen: set[int] = set()
+def shingles_of(text: str) -> set[int]:
+    """A number for each run of `SHINGLE` words (for fewer words, of all)."""
+    words = WORD.findall(text.lower())
+    return {digest(" ".join(words[i : i + SHINGLE])) for i in range(max(1, len(words) - SHINGLE + 1))}
+
+
+def drop_copies(
+    rows: Iterable[dict[str, Any]], counts: Counter[str], unread: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows that are no near copy of an earlier one or of an `unread` text, and do not open like too many others of
+    their form."""
+    seen = {shingle for text in unread for shingle in shingles_of(text)}
     openings: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     for row in rows:
         words = WORD.findall(row["text"].lower())
         every = 1 if row["form"] == "saying" else 3  # long texts are judged by a third of their shingles
-        shingles = {digest(" ".join(words[i : i + SHINGLE])) for i in range(max(1, len(words) - SHINGLE + 1))}
+        shingles = shingles_of(row["text"])
         shingles = {shingle for shingle in shingles if shingle % every == 0} or shingles
         opening = row["form"] + " " + " ".join(words[:4])
         if sum(shingle in seen for shingle in shingles) > 0.5 * len(shingles):
@@ -193,8 +202,16 @@ def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, file)
 
 
-def run(work: Path, seed: int, workers: int) -> None:
-    """Write `train.jsonl` and `heldout.jsonl` (rows with `form`, `topics`, `text`, `sense`, `document`)."""
+def sample_texts(path: Path) -> Iterator[str]:
+    """The quotes of a JSONL file of the package's sample; none where there is no file yet."""
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from (json.loads(line)["quote"] for line in file)
+
+
+def run(work: Path, seed: int, workers: int, unread: Path) -> None:
+    """Write `train.jsonl` and `heldout.jsonl` (rows with `form`, `topics`, `text`, `sense`, `document`), without the sayings
+    of the sample `unread`, which users tune on."""
     train, held_out = work / "train.jsonl", work / "heldout.jsonl"
     if train.exists():
         print("filter: done before")
@@ -221,7 +238,7 @@ def run(work: Path, seed: int, workers: int) -> None:
 
     partial = train.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as train_file, held_out.open("w", encoding="utf-8") as held_out_file:
-        for row in drop_copies(cleaned(), counts):
+        for row in drop_copies(cleaned(), counts, sample_texts(unread)):
             key = digest(row["text"])
             row["document"] = render(row, random.Random(seed * 2**32 + key))
             held = key % HELD_OUT_IN == 0
