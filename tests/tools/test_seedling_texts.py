@@ -142,35 +142,48 @@ def test_the_teachers_opinion_drops_what_it_doubts():
     assert opinion({"form": "saying", "likelihood": -0.1}, least, least_sense) == "senseless"  # it was not judged
     assert opinion(rows[-1], least, least_sense) == ""
     kept = sum(not opinion(row, least, least_sense) for row in rows[:-1])
-    assert 35 <= kept <= 45
+    assert 50 <= kept <= 60
 
 
-def test_candidates_are_unread_sensible_and_unlike_each_other(tmp_path):
+def test_candidates_are_sensible_and_unlike_each_other(tmp_path):
     import json
 
     from tools.seedling import candidates
 
-    def saying(text, topics, sense=2.5, likelihood=-1.0):
-        return {"form": "saying", "topics": topics, "text": text, "sense": sense, "likelihood": likelihood}
+    def saying(text, topics, sense=2.5):
+        return {"form": "saying", "topics": topics, "text": text, "sense": sense, "likelihood": -1.0}
 
-    read = saying("The patient gardener waits for rain before he plants the beans.", ["patience"])
-    held_out = [
+    rows = [
         saying("A borrowed book is a promise that two cousins made to each other.", ["books", "promises"]),
-        saying("A borrowed book is a promise that two cousins made to each one.", ["books"]),  # alike
-        saying("The patient gardener waits for rain before he plants the peas.", ["patience"]),  # read, nearly
+        saying("A borrowed book is a promise that two cousins made to each one.", ["books"], sense=2.4),  # alike
         saying("Her kitchen smells of bread in the morning and of soup at night.", ["bread"]),  # touchy
         saying("Nobody hears the clock until the house is empty and still.", ["furniture"]),  # no core topic
-        saying("A quiet lake shows the mountain what it looks like at noon.", ["silence"], sense=1.0),  # senseless
-    ]
-    unsure = saying(
-        "A late train teaches the whole platform to talk about patience.", ["patience", "trains"], likelihood=-9
-    )
-    sure = [saying(f"The {n} lamps on our street know where everybody lives at night.", ["night"]) for n in range(20)]
+        saying("A quiet lake shows the mountain how it looks at noon.", ["silence"], sense=1.0),  # senseless
+        saying("A good book is like a lamp that stands beside the bed.", ["books"]),  # a comparison
+        saying("The gardener waits for rain, and the rain waits for nobody.", ["patience"]),  # a word said twice
+        {"form": "scene", "topics": ["night"], "text": "The lamps on our street know where everybody lives.", "likelihood": -1.0},
+    ]  # fmt: skip
     (tmp_path / "shards").mkdir()
-    for path, rows in (
-        ("train.jsonl", [read, *sure]), ("heldout.jsonl", held_out), ("shards/0000.jsonl", [read, *held_out, *sure, unsure]),
-    ):  # fmt: skip
-        (tmp_path / path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "shards" / "0000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     candidates.run(tmp_path, seed=0)
-    lines = [line.split("\t")[1:] for line in (tmp_path / "candidates.tsv").read_text().splitlines()]
-    assert sorted(lines) == sorted([[held_out[0]["text"], "books, promises"], [unsure["text"], "patience"]])
+    lines = [line.split("\t") for line in (tmp_path / "candidates.tsv").read_text().splitlines()]
+    assert lines == [["0", rows[0]["text"], "books, promises"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "compared", "repeated"),
+    [
+        ("A good friend is like a warm blanket.", True, False),
+        ("Hope feels like rain after a dry month.", True, False),
+        ("Be as patient as a stone.", True, False),
+        ("I like the rain, and nobody asks me why.", False, False),
+        ("We like to read at night.", False, False),
+        ("A man who loves his neighbor is loved by his neighbors.", False, True),
+        ("Learning takes time, and so learn slowly.", False, True),
+        ("You can only see what you are willing to look at.", False, False),
+    ],
+)
+def test_comparisons_and_words_said_twice(text, compared, repeated):
+    from tools.seedling.plain import compares, repeats
+
+    assert (compares(text), repeats(text)) == (compared, repeated)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STAGES = ("prompts", "teacher", "filter", "tokenizer", "pretrain", "measure", "candidates", "export")
+STAGES = ("prompts", "teacher", "candidates", "filter", "tokenizer", "pretrain", "measure", "export")
 PACKAGE_FOLDER = Path(__file__).parents[2] / "src" / "florilegium" / "seedling"
 
 
@@ -109,7 +109,7 @@ def ship(options: argparse.Namespace) -> None:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = dict(
-    zip(STAGES, (show_prompts, teach, sieve, make_tokenizer, train, judge, propose, ship), strict=True)
+    zip(STAGES, (show_prompts, teach, propose, sieve, make_tokenizer, train, judge, ship), strict=True)
 )
 
 

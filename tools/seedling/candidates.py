@@ -1,31 +1,29 @@
-"""Which sayings may become the bundled ones: those that the teacher wrote and the student never read.
+"""Which of the teacher's sayings may become the bundled ones, which the student never reads (`filter` leaves them out).
 
 A small model that is tuned on sayings far above it forgets how to write: on 2,259 hand-written ones ("A wren weighs less
 than a letter and can still wake the whole lane") its held-out loss ends at 3.7 and its sentences fall apart; on the
-teacher's own it ends at 1.2 and they stand. So the sample is written in the student's own plain English: held-out
-sayings, and sayings that the filter left out because the teacher was unsure of their words, though sure of their sense.
+teacher's own it ends at 1.2 and they stand. So the sample is written in the student's own plain English.
 
-No candidate shares more than a third of its runs of five words with the training texts, or half of its words with
-another candidate; each of the eighty tags gets its share. They go to `candidates.tsv`, a line each, to be read by people:
-about every second one is kept, some with a word mended, their tags set anew."""
+Candidates are among the quarter that the teacher calls the clearest and most sensible; no two share half of their words,
+and each of the eighty tags gets its share. They go to `candidates.tsv`, a line each, to be read by people: about every
+second one is kept, some with a word mended, their tags set anew."""
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .filter import WORD, clean, floors, mentions, read_shards, shingles_of
+from .filter import clean, mentions, read_shards
+from .plain import WORD
 from .words import CORE
 
-SENSE_HELD_OUT, SENSE_UNSURE = 1.6, 1.9  # nats by which Yes leads No
+SENSE = 2.0  # nats by which Yes leads No
 FEWEST, MOST = 7, 24  # words
-SEEN = 0.34  # share of a saying's shingles that training texts may hold
 ALIKE = 0.5  # share of words that two candidates may have in common
 SAME_START = 70  # candidates with the same two first words
 PER_TAG = (25, 60, 110, 180)  # rounds: first every tag gets some, then more
@@ -40,32 +38,16 @@ TOUCHY = re.compile(
 class Candidate:
     text: str
     tags: tuple[str, ...]
-    worth: float  # the teacher's opinion, longer and held-out ones first
+    worth: float  # the teacher's opinion, longer ones first
 
 
-def make_candidate(row: dict[str, Any], text: str, held_out: bool) -> Candidate | None:
+def make_candidate(row: dict[str, Any]) -> Candidate | None:
     """None where it is touchy, too short or long, not sensible enough, or about none of the core topics."""
-    words, sense = len(text.split()), row.get("sense", float("-inf"))
-    tags = tuple(topic for topic in CORE if topic in row["topics"] or mentions(text, topic))[:5]
-    fits = FEWEST <= words <= MOST and sense >= (SENSE_HELD_OUT if held_out else SENSE_UNSURE)
-    if not fits or not tags or TOUCHY.search(text):
+    text = clean("saying", row["text"])[0] if row["form"] == "saying" and row.get("sense", 0.0) >= SENSE else None
+    if text is None or not FEWEST <= len(text.split()) <= MOST or TOUCHY.search(text):
         return None
-    return Candidate(text, tuple(sorted(tags)), sense + 0.05 * min(words, 14) + 0.4 * held_out)
-
-
-def unread(work: Path) -> Iterator[Candidate]:
-    """The sayings that no student has read."""
-    with (work / "heldout.jsonl").open(encoding="utf-8") as file:
-        rows = [row for row in map(json.loads, file) if row["form"] == "saying"]
-    for row in rows:
-        if candidate := make_candidate(row, row["text"], held_out=True):
-            yield candidate
-    least = floors(read_shards(work / "shards"))[0]["saying"]
-    for row in read_shards(work / "shards"):
-        if row["form"] == "saying" and row["likelihood"] < least:
-            text = clean("saying", row["text"])[0]
-            if text and (candidate := make_candidate(row, text, held_out=False)):
-                yield candidate
+    tags = tuple(topic for topic in CORE if topic in row["topics"] or mentions(text, topic))[:5]
+    return Candidate(text, tuple(sorted(tags)), row["sense"] + 0.05 * min(len(text.split()), 14)) if tags else None
 
 
 def choose(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
@@ -95,14 +77,7 @@ def choose(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
 
 def run(work: Path, seed: int, most: int = 4200) -> None:
     """Write `candidates.tsv`: a number, the saying, its proposed tags."""
-    with (work / "train.jsonl").open(encoding="utf-8") as file:
-        seen = {shingle for line in file for shingle in shingles_of(json.loads(line)["text"])}
-
-    def is_new(candidate: Candidate) -> bool:
-        mine = shingles_of(candidate.text)
-        return sum(shingle in seen for shingle in mine) <= SEEN * len(mine)
-
-    chosen = choose([candidate for candidate in unread(work) if is_new(candidate)], most)
+    chosen = choose([c for c in map(make_candidate, read_shards(work / "shards")) if c], most)
     random.Random(seed).shuffle(chosen)
     lines = [f"{i}\t{candidate.text}\t{', '.join(candidate.tags)}\n" for i, candidate in enumerate(chosen)]
     (work / "candidates.tsv").write_text("".join(lines), encoding="utf-8")

@@ -5,8 +5,8 @@ markdown, talk about the task instead of the text, another script, too short or 
 walked once in order: exact and near copies are dropped (more than half of a text's word shingles were seen in kept
 texts), and an opening of four words that has become a habit is capped.
 
-The teacher's own opinion comes first (`floors`): of each form the seventh that it wrote least surely is dropped, and of
-the sayings those that it would less readily call clear, true and sensible than the rest of them.
+The teacher's own opinion comes first (`floors`): of each form the tenth that it wrote least surely is dropped, and of
+the sayings the third that it would least readily call clear, true and sensible.
 
 Held-out texts are chosen by a hash of the text, after the copies are gone and before anything is trained.
 
@@ -29,12 +29,13 @@ from typing import Any
 
 import numpy as np
 
+from .plain import WORD, compares, repeats
 from .prompts import join_words
 from .words import CORE
 
 HELD_OUT_IN = 80  # one text of this many is held out
 SHINGLE = 5  # words
-UNSURE, SENSELESS = 1 / 7, 0.45  # shares of a form's texts, and of the judged sayings, that the teacher's opinion drops
+UNSURE, SENSELESS = 0.1, 0.35  # shares of a form's texts, and of the judged sayings, that the teacher's opinion drops
 OPENING_SHARE = 0.005  # of a form's texts may share their first four words
 
 TASK_TALK = re.compile(
@@ -53,7 +54,6 @@ SAYING_TALK = re.compile(
 MARKUP = re.compile(r"[\[\]{}<>|\\*_#`~^=]|^\s*([-•]|\d+[.)])\s", re.MULTILINE)
 OTHER_SCRIPT = re.compile(r"[^\x20-\x7e\n“”‘’—–…éèêëàâäáíïóôöúüçñÉ£€°½]")
 SENTENCE_END = re.compile(r"[.!?…][\"”’')]*(?=\s|$)")
-WORD = re.compile(r"[A-Za-z][A-Za-z'’]*")
 
 HEADINGS = ("On {and_}.\n", "About {and_}.\n", "A few words on {and_}.\n", "{And}.\n", "Thoughts on {and_}.\n")
 COLOPHONS = (
@@ -100,8 +100,10 @@ def clean(form: str, text: str) -> tuple[str | None, str]:
         return None, "talk about the task"
     if text.count('"') % 2:
         return None, "open quotation"
-    if goes_in_circles(words):
+    if goes_in_circles(words) or (form == "saying" and repeats(text)):
         return None, "circles"
+    if form == "saying" and compares(text):
+        return None, "comparison"
     return text, ""
 
 
