@@ -159,7 +159,7 @@ def test_the_steps_are_those_of_the_run(direction: str) -> None:
     found = estimate(config, rows)
     plan = make_ready(prepare(config, NullView(), rows)).plan
     assert (found.num_steps, found.config.epochs) == (plan.length.num_steps, plan.config.epochs)
-    assert found.tokens_counted and found.num_rows == (4728 if direction == "both" else 2364)
+    assert found.tokens_counted and found.num_rows == (4404 if direction == "both" else 2202)
 
 
 def test_what_does_not_fit_is_told_with_what_would(

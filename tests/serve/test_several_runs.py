@@ -87,6 +87,7 @@ def test_models_on_one_base_share_an_engine_until_they_leave(runs: Path) -> None
     bases = Bases()
     red, green, blue = (load(runs / name, bases=bases).loaded for name in ("red", "green", "blue"))
     own = load(runs / "red").loaded  # its base is not shared
+    sea = own.base.tokenizer("The sea").input_ids
     worker = Worker(slots=2, max_length=64, queue_size=8)
     worker.start()
 
@@ -94,7 +95,7 @@ def test_models_on_one_base_share_an_engine_until_they_leave(runs: Path) -> None
         """What each writes, all asked for at once."""
         came: list[queue.SimpleQueue[TokenEvent | ApiError]] = [queue.SimpleQueue() for _ in models]
         for model, heard in zip(models, came, strict=True):
-            worker.submit(Job(model, Request([5, 6, 7], 0, SETTINGS), heard.put))
+            worker.submit(Job(model, Request(sea, 0, SETTINGS), heard.put))
         found = []
         for heard in came:
             found.append([])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STAGES = ("prompts", "teacher", "candidates", "filter", "tokenizer", "pretrain", "measure", "export")
+STAGES = ("prompts", "teacher", "candidates", "filter", "tokenizer", "pretrain", "measure", "general", "export")
 PACKAGE_FOLDER = Path(__file__).parents[2] / "src" / "florilegium" / "seedling"
 
 
@@ -102,6 +102,12 @@ def propose(options: argparse.Namespace) -> None:
     candidates.run(options.work, options.seed)
 
 
+def write_general(options: argparse.Namespace) -> None:
+    from . import general
+
+    general.run(options.work, PACKAGE_FOLDER.parent / "evaluation" / "general.txt")
+
+
 def ship(options: argparse.Namespace) -> None:
     from . import export
 
@@ -109,7 +115,7 @@ def ship(options: argparse.Namespace) -> None:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = dict(
-    zip(STAGES, (show_prompts, teach, propose, sieve, make_tokenizer, train, judge, ship), strict=True)
+    zip(STAGES, (show_prompts, teach, propose, sieve, make_tokenizer, train, judge, write_general, ship), strict=True)
 )
 
 
