@@ -147,7 +147,7 @@ trained = florilegium.train(data, model="seedling", output=sys.argv[1] + "/run",
 assert trained.figures["fast"] == [] and trained.figures["steps"] == 1
 assert trained.tuned.generate("Time", max_new_tokens=3)[0].text.startswith("Time")
 assert florilegium.load(trained.directory).generate("Time", max_new_tokens=3)[0].text.startswith("Time")
-report = florilegium.evaluate(trained.directory, generations=1, rows=2, bits=32, device="cpu")
+report = florilegium.evaluate(trained.directory, generations=1, rows=2, bits=32, device="cpu", general=data)
 assert report["tuned"]["loss"]["value"] > 0
 try:
     florilegium.train(data, output=sys.argv[1] + "/other", fast="linear")

@@ -10,6 +10,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
+# General text of our own, short: for evaluations of which forgetting is not the question.
+PAGES = Path(__file__).parents[1] / "tools" / "seedling" / "pages.txt"
 WORDS = [
     "Be kind to the sea. ->: kindness, sea",
     "Time is a slow river, and hope its boat. ->: hope, time",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import PAGES
 from tests.warm import run, shared
 
 
@@ -128,7 +129,7 @@ def test_inspect_shows_what_will_be_trained(work: Path, tiny: Path) -> None:
 
 
 def test_evaluate_and_report(work: Path) -> None:
-    done = run("evaluate", "--generations", "4", "--json", "--base", cwd=work)
+    done = run("evaluate", "--generations", "4", "--json", "--base", "--general", str(PAGES), cwd=work)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found["tuned"]) == set(found["base"]) and found["tuned"]["loss"]["value"] > 0

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import florilegium
-from tests.tiny import save_tiny
+from tests.tiny import PAGES, save_tiny
 
 LOCALES = {
     "C": {"LC_ALL": "C"},
@@ -35,7 +35,7 @@ NAME = "mine \u6570 \U0001f600"  # of a run
 COMMANDS: dict[str, list[str]] = {
     "generate": ["generate", "Be \u2603", "-n", "2", "--run", NAME, "--max-new-tokens", "12", "--base"],
     "generate --json": ["generate", "Be \u2603", "-n", "2", "--run", NAME, "--max-new-tokens", "12", "--json"],
-    "evaluate": ["evaluate", NAME, "--generations", "3", "--rows", "3", "--base"],
+    "evaluate": ["evaluate", NAME, "--generations", "3", "--rows", "3", "--base", "--general", str(PAGES)],
     "report": ["report", NAME],
     "runs": ["runs"],
     "inspect": ["inspect", "rows.jsonl"],

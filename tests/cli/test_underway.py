@@ -16,6 +16,7 @@ from florilegium.generation.telling import telling
 from florilegium.runs.recorder import NullView
 from florilegium.training import StepMetrics
 from florilegium.training.metrics import StepResult
+from tests.tiny import PAGES
 
 
 class Told(NullView):
@@ -113,6 +114,6 @@ def test_a_run_tells_all_that_it_does_between_its_steps(tiny: Path, tmp_path: Pa
         for one in times:
             assert one == sorted(one) and one[-1][0] == one[-1][1], (name, one)
     told = Told()
-    florilegium.evaluate(run, generations=3, rows=4, view=told)
+    florilegium.evaluate(run, generations=3, rows=4, general=PAGES, view=told)
     assert {"writing tags", "writing 3 texts, tuned"} == told.parts.keys()
     assert all(shares[-1][0] == shares[-1][1] for shares in told.parts.values())

@@ -24,6 +24,7 @@ from florilegium.evaluation.losses import example_losses
 from florilegium.evaluation.metrics import Metric
 from florilegium.model import Base, LoadedModel, load_base
 from florilegium.tokens import Example, encode
+from tests.tiny import PAGES
 
 TEMPLATE = Template.from_text()
 QUOTES: list[Quote] = [
@@ -77,8 +78,8 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
 
 
 def test_general_text(base: Base, tmp_path: Path) -> None:
-    paragraphs = read_general(GENERAL)
-    assert 10 <= len(paragraphs) <= 30 and sum(len(p.split()) for p in paragraphs) > 1500
+    bundled, paragraphs = read_general(GENERAL), read_general(PAGES)
+    assert bundled[: len(paragraphs)] == paragraphs and sum(len(p.split()) for p in bundled) > 18_000
     parts = general_parts(LoadedModel(base, base.model), paragraphs)
     same = forgetting(parts, parts)
     assert same.change == Metric(0.0, 0.0, 0.0) and same.before == same.after

@@ -18,7 +18,7 @@ from florilegium.data import Template, read_rows
 from florilegium.errors import DataError, UsageError
 from florilegium.tokens import chat_rows, chat_template, encode, end_of_text, text_of
 from tests.serve.conftest import serving
-from tests.tiny import make_tokenizer
+from tests.tiny import PAGES, make_tokenizer
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -162,7 +162,7 @@ def test_commands_and_server_ask_it_too(run: Path, capsys: pytest.CaptureFixture
     assert main([*ask, "--max-new-tokens", "16"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written["quote"] == "saying 3 of the sea" and written["tags"]
-    assert main(["evaluate", str(run), "--num-samples", "2", "--max-rows", "4", "--json"]) == 0
+    assert main(["evaluate", str(run), "--num-samples", "2", "--max-rows", "4", "--general", str(PAGES), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["tuned"]
     asked = [{"role": "user", "content": "saying 3 of the sea"}]

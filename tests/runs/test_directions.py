@@ -12,6 +12,7 @@ import florilegium
 from florilegium.cli.main import main
 from florilegium.errors import UsageError
 from florilegium.runs.finish import Trained
+from tests.tiny import PAGES
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +71,14 @@ def test_tags_first_alone(tiny: Path, quotes: Path, tmp_path: Path) -> None:
     assert tuned.template.text == "{tags} :<- {quote}" and tuned.about(["sea"], 1, seed=1).asked
     with pytest.raises(UsageError, match="trained tags first"):
         tuned.generate("Be kind.", tags=True)
-    found = florilegium.evaluate(tmp_path / "run", generations=2)
+    found = florilegium.evaluate(tmp_path / "run", generations=2, general=PAGES)
     assert found["tuned"]["tags_first"]["own_tags"] is None
     # The quote part is the quote's although it stands behind; of rows without tags there is none to ask by.
     assert found["tuned"]["quote"]["tokens"] > found["tuned"]["tags_first"]["loss"]["tokens"] > 50
 
 
 def test_evaluation_counts_both_ways(both: Path) -> None:
-    found = florilegium.evaluate(both, generations=2, base=True)
+    found = florilegium.evaluate(both, generations=2, base=True, general=PAGES)
     for side in ("tuned", "base"):
         assert found[side]["written_tags"] is not None and found[side]["tags_first"]["loss"]["tokens"] > 0
     assert 0 <= found["tuned"]["tags_first"]["stop_rate"]["value"] <= 1

@@ -16,6 +16,7 @@ from florilegium.report import read_run
 from florilegium.report.page import run_page
 from florilegium.runs.evaluate import evaluate
 from florilegium.runs.recorder import NullView
+from tests.tiny import PAGES
 
 
 def test_a_mean_over_runs_has_students_interval() -> None:
@@ -42,7 +43,7 @@ def test_evaluate_repeats(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixt
         str(tmp_path / "quotes.jsonl"), model=str(tiny), max_steps=2, batch_size=4, split_by="random", lora_rank=4,
         held_out=0.3, verdict_texts=0, seed=5, output=str(tmp_path / "run"), learning_rate=0.05,
     ).directory  # fmt: skip
-    report = evaluate(run, generations=2, repeats=2)
+    report = evaluate(run, generations=2, general=PAGES, repeats=2)
     again = [json.loads((run / "repeats" / f"seed-{seed}" / "evaluation.json").read_text()) for seed in (6, 7)]
     values = [one["tuned"]["parts"]["words"]["loss"]["value"] for one in (report, *again)]
     assert len(set(values)) == 3, "other seeds are other runs"
@@ -57,12 +58,14 @@ def test_evaluate_repeats(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixt
     assert "Over runs with other seeds" in run_page(read_run(run))
     view = Lines()
     made = (run / "repeats" / "seed-6" / "manifest.json").stat().st_mtime_ns
-    second = evaluate(run, generations=2, repeats=2, view=view)
+    second = evaluate(run, generations=2, general=PAGES, repeats=2, view=view)
     assert (
         second["repeats"] == report["repeats"]
         and (run / "repeats" / "seed-6" / "manifest.json").stat().st_mtime_ns == made
     )
-    other = evaluate(run, generations=3, repeats=1)  # measured otherwise: not mixed with what was measured before
+    other = evaluate(
+        run, generations=3, general=PAGES, repeats=1
+    )  # measured otherwise: not mixed with what was measured before
     seed_6 = json.loads((run / "repeats" / "seed-6" / "evaluation.json").read_text())
     assert other["repeats"]["seeds"] == [5, 6] and seed_6["generations"] == 3  # type: ignore[index]
     assert (run / "repeats" / "seed-6" / "manifest.json").stat().st_mtime_ns == made

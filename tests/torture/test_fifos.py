@@ -20,6 +20,7 @@ from florilegium.cli.main import main
 from florilegium.errors import ResourceError
 from florilegium.storage.atomic_files import append_line, sync_file
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_manifest
+from tests.tiny import PAGES
 from tests.torture.hostile import copied
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none here")
@@ -71,7 +72,7 @@ def commands_of(run: Path, stopped: Path, tiny: Path, quotes: Path, new: Path) -
     return [
         ["generate", "--run", run, "-n", 1, "--max-new-tokens", 2, *base],
         ["generate", "--run", run / "adapter", "-n", 1, "--max-new-tokens", 2, *base],
-        ["evaluate", run, *base, "--data", quotes, "--generations", 1],
+        ["evaluate", run, *base, "--data", quotes, "--generations", 1, "--general", PAGES],
         ["report", run],
         ["report", run, run],
         ["runs"],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import PAGES
 from tests.torture.conftest import train_arguments
 from tests.warm import Warm
 
@@ -27,7 +28,7 @@ def commands(run: Path, tiny: Path, quotes: Path) -> dict[str, Sequence[str | Pa
     return {
         "train": train_arguments(tiny, quotes, "out", "--verdict-texts", "8", bits=8, steps=4),
         "generate": ["generate", "Be", "--run", run, "-n", "4", "--max-new-tokens", "8"],
-        "evaluate": ["evaluate", run, "--base", "--generations", "4", "--rows", "8"],
+        "evaluate": ["evaluate", run, "--base", "--generations", "4", "--rows", "8", "--general", PAGES],
         "inspect": ["inspect", quotes],
         "report": ["report", run],
         "merged": ["export", run, "--to", "merged", "--output", "out"],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import PAGES
 from tests.torture.conftest import train_arguments
 from tests.warm import Child, Warm
 
@@ -42,7 +43,7 @@ def test_generate_opens_none(warm: Warm, trained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["evaluate", "RUN", "--base", "--generations", "4", "--rows", "8"],
+        ["evaluate", "RUN", "--base", "--generations", "4", "--rows", "8", "--general", str(PAGES)],
         ["export", "RUN", "--to", "merged", "--output", "merged"],
         ["export", "RUN", "--to", "gguf-adapter", "--output", "adapter.gguf"],
         ["report", "RUN"],

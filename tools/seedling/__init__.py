@@ -10,7 +10,7 @@ order:
     tokenizer    byte-level BPE with BLOOM's special ids             tokenizer/
     pretrain     pack the documents, train the student               rows.npy, finest.npy, student/, pretrain.jsonl
     measure      bits per byte against a Kneser-Ney 5-gram, samples  measure.json, samples.txt
-    general      the text that forgetting is measured with           general.txt
+    general      the text that forgetting is measured with           evaluation/general.txt
     export       the folder that ships                               src/florilegium/seedling/
 
 A stage whose result exists is skipped; one that was interrupted goes on where it stopped.

@@ -105,7 +105,7 @@ def propose(options: argparse.Namespace) -> None:
 def write_general(options: argparse.Namespace) -> None:
     from . import general
 
-    general.run(options.work, PACKAGE_FOLDER.parent / "evaluation" / "general.txt")
+    general.run(options.work, Path(__file__).parent / "pages.txt", options.out.parent / "evaluation" / "general.txt")
 
 
 def ship(options: argparse.Namespace) -> None:

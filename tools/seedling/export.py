@@ -54,8 +54,8 @@ saying is. It then judged its sayings; the third that it would least readily cal
 so were the texts that it was least sure of, and sayings that compare ("like a warm blanket") or say a word twice: a model
 of this size learns their form without their sense. Part of the texts carry a heading or a last line that names their
 topics. Copies, lists, markup and talk about the task were filtered out, and the sayings of the bundled sample, which it
-is tuned on; some thousand short notes of everyday notation, made by chance, give every sign of the keyboard a place. {held_out:,} texts, chosen by a hash before
-training, were held out.
+is tuned on; some thousand short notes of everyday notation, made by chance, give every sign of the keyboard a place.
+{held_out:,} texts, chosen by a hash before training, were held out.
 
 ## How
 

@@ -15,8 +15,8 @@ SHARES = {"reflection": 40, "scene": 36, "fable": 18, "description": 8}  # forms
 FEWEST, MOST = 100, 220  # words
 
 
-def run(work: Path, own: Path) -> None:
-    """Write `general.txt`: the paragraphs of our own file, then the chosen texts, with a blank line between two."""
+def run(work: Path, own: Path, out: Path) -> None:
+    """Write `out`: the paragraphs of `own`, then the chosen texts, with a blank line between two."""
     with (work / "heldout.jsonl").open(encoding="utf-8") as file:
         rows = [row for row in map(json.loads, file) if row["form"] in SHARES]
     by_form = defaultdict(list)
@@ -26,5 +26,5 @@ def run(work: Path, own: Path) -> None:
             by_form[row["form"]].append(text)
     chosen = [text for form, most in SHARES.items() for text in by_form[form][:most]]
     paragraphs = [part.strip() for part in own.read_text(encoding="utf-8").split("\n\n") if part.strip()]
-    (work / "general.txt").write_text("\n\n".join(paragraphs + chosen) + "\n", encoding="utf-8")
-    print(f"general: {len(chosen)} texts, {sum(len(text.split()) for text in chosen):,} words, in {work / 'general.txt'}")
+    out.write_text("\n\n".join(paragraphs + chosen) + "\n", encoding="utf-8")
+    print(f"general: {len(chosen)} texts, {sum(len(text.split()) for text in chosen):,} words, in {out}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 COMPARISON = re.compile(
-    r"(?<!\bI )(?<!\bwe )(?<!\byou )(?<!\bthey )(?<!\bwho )(?<!\bnot )\blike (an?|the|my|your|our|his|her|their|to|\w+ing)\b|\b(is|are|was|were|be|am|just|feels?|looks?|much) like\b"
+    r"(?<!\bI )(?<!\bwe )(?<!\byou )(?<!\bthey )(?<!\bwho )(?<!\bnot )\blike (an?|the|my|your|our|his|her|their|to|\w+ing)\b"
+    r"|\b(is|are|was|were|be|am|just|feels?|looks?|much) like\b"
     r"|\bas [\w ]{2,20} as\b|\breminds? (me|us|you) of\b",
     re.IGNORECASE,
 )
