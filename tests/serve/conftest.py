@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "sayings"
     save_adapter(FOLDER, folder / "adapter", size=0.05)
     facts = {
-        "base": {"name": "seedling"}, "bits": 32, "template": "{quote} and {tags}", "list_columns": ["tags"],
+        "base": {"name": "seedling"}, "bits": 32, "template": "{quote} you {tags}", "list_columns": ["tags"],
         "openings": {"The": 3, "Once": 2, "A": 1},
     }  # fmt: skip
     (folder / "adapter" / "florilegium.json").write_text(json.dumps(facts))

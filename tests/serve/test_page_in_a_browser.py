@@ -105,7 +105,7 @@ def test_no_payload_runs_wherever_it_comes_from(browser: Browser, page: Server) 
     opened(browser, page)
     rows = [{"quote": text, "tags": [text], "text": text, "finished": True, "novel": False} for text in PAYLOADS]
     browser.ask(f"localStorage.setItem('florilegium.kept', JSON.stringify({json.dumps(rows)}))")
-    browser.goto(page.url + "/")
+    opened(browser, page)
     assert browser.ask("document.querySelectorAll('#kept li .text').length") == len(PAYLOADS)
     shown = "cards.finished(document.querySelector('#written'), row, 'sayings')"
     browser.ask(f"import('/static/cards.js').then(cards => {json.dumps(rows)}.forEach(row => {shown}))")
