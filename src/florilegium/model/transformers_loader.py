@@ -16,6 +16,7 @@ from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.model_config import model_config
 from florilegium.model.stage import Stage
 from florilegium.model.stage_loader import load_stage
+from florilegium.model.stored_loader import load_stored
 from florilegium.model.weight_check import check_headers, check_loaded, refuse_empty, weights_of
 from florilegium.model.weight_files import WeightFiles
 
@@ -48,6 +49,11 @@ def load_model(
             return load_stage(files, empty, quantization, stored, device, family, stage)
         if quantization is not None and not is_quantized:
             model = family.load_quantized(files, empty, quantization, device)
+            if model is not None:
+                refuse_empty(model, files.name)
+                return model
+        if is_quantized and packs(family) and device.type == "cuda":
+            model = load_stored(files, empty, stored, device)
             if model is not None:
                 refuse_empty(model, files.name)
                 return model
