@@ -2,8 +2,11 @@
 fast room.
 
     python -m bench.train.steps --size 7b1 --bits 8 --tokens 1008 2048 --plans copies fast lean [--profile]
+    python -m bench.train.steps --size 7b1 --tokens 2048 8192 --plans lean offload offload:20
 
 A plan is a name, or three numbers (ActivationPlan): blocks that keep all, that keep both residuals, that have bf16 copies, such as 0,21,0.
+offload:20 holds the weights of 20 blocks in host memory, offload those of all (in the order given: none comes back to the card), and
+prints the link's rate and its floor, the time of its copies alone. `forecast_gib` is what the memory plan says of the same step.
 Documents have the lengths of english_quotes (log-normal, median 42 tokens). A step is forward, loss, backward, clip and AdamW.
 --tokens counts positions; a document's end-of-text is a target and takes none (`tokens/pack.py`), so a step is on some 2% more tokens, and
 tokens/s counts those, as a training run does. Prints milliseconds (the mean of a run of steps without a sync), tokens/s, the peak, the
@@ -80,6 +83,55 @@ def stepper(base: Any, model: Any, batch: Any, options: Any, graph: bool, guards
     return step
 
 
+def in_host_memory(base: Any) -> Any:
+    """The weights of all blocks in host memory."""
+    from florilegium import fast
+    from florilegium.fast.modules import base_linear, wrapped_linears
+    from florilegium.model.families.bloom import bloom_model
+
+    host = fast.HostBlocks(base.device)
+    for number, block in enumerate(bloom_model(base.model).h):
+        for kind, linear in zip(
+            ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"), wrapped_linears(block), strict=True
+        ):
+            host.take(number, kind, base_linear(linear))
+    torch.cuda.empty_cache()
+    return host
+
+
+def forecast(
+    model: Any, host: Any, numbers: tuple[int, ...], tokens: int, figures: dict[str, float]
+) -> dict[str, float]:
+    """What the memory plan says of a step of `tokens` tokens, in GiB, and how far above the peak; of blocks in host
+    memory also the link's rate and the share of a step that its copies alone take."""
+    from florilegium import fast
+    from florilegium.model.families.bloom import BLOOM, bloom_model
+    from florilegium.model.memory_plan import model_shape, peak_bytes
+
+    bloom = bloom_model(model)
+    stored = {id(p): p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad}
+    state = [getattr(p, "SCB", None) for p in model.parameters()] + [
+        part
+        for p in model.parameters()
+        if (s := getattr(p, "quant_state", None)) is not None
+        for part in (s.absmax, s.state2.absmax)
+    ]
+    base_bytes = sum(stored.values()) + sum(t.numel() * t.element_size() for t in state if t is not None)
+    streamed = host is not None and len(host)
+    if streamed:  # of the blocks in host memory two are here
+        base_bytes -= (len(host) - 2) * host.block_bytes
+    shape = model_shape(BLOOM, model, base_bytes, reads_int8=fast.supports_int8_matmul(bloom))
+    L = shape.num_layers
+    expected = peak_bytes(shape, tokens, *(min(L, n) for n in numbers)) / 2**30
+    found = {"forecast_gib": round(expected, 2), "above_peak": f"{100 * (expected / figures['peak_gib'] - 1):+.1f}%"}
+    if streamed:
+        rate = host.link_rate()
+        floor = 1000 * 2 * (len(host) - 1) * host.block_bytes / rate  # the last block turns round where it is
+        found |= {"offloaded": len(host), "link_gb_s": round(rate / 1e9, 1), "link_ms": round(floor, 1)}
+        found["link_of_step"] = round(floor / figures["ms"], 3)
+    return found
+
+
 def measure(step: Any, repeats: int) -> dict[str, float]:
     torch.cuda.reset_peak_memory_stats()  # recording is part of the peak: what is replayed later takes that memory
     for _ in range(3):
@@ -128,6 +180,7 @@ def main() -> None:
     settings["target_modules"] = arguments.target_modules
     model = attach_adapter(base, make_config(settings))
     model.train()
+    host: fast.HostBlocks | None = None
     for plan in arguments.plans:
         fast.install_kernels(model, ())
         if plan == "plain":
@@ -137,14 +190,23 @@ def main() -> None:
             options = step = None  # the last plan's stack and recording give their memory back
             gc.collect()
             torch.cuda.empty_cache()
-            numbers = PLANS.get(plan) or tuple(map(int, plan.split(",")))
-            stack = fast.make_block_stack(bloom_model(model), *numbers)
+            numbers = (
+                PLANS["lean" if plan.startswith("offload") else plan]
+                if plan[0].isalpha()
+                else tuple(map(int, plan.split(",")))
+            )
+            if plan.startswith("offload"):
+                host = host or in_host_memory(base)
+                host.keep_on_device(len(host) - int(plan.partition(":")[2] or len(host)))
+            stack = fast.make_block_stack(bloom_model(model), *numbers, host=host)
             options = ForwardOptions(("chunked-loss",), block_stack=stack)
             del stack
         for tokens in arguments.tokens:
             batch = batch_of(tokens, arguments.length)
             step = stepper(base, model, batch, options, arguments.graph and plan != "plain")
             figures = measure(step, arguments.repeats)
+            if plan != "plain":
+                figures |= forecast(model, host, numbers, tokens, figures)
             a_second = 1000 / figures["ms"]
             rates = {
                 "tokens_per_second": round(batch.num_tokens * a_second),

@@ -9,7 +9,8 @@ import pytest
 
 from florilegium.errors import ResourceError
 from florilegium.model.families.bloom import block_sizes
-from florilegium.model.memory_plan import GIB, TILE_PARTS, ModelShape, peak_bytes, plan_memory
+from florilegium.model.memory_plan import GIB, TILE_PARTS, ModelShape, peak_bytes, plan_memory, without_blocks
+from florilegium.model.offload import offloading_helps
 from florilegium.tokens import PackPlan
 
 BLOOM_7B1 = ModelShape(
@@ -124,3 +125,27 @@ def test_a_few_long_steps_do_not_cost_the_others_their_copies() -> None:
     """english_quotes by 16 rows, within a 24 GB card: memory for 1,024 tokens at once, and a copy for every block."""
     plan = plan_memory(BLOOM_7B1, [768] * 106 + [1024] * 46 + [1088] * 2 + [1152] * 2, 22 * GIB, "auto", 896)
     assert (plan.full, plan.copies, plan.tokens) == (30, 30, 1024) and plan.peak < 22 * GIB
+
+
+def test_blocks_in_host_memory_come_back_as_room_allows() -> None:
+    """bloom-7b1 in int8 on 4 to 9 GB: two blocks' weights are always here, and each that fits beside them."""
+    shape = without_blocks(replace(BLOOM_7B1, reads_int8=True), 8)
+    block = 12 * 4096**2
+    assert shape.host_block == block and shape.base_bytes == BLOOM_7B1.base_bytes - 28 * block
+    plans = [plan_memory(shape, steps(), int(gib * GIB), "offload") for gib in (4, 5, 6, 7, 9)]
+    stay = [plan.offloaded for plan in plans]
+    assert stay == sorted(stay, reverse=True) and 0 < stay[0] <= 30 and stay[-1] < 10
+    for plan, gib in zip(plans, (4, 5, 6, 7, 9), strict=True):
+        assert plan.peak <= gib * GIB and plan.full == plan.copies == 0
+        assert plan.peak == peak_bytes(shape, plan.tokens, 0, plan.middle, 0, plan.offloaded)
+    with pytest.raises(ResourceError):
+        plan_memory(shape, steps(), 2 * GIB, "offload")
+
+
+@pytest.mark.parametrize(
+    ("room", "host", "helps"),
+    [(24, 64, False), (8, 64, True), (5, 64, True), (2, 64, False), (5, 4, False), (5, None, True)],
+)
+def test_it_is_chosen_where_nothing_else_fits(room: int, host: int | None, helps: bool) -> None:
+    found = offloading_helps(BLOOM_7B1, 8, room * GIB, None if host is None else host * GIB)
+    assert found is helps

@@ -111,9 +111,9 @@ class TrainConfig:
     )
     memory: str = setting(
         "auto",
-        "lean recomputes activations, fast keeps them, auto fits the GPU",
+        "lean recomputes activations, fast keeps them, offload holds the base in main memory, auto fits the GPU",
         group="model",
-        choices=("auto", "fast", "lean"),
+        choices=("auto", "fast", "lean", "offload"),
     )
     parallel: str = setting(
         "auto",

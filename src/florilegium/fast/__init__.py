@@ -16,6 +16,7 @@ from florilegium.fast import flex_attention, frozen_linear, support
 from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.compile_pool import compiled_so_far
 from florilegium.fast.head_loss import head_losses
+from florilegium.fast.host_blocks import HostBlocks
 from florilegium.fast.modules import Bloom, blocks_of
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
 
@@ -85,13 +86,15 @@ def make_block_stack(
     dtype: torch.dtype = torch.bfloat16,
     lengths: Sequence[int] = (),
     held: range | None = None,
+    host: HostBlocks | None = None,
 ) -> BlockStack:
     """The blocks of a BloomModel forward and backward by hand (`block_stack.py`). The numbers are its plan's; `lengths`
-    are tokens of batches to come; `held` are the numbers of the blocks, where others lie elsewhere."""
+    are tokens of batches to come; `held` are the numbers of the blocks, where others lie elsewhere; `host`
+    brings the weights of those in host memory."""
     from florilegium.fast.training.block_stack import BlockStack
     from florilegium.fast.training.saved_activations import ActivationPlan
 
-    return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths, held)
+    return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths, held, host)
 
 
 def flex_attention_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
@@ -138,6 +141,7 @@ def make_decoder(
 __all__ = [
     "NAMES",
     "CudaGraphRunner",
+    "HostBlocks",
     "block_stack_unsupported",
     "cancel_pending_compiles",
     "card_of",

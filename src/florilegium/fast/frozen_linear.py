@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from florilegium.fast.dequantize import dequantize
+from florilegium.fast.host_blocks import IN_TURN
 from florilegium.fast.modules import QuantizedLinearModule
 
 
@@ -101,7 +102,8 @@ def quantized_linears(model: torch.nn.Module) -> list[Any]:  # bitsandbytes' mod
 def dequantized_once(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, each linear that `install` changed multiplies by a dequantised copy of its weight, made once: a decoder
     uses it for every token. Where the copies would take more than half of the free memory, nothing is copied."""
-    modules = [m for m in quantized_linears(model) if "forward" in m.__dict__]
+    # a weight that lies in host memory is not there to be copied
+    modules = [m for m in quantized_linears(model) if "forward" in m.__dict__ and IN_TURN not in m.__dict__]
     # half: the decoder's cache and the caller's own arrays want the rest
     if sum(m.in_features * m.out_features for m in modules) * dtype.itemsize > _free_memory() // 2:
         modules = []

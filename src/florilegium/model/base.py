@@ -59,6 +59,9 @@ class Base:
     # the base whose weights these modules share (`shared_base.py`)
     source: Base | None = field(default=None, repr=False, compare=False)
     stage: Stage | None = None  # the part that is here, where several processes hold it together
+    host: fast_paths.HostBlocks | None = field(
+        default=None, repr=False, compare=False
+    )  # weights that lie in host memory
     sampling: SamplingSettings = SamplingSettings()  # how its texts are drawn where nothing else is asked for
 
     @property
@@ -136,10 +139,11 @@ def load_base(
     revision: str | None = None,
     stage: Stage | None = None,
     progress: LoadProgress | None = None,
+    offload: bool = False,
 ) -> Base:
     """The model `name` with its linears held in `bits` (in those that it is stored in, if it is quantised already), on
     `device`, in evaluation mode and without gradients; of its numbers those of `stage`, where it is one of a pipeline's.
-    `progress` is told as its weights are read, of a whole model.
+    `progress` is told as its weights are read, of a whole model. `offload`: its blocks' weights in host memory.
 
     Raises ModelError when it is not there, not a causal LM, not in safetensors or would run code; ResourceError when it
     does not fit."""
@@ -159,9 +163,9 @@ def load_base(
     sampling = base_sampling(folder)  # before the weights: a file that cannot be read ends no run amid its samples
     with quietly(), model_errors(name, bits):
         tokenizer = load_tokenizer(folder, config, name)
-        model = load_model(
-            files.telling(progress if stage is None else None), config, bits, device, compute_dtype, stage
-        )
+        told = files.telling(progress if stage is None else None)
+        host = fast_paths.host_blocks(device) if offload else None
+        model = load_model(told, config, bits, device, compute_dtype, stage, host)
         embedding: Any = model.get_input_embeddings()
         with native_stderr_away():
             check_vocabulary(tokenizer, embedding.weight.shape[0], name)
@@ -180,5 +184,6 @@ def load_base(
         original_digest(folder, digest),
         folder,
         stage=stage,
+        host=host,
         sampling=sampling,
     )

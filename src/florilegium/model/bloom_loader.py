@@ -9,12 +9,14 @@ The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigsci
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
+from florilegium.model.fast_paths import HostBlocks
 from florilegium.model.tensor_reader import TensorReader
 from florilegium.model.weight_check import place
 from florilegium.model.weight_files import WeightFiles
@@ -23,15 +25,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+BLOCK_WEIGHT = re.compile(r"\.h\.(\d+)\.[a-z_]+\.(query_key_value|dense|dense_h_to_4h|dense_4h_to_h)\.weight$")
 PIECE = 1 << 22  # numbers that are converted at a time
 
 
 def load_streamed(
-    files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
+    files: WeightFiles,
+    outline: PreTrainedModel,
+    quantization: QuantizationConfigMixin,
+    device: torch.device,
+    host: HostBlocks | None = None,
 ) -> PreTrainedModel | None:
     """`outline`, a BloomForCausalLM on the meta device whose tensors were compared with those of `files`, filled and
     with bitsandbytes linears on `device`; None where its head is stored by itself (Transformers' own loader knows
-    whether it is another one)."""
+    whether it is another one). What is quantised goes on into host memory where there is a `host`."""
     from transformers.quantizers.auto import AutoHfQuantizer
 
     model: Any = outline
@@ -39,7 +46,7 @@ def load_streamed(
         return None
     quantizer = AutoHfQuantizer.from_config(quantization)
     quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
-    fill(model, files, device)
+    fill(model, files, device, host=host)
     model.tie_weights()
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
@@ -54,6 +61,7 @@ def fill(
     held: Collection[str] | None = None,
     *,
     through_bfloat16: bool = False,
+    host: HostBlocks | None = None,
 ) -> None:
     """Reads the tensors of `model` from `files`, or of it those `held`: into bitsandbytes' linears quantised, else as
     `stored`. `through_bfloat16`: what is quantised is rounded to bfloat16 first."""
@@ -65,6 +73,7 @@ def fill(
                     name = place(key, wanted, model.base_model_prefix)
                     if held is None or name in held:
                         put(model, name, reader.read(key), stored, through_bfloat16=through_bfloat16)
+                        to_host(model, name, host)
                         files.was_read(key)
 
 
@@ -84,6 +93,13 @@ def put(
         return
     numbers = _bfloat16(tensor) if stored == torch.bfloat16 else tensor.to(stored)
     setattr(module, leaf, nn.Parameter(numbers, requires_grad=False))
+
+
+def to_host(model: nn.Module, name: str, host: HostBlocks | None) -> None:
+    """The weight `name` into host memory, where there is a `host` and it is that of a block's quantised linear."""
+    place = BLOCK_WEIGHT.search(name)
+    if host is not None and place:
+        host.take(int(place[1]), place[2], model.get_submodule(name.removesuffix(".weight")))
 
 
 def _bfloat16(tensor: torch.Tensor) -> torch.Tensor:

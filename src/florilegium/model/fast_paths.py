@@ -57,6 +57,18 @@ class BlockStack(Protocol):
         adapter's dropout is drawn; None: there is none."""
 
 
+class HostBlocks(Protocol):
+    """The blocks whose weights lie in host memory and come to the card in turn; see `fast/host_blocks.py`."""
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+    def take(self, number: int, kind: str, module: torch.nn.Module) -> None: ...
+    def keep_on_device(self, count: int) -> None: ...
+    def link_rate(self) -> float: ...
+
+
 class GraphRunner(Protocol):
     """A function recorded once for each shape of its inputs (a CUDA graph), and replayed."""
 
@@ -121,6 +133,8 @@ def unsupported(name: str, loaded: LoadedModel) -> str:
     if not loaded.base.packs:
         # other families attend in their own way; runs of theirs on a GPU name it, and go on
         return "" if name == "flex-attention" else "it supports BLOOM models only"
+    if name == "fast-decode" and loaded.base.host is not None:
+        return "weights of its blocks lie in host memory"
     reason = {
         "fused-blocks": fast.block_stack_unsupported,
         "fast-decode": fast.decoder_unsupported,
@@ -181,11 +195,22 @@ def describe_int8_path(loaded: LoadedModel) -> str:
     return fast.describe_int8_path(_bloom(loaded), _held(loaded))
 
 
+def host_blocks(device: torch.device) -> HostBlocks | None:
+    """For the weights of blocks in host memory; None where the room for speed is not there."""
+    return fast.HostBlocks(device) if HAS_FAST else None
+
+
 def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[int] = ()) -> BlockStack:
     """The fused blocks of a model that is not `unsupported`, keeping what `memory` says. `lengths` are tokens of batches
     that will come, whose kernels are compiled ahead (`compiling_ahead`)."""
     numbers = memory.full, memory.middle, memory.copies
-    return fast.make_block_stack(_bloom(loaded), *numbers, lengths=lengths, held=_held(loaded))
+    return fast.make_block_stack(
+        _bloom(loaded),
+        *numbers,
+        lengths=lengths,
+        held=_held(loaded),
+        host=cast("fast.HostBlocks | None", loaded.base.host),
+    )
 
 
 @contextlib.contextmanager

@@ -6,13 +6,14 @@ at work, one chunk of logits. `plan_memory` fills a budget in the order of gain:
 of as many blocks' weights as fit; where the first does not fit, as many blocks as do, the others recomputed in the
 backward pass. A step may be cut into pieces of fewer tokens with the same gradient, so the plan is for the largest
 piece. Where a stage of a pipeline is planned, the activations of several micro-batches are there at once (`InFlight`).
+Where the blocks' weights lie in host memory, what is left brings as many of them onto the card as fit (`fast/host_blocks.py`).
 Sizes are in bytes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from florilegium.errors import ResourceError
@@ -29,6 +30,7 @@ HEAD_CHUNK = 512 * 2**20
 WORKSPACE = 80 * 2**20  # cuBLAS' own, 32 MiB for each of two streams on a Hopper card, and what is too small to count
 TILE_PARTS = 17 * 2**20  # what an H100's multiprocessors leave of tiles for one another (`int8_matmul.py`)
 GIB = 2**30
+OPERATIONS_A_BYTE = 13_000  # of products, while the link brings a byte: an H200 on PCIe 5, an RTX 4090 on PCIe 4
 BLOCK_ROWS = PackPlan(bucketed=True, multiple=64)  # the lengths that the fused blocks take
 
 
@@ -55,7 +57,8 @@ class InFlight:
 @dataclass(frozen=True)
 class ModelShape:
     """What the plan reads of a model, or of the stage of it that is here (`in_flight`; without head a vocabulary of 0).
-    `base_bytes` is what it holds in memory now."""
+    `base_bytes` is what it holds in memory now; `host_block` the codes of each block in host memory, 0 where all are on
+    the card."""
 
     base_bytes: int
     num_layers: int
@@ -65,6 +68,7 @@ class ModelShape:
     block: BlockSizes
     reads_int8: bool = False  # whether matmuls read the base as it is stored, and bf16 copies win little
     in_flight: InFlight | None = None
+    host_block: int = 0
 
     @property
     def lora_rank(self) -> float:
@@ -80,13 +84,15 @@ class ModelShape:
 @dataclass(frozen=True)
 class MemoryPlan:
     """Blocks that keep all activations (`full`), blocks that keep input and middle, blocks with bf16 copies of their
-    weights, all counted from the first; tokens of the largest piece; and the peak that is expected."""
+    weights, all counted from the first; tokens of the largest piece; the peak that is expected; blocks whose weights stay
+    in host memory."""
 
     full: int
     middle: int
     copies: int
     tokens: int
     peak: int
+    offloaded: int = 0
 
 
 def model_shape(
@@ -96,6 +102,7 @@ def model_shape(
     *,
     reads_int8: bool,
     stage: Stage | None = None,
+    host_block: int = 0,
 ) -> ModelShape:
     """Of the whole model, or of the stage that is here."""
     config = model.config
@@ -109,11 +116,14 @@ def model_shape(
         trained,
         family.block_sizes(config, adapter_on),
         reads_int8,
+        host_block=host_block,
     )
 
 
-def peak_bytes(shape: ModelShape, tokens: int, full: int, middle: int, copies: int) -> int:
-    """The largest memory of a step on `tokens` tokens under a plan."""
+def peak_bytes(
+    shape: ModelShape, tokens: int, full: int, middle: int, copies: int, offloaded: int | None = None
+) -> int:
+    """The largest memory of a step on `tokens` tokens under a plan; `offloaded` None: all blocks that can be."""
     block, rest = shape.block, shape.num_layers - full
     alive = tokens if shape.in_flight is None else shape.in_flight.tokens(tokens)
     kept = alive * (
@@ -128,6 +138,8 @@ def peak_bytes(shape: ModelShape, tokens: int, full: int, middle: int, copies: i
     # Each of the adapter's numbers is there itself, as its gradient added up and just found, as AdamW's two, and twice
     # in 2 bytes.
     fixed = shape.base_bytes + 24 * shape.adapter_parameters + WORKSPACE
+    here = 0 if offloaded is None else shape.num_layers - offloaded
+    fixed += here * shape.host_block
     if shape.in_flight is not None:  # each micro-batch has A and B in 2 bytes, and its streams
         fixed += 2 * (shape.in_flight.micro_batches - 1) * shape.adapter_parameters
         fixed += shape.in_flight.stream_bytes(tokens, shape.width)
@@ -155,6 +167,12 @@ def plan_memory(shape: ModelShape, steps: Sequence[int], budget: int, memory: st
     return min(plans, key=lambda plan: plan_cost(shape, steps, plan))
 
 
+def without_blocks(shape: ModelShape, bits: int) -> ModelShape:
+    """The shape of a model whose blocks lie in host memory, of one that is all on the card: two blocks' codes are here."""
+    block = shape.block.weights * bits // 8
+    return replace(shape, base_bytes=shape.base_bytes - (shape.num_layers - 2) * block, host_block=block)
+
+
 def fill_memory(shape: ModelShape, tokens: int, budget: int, memory: str) -> MemoryPlan | None:
     """The plan for micro-batches of this size, or None where none fits."""
     L = shape.num_layers
@@ -164,10 +182,21 @@ def fill_memory(shape: ModelShape, tokens: int, budget: int, memory: str) -> Mem
 
     if not fits(0, 0, 0):
         return None
+    if shape.host_block:
+        return _offloaded(shape, tokens, budget)
     full = 0 if memory == "lean" else max(n for n in range(L + 1) if n == 0 or fits(n, n, 0))
     middle = L if full == L else max(n for n in range(full, L + 1) if n == full or fits(full, n, 0))
     copies = max(n for n in range(L + 1) if n == 0 or fits(full, middle, n)) if memory == "auto" and full == L else 0
     return MemoryPlan(full, middle, copies, tokens, peak_bytes(shape, tokens, full, middle, copies))
+
+
+def _offloaded(shape: ModelShape, tokens: int, budget: int) -> MemoryPlan:
+    """Blocks in host memory, of which as many are brought onto the card as fit: that saves a copy each way, and to keep
+    activations only arithmetic, which the copies hide."""
+    L = shape.num_layers
+    middle = max(n for n in range(L + 1) if n == 0 or peak_bytes(shape, tokens, 0, n, 0) <= budget)
+    stay = min(n for n in range(L + 1) if n == L or peak_bytes(shape, tokens, 0, middle, 0, n) <= budget)
+    return MemoryPlan(0, middle, 0, tokens, peak_bytes(shape, tokens, 0, middle, 0, stay), stay)
 
 
 def plan_cost(shape: ModelShape, steps: Sequence[int], plan: MemoryPlan) -> float:
@@ -178,4 +207,7 @@ def plan_cost(shape: ModelShape, steps: Sequence[int], plan: MemoryPlan) -> floa
     weights = (30 if shape.reads_int8 else 340) * (shape.num_layers - plan.copies) / shape.num_layers
     pieces = sum(-(-tokens // plan.tokens) for tokens in steps)
     floor = pieces * shape.in_flight.least_tokens if shape.in_flight is not None else 0
+    if shape.host_block:  # a piece takes no less than its copies, there and back
+        link = plan.offloaded * shape.host_block * OPERATIONS_A_BYTE / (2 * shape.block.weights * shape.num_layers)
+        floor = pieces * math.ceil(link)
     return passes * max(sum(steps) + pieces * (150 + weights), floor)

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from florilegium.errors import ModelError
-from florilegium.model.bloom_loader import put
+from florilegium.model.bloom_loader import put, to_host
+from florilegium.model.fast_paths import HostBlocks
 from florilegium.model.tensor_reader import TensorReader
 from florilegium.model.weight_check import FLOATS, place
 from florilegium.model.weight_files import AGAIN, WeightFiles
@@ -35,9 +36,14 @@ Parts = dict[str, str]  # of a weight: its parts and their names in the files
 
 
 def load_stored(
-    files: WeightFiles, outline: PreTrainedModel, stored: torch.dtype, device: torch.device
+    files: WeightFiles,
+    outline: PreTrainedModel,
+    stored: torch.dtype,
+    device: torch.device,
+    host: HostBlocks | None = None,
 ) -> PreTrainedModel | None:
-    """`outline`, on the meta device, filled from `files`, what is not quantised held in `stored`; None where they hold
+    """`outline`, on the meta device, filled from `files`, what is not quantised held in `stored`, what is goes on into
+    host memory where there is a `host`; None where they hold
     anything but a linear's int8 or NF4 and 16-bit numbers for the rest (Transformers' loader knows more kinds, and says
     what is missing). Raises ModelError for parts that do not belong together."""
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -48,7 +54,7 @@ def load_stored(
     parts = _parts_by_weight(model, files)
     if parts is None:
         return None
-    _fill(model, files, parts, stored, device)
+    _fill(model, files, parts, stored, device, host)
     model.tie_weights()
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
@@ -105,8 +111,9 @@ def _is_int8(module: nn.Module) -> bool:
 
 
 def _fill(
-    model: PreTrainedModel, files: WeightFiles, parts: Mapping[str, Parts], stored: torch.dtype, device: torch.device
-) -> None:
+    model: PreTrainedModel, files: WeightFiles, parts: Mapping[str, Parts], stored: torch.dtype, device: torch.device,
+    host: HostBlocks | None,
+) -> None:  # fmt: skip
     homes = {key: (name, part) for name, found in parts.items() for part, key in found.items()}
     waiting: dict[str, dict[str, torch.Tensor]] = {}
     for path in files.paths:
@@ -119,6 +126,7 @@ def _fill(
                 found[part] = reader.read(key)
                 if found.keys() == parts[name].keys():
                     _put(model, name, waiting.pop(name), stored, device)
+                    to_host(model, name, host)
                 files.was_read(key)
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from florilegium.errors import ModelError
 from florilegium.model.families import family_of, packs
+from florilegium.model.fast_paths import HostBlocks
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.model_config import model_config
 from florilegium.model.stage import Stage
@@ -31,9 +33,10 @@ def load_model(
     device: torch.device,
     compute_dtype: torch.dtype,
     stage: Stage | None = None,
+    host: HostBlocks | None = None,
 ) -> PreTrainedModel:
     """The model that the config.json `config` describes with the weights of `files`, its linears in `bits`, on `device`;
-    of it what `stage` holds, if there is one. Raises ModelError where the two do not belong together."""
+    of it what `stage` holds, if there is one; its blocks' weights in `host`. Raises ModelError where the two do not belong together."""
     with ONE_LOAD_AT_A_TIME:
         empty = outline(config, files.name)
         family = family_of(empty.config.model_type)
@@ -48,15 +51,20 @@ def load_model(
             assert packs(family) and not is_quantized, "the plan of the pipeline refuses others"
             return load_stage(files, empty, quantization, stored, device, family, stage)
         if quantization is not None and not is_quantized:
-            model = family.load_quantized(files, empty, quantization, device)
+            model = family.load_quantized(files, empty, quantization, device, host)
             if model is not None:
                 refuse_empty(model, files.name)
                 return model
         if is_quantized and packs(family) and device.type == "cuda":
-            model = load_stored(files, empty, stored, device)
+            model = load_stored(files, empty, stored, device, host)
             if model is not None:
                 refuse_empty(model, files.name)
                 return model
+        if host is not None:
+            fix = "Leave --memory out, or choose a BLOOM whose head is its embedding"
+            raise ModelError(
+                f"{files.name} cannot lie in host memory: only a BLOOM's blocks can, read by our own loader", fix
+            )
         return _from_pretrained(type(empty), files, empty.config, stored, device, quantization)
 
 

@@ -75,6 +75,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
     )
     length = plan_length(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
+        if loaded.base.host is not None:
+            raise UsageError("--memory offload takes the fused blocks", "Leave --kernels out, or use --memory lean")
         documents = _documents(config, loaded)
         separate = not (prepared.base.packs or documents.mask)
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
@@ -202,7 +204,9 @@ def _plan_memory(
     limit = config.micro_batch_tokens or ROW_TOKENS
     steps = [max(longest, min(tokens, limit)) for tokens in lengths]
     assert packs(loaded.family), "the fused blocks were selected, so the family packs"
-    shape = model_shape(loaded.family, loaded.model, held, reads_int8=fast_paths.supports_int8_matmul(loaded))
+    host = 0 if loaded.base.host is None else loaded.base.host.block_bytes
+    reads_int8 = fast_paths.supports_int8_matmul(loaded)
+    shape = model_shape(loaded.family, loaded.model, held, reads_int8=reads_int8, host_block=host)
     return plan_memory(shape, steps, budget, config.memory, longest)
 
 

@@ -37,6 +37,8 @@ def say_plan(
     if plan.memory is not None:
         layers = base.num_layers if base.stage is None else len(base.stage)
         view.say(f"memory   {describe_memory(plan.memory, layers)}")
+    if base.host is not None and plan.memory is not None and plan.memory.offloaded:
+        view.say(f"         {describe_link(plan.memory, base.host.block_bytes, base.host.link_rate())}")
     if plan.stage_peaks:
         peaks = ", ".join(f"{peak / 2**30:.1f}" for peak in plan.stage_peaks)
         view.say(f"         that is process 0; predicted peaks of all: {peaks} GiB")
@@ -104,9 +106,21 @@ def describe_memory(memory: MemoryPlan, layers: int) -> str:
     return f"{describe_kept(memory, layers)}; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
 
 
+def describe_link(memory: MemoryPlan, block_bytes: int, rate: float) -> str:
+    """What the blocks in host memory cost: `rate` bytes a second of the link, measured just now; 0 where it was not."""
+    bytes_there = memory.offloaded * block_bytes
+    told = f"{bytes_there / 1e9:.1f} GB of weights come from host memory, forward and back"
+    if not rate:
+        return told
+    most = memory.tokens * rate / (2 * bytes_there)
+    return f"{told}; the link brings {rate / 1e9:.0f} GB/s, which allows {most:,.0f} tokens/s"
+
+
 def describe_kept(memory: MemoryPlan, layers: int) -> str:
     kept = (
         "all activations kept" if memory.full == layers else f"{memory.full} of {layers} blocks keep their activations"
     )
     copies = f", {memory.copies} of {layers} blocks with a bfloat16 copy of their weights" if memory.copies else ""
+    if memory.offloaded:
+        copies += f", {memory.offloaded} of {layers} blocks in host memory"
     return f"{kept}{copies}, micro-batches of {memory.tokens:,} tokens"

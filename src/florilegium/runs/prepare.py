@@ -16,6 +16,7 @@ from florilegium.errors import ModelError, UsageError, counted, one_line
 from florilegium.evaluation.headline import FEW_ROWS
 from florilegium.model import Base, Stage, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
+from florilegium.model.offload import lies_in_host_memory
 from florilegium.model.stage_plan import plan_stages
 from florilegium.model.tokenizer_loader import tokenizer_of
 from florilegium.model.too_large import refuse_too_large
@@ -58,11 +59,12 @@ def prepare(
     config = with_stored_bits(config, view)
     device = choose_device(config.device)
     stages = plan_stages(config, distributed.world, room)
-    if not stages:
-        refuse_too_large(config, device)
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
+    offload = lies_in_host_memory(config, device, distributed.world, names)
+    if not stages and not offload:
+        refuse_too_large(config, device)
     rehearse_training(config)
     rows = rows or read_rows_of(config)
     if config.chat:
@@ -95,6 +97,7 @@ def prepare(
         revision=config.revision,
         stage=stages[distributed.rank] if stages else None,
         progress=view.loading,
+        offload=offload,
     )
     if base.device.type == "cuda":
         view.compiling(fast_paths.compiled_so_far)

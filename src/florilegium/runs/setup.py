@@ -69,6 +69,8 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     """Puts the plan's kernels in place, and says how the forward pass of training takes them."""
     config = plan.config
     fast_paths.install_kernels(loaded.model, plan.kernels)
+    if loaded.base.host is not None and plan.memory is not None:
+        loaded.base.host.keep_on_device(len(loaded.base.host) - plan.memory.offloaded)
     stack = None if plan.memory is None else fast_paths.make_block_stack(loaded, plan.memory, list(plan.lengths))
     return ForwardOptions(plan.kernels, plan.recompute, config.neftune_alpha, stack, plan.documents.mask)
 

@@ -50,6 +50,8 @@ class BackwardPass:
 
     def _block(self, index: int, saved: Saved, scaled_grad_TW: torch.Tensor) -> LoraGrads:
         block = self.stack.blocks[index]
+        if self.stack.host is not None:
+            self.stack.host.need(self.stack.held[index], backward=True)
         kept = saved if isinstance(saved, SavedActivations) else self.forward.recompute(block, saved)
         up_grad, down_grads = self._down(block, kept, scaled_grad_TW)
         up_grads = self._up(block, kept, up_grad, scaled_grad_TW)

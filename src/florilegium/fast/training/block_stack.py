@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 import torch
 
+from florilegium.fast.host_blocks import HostBlocks
 from florilegium.fast.modules import Bloom, blocks_of, linears
 from florilegium.fast.support import shared_unsupported_reason, supports_int8_matmul
 from florilegium.fast.training.backward_pass import BackwardPass
@@ -109,10 +110,12 @@ class BlockStack:
         dtype: torch.dtype = torch.bfloat16,
         lengths: Sequence[int] = (),
         held: range | None = None,
+        host: HostBlocks | None = None,
     ) -> None:
         """`lengths`: numbers of tokens that will come, in order, whose kernels are compiled with the rest. `held`: the
-        numbers of these blocks, where others lie elsewhere; None: all."""
-        self.bloom, self.plan, self.dtype = bloom, plan or ActivationPlan(), dtype
+        numbers of these blocks, where others lie elsewhere; None: all. `host` brings the weights of those that lie in host
+        memory."""
+        self.bloom, self.plan, self.dtype, self.host = bloom, plan or ActivationPlan(), dtype, host
         num_layers = len(blocks_of(bloom))
         self.held = range(num_layers) if held is None else held
         assert 0 <= self.held.start < self.held.stop <= num_layers and self.held.step == 1

@@ -61,7 +61,11 @@ class ForwardPass:
         residual = Residual(stream_TW, None)
         saved: list[Saved] = []
         pending: PendingUpdate | None = None
+        if stack.host is not None:
+            stack.host.begin()
         for index, block in enumerate(stack.blocks):
+            if stack.host is not None:
+                stack.host.need(stack.held[index])
             activations, residual, pending = self._block(block, residual, pending)
             if save:
                 saved.append(self._drop_saved(index, activations))

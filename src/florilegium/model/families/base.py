@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    from florilegium.model.fast_paths import HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
     AnyModel = PreTrainedModel | PeftModel
@@ -69,9 +70,11 @@ class Family(Protocol):
         """The linears that LoRA goes on unless the user says otherwise, as PEFT's `target_modules`."""
 
     def load_quantized(
-        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
-    ) -> PreTrainedModel | None:
-        """`outline`, on the meta device, filled from `files` by a loader of our own, or None where Transformers' own takes it."""
+        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device,
+        host: HostBlocks | None = None,
+    ) -> PreTrainedModel | None:  # fmt: skip
+        """`outline`, on the meta device, filled from `files` by a loader of our own, or None where Transformers' own takes
+        it; the weights of its blocks go into host memory where there is a `host`."""
 
 
 class PackedFamily(Family, Protocol):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel
+    from florilegium.model.fast_paths import HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
 FUSED_QKV = "query_key_value"
@@ -57,14 +58,15 @@ class Bloom:
         return [FUSED_QKV]
 
     def load_quantized(
-        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
-    ) -> PreTrainedModel | None:
+        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device,
+        host: HostBlocks | None = None,
+    ) -> PreTrainedModel | None:  # fmt: skip
         """On a CUDA device, tensor by tensor."""
         if device.type != "cuda":
             return None
         from florilegium.model.bloom_loader import load_streamed
 
-        return load_streamed(files, outline, quantization, device)
+        return load_streamed(files, outline, quantization, device, host)
 
     def embed(self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         bloom = bloom_model(model)

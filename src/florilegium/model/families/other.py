@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel
+    from florilegium.model.fast_paths import HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
 # One linear for query, key and value; GPT-NeoX and Falcon name theirs as BLOOM does.
@@ -45,8 +46,9 @@ class OtherFamily:
         return fused or [name for name in SEPARATE if name in names] or "all-linear"
 
     def load_quantized(
-        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device
-    ) -> PreTrainedModel | None:
+        self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device,
+        host: HostBlocks | None = None,
+    ) -> PreTrainedModel | None:  # fmt: skip
         return None
 
 
