@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from florilegium.errors import ModelError
-from florilegium.model import load_base
+from florilegium.model import load_base, stored_loader
 from florilegium.model.stored_loader import NF4_STATE, load_stored
+from florilegium.model.tensor_reader import TensorReader
 from florilegium.model.transformers_loader import outline
 from florilegium.model.weight_check import refuse_empty
 from florilegium.model.weight_files import INDEX, WHOLE, find_weights
@@ -75,6 +76,26 @@ def test_the_parts_of_a_weight_may_lie_in_several_files(stored: Path, tmp_path: 
     (tmp_path / "config.json").write_bytes((stored / "config.json").read_bytes())
     whole, parted = facts(streamed(stored)), facts(streamed(tmp_path))
     assert all(torch.equal(parted[k], v) for k, v in whole.items() if isinstance(v, torch.Tensor))
+
+
+def test_no_weight_waits_on_the_device(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order of the file: safetensors' own puts int8 weights before all of their `weight_format`."""
+    folder, waiting, most = changed(stored, tmp_path, {}), [0], [0]
+    read, put = TensorReader.read, stored_loader._put
+
+    def reading(reader: TensorReader, name: str) -> torch.Tensor:
+        tensor = read(reader, name)
+        waiting[0] += tensor.dim() == 2  # weights alone; NF4's have a second side of 1
+        most[0] = max(most[0], waiting[0])
+        return tensor
+
+    def putting(model: Any, name: str, found: dict[str, torch.Tensor], *rest: Any) -> None:
+        waiting[0] -= found["weight"].dim() == 2
+        put(model, name, found, *rest)
+
+    monkeypatch.setattr(TensorReader, "read", reading)
+    monkeypatch.setattr(stored_loader, "_put", putting)
+    assert streamed(folder) is not None and (waiting, most) == ([0], [1])
 
 
 def test_what_it_does_not_know_is_left_to_transformers(stored: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A BLOOM that is stored quantised onto a CUDA device, as it lies in its files: nothing is quantised again, and the host
 holds a few pieces of 32 MiB (`tensor_reader.py`).
 
-A linear's tensors, which may lie in several files, wait on the device until all of its parts are there:
+A linear's tensors may lie in several files, its scales behind the weights of all others (as Transformers saves int8):
+they are read first, and each weight finds them on the device.
 
     int8   weight [N, K], SCB [N], weight_format (0: rows in their order)
     NF4    weight [N K / 2, 1], weight.absmax, weight.quant_map, weight.quant_state.bitsandbytes__nf4, weight.nested_...
@@ -115,19 +116,21 @@ def _fill(
     host: HostBlocks | None,
 ) -> None:  # fmt: skip
     homes = {key: (name, part) for name, found in parts.items() for part, key in found.items()}
-    waiting: dict[str, dict[str, torch.Tensor]] = {}
-    for path in files.paths:
-        with TensorReader(path, device) as reader:
-            for key in reader.names:
-                if key not in homes or files.tensors[key].file != path:
-                    continue
-                name, part = homes[key]
-                found = waiting.setdefault(name, {})
-                found[part] = reader.read(key)
-                if found.keys() == parts[name].keys():
-                    _put(model, name, waiting.pop(name), stored, device)
-                    to_host(model, name, host)
-                files.was_read(key)
+    beside: dict[str, dict[str, torch.Tensor]] = {name: {} for name in parts}
+    # Scales first: a weight then need not wait for its own on the device, which may have no room for many of them.
+    for is_weight in (False, True):
+        for path in files.paths:
+            keys = {
+                key for key in homes if files.tensors[key].file == path and (homes[key][1] == "weight") is is_weight
+            }
+            with TensorReader(path, device) as reader:
+                for key in filter(keys.__contains__, reader.names):
+                    name, part = homes[key]
+                    beside[name][part] = reader.read(key)
+                    if is_weight:
+                        _put(model, name, beside.pop(name), stored, device)
+                        to_host(model, name, host)
+                    files.was_read(key)
 
 
 def _put(
