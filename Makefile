@@ -65,7 +65,7 @@ slow: install  ## tests that take minutes
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
 
 gpu: install  ## on a machine with a CUDA device: every kernel, the block stack, loading, runs
-	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_tensor_reader.py tests/model/test_bloom_loader.py
+	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_tensor_reader.py tests/model/test_bloom_loader.py tests/model/test_stored_loader.py
 
 torture: install  ## kill runs, fill disks, damage files: half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl
