@@ -43,6 +43,7 @@ class _HostWeight:
     def show(self, memory: torch.Tensor) -> None:
         """Makes the module read its weight from `memory`, uint8 on the device."""
         weight: Any = self.module.weight
+        # the parameter stays the same object: PEFT, the block stack and bitsandbytes hold it by reference
         weight.data = memory[: self.size].view(self.dtype).view(self.shape)
         # bitsandbytes reads int8 codes from the parameter, and after its own first forward from the module's state
         owners: list[Any] = [weight, getattr(self.module, "state", None)]
@@ -53,6 +54,7 @@ class _HostWeight:
     def copy_to(self, memory: torch.Tensor) -> None:
         start = 0
         for piece in self.pieces:
+            # from pinned memory: neither this thread nor the compute's stream waits
             memory[start : start + len(piece)].copy_(piece, non_blocking=True)
             start += len(piece)
 
@@ -87,14 +89,17 @@ class HostBlocks:
         flat = weight.data.contiguous().view(-1).view(torch.uint8)
         held = _HostWeight(module, self._room(len(flat)), weight.dtype, weight.shape)
         start = 0
+        # waited for: the weight's own memory on the card is free when this returns, and the next one may take it
         for piece in held.pieces:
             piece.copy_(flat[start : start + len(piece)])
             start += len(piece)
         for slot in self.slots:
+            # all blocks of a model have the same shapes, so the first one decides how large a slot is
             if kind not in slot:
                 slot[kind] = torch.zeros(-(-len(flat) // ALIGNED) * ALIGNED, dtype=torch.uint8, device=self.device)
         self.blocks.setdefault(number, {})[kind] = held
         self.order = sorted(self.blocks)
+        # which of the two is settled by `keep_on_device`, when it is known which blocks take turns
         held.show(self.slots[number % 2][kind])
         module.__dict__[IN_TURN] = True
         if kind == FIRST:
@@ -103,6 +108,7 @@ class HostBlocks:
     def _room(self, size: int) -> list[torch.Tensor]:
         pieces = []
         while size:
+            # of a weight that does not fit what is left of a chunk, the rest begins the next one: none of it is wasted
             if self._used == len(self._chunk):
                 self._chunk = torch.empty(CHUNK, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
                 self._used = 0
@@ -121,8 +127,10 @@ class HostBlocks:
                 held.show(memory)
                 held.module.__dict__.pop(IN_TURN)
         if self.device.type == "cuda":
+            # a chunk may be given back to the system once no weight lies in it any more
             torch.cuda.current_stream(self.device).synchronize()
         self.order = sorted(self.blocks)
+        # neighbours in the order, however far apart in the model, lie in different slots
         for place, number in enumerate(self.order):
             for kind, held in self.blocks[number].items():
                 held.show(self.slots[place % 2][kind])
@@ -147,6 +155,7 @@ class HostBlocks:
         if self.copied[place % 2] is not None:
             torch.cuda.current_stream(self.device).wait_event(self.copied[place % 2])
             self.copied[place % 2] = None
+        # the slot of the block that ran before this one: nobody reads it any more
         then = place - 1 if backward else place + 1
         if 0 <= then < len(self.order) and self.holds[then % 2] != then:
             self._copy(then)
@@ -169,6 +178,7 @@ class HostBlocks:
 
     def _before(self, number: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
+            # Transformers' forward and ours may take turns: what the slots hold is not relied on
             if number == self.order[0]:
                 self.begin()
             self.need(number)
@@ -186,6 +196,7 @@ class HostBlocks:
             self._copy_block(0, self.slots[0])
             end.record()
             end.synchronize()
+            # the first copy of a process is slower, and another program may use the link
             milliseconds.append(float(begin.elapsed_time(end)))
         return 1000 * self.block_bytes / min(milliseconds)
 
