@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_told_with_what_would(
     bloom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["estimate", "--model", str(bloom), "--gpu", "8"]) == 5
+    assert main(["estimate", "--model", str(bloom), "--gpu", "8", "--memory", "lean"]) == 5
     out, err = capsys.readouterr()
     assert "7,069,016,064 parameters" in out and "--bits 4 --memory lean: 5." in out, out
     assert "does not fit" in err and "Use --bits 4 --memory fast, which needs 6." in err
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_told_with_what_would(
     found = json.loads(capsys.readouterr().out)
     assert found["memory"]["fits"] and found["weight_bytes"] == pytest.approx(7.55 * 2**30, rel=0.01)
     giant = folder_of("bloom-176b", tmp_path)
-    assert main(["train", "--dry-run", "--model", str(giant), "--gpu", "H100"]) == 5
+    assert main(["train", "--dry-run", "--model", str(giant), "--gpu", "8"]) == 5
     assert "a card of 140 GB (H200) with --bits 4 --memory lean" in capsys.readouterr().err
     assert main(["train", "--model", str(bloom), "--gpu", "24"]) == 2 and "--dry-run" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -303,7 +303,7 @@ def test_copies_share_a_step(bloom: Path) -> None:
 
 
 def test_a_base_larger_than_a_card_is_estimated_on_two(bloom: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["estimate", "--model", str(bloom), "--gpu", "8", "--lora-rank", "16"]
+    given = ["estimate", "--model", str(bloom), "--gpu", "8", "--lora-rank", "16", "--memory", "lean"]
     assert main(given) == 5 and main([*given, "--gpus", "2"]) == 0
     assert "that is the fullest of 2, a pipeline: blocks 1-18 " in capsys.readouterr().out
     assert main([*given, "--parallel", "pipeline"]) == 2

@@ -9,6 +9,8 @@ from florilegium.errors import ResourceError, clock, counted
 from florilegium.model.gpus import CARDS
 from florilegium.runs.estimate import Estimate
 from florilegium.runs.estimate_generation import GenerationNeeds
+from florilegium.runs.estimate_memory import Option
+from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import Cards
 from florilegium.runs.plan_text import STORED_AS, describe_kept
 
@@ -40,14 +42,30 @@ def what_would_fit(found: Estimate) -> str:
     """Bits and memory plan that fit here, or the smallest card that would do."""
     for option in sorted(found.options, key=lambda option: -option.needed):
         if option.needed <= found.memory.available:
-            return f"Use --bits {option.bits} --memory {option.memory}, which needs {_gib(option.needed)}"
-    least = min(option.needed for option in found.options)
+            return f"Use --bits {option.bits} --memory {option.memory}, which needs {_needed(option)}"
+    least = min(option.needed for option in found.options if option.streamed is None)
     cards = [card for card in CARDS if card.budget >= least]
     if not cards:
         return f"Choose a smaller --model: no single card holds the least that would do, {_gib(least)}"
     card = min(cards, key=lambda card: card.memory)
     return (
         f"Choose a smaller --model, or a card of {card.memory / GIB:.0f} GB ({card.name}) with --bits 4 --memory lean"
+        f"{_smaller_card(found)}"
+    )
+
+
+def _smaller_card(found: Estimate) -> str:
+    """The card that would do with the blocks in main memory, where that is a choice."""
+    option = min((option for option in found.options if option.streamed), key=lambda o: o.needed, default=None)
+    if option is None or option.streamed is None:
+        return ""
+    cards = [card for card in CARDS if card.budget >= option.needed and (card.capability or (0, 0)) >= (8, 0)]
+    if not cards:
+        return ""
+    card = min(cards, key=lambda card: card.memory)
+    return (
+        f", or one of {card.memory / GIB:.0f} GB ({card.name}) with --bits {option.bits} --memory offload and "
+        f"{_gib(option.streamed.host_bytes)} of main memory"
     )
 
 
@@ -73,6 +91,8 @@ def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
     yield "memory", _memory(found)
     if found.cards is not None:
         yield "", _cards(found.cards)
+    if found.memory.streamed is not None:
+        yield "", _streamed(found.memory.streamed)
     yield "", f"{STORED_AS[found.config.bits]} weights {_gib(found.skeleton.base_bytes(found.config.bits))}"
     yield "plan", _plan(found)
     yield "disk", f"{megabytes(found.disk)} for the run's folder"
@@ -80,8 +100,28 @@ def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
         fits = "fits" if option.needed <= found.memory.available else "does not fit"
         yield (
             "others" if number == 0 else "",
-            f"--bits {option.bits} --memory {option.memory}: {_gib(option.needed)}, {fits}",
+            f"--bits {option.bits} --memory {option.memory}: {_needed(option)}, {fits}",
         )
+
+
+def _needed(option: Option) -> str:
+    """What it takes of the card, and of the machine."""
+    if option.streamed is None:
+        return _gib(option.needed)
+    rate = option.streamed.tokens_per_second
+    allowed = f" (at most {rate:,.0f} tokens/s)" if rate else ""
+    return f"{_gib(option.needed)} and {_gib(option.streamed.host_bytes)} of main memory{allowed}"
+
+
+def _streamed(streamed: Streamed) -> str:
+    """Where the blocks lie, and what that costs."""
+    there = f"{_gib(streamed.host_bytes)} of main memory for the blocks"
+    if not streamed.copied_bytes:
+        return f"{there}, all of which come back to the card"
+    copied = f"{there}; {streamed.copied_bytes / 1e9:.1f} GB are copied to the card forward and back"
+    if not streamed.tokens_per_second:
+        return f"{copied}, at a rate that is not known: name the card (--gpu H100)"
+    return f"{copied}, which by its stated link allows {streamed.tokens_per_second:,.0f} tokens/s"
 
 
 def _download(found: Estimate) -> str:

@@ -12,19 +12,27 @@ from florilegium.errors import UsageError
 
 GIB = 2**30
 DRIVER = 0.5 * GIB  # the CUDA context and its libraries, which torch does not count
+PCIE = {
+    7: 15.8,
+    8: 31.5,
+    9: 63.0,
+    10: 63.0,
+    12: 63.0,
+}  # GB/s of 16 lanes each way, by compute capability: 3.0, 4.0, 5.0
 USABLE = 0.92  # of what is free: the share that a run plans with (`runs/plan.py`)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card. `memory` in bytes as the driver shows it, `tflops` of dense 16-bit products, `bandwidth` in GB/s; None
-    where only the memory is known. `capability` is CUDA's compute capability."""
+    """A card. `memory` in bytes as the driver shows it, `tflops` of dense 16-bit products, `bandwidth` of its memory and
+    `link` from main memory in GB/s; None where only the memory is known. `capability` is CUDA's compute capability."""
 
     name: str
     memory: int
     tflops: float | None = None
     bandwidth: float | None = None
     capability: tuple[int, int] | None = None
+    link: float | None = None
 
     @property
     def budget(self) -> int:
@@ -36,8 +44,11 @@ class Gpu:
         return self.capability is not None and self.capability[0] == 9
 
 
-def _card(name: str, gib: float, tflops: float, bandwidth: float, capability: tuple[int, int]) -> Gpu:
-    return Gpu(name, int(gib * GIB), tflops, bandwidth, capability)
+def _card(
+    name: str, gib: float, tflops: float, bandwidth: float, capability: tuple[int, int], link: float | None = None
+) -> Gpu:
+    """The link is PCI Express with 16 lanes, of the generation that the architecture has, unless another is given."""
+    return Gpu(name, int(gib * GIB), tflops, bandwidth, capability, link or PCIE[capability[0]])
 
 
 CARDS = (
@@ -47,8 +58,8 @@ CARDS = (
     _card("RTX 3060", 12.0, 25, 360, (8, 6)),
     _card("RTX 3080", 10.0, 60, 760, (8, 6)),
     _card("RTX 3090", 24.0, 71, 936, (8, 6)),
-    _card("RTX 4060", 8.0, 30, 272, (8, 9)),
-    _card("RTX 4060 Ti", 16.0, 44, 288, (8, 9)),
+    _card("RTX 4060", 8.0, 30, 272, (8, 9), PCIE[8] / 2),
+    _card("RTX 4060 Ti", 16.0, 44, 288, (8, 9), PCIE[8] / 2),
     _card("RTX 4070", 12.0, 58, 504, (8, 9)),
     _card("RTX 4080", 16.0, 97, 717, (8, 9)),
     _card("RTX 4090", 24.0, 165, 1008, (8, 9)),

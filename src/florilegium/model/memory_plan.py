@@ -173,6 +173,12 @@ def without_blocks(shape: ModelShape, bits: int) -> ModelShape:
     return replace(shape, base_bytes=shape.base_bytes - (shape.num_layers - 2) * block, host_block=block)
 
 
+def least_plan(shape: ModelShape, tokens: int) -> MemoryPlan:
+    """The most economical plan for one piece of this size, whether it fits or not."""
+    streamed = shape.num_layers if shape.host_block else 0
+    return MemoryPlan(0, 0, 0, tokens, peak_bytes(shape, tokens, 0, 0, 0), streamed)
+
+
 def fill_memory(shape: ModelShape, tokens: int, budget: int, memory: str) -> MemoryPlan | None:
     """The plan for micro-batches of this size, or None where none fits."""
     L = shape.num_layers

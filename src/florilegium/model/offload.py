@@ -18,9 +18,12 @@ LEAST_TOKENS = 256  # of the smallest piece that is worth planning for
 HOST_SHARE = 0.9  # of the host's free memory that may be pinned
 
 
-def lies_in_host_memory(config: TrainConfig, device: torch.device, world: int, kernels: tuple[str, ...]) -> bool:
-    """Whether the base is to be loaded that way by `world` processes with these kernels. Raises UsageError where it was
-    asked for and cannot be."""
+def lies_in_host_memory(
+    config: TrainConfig, device: torch.device, world: int, kernels: tuple[str, ...], elsewhere: int | None = None
+) -> bool:
+    """Whether the base is to be loaded that way by `world` processes with these kernels; `elsewhere`: the bytes that a
+    run may take of a card in another machine, of whose main memory nothing is known. Raises UsageError where it was asked
+    for and cannot be."""
     if config.memory not in ("auto", "offload"):
         return False
     reason = _unsupported_reason(config, device, world, kernels)
@@ -28,7 +31,9 @@ def lies_in_host_memory(config: TrainConfig, device: torch.device, world: int, k
         if reason:
             raise UsageError(f"--memory offload: {reason}", "Leave --memory out, or use --memory lean")
         return True
-    return not reason and config.model != "seedling" and _is_needed(config, room_of(config))
+    if reason or config.model == "seedling":
+        return False
+    return _is_needed(config, room_of(config) if elsewhere is None else elsewhere, elsewhere is None)
 
 
 def room_of(config: TrainConfig) -> int:
@@ -47,11 +52,11 @@ def _unsupported_reason(config: TrainConfig, device: torch.device, world: int, k
     return "" if packs(family_of(values.get("model_type"))) else "it is for BLOOM models"
 
 
-def _is_needed(config: TrainConfig, room: int) -> bool:
+def _is_needed(config: TrainConfig, room: int, is_here: bool) -> bool:
     if not _is_large(config, room):
         return False
     shape = read_skeleton(config).shape(config.bits, reads_int8=config.bits == 8)
-    return shape is not None and offloading_helps(shape, config.bits, room, available_memory())
+    return shape is not None and offloading_helps(shape, config.bits, room, available_memory() if is_here else None)
 
 
 def _is_large(config: TrainConfig, room: int) -> bool:

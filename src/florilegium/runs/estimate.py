@@ -18,6 +18,7 @@ from florilegium.config import TrainConfig
 from florilegium.data import Rows, split_by_config
 from florilegium.model import choose_device
 from florilegium.model.gpus import DRIVER, Gpu, find_by_device_name, find_gpu
+from florilegium.model.offload import lies_in_host_memory
 from florilegium.model.rehearsal import check_bits
 from florilegium.model.skeleton import Skeleton, read_skeleton
 from florilegium.runs.estimate_memory import (
@@ -113,7 +114,11 @@ def estimate(
         epochs=config.epochs or (None if config.max_steps else choose_epochs(num_rows, config)),
         batching=choose_batching(config.batching, ("fused-blocks",) if fused else ()),
     )
-    stages = stages_on(config, gpus, room_on(config, card) if card is not None else 0)
+    room = room_on(config, card) if card is not None else 0
+    stages = stages_on(config, gpus, room)
+    kernels = ("fused-blocks",) if fused else ()
+    if lies_in_host_memory(config, torch.device("cuda" if card else "cpu"), gpus, kernels, room if gpu else None):
+        config = replace(config, memory="offload")
     steps, longest = _steps(lengths, config, 1 if stages else gpus), max(lengths, default=1)
     memory = memory_on(skeleton, config, card, steps, longest, stages)
     length, tokens = plan_length(num_rows, config), sum(lengths) / max(1, len(lengths))
@@ -123,10 +128,12 @@ def estimate(
         seconds = pipeline_seconds(skeleton, card, memory.stages, step_tokens(config, steps, longest))
     elif rate is not None:
         shape = shape_on(skeleton, config, card) if memory.plan is not None else None
-        seconds = step_seconds(skeleton, rate, steps, shape, memory.plan)
+        seconds = step_seconds(skeleton, rate, steps, shape, memory.plan, memory.streamed)
     if rate is not None:
         held_out = len(split.held_out) * ways(rows) * tokens / (1 if stages else gpus)
-        beside = beside_seconds(skeleton, card, rate, length.evaluations, held_out, config.verdict_texts, config.bits)
+        beside = beside_seconds(
+            skeleton, card, rate, length.evaluations, held_out, config.verdict_texts, config.bits, memory.streamed
+        )
     return Estimate(
         skeleton,
         config,

@@ -2,7 +2,8 @@
 
 Where the fused blocks run it is what their own plan computes and is held to. Elsewhere it is the usual estimate of what a
 block keeps of each token (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models": 34
-bytes for each of its width), and said to be one."""
+bytes for each of its width), and said to be one. A base whose blocks lie in host memory (`--memory offload`, which a run
+also takes where nothing else fits) has its plan and, in `estimate_offload.py`, its time on the link."""
 
 from __future__ import annotations
 
@@ -14,8 +15,18 @@ from florilegium.errors import ResourceError
 from florilegium.model import Stage
 from florilegium.model.families import packs
 from florilegium.model.gpus import Gpu
-from florilegium.model.memory_plan import BLOCK_ROWS, HEAD_CHUNK, WORKSPACE, MemoryPlan, ModelShape, plan_memory
+from florilegium.model.memory_plan import (
+    BLOCK_ROWS,
+    HEAD_CHUNK,
+    WORKSPACE,
+    MemoryPlan,
+    ModelShape,
+    least_plan,
+    plan_memory,
+    without_blocks,
+)
 from florilegium.model.skeleton import Skeleton
+from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import FusedStage, fused_stages, plain_stages
 from florilegium.runs.plan import CPU_BATCH_TOKENS, ROW_TOKENS
 from florilegium.storage.platform import available_memory
@@ -36,6 +47,7 @@ class Memory:
     by_card: tuple[int, ...] = ()
     layers: int = 0  # of the plan's stage; 0: all
     stages: tuple[FusedStage, ...] = ()
+    streamed: Streamed | None = None  # what comes from main memory
 
     @property
     def fits(self) -> bool:
@@ -47,23 +59,25 @@ class Memory:
             "available_bytes": self.available,
             "fits": self.fits,
             "plan": None if self.plan is None else asdict(self.plan),
+            **({} if self.streamed is None else {"offload": asdict(self.streamed)}),
         }
 
 
 @dataclass(frozen=True)
 class Option:
-    """What else could be chosen, and the bytes it would need."""
+    """What else could be chosen, and the bytes it would need; `streamed`: also of main memory."""
 
     bits: int
     memory: str
     needed: int
+    streamed: Streamed | None = None
 
 
 def shape_on(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> ModelShape:
-    """As the plan of the fused blocks reads the whole model."""
+    """As the plan of the fused blocks reads the whole model, or what `--memory offload` leaves of it on the card."""
     shape = skeleton.shape(config.bits, reads_int8=card is not None and card.is_hopper and config.bits == 8)
     assert shape is not None, "the fused blocks take this model, so its family packs"
-    return shape
+    return without_blocks(shape, config.bits) if config.memory == "offload" else shape
 
 
 def is_fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
@@ -116,10 +130,13 @@ def memory_on(
     try:
         plan = plan_memory(shape, rounded, available, config.memory, longest)
     except ResourceError:  # what the most economical plan would take, to say by how much it is too much
+        if shape.host_block:
+            least = least_plan(shape, longest)
+            return Memory(least.peak, available, least, streamed=Streamed.of(shape, least, card, steps))
         plan = plan_memory(shape, rounded, 1 << 60, "lean", longest)
         smallest = plan_memory(shape, [longest], 1 << 60, "lean", longest)
         return Memory(smallest.peak, available, plan)
-    return Memory(plan.peak, available, plan)
+    return Memory(plan.peak, available, plan, streamed=Streamed.of(shape, plan, card, steps))
 
 
 def _memory_of_stages(
@@ -164,10 +181,18 @@ def other_options(
     longest: int,
     stages: tuple[Stage, ...],
 ) -> tuple[Option, ...]:
-    """What other bits and memory plans would need."""
-    found = []
+    """What other bits and memory plans would need; on one card that none of them fits, also with the blocks in host
+    memory."""
+    found: list[Option] = []
     for bits in sorted(skeleton.bytes_by_bits.keys() - ({32} - {config.bits}), key=(8, 4, 16, 32).index):
         for memory in ("lean", "fast"):
             other = replace(config, bits=bits, memory=memory, gpu_memory_limit=1 << 20)
             found.append(Option(bits, memory, memory_on(skeleton, other, card, steps, longest, stages).needed))
+    room = room_on(config, card)
+    if not stages and all(option.needed > room for option in found):
+        for bits in (bits for bits in (8, 4) if bits in skeleton.bytes_by_bits):
+            other = replace(config, bits=bits, memory="offload")
+            if is_fused(skeleton, other, card) and (bits, "offload") != (config.bits, config.memory):
+                memory_then = memory_on(skeleton, other, card, steps, longest)
+                found.append(Option(bits, "offload", memory_then.needed, memory_then.streamed))
     return tuple(found)

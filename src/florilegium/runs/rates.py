@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,7 @@ from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import MemoryPlan, ModelShape, plan_cost
 from florilegium.model.skeleton import Skeleton
 from florilegium.runs.estimate_generation import BANDWIDTH_SHARE
+from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.recorder import SAMPLE_TOKENS
 
 # Of a card's dense peak, what the products of a step reach with all else that it does, by the model's width. Between
@@ -41,27 +43,42 @@ def product_rate(skeleton: Skeleton, card: Gpu | None, *, fused: bool) -> float 
 
 
 def step_seconds(
-    skeleton: Skeleton, rate: float, steps: Sequence[int], shape: ModelShape | None, plan: MemoryPlan | None
+    skeleton: Skeleton,
+    rate: float,
+    steps: Sequence[int],
+    shape: ModelShape | None,
+    plan: MemoryPlan | None,
+    streamed: Streamed | None = None,
 ) -> float:
     """Seconds of a mean step of these many tokens at this `product_rate`. `shape` and `plan` are those of the fused
-    blocks, None without them."""
+    blocks, None without them; a step takes no less than what is `streamed` from main memory."""
     per_pass = 2 * skeleton.product_parameters
     if shape is None or plan is None:
         return 2 * per_pass * sum(steps) / len(steps) / rate
-    return plan_cost(shape, steps, plan) / len(steps) * per_pass / rate
+    products = plan_cost(replace(shape, host_block=0), steps, plan) / len(steps) * per_pass / rate
+    return max(products, streamed.step_seconds or 0) if streamed else products
 
 
 def beside_seconds(
-    skeleton: Skeleton, card: Gpu | None, rate: float, evaluations: int, held_out: float, texts: int, bits: int
+    skeleton: Skeleton,
+    card: Gpu | None,
+    rate: float,
+    evaluations: int,
+    held_out: float,
+    texts: int,
+    bits: int,
+    streamed: Streamed | None = None,
 ) -> float:
     """Seconds of what a run does beside its steps: `held_out` tokens forward in each of its evaluations, with three
-    samples, and at the end as many `texts` for the verdict."""
+    samples, and at the end as many `texts` for the verdict. Each token of them takes a pass of what is `streamed`."""
     per_token = 2 * skeleton.product_parameters / rate
     reading = (
         skeleton.base_bytes(bits) / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
         if card is not None and card.bandwidth
         else 0.0
     )
+    if streamed is not None and streamed.pass_seconds is not None:
+        reading = max(reading, streamed.pass_seconds)
     samples, verdict = (
         tokens * max(reading, (rows + READING_ROWS) * per_token)
         for rows, tokens in ((3, SAMPLE_TOKENS), (texts, VERDICT_TOKENS if texts else 0))
