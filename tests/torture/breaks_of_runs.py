@@ -22,8 +22,8 @@ TABLE = {
          '        trainer.optimizer.zero_grad(set_to_none=not kept)\n        return',
          '        pass'),
         ('promise: batches count, not tokens', '../training/test_promises.py::test_a_step_of_eight_is_eight_of_one',
-         'part = losses_N.sum() / num_targets',
-         'part = losses_N.mean() / len(batches)'),
+         'trainer.options).sum() / num_targets',
+         'trainer.options).mean() / len(batches)'),
     ],
     "training/checkpoint.py": [
         ('nth operation: the older ones go before the newer is there', 'test_commit.py::test_death_at_every_operation_of_a_save',
