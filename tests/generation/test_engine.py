@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,33 @@ def test_texts_that_come_and_go_are_those_written_alone(loaded: LoadedModel) -> 
     assert collect(written, 20) == [alone(loaded, request) for request in wanted]
     assert most == 5 or most == 4
     assert sum(token.ended for token in written) == 20
+
+
+def test_texts_of_one_prompt_read_it_once_and_are_those_written_alone(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more tokens than a step reads of different prompts, beside another, some with other settings and one cancelled."""
+    long = (requests(8)[2].token_ids * 40)[:300]
+    wanted = [replace(request, token_ids=long) for request in requests(6)] + requests(8)[6:]
+    decoder = PackedDecoder if loaded.base.packs else StockDecoder
+    read, seen = decoder.read, list[int]()
+
+    def counted(self: Any, prompts: Any, room: int) -> torch.Tensor:
+        seen.append(len(prompts))
+        return read(self, prompts, room)
+
+    with ready(loaded):
+        apart = [alone(loaded, request) for request in wanted]
+        monkeypatch.setattr(decoder, "read", counted)
+        engine = BatchEngine(loaded, slots=8, capacity=700)
+        numbers = [engine.add(request) for request in wanted]
+        written = engine.step()
+        assert engine.running + sum(token.ended for token in written) == 8 and seen == [3]
+        engine.cancel(numbers[1])
+        while engine.busy:
+            written += engine.step()
+    together = collect(written, 8)
+    assert [together[i] for i in range(8) if i != 1] == [apart[i] for i in range(8) if i != 1]
 
 
 def test_a_cancelled_text_frees_its_slot_in_the_next_step(loaded: LoadedModel) -> None:

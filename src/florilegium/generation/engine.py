@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,8 +25,8 @@ import torch
 
 from florilegium.config import SamplingSettings
 from florilegium.generation.decode import BatchDecoder, PackedDecoder, StockDecoder
-from florilegium.generation.request import Request, TokenEvent, check_fits
-from florilegium.generation.sampling import next_tokens, uniform_draws
+from florilegium.generation.request import Prompt, Request, TokenEvent, check_fits
+from florilegium.generation.sampling import next_tokens_of_rows, uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.row_adapters import RowAdapters
@@ -199,18 +199,19 @@ class BatchEngine:
         if len(stays) < len(batch.texts):
             batch.keep(stays)
         assert batch.tokens_B is not None
-        with self._adapters(batch.texts, batch.base_alone):
+        with self._adapters([text.request.adapter for text in batch.texts], batch.base_alone):
             batch.scores_BV = batch.decoder.write(batch.tokens_B)
 
     def _admit(self, base_alone: bool) -> _Batch | None:
         """The prompts that wait and find a slot, read: not more at once than others should wait for."""
-        free, tokens = self.slots - self.running, 0
+        free, tokens, prompts = self.slots - self.running, 0, set[Prompt]()
         texts: list[_Text] = []
         for item in list(self.waiting):
             number, request = item
             if base_alone != (self.adapters is None and request.adapter is None):
                 continue
-            tokens += len(request.token_ids)
+            tokens += 0 if request.prompt in prompts else len(request.token_ids)
+            prompts.add(request.prompt)
             if len(texts) == free or (texts and tokens > READ_AT_ONCE):
                 break
             self.waiting.remove(item)
@@ -218,18 +219,27 @@ class BatchEngine:
         return self._read(texts, base_alone) if texts else None
 
     def _read(self, texts: list[_Text], base_alone: bool) -> _Batch:
+        """Several texts from one prompt: it is read once, and its keys and values are copied."""
         decoder = PackedDecoder(self.loaded) if self.loaded.base.packs else StockDecoder(self.loaded)
         requests = [text.request for text in texts]
-        with self._adapters(texts, base_alone):
+        rows: dict[Prompt, int] = {}
+        row_of_text = [rows.setdefault(request.prompt, len(rows)) for request in requests]
+        with self._adapters([adapter for _, adapter in rows], base_alone):
             room = max(r.settings.max_new_tokens for r in requests)
-            scores_BV = decoder.read([r.token_ids for r in requests], room)
+            scores_BV = decoder.read([token_ids for token_ids, _ in rows], room)
+        if len(rows) < len(texts):
+            copied = torch.tensor(row_of_text, device=scores_BV.device)
+            decoder.keep(copied)
+            scores_BV = scores_BV[copied]
         seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
         for b, request in enumerate(requests):
             seen_BV[b, torch.tensor(list(request.token_ids), device=seen_BV.device)] = True
         return _Batch(decoder, base_alone, texts, scores_BV, seen_BV)
 
     def _sample(self, batch: _Batch) -> list[TokenEvent]:
-        batch.tokens_B = _next_tokens(batch)
+        chance_B = torch.stack([text.chance_N[text.written + 1] for text in batch.texts])
+        rules = [text.rules for text in batch.texts]
+        batch.tokens_B = next_tokens_of_rows(batch.scores_BV, batch.seen_BV, chance_B, rules)
         batch.seen_BV.scatter_(1, batch.tokens_B[:, None], True)
         finite = torch.isfinite(batch.scores_BV.amax(-1)).tolist()
         out = []
@@ -240,21 +250,8 @@ class BatchEngine:
             out.append(TokenEvent(text.number, None if stopped else token, text.ended, broken=not sound))
         return out
 
-    def _adapters(self, texts: list[_Text], base_alone: bool) -> contextlib.AbstractContextManager[None]:
-        """Inside, the model writes each text, row by row, with its own."""
+    def _adapters(self, adapters: Sequence[int | None], base_alone: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model writes each row with its own."""
         if self.adapters is not None:
-            self.adapters.use([text.request.adapter for text in texts])
+            self.adapters.use(adapters)
         return self.loaded.adapter_off() if base_alone else contextlib.nullcontext()
-
-
-def _next_tokens(batch: _Batch) -> torch.Tensor:
-    chance_B = torch.stack([text.chance_N[text.written + 1] for text in batch.texts])
-    rules = [text.rules for text in batch.texts]
-    if len(set(rules)) == 1:
-        return next_tokens(batch.scores_BV, batch.seen_BV, chance_B, rules[0])
-    tokens_B = torch.zeros(len(rules), dtype=torch.int64, device=batch.scores_BV.device)
-    for one in set(rules):
-        rows = torch.tensor([i for i, other in enumerate(rules) if other == one])
-        rows_there = rows.to(tokens_B.device)
-        tokens_B[rows_there] = next_tokens(batch.scores_BV[rows_there], batch.seen_BV[rows_there], chance_B[rows], one)
-    return tokens_B

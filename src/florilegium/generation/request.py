@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
 
+Prompt = tuple[tuple[int, ...], int | None]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -18,6 +20,11 @@ class Request:
     number: int
     settings: SamplingSettings
     adapter: int | None = 0
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the keys and values of its prompt depend on."""
+        return tuple(self.token_ids), self.adapter
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -39,6 +40,20 @@ def next_tokens(
     if settings.temperature == 0:
         return scores_BV.argmax(-1)
     return inverse_cdf_sample(filtered_weights(scores_BV, settings), chance_B)
+
+
+def next_tokens_of_rows(
+    scores_BV: torch.Tensor, seen_BV: torch.Tensor, chance_B: torch.Tensor, settings: Sequence[SamplingSettings]
+) -> torch.Tensor:
+    """`next_tokens` with settings of each row's own; rows whose settings are equal are sampled together."""
+    if len(set(settings)) == 1:
+        return next_tokens(scores_BV, seen_BV, chance_B, settings[0])
+    tokens_B = torch.zeros(len(settings), dtype=torch.int64, device=scores_BV.device)
+    for one in set(settings):
+        rows = torch.tensor([i for i, other in enumerate(settings) if other == one])
+        there = rows.to(tokens_B.device)
+        tokens_B[there] = next_tokens(scores_BV[there], seen_BV[there], chance_B[rows], one)
+    return tokens_B
 
 
 def filtered_weights(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:

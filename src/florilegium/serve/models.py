@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +71,8 @@ class Models:
         self.bases = Bases()
         self.held: OrderedDict[Path, Tuned] = OrderedDict()
         self.loading = asyncio.Lock()
+        self.lately: dict[str, KnownModel] = {}
+        self.lately_at = -math.inf
 
     def known(self) -> dict[str, KnownModel]:
         """By name, the first is the default: the runs that were named, then the newest. Two of one name: the first."""
@@ -78,9 +82,18 @@ class Models:
                 found.setdefault(model.name, model)
         return found
 
+    def _known_lately(self, again: bool = False) -> dict[str, KnownModel]:
+        """`known`, at most a second old: looking at the disk is a tenth of a short request."""
+        now = time.monotonic()
+        if again or now - self.lately_at > 1:
+            self.lately, self.lately_at = self.known(), now
+        return self.lately
+
     def find(self, name: str | None) -> KnownModel:
         """Raises ApiError (404) for a name that is not served."""
-        known = self.known()
+        known = self._known_lately()
+        if name not in known and not (name is None and self.folder is None):
+            known = self._known_lately(again=True)  # a run that has finished since, and may be the newest now
         wanted = next(iter(known.values()), None) if name is None else known.get(name)
         if wanted is None:
             there = ", ".join(known) or "none yet: train one first"
