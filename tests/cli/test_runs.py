@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from florilegium.cli.main import main
+from florilegium.cli.parser import build_parser
 from florilegium.errors import ModelError
 from florilegium.runs.listing import TRAINING, list_runs
 from florilegium.storage.run_directory import find_run
@@ -164,16 +165,33 @@ def test_doctor_says_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         ["resume"],
         ["export"],
         ["push"],
+        ["push", "--run"],
+        ["push", "--dry-run", "--run"],
     ],
 )
 def test_a_run_that_is_not_there_is_told_with_those_that_are(
     shelf: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    rest = ["me/quotes"] if command == ["push"] else []
+    rest = ["me/quotes"] if command[0] == "push" else []
     assert main([*command, "alpah", *rest]) == 4
     told = capsys.readouterr().err
     assert "no run or adapter at alpah. Did you mean 'alpha'? Runs here:" in told
     assert "alpha" in told and "beta (stopped)" in told and "notes" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["alpha", "me/quotes", "--dry-run"],
+        ["--run", "alpha", "me/quotes", "--dry-run"],
+        ["me/quotes", "--dry-run", "-r", "alpha"],
+        ["--dry-run", "--run=alpha", "me/quotes"],
+        ["alpha", "--dry-run", "me/quotes"],
+    ],
+)
+def test_push_takes_its_run_in_every_order(words: list[str]) -> None:
+    flags = build_parser().parse_known(["push", *words])
+    assert (flags.run, flags.repo, flags.dry_run) == ("alpha", "me/quotes", True)
 
 
 def test_a_run_that_has_not_finished_is_told_how_to(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:

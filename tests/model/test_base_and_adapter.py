@@ -13,6 +13,7 @@ from florilegium.config import make_config
 from florilegium.errors import ModelError, UsageError
 from florilegium.model import attach_adapter, choose_device, count_parameters, load_adapter, load_base, save_adapter
 from florilegium.model.adapter_loading import base_facts
+from florilegium.model.adapter_origin import base_name
 from florilegium.model.lora import target_modules
 from tests.tiny import save_tiny
 
@@ -175,3 +176,22 @@ def test_the_tokenizers_that_models_have_are_taken_and_others_are_not() -> None:
     for name in ("BertJapaneseTokenizer", "BertJapaneseTokenizerFast", "AutoModel", "CpmTokenizerFast", "pipeline", 7):
         with pytest.raises(ModelError, match="does more than read its files"):
             check_class(name, "it")
+
+
+def test_a_base_that_was_named_by_a_relative_path_is_found_from_other_folders(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that was moved is asked for under the name that was given."""
+    shutil.copytree(tiny, tmp_path / "models" / "bloom")
+    monkeypatch.chdir(tmp_path)
+    base = load_base("models/bloom", bits=32, device=torch.device("cpu"))
+    config = make_config({"model": "models/bloom"})
+    facts = {"base": base_facts(base), "base_is_local": True}
+    save_adapter(attach_adapter(base, config), base, tmp_path / "adapter", facts, "")
+    assert base_name(tmp_path / "adapter", facts, None) == "models/bloom"
+    monkeypatch.chdir("/")
+    assert base_name(tmp_path / "adapter", facts, None) == str(tmp_path / "models" / "bloom")
+    assert base_name(tmp_path / "adapter", facts, "another/model") == "another/model"
+    assert base_name(tmp_path / "adapter", {**facts, "base_is_local": False}, None) == "models/bloom"  # a Hub id
+    (tmp_path / "models").rename(tmp_path / "elsewhere")
+    assert base_name(tmp_path / "adapter", facts, None) == "models/bloom"

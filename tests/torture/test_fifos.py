@@ -20,6 +20,7 @@ from florilegium.cli.main import main
 from florilegium.errors import ResourceError
 from florilegium.storage.atomic_files import append_line, sync_file
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_manifest
+from florilegium.storage.run_lock import LOCK, is_locked, locked
 from tests.tiny import PAGES
 from tests.torture.hostile import copied
 
@@ -46,16 +47,17 @@ def somebody_waits(fifo: Path) -> str:
 
 
 @contextlib.contextmanager
-def watched(fifo: Path) -> Iterator[set[str]]:
-    """What was done to the FIFO meanwhile."""
+def watched(*fifos: Path) -> Iterator[set[str]]:
+    """What was done to the FIFOs meanwhile."""
     seen: set[str] = set()
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
-            with contextlib.suppress(OSError):
-                if fifo.is_fifo():
-                    seen.add(somebody_waits(fifo))
+            for fifo in fifos:
+                with contextlib.suppress(OSError):
+                    if fifo.is_fifo():
+                        seen.add(somebody_waits(fifo))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -123,8 +125,7 @@ def test_nobody_waits_at_a_fifo(
             with_fifo(name)(stopped)
         for command in commands_of(run, stopped, tiny, quotes, tmp_path / "new"):
             words = [str(word) for word in command]
-            fifo = (stopped if stopped in command else run) / name
-            with watched(fifo) as seen:
+            with watched(run / name, stopped / name) as seen:  # `runs` looks into both
                 try:
                     code = main(words)
                 except pytest.skip.Exception:
@@ -148,3 +149,19 @@ def test_what_a_run_is_resumed_from_and_goes_on_in_is_no_fifo(tmp_path: Path) ->
             with pytest.raises(ResourceError, match="not a plain file"):
                 opens()
     assert not seen
+
+
+def test_a_lock_that_is_a_fifo_is_not_even_opened(tmp_path: Path) -> None:
+    """`runs` asks each run for its lock: a FIFO there holds nothing, and is not opened for writing."""
+    lock = tmp_path / LOCK
+    os.mkfifo(lock)
+    end = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert not is_locked(tmp_path)
+        with pytest.raises(ResourceError, match="not a plain file"), locked(tmp_path):
+            pass
+        watch = select.poll()
+        watch.register(end, select.POLLIN | select.POLLHUP)
+        assert not watch.poll(0)  # a writer that came and went would have hung up
+    finally:
+        os.close(end)

@@ -40,7 +40,7 @@ NAMES = {
 def translate(arguments: Sequence[str], command: str, flags: Collection[str], switches: Collection[str]) -> list[str]:
     """`arguments` with the flags of `command`: `flags` are those that it has, `switches` those that take no value.
     Raises UsageError for a name that has an answer instead."""
-    names, rest = NAMES.get(command, Names()), list(arguments)
+    names, rest = NAMES.get(command, Names()), _run_first(arguments) if command == "push" else list(arguments)
     result: list[str] = []
     while rest:
         argument = rest.pop(0)
@@ -56,6 +56,16 @@ def translate(arguments: Sequence[str], command: str, flags: Collection[str], sw
             del rest[:used]
         result += [f"{flag}={values[0]}"] if equals and values else [flag, *values] if flag else []
     return result
+
+
+def _run_first(arguments: Sequence[str]) -> list[str]:
+    """`push --run RUN REPO`, typed by habit, as `push RUN REPO`: argparse has no first positional that may be left out."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--run", "-r") and (equals or i + 1 < len(arguments)):
+            run, after = (value, i + 1) if equals else (arguments[i + 1], i + 2)
+            return [run, *arguments[:i], *arguments[after:]]
+    return list(arguments)
 
 
 def _translated(

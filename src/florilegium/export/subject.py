@@ -14,6 +14,7 @@ from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.export.origin import Origin, origin_of
 from florilegium.model.adapter_loading import read_facts, template_of
+from florilegium.model.adapter_origin import where_it_lies
 from florilegium.model.hub import locate
 from florilegium.model.identity import same_weights, weights_digest
 from florilegium.model.untrusted import read_json
@@ -72,7 +73,7 @@ def describe(directory: Path, adapter: Path) -> Subject:
 def _base_name(facts: Mapping[str, Any], adapter: Path) -> str:
     """The base that the adapter names: its own file, or PEFT's, which is all that adapters of others have."""
     config = read_json(adapter / "adapter_config.json", f"the adapter_config.json in {adapter}")
-    name = facts.get("base", {}).get("name") or config.get("base_model_name_or_path")
+    name = where_it_lies(facts, adapter) or config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UsageError(f"{adapter} does not say which base it is for", "Name it with --model")
     return name

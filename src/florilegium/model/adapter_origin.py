@@ -19,7 +19,7 @@ from florilegium.model.untrusted import read_json
 def base_name(folder: Path, facts: Mapping[str, Any], given: str | None) -> str:
     """The base to load: what was given, what florilegium.json names, or what adapter_config.json names. Raises
     UsageError where none of them says it."""
-    name = given or facts.get("base", {}).get("name") or named_by_peft(folder)
+    name = given or where_it_lies(facts, folder) or named_by_peft(folder)
     if not name:
         raise UsageError(f"{folder} does not say which base it is for", "Name it with --model")
     here = given or facts or Path(name).expanduser().is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)
@@ -29,6 +29,16 @@ def base_name(folder: Path, facts: Mapping[str, Any], given: str | None) -> str:
             "Name its base with --model",
         )
     return str(name)
+
+
+def where_it_lies(facts: Mapping[str, Any], folder: Path) -> str:
+    """The base that florilegium.json names, or an empty string; where that is a path that leads nowhere from here, the
+    same in full, as adapter_config.json has it: a run is used from other folders than the one it was trained in."""
+    name = str(facts.get("base", {}).get("name") or "")
+    if not facts.get("base_is_local") or name == "seedling" or Path(name).expanduser().exists():
+        return name
+    full = named_by_peft(folder)
+    return full if Path(full).is_absolute() and Path(full).is_dir() else name
 
 
 def named_by_peft(folder: Path) -> str:

@@ -134,7 +134,7 @@ def append_line(path: Path, value: Mapping[str, object]) -> None:
     `json_lines.py`."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with disk_errors(path):
-        _refuse_special(path)
+        refuse_special(path)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | platform.SAFE_OPEN, 0o666)
         try:
             Output(handle).write(line)
@@ -142,7 +142,7 @@ def append_line(path: Path, value: Mapping[str, object]) -> None:
             os.close(handle)
 
 
-def _refuse_special(path: Path) -> None:
+def refuse_special(path: Path) -> None:
     """Raises OSError for what is there and no plain file: opening a FIFO waits for its other side."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a plain file", str(path))
@@ -152,7 +152,7 @@ def sync_file(path: Path) -> None:
     """Makes the lines appended so far survive a power cut."""
     if path.exists():
         with disk_errors(path):
-            _refuse_special(path)
+            refuse_special(path)
             handle = os.open(path, os.O_RDONLY | platform.SAFE_OPEN)
             try:
                 os.fsync(handle)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from florilegium.errors import UsageError
 from florilegium.storage import platform
-from florilegium.storage.atomic_files import disk_errors
+from florilegium.storage.atomic_files import disk_errors, refuse_special
 from florilegium.storage.paths import check_path, slug
 from florilegium.storage.run_directory import RUNS
 
@@ -91,7 +91,8 @@ def set_aside(path: Path) -> Path:
 def locked(directory: Path) -> Iterator[None]:
     """Holds the run: a second process that wants it gets UsageError. The lock dies with its process, so none is ever
     stale: what stands in the file (who holds it) is for the message alone."""
-    with disk_errors(directory):
+    with disk_errors(directory / LOCK):
+        refuse_special(directory / LOCK)
         handle = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR | platform.SAFE_OPEN, 0o666)
     try:
         with disk_errors(directory / LOCK):
@@ -114,6 +115,7 @@ def locked(directory: Path) -> Iterator[None]:
 def is_locked(directory: Path) -> bool:
     """Whether a process holds the run. Nothing is written: who only asks must leave no trace."""
     try:
+        refuse_special(directory / LOCK)
         handle = os.open(directory / LOCK, os.O_RDWR | platform.SAFE_OPEN)
     except OSError:
         return False
