@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from florilegium.fast.modules import FIRST_LINEAR
+
 CHUNK = 1 << 28  # bytes of pinned memory at a time: a power of two, to which torch's allocator would round it up
 ALIGNED = 256  # bytes: what the matrix unit's copies want of an address, and more
 IN_TURN = "in_turn"  # a module's mark, in its __dict__: its weight is there only when its turn has come
-FIRST = "query_key_value"  # the linear of a block that runs first
 
 
 @dataclass
@@ -102,7 +103,7 @@ class HostBlocks:
         # which of the two is settled by `keep_on_device`, when it is known which blocks take turns
         held.show(self.slots[number % 2][kind])
         module.__dict__[IN_TURN] = True
-        if kind == FIRST:
+        if kind == FIRST_LINEAR:
             self._hooks[number] = module.register_forward_pre_hook(self._before(number))
 
     def _room(self, size: int) -> list[torch.Tensor]:

@@ -12,6 +12,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
+FIRST_LINEAR = "query_key_value"  # of a block: the one that runs first
+
 
 class QuantState(Protocol):
     """bitsandbytes' description of a 4-bit weight: `nested` where its scales are quantised too, by `state2`."""

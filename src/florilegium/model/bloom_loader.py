@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-BLOCK_WEIGHT = re.compile(r"\.h\.(\d+)\.[a-z_]+\.(query_key_value|dense|dense_h_to_4h|dense_4h_to_h)\.weight$")
+BLOCK_WEIGHT = re.compile(r"\.h\.(\d+)\.\w+\.(\w+)\.weight$")  # of a linear: a norm lies one level higher
 PIECE = 1 << 22  # numbers that are converted at a time
 
 
