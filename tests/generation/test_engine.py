@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from florilegium.config import SamplingSettings, TrainConfig
 from florilegium.errors import UsageError
@@ -25,18 +25,22 @@ GREEDY = SamplingSettings(max_new_tokens=24, temperature=0)
 DRAWN = SamplingSettings(max_new_tokens=24, seed=3)
 
 
-@pytest.fixture(scope="module", params=["bloom", "llama", "mistral"])
+@pytest.fixture(scope="module", params=["bloom", "llama", "mistral", "lfm2"])
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """BLOOM packs; Llama is stock and joins; Mistral's window is a cache that cannot join."""
+    """BLOOM packs; Llama is stock and joins; Mistral's window is a cache that cannot join, and so is
+    the state of LFM2's convolutions."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "bloom":
         save_tiny(folder)
     else:
-        make, config = {"llama": (LlamaForCausalLM, LlamaConfig), "mistral": (MistralForCausalLM, MistralConfig)}[
-            request.param
-        ]
+        make, config = {
+            "llama": (LlamaForCausalLM, LlamaConfig),
+            "mistral": (MistralForCausalLM, MistralConfig),
+            "lfm2": (Lfm2ForCausalLM, Lfm2Config),
+        }[request.param]
         torch.manual_seed(0)
-        extra = {"sliding_window": 512} if request.param == "mistral" else {}
+        extra: dict[str, Any] = {"sliding_window": 512} if request.param == "mistral" else {}
+        extra |= {"layer_types": ["conv", "full_attention"]} if request.param == "lfm2" else {}
         model = make(config(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                             num_key_value_heads=2, bos_token_id=1, eos_token_id=2, initializer_range=0.3, **extra))  # fmt: skip
         model.save_pretrained(folder)
@@ -195,7 +199,7 @@ def test_rows_of_several_adapters_are_those_of_each_alone(loaded: LoadedModel) -
         wanted = [alone(own if who is None else tuned[who], one) for one, who in zip(asked, whose, strict=True)]
     assert collect(written, len(asked)) == wanted
     # they were rows of one batch, where the family's caches can join
-    assert most >= 3 or loaded.base.model.config.model_type == "mistral"
+    assert most >= 3 or loaded.base.model.config.model_type in ("mistral", "lfm2")
     assert len({tuple(one.token_ids) for one in wanted}) > 12
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from florilegium import seedling
 from florilegium.generation.text_pieces import ByteReader, TextPieces, WindowReader, decoded, reader_of
@@ -61,6 +62,33 @@ def test_a_stop_string_is_held_back_and_left_out(tokenizer: PreTrainedTokenizerB
     found = [(TEXT.find(one) + len(one), TEXT.find(one)) for one in stop if one in TEXT]
     assert pieces.stopped == bool(found)
     assert out == (TEXT[: min(found)[1]] if found else TEXT)
+
+
+@pytest.fixture(scope="module")
+def byte_fallback() -> PreTrainedTokenizerBase:
+    """As Llama 2's and Gemma's: a character that is not in the vocabulary is a token for each of its bytes."""
+    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
+    for character in "▁abcdefghijklmnopqrstuvwxyzTHA.,:!?<>-":
+        vocabulary[character] = len(vocabulary)
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(parts)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("text", [TEXT, "Hi 🌊🌊!?x", "海は広い" * 12, "é", "தமிழ் மொழி " * 6], ids=range(5))
+def test_characters_of_several_tokens_are_shown_when_they_are_whole(
+    byte_fallback: PreTrainedTokenizerBase, text: str
+) -> None:
+    ids = byte_fallback(text)["input_ids"]
+    assert isinstance(reader_of(byte_fallback, ()), WindowReader) and decoded(byte_fallback, ids) == text
+    begun = [n for n in range(min(50, len(ids))) if not decoded(byte_fallback, ids[:n]).endswith("\ufffd")]
+    for prompt in begun:
+        pieces = TextPieces(byte_fallback, ids[:prompt])
+        out = [pieces.push(token) for token in ids[prompt:]] + [pieces.end()]
+        assert "".join(out) == text[len(decoded(byte_fallback, ids[:prompt])) :], prompt
+        assert not any("\ufffd" in piece for piece in out)
 
 
 def test_what_a_stop_string_may_begin_with_comes_at_the_end() -> None:

@@ -195,3 +195,5 @@ def test_a_base_that_was_named_by_a_relative_path_is_found_from_other_folders(
     assert base_name(tmp_path / "adapter", {**facts, "base_is_local": False}, None) == "models/bloom"  # a Hub id
     (tmp_path / "models").rename(tmp_path / "elsewhere")
     assert base_name(tmp_path / "adapter", facts, None) == "models/bloom"
+    for name in ("x" * 5000, "~nobody-of-that-name/bloom"):  # no system call takes these
+        assert base_name(tmp_path / "adapter", {**facts, "base": {"name": name}}, None) == name

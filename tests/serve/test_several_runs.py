@@ -23,6 +23,7 @@ from florilegium.model.shared_base import Bases
 from florilegium.seedling import FOLDER
 from florilegium.serve.api_errors import ApiError
 from florilegium.serve.hosted import Job
+from florilegium.serve.models import Models
 from florilegium.serve.worker import Worker
 from tests.export.adapters import save_adapter
 from tests.serve.conftest import Server, serving
@@ -121,6 +122,16 @@ def test_models_on_one_base_share_an_engine_until_they_leave(runs: Path) -> None
     finally:
         worker.stop()
     assert hosted == [2]
+
+
+def test_a_run_that_is_removed_takes_no_other_with_it(runs: Path, tmp_path: Path) -> None:
+    own = [shutil.copytree(runs / name, tmp_path / name) for name in ("red", "green")]
+    models = Models(Worker(slots=1, max_length=64, queue_size=1), load, own)
+    assert {models.find(name).name for name in ("red", "green", None)} == {"red", "green"}
+    shutil.rmtree(tmp_path / "green")
+    with pytest.raises(ApiError) as gone:  # known a moment ago
+        models.find("green")
+    assert gone.value.status == 404 and models.find("red").name == models.find(None).name == "red"
 
 
 def test_all_are_listed_and_none_is_loaded_for_that(several: Server) -> None:

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import torch
 import torch.nn.functional as F
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 from florilegium import reference
 from florilegium.errors import DivergedError
@@ -193,7 +193,7 @@ class StockDecoder:
 
     def keep(self, rows: torch.Tensor) -> None:
         self.mask_BT = self.mask_BT[rows]
-        self.cache.batch_select_indices(rows)
+        _keep_rows(self.cache, rows)
 
     def join(self, other: StockDecoder) -> bool:
         both = (self, other)
@@ -221,6 +221,18 @@ class StockDecoder:
         self.cache = out.past_key_values
         scores_BV: torch.Tensor = out.logits[:, -1].float()
         return scores_BV
+
+
+def _keep_rows(cache: Cache, rows: torch.Tensor) -> None:
+    """Layers with a state (convolutions, linear attention) choose rows by `reorder_cache` alone."""
+    if type(cache).batch_select_indices is not Cache.batch_select_indices:
+        cache.batch_select_indices(rows)
+        return
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(cast("torch.LongTensor", rows))
+        else:
+            layer.batch_select_indices(rows)  # type: ignore[union-attr]  # every other layer of a growing cache has it
 
 
 def _last(x_BHSD: torch.Tensor, places: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ from florilegium.tokens import text_of
 
 CONTEXT = 8  # tokens in front that are decoded again with the new one: a tokenizer may treat a text's first token apart
 WINDOW = 32
+MOST_BYTES = 4  # of a character in UTF-8
 UNKNOWN = "\ufffd"
 _decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -90,20 +91,35 @@ class ByteReader:
 
 
 class WindowReader:
+    """Of SentencePiece's tokenizers a character may be several tokens of a byte each. Until the last of them is there the
+    whole run of such tokens, characters that were whole before it too, is decoded as U+FFFD."""
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
-        self.tokenizer, self.window = tokenizer, list(prompt[-CONTEXT:])
-        self.shown = len(decoded(tokenizer, self.window))  # characters of the window's text
+        self.tokenizer = tokenizer
+        self.waited = 0  # tokens since the text ended in a whole character
+        self._begin(prompt)
+
+    def _begin(self, ids: Sequence[int]) -> None:
+        """Reads on behind the last of `ids`: from where a character begins, or its other bytes would be none."""
+        for size in range(CONTEXT, CONTEXT + MOST_BYTES):
+            self.window = list(ids[-size:])
+            text = decoded(self.tokenizer, self.window)
+            if not text.startswith(UNKNOWN):
+                break
+        self.shown = len(text)  # characters of the window's text
 
     def push(self, token_id: int) -> str:
         self.window.append(token_id)
         text = decoded(self.tokenizer, self.window)
-        # A character may be several tokens. Until the last of them is there it is decoded as U+FFFD, one to three.
+        self.waited = self.waited + 1 if text.endswith(UNKNOWN) else 0
+        if 0 < self.waited < MOST_BYTES:
+            return ""  # what is decoded now may yet change, from the run's beginning on
+        # Bytes that are no character: they stay U+FFFD, but for the last ones, which may begin one.
         whole = len(text) - min(3, len(text) - len(text.rstrip(UNKNOWN)))
         piece = text[self.shown : whole]
         self.shown = max(self.shown, whole)
         if len(self.window) >= WINDOW and whole == len(text):
-            self.window = self.window[-CONTEXT:]
-            self.shown = len(decoded(self.tokenizer, self.window))
+            self._begin(self.window)
         return piece
 
     def end(self) -> str:

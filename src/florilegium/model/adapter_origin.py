@@ -5,6 +5,7 @@ their machine: whether the base at hand is the one can then not be known, and is
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ def base_name(folder: Path, facts: Mapping[str, Any], given: str | None) -> str:
     name = given or where_it_lies(facts, folder) or named_by_peft(folder)
     if not name:
         raise UsageError(f"{folder} does not say which base it is for", "Name it with --model")
-    here = given or facts or Path(name).expanduser().is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    here = given or facts or os.path.isdir(os.path.expanduser(name)) or re.fullmatch(r"[\w.-]+/[\w.-]+", name)
     if not here:
         raise UsageError(
             f"the adapter in {folder} names {name[:200]} as its base, which is not on this machine",
@@ -35,10 +36,10 @@ def where_it_lies(facts: Mapping[str, Any], folder: Path) -> str:
     """The base that florilegium.json names, or an empty string; where that is a path that leads nowhere from here, the
     same in full, as adapter_config.json has it: a run is used from other folders than the one it was trained in."""
     name = str(facts.get("base", {}).get("name") or "")
-    if not facts.get("base_is_local") or name == "seedling" or Path(name).expanduser().exists():
+    if not facts.get("base_is_local") or name == "seedling" or os.path.exists(os.path.expanduser(name)):
         return name
     full = named_by_peft(folder)
-    return full if Path(full).is_absolute() and Path(full).is_dir() else name
+    return full if os.path.isabs(full) and os.path.isdir(full) else name
 
 
 def named_by_peft(folder: Path) -> str:

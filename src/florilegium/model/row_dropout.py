@@ -60,7 +60,7 @@ class RowDropout(nn.Dropout):
             return super().forward(x)
         limit = drop_limit(self.p)
         keep = dropout_keep(draws.seed, self.stream, draws.number_T, width, limit)
-        return x * (keep.view(x.shape) * (65536 / (65536 - limit))).to(x.dtype)
+        return x * (keep.view(x.shape).to(x.dtype) * (65536 / (65536 - limit)))
 
 
 def draw_by_rows(model: AnyModel) -> None:

@@ -33,7 +33,7 @@ def dropout_keep(seed: int, stream: int, number_T: torch.Tensor, width: int, lim
         counter = (number_T[here, None].long() * blocks + column) & WORD
         w0, w1, w2, w3 = philox(seed + stream * STREAM, counter)
         halves = [half for word in (w0, w2, w1, w3) for half in (word & 0xFFFF, word >> 16)]  # as the kernels join them
-        torch.ge(torch.stack(halves, -1).flatten(1), limit, out=keep[here])
+        keep[here] = torch.stack([half >= limit for half in halves], -1).flatten(1)
     return keep[:, :width]
 
 

@@ -131,9 +131,8 @@ def estimate(
         seconds = step_seconds(skeleton, rate, steps, shape, memory.plan, memory.streamed)
     if rate is not None:
         held_out = len(split.held_out) * ways(rows) * tokens / (1 if stages else gpus)
-        beside = beside_seconds(
-            skeleton, card, rate, length.evaluations, held_out, config.verdict_texts, config.bits, memory.streamed
-        )
+        texts = 0 if stages else config.verdict_texts  # a pipeline writes none
+        beside = beside_seconds(skeleton, card, rate, length.evaluations, held_out, texts, config.bits, memory.streamed)
     return Estimate(
         skeleton,
         config,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,6 +83,9 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
         room = card_room(config, distributed)
         with distributed.first_then_others():
             prepared = prepare(config, view if distributed.is_first else NullView(), None, distributed, room)
+            if "kernels" not in current_settings(settings):
+                # config.yaml names those that were chosen: one that this card or plan cannot take is left out
+                prepared = replace(prepared, requested_kernels="auto")
             if manifest:
                 _check_same(manifest, prepared, directory)
         ready = make_ready(prepared, resumes=found[0] is not None, distributed=distributed)

@@ -107,12 +107,12 @@ class Texts:
     def _read(self, events: Sequence[tuple[int, TokenEvent | ApiError]]) -> list[Piece]:
         pieces = []
         for i, written in events:
+            if self.ended[i]:
+                continue  # a token that was under way when its stop string came
             if isinstance(written, ApiError) or written.broken:
                 # told once what came before it was read
                 self.failure = written if isinstance(written, ApiError) else failed()
                 break
-            if self.ended[i]:
-                continue  # a token that was under way when its stop string came
             piece = _piece(i, self.texts[i], written)
             if piece.finish:
                 self.ended[i] = True

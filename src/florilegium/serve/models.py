@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -78,8 +79,9 @@ class Models:
         """By name, the first is the default: the runs that were named, then the newest. Two of one name: the first."""
         found: dict[str, KnownModel] = {}
         for run in self._runs():
-            for model in _models_of(run, self._base_of(run)):
-                found.setdefault(model.name, model)
+            with contextlib.suppress(FlorilegiumError, OSError):  # removed, or being written: the others are served
+                for model in _models_of(run, self._base_of(run)):
+                    found.setdefault(model.name, model)
         return found
 
     def _known_lately(self, again: bool = False) -> dict[str, KnownModel]:
@@ -92,9 +94,12 @@ class Models:
     def find(self, name: str | None) -> KnownModel:
         """Raises ApiError (404) for a name that is not served."""
         known = self._known_lately()
-        if name not in known and not (name is None and self.folder is None):
-            known = self._known_lately(again=True)  # a run that has finished since, and may be the newest now
+        if name is None and self.folder is not None:
+            known = self._known_lately(again=True)  # a run that has finished since may be the newest now
         wanted = next(iter(known.values()), None) if name is None else known.get(name)
+        if wanted is None or not os.path.exists(wanted.run):
+            known = self._known_lately(again=True)
+            wanted = next(iter(known.values()), None) if name is None else known.get(name)
         if wanted is None:
             there = ", ".join(known) or "none yet: train one first"
             raise ApiError(404, "no such model", f"There are: {there}", param="model", code="model_not_found")
@@ -161,7 +166,7 @@ class Models:
         yield from self.runs
         if self.folder is not None and self.folder.is_dir():
             found = [path for path in self.folder.iterdir() if RunDirectory(path).has_adapter]
-            yield from sorted(found, key=lambda path: RunDirectory(path).adapter.stat().st_mtime, reverse=True)
+            yield from sorted(found, key=_adapter_time, reverse=True)
 
     def _base_of(self, run: Path) -> str:
         """The base's name without the path to it; empty where the adapter does not say."""
@@ -171,6 +176,13 @@ class Models:
         with contextlib.suppress(FlorilegiumError):
             return shown_name(base_name(folder, _facts(folder), None))
         return ""
+
+
+def _adapter_time(run: Path) -> float:
+    try:
+        return RunDirectory(run).adapter.stat().st_mtime
+    except OSError:  # it was there a moment ago
+        return 0.0
 
 
 def shown_name(base: str) -> str:

@@ -18,6 +18,7 @@ from florilegium.serve.schema import MOST_TEXTS, Body
 from florilegium.tokens import text_ids
 
 AT_ONCE = 2000  # characters or tokens of prompts: half a millisecond, less than it takes to change threads twice
+EACH = 100  # of a short text: an opening is drawn, and random numbers are
 # One thread: a long prompt must hold up neither the event loop nor the engine.
 _tokenizing = ThreadPoolExecutor(1, "florilegium-tokenizer")
 
@@ -47,7 +48,7 @@ async def ask(
         cause = f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts"
         raise bad(cause, "Ask for them in several requests", param="n", code="too_many_texts")
     texts = [prompt for prompt in prompts for _ in range(n)]
-    if sum(len(prompt) for prompt in texts) <= AT_ONCE:
+    if sum(max(EACH, len(prompt)) for prompt in texts) <= AT_ONCE:
         return asked_of(model, texts, settings)
     return await asyncio.get_running_loop().run_in_executor(_tokenizing, asked_of, model, texts, settings)
 

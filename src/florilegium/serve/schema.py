@@ -85,7 +85,7 @@ class Body(BaseModel):
     def settings(self, otherwise: SamplingSettings) -> SamplingSettings:
         given = {
             "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
-            "repetition_penalty": self.repetition_penalty, "max_new_tokens": self.max_tokens or None,
+            "repetition_penalty": self.repetition_penalty, "max_new_tokens": None if self.max_tokens is None else max(1, self.max_tokens),
         }  # fmt: skip
         return replace(otherwise, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # of several kinds, by name
 

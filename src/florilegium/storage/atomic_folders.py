@@ -171,9 +171,9 @@ def sweep(parent: Path) -> None:
 def read_manifest(folder: Path, manifest: str = MANIFEST) -> Manifest:
     """The manifest, of bounded size. Raises ChecksumMismatch."""
     path = folder / manifest
-    if path.exists() and not path.is_file():  # opening a FIFO would wait for its writer
-        raise ChecksumMismatch(f"{manifest} cannot be read")
     try:
+        if path.exists() and not path.is_file():  # opening a FIFO would wait for its writer
+            raise ValueError
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
         if len(data) > MAX_MANIFEST_BYTES:

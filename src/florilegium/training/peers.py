@@ -84,6 +84,7 @@ class Peers:
         error = self.lost()
         if self.tells(error):
             with contextlib.suppress(OSError):
+                sys.stdout.flush()
                 sys.stderr.write(f"florilegium: {error}\n")
                 sys.stderr.flush()
         os._exit(error.exit_code)
