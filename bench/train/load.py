@@ -32,6 +32,7 @@ def measured(side: str, folder: Path, bits: int, times: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from florilegium.model import load_base
+    from florilegium.model.transformers_loader import quantization_config
 
     device = torch.device("cuda")
     torch.zeros(1, device=device)
@@ -43,7 +44,7 @@ def measured(side: str, folder: Path, bits: int, times: int) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         if side.startswith("stock"):
-            how = {} if side.endswith("stored") else {"quantization_config": quantisation(bits)}
+            how = {} if side.endswith("stored") else {"quantization_config": quantization_config(bits, torch.bfloat16)}
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float16, device_map={"": "cuda:0"}, **how
             )
@@ -56,20 +57,6 @@ def measured(side: str, folder: Path, bits: int, times: int) -> dict[str, Any]:
     return {
         "side": side, "seconds": round(min(seconds), 2), "peak_gib": round(peak / 2**30, 2), "held_gib": round(held / 2**30, 2),
     }  # fmt: skip
-
-
-def quantisation(bits: int) -> Any:
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
 
 
 def store(folder: Path, place: Path, bits: int) -> None:

@@ -11,14 +11,14 @@ import torch
 import yaml
 
 import florilegium
-from florilegium.model import load_adapter, load_base
+from florilegium.model import load_base
 from florilegium.model.identity import weights_digest
 from florilegium.model.weight_files import find_weights
 from florilegium.storage.json_lines import read_lines
 from tests.tiny import save_tiny
 from tests.torture.conftest import QUOTES
 from tests.torture.hostile_kinds import ADAPTERS, BASES
-from tests.torture.test_hostile_folders import refused, remove_lora
+from tests.torture.test_hostile_folders import adapters_refused, refused
 
 pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda")
@@ -61,15 +61,4 @@ def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_an_adapter_is_refused(tiny: Path, adapter: Path, tmp_path: Path, kind: str) -> None:
-    base = load_base(str(tiny), bits=8, device=GPU)
-    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-
-    def on_the_base(folder: Path, number: int) -> None:
-        try:
-            load_adapter(base, folder)
-        finally:
-            remove_lora(base)
-            now = base.model.state_dict()
-            assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
-
-    refused(ADAPTERS[kind], adapter, tmp_path, on_the_base)
+    adapters_refused(kind, load_base(str(tiny), bits=8, device=GPU), adapter, tmp_path)

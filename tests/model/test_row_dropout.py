@@ -108,3 +108,16 @@ def test_without_numbers_it_is_pytorchs() -> None:
         assert torch.equal(drawn, dropout(torch.ones(1, 8, 16))) and set(drawn.unique().tolist()) == {0.0, 2.0}
         assert not torch.equal(dropout(x), dropout(x))  # some other input
         assert torch.equal(dropout.eval()(x), x)
+
+
+def test_another_thread_that_loads_a_model_changes_no_draw() -> None:
+    """Transformers sets torch's default dtype, for the whole process, while it loads."""
+    (batch,) = pack(numbered(ROWS), PackPlan(256))
+    x, dropout = torch.ones(*batch.tokens_BT.shape, 16), RowDropout(0.05, 0)
+    with rows_drawn(batch):
+        wanted = dropout(x)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            assert torch.equal(dropout(x), wanted) and float(wanted.max()) == pytest.approx(1 / 0.95, rel=1e-4)
+        finally:
+            torch.set_default_dtype(torch.float32)

@@ -3,6 +3,7 @@ is decided before the folder exists."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from florilegium.config import make_config
+from florilegium.config import make_config, read_run_config
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, Stage, attach_adapter, count_parameters, fast_paths
 from florilegium.model.memory_plan import MemoryPlan
@@ -19,6 +20,7 @@ from florilegium.runs.plan import plan_execution
 from florilegium.runs.plan_text import describe_kernels, say_plan
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.recorder import NullView
+from florilegium.runs.resume import resume
 from florilegium.runs.setup import install_kernels, make_ready
 from florilegium.runs.train import train
 from florilegium.tokens import pack
@@ -53,6 +55,22 @@ def test_a_named_kernel_that_cannot_run_is_refused(tiny: Path) -> None:
     prepared = prepared_for_block(tiny, "fused-blocks,chunked-loss")
     with pytest.raises(UsageError, match="'fused-blocks' cannot run"):
         plan_execution(prepared, with_adapter(prepared))
+
+
+def test_a_resumed_run_leaves_out_what_was_chosen_for_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config.yaml names the kernels that were chosen, on a larger card perhaps; only what is named now is refused."""
+    run, quotes = tmp_path / "run", tmp_path / "quotes.jsonl"
+    quotes.write_text("".join(f'{{"quote": "Be kind to sea number {i}.", "tags": ["sea"]}}\n' for i in range(24)))
+    settings = {"model": str(tiny), "max_steps": 2, "batch_size": 4, "verdict_texts": 0, "device": "cpu"}
+    train(quotes, output=str(run), kernels="chunked-loss", **settings)
+    shutil.rmtree(run / "adapter")  # as one that was stopped
+    monkeypatch.setattr(fast_paths, "OF_THE_MODEL", ("chunked-loss",))
+    monkeypatch.setattr(fast_paths, "unsupported", lambda *_: "the card is too small")
+    with pytest.raises(UsageError, match="'chunked-loss' cannot run: the card is too small"):
+        resume(run, kernels="chunked-loss")
+    assert resume(run).figures["fast"] == [] and read_run_config(run / "config.yaml")["kernels"] == "off"
 
 
 @pytest.mark.parametrize(

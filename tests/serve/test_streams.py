@@ -105,6 +105,22 @@ def test_what_came_before_a_failure_is_told_before_it(state: ServerState, tuned:
     asyncio.run(read())
 
 
+def test_a_text_that_has_ended_fails_no_other(state: ServerState, tuned: Tuned, run: Path) -> None:
+    """Its token was under way when its stop string came, and is not looked at any more."""
+
+    async def read() -> None:
+        served = ServedModel("sayings", run, tuned, True, 128)
+        prompts = asked_of(served, ["The sea", "The sea"], tuned.sampling(max_new_tokens=100))
+        texts = choices.Texts(state.worker, served, prompts, (), Metrics())
+        ended, broken = TokenEvent(0, 300, True), TokenEvent(0, None, True, broken=True)
+        for number, event in ((0, ended), (0, broken), (1, TokenEvent(1, 301, False))):
+            texts.inbox.put(number, event)
+        assert [piece.token_id for piece in await texts.more()] == [300, 301]
+        texts.inbox.close()
+
+    asyncio.run(read())
+
+
 def test_where_nothing_comes_a_stream_says_that_it_is_alive(
     state: ServerState, tuned: Tuned, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

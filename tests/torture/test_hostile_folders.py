@@ -76,6 +76,22 @@ def refused(members: dict[str, Change], source: Path, folder: Path, load: Callab
     assert len(members) >= 20 and not accepted and not wrong, (accepted, wrong)
 
 
+def adapters_refused(kind: str, base: Base, adapter: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """What the base held, and holds after each of them."""
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+
+    def on_the_base(made: Path, number: int) -> None:
+        try:
+            load_adapter(base, made)
+        finally:
+            remove_lora(base)
+            now = base.model.state_dict()
+            assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
+
+    refused(ADAPTERS[kind], adapter, folder, on_the_base)
+    return before
+
+
 def as_base(folder: Path, number: int) -> None:
     """One of the four widths, in turn."""
     load_base(str(folder), bits=(32, 8, 16, 4)[number % 4], device=CPU)
@@ -288,17 +304,7 @@ def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_adapter_that_is_more_or_less_than_lora(tiny: Path, adapter: Path, tmp_path: Path, kind: str) -> None:
     """Refused, and the base holds the numbers that it held."""
     base = load_base(str(tiny), bits=32, device=CPU)
-    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-
-    def on_the_base(folder: Path, number: int) -> None:
-        try:
-            load_adapter(base, folder)
-        finally:
-            remove_lora(base)
-            now = base.model.state_dict()
-            assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
-
-    refused(ADAPTERS[kind], adapter, tmp_path, on_the_base)
+    before = adapters_refused(kind, base, adapter, tmp_path)
     model = load_adapter(base, adapter)
     prefix = "base_model.model."
     held = {name.removeprefix(prefix).replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items()}

@@ -1,10 +1,10 @@
 """Frozen blocks whose weights lie in host memory, for a card that is nearly large enough for its model.
 
-    host memory, pinned     codes of block 0, 1, 2, ... (int8 or NF4; scales, norms and adapter stay on the card)
-    card                    two slots, each as large as the codes of one block: the offloaded blocks take turns
+    host memory, pinned     weights of block 0, 1, 2, ... (int8 or NF4; scales, norms and adapter stay on the card)
+    card                    two slots, each as large as the weights of one block: the offloaded blocks take turns
 
-While one block computes, a second stream copies the next one's codes into the other slot: forward the one after,
-backward the one before, whose codes are still there where the order turns. A weight's parameter is a view of its slot
+While one block computes, a second stream copies the next one's weights into the other slot: forward the one after,
+backward the one before, whose weights are still there where the order turns. A linear's parameter is a view of its slot
 for good, so every kernel reads it as ever, by the same address, and the bits are those of a run without. In a recorded
 step (`cuda_graph.py`) the copies are nodes of the graph; a pass begins by forgetting what the slots hold, so what was
 recorded does not depend on what ran before it.
@@ -30,7 +30,7 @@ IN_TURN = "in_turn"  # a module's mark, in its __dict__: its weight is there onl
 
 @dataclass
 class _HostWeight:
-    """One linear's codes in host memory, as bytes; cut where a chunk ended."""
+    """One linear's int8 or NF4 weight in host memory, as bytes; cut where a chunk ended."""
 
     module: nn.Module
     pieces: list[torch.Tensor]
@@ -46,7 +46,7 @@ class _HostWeight:
         weight: Any = self.module.weight
         # the parameter stays the same object: PEFT, the block stack and bitsandbytes hold it by reference
         weight.data = memory[: self.size].view(self.dtype).view(self.shape)
-        # bitsandbytes reads int8 codes from the parameter, and after its own first forward from the module's state
+        # bitsandbytes reads an int8 weight from the parameter, and after its own first forward from the module's state
         owners: list[Any] = [weight, getattr(self.module, "state", None)]
         for owner in owners:
             if getattr(owner, "CB", None) is not None:
@@ -80,7 +80,7 @@ class HostBlocks:
 
     @property
     def block_bytes(self) -> int:
-        """The codes of one block."""
+        """The weights of one block."""
         return sum(held.size for held in next(iter(self.blocks.values())).values()) if self.blocks else 0
 
     def take(self, number: int, kind: str, module: nn.Module) -> None:
@@ -146,7 +146,7 @@ class HostBlocks:
             self._copy(place)
 
     def need(self, number: int, *, backward: bool = False) -> None:
-        """The codes of block `number` are in its slot for what follows on this stream. The next one's are copied
+        """The weights of block `number` are in its slot for what follows on this stream. The next one's are copied
         meanwhile; a block that is on the card asks for nothing."""
         if number not in self.blocks:
             return

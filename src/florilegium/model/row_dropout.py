@@ -38,7 +38,7 @@ _draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 @contextlib.contextmanager
 def rows_drawn(batch: Batch) -> Iterator[None]:
-    """Inside, dropout is drawn by the tokens' numbers, also where activations are made again."""
+    """Inside, dropout is drawn by the tokens' numbers, also where activations are recomputed."""
     on_cpu = batch.number_BT.device.type == "cpu"  # a GPU would be waited for
     before = _draws.set(Draws(int(batch.seed_1), batch.number_BT.flatten()) if on_cpu else None)
     try:

@@ -1,7 +1,7 @@
 """Which numbers of a linear's input the adapter's dropout leaves, drawn by the number that a token has in its step.
 
 A number's draw depends on the seed, the linear (`stream`), its token's number and its column, and on nothing else: a row
-drops the same wherever it is packed, in whatever micro-batch and process, and a mask can be made again. The kernels draw
+drops the same wherever it is packed, in whatever micro-batch and process, and a mask can be recomputed. The kernels draw
 with the same generator (`fast/training/dropout.py`): Philox 4x32 with seven rounds (Salmon et al. 2011), whose four words
 are eight draws of 16 bits."""
 
