@@ -1,12 +1,16 @@
 """Tiny random models of every family of causal LMs that people bring, and what a table of them says.
 
-name -> (model_type, config)        drawn by `make_model`; `mask` in WAYS is what `find_packing` has to answer"""
+name -> (model_type, config)        drawn by `make_model`; `mask` in WAYS is what `find_packing` has to answer
+
+A release of Transformers may change how a family is told its documents: SINCE_5_24 holds what that one changed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCABULARY = 400
@@ -98,11 +102,13 @@ PADDED = {
     "LFM2": ("lfm2", {**COMMON, "layer_types": ["conv", "full_attention"]}),
 }
 FAMILIES = {**PACKED_BY_POSITIONS, **PACKED_BY_MASK, **PADDED}
-WAYS = {
+WAYS_BEFORE = {
     **dict.fromkeys(PACKED_BY_POSITIONS, "positions"),
     **dict.fromkeys(PACKED_BY_MASK, "mask"),
     **dict.fromkeys(PADDED, ""),
 }
+SINCE_5_24 = {"Falcon": "positions", "Falcon with ALiBi": "positions"}  # it hands them to `create_causal_mask`
+WAYS = WAYS_BEFORE | (SINCE_5_24 if Version(transformers.__version__) >= Version("5.24") else {})
 
 
 def make_model(name: str) -> PreTrainedModel:

@@ -24,6 +24,7 @@ CHANGEABLE = (
     "micro_batch_tokens", "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
 )  # fmt: skip
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
+WHERE_IT_LIES = ("data", "model", "held_out_file")  # so may its rows and its base, which are known by their digests
 # after these, how much memory holds is not what the checkpoint remembers
 REPACKS = ("device", "memory", "micro_batch_tokens")
 
@@ -75,10 +76,9 @@ def compare(before: Mapping[str, object], now: TrainConfig) -> list[Change]:
     for name, value in as_dict(now).items():
         if name in NOT_OF_THE_RUN or name not in before or before[name] == value:
             continue
-        if name not in CHANGEABLE:
-            flag = "DATA" if name == "data" else "--" + name.replace("_", "-")
+        if name not in CHANGEABLE + WHERE_IT_LIES:
             raise UsageError(
-                f"{flag} cannot change when resuming (this run uses {before[name]})",
+                f"--{name.replace('_', '-')} cannot change when resuming (this run uses {before[name]})",
                 "Drop the flag, or start a new run",
             )
         changes.append(Change(name, before[name], value))

@@ -25,6 +25,7 @@ from florilegium.generation.tuned import load
 from florilegium.report import write_report
 from florilegium.runs.controls import Compared
 from florilegium.runs.evaluator import EvalData, Evaluator
+from florilegium.runs.moved import found_again
 from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.runs.repeats import repeat
 from florilegium.runs.selection import selection_of
@@ -148,6 +149,7 @@ def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 50
     than it was made on."""
     run = RunDirectory(directory).check()
     config = make_config(settings_of_run(read_run_config(run.config)), source=str(run.config))
+    config = found_again(config, directory)
     rows = read_rows_of(config, data)
     digest = run.data_digest()
     if digest and digest != rows.digest:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import FlorilegiumError
+from florilegium.runs.moved import found_again
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
@@ -57,7 +58,7 @@ def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows |
         if not run.is_run or run.data_digest() == prepared.rows.digest:
             return None
         config = make_config(settings_of_run(read_run_config(run.config)), source=str(run.config))
-        rows = read_rows_of(config)
+        rows = read_rows_of(found_again(config, run.path))
         if config.chat:
             rows = chat_rows(rows, prepared.base.tokenizer, config.model)
         split = split_by_config(config, rows)

@@ -24,6 +24,7 @@ from florilegium.runs.finish import Trained
 from florilegium.runs.follow import follow
 from florilegium.runs.launcher import one_training_at_a_time
 from florilegium.runs.manifest import RunManifest
+from florilegium.runs.moved import found_again, refuse_lost
 from florilegium.runs.prepare import Prepared, prepare
 from florilegium.runs.processes import card_room
 from florilegium.runs.recorder import NullView, ProgressView, forget_after
@@ -71,7 +72,7 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
                 f"or use it: florilegium generate --run {directory}",
             )
         written = read_run_config(found_run.config)
-        config = with_changes(written, settings, str(found_run.config))
+        config = found_again(with_changes(written, settings, str(found_run.config)), directory)
         manifest = read_manifest_of_run(found_run)
         found: tuple[Path | None, list[str]] = (None, [])
         if manifest and distributed.is_first:
@@ -81,6 +82,7 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
         before = settings_of(found[0]) if found[0] else as_dict(with_changes(written, {}, ""))
         changes = compare(before, config) + _other_processes(manifest, distributed)
         room = card_room(config, distributed)
+        refuse_lost(config, directory)
         with distributed.first_then_others():
             prepared = prepare(config, view if distributed.is_first else NullView(), None, distributed, room)
             if "kernels" not in current_settings(settings):
@@ -169,8 +171,9 @@ def read_manifest_of_run(run: RunDirectory) -> RunManifest | None:
 
 
 def _of_a_base(facts: BaseFacts) -> Mapping[str, object]:
-    """What must be the same; a run of an earlier version does not know what its base was quantised from."""
-    return {name: value for name, value in facts.items() if name != "original_digest"}
+    """What must be the same; a run of an earlier version does not know what its base was quantised from, and the folder
+    of a base may have another name by now."""
+    return {name: value for name, value in facts.items() if name not in ("original_digest", "name")}
 
 
 def _check_same(manifest: RunManifest, prepared: Prepared, directory: Path) -> None:

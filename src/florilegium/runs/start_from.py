@@ -11,6 +11,7 @@ from typing import Any
 
 from florilegium.config import current_settings, read_run_config
 from florilegium.errors import ModelError, UsageError
+from florilegium.runs.moved import places
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 # The new run's own: where it lies, how long it is, what it runs on.
@@ -34,7 +35,7 @@ def inherited_settings(given: Mapping[str, Any]) -> dict[str, object]:
     folder = find_run(str(name))
     adapter = adapter_folder(folder)
     run = RunDirectory(folder if folder != adapter else adapter.parent)
-    written = read_run_config(run.check().config) if run.has_config else _of_adapter(adapter)
+    written = _of_run(run) if run.has_config else _of_adapter(adapter)
     if written.get("lora_init") in MADE_OF_THE_BASE:
         raise ModelError(
             f"{name} was trained with --lora-init {written['lora_init']}, which changes the base it starts on",
@@ -54,6 +55,12 @@ def inherited_settings(given: Mapping[str, Any]) -> dict[str, object]:
     kept = {key: value for key, value in written.items() if key not in left}
     # The folder by its name: `latest` is another one tomorrow, and a run that is resumed asks again.
     return {**kept, "lora_init": "default", **settings, "start_from": str(folder)}
+
+
+def _of_run(run: RunDirectory) -> dict[str, object]:
+    """The settings of a run, with its rows and base where they lie now."""
+    written = read_run_config(run.check().config)
+    return {**written, **places(written, run.path)}
 
 
 def _of_adapter(adapter: Path) -> dict[str, object]:
