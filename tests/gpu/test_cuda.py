@@ -132,7 +132,13 @@ def test_a_run_by_recorded_steps_learns_as_one_by_written_steps(tmp_path: Path) 
     losses = {}
     for name in ("block,loss", "linear,loss"):
         run = florilegium.train(
-            "sample", output=str(tmp_path / name), max_steps=12, dropout=0.0, fast=name, order="shuffled"
+            "sample",
+            output=str(tmp_path / name),
+            max_steps=12,
+            dropout=0.0,
+            fast=name,
+            order="shuffled",
+            verdict_texts=0,
         ).directory
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [row["loss"] for row in rows if "loss" in row]
@@ -163,7 +169,9 @@ def test_a_run_takes_the_paths_that_were_asked_for(tmp_path: Path, asked: str, s
             lines.append(line)
 
     torch.cuda.reset_peak_memory_stats()
-    figures = florilegium.train("sample", output=str(tmp_path / "run"), max_steps=3, fast=asked, view=Lines()).figures
+    figures = florilegium.train(
+        "sample", output=str(tmp_path / "run"), max_steps=3, fast=asked, view=Lines(), verdict_texts=0
+    ).figures
     assert f"kernels  packed sequences; {said}" in lines
     assert figures["steps"] == 3 and any("predicted peak" in line for line in lines) is (asked == "auto")
     if asked == "auto":
