@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.errors import UsageError
 from florilegium.generation.generate import Generated
-
-if TYPE_CHECKING:
-    from florilegium.generation.tuned import Tuned
 
 DRAWN_AT_ONCE, MOST_DRAWN, ROUNDS = 32, 256, 10
 
@@ -33,7 +30,20 @@ class AboutResult:
     asked: bool = False
 
 
-def quotes_about(tuned: Tuned, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
+class Writer(Protocol):
+    """What is asked of the tuned model (`tuned.py`): texts for prompts, the same for the same seed and `first_row`."""
+
+    @property
+    def template(self) -> Template: ...
+
+    def prompt_text(self, prompt: str) -> str: ...
+
+    def complete(
+        self, prompts: Sequence[str], settings: SamplingSettings, first_row: int = 0
+    ) -> Sequence[Generated]: ...
+
+
+def quotes_about(tuned: Writer, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
     """At most `n` quotes with all of `tags`. A quote twice counts once, a copy of a training row not at all. The same
     seed finds the same quotes. Raises UsageError for a template without a list of tags, and where chance has no say."""
     wanted = [tag.strip() for tag in tags if tag.strip()]
@@ -53,7 +63,7 @@ def quotes_about(tuned: Tuned, tags: Sequence[str], n: int, settings: SamplingSe
     return _asked(tuned, way, wanted, n, settings) if way else _chosen(tuned, wanted, n, settings)
 
 
-def _asked(tuned: Tuned, way: Template, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
+def _asked(tuned: Writer, way: Template, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
     """Written for the tags: `n` at once, and those that are none or copies again, some times."""
     prompt = way.prompt({way.columns[0]: list(tags)})
     found: dict[str, Generated] = {}
@@ -67,7 +77,7 @@ def _asked(tuned: Tuned, way: Template, tags: Sequence[str], n: int, settings: S
     return AboutResult(list(found.values()), drawn, (), asked=True)
 
 
-def _chosen(tuned: Tuned, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
+def _chosen(tuned: Writer, tags: Sequence[str], n: int, settings: SamplingSettings) -> AboutResult:
     """Drawn from nothing, in the order in which they were drawn; kept for the tags that the model gives them."""
     wanted, column = {_key(tag) for tag in tags}, tuned.template.columns[-1]
     found: dict[str, Generated] = {}

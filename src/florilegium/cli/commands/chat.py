@@ -14,15 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_model_and_sampling, load_tuned, sampling_settings
 from florilegium.cli.flags import add_run
 from florilegium.cli.prompts import as_typed, standard_input_keeps_bytes
 from florilegium.cli.screen import print_line
+from florilegium.cli.writing import add_model_and_sampling, load_tuned, sampling_settings, show
 from florilegium.config import SamplingSettings
 from florilegium.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from florilegium.generation import Generated
     from florilegium.generation.tuned import Tuned
 
 HELP = "Start a quote and press Enter. /about TAGS, /label QUOTE, /n N, /seed N, /temperature X; an empty line ends it."
@@ -86,20 +85,14 @@ def _answer(
 
     if command == "/about":
         result = tuned.about(text.split(","), n, settings=settings)
-        _show(tuned, result.rows, flags.json)
+        show(tuned, result.rows, (), flags.json)
         if len(result.rows) < n:
             often = f"; the tags it writes most: {', '.join(result.frequent_tags)}" if result.frequent_tags else ""
             print_line(f"{len(result.rows)} found{often}", file=sys.stderr)
     elif writes_as_it_goes(flags.json):
         stream_rows(tuned, text, n, settings, tags=command == "/label")
     else:
-        _show(tuned, tuned.generate(text, n, tags=command == "/label", settings=settings), flags.json)
-
-
-def _show(tuned: Tuned, rows: list[Generated], as_json: bool) -> None:
-    from florilegium.cli.commands.generate import show
-
-    show(tuned, rows, (), as_json)
+        show(tuned, tuned.generate(text, n, tags=command == "/label", settings=settings), (), flags.json)
 
 
 def _ask() -> str:

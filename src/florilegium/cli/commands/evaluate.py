@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_where_it_runs
 from florilegium.cli.flags import add_run, given_run
 from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import json_line, print_line
+from florilegium.cli.writing import add_where_it_runs
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 _SETTINGS = (

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from florilegium.cli.command_parser import CommandParser, Commands, add_command
-from florilegium.cli.flags import given_run
-from florilegium.cli.loading import ModelLoading, loading_pytorch
+from florilegium.cli.command_parser import Commands, add_command
+from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.prompts import as_typed, prompts_from_file, prompts_from_standard_input
-from florilegium.cli.screen import json_line, print_line
+from florilegium.cli.screen import print_line
+from florilegium.cli.writing import add_model_and_sampling, load_tuned, sampling_settings, show
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 if TYPE_CHECKING:
-    from florilegium.generation import Generated
     from florilegium.generation.tuned import Tuned
 
 MOST_KNOWN = 2000  # tags, the most frequent
-DEFAULTS = SamplingSettings()
-_SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 def add(commands: Commands) -> None:
@@ -59,30 +53,6 @@ def add(commands: Commands) -> None:
     add_model_and_sampling(generate)
 
 
-def add_model_and_sampling(command: CommandParser) -> None:
-    """The flags that `chat` has too."""
-    command.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
-    _add_sampling(command)
-    add_where_it_runs(command)
-
-
-def _add_sampling(generate: CommandParser) -> None:
-    add = generate.add_argument_group("sampling").add_argument
-    add("--temperature", type=float, metavar="X", help="0 = greedy decoding (the base's own, else 0.7)")
-    add("--top-p", type=float, metavar="X", help="nucleus sampling (0.9)")
-    add("--top-k", type=int, metavar="N", help="sample from the N most likely tokens; 0 = all (0)")
-    add("--repetition-penalty", type=float, metavar="X", help="values above 1 penalise repetition (1)")
-    add("--max-new-tokens", type=int, metavar="N", help="maximum new tokens (100)")
-    add("--seed", type=int, metavar="N", help="same seed, same texts; default: a new one each time")
-
-
-def add_where_it_runs(command: CommandParser) -> None:
-    command.add_argument(
-        "--bits", type=int, choices=[8, 4, 16, 32], help="base-weight precision; default: as it was trained"
-    )
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where it runs (auto)")
-
-
 def run(flags: argparse.Namespace) -> None:
     if flags.label is not None:
         if flags.prompt or flags.about:
@@ -108,27 +78,9 @@ def run(flags: argparse.Namespace) -> None:
     say_seed(flags, settings)
 
 
-def sampling_settings(flags: argparse.Namespace, otherwise: SamplingSettings = DEFAULTS) -> SamplingSettings:
-    """What was asked for, else the base's; without --seed another one each time, so that the same command does not say
-    the same again. Raises UsageError for a number out of range."""
-    given = {name: getattr(flags, name) for name in _SAMPLING if getattr(flags, name) is not None}
-    return replace(otherwise, **{"seed": secrets.randbelow(1_000_000), **given})
-
-
 def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
     if flags.seed is None and settings.temperature > 0:
         print_line(f"seed {settings.seed} (--seed {settings.seed} writes this again)", file=sys.stderr)
-
-
-def load_tuned(flags: argparse.Namespace) -> Tuned:
-    adapter_folder(find_run(given_run(flags)))  # before torch is imported
-    with loading_pytorch():
-        from florilegium.generation.tuned import load
-    with ModelLoading() as progress:
-        tuned = load(given_run(flags), model=flags.model, bits=flags.bits, device=flags.device, progress=progress)
-    for note in tuned.notes:
-        print_line(f"note: {note}", file=sys.stderr)
-    return tuned
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -200,17 +152,3 @@ def _known_tags(run: str) -> list[str]:
     if not tags:
         raise UsageError(f"--known-tags: the rows of {run} have no tags", "Leave --known-tags out")
     return tags
-
-
-def show(tuned: Tuned, rows: Sequence[Generated], beside: Sequence[Generated], as_json: bool) -> None:
-    from florilegium.cli.progress import print_quote
-
-    for i, row in enumerate(rows):
-        if as_json:
-            extra = {"base": beside[i].as_row(tuned.template)} if beside else {}
-            print_line(json_line({**row.as_row(tuned.template), **extra}))
-            continue
-        print_quote(row, tuned.template, "tuned" if beside else "")
-        if beside:
-            print_quote(beside[i], tuned.template, "base ")
-        print_line()

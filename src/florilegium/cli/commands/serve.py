@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
-from florilegium.cli.commands.generate import add_where_it_runs
 from florilegium.cli.extras import missing_for_serving
 from florilegium.cli.loading import ModelLoading, loading_pytorch
 from florilegium.cli.screen import json_line, print_line
+from florilegium.cli.writing import add_where_it_runs
 from florilegium.errors import UsageError
 from florilegium.serve.settings import ServeSettings, is_loopback, listen
 from florilegium.signals import interrupted, watch
