@@ -34,7 +34,7 @@ def put_a_number_that_is_none(kind: str, step: int, value: str) -> None:
         done(self, metrics)
         now[0] = metrics.step + 1
         if kind == "weight" and now[0] == step:
-            _adapter_weight(self.tuned.model).data.view(-1)[3] = number
+            _adapter_weight(self.texts.tuned.model).data.view(-1)[3] = number
 
     def token_losses(loaded: Any, batch: Any, options: Any) -> Any:
         tuned = loaded.model
@@ -135,7 +135,7 @@ def wait_for_a_kernel(step: int, mark: str) -> None:
     sum_, now = Distributed.sum_, [0]
 
     def waiting(self: Any, tensor: Any) -> Any:
-        now[0] += tensor.numel() > 1000
+        now[0] += tensor.is_floating_point() and tensor.numel() > 1000
         if now[0] == step:
             Path(mark).touch()
         while now[0] == step:
@@ -143,6 +143,30 @@ def wait_for_a_kernel(step: int, mark: str) -> None:
         return sum_(self, tensor)
 
     Distributed.sum_ = waiting  # type: ignore[method-assign]
+
+
+def in_a_share(mark: str, how: str = "") -> None:
+    """The file `mark` gets a line for each share of texts that this process writes: how many. In the first of them
+    memory runs out ("memory"), or this process is asked to stop ("signal")."""
+    import os
+    import signal
+
+    import florilegium.generation.generate as generate
+    from florilegium.errors import ResourceError
+
+    write, shares = generate.write, [0]
+
+    def counted(loaded: Any, requests: Any) -> Any:
+        shares[0] += 1
+        with open(mark, "a") as file:
+            file.write(f"{len(requests)}\n")
+        if how == "memory" and shares[0] == 1:
+            raise ResourceError("generation does not fit in memory", "Ask for fewer at once")
+        if how == "signal" and shares[0] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from write(loaded, requests)
+
+    generate.write = counted
 
 
 def never_finish(what: str, number: int, mark: str) -> None:

@@ -18,6 +18,7 @@ from tests.torture.many import assert_same, metrics, saved, start, train_a_littl
 from tests.warm import Warm
 
 STEPS = 150
+VERDICT = ("--verdict-texts", "6")
 
 
 def arguments(tiny: Path, quotes: Path, output: Path, *more: str) -> list[str]:
@@ -33,7 +34,7 @@ def arguments(tiny: Path, quotes: Path, output: Path, *more: str) -> list[str]:
 def one(warm: Warm, tiny: Path, quotes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     folder = tmp_path_factory.mktemp("one")
-    child = warm.run(arguments(tiny, quotes, folder / "run"), cwd=folder)
+    child = warm.run(arguments(tiny, quotes, folder / "run", *VERDICT), cwd=folder)
     assert child.code == 0, child.err
     return folder / "run"
 
@@ -42,9 +43,19 @@ def one(warm: Warm, tiny: Path, quotes: Path, tmp_path_factory: pytest.TempPathF
 def test_the_adapter_of_one_process(
     warm: Warm, tiny: Path, quotes: Path, one: Path, tmp_path: Path, world: int, meeting: dict[str, str]
 ) -> None:
-    children = start(warm, arguments(tiny, quotes, tmp_path / "run"), tmp_path, world, meeting)
+    marks = [tmp_path / f"texts of {rank}" for rank in range(world)]
+    faults = {rank: ("in_a_share", {"mark": str(mark)}) for rank, mark in enumerate(marks)}
+    given = arguments(tiny, quotes, tmp_path / "run", *VERDICT)
+    children = start(warm, given, tmp_path, world, meeting, faults)
     assert wait(children) == [0] * world, [child.err for child in children]
     assert_same(tmp_path / "run", one)
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == (one / "samples.jsonl").read_text()
+    figures = [json.loads((run / "manifest.json").read_text()) for run in (tmp_path / "run", one)]
+    verdicts = [{**figure["verdict"], "advice": ""} for figure in figures]  # which names the run
+    assert verdicts[0] == verdicts[1] and verdicts[0]["texts"] == 6
+    written = [list(map(int, mark.read_text().split())) for mark in marks]
+    assert [sum(texts) for texts in zip(*written, strict=True)] == [3, 3, 3, 3, 6]  # samples at 0, 50, 100, 150
+    assert all(max(texts) - min(texts) <= 1 for texts in zip(*written, strict=True))
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == world
     assert f"parallel {world} processes" in children[0].err + children[0].out
     assert not any(child.err + child.out for child in children[1:])  # one of them prints
@@ -133,6 +144,30 @@ def test_what_happens_to_one_ends_all_and_is_told_once(
     assert wait(children, 30) == codes, [child.err for child in children]
     told = [text for child in children for text in child.err.splitlines() if text.startswith("florilegium:")]
     assert len(told) == 1 and line in told[0], told
+
+
+def test_a_share_of_texts_that_one_cannot_write_ends_nothing(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    run, fault = tmp_path / "run", ("in_a_share", {"mark": str(tmp_path / "mark"), "how": "memory"})
+    given = arguments(tiny, quotes, run, "--max-steps", "2", *VERDICT)
+    children = start(warm, given, tmp_path, 2, meeting, {1: fault})
+    assert wait(children) == [0, 0], [child.err for child in children]
+    assert "no samples: generation does not fit in memory" in (run / "events.jsonl").read_text()
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 3  # those of the second evaluation
+
+
+def test_a_signal_to_one_that_writes_ends_the_texts_of_all(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    run, fault = tmp_path / "run", ("in_a_share", {"mark": str(tmp_path / "mark"), "how": "signal"})
+    given = arguments(tiny, quotes, run, "--max-steps", "2", *VERDICT)
+    children = start(warm, given, tmp_path, 2, meeting, {1: fault})
+    assert wait(children, 30) == [143, 143], [child.err for child in children]
+    assert "stopped by SIGTERM: step 0 is saved" in children[0].last_line and not children[1].err
+    resumed = warm.run(["resume", str(run)], cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.slow

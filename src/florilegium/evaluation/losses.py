@@ -69,6 +69,12 @@ def example_losses(loaded: LoadedModel, examples: Sequence[Example], batch_token
 
     Raises ResourceError when a row does not fit in memory.
     """
+    sizes = [len(example.token_ids) for example in examples]
+    found = loaded.by_all(sizes, lambda share: _losses(loaded, [examples[i] for i in share], batch_tokens))
+    return [np.array(losses, dtype=np.float32) for losses in found]
+
+
+def _losses(loaded: LoadedModel, examples: Sequence[Example], batch_tokens: int) -> list[list[float]]:
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].token_ids), i))
     whole = [Example(examples[i].token_ids, [True] * len(examples[i].token_ids)) for i in order]
     found: list[np.ndarray] = []
@@ -87,7 +93,7 @@ def example_losses(loaded: LoadedModel, examples: Sequence[Example], batch_token
         ways += [] if loaded.base.bits == 4 else ["with --bits 4"]
         fix = f"Evaluate {' or '.join(ways)}" if ways else "Close other programs, or use a machine with more memory"
         raise ResourceError("a row does not fit in memory", fix) from error
-    return [losses for _, losses in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+    return [losses.tolist() for _, losses in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
 def row_parts(

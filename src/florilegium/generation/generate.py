@@ -15,12 +15,13 @@ import torch
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
+from florilegium.generation.completions import completions
 from florilegium.generation.decode import PackedDecoder, StockDecoder, broken_scores, write_batch
 from florilegium.generation.engine import decodes_fast
 from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
-from florilegium.generation.telling import Tell, telling
+from florilegium.generation.telling import Tell
 from florilegium.model import Base, LoadedModel, fast_paths
 from florilegium.model.families.other import position_table_size
 from florilegium.storage.library_errors import is_out_of_memory
@@ -60,7 +61,7 @@ def generate_texts(
 ) -> list[Generated]:
     """One text for each prompt, in order. An empty prompt begins with a word drawn from `first_words` (word -> count).
     With `with_base` as many texts of the untuned base follow, from the same beginnings with the same draws. `tell`
-    hears how much of it is written.
+    hears how much of it is written, of several processes of its own share.
 
     Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
     first_words, ResourceError when memory runs out."""
@@ -72,9 +73,8 @@ def generate_texts(
     ids = text_ids(loaded.base.tokenizer, begun)
     requests = [fitting(loaded, Request(row, number, settings)) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=None) for request in requests] if with_base else []
-    written = write(loaded, requests)
-    completions = collect(telling(written, requests, tell) if tell else written, len(requests))
-    return [_generated(loaded.base, template, r.token_ids, done) for r, done in zip(requests, completions, strict=True)]
+    written = completions(loaded, requests, write, tell)
+    return [_generated(loaded.base, template, r.token_ids, done) for r, done in zip(requests, written, strict=True)]
 
 
 def stream_text(
@@ -220,18 +220,6 @@ def _stepping_down(loaded: LoadedModel, requests: Sequence[Request], eos: int) -
             seen[written.request] += 1
             if seen[written.request] > sent[begin + written.request]:
                 yield replace(written, request=begin + written.request)
-
-
-def collect(written: Iterable[TokenEvent], count: int) -> list[Completion]:
-    """All that was written for each of `count` requests."""
-    ids: list[list[int]] = [[] for _ in range(count)]
-    finished = [False] * count
-    for token in written:
-        if token.token_id is None:
-            finished[token.request] = True
-        else:
-            ids[token.request].append(token.token_id)
-    return [Completion(row, done) for row, done in zip(ids, finished, strict=True)]
 
 
 def draw_first_word(first_words: Mapping[str, int] | None, settings: SamplingSettings, number: int) -> str:

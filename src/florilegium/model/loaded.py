@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
@@ -29,13 +29,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+Work = Callable[[Sequence[int]], list[list[float]]]  # the numbers of some parts; what is found for each of them
+
+
+class Sharing(Protocol):
+    """Several processes with a copy of the model each (`training/shares.py`)."""
+
+    def by_all(self, sizes: Sequence[int], work: Work) -> list[list[float]]: ...
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """`model` is the base's own or PEFT's wrapping of it; `kernels` are the fast paths that were selected for it."""
+    """`model` is the base's own or PEFT's wrapping of it; `kernels` are the fast paths that were selected for it;
+    `sharing` are processes that all measure and write what this one does, each a share of it."""
 
     base: Base
     model: PreTrainedModel | PeftModel
     kernels: tuple[str, ...] = ()
+    sharing: Sharing | None = field(default=None, compare=False)
+
+    def by_all(self, sizes: Sequence[int], work: Work) -> list[list[float]]:
+        """What `work` finds for each of these parts, in their order; `sizes` say what a part costs."""
+        return work(range(len(sizes))) if self.sharing is None else self.sharing.by_all(sizes, work)
 
     @property
     def family(self) -> Family:

@@ -25,7 +25,7 @@ from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import write_json, write_text
 from florilegium.storage.paths import without_home
 from florilegium.storage.run_directory import RunDirectory
-from florilegium.training import Snapshot, peak_memory
+from florilegium.training import SharedStop, Snapshot, peak_memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def finish(
     facts: AdapterFacts,
     end: Snapshot,
     recorder: Recorder,
-    stop: StopRequest,
+    stop: StopRequest | SharedStop,
 ) -> Trained:
     """The adapter on disk (the best one seen), and the figures of the run. Raises Interrupted for a signal while the
     verdict's texts are written."""
@@ -73,7 +73,7 @@ def finish(
         "best_step": progress.best_step,
     }
     with stop.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {run.path}"):
-        verdict, rows = _verdict(ready, run, view, tuned)
+        verdict, rows = verdict_of(ready, run, view, tuned)
     if verdict is not None:
         figures["verdict"] = verdict.to_json()
     write_json(run.manifest, figures)
@@ -87,10 +87,11 @@ def finish(
     return Trained(run.path, tuned, figures, recorder.samples, verdict, tuple(rows))
 
 
-def _verdict(
+def verdict_of(
     ready: ReadyRun, run: RunDirectory, view: ProgressView, tuned: Tuned
 ) -> tuple[Verdict | None, list[Generated]]:
-    """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it."""
+    """The verdict, or None where none was asked for or the texts could not be written: the run is no worse for it.
+    Several processes write them in shares."""
     config, prepared = ready.plan.config, ready.prepared
     if not config.verdict_texts or not tuned.first_words or prepared.stages:
         return None, []

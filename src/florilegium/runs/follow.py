@@ -1,23 +1,27 @@
-"""What the processes other than rank 0 do in a run: the same steps and evaluations, and nothing on disk or screen.
+"""What the processes other than rank 0 do in a run: the same steps and evaluations, their share of the texts, and nothing
+on disk or screen.
 
-It mirrors `execute_run` call by call where the processes sum something; where rank 0 writes samples, checkpoints or the
+It mirrors `execute_run` call by call where the processes sum or share something; where rank 0 writes checkpoints or the
 adapter, these wait at the next sum."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from florilegium.errors import FlorilegiumError
+from florilegium.errors import FlorilegiumError, ResourceError
 from florilegium.generation.tuned import Tuned
 from florilegium.model import set_adapter_state
-from florilegium.runs.finish import Trained
+from florilegium.runs.finish import Trained, verdict_of
 from florilegium.runs.launcher import without_launcher
 from florilegium.runs.manifest import adapter_facts, initial_manifest
+from florilegium.runs.prepare import sample_prompts
 from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
 from florilegium.runs.recorder import NullView
+from florilegium.runs.samples import Samples, shared_by
 from florilegium.runs.setup import ReadyRun, make_trainer
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.training import (
@@ -53,12 +57,19 @@ def lost_in(run: RunDirectory, error: FlorilegiumError) -> PeerLost:
     return PeerLost(f"{error.cause}; {what}", f"Type: florilegium resume {run.path}")
 
 
+@dataclass(frozen=True)
 class Unrecorded:
-    """The loop's observer of a process that records nothing."""
+    """The loop's observer of a process that records nothing, and writes its share of the samples."""
+
+    texts: Samples
+    stop: SharedStop
 
     def step_done(self, metrics: StepMetrics) -> None: ...
     def evaluating(self, done: int, total: int) -> None: ...
-    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None: ...
+    def evaluated(self, metrics: EvalMetrics, is_best: bool) -> None:
+        with contextlib.suppress(ResourceError):  # rank 0 says so, and goes on
+            self.texts.write(self.stop)
+
     def save(self, snapshot: Snapshot) -> None: ...
     def note(self, line: str) -> None: ...
 
@@ -71,7 +82,8 @@ def follow(
     prepared, plan = ready.prepared, ready.plan
     facts = adapter_facts(prepared)
     tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"])
-    shared = SharedStop(stop)
+    writer, shared = shared_by(tuned, distributed, stop), SharedStop(stop)
+    observer = Unrecorded(Samples(writer, sample_prompts(prepared), plan.config.seed), shared)
     with without_launcher():
         accelerator = Accelerator(cpu=plan.config.device == "cpu")
     trainer = make_trainer(ready, accelerator, distributed, shared)
@@ -82,7 +94,7 @@ def follow(
             side.examples for side in (prepared.training, prepared.held_out, prepared.validation)
         )
         with naming_what_is_saved(run, distributed):
-            end = run_steps(trainer, rows, held_out, plan.length, Unrecorded(), shared, snapshot, validation)
+            end = run_steps(trainer, rows, held_out, plan.length, observer, shared, snapshot, validation)
         if shared.number:
             distributed.wait()
             raise interrupted(shared.number, f"step {end.progress.step} is saved")
@@ -91,6 +103,8 @@ def follow(
         forgotten(trainer, previous, before)
         if end.best:
             set_adapter_state(tuned.model, end.best)
+        with shared.heard("the adapter was not written yet", ""):
+            verdict_of(ready, run, NullView(), writer)
         stop.what = f"the run is finished and its adapter is in {run.adapter}"
         distributed.wait()
     return Trained(run.path, tuned, initial_manifest(prepared, plan, ready.count), [])

@@ -157,7 +157,9 @@ def _resolved(config: TrainConfig, base: Base) -> TrainConfig:
 
 def sample_prompts(prepared: Prepared) -> list[tuple[str, bool]]:
     """Three prompts to watch the model by, and whether each wants tags: nothing, two words of a held-out quote, a whole
-    one."""
+    one. None for a pipeline, of which no process has the whole base to write with."""
+    if prepared.stages:
+        return []
     first = prepared.rows.template.columns[0]
     if first in prepared.rows.template.list_columns:
         return [("", False)]

@@ -19,7 +19,7 @@ from florilegium.model.memory_plan import MemoryPlan, ModelShape, plan_cost
 from florilegium.model.skeleton import Skeleton
 from florilegium.runs.estimate_generation import BANDWIDTH_SHARE
 from florilegium.runs.estimate_offload import Streamed
-from florilegium.runs.recorder import SAMPLE_TOKENS
+from florilegium.runs.samples import SAMPLE_TOKENS
 
 # Of a card's dense peak, what the products of a step reach with all else that it does, by the model's width. Between
 # two widths it is interpolated.

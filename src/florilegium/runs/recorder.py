@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from florilegium.errors import ResourceError, counted
 from florilegium.generation import Generated
-from florilegium.generation.tuned import Tuned
+from florilegium.runs.samples import Samples
 from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import append_line, atomic_write, sync_file
 from florilegium.storage.json_lines import whole_lines
@@ -22,8 +22,6 @@ from florilegium.training.checkpoint import RunIdentity
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-SAMPLE_TOKENS = 60
 
 
 class ProgressView(Protocol):
@@ -57,13 +55,11 @@ class Recorder:
     """The loop's observer: it writes to the run's folder and tells the view."""
 
     run: RunDirectory
-    tuned: Tuned
+    texts: Samples
     view: ProgressView
     num_steps: int
     log_every: int
     keep_checkpoints: int
-    sample_prompts: list[tuple[str, bool]]
-    seed: int
     whose: RunIdentity | None = None
     accelerator: Accelerator | None = None
     last_saved: int = -1
@@ -89,17 +85,14 @@ class Recorder:
         self._write(metrics)
         if metrics.eval_loss is not None:
             self.view.evaluated(metrics, is_best)
-        settings = self.tuned.sampling(max_new_tokens=SAMPLE_TOKENS, seed=self.seed)
-        texts = [self.tuned.prompt_text(prompt, tags=wants_tags) for prompt, wants_tags in self.sample_prompts]
         try:
-            with self.stop.heard("samples were left", ""):
-                self.samples = self.tuned.complete(texts, settings, tell=partial(self.view.underway, "writing samples"))
+            self.samples = self.texts.write(self.stop, partial(self.view.underway, "writing samples"))
         except ResourceError as error:  # the losses fit: samples are no reason to end a run
             self.note(f"no samples: {error.cause}")
             self.view.say(f"         no samples at step {metrics.step}: {error.cause}")
             return
-        for (prompt, _), row in zip(self.sample_prompts, self.samples, strict=True):
-            line = {"step": metrics.step, "prompt": prompt, **row.as_row(self.tuned.template)}
+        for (prompt, _), row in zip(self.texts.prompts, self.samples, strict=True):
+            line = {"step": metrics.step, "prompt": prompt, **row.as_row(self.texts.tuned.template)}
             append_line(self.run.samples, line)
             self.view.sample(metrics.step, prompt, row)
 

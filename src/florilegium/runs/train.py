@@ -31,6 +31,7 @@ from florilegium.runs.prepare import Prepared, prepare, sample_prompts
 from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
 from florilegium.runs.processes import card_room, refuse_alone
 from florilegium.runs.recorder import NullView, ProgressView, Recorder
+from florilegium.runs.samples import Samples, shared_by
 from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.runs.start_from import inherited_settings
 from florilegium.storage.atomic_files import write_json, write_text
@@ -134,6 +135,7 @@ def execute_run(
     accelerator = _accelerator(plan.config, run.path)
     facts = adapter_facts(prepared)
     tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"], _novelty(prepared, run))
+    writer = shared_by(tuned, distributed, stop)
     figures = initial_manifest(prepared, plan, ready.count)
     if distributed.has_others:
         figures["processes"] = distributed.world
@@ -145,13 +147,11 @@ def execute_run(
     trainer = make_trainer(ready, accelerator, distributed, shared)
     recorder = Recorder(
         run,
-        tuned,
+        Samples(writer, sample_prompts(prepared), plan.config.seed),
         view,
         plan.length.num_steps,
         plan.config.log_every,
         plan.config.keep_checkpoints,
-        [] if prepared.stages else sample_prompts(prepared),  # no process can write: none has the whole base
-        plan.config.seed,
         identity(figures, plan.config),
         accelerator,
         last_saved=snapshot.progress.step if snapshot else -1,
@@ -182,10 +182,10 @@ def execute_run(
         if lost:
             figures["forgotten"] = lost.to_json()
             view.say(f"forgotten  {lost}")
-        trained = finish(ready, run, view, tuned, figures, facts, end, recorder, stop)
+        trained = finish(ready, run, view, writer, figures, facts, end, recorder, asked)
         stop.what = f"the run is finished and its adapter is in {run.adapter}"
         distributed.wait()
-        return trained
+        return replace(trained, tuned=tuned)  # the others have left
 
 
 def _accelerator(config: TrainConfig, directory: Path) -> Accelerator:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from florilegium.tokens import Example
 
-WAIT = timedelta(minutes=30)  # for one another: rank 0 may be writing samples with a large model on a CPU
+WAIT = timedelta(minutes=30)  # for one another: a share of texts that a large model writes on a CPU takes long
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,14 @@ class Distributed:
                 data = torch.zeros(max(1, int(size)), dtype=torch.uint8)
             torch.distributed.broadcast(data, 0)
         return bytes(data.tolist())[: int(size)].decode()
+
+    def texts(self, text: str) -> list[str]:
+        """The texts of all processes, by rank. (Bytes, as in `first_of_all`.)"""
+        data = text.encode()
+        sizes = self.each(len(data))
+        flat = torch.zeros(sum(sizes), dtype=torch.uint8)
+        flat[sum(sizes[: self.rank]) :][: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        return [part.numpy().tobytes().decode() for part in torch.split(self.sum_(flat), sizes)]
 
     def same_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Rank 0's values into everybody's tensors."""

@@ -11,12 +11,13 @@ pipeline (`pipeline.py`) each have gradients of their own: of these the squared 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from florilegium.signals import SIGNALS, StopRequest
+from florilegium.errors import Interrupted
+from florilegium.signals import SIGNALS, StopRequest, interrupted
 from florilegium.tokens import Batch, Example
 from florilegium.training.distributed import Distributed
 
@@ -28,9 +29,15 @@ class SharedStop:
         self.own = own
         self.number = 0
 
-    def heard(self, what: str, fix: str) -> contextlib.AbstractContextManager[None]:
-        """As `StopRequest.heard`, but no signal ends it: processes that sum together leave together, after a step."""
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def heard(self, what: str, fix: str) -> Iterator[None]:
+        """As `StopRequest.heard`, but a signal ends only what all of them leave together: texts that they write in
+        shares (`shares.py`). Processes that sum leave after a step."""
+        try:
+            yield
+        except Interrupted as error:
+            self.number = error.exit_code - 128
+            raise interrupted(self.number, what, fix) from error
 
     def flags(self) -> list[float]:
         """What this process heard: a place for each signal."""
