@@ -95,21 +95,26 @@ def parts_of(merge: Merge, tensor: StoredTensor, bits: int) -> list[Part]:
     if not _is_quantised(merge, tensor):
         return [Part(tensor.key, tensor.dtype, tensor.shape)]
     N, K = tensor.shape
-    home = tensor.key.removesuffix("weight")
+    return linear_parts(tensor.key, N, K, bits)
+
+
+def linear_parts(key: str, N: int, K: int, bits: int) -> list[Part]:
+    """What a file holds of the weight `key` of a linear with N outputs and K inputs."""
+    home = key.removesuffix("weight")
     if bits == 8:
         return [
-            Part(tensor.key, torch.int8, (N, K)),
+            Part(key, torch.int8, (N, K)),
             Part(f"{home}SCB", torch.float32, (N,)),
             Part(f"{home}weight_format", torch.uint8, ()),
         ]
     groups = -(-N * K // BLOCK)
     return [
-        Part(tensor.key, torch.uint8, (-(-N * K // 2), 1)),
-        Part(f"{tensor.key}.absmax", torch.uint8, (groups,)),
-        Part(f"{tensor.key}.nested_absmax", torch.float32, (-(-groups // NESTED_BLOCK),)),
-        Part(f"{tensor.key}.nested_quant_map", torch.float32, (NESTED_BLOCK,)),
-        Part(f"{tensor.key}.quant_map", torch.float32, (16,)),
-        Part(f"{tensor.key}.quant_state.bitsandbytes__nf4", torch.uint8, (STATE_BYTES,)),
+        Part(key, torch.uint8, (-(-N * K // 2), 1)),
+        Part(f"{key}.absmax", torch.uint8, (groups,)),
+        Part(f"{key}.nested_absmax", torch.float32, (-(-groups // NESTED_BLOCK),)),
+        Part(f"{key}.nested_quant_map", torch.float32, (NESTED_BLOCK,)),
+        Part(f"{key}.quant_map", torch.float32, (16,)),
+        Part(f"{key}.quant_state.bitsandbytes__nf4", torch.uint8, (STATE_BYTES,)),
     ]
 
 
