@@ -118,6 +118,40 @@ def test_a_stream_of_no_tokens_has_the_logprobs_of_its_prompt(server: Server) ->
     assert first.logprobs.token_logprobs == _rounded(whole.choices[0].logprobs.token_logprobs)
 
 
+@pytest.mark.parametrize("echo", [False, True], ids=["alone", "echo"])
+@pytest.mark.parametrize("prompt", ["", "The sea — “wide”", [300, 301]], ids=["drawn", "text", "ids"])
+def test_tokens_stand_in_the_text_where_text_offset_says(server: Server, prompt: Any, echo: bool) -> None:
+    """Whole and streamed, also where the opening was drawn, and where a character is several tokens."""
+    asked = {"prompt": prompt, "echo": echo, "logprobs": 1, "seed": 5, "max_tokens": 12, "n": 2}
+    whole = server.openai.completions.create(model="sayings", **asked)
+    stream = list(server.openai.completions.create(model="sayings", **asked, stream=True))
+    for choice in whole.choices:
+        parts = [event.choices[0] for event in stream if event.choices[0].index == choice.index]
+        assert "".join(part.text for part in parts) == choice.text
+        offsets = [place for part in parts for place in part.logprobs.text_offset]
+        assert choice.logprobs and offsets == choice.logprobs.text_offset
+        tokens = choice.logprobs.tokens or []
+        assert [token for part in parts for token in part.logprobs.tokens] == tokens
+        assert offsets[0] == (0 if echo or prompt else len(choice.text.split()[0])), choice
+        for token, place in zip(tokens, offsets, strict=True):
+            assert "\ufffd" in token or choice.text[place : place + len(token)] == token, (token, place, choice.text)
+
+
+def test_an_opening_that_was_drawn_is_a_prompt_to_echo(server: Server) -> None:
+    """With no text after it, too: its tokens, their log-probabilities and its text agree, whole and streamed."""
+    asked = {"prompt": "", "echo": True, "logprobs": 1, "seed": 5, "max_tokens": 0}
+    whole = server.openai.completions.create(model="sayings", **asked).choices[0]
+    first, last = (
+        event.choices[0] for event in server.openai.completions.create(model="sayings", **asked, stream=True)
+    )
+    assert whole.text in ("The", "Once", "A") and whole.logprobs and "".join(whole.logprobs.tokens or []) == whole.text
+    assert (first.text, last.text, last.finish_reason) == (whole.text, "", "length")
+    assert first.logprobs.tokens == whole.logprobs.tokens and first.logprobs.token_logprobs[0] is None
+    plain = {**asked, "logprobs": None}
+    events = server.openai.completions.create(model="sayings", **plain, stream=True)
+    assert "".join(event.choices[0].text for event in events) == whole.text
+
+
 def _rounded(value: Any) -> Any:
     """A pass over more tokens at once may differ in the last digits."""
     if isinstance(value, dict):

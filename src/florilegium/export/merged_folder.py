@@ -18,6 +18,7 @@ import torch
 
 from florilegium.export.base_weights import StoredTensor
 from florilegium.export.merge import Merge
+from florilegium.export.tokenizer import tokenizer_folder
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_files import INDEX
 from florilegium.storage.atomic_folders import NewFolder
@@ -27,7 +28,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "tokenizer.model", "chat_template.jinja",
 )  # fmt: skip
-LOCAL = ("name_or_path", "_name_or_path", "is_local", "local_files_only")
+LOCAL = ("name_or_path", "_name_or_path", "is_local", "local_files_only", "auto_map")
 DROPPED = ("quantization_config", "_name_or_path", "_attn_implementation_autoset", "auto_map")
 
 
@@ -65,7 +66,7 @@ def merged_config(merge: Merge) -> Mapping[str, Any]:
 def small_files(base: Path, adapter: Path) -> dict[str, bytes]:
     """The tokenizer that the adapter was trained with (the base's, where the adapter brings none), and how to
     generate."""
-    source = adapter if (adapter / "tokenizer_config.json").is_file() else base
+    source = tokenizer_folder(base, adapter)
     found = [source / name for name in TOKENIZER_FILES] + [base / "generation_config.json"]
     return {path.name: _without_paths(path) for path in found if path.is_file()}
 

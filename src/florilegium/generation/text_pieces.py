@@ -131,19 +131,30 @@ _token_bytes: WeakKeyDictionary[PreTrainedTokenizerBase, TokenBytes] = WeakKeyDi
 
 def reader_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> Reader:
     """What reads on after the prompt."""
-    if not _is_byte_level(tokenizer):
+    if not is_byte_level(tokenizer):
         return WindowReader(tokenizer, prompt)
+    return ByteReader(token_bytes(tokenizer), prompt)
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
+    """Of a tokenizer that `has_bytes`."""
     if tokenizer not in _token_bytes:
         _token_bytes[tokenizer] = TokenBytes(tokenizer.backend_tokenizer)
-    return ByteReader(_token_bytes[tokenizer], prompt)
+    return _token_bytes[tokenizer]
 
 
-def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether its text is the bytes of its tokens and nothing else (see `tokens/decode.py` for chat templates)."""
     own, plain = type(tokenizer), PreTrainedTokenizerFast
     if not isinstance(tokenizer, plain) or own.decode is not plain.decode or own._decode is not plain._decode:
         return False
-    return isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel) and tokenizer.chat_template is None
+    return has_bytes(tokenizer) and tokenizer.chat_template is None
+
+
+def has_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its tokens but for special ones are bytes of the text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and isinstance(backend.decoder, decoders.ByteLevel)
 
 
 class TextPieces:

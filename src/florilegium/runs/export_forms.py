@@ -21,9 +21,9 @@ from florilegium.export.merge import Merge
 from florilegium.export.merged_folder import merged_bytes, write_merged
 from florilegium.export.quantised_folder import check_widths, quantised_bytes, write_quantised
 from florilegium.export.subject import Subject
+from florilegium.export.tokenizer import checked_tokenizer
 from florilegium.export.verdict import Verdict, judge_merged
 from florilegium.model.base_sampling import base_sampling
-from florilegium.model.load_errors import model_errors
 from florilegium.runs.export_live import Live, answers_of
 from florilegium.storage.atomic_folders import NewFolder
 from florilegium.storage.paths import slug
@@ -47,6 +47,7 @@ class Form:
 def merged_form(merge: Merge, subject: Subject, kind: str) -> Form:
     """A model folder, in the base's own type."""
     name = _dtype(merge)
+    checked_tokenizer(merge, subject.adapter)
 
     def write(folder: NewFolder) -> None:
         write_merged(folder, merge, subject.adapter)
@@ -73,6 +74,7 @@ def quantised_model(merge: Merge, tokenizer: Path, kind: str) -> Form:
     bits = {"int8": 8, "nf4": 4}[kind]
     if bits == 4:
         check_widths(merge)
+    checked_tokenizer(merge, tokenizer)
 
     def write(folder: NewFolder) -> None:
         write_quantised(folder, merge, bits, tokenizer)
@@ -141,12 +143,7 @@ def _dtype(merge: Merge) -> str:
 
 
 def _vocabulary(merge: Merge, subject: Subject) -> Vocabulary:
-    from transformers import AutoTokenizer
-
-    source = subject.adapter if (subject.adapter / "tokenizer_config.json").is_file() else subject.weights
-    with model_errors(str(source)):
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    return read_vocabulary(tokenizer, merge.tensors[merge.embedding].shape[0])
+    return read_vocabulary(checked_tokenizer(merge, subject.adapter), merge.tensors[merge.embedding].shape[0])
 
 
 def _quantise(folder: NewFolder, program: str, name: str, kind: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from typing import Protocol
 from fastapi import Request
 from starlette.responses import Response
 
+from florilegium.generation.token_texts import Places
 from florilegium.serve.choices import Piece, Texts, written
 from florilegium.serve.events import ALIVE, EventStream, Frames, JsonObject, TextFrames, answer, frame
 from florilegium.serve.logprobs import TokenLogprob, logprobs_of
@@ -45,8 +45,8 @@ class Shape(Protocol):
         """The choice of an event, with text that is as it is shown."""
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject: ...
-    def logprobs(self, tokens: list[TokenLogprob], place: int) -> JsonObject:
-        """As a choice has them; `place` characters went before."""
+    def logprobs(self, tokens: list[TokenLogprob]) -> JsonObject:
+        """As a choice has them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class Answering:
     asked: Sequence[Asked]
     echo: bool = False
     head: JsonObject = field(default_factory=dict)
-    places: Counter[int] = field(default_factory=Counter)  # characters of each choice that have logprobs by now
 
     async def respond(self, request: Request) -> Response:
         head = {"id": f"{self.shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
@@ -88,7 +87,7 @@ class Answering:
                     finish[piece.choice] = piece.finish or "length"
                     if piece.token or piece.finish:
                         ids[piece.choice].append(self._eos if piece.token_id is None else piece.token_id)
-        scored = [await self._logprobs(i, own, prompt=self.echo) for i, own in enumerate(ids)]
+        scored = [await self._logprobs(i, own, from_prompt=self.echo) for i, own in enumerate(ids)]
         each = enumerate(zip(texts, finish, scored, strict=True))
         choices = [self.shape.choice(i, text, why, logprobs) for i, (text, why, logprobs) in each]
         return {**self.head, "object": self.shape.whole, "choices": choices, "usage": self._usage(tokens)}
@@ -97,18 +96,31 @@ class Answering:
     def _eos(self) -> int:
         return end_of_text(self.model.tuned.base.tokenizer)
 
-    async def _logprobs(self, i: int, written: list[int], *, prompt: bool) -> list[TokenLogprob] | None:
-        wanted = self.body.num_logprobs
+    async def _logprobs(
+        self, i: int, written: list[int], *, from_prompt: bool = False, sent: int = 0
+    ) -> list[TokenLogprob] | None:
+        """Of the tokens that were written but for those `sent`, with the prompt's where they come first."""
+        wanted, asked = self.body.num_logprobs, self.asked[i]
         if wanted is None:
             return None
-        return await logprobs_of(self.state.worker, self.model, self.asked[i], written, wanted, prompt=prompt)
+        start = 0 if from_prompt else len(asked.request.token_ids) + sent
+        return await logprobs_of(self.state.worker, self.model, asked, written, wanted, start, self._places[i])
+
+    @cached_property
+    def _places(self) -> list[Places]:
+        """Of each choice's tokens in the text that is answered: with `echo` that begins with the prompt, else with an
+        opening that was drawn."""
+        tokenizer = self.model.tuned.base.tokenizer
+        if self.echo:
+            return [Places(tokenizer) for _ in self.asked]
+        return [Places(tokenizer, one.request.token_ids, len(one.lead)) for one in self.asked]
 
     async def _frames(self) -> Frames:
         for i, one in enumerate(self.asked):
             first = self.shape.begin(i, one.prompt if self.echo else "")
             if first is not None:
-                own = await self._logprobs(i, [], prompt=True) if self.echo else None
-                yield frame(self._chunk([self._with_logprobs(first, own, i)]))
+                own = await self._logprobs(i, [], from_prompt=True) if self.echo else None
+                yield frame(self._chunk([self._with_logprobs(first, own)]))
         tokens, frames_of = 0, self._text_frames if self.body.num_logprobs is None else self._scored_frames()
         with self._writing() as coming:
             while coming.running:
@@ -144,8 +156,8 @@ class Answering:
     def _scored_frames(self) -> Callable[[Sequence[Piece]], Awaitable[str]]:
         """Frames of pieces with the tokens that they are."""
 
-        async def read(i: int, ids: list[int]) -> list[TokenLogprob]:
-            return await self._logprobs(i, ids, prompt=False) or []
+        async def read(i: int, ids: list[int], sent: int) -> list[TokenLogprob]:
+            return await self._logprobs(i, ids, sent=sent) or []
 
         held = LogprobStream(len(self.asked), self._eos, read)
 
@@ -157,14 +169,10 @@ class Answering:
 
     def _scored_frame(self, piece: Piece, tokens: list[TokenLogprob]) -> str:
         part = self.shape.part(piece.choice, self.shape.shown(piece.choice, piece.text), piece.finish)
-        return frame(self._chunk([self._with_logprobs(part, tokens, piece.choice)]))
+        return frame(self._chunk([self._with_logprobs(part, tokens)]))
 
-    def _with_logprobs(self, choice: JsonObject, tokens: list[TokenLogprob] | None, i: int) -> JsonObject:
-        if tokens is None:
-            return choice
-        found = self.shape.logprobs(tokens, self.places[i])
-        self.places[i] += sum(len(token.text) for token in tokens)
-        return {**choice, "logprobs": found}
+    def _with_logprobs(self, choice: JsonObject, tokens: list[TokenLogprob] | None) -> JsonObject:
+        return choice if tokens is None else {**choice, "logprobs": self.shape.logprobs(tokens)}
 
     def _chunk(self, choices: list[JsonObject]) -> JsonObject:
         usage = {"usage": None} if self.body.include_usage else {}

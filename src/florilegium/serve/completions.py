@@ -38,10 +38,10 @@ class TextShape:
         return self._choice(i, text, finish)
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
-        return {**self._choice(i, text, finish), "logprobs": None if tokens is None else self.logprobs(tokens, 0)}
+        return {**self._choice(i, text, finish), "logprobs": None if tokens is None else self.logprobs(tokens)}
 
-    def logprobs(self, tokens: list[TokenLogprob], place: int) -> JsonObject:
-        return for_completions(tokens, place)
+    def logprobs(self, tokens: list[TokenLogprob]) -> JsonObject:
+        return for_completions(tokens)
 
     def _choice(self, i: int, text: str, finish: str | None) -> JsonObject:
         return {"index": i, "text": text, "logprobs": None, "finish_reason": finish}
@@ -69,11 +69,11 @@ class ChatShape:
         return {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def choice(self, i: int, text: str, finish: str, tokens: list[TokenLogprob] | None) -> JsonObject:
-        logprobs = None if tokens is None else self.logprobs(tokens, 0)
+        logprobs = None if tokens is None else self.logprobs(tokens)
         message = {"role": "assistant", "content": text.lstrip(), "refusal": None}
         return {"index": i, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
-    def logprobs(self, tokens: list[TokenLogprob], place: int) -> JsonObject:
+    def logprobs(self, tokens: list[TokenLogprob]) -> JsonObject:
         return for_chat(tokens)
 
 
@@ -85,6 +85,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
         fix = "It takes 1 or more, or 0 with echo"
         raise bad("max_tokens is 0", fix, param="max_tokens", code="invalid_value")
     asked = await ask(model, prompts_of(body), settings_of(body, model), body.n)
+    asked = [one.echoed() for one in asked] if body.echo else asked
     return await Answering(state, model, body, TextShape(), asked, body.echo).respond(request)
 
 

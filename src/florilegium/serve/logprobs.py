@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from florilegium.generation.text_pieces import decoded
 from florilegium.generation.token_scores import token_scores
+from florilegium.generation.token_texts import Places, texts_of
 from florilegium.serve.events import JsonObject
 from florilegium.serve.models import ServedModel
 from florilegium.serve.prompts import Asked
@@ -20,67 +20,68 @@ from florilegium.serve.worker import Worker
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
-    """A token's text and log-probability, and the most likely at its place; None where nothing stands before it."""
+class Candidate:
+    """A token that may stand at a place; its log-probability is None where nothing stands before it."""
 
     text: str
+    utf8: bytes
     logprob: float | None
-    top: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """The token that stands there, the most likely ones, and where it begins: characters of the text that is answered."""
+
+    token: Candidate
+    top: list[Candidate]
+    place: int
 
 
 async def logprobs_of(
-    worker: Worker, model: ServedModel, asked: Asked, written: Sequence[int], top: int, *, prompt: bool
+    worker: Worker, model: ServedModel, asked: Asked, written: Sequence[int], top: int, start: int, places: Places
 ) -> list[TokenLogprob]:
-    """Of the tokens that were written, after those of the prompt where `prompt` is wanted too."""
+    """Of the tokens of prompt and text together, those from number `start` on, which begin at the next `places`."""
     ids = [*asked.request.token_ids, *written]
-    start = 0 if prompt else len(asked.request.token_ids)
-    if len(ids) < 2:
-        return [TokenLogprob(_text(model, ids[0]), None, [])][start:]
-    work = partial(token_scores, model.tuned.loaded, [ids], top=top, adapter=model.adapter)
-    (scored,) = await asyncio.wrap_future(worker.call(work))
-    first = TokenLogprob(_text(model, ids[0]), None, [])
-    rest = [
-        TokenLogprob(_text(model, token), logprob, [(_text(model, other), value) for other, value in best])
-        for token, logprob, best in zip(ids[1:], scored.logprobs, scored.top, strict=True)
+    scores: list[tuple[float | None, list[tuple[int, float]]]] = [(None, [])]
+    if len(ids) > 1:
+        work = partial(token_scores, model.tuned.loaded, [ids], top=top, adapter=model.adapter)
+        (scored,) = await asyncio.wrap_future(worker.call(work))
+        scores += zip(scored.logprobs, scored.top, strict=True)
+    known = texts_of(model.tuned.base.tokenizer)
+
+    def candidate(token: int, logprob: float | None) -> Candidate:
+        return Candidate(known.text(token), known.bytes(token), logprob)
+
+    return [
+        TokenLogprob(candidate(token, logprob), [candidate(*other) for other in best], places.next(token))
+        for token, (logprob, best) in zip(ids[start:], scores[start:], strict=True)
     ]
-    return [first, *rest][start:]
 
 
-def for_completions(tokens: Sequence[TokenLogprob], place: int = 0) -> JsonObject:
-    """`text_offset` counts characters of the text that is answered, of which `place` went before."""
-    offsets = []
-    for token in tokens:
-        offsets.append(place)
-        place += len(token.text)
+def for_completions(tokens: Sequence[TokenLogprob]) -> JsonObject:
     return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_top(token) for token in tokens],
-        "text_offset": offsets,
+        "tokens": [one.token.text for one in tokens],
+        "token_logprobs": [one.token.logprob for one in tokens],
+        "top_logprobs": [_top(one) for one in tokens],
+        "text_offset": [one.place for one in tokens],
     }
 
 
 def for_chat(tokens: Sequence[TokenLogprob]) -> JsonObject:
-    content = [
-        {**_entry(token.text, token.logprob), "top_logprobs": [_entry(text, value) for text, value in token.top]}
-        for token in tokens
-    ]
+    content = [{**_entry(one.token), "top_logprobs": [_entry(other) for other in one.top]} for one in tokens]
     return {"content": content, "refusal": None}
 
 
-def _top(token: TokenLogprob) -> dict[str, float] | None:
+def _top(one: TokenLogprob) -> dict[str, float] | None:
     """The most likely, and the token itself where it is none of them. Of tokens of one text the most likely counts."""
-    if token.logprob is None:
+    if one.token.logprob is None:
         return None
     found: dict[str, float] = {}
-    for text, value in [*token.top, (token.text, token.logprob)]:
-        found.setdefault(text, value)
+    for other in [*one.top, one.token]:
+        assert other.logprob is not None
+        found.setdefault(other.text, other.logprob)
     return found
 
 
-def _entry(text: str, logprob: float | None) -> JsonObject:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-
-def _text(model: ServedModel, token: int) -> str:
-    return decoded(model.tuned.base.tokenizer, [token])
+def _entry(one: Candidate) -> JsonObject:
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.utf8)}

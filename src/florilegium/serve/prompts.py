@@ -32,6 +32,10 @@ class Asked:
     prompt: str
     lead: str = ""
 
+    def echoed(self) -> Asked:
+        """The same where the answer begins with the prompt: an opening that was drawn is all the prompt there is."""
+        return replace(self, prompt=self.prompt + self.lead, lead="")
+
 
 def settings_of(body: Body, model: ServedModel) -> SamplingSettings:
     """What the request asks for; of all else, how the model's base is drawn from."""

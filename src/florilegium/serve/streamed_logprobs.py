@@ -12,7 +12,8 @@ from florilegium.serve.choices import Piece
 from florilegium.serve.logprobs import TokenLogprob
 
 MOST_AT_ONCE = 8
-Read = Callable[[int, list[int]], Awaitable[list[TokenLogprob]]]  # of all tokens that a choice has so far
+# of a choice's tokens so far, those from a number on
+Read = Callable[[int, list[int], int], Awaitable[list[TokenLogprob]]]
 
 
 @dataclass
@@ -45,7 +46,7 @@ class LogprobStream:
             own.ids.append(self.eos if piece.token_id is None else piece.token_id)
         if own.waiting < own.at_once and not piece.finish:
             return None
-        tokens = (await self.read(piece.choice, own.ids))[own.sent :]
+        tokens = await self.read(piece.choice, own.ids, own.sent)
         whole = piece._replace(text=own.text)
         own.sent, own.text, own.at_once = len(own.ids), "", min(2 * own.at_once, MOST_AT_ONCE)
         return whole, tokens
