@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import queue
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,8 +24,11 @@ from florilegium.model.base_sampling import base_sampling
 from florilegium.model.shared_base import Bases
 from florilegium.seedling import FOLDER
 from florilegium.serve.api_errors import ApiError
+from florilegium.serve.choices import Texts
 from florilegium.serve.hosted import Job
-from florilegium.serve.models import Models
+from florilegium.serve.metrics import Metrics
+from florilegium.serve.models import Models, ServedModel
+from florilegium.serve.prompts import asked_of
 from florilegium.serve.worker import Worker
 from tests.export.adapters import save_adapter
 from tests.serve.conftest import Server, serving
@@ -132,6 +137,73 @@ def test_a_run_that_is_removed_takes_no_other_with_it(runs: Path, tmp_path: Path
     with pytest.raises(ApiError) as gone:  # known a moment ago
         models.find("green")
     assert gone.value.status == 404 and models.find("red").name == models.find(None).name == "red"
+
+
+HOW_REPLACED = {
+    "another in its place": lambda own, other: (shutil.rmtree(own), shutil.copytree(other, own)),
+    "another adapter": lambda own, other: (shutil.rmtree(own / "adapter"), shutil.copytree(other / "adapter", own / "adapter")),
+    "weights written over": lambda own, other: shutil.copyfile(
+        other / "adapter" / "adapter_model.safetensors", own / "adapter" / "adapter_model.safetensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW_REPLACED)
+def test_a_run_that_was_trained_anew_is_loaded_anew(runs: Path, tmp_path: Path, how: str) -> None:
+    """A text under way ends as it began; the old weights are let go with it."""
+    own = shutil.copytree(runs / "red", tmp_path / "red")
+    names = ("red", "blue")
+    wanted = [load(runs / name).generate("The sea", settings=SETTINGS)[0].text for name in names]
+    assert wanted[0] != wanted[1]
+    worker = Worker(slots=2, max_length=64, queue_size=8)
+    worker.start()
+    models = Models(worker, lambda run, bases: load(run, bases=bases), [own])
+
+    def begun(served: ServedModel) -> Texts:
+        return Texts(worker, served, asked_of(served, ["The sea"], SETTINGS), (), Metrics())
+
+    async def write() -> list[str]:
+        worker.post = asyncio.get_running_loop().call_soon_threadsafe
+        texts = []
+        old = begun(await models.get("red"))
+        released.append(weakref.ref(old.jobs[0].loaded))
+        worker.submit(old.jobs[0])
+        HOW_REPLACED[how](own, runs / "blue")
+        for served in [await models.get("red"), await models.get("red"), await models.get("seedling")]:
+            assert served.tuned is (await models.get("red")).tuned
+            texts.append(begun(served))
+            worker.submit(texts[-1].jobs[0])
+        assert texts[0].jobs[0].loaded is not old.jobs[0].loaded
+        return [await _text(one) for one in (old, *texts[:2])]
+
+    released: list[weakref.ref[LoadedModel]] = []
+    try:
+        assert asyncio.run(write()) == [wanted[0], wanted[1], wanted[1]]
+        worker.call(lambda: None).result()
+        gc.collect()
+        assert released[0]() is None, "the old weights are still held"
+    finally:
+        worker.stop()
+
+
+async def _text(texts: Texts) -> str:
+    text = "The sea"
+    while texts.running:
+        text += "".join([piece.text for piece in await texts.more()])
+    texts.inbox.close()
+    return text
+
+
+def test_a_base_is_asked_by_a_run_that_is_still_there(runs: Path, tmp_path: Path) -> None:
+    own = [shutil.copytree(runs / name, tmp_path / name) for name in ("red", "green")]
+    worker = Worker(slots=1, max_length=64, queue_size=1)
+    worker.start()
+    models = Models(worker, lambda run, bases: load(run, bases=bases), own)
+    try:
+        asyncio.run(models.get("green"))
+        shutil.rmtree(tmp_path / "green")
+        assert asyncio.run(models.get("seedling")).run == own[0]
+    finally:
+        worker.stop()
 
 
 def test_all_are_listed_and_none_is_loaded_for_that(several: Server) -> None:

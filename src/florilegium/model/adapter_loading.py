@@ -140,9 +140,20 @@ def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> Pe
             f"the adapter in {folder} does not load on {base.name} ({reason_of(error)})",
             "Check that it was made for this model; --model names another",
         ) from error
+    if plain:
+        _copy_out_of_the_file(model)
     refuse_wrapped_head(model, folder, base.name)
     _check_all_used(model, folder, base)
     return model.eval()
+
+
+def _copy_out_of_the_file(model: PeftModel) -> None:
+    """On the CPU the tensors lie in the file itself, mapped: one that is written over would change a model in use, and
+    one that is cut short end the process."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name or ".modules_to_save." in name:
+                parameter.data = parameter.data.clone()
 
 
 def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:

@@ -9,18 +9,22 @@ import copy
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import torch
 
 from florilegium.model.base import Base, load_base
 from florilegium.model.weight_files import LoadProgress
+from florilegium.storage.file_state import FileState, state_of_file
+
+Files = tuple[tuple[str, FileState | None], ...]
 
 
 class Bases:
     """Bases by what they were loaded as; `get` gives a copy that an adapter may change."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[object, ...], Base] = {}
+        self._held: dict[tuple[object, ...], tuple[Base, Files]] = {}
 
     def get(
         self,
@@ -32,17 +36,24 @@ class Bases:
         revision: str | None,
         progress: LoadProgress | None = None,
     ) -> Base:
-        """As `load_base`, with weights that are loaded once."""
-        key = (name, bits, str(device), compute, revision)
-        if key not in self._held:
-            self._held[key] = load_base(
-                name, bits=bits, device=device, compute=compute, revision=revision, progress=progress
-            )
-        return shared(self._held[key])
+        """As `load_base`, with weights that are loaded once, and again where another model lies there since."""
+        key, files = (name, bits, str(device), compute, revision), _files_of(name)
+        if key not in self._held or self._held[key][1] != files:
+            self._held.pop(key, None)
+            base = load_base(name, bits=bits, device=device, compute=compute, revision=revision, progress=progress)
+            self._held[key] = base, files
+        return shared(self._held[key][0])
 
     def keep_only(self, names: Collection[str]) -> None:
         """Lets go of the bases that no model of these names needs."""
-        self._held = {key: base for key, base in self._held.items() if base.name in names}
+        self._held = {key: held for key, held in self._held.items() if held[0].name in names}
+
+
+def _files_of(name: str) -> Files:
+    """Those of a model in a folder, which may be another one tomorrow; a Hub id names its revision."""
+    folder = Path(name).expanduser()
+    found = sorted(path for pattern in ("config.json", "*.safetensors*") for path in folder.glob(pattern))
+    return tuple((path.name, state_of_file(path)) for path in found)
 
 
 def shared(base: Base) -> Base:

@@ -26,10 +26,13 @@ from florilegium.model.lora import FACTS
 from florilegium.model.shared_base import Bases
 from florilegium.serve.api_errors import ApiError
 from florilegium.serve.worker import Worker
+from florilegium.storage.file_state import FileState, state_of_file
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.storage.run_directory import RunDirectory, adapter_folder
 
 Load = Callable[[Path, Bases], Tuned]
+Files = tuple[FileState | None, ...]
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,14 @@ class KnownModel:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A run in memory, and the files that it was loaded from."""
+
+    tuned: Tuned
+    files: Files
+
+
 class Models:
     """`runs` are served by name, and with `folder` all finished runs in it, also those that finish later."""
 
@@ -70,7 +81,7 @@ class Models:
     ) -> None:
         self.worker, self.load, self.runs, self.folder, self.most = worker, load, tuple(runs), folder, most
         self.bases = Bases()
-        self.held: OrderedDict[Path, Tuned] = OrderedDict()
+        self.held: OrderedDict[Path, _Held] = OrderedDict()
         self.loading = asyncio.Lock()
         self.lately: dict[str, KnownModel] = {}
         self.lately_at = -math.inf
@@ -110,7 +121,8 @@ class Models:
         wanted = self.find(name)
         is_adapter, run = wanted.parent is not None, wanted.run
         if not is_adapter:  # any adapter that is in memory will do for its base
-            run = next((path for path in reversed(self.held) if self._base_of(path) == wanted.name), run)
+            there = [path for path in reversed(self.held) if self._current(path)]
+            run = next((path for path in there if self._base_of(path) == wanted.name), run)
         tuned = await self._tuned(run)
         return ServedModel(wanted.name, run, tuned, is_adapter, self.worker.capacity(tuned.loaded))
 
@@ -119,16 +131,18 @@ class Models:
         self.held[run] = self.worker.call(partial(self._load, run)).result()
 
     async def _tuned(self, run: Path) -> Tuned:
-        async with self.loading if run not in self.held else contextlib.nullcontext():
-            if run in self.held:
+        async with self.loading if self._current(run) is None else contextlib.nullcontext():
+            if held := self._current(run):
                 self.held.move_to_end(run)
-                return self.held[run]
+                return held.tuned
+            if run in self.held:  # trained anew, or replaced: texts under way end as they began
+                self._leave(run)
             while len(self.held) >= self.most:
                 self._leave()
             while True:
                 try:
                     self.held[run] = await asyncio.wrap_future(self.worker.call(partial(self._load, run)))
-                    return self.held[run]
+                    return self.held[run].tuned
                 except FlorilegiumError as error:
                     if not isinstance(error, ResourceError) or not self.held:
                         # where it lies is nobody's business
@@ -136,9 +150,14 @@ class Models:
                         raise ApiError(500, *told, code="model_not_loaded") from None
                     self._leave()
 
+    def _current(self, run: Path) -> _Held | None:
+        """The run as it is held, while its files are those that it was loaded from."""
+        held = self.held.get(run)
+        return held if held and held.files == _files_of(run) else None
+
     @property
     def on_gpu(self) -> bool:
-        return any(tuned.base.device.type == "cuda" for tuned in self.held.values())
+        return any(held.tuned.base.device.type == "cuda" for held in self.held.values())
 
     async def release(self) -> None:
         """Lets go of all models, which are loaded again when somebody asks."""
@@ -146,13 +165,15 @@ class Models:
             while self.held:
                 self._leave()
 
-    def _leave(self) -> None:
-        _, tuned = self.held.popitem(last=False)
-        self.worker.retire(tuned.loaded)
-        self.bases.keep_only({one.base.name for one in self.held.values()})
+    def _leave(self, run: Path | None = None) -> None:
+        """That run, or the one that was asked for longest ago."""
+        held = self.held.pop(run or next(iter(self.held)))
+        self.worker.retire(held.tuned.loaded)
+        self.bases.keep_only({one.tuned.base.name for one in self.held.values()})
 
-    def _load(self, run: Path) -> Tuned:
+    def _load(self, run: Path) -> _Held:
         """In the worker's thread."""
+        files = _files_of(run)  # before they are read: what changes in between is seen at the next request
         try:
             tuned = self.load(run, self.bases)
             self.worker.host(tuned.loaded)
@@ -160,7 +181,7 @@ class Models:
             if not is_out_of_memory(error):
                 raise
             raise ResourceError("the engine does not fit in memory", "Lower --max-length or --slots") from None
-        return tuned
+        return _Held(tuned, files)
 
     def _runs(self) -> Iterator[Path]:
         yield from self.runs
@@ -170,12 +191,18 @@ class Models:
 
     def _base_of(self, run: Path) -> str:
         """The base's name without the path to it; empty where the adapter does not say."""
-        if run in self.held:
-            return shown_name(self.held[run].base.name)
+        if held := self._current(run):
+            return shown_name(held.tuned.base.name)
         folder = adapter_folder(run)
         with contextlib.suppress(FlorilegiumError):
             return shown_name(base_name(folder, _facts(folder), None))
         return ""
+
+
+def _files_of(run: Path) -> Files:
+    """What a run is loaded from, as it lies there now. A run that was trained anew or replaced has other files."""
+    folder = run / "adapter" if (run / "adapter").exists() else run
+    return tuple(state_of_file(folder / name) for name in ADAPTER_FILES)
 
 
 def _adapter_time(run: Path) -> float:
