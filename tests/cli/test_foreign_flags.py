@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from florilegium.cli import foreign_flags as foreign
+from florilegium.cli.commands import generate
 from florilegium.cli.flags import config_from_flags
 from florilegium.cli.parser import build_parser
 from florilegium.config import TrainConfig
@@ -242,3 +243,36 @@ def test_a_foreign_command_is_understood(word: str, command: str) -> None:
 def test_an_unknown_command_gets_a_near_name() -> None:
     with pytest.raises(UsageError, match="unknown command 'trian'. Did you mean 'train'?"):
         build_parser().parse_known(["trian"])
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "dest", "value"),
+    [
+        ("estimate", ["--rank", "32"], "lora_rank", 32),
+        ("estimate", ["--num-train-epochs", "3"], "epochs", 3.0),
+        ("chat", ["--temp", "0.5"], "temperature", 0.5),
+    ],
+)
+def test_estimate_and_chat_know_the_names_of_train_and_generate(
+    command: str, given: list[str], dest: str, value: object
+) -> None:
+    flags = build_parser().parse_known([command, *given])
+    assert getattr(flags, dest) == value
+
+
+def test_flags_win_over_a_file_that_contradicts_itself(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("dora: true\n")
+    flags = build_parser().parse_known(["train", "--config", str(tmp_path / "run.yaml"), "--bits", "16"])
+    config = config_from_flags(flags)
+    assert config.dora and config.bits == 16
+    (tmp_path / "run.yaml").write_text("lora_rank: many\n")
+    with pytest.raises(UsageError, match="run.yaml: "):
+        config_from_flags(flags)
+
+
+@pytest.mark.parametrize("given", [["The sea"], ["--label", "Be kind."]])
+def test_a_prompt_beside_a_file_of_prompts_is_refused(given: list[str], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("A friend\n")
+    flags = build_parser().parse_known(["generate", *given, "--prompts", str(tmp_path / "prompts.txt")])
+    with pytest.raises(UsageError, match="--prompts is given beside"):
+        generate.run(flags)

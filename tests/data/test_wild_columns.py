@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pyarrow
@@ -79,3 +80,44 @@ def test_files_with_other_columns_say_which(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(table(renamed(quote="quote", tags="tags")))
     (tmp_path / "b.csv").write_bytes(table([{"text": q.upper(), "label": "home"} for q in QUOTES]))
     assert "b.csv: the text is 'text', the tags 'label'" in read_rows(tmp_path).notes
+
+
+@pytest.mark.parametrize(
+    "above", [",,,,,,\n", "My quotes,,,,,,\n,,,,,,\n", "My quotes,,,,,,\nof 2026,,,,,,\n,,,,,,\n", ',"",,,,,\n,,,,,,\n']
+)
+def test_empty_rows_of_a_spreadsheet_above_the_header(tmp_path: Path, above: str) -> None:
+    names = ["id", "quote", "author", "tags", "source_title", "publication_year", "url"]
+    rows = [
+        dict(
+            zip(
+                names,
+                [str(n), row["quote"], row["author"], row["tags"], "A Book", "1990", "http://a.example"],
+                strict=True,
+            )
+        )
+        for n, row in enumerate(ROWS)
+    ]
+    (tmp_path / "q.csv").write_bytes(above.encode() + table(rows))
+    assert trained(read_rows(tmp_path / "q.csv"))[:2] == [f"{QUOTES[0]} ->: home", f"{QUOTES[1]} ->: time, sea"]
+
+
+@pytest.mark.parametrize("stated", ["A1:B3", "A1"])
+def test_a_sheet_that_states_too_small_a_size_is_read_whole(tmp_path: Path, stated: str) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in [["quote", "tags"], *([row["quote"], ", ".join(row["tags"])] for row in ROWS)]:
+        book.active.append(row)
+    book.save(tmp_path / "whole.xlsx")
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as whole, zipfile.ZipFile(tmp_path / "q.xlsx", "w") as said:
+        for name in whole.namelist():
+            said.writestr(name, whole.read(name).replace(b'ref="A1:B13"', f'ref="{stated}"'.encode()))
+        assert b'ref="A1:B13"' in whole.read("xl/worksheets/sheet1.xml")
+    assert len(read_rows(tmp_path / "q.xlsx").quotes) == len(ROWS)
+
+
+def test_columns_that_are_named_go_to_the_places_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_bytes(table([{"body": row["quote"], "cats": "hope, sea"} for row in ROWS]))
+    rows = read_rows(tmp_path / "q.csv", "{tags} => {quote}", text_column="body", tags_column="cats")
+    assert trained(rows)[0] == f"hope, sea => {QUOTES[0]}"
+    with pytest.raises(UsageError, match="no place for tags"):
+        read_rows(tmp_path / "q.csv", "{quote}", tags_column="cats")

@@ -199,3 +199,9 @@ def test_rows_of_a_batch_are_of_one_length(plan: PackPlan) -> None:
         assert max(batch.tokens_BT.shape[1] for batch in batches) <= plan.row_tokens
         assert sum(len(batch.tokens_BT) for batch in batches) == math.ceil(sum(sizes) / plan.row_tokens)
         assert sum(sizes) / positions > 0.93, (sizes, positions)
+
+
+@pytest.mark.parametrize("text", ["好" * 300, "ความรัก" * 60, "a word " * 100])
+def test_a_text_without_spaces_is_cut_too(tokenizer, text: str) -> None:
+    encoded = encode(tokenizer, TEMPLATE, [{"quote": text, "tags": ["love"]}], max_length=64)
+    assert encoded.num_cut == 1 and 55 <= len(encoded.examples[0].token_ids) <= 64

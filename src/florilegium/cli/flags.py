@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from florilegium.cli.translate import translate_settings
 from florilegium.config import TrainConfig, current_settings, make_config, read_config
+from florilegium.config.checks import each_checked
 from florilegium.config.processes import read_place
 from florilegium.errors import UsageError
 from florilegium.runs.start_from import inherited_settings
@@ -126,5 +127,6 @@ def config_from_flags(flags: argparse.Namespace) -> TrainConfig:
     if not path:
         return make_config(inherited_settings(given))
     written = translate_settings(read_config(Path(path)), path)
-    make_config(written, source=path)  # so that a mistake in the file is told as the file's
+    # a mistake in the file is told as the file's; together they are checked with the flags, which win
+    each_checked(written, f"{path}: ")
     return make_config(inherited_settings(current_settings(written) | given))

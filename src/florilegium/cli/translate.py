@@ -32,7 +32,9 @@ NAMES = {
     "train": _TRAINING,
     "resume": _TRAINING,
     "inspect": _TRAINING,
+    "estimate": _TRAINING,
     "generate": _GENERATION,
+    "chat": _GENERATION,
     "evaluate": Names(foreign.SAME_IN_EVALUATION, foreign.SWITCHES_IN_EVALUATION),
 }
 

@@ -167,7 +167,9 @@ def without_entities(text: str) -> str:
 
 def name_of_separator(separator: Separator) -> str:
     """How a message calls it."""
-    signs = [separator] if separator not in CERTAIN + LIKELY and len(separator) == 1 else list(separator)
+    signs = (
+        list(separator) if separator == BRACKETS or all(sign in CERTAIN + LIKELY for sign in separator) else [separator]
+    )
     return " and ".join("tabs" if sign == "\t" else f"'{sign}'" for sign in signs)
 
 

@@ -33,7 +33,7 @@ from florilegium.data.raw_rows import no_such_column
 from florilegium.data.split_column import split_column
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
 from florilegium.data.template_parser import placeholder_for
-from florilegium.errors import one_line
+from florilegium.errors import UsageError, one_line
 
 _OURS = {"quote", "tags"}
 _MOST_NAMES = 200  # a row may bring 100,000 keys
@@ -83,11 +83,15 @@ def _sources(names: list[str], rows: Sequence[Row], template: Template, wanted: 
 
 
 def _given(names: list[str], template: Template, wanted: Wanted, place: str) -> dict[str, str]:
-    given = {}
-    for flag, asked, name in (
-        ("--text-column", wanted.text_column, template.columns[0]),
-        ("--tags-column", wanted.tags_column, template.columns[-1]),
-    ):
+    given: dict[str, str] = {}
+    text = "quote" if "quote" in template.columns else next((c for c in template.columns if c != "tags"), "tags")
+    tags = "tags" if "tags" in template.columns else template.columns[-1]
+    if wanted.tags_column and text == tags:
+        raise UsageError(
+            f"--tags-column {wanted.tags_column}: the template {template.text!r} has no place for tags",
+            "Leave --tags-column out, or add {tags} to --template",
+        )
+    for flag, asked, name in (("--text-column", wanted.text_column, text), ("--tags-column", wanted.tags_column, tags)):
         if asked:
             found = same_name(asked, names)
             if found is None:

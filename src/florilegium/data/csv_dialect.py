@@ -61,12 +61,17 @@ def sniff(file: BinaryIO, name: str, *, tabs_first: bool = False) -> Dialect:
     signs = "\t" + _SIGNS.replace("\t", "") if tabs_first else _SIGNS
     titles = max((count_titles(_rows(lines, sign)[:_MOST_TITLES]) for sign in signs), default=0)
     if titles:
-        rest = [line for line in lines if line.strip()][titles:]
+        rest = [line for line in lines if says_something(line)][titles:]
         return replace(_sniffed(rest, signs), skip_lines=titles, titles=titles)
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) <= 5:
         sign = lines[0].rstrip("\r\n")[4:] or ","
         return _with_header(sign, _rows(lines[1:], sign), skip_lines=1)
     return _sniffed(lines, signs)
+
+
+def says_something(line: str) -> bool:
+    """Not a blank line, nor one of a spreadsheet's rows of empty cells: `,,,`."""
+    return bool(line.strip(_SIGNS + '" \t\r\n'))
 
 
 def _sniffed(lines: list[str], signs: str) -> Dialect:

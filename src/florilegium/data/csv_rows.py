@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from florilegium.data.csv_dialect import Dialect, sniff
+from florilegium.data.csv_dialect import Dialect, says_something, sniff
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT, Decoder, Piece, open_text, physical_lines
 from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Found, Problem, Raw, Stream, check_names, name_of
@@ -52,8 +52,11 @@ class _RowLines:
         return bool(self._ahead)
 
     def pass_over(self) -> None:
-        """Leaves a line out, whatever is in it."""
-        self._ahead.popleft()
+        """Leaves a line out, whatever is in it, and the rows of empty cells before it."""
+        while not says_something((self._ahead.popleft().data or b"?").decode("utf-8", "replace")):
+            self._advance()
+            if not self._ahead:
+                return
         self._advance()
 
     def give_back(self) -> str:
@@ -120,6 +123,8 @@ def _names(lines: _RowLines, reader: _Reader, dialect: Dialect) -> list[str]:
     if not dialect.has_header:
         return [f"column {number}" for number in range(1, dialect.width + 1)]
     fields = _next_row(lines, reader)
+    while isinstance(fields, list) and not any(map(str.strip, fields)) and lines.begin_row():
+        fields = _next_row(lines, reader)  # a spreadsheet writes its empty rows above the header as commas
     if isinstance(fields, Problem):
         raise fields.error()
     names = [name.strip() or f"column {number}" for number, name in enumerate(fields, 1)]

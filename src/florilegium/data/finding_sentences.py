@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from florilegium.data.data_report import Findings, Found, TagFinding
 from florilegium.errors import counted
+from florilegium.storage.paths import quoted
 
 DIRT_ADVICE = {
     "html": "--fix-encoding takes it out",
@@ -66,7 +67,9 @@ def _about_tags(found: dict[str, TagFinding]) -> list[tuple[str, str]]:
     lines = []
     glued = found.get("several_in_one")
     if glued and glued.get("rows"):
-        advice = f"if '{glued['separator']}' separates tags: --tags-separator \"{glued['separator']}\""
+        sign = str(glued["separator"])
+        typed = quoted(sign) if sign in '\\"$`' else f'"{sign}"'
+        advice = f"if '{sign}' separates tags: --tags-separator {typed}"
         lines.append(("tags: several in one", f"{counted(glued['rows'], 'row')}: {glued['examples'][0]}; {advice}"))
     for name, one in found.items():
         count = one.get("rows", one.get("tags", 0))

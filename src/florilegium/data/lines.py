@@ -19,6 +19,7 @@ from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Note, Problem
 from florilegium.data.unpack import open_unpacked, read_whole
 from florilegium.errors import DataError
+from florilegium.storage.paths import quoted
 
 MAX_ROW_BYTES = 1 << 20
 OVER_LIMIT = f"the row is over {MAX_ROW_BYTES:,} bytes"
@@ -97,7 +98,7 @@ def _converted(path: Path, file: BinaryIO, head: bytes, encoding: str) -> tuple[
         text = "\x00"
     family = encoding[:6]
     if "\x00" in text or not _is_mostly_plain(text[:1000]):
-        advice = f"Convert it: iconv -f {family} -t UTF-8 {path.name} > utf8-{path.name}"
+        advice = f"Convert it: iconv -f {family} -t UTF-8 {quoted(path)} > {quoted(f'utf8-{path.name}')}"
         raise DataError(f"{path.name}: byte 0: looks like {family}, not UTF-8", advice)
     return text.removeprefix("\ufeff").encode(), Note(f"{path.name}: {family}, read as UTF-8")
 
@@ -173,5 +174,6 @@ def _is_of_a_language(text: str) -> bool:
 def _in_another_encoding(text: str, place: str) -> Problem:
     cause = f"neither UTF-8 nor Windows-1252, which would make it {text.strip()[:40]!r}"
     name = place.partition(":")[0]
-    fix = f"Convert it from its encoding, one of {_LIKELY_ENCODINGS} or another: iconv -f ENCODING -t UTF-8 {name} > utf8-{name}"
+    fix = f"Convert it from its encoding, one of {_LIKELY_ENCODINGS} or another: "
+    fix += f"iconv -f ENCODING -t UTF-8 {quoted(name)} > {quoted(f'utf8-{name}')}"
     return Problem(place, cause, fix, kind="not UTF-8")

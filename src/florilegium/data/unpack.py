@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from florilegium.data.raw_rows import readable
 from florilegium.errors import DataError
+from florilegium.storage.paths import quoted
 
 TEXT_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".md")
 KINDS = (*TEXT_KINDS, ".parquet", ".arrow", ".xlsx")
@@ -162,7 +163,7 @@ def _as_it_looks(ending: str, head: bytes) -> str:
 
 
 def _refused(path: Path, cause: str, advice: str) -> DataError:
-    return DataError(f"{path.name}: {cause}", advice.format(name=path.name, stem=path.stem))
+    return DataError(f"{path.name}: {cause}", advice.format(name=quoted(path), stem=quoted(path.stem)))
 
 
 def in_memory(file: BinaryIO, name: str) -> BinaryIO:

@@ -13,8 +13,11 @@ from florilegium.data.mojibake import is_broken_text, mend
 
 # Scripts without spaces between words are taken sign by sign; digits and Latin words among them are words.
 _SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+UNSPACED = re.compile(f"[{_SIGNS}]")
+PIECE = re.compile(f"[{_SIGNS}] ?|[^ {_SIGNS}]+ ?| ")  # where a text may be cut: behind a word and its blank, or a sign
 # Vowel signs of the scripts of India belong to their words, though Python's \w leaves them out; dandas are full stops.
 _INDIAN = r"\u0900-\u0963\u0966-\u0dff"
+INDIAN = re.compile(f"[{_INDIAN}]")
 # Korean has spaces, and numbers and Latin names run into its words.
 _KOREAN = r"\u1100-\u11ff"
 _WORD = re.compile(rf"[{_SIGNS}]|[{_KOREAN}]+|(?:[^\W_{_SIGNS}{_KOREAN}]++|[{_INDIAN}]++)++")
@@ -26,7 +29,14 @@ _PARTING, _APOSTROPHE = "“”‘–—…", "’"
 # Of ASCII, letters and digits stay and the rest parts words; so does NUL where it stands for the beginning of a text.
 _ASCII = bytes(ord(chr(i).lower()) if chr(i).isalnum() and i < 128 else 32 for i in range(256))
 BEGINS = b"\0"
+LONGEST_WORD = 20  # characters; what is longer between blanks is no word
 _ASCII_OF_MANY = BEGINS + _ASCII[1:]
+
+
+def beginning(word: str) -> str:
+    """How a text begins that begins with `word`: with the word, or with two signs where a script has no spaces and the
+    "word" may be the whole text."""
+    return word[:2] if len(word) > LONGEST_WORD or UNSPACED.search(word) else word
 
 
 def fold(text: str) -> list[str]:

@@ -52,7 +52,9 @@ Row = tuple[int, Sequence[Any]]  # its number in the sheet, from 1, and its cell
 
 
 def _filled(sheet: Any) -> Iterator[Row]:
-    """The rows that have anything in them."""
+    """The rows that have anything in them. Programs that append rows leave the sheet's stated size as it was, and openpyxl
+    would read no further."""
+    sheet.reset_dimensions()
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         if any(cell is not None for cell in row):
             yield number, row

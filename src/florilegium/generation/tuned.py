@@ -30,6 +30,7 @@ from florilegium.model import (
     fast_paths,
     load_adapter,
     load_base,
+    openings_of,
     read_facts,
     rehearse_adapter,
     template_of,
@@ -229,8 +230,7 @@ def load(
     those are read, and of how many.
 
     On the CPU a quantised base computes in float32: a few tokens at a time are bound by memory, and scores do not tie.
-    Raises UsageError when there is no such run, ModelError when base and adapter do not fit.
-    """
+    Raises UsageError when there is no such run, ModelError when base and adapter do not fit."""
     folder = find_run(str(run))
     adapter = adapter_folder(folder)
     facts = read_facts(adapter)
@@ -254,7 +254,7 @@ def load(
     return Tuned(
         loaded,
         template_of(facts),
-        dict(facts.get("openings", {})),
+        openings_of(facts),
         NoveltyIndex.load(index) if index.is_file() else None,
         origin_notes(adapter, facts, name, tuned_model),
     )

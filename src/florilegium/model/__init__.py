@@ -1,6 +1,6 @@
 """The base model, the adapter on it, and the forward pass over packed rows."""
 
-from florilegium.model.adapter_loading import load_adapter, read_facts, template_of
+from florilegium.model.adapter_loading import load_adapter, openings_of, read_facts, template_of
 from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
 from florilegium.model.identity import base_facts
 from florilegium.model.loaded import ForwardOptions, LoadedModel
@@ -37,6 +37,7 @@ __all__ = [
     "hidden_states",
     "load_adapter",
     "load_base",
+    "openings_of",
     "read_facts",
     "rehearse_adapter",
     "rehearse_training",

@@ -23,7 +23,7 @@ from florilegium.runs.setup import ReadyRun
 from florilegium.runs.verdict import Verdict, draw_verdict
 from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import write_json, write_text
-from florilegium.storage.paths import without_home
+from florilegium.storage.paths import quoted, without_home
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.training import SharedStop, Snapshot, peak_memory
 
@@ -72,7 +72,7 @@ def finish(
         "validation_loss": progress.best_loss if prepared.split.validation else None,
         "best_step": progress.best_step,
     }
-    with stop.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {run.path}"):
+    with stop.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {quoted(run.path)}"):
         verdict, rows = verdict_of(ready, run, view, tuned)
     if verdict is not None:
         figures["verdict"] = verdict.to_json()
@@ -117,4 +117,4 @@ def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view
         write_text(run.data_report, without_home(found) + "\n")
         view.say(f"report   {write_report(run.path)}")
     except (ResourceError, ImportError, MemoryError, RuntimeError) as error:
-        view.say(f"report   not written: {error}; later: florilegium report {run.path}")
+        view.say(f"report   not written: {error}; later: florilegium report {quoted(run.path)}")

@@ -23,6 +23,7 @@ from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_row
 from florilegium.runs.recorder import NullView
 from florilegium.runs.samples import Samples, shared_by
 from florilegium.runs.setup import ReadyRun, make_trainer
+from florilegium.storage.paths import quoted
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.training import (
     Distributed,
@@ -54,7 +55,7 @@ def naming_what_is_saved(run: RunDirectory, distributed: Distributed) -> Iterato
 def lost_in(run: RunDirectory, error: FlorilegiumError) -> PeerLost:
     newest = [int(path.name[5:]) for path in checkpoints(run.checkpoints)[:1]]
     what = f"step {newest[0]} is saved" if newest else "no step was saved yet"
-    return PeerLost(f"{error.cause}; {what}", f"Type: florilegium resume {run.path}")
+    return PeerLost(f"{error.cause}; {what}", f"Type: florilegium resume {quoted(run.path)}")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from florilegium.config.installed import installed_version
 from florilegium.data import Quote, Template
 from florilegium.data.quote import join_items
+from florilegium.data.words import beginning
 from florilegium.errors import counted
 from florilegium.model import ParameterCount, base_facts
 from florilegium.model.adapter_loading import AdapterFacts
@@ -21,7 +22,6 @@ from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.paths import tilde
 
-LONGEST_WORD = 20
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -100,10 +100,8 @@ def _openings(template: Template, quotes: Sequence[Quote]) -> dict[str, int]:
 
 
 def _first_words(texts: Sequence[str]) -> dict[str, int]:
-    """How training rows begin: the 500 most frequent first words and their counts. Where a script has no spaces, two
-    letters."""
-    words = (text.split(maxsplit=1)[0] for text in texts)
-    return dict(Counter(word if len(word) <= LONGEST_WORD else word[:2] for word in words).most_common(500))
+    """How training rows begin: the 500 most frequent first words and their counts."""
+    return dict(Counter(beginning(text.split(maxsplit=1)[0]) for text in texts).most_common(500))
 
 
 def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCount) -> RunManifest:

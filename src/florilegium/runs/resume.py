@@ -32,6 +32,7 @@ from florilegium.runs.setup import make_ready
 from florilegium.runs.train import execute_run, train
 from florilegium.storage.atomic_files import append_line, write_text
 from florilegium.storage.atomic_folders import sweep
+from florilegium.storage.paths import quoted
 from florilegium.storage.run_directory import RUNS, RunDirectory, find_run
 from florilegium.storage.run_lock import locked, refuse_links
 from florilegium.training import (
@@ -68,8 +69,8 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
         if found_run.has_adapter:
             raise UsageError(
                 f"{directory} is finished",
-                f"Train it further: florilegium train --from {directory} --epochs 3; "
-                f"or use it: florilegium generate --run {directory}",
+                f"Train it further: florilegium train --from {quoted(directory)} --epochs 3; "
+                f"or use it: florilegium generate --run {quoted(directory)}",
             )
         written = read_run_config(found_run.config)
         config = found_again(with_changes(written, settings, str(found_run.config)), directory)
@@ -166,7 +167,7 @@ def read_manifest_of_run(run: RunDirectory) -> RunManifest | None:
             return cast(RunManifest, manifest)  # what is asked of it was checked
     except (ModelError, KeyError, TypeError):
         pass
-    fix = f"Start a new run: florilegium train --config {run.config}"
+    fix = f"Start a new run: florilegium train --config {quoted(run.config)}"
     raise UsageError(f"{path} is damaged, so it is impossible to check that data and base are unchanged", fix)
 
 

@@ -35,7 +35,7 @@ from florilegium.runs.samples import Samples, shared_by
 from florilegium.runs.setup import ReadyRun, make_ready, make_trainer
 from florilegium.runs.start_from import inherited_settings
 from florilegium.storage.atomic_files import write_json, write_text
-from florilegium.storage.paths import is_text, tilde
+from florilegium.storage.paths import is_text, quoted, tilde
 from florilegium.storage.run_directory import RunDirectory
 from florilegium.storage.run_lock import new_run, refuse_taken
 from florilegium.training import (
@@ -173,11 +173,11 @@ def execute_run(
             if recorder.last_saved != end.progress.step:
                 recorder.save(end)
             distributed.wait()
-            resume = f"Type: florilegium resume {run.path}"
+            resume = f"Type: florilegium resume {quoted(run.path)}"
             raise interrupted(asked.number, f"step {end.progress.step} is saved", resume)
         if prepared.stages:
             figures["stage_peak_bytes"] = distributed.each(peak_memory(prepared.base.device))
-        with asked.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {run.path}"):
+        with asked.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {quoted(run.path)}"):
             lost = forgotten(trainer, previous, loss_before)
         if lost:
             figures["forgotten"] = lost.to_json()

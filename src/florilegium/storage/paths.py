@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from pathlib import Path
 
 from florilegium.errors import UsageError
@@ -54,3 +55,8 @@ def without_home(text: str) -> str:
     """`tilde` for every path in a longer text."""
     home = os.path.expanduser("~").rstrip("/")
     return text.replace(home + "/", "~/") if home else text
+
+
+def quoted(path: object) -> str:
+    """The path as a shell takes it, in a command that a message tells people to type."""
+    return shlex.quote(str(path))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from florilegium.data.words import PIECE
 from florilegium.errors import DataError, ModelError
 from florilegium.storage.library_errors import is_panic
 from florilegium.storage.native_stderr import native_stderr_away
@@ -189,15 +190,15 @@ def preflight(examples: Sequence[Example], prompts: Sequence[list[int]], eos: in
 def _cut(
     tokenizer: PreTrainedTokenizerBase, template: Template, quote: Quote, max_length: int, place: str
 ) -> tuple[Quote, list[int]]:
-    """The quote with as many words of its text as fit, and its ids. The text is cut, not the ids: it stays a real
-    text."""
+    """The quote with as many words of its text as fit, and its ids; as many signs, where a script has no spaces. The
+    text is cut, not the ids: it stays a real text."""
     first = template.columns[0] if template.columns[0] not in template.list_columns else template.main_column
-    words = str(quote[first]).split(" ")
+    words = PIECE.findall(str(quote[first]))
     low, high = 0, len(words)  # low words fit, high words do not; 0 is checked below
     best: tuple[Quote, list[int]] | None = None
     while high - low > 1:
         middle = (low + high) // 2
-        shorter: Quote = {**quote, first: " ".join(words[:middle]).strip() or words[0]}
+        shorter: Quote = {**quote, first: "".join(words[:middle]).strip() or words[0]}
         row = text_ids(tokenizer, [template.render(shorter)])[0]
         if len(row) + 1 <= max_length:
             low, best = middle, (shorter, row)

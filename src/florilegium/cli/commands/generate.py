@@ -86,6 +86,9 @@ def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
 def _check(flags: argparse.Namespace) -> None:
     if flags.interactive and (flags.prompts or flags.prompt):
         raise UsageError("--interactive asks for prompts itself", "Leave PROMPT and --prompts out")
+    if flags.prompts and flags.prompt:
+        other = "--label" if flags.label else "PROMPT"
+        raise UsageError(f"--prompts is given beside {other}", f"Leave {other} or --prompts out")
     if flags.n < 1:
         raise UsageError(f"-n is {flags.n}", "It takes 1 or more")
     if flags.novel_only and (flags.base or flags.tags):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import UsageError, counted
+from florilegium.storage.paths import quoted
 from florilegium.storage.run_directory import RunDirectory
 
 ACTIONS = ("list", "ls", "open", "rename", "rm", "prune")
@@ -60,7 +61,7 @@ def _open(flags: argparse.Namespace) -> None:
 
     run = named_run(_only(flags.names or ["latest"], "open"))
     if not run.report.is_file():
-        raise UsageError(f"{run.path} has no report yet", f"Type: florilegium report {run.path}")
+        raise UsageError(f"{run.path} has no report yet", f"Type: florilegium report {quoted(run.path)}")
     opened = webbrowser.open(run.report.resolve().as_uri())
     print_line(json_line({"report": str(run.report), "opened": opened}) if flags.json else run.report)
 
