@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 from pathlib import Path
 
 import pyarrow
@@ -121,9 +122,9 @@ WHOLE_FILES = [
     ("web page", "q.html", b"<p>a", "q.html: .html files are not read. Take its texts out"),
     ("notebook", "q.ipynb", b"{", "q.ipynb: .ipynb files are not read. Run it"),
     ("sheet", "q.ods", b"abc", "q.ods: .ods files are not read. Open it and save it as .xlsx"),
-    ("bzip2", "q.jsonl", b"BZh9abc", "this is a bzip2 file. Unpack it: bunzip2 -k q.jsonl"),
+    ("bzip2", "q.jsonl", b"BZh9abc", "this is a bzip2 file. Unpack it: bunzip2 -k .*/q.jsonl"),
     ("old Excel", "q.csv", b"\xd0\xcf\x11\xe0abc", "this is an old Excel or Word file.*save it as .xlsx"),
-    ("SQLite", "q.csv", b"SQLite format 3\x00", "this is an SQLite database.*sqlite3 -header -csv q.csv"),
+    ("SQLite", "q.csv", b"SQLite format 3\x00", "this is an SQLite database.*sqlite3 -header -csv .*/q.csv"),
     ("pickle", "q.jsonl", b"\x80\x04abc", "this is a pickle, which could run code"),
     ("parquet inside", "q.csv", b"PAR1abc", "not a Parquet file, or a damaged one"),
     (
@@ -394,3 +395,17 @@ def refuse(data: Path | str, says: str, *, skip: bool = False) -> None:
 
 def test_every_kind_of_file_is_read() -> None:
     assert set(READERS) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("data", "begins"),
+    [(b"BZh9abc", ["bunzip2", "-k"]), ("Die Freiheit".encode("utf-16-le") * 9 + b"\x00", ["iconv", "-f", "UTF-16"])],
+)
+def test_a_command_that_is_told_works_with_blanks_in_the_path(tmp_path: Path, data: bytes, begins: list[str]) -> None:
+    (tmp_path / "my data").mkdir()
+    path = tmp_path / "my data" / "my quotes.csv"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as refused:
+        read_rows(path)
+    typed = shlex.split(str(refused.value).partition("it: ")[2])
+    assert typed[: len(begins)] == begins and str(path) in typed

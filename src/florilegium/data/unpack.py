@@ -37,7 +37,7 @@ _REFUSED = {
     b"Rar!": ("a RAR archive", "Unpack it: unrar x {name}"),
     b"7z\xbc\xaf": ("a 7z archive", "Unpack it: 7z x {name}"),
     b"SQLite format 3": (
-        "an SQLite database", 'Write a table of it to CSV: sqlite3 -header -csv {name} "SELECT * FROM quotes" > {stem}.csv'
+        "an SQLite database", 'Write a table of it to CSV: sqlite3 -header -csv {name} "SELECT * FROM quotes" > \'{stem}.csv\''
     ),
     b"%PDF": ("a PDF", "Copy its text into a .txt file, a quote a line"),
     b"\xd0\xcf\x11\xe0": ("an old Excel or Word file (.xls, .doc)", "Open it and save it as .xlsx, or as CSV UTF-8"),
@@ -94,7 +94,8 @@ def open_unpacked(path: Path) -> Iterator[tuple[BinaryIO, str]]:
             ) from None
         except NotImplementedError as error:  # Deflate64, which Windows takes for large files
             raise DataError(
-                f"{path.name}: packed in a way that Python does not unpack ({error})", f"Unpack it: unzip {path.name}"
+                f"{path.name}: packed in a way that Python does not unpack ({error})",
+                f"Unpack it: unzip {quoted(path)}",
             ) from None
 
 
@@ -109,11 +110,11 @@ def _out_of_zip(path: Path, file: BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
         if len(names) != 1 and len(data) != 1:
             listed = ", ".join(names[:5]) or "nothing"
             raise DataError(
-                f"{path.name}: the zip holds {len(names):,} files: {listed}", f"Unpack it: unzip {path.name}"
+                f"{path.name}: the zip holds {len(names):,} files: {listed}", f"Unpack it: unzip {quoted(path)}"
             )
         name = data[0] if len(data) == 1 else names[0]
         if archive.getinfo(name).flag_bits & 1:
-            raise DataError(f"{path.name}: the zip asks for a password", f"Unpack it: unzip {path.name}")
+            raise DataError(f"{path.name}: the zip asks for a password", f"Unpack it: unzip {quoted(path)}")
         with archive.open(name) as unpacked:
             yield unpacked, PurePath(name).name  # type: ignore[misc]
 
@@ -163,7 +164,8 @@ def _as_it_looks(ending: str, head: bytes) -> str:
 
 
 def _refused(path: Path, cause: str, advice: str) -> DataError:
-    return DataError(f"{path.name}: {cause}", advice.format(name=quoted(path), stem=quoted(path.stem)))
+    inside = advice.replace("'{name}'", f"'{path}'")  # of Python's own quotation marks
+    return DataError(f"{path.name}: {cause}", inside.replace("{name}", quoted(path)).replace("{stem}", path.stem))
 
 
 def in_memory(file: BinaryIO, name: str) -> BinaryIO:
