@@ -140,7 +140,7 @@ READ: list[tuple[str, Callable[[], bytes], list[str]]] = [
 ]  # fmt: skip
 # name, bytes, what is said
 REFUSED = [
-    ("a.db", database, "SQLite database.*sqlite3 -header -csv a.db"),
+    ("a.db", database, "SQLite database.*sqlite3 -header -csv .*a.db"),
     ("a.yaml", lambda: b"- quote: a\n", ".yaml files are not read. Type: python -c"),
     ("two.zip", lambda: zipped(a__csv=b"quote\n", b__csv=b"quote\n"), "the zip holds 2 files.*unzip"),
     ("marks.csv", lambda: b"id,url\n1,https://a.org\n", "no column 'quote', 'tags'; found: id, url. Say which"),
