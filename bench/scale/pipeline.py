@@ -98,7 +98,6 @@ def plan_of(chosen: argparse.Namespace, loaded: LoadedModel, pipeline: Pipeline)
 
 
 def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> tuple[Trainer, StagePlan | None]:
-    from accelerate import Accelerator
 
     shape = tuple(chosen.shape) if chosen.shape else ALL[chosen.size]
     width, layers = shape[0], shape[2]
@@ -128,7 +127,6 @@ def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> tuple[
         packing,
         optimizer,
         make_lr_scheduler(optimizer, config, chosen.steps),
-        Accelerator(cpu=not on_card),
         distributed=distributed,
         pipeline=pipeline,
     )

@@ -47,7 +47,6 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from florilegium.runs.prepare import prepare
     from florilegium.runs.recorder import NullView
     from florilegium.runs.setup import make_ready, make_trainer
-    from florilegium.runs.train import _accelerator
     from florilegium.training import batch_sampler
     from florilegium.training.loop import start_step
 
@@ -67,7 +66,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     ready = make_ready(prepared)
     same_adapter(ready.loaded.model)
     plan, memory = ready.plan, ready.plan.memory
-    trainer = make_trainer(ready, _accelerator(plan.config, folder))
+    trainer = make_trainer(ready)
     examples = prepared.training.examples
     order = batch_sampler(examples, plan.config)
     steps = [[examples[i] for i in order.step(number)] for number in range(arguments.steps)]

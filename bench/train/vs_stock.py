@@ -126,7 +126,6 @@ def stock_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
 
 def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     import torch
-    from accelerate import Accelerator
 
     from florilegium import fast
     from florilegium.config import make_config
@@ -155,7 +154,6 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
         PackPlan(separate=not (base.packs or documents.mask), batch_tokens=limit),
         optimizer,
         make_lr_scheduler(optimizer, config, 100),
-        Accelerator(cpu=True),
     )
     return {
         **timed(lambda examples: training_step(trainer, examples, NullView()).loss, steps),

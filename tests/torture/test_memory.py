@@ -80,7 +80,7 @@ def _host_limit(warm: Warm, tiny: Path, tmp_path: Path, limits: Sequence[int]) -
         child = warm.run(train_arguments(tiny, tmp_path / "long.jsonl", run, *arguments), cwd=tmp_path, before=before)
         assert child.code in (0, 5) and "Traceback" not in child.err, child.err
         assert "out of memory" in child.err or child.code == 5 or megabytes > 8
-        stepped = child.err.count("out of memory: going on")
+        stepped = child.err.count("out of memory: retrying this step")
         outcome.append(
             f"with {megabytes} MB more {'finished' if child.code == 0 else 'exit 5'} after {stepped} steps down"
         )

@@ -152,7 +152,7 @@ def test_a_micro_batch_has_the_same_chances_in_all_stages(tiny: Path) -> None:
         pipeline = Seen(Distributed(rank, 2), split(2, [1.0] * 2, 0.0, 2))
         optimizer = make_optimizer(loaded.model, given, 1e-4)
         schedule = make_lr_scheduler(optimizer, given, 4)
-        trainer = Trainer(loaded, given, ForwardOptions(), PackPlan(), optimizer, schedule, None)  # type: ignore[arg-type]
+        trainer = Trainer(loaded, given, ForwardOptions(), PackPlan(), optimizer, schedule)
         torch.manual_seed(rank)  # what a stage draws for itself is another stage's not
         batches = pipeline.micro_batches([Example([4] * 9, [True] * 9)] * 4, PackPlan(16, 8, 16))
         step._gradients_of_stage(trainer, pipeline, batches, 1, number)

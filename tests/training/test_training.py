@@ -190,7 +190,6 @@ def test_one_batch_of_eight_equals_eight_of_one(finished, quotes: Path) -> None:
 
 def bare_trainer(finished, quotes: Path):
     """A Trainer in float32 without dropout on the finished run's base, and eight examples."""
-    from accelerate import Accelerator
 
     from florilegium.data import read_rows
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
@@ -213,7 +212,6 @@ def bare_trainer(finished, quotes: Path):
         PackPlan(),
         optimizer,
         make_lr_scheduler(optimizer, config, 10),
-        Accelerator(cpu=True),
     )
     return trainer, examples
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 CHANGEABLE = (
     "learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs", "max_steps",
     "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "parallel",
-    "micro_batch_tokens", "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
+    "micro_batch_tokens", "gpu_memory_limit", "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
 )  # fmt: skip
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 WHERE_IT_LIES = ("data", "model", "held_out_file")  # so may its rows and its base, which are known by their digests
 # after these, how much memory holds is not what the checkpoint remembers
-REPACKS = ("device", "memory", "micro_batch_tokens")
+REPACKS = ("device", "memory", "micro_batch_tokens", "gpu_memory_limit")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def identity(manifest: RunManifest, config: TrainConfig) -> RunIdentity:
 
 def with_changes(written: Mapping[str, object], given: Mapping[str, object], source: str) -> TrainConfig:
     """The run's config.yaml with the settings `given` over it. Another device, or another
-    way of several processes, chooses its fast paths anew. Raises UsageError."""
+    way of several processes, chooses its kernels anew, another device its dtype too. Raises UsageError."""
     values = settings_of_run(written)
     make_config(values, source=source)
     given = current_settings(given)
@@ -65,6 +65,8 @@ def with_changes(written: Mapping[str, object], given: Mapping[str, object], sou
         del given["batching"]
     other = any(given.get(name, values.get(name)) != values.get(name) for name in ("device", "parallel"))
     fresh = {"kernels": "auto"} if other else {}
+    if given.get("device", values.get("device")) != values.get("device"):
+        fresh["dtype"] = "auto"  # what was chosen for the other device: float32 on a CPU has no fast kernels on a card
     return make_config({**values, **fresh, **given})
 
 

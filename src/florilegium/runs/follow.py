@@ -10,13 +10,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from accelerate import Accelerator
-
 from florilegium.errors import FlorilegiumError, ResourceError
 from florilegium.generation.tuned import Tuned
 from florilegium.model import set_adapter_state
 from florilegium.runs.finish import Trained, verdict_of
-from florilegium.runs.launcher import without_launcher
 from florilegium.runs.manifest import adapter_facts, initial_manifest
 from florilegium.runs.prepare import sample_prompts
 from florilegium.runs.previous_rows import forgotten, loss_on, read_previous_rows
@@ -85,9 +82,7 @@ def follow(
     tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"])
     writer, shared = shared_by(tuned, distributed, stop), SharedStop(stop)
     observer = Unrecorded(Samples(writer, sample_prompts(prepared), plan.config.seed), shared)
-    with without_launcher():
-        accelerator = Accelerator(cpu=plan.config.device == "cpu")
-    trainer = make_trainer(ready, accelerator, distributed, shared)
+    trainer = make_trainer(ready, distributed, shared)
     with stop.deferred():
         previous = read_previous_rows(prepared, NullView())
         before = loss_on(trainer, previous) if snapshot is None else None
@@ -101,7 +96,7 @@ def follow(
             raise interrupted(shared.number, f"step {end.progress.step} is saved")
         if prepared.stages:
             distributed.each(peak_memory(prepared.base.device))
-        forgotten(trainer, previous, before)
+        forgotten(trainer, previous, before, end.best)
         if end.best:
             set_adapter_state(tuned.model, end.best)
         with shared.heard("the adapter was not written yet", ""):

@@ -224,7 +224,8 @@ def _budget(config: TrainConfig, held: int) -> int:
     """Bytes of this process's card, those that the base takes among them."""
     free, _ = torch.cuda.mem_get_info()
     # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
-    return int(config.gpu_memory_limit * 2**30) if config.gpu_memory_limit else int((free + held) * 0.92)
+    card = int((free + held) * 0.92)
+    return min(int(config.gpu_memory_limit * 2**30), free + held) if config.gpu_memory_limit else card
 
 
 def _longest(prepared: Prepared) -> int:

@@ -6,11 +6,15 @@ and after the last.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+
+import torch
 
 from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import FlorilegiumError
+from florilegium.model import set_adapter_state
 from florilegium.runs.moved import found_again
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView
@@ -68,7 +72,7 @@ def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows |
             prepared.base.tokenizer,
             rows.template,
             quotes,
-            max_length=config.max_length,
+            max_length=prepared.base.longest_row(config.max_length),
             loss_on=config.loss_on,
             places=places,
         )
@@ -82,8 +86,13 @@ def loss_on(trainer: Trainer, previous: PreviousRows | None) -> float | None:
     return held_out_loss(trainer, previous.examples) if previous is not None else None
 
 
-def forgotten(trainer: Trainer, previous: PreviousRows | None, before: float | None) -> Forgotten | None:
-    """Before against now. `before` is None in a run that was resumed: what stood then is not known any more."""
+def forgotten(
+    trainer: Trainer, previous: PreviousRows | None, before: float | None, best: Mapping[str, torch.Tensor]
+) -> Forgotten | None:
+    """Before against the adapter that is kept: `best`, or the last step's where that is empty. `before` is None in a run
+    that was resumed: what stood then is not known any more."""
     if previous is None or before is None:
         return None
+    if best:
+        set_adapter_state(trainer.loaded.model, best)
     return Forgotten(previous.run, len(previous.examples), before, held_out_loss(trainer, previous.examples))

@@ -36,7 +36,7 @@ from florilegium.training.pipeline import Pipeline
 from florilegium.training.pipeline_plan import check_adapter
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     return ForwardOptions(plan.kernels, plan.recompute, config.neftune_alpha, stack, plan.documents.mask)
 
 
-def make_trainer(
-    ready: ReadyRun, accelerator: Accelerator, distributed: Distributed = ALONE, stop: SharedStop | None = None
-) -> Trainer:
+def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: SharedStop | None = None) -> Trainer:
     plan, model, config = ready.plan, ready.loaded.model, ready.plan.config
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     rate = make_lr_scheduler(optimizer, config, plan.length.num_steps)
@@ -89,7 +87,6 @@ def make_trainer(
         plan.packing,
         optimizer,
         rate,
-        accelerator,
         distributed=distributed,
         stop=stop,
         pipeline=Pipeline(distributed, ready.prepared.stages, plan.micro_batches) if ready.prepared.stages else None,

@@ -144,7 +144,7 @@ def execute_run(
         figures["stages"] = [str(stage) for stage in prepared.stages]
     say_plan(view, prepared, plan, ready.count, run.path, distributed.world)
     shared = SharedStop(stop) if distributed.has_others else None
-    trainer = make_trainer(ready, accelerator, distributed, shared)
+    trainer = make_trainer(ready, distributed, shared)
     recorder = Recorder(
         run,
         Samples(writer, sample_prompts(prepared), plan.config.seed),
@@ -178,7 +178,7 @@ def execute_run(
         if prepared.stages:
             figures["stage_peak_bytes"] = distributed.each(peak_memory(prepared.base.device))
         with asked.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {quoted(run.path)}"):
-            lost = forgotten(trainer, previous, loss_before)
+            lost = forgotten(trainer, previous, loss_before, end.best)
         if lost:
             figures["forgotten"] = lost.to_json()
             view.say(f"forgotten  {lost}")
@@ -188,20 +188,25 @@ def execute_run(
         return replace(trained, tuned=tuned)  # the others have left
 
 
-def _accelerator(config: TrainConfig, directory: Path) -> Accelerator:
+def _accelerator(config: TrainConfig, directory: Path) -> Accelerator | None:
+    """Accelerate, for its trackers alone: its device is one for the process, whoever named it first."""
+    trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
+    if not trackers:
+        return None
     from accelerate import Accelerator
 
-    trackers = [n.strip() for n in config.report_to.split(",") if n.strip() not in ("none", "")]
     with without_launcher():
-        accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers or None, project_dir=str(directory))
+        try:
+            accelerator = Accelerator(cpu=config.device == "cpu", log_with=trackers, project_dir=str(directory))
+        except ValueError:  # the process has an Accelerate of another device
+            accelerator = Accelerator(cpu=config.device != "cpu", log_with=trackers, project_dir=str(directory))
     if len(accelerator.log_with) < len(set(trackers)):  # it passes over those that it cannot use
         raise UsageError(
             f"--report-to {config.report_to}: Accelerate cannot use all of them",
             "Leave it out, or reinstall them",
         )
-    if trackers:
-        plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}
-        accelerator.init_trackers("florilegium", config=plain)
+    plain = {k: v for k, v in as_dict(config).items() if isinstance(v, (int, float, str, bool))}
+    accelerator.init_trackers("florilegium", config=plain)
     return accelerator
 
 

@@ -151,7 +151,7 @@ class Distributed:
     def no_second_try(
         self,
         where: str = "in the optimizer step",
-        fix: str = "Lower --gpu-memory-limit, use --memory lean, or --optimizer adamw-8bit",
+        fix: str = "Resume with a lower --gpu-memory-limit or --memory lean",
     ) -> Iterator[None]:
         """Inside, memory that runs out ends the run: the others have what was sent already, and would not send again."""
         try:

@@ -15,6 +15,7 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import Interrupted, ResourceError, counted
 from florilegium.model import token_losses
+from florilegium.model.families import packs
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import Batch, BatchSampler, Example, PackPlan, numbered, pack
@@ -148,8 +149,16 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
             set_random_states(random, trainer.device)
             observer.note(
                 f"out of memory: retrying this step with micro-batches of {trainer.plan.batch_tokens:,} tokens "
-                "(results are unchanged)"
+                f"({_after_step_down(trainer)})"
             )
+
+
+def _after_step_down(trainer: Trainer) -> str:
+    """What smaller micro-batches change: nothing, where dropout and noise are drawn by the token."""
+    options, by_token = trainer.options, packs(trainer.loaded.family)
+    dropped = trainer.config.lora_dropout and trainer.device.type != "cpu" and options.block_stack is None
+    noisy = options.neftune_alpha and not by_token
+    return "other dropout and noise are drawn from here on" if dropped or noisy else "results are unchanged"
 
 
 def evaluate_held_out(

@@ -86,6 +86,9 @@ def _optimizer_class(name: str, device: torch.device) -> tuple[type[Any], dict[s
     return (bnb.optim.AdamW8bit if name == "adamw-8bit" else bnb.optim.PagedAdamW8bit), {}
 
 
+_KERNEL = ("fused", "foreach", "capturable")
+
+
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> LambdaLR:
     """Transformers' schedule: a rise over `--warmup` of the steps, then cosine, linear or constant."""
     from transformers import get_scheduler
@@ -109,7 +112,10 @@ def restore_optimizer(
     never told that nothing changed. With the same config this gives the same bits: the rate is base rate times a
     function of the step either way."""
     asked = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
-    optimizer.load_state_dict(optimizer_state)
+    # Which kernel steps is this device's, not the checkpoint's; it decides, too, where torch puts the count of steps.
+    own = [{name: group[name] for name in _KERNEL if name in group} for group in optimizer.param_groups]
+    groups = [{**saved, **kernel} for saved, kernel in zip(optimizer_state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**optimizer_state, "param_groups": groups})
     bases = [group["initial_lr"] for group in asked]
     schedule.load_state_dict({**schedule_state, "base_lrs": bases})
     rates = [base * rule(schedule.last_epoch) for base, rule in zip(bases, schedule.lr_lambdas, strict=True)]

@@ -132,8 +132,9 @@ def _scale(trainer: Trainer, num_targets: int) -> int:
 
 
 def _unscale(trainer: Trainer, scale: int) -> None:
-    if scale != 1:
-        torch._foreach_div_([p.grad for p in trainer.parameters if p.grad is not None], scale)
+    gradients = [p.grad for p in trainer.parameters if p.grad is not None]
+    if scale != 1 and gradients:  # a process without a row in this step has none
+        torch._foreach_div_(gradients, scale)
 
 
 def _gradients_of_stage(

@@ -24,7 +24,6 @@ from florilegium.training.saved_state import random_states, set_random_states
 from florilegium.training.step_sums import SharedStop
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from torch.optim.lr_scheduler import LambdaLR
     from torch.optim.optimizer import StateDict
 
@@ -40,7 +39,6 @@ class Trainer:
     plan: PackPlan
     optimizer: torch.optim.Optimizer
     lr_scheduler: LambdaLR
-    accelerator: Accelerator
     replay: GraphRunner | None = None
     distributed: Distributed = ALONE
     stop: SharedStop | None = None  # of several processes

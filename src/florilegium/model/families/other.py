@@ -100,7 +100,10 @@ def document_mask(document_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
 
 def recompute_activations(model: AnyModel) -> None:
     """Makes activations again in the backward pass, as `--memory lean` asks."""
-    inner_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+    inner = inner_model(model)
+    # its name from Transformers 5.24 on
+    enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def add_neftune(model: AnyModel, alpha: float) -> None:
