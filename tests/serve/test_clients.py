@@ -64,20 +64,9 @@ def test_llm(server: Server, tmp_path: Path, completion: bool) -> None:
     pytest.importorskip("llm")
     models = f"- model_id: mine\n  model_name: sayings\n  api_base: {server.url}/v1\n"
     (tmp_path / "extra-openai-models.yaml").write_text(models + ("  completion: true\n" if completion else ""))
-    command = [
-        sys.executable,
-        "-m",
-        "llm",
-        "-m",
-        "mine",
-        "Be kind.",
-        "-o",
-        "temperature",
-        "0",
-        "-o",
-        "max_tokens",
-        "12",
-    ]
+    opening = "The sea" if completion else "Be kind."
+    options = ["-o", "temperature", "0", "-o", "max_tokens", "12"]
+    command = [sys.executable, "-m", "llm", "-m", "mine", opening, *options]
     environment = {**os.environ, "LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr

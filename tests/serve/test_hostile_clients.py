@@ -98,3 +98,35 @@ def test_a_prompt_of_a_million_characters_is_told_and_holds_nobody_up(busy: Serv
     answer = busy.post("/v1/completions", prompt="word " * 200_000, max_tokens=1)
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
     assert httpx.get(f"{busy.url}/health").json() == {"status": "ok"}
+
+
+MILLION = 1_000_000
+MANY: dict[str, tuple[str, bytes, str]] = {
+    "prompts": ("completions", b'{"prompt": [' + b'"a",' * MILLION + b'"a"]}', "1,000,001 prompts; at most 128"),
+    "true": ("completions", b'{"prompt": [' + b"true," * MILLION + b"true]}", "1,000,001 prompts; at most 128"),
+    "token ids": ("completions", b'{"prompt": [' + b"5," * MILLION + b"5]}", "1,000,001 token ids; at most 1,000,000"),
+    "token ids within the bound": ("completions", b'{"prompt": [' + b"5," * 500_000 + b"5]}", "the prompt has 500001"),
+    "lists": ("completions", b'{"prompt": [' + b"[]," * MILLION + b"[]]}", "lists, objects and fields; at most 200,000"),
+    "lists within the bound": ("completions", b'{"prompt": [' + b"[]," * 100_000 + b"[]]}", "100,001 prompts; at most 128"),
+    "stop strings": ("completions", b'{"stop": [' + b"1," * MILLION + b"1]}", "1,000,001 stop strings; at most 4"),
+    "fields": (
+        "completions", b"{" + b",".join(b'"k%d": 1' % i for i in range(100_000)) + b"}", "100,000 fields; at most 100"),
+    "notes": ("completions", b'{"metadata": {' + b",".join(b'"k%d": 1' % i for i in range(50_000)) + b"}}", "at most 16"),
+    "messages": ("chat/completions", b'{"messages": [' + b"1," * MILLION + b"1]}", "1,000,001 messages; at most 2,000"),
+    "parts": (
+        "chat/completions", b'{"messages": [{"role": "user", "content": [' + b"1," * MILLION + b"1]}]}", "1,000,001 parts"),
+    "tags to compare": ("tags", b'{"text": "a", "tags": [' + b"1," * MILLION + b"1]}", "1,000,001 tags; at most 500"),
+    "tags to write about": ("quotes", b'{"about": [' + b"1," * MILLION + b"1]}", "1,000,001 tags; at most 32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_a_million_in_one_body_is_told_with_both_numbers(busy: Server, what: str) -> None:
+    """And costs what one costs: telling each item that is wrong took minutes, in which nobody was answered."""
+    path, body, says = MANY[what]
+    with connect(busy) as one:
+        one.sendall(head(len(body), f"/v1/{path}") + body)
+        status, _, answer = one.recv(65536).partition(b"\r\n")
+        answer += one.recv(65536) if b"{" not in answer else b""
+    assert status.split()[1] == b"400" and says in answer.decode(), (status, answer)
+    assert httpx.get(f"{busy.url}/health").json() == {"status": "ok"}

@@ -93,7 +93,10 @@ def _of_fields(error: RequestValidationError, known: tuple[str, ...]) -> ApiErro
         name = str(place[-1])
         guess = nearest(name, known) or f"Leave it out. {ROUTES}"
         return bad(f"unknown parameter {name!r}", guess, param=param, code="unknown_parameter")
+    said = str(first["msg"]).removeprefix("Value error, ")
+    if param is None and first["type"] == "value_error":
+        return bad(said, ROUTES, param=None, code="invalid_value")
     if param is None:
         return bad("the body is not a JSON object", ROUTES, param=None, code="invalid_json")
     path = ".".join(str(part) for part in place)
-    return bad(f"{path}: {first['msg']}", ROUTES, param=param, code="invalid_value")
+    return bad(f"{path}: {said}", ROUTES, param=param, code="invalid_value")

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from florilegium.serve.api_errors import ApiError, mistake
+from florilegium.serve.bounds import MOST_MARKS, marks_in
 from florilegium.serve.settings import ServeSettings, is_loopback
 
 log = logging.getLogger("florilegium.serve")
@@ -89,14 +90,14 @@ class Guard:
 
     def _bounded(self, receive: Receive, scope: Scope) -> Receive:
         """`receive` for a body within its size and time."""
-        settings, seen, whole = self.settings, 0, False
+        settings, seen, marks, whole = self.settings, 0, 0, False
         upload = settings.page and scope["path"] == UPLOADS
         most = settings.max_upload_bytes if upload else settings.max_body_bytes
         loop = asyncio.get_running_loop()
         until = loop.time() + (settings.upload_seconds if upload else settings.body_seconds)
 
         async def bounded() -> Message:
-            nonlocal seen, whole
+            nonlocal seen, marks, whole
             if whole:
                 return await receive()
             try:
@@ -106,9 +107,13 @@ class Guard:
                 raise ApiError(408, f"the body did not come within {seconds}", _other_way(upload)) from None
             whole = message["type"] != "http.request" or not message.get("more_body", False)
             seen += len(message.get("body", b""))
+            marks += 0 if upload else marks_in(message.get("body", b""))
             if seen > most:
                 cause = f"the body is larger than {most:,} bytes"
                 raise ApiError(413, cause, _other_way(upload), code="body_too_large")
+            if marks > MOST_MARKS:
+                cause = f"the body has {marks:,} lists, objects and fields; at most {MOST_MARKS:,}"
+                raise ApiError(400, cause, _other_way(upload), code="body_too_large")
             return message
 
         return bounded

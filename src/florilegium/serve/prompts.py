@@ -13,8 +13,9 @@ from florilegium.generation import Request
 from florilegium.generation.generate import draw_first_word
 from florilegium.model.families import head_weight
 from florilegium.serve.api_errors import bad
+from florilegium.serve.bounds import MOST_TEXTS
 from florilegium.serve.models import ServedModel
-from florilegium.serve.schema import MOST_TEXTS, Body
+from florilegium.serve.schema import Body
 from florilegium.tokens import text_ids
 
 AT_ONCE = 2000  # characters or tokens of prompts: half a millisecond, less than it takes to change threads twice

@@ -6,12 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
 from florilegium.config import SamplingSettings
 from florilegium.serve.api_errors import bad
+from florilegium.serve.bounds import MOST_FIELDS, MOST_TEXTS, Bounded, Items, at_most, prompts_of_one_kind
 
-MOST_TEXTS, MOST_TAGS, MOST_ABOUT, TAG_LENGTH = 128, 500, 32, 200
+MOST_TAGS, MOST_ABOUT, TAG_LENGTH = 500, 32, 200
+MOST_MESSAGES, MOST_PARTS, MOST_NOTES = 2000, 100, 16
 # Parameters of OpenAI's that clients send by themselves, and the values of theirs that ask for nothing.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (), "best_of": (1,), "frequency_penalty": (0,), "function_call": ("none",), "functions": ([],),
@@ -33,25 +35,14 @@ def _is_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
-Tokens = list[Annotated[StrictInt, Field(ge=0)]]
+Tokens = Items[Annotated[StrictInt, Field(ge=0)]]
 Stop = Annotated[Text, Field(min_length=1, max_length=1000)]
-
-
-def at_most(most: int, of_what: str) -> BeforeValidator:
-    """Refuses a text or list that is longer, before anything of it is looked at, and says both numbers."""
-
-    def check(value: object) -> object:
-        if isinstance(value, str | list) and len(value) > most:
-            raise ValueError(f"{len(value):,} {of_what}; at most {most:,}")
-        return value
-
-    return BeforeValidator(check)
 
 
 Tag = Annotated[Text, Field(max_length=TAG_LENGTH), at_most(TAG_LENGTH, "characters in a tag")]
 
 
-class Body(BaseModel):
+class Body(Bounded):
     """What every route that writes takes."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -72,7 +63,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _asks_for_nothing_else(cls, values: object) -> object:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or len(values) > MOST_FIELDS:
             return values
         for name, nothing in UNSUPPORTED.items():
             if name in values and name not in cls.model_fields:
@@ -90,18 +81,22 @@ class Body(BaseModel):
         return replace(otherwise, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # of several kinds, by name
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Bounded):
     model_config = ConfigDict(extra="ignore")  # clients send options of servers that have more
 
     include_usage: bool = False
 
 
 class StreamedBody(Body):
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Annotated[Stop | Annotated[Items[Stop], Field(max_length=4)] | None, at_most(4, "stop strings", (list,))] = (
+        None
+    )
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="taken, and not looked at")
-    metadata: dict[str, str] | None = Field(None, description="taken, and not looked at")
+    metadata: Annotated[dict[str, str] | None, at_most(MOST_NOTES, "notes")] = Field(
+        None, description="taken, and not looked at"
+    )
 
     @property
     def stops(self) -> list[str]:
@@ -121,7 +116,9 @@ class CompletionBody(StreamedBody):
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = Field(
         None, description="log-probabilities of the tokens, and of so many of the most likely at each place"
     )
-    prompt: Text | Tokens | list[Text] | list[Tokens] = Field("", description="'' begins as training rows do")
+    prompt: Annotated[Text | Tokens | Items[Text] | Items[Tokens], BeforeValidator(prompts_of_one_kind)] = Field(
+        "", description="'' begins as training rows do"
+    )
     echo: bool = False
 
     @property
@@ -129,18 +126,18 @@ class CompletionBody(StreamedBody):
         return self.logprobs
 
 
-class TextPart(BaseModel):
+class TextPart(Bounded):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: Text
 
 
-class Message(BaseModel):
+class Message(Bounded):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | list[TextPart] | None = None
+    content: Annotated[Text | Items[TextPart] | None, at_most(MOST_PARTS, "parts", (list,))] = None
 
     @property
     def text(self) -> str:
@@ -150,7 +147,9 @@ class Message(BaseModel):
 
 
 class ChatBody(StreamedBody):
-    messages: list[Message] = Field(min_length=1, description="the last user message fills the template")
+    messages: Annotated[Items[Message], at_most(MOST_MESSAGES, "messages")] = Field(
+        min_length=1, description="the last user message fills the template"
+    )
     max_completion_tokens: int | None = Field(None, ge=1, le=100_000)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -168,19 +167,19 @@ class ChatBody(StreamedBody):
 
 class QuotesBody(Body):
     prompt: Text | None = Field(None, description="how the quotes begin")
-    about: Annotated[list[Tag] | None, at_most(MOST_ABOUT, "tags")] = Field(
+    about: Annotated[Items[Tag] | None, at_most(MOST_ABOUT, "tags")] = Field(
         None, min_length=1, max_length=MOST_ABOUT, description="tags that the quotes should have"
     )
     novel_only: bool = Field(False, description="leave out what copies a training row")
     stream: bool | None = Field(False, description="pieces of the texts, and each text's row at its end")
 
 
-class TagsBody(BaseModel):
+class TagsBody(Bounded):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str | None = Field(None, description="a name of /v1/models; without it the first fine-tuned model")
     text: Text = Field(min_length=1, description="a whole quote, without tags")
-    tags: list[Annotated[Tag, Field(min_length=1)]] | None = Field(
+    tags: Annotated[Items[Annotated[Tag, Field(min_length=1)]] | None, at_most(MOST_TAGS, "tags")] = Field(
         None,
         min_length=1,
         max_length=MOST_TAGS,
