@@ -6,11 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from openai import AsyncOpenAI
 
@@ -95,13 +98,51 @@ def test_lm_eval_reads_the_losses_of_evaluate(server: Server) -> None:
         assert loglikelihood == pytest.approx(-float(losses[len(start) - 1 :].sum()), abs=1e-3)
 
 
-@pytest.mark.slow
-def test_schemathesis_finds_no_server_error(server: Server, tmp_path: Path) -> None:
+def schemathesis_run(server: Server, folder: Path, *options: str, hooks: str = "") -> str:
+    """What it printed; of a route as many cases as FLORILEGIUM_CASES says."""
     program = Path(sys.executable).with_name("schemathesis")
     if not program.is_file():
         pytest.skip("no schemathesis here")
-    each = int(os.environ.get("FLORILEGIUM_CASES", "200"))  # of a route; 2,600 are more than 10,000 in all
-    command = [program, "run", f"{server.url}/openapi.json", "-c", "not_a_server_error", "--phases", "fuzzing"]
-    options = ["-n", str(each), "--request-timeout", "120", "--max-time", str(max(300, each))]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
-    assert "Test cases:" in done.stdout and "Server error" not in done.stdout, done.stdout[-3000:]
+    each = int(os.environ.get("FLORILEGIUM_CASES", "200"))
+    command = [str(program), "run", f"{server.url}/openapi.json", "-c", "not_a_server_error", "--phases", "fuzzing"]
+    bounds = ["-n", str(each), "--request-timeout", "120", "--max-time", str(max(300, each))]
+    environment = {**os.environ, **({"SCHEMATHESIS_HOOKS": hooks} if hooks else {})}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [*command, *bounds, *options], capture_output=True, text=True, cwd=folder, env=environment, timeout=7200
+    )
+    assert "Test cases:" in done.stdout and "Server error" not in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def answers(server: Server) -> Counter[tuple[str, int]]:
+    """How many of each route and status there were, as /metrics counts them."""
+    found: Counter[tuple[str, int]] = Counter()
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        if match := re.match(r'florilegium_requests_total\{route="([^"]+)",status="(\d+)"\} ([\d.e+]+)', line):
+            found[match[1], int(match[2])] += int(float(match[3]))
+    return found
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_no_server_error(server: Server, tmp_path: Path) -> None:
+    schemathesis_run(server, tmp_path)
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_none_where_texts_are_written(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bodies that most of are answered with texts; FLORILEGIUM_CASES=2600 are more than 10,000 in all."""
+    before = answers(server)
+    routes = ("/v1/completions", "/v1/chat/completions", "/v1/quotes", "/v1/tags")
+    only = [part for route in routes for part in ("--include-path", route)]
+    said = schemathesis_run(server, tmp_path, "--mode", "positive", *only, hooks="tests.serve.schemathesis_hooks")
+    came = answers(server) - before
+    with capsys.disabled():
+        print("\n" + said[said.index("Test cases:") :][:200])
+        for route in routes:
+            print(route, {status: count for (one, status), count in sorted(came.items()) if one == route})
+    assert not any(status >= 500 for _, status in came)
+    for route in routes:
+        of_route = {status: count for (one, status), count in came.items() if one == route}
+        assert of_route.get(200, 0) > sum(of_route.values()) / 2, (route, of_route)
