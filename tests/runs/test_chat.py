@@ -3,6 +3,7 @@ the same template asks the model afterwards, whichever way it is asked."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -169,6 +170,30 @@ def test_commands_and_server_ask_it_too(run: Path, capsys: pytest.CaptureFixture
     with serving(run) as server:
         said = server.post("/v1/chat/completions", model="chat", messages=asked, temperature=0, max_tokens=16).json()
     assert said["choices"][0]["message"]["content"].strip() == ", ".join(written["tags"])
+
+
+def test_chat_asks_it_a_whole_question_line_by_line(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = io.TextIOWrapper(io.BytesIO(b"saying 3 of the sea\nsaying 8 of the sea\n\n"))
+    monkeypatch.setattr("sys.stdin", typed)
+    assert main(["chat", str(run), "--temperature", "0", "--max-new-tokens", "16", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["quote"], second["quote"]) == ("saying 3 of the sea", "saying 8 of the sea")
+    wanted = florilegium.load(run).generate("saying 3 of the sea", temperature=0, max_new_tokens=16)[0]
+    assert first["tags"] and first["text"] == wanted.text
+
+
+def test_inspect_shows_rows_as_the_chat_template_makes_them(
+    base: Path, quotes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(quotes), "--model", str(base), "--chat", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["text"].startswith("<|im_start|>user\nsaying ") and "<|im_start|>assistant\n" in row["text"]
+    answer = "".join(token for token, learned in zip(row["tokens"], row["learned"], strict=True) if learned)
+    assert answer.removesuffix("<|im_end|>").strip() == row["text"].rpartition("assistant")[2].strip()
+    assert main(["inspect", str(quotes), "--chat"]) == 2
+    assert "no chat template" in capsys.readouterr().err
 
 
 def test_resume_and_training_further_keep_it(run: Path, base: Path, quotes: Path, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 be trained.
 
 Bad rows end nothing here: they are counted and their causes listed (`strict` makes an error of the first one). Torch is
-imported only where tokens are asked for; without them the three rows are the first ones, with them the first of a first
-step."""
+imported only where tokens or a chat template are asked for; without tokens the three rows are the first ones, with them
+the first of a first step."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def inspect(
     reading and encoding raise."""
     config = replace(TrainConfig(data=str(data), **settings), skip_bad_rows=not strict)
     rows = read_rows_of(config, progress=progress)
+    if config.chat:
+        config, rows = replace(config, loss_on="tags"), _as_chat(config, rows)
     split = split_by_config(config, rows, progress)
     report = cast(
         Inspection, report_on(rows, split, config.held_out, config.seed, config.split_by)
@@ -79,6 +81,13 @@ def inspect(
         numbers = split.training[:SHOWN]
         report["rows"] = [{"place": rows.places[i], "text": rows.template.render(rows.quotes[i])} for i in numbers]
     return report
+
+
+def _as_chat(config: TrainConfig, rows: Rows) -> Rows:
+    """The rows as `--chat` renders them. Raises UsageError for a model without a chat template."""
+    from florilegium.tokens import chat_rows
+
+    return chat_rows(rows, _tokenizer(config.model, config.revision), config.model)
 
 
 def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> TokenReport:

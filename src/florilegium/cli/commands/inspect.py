@@ -12,7 +12,7 @@ from florilegium.cli.screen import json_line, print_line
 
 SETTINGS = (
     "data", "template", "text_column", "tags_column", "tags_separator", "split", "held_out_file", "skip_bad_rows",
-    "fix_encoding", "held_out", "split_by", "max_length", "loss_on", "model", "revision", "seed",
+    "fix_encoding", "held_out", "split_by", "max_length", "loss_on", "chat", "model", "revision", "seed",
 )  # fmt: skip
 
 
@@ -34,7 +34,8 @@ def run(flags: argparse.Namespace) -> None:
     config = config_from_flags(flags)
     from florilegium.runs.inspect import inspect
 
-    tokens = flags.tokens or config.model != "seedling"  # whoever names a model asks how it cuts the texts
+    # whoever names a model asks how it cuts the texts
+    tokens = flags.tokens or config.chat or config.model != "seedling"
     settings = {name: getattr(config, name) for name in SETTINGS if name != "data"}
     with loading_pytorch() if tokens else contextlib.nullcontext():
         counter = RowCounter(config.data)
