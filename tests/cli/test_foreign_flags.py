@@ -96,7 +96,7 @@ ANSWERED = {
     "--bnb_4bit_quant_type nf4": "NF4",
     "--attn_implementation flash_attention_2": "--kernels",
     "--flash_attn fa2": "--kernels",
-    "--deepspeed ds.json": "one GPU",
+    "--deepspeed ds.json": "--gpus N",
     "--device_map auto": "--device",
     "--use_peft": "always used",
     "--finetuning_type lora": "LoRA",

@@ -76,6 +76,39 @@ def test_nothing_of_them_is_served(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [*BASES, *ADAPTERS])
+def test_a_run_is_not_evaluated_resumed_or_trained_further_with_them(
+    tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, kind: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The commands that take a run, in this process: its base is the hostile one, or its adapter."""
+    monkeypatch.chdir(tmp_path)
+    whole = copied(reference(), tmp_path / "whole", lambda run: hostile_adapters.forget(run / "adapter"))
+    stopped = copied(reference(), tmp_path / "stopped", lambda run: shutil.rmtree(run / "adapter"))
+    wrong = []
+    for number, (what, change) in enumerate({**BASES, **ADAPTERS}[kind].items()):
+        if kind in BASES:
+            made = copied(tiny, tmp_path / str(number), change)
+            commands = [["evaluate", whole, "--model", made, "--data", quotes], ["resume", stopped, "--model", made]]
+        else:
+            made = copied(reference(), tmp_path / str(number), lambda run, change=change: change(run / "adapter"))  # type: ignore[misc]
+            commands = [
+                ["evaluate", made, "--model", tiny, "--data", quotes],
+                ["train", quotes, "--from", made, "--max-steps", 1, "--output", tmp_path / "never"],
+            ]
+        for command in commands:
+            code = main([str(word) for word in [*command, "--device", "cpu"]])
+            out, err = capsys.readouterr()
+            told = [line for line in err.splitlines() if line.startswith("florilegium: ")]
+            odd = {c for c in out + err if not c.isprintable() and c not in "\n\r\t"}
+            if code != 4 or len(told) != 1 or odd or "Traceback" in err:
+                wrong.append(f"{what}: {command[0]}: exit {code}: {err[-300:]}")
+        shutil.rmtree(made)
+    assert not wrong, "\n".join(wrong)
+    assert not (tmp_path / "never").exists() and not (tmp_path / "code-ran").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BASES)
 def test_hostile_bases(
     warm: Warm, tiny: Path, quotes: Path, reference: Callable[..., Path], tmp_path: Path, kind: str

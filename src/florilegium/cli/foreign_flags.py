@@ -143,8 +143,8 @@ ANSWERS_IN_TRAINING = {
     "cpu": (_DEVICES, "Type --device cpu"),
     "no-cuda": (_DEVICES, "Type --device cpu"),
     "use-cpu": (_DEVICES, "Type --device cpu"),
-    "deepspeed": ("DeepSpeed is not used: a quantized base fits one GPU", "Leave it out; see --bits and --memory"),
-    "fsdp": ("FSDP is not used: a quantized base fits one GPU", "Leave it out; see --bits and --memory"),
+    "deepspeed": ("DeepSpeed is not used: --gpus N trains on several", "Type --gpus N; see --bits, --memory and --parallel"),
+    "fsdp": ("FSDP is not used: --gpus N trains on several", "Type --gpus N; see --bits, --memory and --parallel"),
     # the adapter
     "use-peft": ("LoRA is always used", "Leave it out"),
     "use-lora": ("LoRA is always used", "Leave it out"),

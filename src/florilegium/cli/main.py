@@ -14,7 +14,7 @@ from florilegium.cli.notify import notifying
 from florilegium.cli.parser import build_parser
 from florilegium.cli.screen import lead_stdout_nowhere, never_fail_to_print, open_what_is_closed, print_line, printable
 from florilegium.config.processes import is_first_process
-from florilegium.errors import FlorilegiumError, ModelError, ResourceError, one_line, redact
+from florilegium.errors import FlorilegiumError, ModelError, ResourceError, one_line, reason_of, redact
 from florilegium.signals import watch
 from florilegium.storage.library_errors import is_panic, package_of, ran_out_of_memory, wanted_memory
 from florilegium.storage.native_stderr import own_stderr
@@ -80,7 +80,7 @@ def _in_our_words(error: BaseException) -> BaseException:
         told = ResourceError("the disk is full: what was printed is not whole", "Make room where it is written to")
     elif is_panic(error):
         package = package_of(error)
-        cause = f"a library gave up{package and ' in '}{package} ({one_line(str(error))[:200]})"
+        cause = f"a library gave up{package and ' in '}{package} ({one_line(reason_of(error))})"
         told = ModelError(cause, GAVE_UP.get(package, "See where with --debug"))
     elif not isinstance(error, FlorilegiumError) and (ran_out_of_memory(error) or _is_out_of_addresses(error)):
         wanted = wanted_memory(error)

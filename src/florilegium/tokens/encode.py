@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from florilegium.data.words import PIECE
-from florilegium.errors import DataError, ModelError
+from florilegium.errors import DataError, ModelError, reason_of
 from florilegium.storage.library_errors import is_panic
 from florilegium.storage.native_stderr import native_stderr_away
 
@@ -83,7 +83,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     except BaseException as error:
         if not is_panic(error):
             raise
-        raise ModelError(f"the tokenizer gave up on a text ({str(error)[:100]})", "Choose another --model") from None
+        raise ModelError(f"the tokenizer gave up on a text ({reason_of(error)})", "Choose another --model") from None
     return [ids[:-1] if ids and ids[-1] == eos else ids for ids in batch]
 
 

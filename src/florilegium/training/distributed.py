@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from florilegium.config.processes import ProcessPlace, read_place
-from florilegium.errors import FlorilegiumError, Interrupted, ModelError, ResourceError, counted
+from florilegium.errors import FlorilegiumError, Interrupted, ModelError, ResourceError, counted, reason_of
 from florilegium.model import choose_device
 from florilegium.signals import unheard
 from florilegium.storage import platform
@@ -243,6 +243,6 @@ def _answering() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        slow = "does not answer" if "imed out" in first or "imeout" in first else "has ended (killed?)"
+        reason = reason_of(error)
+        slow = "does not answer" if "imed out" in reason or "imeout" in reason else "has ended (killed?)"
         raise PeerLost(f"another process of this run {slow}") from error
