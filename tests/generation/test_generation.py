@@ -22,7 +22,7 @@ from florilegium.generation import (
     stream_text,
     write_batch,
 )
-from florilegium.generation.generate import write
+from florilegium.generation.generate import Generated, write
 from florilegium.generation.sampling import filtered_weights, next_tokens, uniform_draws
 from florilegium.model import Base, LoadedModel, load_base
 from tests.tiny import save_tiny
@@ -271,3 +271,13 @@ def test_an_unfinished_text_says_so(tiny: Path) -> None:
         LoadedModel(base, base.model), Template.from_text(), ["Time"], SamplingSettings(max_new_tokens=1)
     )
     assert not row.finished and row.as_row(Template.from_text())["tags"] == []
+
+
+@pytest.mark.parametrize("name", ["text", "finished", "novel", "base", "model", "columns"])
+def test_a_column_called_like_a_key_of_the_row_is_not_lost(name: str) -> None:
+    template = Template.from_text(f"{{{name}}} ->: {{tags}}")
+    row = Generated("Time ->: hope", {name: "Time", "tags": ["hope"]}, True, False).as_row(template)
+    assert row["columns"] == {name: "Time", "tags": ["hope"]}
+    assert (row["text"], row["finished"], row["novel"]) == ("Time ->: hope", True, False)
+    assert Generated("Time", None, False).as_row(template)["columns"] == {name: None, "tags": []}
+    assert "columns" not in Generated("Time", None, False).as_row(Template.from_text())

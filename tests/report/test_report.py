@@ -20,6 +20,7 @@ from florilegium.evaluation.table import lookup
 from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
 from florilegium.report.compare import metric_rows
 from florilegium.report.page import plain as printable
+from florilegium.report.quote_cards import PromptCards, QuoteCard, prompt_cards
 from florilegium.report.svg_charts import Curve, chart, label, thinned, ticks
 from tests.report.browser import open_page, screenshot
 from tests.report.made_up import write_run
@@ -216,6 +217,23 @@ print("matplotlib.backends.backend_agg" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{there}\n", "")
+
+
+def test_columns_called_like_keys_of_a_sample_are_shown_and_headings_are_the_prompts() -> None:
+    row = {"prompt": "", "text": "Be ->: kind", "finished": True, "novel": None}
+    before = {**row, "step": 0, "columns": {"prompt": None, "completion": None}}
+    after = {**row, "step": 20, "columns": {"prompt": "Be", "text": "kind", "novel": ["a", "b"]}}
+    (cards,) = prompt_cards([before, after])
+    assert cards == PromptCards("", QuoteCard(0, "Be ->: kind", ()), QuoteCard(20, "Be\nkind", ("a", "b")), ())
+
+
+def test_cards_of_older_runs_are_read_as_they_were_written() -> None:
+    """Without `columns`: the columns stand among the row's own keys; `columns` may be one of them."""
+    row = {"step": 20, "prompt": "The sea", "text": "The sea ->: a", "finished": True, "novel": None, "tags": ["a"]}
+    (cards,) = prompt_cards([{**row, "quote": "The sea"}])
+    assert cards == PromptCards("The sea", None, QuoteCard(20, "The sea", ("a",)), ())
+    (cards,) = prompt_cards([{**row, "columns": "The sea"}])
+    assert cards.after == QuoteCard(20, "The sea", ("a",))
 
 
 def test_two_runs(tmp_path: Path) -> None:

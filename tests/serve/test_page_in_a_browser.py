@@ -85,6 +85,18 @@ def test_what_is_kept_shows_the_text_that_was_written(browser: Browser, page: Se
     browser.click("#kept button")
 
 
+def test_columns_called_like_keys_of_a_row_are_shown(browser: Browser, page: Server) -> None:
+    opened(browser, page)
+    columns = {"text": "The sea is wide.", "model": "calm", "novel": ["sea"]}
+    row = {**columns, "columns": columns, "text": "The sea is wide. | calm | sea", "finished": True, "novel": None}
+    found = json.loads(
+        browser.ask(
+            f"import('/static/cards.js').then(cards => JSON.stringify(cards.columnsOf({json.dumps({**row, 'model': 'sayings'})})))"
+        )
+    )
+    assert found == {"main": "The sea is wide.", "others": [["model", "calm"]], "tags": ["sea"]}
+
+
 def test_a_copy_is_shown_beside_its_row_and_a_new_one_is_called_new(browser: Browser, page: Server) -> None:
     opened(browser, page)
     row = "Every window is a promise that somebody will look out of it in the morning."

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 
 import florilegium
 from florilegium.config import make_config
+from florilegium.report.quote_cards import prompt_cards
 from florilegium.runs.recorder import NullView
+from florilegium.storage.run_directory import RunDirectory
 from florilegium.tokens import PackPlan, pack
 from florilegium.training import Progress, StepMetrics, Trainer, load_checkpoint, newest_valid
 from florilegium.training.checkpoint import find_problem
@@ -57,6 +59,20 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def finished(tiny: Path, quotes: Path, tmp_path_factory: pytest.TempPathFactory):
     return florilegium.train(quotes, **settings(tiny, tmp_path_factory.mktemp("runs") / "first"))
+
+
+def test_samples_keep_their_prompts_whatever_the_columns_are_called(tiny: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trained = florilegium.train(
+        tmp_path / "rows.jsonl", **settings(tiny, tmp_path / "run", evaluate_every=1, max_steps=1, epochs=None)
+    )
+    assert trained.tuned.template.text == "{prompt} ->: {completion}"
+    samples = RunDirectory(trained.directory).read_samples()
+    assert all(set(row["columns"]) == {"prompt", "completion"} for row in samples)
+    cards = prompt_cards(samples)
+    assert cards[0].prompt == "" and "None" not in {one.prompt for one in cards}
+    assert all(one.before and (one.before.step, one.after.step) == (0, 1) for one in cards)
 
 
 def test_leaves_a_run_directory(finished) -> None:

@@ -29,6 +29,7 @@ from florilegium.tokens import end_of_text, text_ids, text_of
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}
 PLACES = 64  # the cache's length is a multiple of it
+RESERVED = {"text", "finished", "novel", "columns", "base", "model"}  # keys of a row, and those that `show` and the page add
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,17 @@ class Generated:
     finished: bool
     novel: bool | None = None
 
-    def as_row(self, template: Template) -> dict[str, object]:
-        """One JSON object: the template's columns, then text, finished, novel. Without a parse, text columns are None,
-        lists empty."""
+    def columns(self, template: Template) -> dict[str, object]:
+        """The template's columns by name. Without a parse, text columns are None, lists empty."""
         empty: dict[str, object] = {name: [] if name in template.list_columns else None for name in template.columns}
-        return {**empty, **(self.quote or {}), "text": self.text, "finished": self.finished, "novel": self.novel}
+        return empty | dict(self.quote or {})
+
+    def as_row(self, template: Template) -> dict[str, object]:
+        """One JSON object: the template's columns, then text, finished, novel. Where a column is called as one of
+        RESERVED, all columns stand under `columns` too."""
+        columns = self.columns(template)
+        again = {"columns": columns} if RESERVED & columns.keys() else {}
+        return {**columns, "text": self.text, "finished": self.finished, "novel": self.novel, **again}
 
 
 def generate_texts(

@@ -1,7 +1,7 @@
 """What the model wrote for the same prompt before it was trained and after: the part of the page that a person reads.
 
-`samples.jsonl` has a row a prompt and evaluation, with the template's columns where the text could be parsed: lists are
-shown as tags."""
+`samples.jsonl` has a row a prompt and evaluation, with the template's columns under `columns` where the text could be
+parsed (earlier versions wrote them among the row's own keys): lists are shown as tags."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def prompt_cards(samples: Sequence[Mapping[str, object]]) -> list[PromptCards]:
 
 def _card(step: int, row: Mapping[str, object]) -> QuoteCard:
     """The row's text without what was parsed as tags out of it."""
-    columns = {name: value for name, value in row.items() if name not in NOT_COLUMNS}
+    columns = row.get("columns")
+    if not isinstance(columns, Mapping):
+        columns = {name: value for name, value in row.items() if name not in NOT_COLUMNS}
     tags = [str(tag) for value in columns.values() if isinstance(value, list) for tag in value]
     words = [value for value in columns.values() if isinstance(value, str) and value]
     return QuoteCard(step, "\n".join(words) if words else str(row["text"]), tuple(tags))

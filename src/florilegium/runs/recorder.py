@@ -92,7 +92,9 @@ class Recorder:
             self.view.say(f"         no samples at step {metrics.step}: {error.cause}")
             return
         for (prompt, _), row in zip(self.texts.prompts, self.samples, strict=True):
-            line = {"step": metrics.step, "prompt": prompt, **row.as_row(self.texts.tuned.template)}
+            template, own = self.texts.tuned.template, {"step": metrics.step, "prompt": prompt}
+            # `own` again behind the columns, of which one may be called `prompt`: the line's keys win.
+            line = {**own, **row.as_row(template), **own, "columns": row.columns(template)}
             append_line(self.run.samples, line)
             self.view.sample(metrics.step, prompt, row)
 

@@ -6,9 +6,15 @@ import { isKept, keep } from "./kept.js";
 
 const OWN = new Set(["text", "finished", "novel", "base", "model"]); // not columns: what the server and `keep` add to a row
 
+// A row's columns stand under `columns` where one is called like a key of the row, else among these keys.
+function named(row) {
+  const apart = row.columns !== null && typeof row.columns === "object" && !Array.isArray(row.columns);
+  return apart ? Object.entries(row.columns) : Object.entries(row).filter(([key]) => !OWN.has(key));
+}
+
 // Columns by what they hold: the first text is the quote, lists are tags; a row that has no quote shows its whole text.
 export function columnsOf(row) {
-  const columns = Object.entries(row).filter(([key]) => !OWN.has(key));
+  const columns = named(row);
   const texts = columns.filter(([, value]) => typeof value === "string" && value);
   const tags = columns.flatMap(([, value]) => (Array.isArray(value) ? value.map(String) : []));
   return { main: texts.length ? texts[0][1] : row.text, others: texts.slice(1), tags };
