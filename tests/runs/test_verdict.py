@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import florilegium
 from florilegium.config import TrainConfig, dump_config, make_config
-from florilegium.data import Template
+from florilegium.data import Quote, Template
 from florilegium.errors import ModelError, UsageError
 from florilegium.generation import Generated
 from florilegium.runs.start_from import inherited_settings
-from florilegium.runs.verdict import judge
+from florilegium.runs.verdict import filled_share, judge
 from florilegium.training import RunLength, choose_epochs
 
 TEMPLATE = Template.from_text("{quote} ->: {tags}")
@@ -55,6 +57,48 @@ def test_the_verdict_is_what_a_person_would_say(rows: list[Generated], works: bo
     assert ("florilegium" in verdict.advice) is not works
     if "train longer" in sentence:  # 400 steps of 17 a pass are 24 passes; more than 20 repeat the rows
         assert verdict.advice == "florilegium train --from 'runs/my quotes' --epochs 20"
+
+
+def of_some_without_tags(good: int, empty: int, of: int = 20) -> list[Generated]:
+    """As `texts`, and of those that have no tags `empty` hold the template."""
+    rows = texts(good, of, finished=of)
+    return [*rows[:good], *[replace(row, quote={"quote": "Be kind.", "tags": []}) for row in rows[: -good or of][:empty]],
+            *rows[good + empty :]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "works", "sentence"),
+    [
+        (of_some_without_tags(14, 6), 0.7, True, "14 of 20 have tags (70% of the training rows do), 20 end cleanly"),
+        (of_some_without_tags(14, 6), 1.0, False, "only 14 of 20 have tags: train longer"),
+        (of_some_without_tags(5, 15), 0.7, False, "only 5 of 20 have tags (70% of the training rows do): train longer"),
+        (of_some_without_tags(5, 0), 0.2, False, "only 5 of 20 hold the template: train longer"),
+        (of_some_without_tags(0, 20), 0.0, True, "0 of 20 have tags (0% of the training rows do), 20 end cleanly"),
+        (of_some_without_tags(20, 0), 0.999, True, "20 of 20 have tags, 20 end cleanly"),
+    ],
+)
+def test_tags_are_asked_for_as_often_as_the_rows_have_them(
+    rows: list[Generated], share: float, works: bool, sentence: str
+) -> None:
+    verdict = judge(rows, TEMPLATE, SCHEDULE, "runs/x", share)
+    assert verdict.works is works and verdict.sentence.startswith(sentence), verdict.sentence
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.7, 0.95])
+def test_a_model_that_imitates_its_rows_is_seldom_told_to_train_longer(share: float) -> None:
+    """20 texts are a draw: the chance that as few have tags as would be too few is below one in twenty."""
+    few = sum(
+        math.comb(20, good) * share**good * (1 - share) ** (20 - good)
+        for good in range(21)
+        if not judge(of_some_without_tags(good, 20 - good), TEMPLATE, SCHEDULE, "runs/x", share).works
+    )
+    assert few < 0.05
+
+
+def test_the_share_is_that_of_rows_with_every_list_filled() -> None:
+    rows: list[Quote] = [{"quote": "a", "tags": ["x"]}, {"quote": "b", "tags": []}]
+    assert filled_share(TEMPLATE, rows) == 0.5
+    assert filled_share(TEMPLATE, []) == filled_share(Template.from_text("{quote}", ()), rows) == 1.0
 
 
 def test_a_template_without_lists_is_judged_by_its_form() -> None:

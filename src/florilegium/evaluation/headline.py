@@ -32,7 +32,7 @@ def headline(report: Mapping[str, object]) -> list[tuple[str, str]]:
     lines = [
         ("Words", f"loss {_both(report, 'parts.words.loss', '.3f')} a token of held-out rows"),
         ("Tags", _tags(report)),
-        ("Form", f"{_both(report, 'form.format_rate', SHARE)} of the samples well-formed"),
+        ("Form", f"{_both(report, 'form.format_rate', SHARE)} of the samples well-formed{_of_the_rows(report)}"),
         ("Copies", f"{_both(report, 'copies.copied', SHARE)} of the samples copy a training row"),
     ]
     if change := written(lookup(report, "forgetting.change"), "+.3f", short=True):
@@ -43,6 +43,12 @@ def headline(report: Mapping[str, object]) -> list[tuple[str, str]]:
 def _both(report: Mapping[str, object], path: str, style: str) -> str:
     tuned, base = (written(lookup(report.get(side), path), style, short=True) for side in ("tuned", "base"))
     return f"{tuned} (base {base.split(' ')[0]})" if base else tuned
+
+
+def _of_the_rows(report: Mapping[str, object]) -> str:
+    """What there is to reach, where rows without tags are among those that were trained."""
+    share = written(lookup(report, "controls.training.form.format_rate"), SHARE)
+    return f"; {share} of the training rows are" if share else ""
 
 
 def _tags(report: Mapping[str, object]) -> str:

@@ -43,6 +43,7 @@ _TAGS = (
 _THIRD = (*_TAGS, ("controls.own_tags", "the rows' own tags"))
 _WANTED = (("controls.own_tags", "the rows' own tags"),)
 _TEXTS = (("controls.held_out", "held-out rows"), ("controls.retrieved", "training rows retrieved"))
+_ROWS = (("controls.training", "training rows"),)
 _OWN = (("controls.held_out", "the rows' own tags"),)
 
 LINES: Mapping[str, Sequence[Line]] = {
@@ -85,7 +86,7 @@ LINES: Mapping[str, Sequence[Line]] = {
         Line("tags_first.own_tags.micro_f1", "its own tags for them, micro F1", "higher"),
     ),
     "Unconditional samples": (
-        Line("form.format_rate", "well-formed (quote and tags)", "higher", SHARE),
+        Line("form.format_rate", "well-formed (quote and tags)", "higher", SHARE, _ROWS),
         Line("form.stop_rate", "end cleanly (end-of-text)", "higher", SHARE),
         Line("form.loop_rate", "repetitive", "lower", SHARE),
         Line("variety.distinct_1", "distinct-1", controls=_TEXTS),

@@ -29,7 +29,14 @@ from florilegium.tokens import end_of_text, text_ids, text_of
 
 BATCH_ROWS = {"cpu": 16, "cuda": 64}
 PLACES = 64  # the cache's length is a multiple of it
-RESERVED = {"text", "finished", "novel", "columns", "base", "model"}  # keys of a row, and those that `show` and the page add
+RESERVED = {
+    "text",
+    "finished",
+    "novel",
+    "columns",
+    "base",
+    "model",
+}  # keys of a row, and those that `show` and the page add
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from florilegium.evaluation.metrics import InstrumentMetrics
 
 class Controls(TypedDict):
     """What each metric is compared with, and how well the search for copies finds what was planted. `retrieved` stands
-    for a generator that only looks up: the training row nearest to each held-out one."""
+    for a generator that only looks up: the training row nearest to each held-out one; `training` says which share of
+    the training rows has an item in every list, where that is not all."""
 
     frequent_tags: dict[str, object] | None
     baselines: dict[str, object]
     own_tags: dict[str, object] | None
+    training: dict[str, object]
     held_out: dict[str, object]
     retrieved: dict[str, object]
     copies_instrument: InstrumentMetrics

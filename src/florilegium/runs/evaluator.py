@@ -48,6 +48,7 @@ from florilegium.runs.recorder import ProgressView
 from florilegium.runs.sides import Measured, SideReport
 from florilegium.runs.tag_baselines import TagBaselines, tag_baselines
 from florilegium.runs.tags_first import TagsFirst, measure_tags_first
+from florilegium.runs.verdict import filled_share, is_filled
 from florilegium.tokens import label_prompt
 
 TAG_TOKENS = 40
@@ -105,7 +106,7 @@ class Evaluator:
         index = TrainingTexts(training)
         wanted = self._tags_of(self.material.held_out)
         own_tags = self._relevance(wanted) if wanted is not None else None
-        baselines = self._baselines(wanted)
+        baselines, filled = self._baselines(wanted), filled_share(self._template, self.material.training)
 
         def report(name: str, side: Measured) -> dict[str, object]:
             self.view.say(f"{name:<5}  copies, variety, tag match")
@@ -130,6 +131,7 @@ class Evaluator:
                 "frequent_tags": baselines.frequent_to_json() if baselines else None,
                 "baselines": baselines.to_json() if baselines else {},
                 "own_tags": baselines.own_to_json() if baselines else None,
+                "training": {"form": {"format_rate": filled}} if filled < 1 else {},
                 "held_out": {
                     **texts_to_json(index, held_out, budget),
                     "relevance": own_tags and own_tags.to_json(),
@@ -220,8 +222,7 @@ class Evaluator:
             return tag_relevance(self.tuned.loaded, self._template, self.material.held_out, tags, limit)
 
     def _form(self, rows: Sequence[Generated]) -> FormMetrics:
-        columns = self._template.list_columns
-        good = [row.quote is not None and all(row.quote[name] for name in columns) for row in rows]
+        good = [row.quote is not None and is_filled(self._template, row.quote) for row in rows]
         return FormMetrics(
             format_rate=share(good),
             stop_rate=share([row.finished for row in rows]),

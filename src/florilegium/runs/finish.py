@@ -20,7 +20,7 @@ from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView, Recorder
 from florilegium.runs.setup import ReadyRun
-from florilegium.runs.verdict import Verdict, draw_verdict
+from florilegium.runs.verdict import Verdict, draw_verdict, filled_share
 from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import write_json, write_text
 from florilegium.storage.paths import quoted, without_home
@@ -98,7 +98,8 @@ def verdict_of(
     try:
         known = prepared.held_out_quotes or prepared.training_quotes
         length, name = ready.plan.length, str(run.path)
-        return draw_verdict(tuned, config.verdict_texts, config.seed, length, name, known, view.underway)
+        filled = filled_share(tuned.template, prepared.training_quotes)
+        return draw_verdict(tuned, config.verdict_texts, config.seed, length, name, known, filled, view.underway)
     except Interrupted:
         raise
     except FlorilegiumError as error:
