@@ -58,7 +58,8 @@ def by_a_loop(scores: np.ndarray, right: np.ndarray) -> float:
 def test_one_pass_finds_the_threshold_that_trying_each_finds(seed: int) -> None:
     generator = np.random.default_rng(seed)
     rows, tags = generator.integers(1, 7, 2)
-    scores = generator.integers(0, 1 + generator.integers(1, 12), (rows, tags)) / 7  # many ties, the best of a row among them
+    # Many ties, the best of a row among them.
+    scores = generator.integers(0, 1 + generator.integers(1, 12), (rows, tags)) / 7
     right = generator.random((rows, tags)) < generator.random()
     assert best_threshold(scores, right) == by_a_loop(scores, right)
     assert best_threshold(scores, np.zeros_like(right)) == by_a_loop(scores, np.zeros_like(right))

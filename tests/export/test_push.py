@@ -14,6 +14,7 @@ from florilegium.cli.main import main
 from florilegium.errors import UsageError
 from florilegium.export.hub import check_repo
 from florilegium.export.origin import RAIL, origin_of
+from florilegium.runs.push import pack
 from tests.export.fake_hub import TOKEN, FakeHub, fake_hub
 
 REPO = "someone/quotes"
@@ -57,6 +58,17 @@ def test_an_adapter_arrives_without_this_machine(
     values = yaml.safe_load(card.split("---\n")[1])
     assert values["library_name"] == "peft" and "base_model" not in values and len(values["widget"]) == 2
     assert f'PeftModel.from_pretrained(base, "{REPO}")' in card
+
+
+def test_the_card_of_an_adapter_has_commands_that_work_where_it_is_read(tiny_run: Path) -> None:
+    """`generate` and `export` ask no Hub: the repository is fetched first, into the folder that they name."""
+    lines = pack(tiny_run, REPO).card.splitlines()
+    ours = [i for i, line in enumerate(lines) if line.startswith("florilegium ")]
+    folder = REPO.split("/")[1]
+    assert len(ours) == 3 and not [lines[i] for i in ours if REPO in lines[i]]
+    assert all(folder in lines[i].split() for i in ours)
+    for first in (min(i for i in ours if f"florilegium {name} " in lines[i]) for name in ("generate", "export")):
+        assert lines[first - 1] == f"hf download {REPO} --local-dir {folder}"
 
 
 def test_what_arrived_is_an_adapter_again(tiny_run: Path, tiny: Path, hub: FakeHub, tmp_path: Path) -> None:

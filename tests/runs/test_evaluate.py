@@ -14,12 +14,14 @@ import pytest
 import yaml
 
 import florilegium
+from florilegium.cli.main import main
 from florilegium.cli.tables import print_evaluation
 from florilegium.data import read_rows
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.evaluation.headline import NO_TAGS, headline
 from florilegium.evaluation.table import LINES, lookup, table
+from florilegium.runs import known_tags
 from florilegium.runs.evaluate import evaluate, read_eval_data
 from florilegium.seedling import FOLDER as SEEDLING
 from tests.tiny import PAGES
@@ -118,11 +120,32 @@ def test_held_out_loss_is_the_one_that_training_saw(run: Path, report: dict[str,
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(report))
 
 
-@pytest.mark.slow  # 80 tags of 132 rows; tests/generation/test_tag_scores.py holds the scores
-def test_known_tags_are_ranked_when_asked(run: Path, tmp_path: Path) -> None:
+def test_rows_are_a_limit_of_validation_rows_too(run: Path) -> None:
+    whole, some = read_eval_data(run), read_eval_data(run, most_rows=20)
+    assert len(some.held_out) <= 20 < len(whole.held_out) and len(some.validation) <= 20 < len(whole.validation)
+    assert [row for row in whole.validation if row in some.validation] == some.validation
+
+
+def test_figures_that_cannot_be_saved_are_shown(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
+    (copy / "evaluation.json").unlink(missing_ok=True)
+    (copy / "evaluation.json").mkdir()  # no file can take its place, whoever asks
+    arguments = ["evaluate", str(copy), "--rows", "2", "--generations", "1", "--general", str(PAGES), "--json"]
+    assert main(arguments) == 5
+    printed, told = capsys.readouterr()
+    assert json.loads(printed)["held_out_rows"] == 2
+    assert "cannot write" in told and "copy the run" in told and "--output" not in told and "resume" not in told
+
+
+@pytest.mark.slow  # 80 tags of 132 rows; tests/generation/test_tag_scores.py holds the scores
+def test_known_tags_are_ranked_when_asked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    asked, tags_of = [], known_tags.known_tags_of
+    monkeypatch.setattr(known_tags, "known_tags_of", lambda *given: asked.append(given) or tags_of(*given))
     found = evaluate(copy, rows=6, generations=1, general=PAGES, known_tags=True)
+    assert len(asked) <= 12, "6 held-out and 6 validation rows"
     ranked = found["tuned"]["known_tags"]
     assert ranked["tags"] > 40 and ranked["threshold_chosen_on"] == "validation rows"
     assert ranked["written"]["unseen"]["value"] == ranked["written"]["repeated"]["value"] == 0.0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from florilegium.errors import reason_of
+from florilegium.errors import ResourceError, reason_of
+from florilegium.storage.atomic_files import Remedy, disk_errors
 from florilegium.storage.library_errors import (
     DISK_FULL,
     OUT_OF_MEMORY,
@@ -81,3 +84,14 @@ def test_a_library_that_gave_up_is_known() -> None:
 )
 def test_a_reason_is_shown_whole(said: str, told: str) -> None:
     assert reason_of(RuntimeError(said)) == told
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_is_told_with_what_the_command_can_do(number: int, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ResourceError) as found,
+        disk_errors(tmp_path, remedy=Remedy("Print it", "`florilegium export`")),
+    ):
+        raise OSError(number, os.strerror(number))
+    wanted = "Print it" if number == errno.EROFS else "make room, then `florilegium export`"
+    assert found.value.fix.endswith(wanted) and "resume" not in found.value.fix

@@ -55,7 +55,7 @@ TABLE = {
          '        yield Output(handle)\n        os.fsync(handle)',
          '        yield Output(handle)'),
         ('full disk: needed and free are not said', 'test_full_disk.py',
-         '            no_room_fix(path, room.needed)\n            if error.errno in NO_ROOM\n            else',
+         'no_room_fix(path, room.needed, remedy) if error.errno in NO_ROOM else',
          '           '),
     ],
     "runs/train.py": [

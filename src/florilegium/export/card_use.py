@@ -45,8 +45,19 @@ def _peft(base: str, where: str) -> str:
     return _in_python("With PEFT:", where, load_base, load, imports="from peft import PeftModel\n")
 
 
+def _folder(where: str) -> str:
+    """Where it lies on the reader's machine: `florilegium generate` and `export` take folders alone."""
+    return where if where == THIS else where.rsplit("/", 1)[-1]
+
+
+def _fetched(where: str) -> str:
+    """What brings a repository of the Hub into `_folder(where)`."""
+    return "" if where == THIS else f"hf download {where} --local-dir {_folder(where)}\n"
+
+
 def _florilegium(where: str) -> str:
-    return _block("With florilegium, from a local folder:", f'florilegium generate "The sea" --run {where}', "sh")
+    code = f'{_fetched(where)}florilegium generate "The sea" --run {_folder(where)}'
+    return _block("With florilegium, from a local folder:", code, "sh")
 
 
 def _train_on(where: str) -> str:
@@ -56,7 +67,8 @@ def _train_on(where: str) -> str:
 def _merge_first(where: str) -> str:
     return _block(
         "In llama.cpp, Ollama, LM Studio or vLLM, once it is exported:",
-        f"florilegium export {where} --to gguf --type q8_0\nflorilegium export {where} --to merged",
+        f"{_fetched(where)}florilegium export {_folder(where)} --to gguf --type q8_0\n"
+        f"florilegium export {_folder(where)} --to merged",
         "sh",
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from florilegium.report.run_reader import RunRecord
 from florilegium.report.svg_charts import thinned
-from florilegium.storage.atomic_files import atomic_write
+from florilegium.storage.atomic_files import TRAINING, Remedy, atomic_write
 
 FILE = "loss.png"
 
@@ -30,7 +30,7 @@ def _import() -> None:
         import matplotlib.backends.backend_agg  # noqa: F401  # for whoever imports it next
 
 
-def write_loss_plot(facts: RunRecord) -> None:
+def write_loss_plot(facts: RunRecord, remedy: Remedy = TRAINING) -> None:
     """Writes loss.png into the run's folder, whole or not at all; nothing where no loss was logged. Raises
     ResourceError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,5 +58,5 @@ def write_loss_plot(facts: RunRecord) -> None:
     with warnings.catch_warnings():  # of letters that matplotlib's font lacks: the page has them
         warnings.simplefilter("ignore", UserWarning)
         plot.savefig(drawn, format="png", dpi=150)
-    with atomic_write(facts.directory / FILE) as file:
+    with atomic_write(facts.directory / FILE, remedy) as file:
         file.write(drawn.getvalue())

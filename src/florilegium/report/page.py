@@ -27,22 +27,22 @@ from florilegium.report.page_lists import cards, cost, digests, loss_sentence, r
 from florilegium.report.quote_cards import prompt_cards
 from florilegium.report.run_reader import RunRecord, read_run
 from florilegium.report.svg_charts import Curve, chart
-from florilegium.storage.atomic_files import write_text
+from florilegium.storage.atomic_files import TRAINING, Remedy, write_text
 from florilegium.storage.run_directory import RunDirectory
 
 HERE = Path(__file__).parent
 MOST_CLUSTERS = 3
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, remedy: Remedy = TRAINING) -> Path:
     """Writes report.html and loss.png of the run in `directory` anew, and returns the page's path.
 
     Raises UsageError for a folder that is no run, ResourceError when the disk refuses.
     """
     facts = read_run(directory)
-    write_loss_plot(facts)
+    write_loss_plot(facts, remedy)
     path = RunDirectory(directory).report
-    write_text(path, run_page(facts))
+    write_text(path, run_page(facts), remedy)
     return path
 
 

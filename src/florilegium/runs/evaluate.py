@@ -12,14 +12,14 @@ answer is one JSON object, `evaluation.json` in the run's folder, and report.htm
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.config.installed import installed_version
 from florilegium.data import read_rows_of, split_by_config
-from florilegium.errors import DataError, UsageError
+from florilegium.errors import DataError, ResourceError, UsageError
 from florilegium.evaluation import GENERAL, read_general, spreads
 from florilegium.generation.tuned import load
 from florilegium.report import write_report
@@ -30,11 +30,14 @@ from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.runs.repeats import repeat
 from florilegium.runs.selection import selection_of
 from florilegium.runs.time_left import TimeLeft, evaluation_phases
-from florilegium.storage.atomic_files import write_json
+from florilegium.storage.atomic_files import Remedy, write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 # How figures were measured: those of two evaluations that differ in it are not put together.
 MEASURED_BY = ("version", "most_rows", "generations", "sampling", "general")
+
+
+_REMEDY = Remedy("To keep the figures, copy the run to a folder that can be written", "`florilegium evaluate`")
 
 
 class EvaluationReport(Compared):
@@ -54,6 +57,14 @@ class EvaluationReport(Compared):
     forgetting: dict[str, object]
     elapsed_seconds: float
     repeats: dict[str, object] | None
+
+
+class UnsavedEvaluation(ResourceError):
+    """The figures, where the run's folder did not take them: hours of work that can still be shown."""
+
+    def __init__(self, error: ResourceError, report: EvaluationReport) -> None:
+        super().__init__(error.cause, error.fix)
+        self.report = report
 
 
 def evaluate(
@@ -77,8 +88,8 @@ def evaluate(
     written. `known_tags` also asks for the probability of each tag of the training rows. With `repeats` the run is
     trained again so often with other seeds, each evaluated likewise.
 
-    Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out, and
-    what loading raises."""
+    Raises UsageError when there is no such run, DataError when its rows are gone, changed or none was held out,
+    UnsavedEvaluation with the report where the disk refuses it, and what loading raises."""
     view, began = view or NullView(), time.monotonic()
     if generations < 1 or rows < 1:
         raise UsageError(f"--{'generations' if generations < 1 else 'rows'} is below 1", "It takes 1 or more")
@@ -139,8 +150,11 @@ def evaluate(
         others = repeat(directory, config, repeats, again, view)
         found = spreads([report, *others.values()])
         report["repeats"] = {"seeds": [config.seed, *others], "metrics": [asdict(one) for one in found]}
-    write_json(RunDirectory(directory).evaluation, report)
-    view.say(f"report {write_report(directory)}")
+    try:
+        write_json(RunDirectory(directory).evaluation, report, _REMEDY)
+        view.say(f"report {write_report(directory, _REMEDY)}")
+    except ResourceError as error:
+        raise UnsavedEvaluation(error, report) from error
     return report
 
 
@@ -163,6 +177,11 @@ def read_eval_data(directory: Path, data: str | None = None, most_rows: int = 50
             f"{directory} has no held-out rows, so there is nothing to measure on",
             "Train again with --held-out 0.1 and more rows",
         )
-    numbers = split.test[:: max(1, -(-len(split.test) // most_rows))]
-    held_out, places = [rows.quotes[i] for i in numbers], [rows.places[i] for i in numbers]
-    return EvalData(config, rows, split, [rows.quotes[i] for i in split.training], held_out, places)
+    tested, validation = _thinned(split.test, most_rows), _thinned(split.validation, most_rows)
+    training, held_out, chosen = ([rows.quotes[i] for i in own] for own in (split.training, tested, validation))
+    return EvalData(config, rows, split, training, held_out, [rows.places[i] for i in tested], chosen)
+
+
+def _thinned(numbers: Sequence[int], most: int) -> Sequence[int]:
+    """At most `most` of them, evenly spread."""
+    return numbers[:: max(1, -(-len(numbers) // most))]

@@ -56,7 +56,7 @@ TAG_TOKENS = 40
 
 @dataclass(frozen=True)
 class EvalData:
-    """The rows that a run was trained and is examined on."""
+    """The rows that a run was trained and is examined on; of `held_out` and `validation` as many as were asked for."""
 
     config: TrainConfig
     rows: Rows
@@ -64,6 +64,7 @@ class EvalData:
     training: list[Quote]
     held_out: list[Quote]
     places: list[str]
+    validation: list[Quote]
 
     @property
     def main_texts(self) -> list[str]:
@@ -211,9 +212,8 @@ class Evaluator:
         return tag_baselines(self.material.main_texts, trained, self.material.held_out_texts, wanted)
 
     def _ranked(self, baselines: TagBaselines) -> dict[str, object]:
-        validation = [self.material.rows.quotes[i] for i in self.material.split.validation]
         self.view.say(f"tuned  probabilities of {counted(len(baselines.table.names), 'known tag')}")
-        ranked = rank_known_tags(self.tuned, baselines.table.names, self.material.held_out, validation)
+        ranked = rank_known_tags(self.tuned, baselines.table.names, self.material.held_out, self.material.validation)
         return {"known_tags": known_tags_to_json(ranked, baselines)}
 
     def _relevance(self, tags: Sequence[Sequence[str]]) -> TagRelevance | None:

@@ -26,7 +26,7 @@ from florilegium.runs.cards import export_card
 from florilegium.runs.export_forms import Form, gguf_adapter_form, gguf_form, merged_form, quantised_form
 from florilegium.runs.export_live import Live, ask_live
 from florilegium.runs.recorder import NullView, ProgressView
-from florilegium.storage.atomic_files import disk_errors
+from florilegium.storage.atomic_files import Remedy, disk_errors
 from florilegium.storage.atomic_folders import new_folder, sweep_dead
 from florilegium.storage.paths import check_path
 from florilegium.storage.run_directory import adapter_folder, find_run
@@ -112,7 +112,7 @@ def _output(output: str | None, directory: Path, adapter: Path, to: str, kind: s
 
 def make_room(output: Path, force: bool) -> Path:
     """`output`, its parent made. Raises UsageError where something is there already."""
-    with disk_errors(output):
+    with disk_errors(output, remedy=Remedy(again="`florilegium export`")):
         output.parent.mkdir(parents=True, exist_ok=True)
     if _is_taken(output) and not force:
         raise UsageError(f"{output} is already there", "Choose another --output, or set it aside with --force")
@@ -130,7 +130,8 @@ def write_export(
     sweep_dead(request.output)
     version = installed_version("florilegium")
     facts = {"format": EXPORT_FORMAT, "to": request.to, "type": form.kind, "version": version, **request.facts(merge)}
-    with new_folder(request.output, facts, needed=form.needed, manifest=EXPORTED) as folder:
+    remedy = Remedy(again="`florilegium export`")
+    with new_folder(request.output, facts, needed=form.needed, manifest=EXPORTED, remedy=remedy) as folder:
         view.say(f"writing {form.what} to {request.output}")
         form.write(folder)
         if live is not None:

@@ -32,37 +32,44 @@ class Room:
     needed: int
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """What a command can do where a disk refuses: `elsewhere` where it may not write, `again` once there is room."""
+
+    elsewhere: str = "Choose a folder that can be written with --output"
+    again: str = "`florilegium resume`"
+
+
+TRAINING = Remedy()
+
+
 @contextlib.contextmanager
-def disk_errors(path: Path, needed: int = 4096) -> Iterator[Room]:
+def disk_errors(path: Path, needed: int = 4096, remedy: Remedy = TRAINING) -> Iterator[Room]:
     """Turns the operating system's refusals (full, read-only, no permission) into ResourceError that names `path`, and
-    for a full disk the bytes `needed` (a block, when nothing is said) and free."""
+    for a full disk the bytes `needed` (a block, when nothing is said) and free. The fix is `remedy`."""
     room = Room(needed)
     try:
         yield room
     except FileExistsError:
         raise
     except OSError as error:
-        fix = (
-            no_room_fix(path, room.needed)
-            if error.errno in NO_ROOM
-            else "Choose a folder that can be written with --output"
-        )
+        fix = no_room_fix(path, room.needed, remedy) if error.errno in NO_ROOM else remedy.elsewhere
         raise ResourceError(f"cannot write {path}: {error.strerror or error}", fix) from error
     except Exception as error:
         if is_disk_full(error):
             raise ResourceError(
-                f"cannot write {path}: No space left on device", no_room_fix(path, room.needed)
+                f"cannot write {path}: No space left on device", no_room_fix(path, room.needed, remedy)
             ) from error
         raise
 
 
-def no_room_fix(path: Path, needed: int) -> str:
+def no_room_fix(path: Path, needed: int, remedy: Remedy = TRAINING) -> str:
     """What to do where `needed` bytes found no room: how much that is, how much is free, and how large a file may be at
     all."""
     limit = platform.largest_file()
     largest = f", files of {limit / 1e6:.3f} MB at most (ulimit -f)" if limit is not None else ""
     what = f"{needed / 1e6:.3f} MB are needed and {free_bytes(path) / 1e6:.3f} MB are free there{largest}"
-    return f"{what}: make room, then `florilegium resume`"
+    return f"{what}: make room, then {remedy.again}"
 
 
 def free_bytes(path: Path) -> int:
@@ -101,11 +108,11 @@ def new_file(path: Path) -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Output]:
+def atomic_write(path: Path, remedy: Remedy = TRAINING) -> Iterator[Output]:
     """A file to write into that appears at `path` whole, on disk, with the umask's mode, or not at all. Raises
     ResourceError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path) as room:
+    with disk_errors(path, remedy=remedy) as room:
         temporary.unlink(missing_ok=True)  # of a process that died with our number
         try:
             with new_file(temporary) as file:
@@ -120,13 +127,13 @@ def atomic_write(path: Path) -> Iterator[Output]:
             raise
 
 
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
+def write_text(path: Path, text: str, remedy: Remedy = TRAINING) -> None:
+    with atomic_write(path, remedy) as file:
         file.write(text)
 
 
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: object, remedy: Remedy = TRAINING) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", remedy)
 
 
 def append_line(path: Path, value: Mapping[str, object]) -> None:

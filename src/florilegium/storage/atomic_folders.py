@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from florilegium.errors import ResourceError
-from florilegium.storage.atomic_files import disk_errors, free_bytes, new_file, no_room_fix
+from florilegium.storage.atomic_files import TRAINING, Remedy, disk_errors, free_bytes, new_file, no_room_fix
 from florilegium.storage.platform import sync_folder
 
 MANIFEST = "manifest.json"
@@ -84,16 +84,16 @@ class NewFolder:
 
 @contextlib.contextmanager
 def new_folder(
-    final: Path, facts: Mapping[str, object], *, needed: int, manifest: str = MANIFEST
+    final: Path, facts: Mapping[str, object], *, needed: int, manifest: str = MANIFEST, remedy: Remedy = TRAINING
 ) -> Iterator[NewFolder]:
     """A folder to write into that appears at `final` whole, with its manifest, when the block ends, or not at all.
 
     `needed` is its size in bytes, compared with what is free before anything is written. What stands at `final` must be
     out of the way already. Raises ResourceError; then nothing of it is left."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    with disk_errors(final, needed):
+    with disk_errors(final, needed, remedy):
         if needed + ROOM_FOR_NAMES > free_bytes(final.parent):
-            raise ResourceError(f"cannot write {final}: no room", no_room_fix(final, needed + ROOM_FOR_NAMES))
+            raise ResourceError(f"cannot write {final}: no room", no_room_fix(final, needed + ROOM_FOR_NAMES, remedy))
         remove_folder(temporary)
         os.mkdir(temporary)
         try:

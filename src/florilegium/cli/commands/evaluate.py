@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_run, given_run
@@ -11,6 +12,9 @@ from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import json_line, print_line
 from florilegium.cli.writing import add_where_it_runs
 from florilegium.storage.run_directory import adapter_folder, find_run
+
+if TYPE_CHECKING:
+    from florilegium.runs.evaluate import EvaluationReport
 
 _SETTINGS = (
     "base",
@@ -62,13 +66,22 @@ def run(flags: argparse.Namespace) -> None:
     adapter_folder(find_run(given_run(flags)))  # before torch is imported
     with loading_pytorch():
         from florilegium.cli.progress import TerminalView
-        from florilegium.runs.evaluate import evaluate
+        from florilegium.runs.evaluate import UnsavedEvaluation, evaluate
     settings = {name: getattr(flags, name) for name in _SETTINGS}
     view = TerminalView()
+    unsaved = None
     try:
         report = evaluate(given_run(flags), **settings, view=view)
+    except UnsavedEvaluation as error:
+        report, unsaved = error.report, error
     finally:
         view.stop()
+    _show(report, flags)
+    if unsaved is not None:
+        raise unsaved
+
+
+def _show(report: EvaluationReport, flags: argparse.Namespace) -> None:
     if flags.json:
         print_line(json_line(report))
         return
