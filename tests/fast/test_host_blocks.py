@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +60,41 @@ def test_the_device_holds_two_blocks_and_a_copy_is_made_once_a_way() -> None:
         assert number in host.holds  # its copy has begun before it is asked for
         host.need(number, backward=backward)
     assert copied == [0, 1, 2, 3, 4, 5, 3, 2, 1, 0]  # the last two are there when the order turns
+
+
+class Streams:
+    """torch.cuda's, of a machine without: which stream waits for which is written down."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, host: HostBlocks) -> None:
+        self.waits: list[tuple[str, object]] = []
+        compute, copies = (SimpleNamespace(name=name) for name in ("compute", "copies"))
+        for stream in (compute, copies):
+            stream.wait_stream = lambda other, of=stream: self.waits.append((of.name, other.name))
+            stream.wait_event = lambda event, of=stream: self.waits.append((of.name, event))
+            stream.record_event = lambda of=stream: f"event of {of.name}"
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: compute)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        host.stream = copies
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_a_pass_that_breaks_off_leaves_no_copy_under_way(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else CUDA ends a recording with an error of its own, and memory that ran out is not seen for what it is."""
+    host, _, _ = blocks_of(6)
+    streams = Streams(monkeypatch, host)
+    with pytest.raises(error), host.rejoined():
+        host.begin()
+        host.need(0)
+        assert host.copied[1] is not None  # block 1 is on its way, and nobody waits for it yet
+        raise error
+    assert streams.waits[-1] == ("compute", "copies") and host.copied == host.holds == [None, None]
+    with host.rejoined():
+        host.begin()
+        for number in range(6):
+            host.need(number)
+    assert streams.waits[-1] == ("compute", "event of copies")
 
 
 def test_what_does_not_fit_a_chunk_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ On a CPU there is no second stream: each copy is made where it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +145,19 @@ class HostBlocks:
         self.holds, self.copied = [None, None], [None, None]
         for place in range(min(2, len(self.order))):
             self._copy(place)
+
+    @contextlib.contextmanager
+    def rejoined(self) -> Iterator[None]:
+        """Inside, a pass: where it breaks off, memory having run out amid a recording say, no copy stays under way on a
+        stream that nobody waits for, in which CUDA would end the recording with an error of its own."""
+        try:
+            yield
+        except BaseException:
+            if self.stream is not None:
+                torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            # events of a recording that failed are nothing to wait for
+            self.holds, self.copied = [None, None], [None, None]
+            raise
 
     def need(self, number: int, *, backward: bool = False) -> None:
         """The weights of block `number` are in its slot for what follows on this stream. The next one's are copied

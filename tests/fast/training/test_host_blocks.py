@@ -4,7 +4,9 @@ and in a recorded graph."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from florilegium import fast
 from florilegium.config import make_config
 from florilegium.fast.host_blocks import HostBlocks
 from florilegium.fast.modules import base_linear, wrapped_linears
+from florilegium.fast.training.backward_pass import BackwardPass
+from florilegium.fast.training.forward_pass import ForwardPass
+from florilegium.fast.training.saved_activations import SavedInputs
 from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
 from florilegium.tokens import Batch, Example, PackPlan, pack
@@ -92,6 +97,85 @@ def test_the_bits_are_those_of_a_run_without(folder: Path, bits: int, plan: tupl
     here = three_passes(loaded, host, plan)
     assert len(here) == len(there) > 16 and all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
     assert any(float(grad.abs().max()) > 0 for grad in here[1:])
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_pass_in_which_memory_runs_out_rejoins_its_copies(
+    folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, host = prepared(folder, 8, 0)
+    assert host is not None
+    stack = fast.make_block_stack(bloom_model(loaded.model), 0, 9, 0, DTYPE, host=host)
+    left: list[bool] = []
+
+    @contextlib.contextmanager
+    def rejoined() -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            left.append(any(event is not None for event in host.copied) or host.stream is None)
+            raise
+
+    def full(*_: object) -> None:
+        host.need(1)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(host, "rejoined", rejoined)
+    one = torch.zeros(64, 64, device=DEVICE)
+    numbers = torch.zeros(64, dtype=torch.int32, device=DEVICE)
+    forward = ForwardPass(stack, numbers, numbers + 64, numbers, None)
+    with pytest.raises(torch.OutOfMemoryError):
+        if where == "forward":
+            monkeypatch.setattr(ForwardPass, "_block", full)
+            forward.run(one, save=True)
+        else:
+            monkeypatch.setattr(BackwardPass, "_block", full)
+            monkeypatch.setattr(BackwardPass, "_into_last_block", lambda *_: one)
+            BackwardPass(forward, wants_input_grad=False).run(one, [SavedInputs(one, None)], one)
+    assert left == [True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="no CUDA device")
+@pytest.mark.parametrize("where", [ForwardPass, BackwardPass])
+def test_a_recording_in_which_memory_runs_out_is_made_again(tmp_path: Path, where: type) -> None:
+    """The error is that of the memory, not one of an unjoined stream, and what is recorded next has the same bits."""
+    folder = save_tiny(tmp_path / "bloom", heads=8, head_dim=128, layers=LAYERS, noise=0.02)
+    loaded, host = prepared(folder, 8, 0)
+    assert host is not None
+    stack = fast.make_block_stack(bloom_model(loaded.model), 0, 9, 0, host=host)
+    options = ForwardOptions(("chunked-loss",), block_stack=stack)
+    parameters = [p for p in loaded.model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    given, block = batch(), where._block
+
+    def gradients(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss = token_losses(loaded, replace(given, **inputs), options).sum()
+        torch._foreach_add_([p.grad for p in parameters], torch.autograd.grad(loss, parameters))
+        return loss.detach()
+
+    def full(self: object, *rest: object) -> object:
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("CUDA out of memory, for a test")
+        return block(self, *rest)
+
+    loaded.model.eval()
+    run = fast.CudaGraphRunner(gradients, [p.grad for p in parameters if p.grad is not None])
+    tensors = {
+        f.name: getattr(given, f.name) for f in fields(given) if isinstance(getattr(given, f.name), torch.Tensor)
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, "_block", full)
+        with pytest.raises(torch.OutOfMemoryError, match="for a test"):
+            run(tensors)
+    run.clear()
+    torch._foreach_zero_([p.grad for p in parameters])
+    first, gradient = run(tensors).clone(), [p.grad.clone() for p in parameters if p.grad is not None]
+    torch._foreach_zero_([p.grad for p in parameters])
+    expected = gradients(tensors | {name: t.to(DEVICE) for name, t in tensors.items()})
+    assert torch.equal(first, expected)
+    assert all(torch.equal(a, p.grad) for a, p in zip(gradient, parameters, strict=True) if p.grad is not None)
 
 
 @pytest.mark.gpu

@@ -35,9 +35,10 @@ class BackwardPass:
         scaled_grad_TW = self._into_last_block(grad_out_TW.contiguous(), last_TW)
         self.matmuls.in_backward = True
         gradients: list[torch.Tensor] = []
-        for index in reversed(range(len(saved))):
-            # popped, so that a block's activations are free once it is done
-            gradients[:0] = self._block(index, saved.pop(), scaled_grad_TW)
+        with self.stack.host_rejoined():
+            for index in reversed(range(len(saved))):
+                # popped, so that a block's activations are free once it is done
+                gradients[:0] = self._block(index, saved.pop(), scaled_grad_TW)
         return gradients
 
     def _into_last_block(self, grad_out_TW: torch.Tensor, last_TW: torch.Tensor | None) -> torch.Tensor:

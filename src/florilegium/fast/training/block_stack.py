@@ -21,6 +21,7 @@ head dimension, F = 4W."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -166,6 +167,10 @@ class BlockStack:
                 elif not int8:
                     largest = max(largest, linear.num_elements)
         return largest
+
+    def host_rejoined(self) -> contextlib.AbstractContextManager[None]:
+        """Around a pass: see `HostBlocks.rejoined`."""
+        return contextlib.nullcontext() if self.host is None else self.host.rejoined()
 
     def all_linears(self) -> list[QuantizedLinear]:
         """In the order of blocks, and in a block of the forward pass."""

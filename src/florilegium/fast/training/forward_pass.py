@@ -61,14 +61,15 @@ class ForwardPass:
         residual = Residual(stream_TW, None)
         saved: list[Saved] = []
         pending: PendingUpdate | None = None
-        if stack.host is not None:
-            stack.host.begin()
-        for index, block in enumerate(stack.blocks):
+        with stack.host_rejoined():
             if stack.host is not None:
-                stack.host.need(stack.held[index])
-            activations, residual, pending = self._block(block, residual, pending)
-            if save:
-                saved.append(self._drop_saved(index, activations))
+                stack.host.begin()
+            for index, block in enumerate(stack.blocks):
+                if stack.host is not None:
+                    stack.host.need(stack.held[index])
+                activations, residual, pending = self._block(block, residual, pending)
+                if save:
+                    saved.append(self._drop_saved(index, activations))
         assert pending is not None, "a stage has a block at least"
         if not stack.has_head:
             return residual_kernel.residual_sum(residual, pending), saved, None
