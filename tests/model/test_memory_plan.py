@@ -147,5 +147,5 @@ def test_blocks_in_host_memory_come_back_as_room_allows() -> None:
     [(24, 64, False), (8, 64, True), (5, 64, True), (2, 64, False), (5, 4, False), (5, None, True)],
 )
 def test_it_is_chosen_where_nothing_else_fits(room: int, host: int | None, helps: bool) -> None:
-    found = offloading_helps(BLOOM_7B1, 8, room * GIB, None if host is None else host * GIB)
+    found = offloading_helps(BLOOM_7B1, 8, room * GIB, None if host is None else host * GIB, 256)
     assert found is helps

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from florilegium import fast
 from florilegium.config import make_config, read_run_config
 from florilegium.errors import UsageError
+from florilegium.fast.host_blocks import HostBlocks
+from florilegium.generation.engine import decodes_fast
 from florilegium.model import LoadedModel, Stage, attach_adapter, count_parameters, fast_paths
+from florilegium.model.families.bloom import bloom_model
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs import plan as planning
 from florilegium.runs.plan import plan_execution
@@ -151,6 +155,34 @@ def test_the_first_lines_say_how_int8_is_read(
     looks = [batch.tokens_BT.numel() for part in parts for batch in pack(part, plan.packing)]
     assert min(steps) <= 768 < max(steps)
     assert lengths == list(dict.fromkeys([*looks, *(tokens for tokens in steps if tokens <= 768)]))
+
+
+@pytest.mark.parametrize("stay", [0, 1])
+def test_writing_is_fast_where_all_blocks_came_back_to_the_card(
+    tiny: Path, stay: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in host memory until it is known how many have room on the card."""
+    prepared = prepared_for_block(tiny, "auto", max_steps=2)
+    prepared = replace(prepared, kernels=(*prepared.kernels, "fast-decode"))
+    loaded = with_adapter(prepared)
+    host = HostBlocks(torch.device("cpu"))
+    for number, block in enumerate(bloom_model(loaded.model).h):
+        host.take(number, "dense", block.self_attention.dense)  # type: ignore[arg-type,union-attr]
+        host._hooks[number] = block.register_forward_pre_hook(lambda *_: None)  # that of its first linear
+    prepared.base.host = host
+    for name in ("block_stack_unsupported", "decoder_unsupported"):
+        monkeypatch.setattr(fast, name, lambda *given: "")
+    monkeypatch.setattr(fast_paths, "make_block_stack", lambda loaded, *given: "the stack")
+    monkeypatch.setattr(planning, "_plan_memory", lambda *given: MemoryPlan(0, 2, 0, 768, 2**30, stay))
+    assert "host memory" in fast_paths.unsupported("fast-decode", loaded)
+    plan = plan_execution(prepared, loaded)
+    assert ("fast-decode" in plan.kernels) is ("fast-decode" in plan.config.kernels) is (stay == 0)
+    install_kernels(loaded, plan)
+    assert len(host) == stay and decodes_fast(replace(loaded, kernels=ALL)) is (stay == 0)
+    if stay:
+        named = replace(prepared, requested_kernels="fused-blocks,fast-decode")
+        with pytest.raises(UsageError, match="'fast-decode' cannot run: weights of its blocks lie in host memory"):
+            plan_execution(named, loaded)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 
 from florilegium.cli.screen import json_line, print_line
 from florilegium.errors import ResourceError, clock, counted
-from florilegium.model.gpus import CARDS
 from florilegium.runs.estimate import Estimate
+from florilegium.runs.estimate_advice import gibibytes, needed_text, what_would_fit
 from florilegium.runs.estimate_generation import GenerationNeeds
-from florilegium.runs.estimate_memory import Option
 from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import Cards
 from florilegium.runs.plan_text import STORED_AS, describe_kept
-
-GIB = 2**30
 
 
 def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: bool) -> None:
@@ -26,47 +23,16 @@ def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: 
             print_line(f"{name:<9} {text}".rstrip())
     if generation is not None and not generation.fits:
         raise ResourceError(
-            f"{generation.texts} texts at once do not fit: they need {_gib(generation.needed)}, and "
-            f"{_gib(generation.available)} is available",
+            f"{generation.texts} texts at once do not fit: they need {gibibytes(generation.needed)}, and "
+            f"{gibibytes(generation.available)} is available",
             "Lower --batch" if found.config.bits == 4 else "Lower --batch, or use --bits 4",
         )
     if generation is None and not found.memory.fits:
         raise ResourceError(
-            f"{found.skeleton.name} does not fit: it needs {_gib(found.memory.needed)}, and "
-            f"{_gib(found.memory.available)} of {found.device} is available",
-            what_would_fit(found),
+            f"{found.skeleton.name} does not fit: it needs {gibibytes(found.memory.needed)}, and "
+            f"{gibibytes(found.memory.available)} of {found.device} is available",
+            what_would_fit(found.options, found.memory.available),
         )
-
-
-def what_would_fit(found: Estimate) -> str:
-    """Bits and memory plan that fit here, or the smallest card that would do."""
-    for option in sorted(found.options, key=lambda option: -option.needed):
-        if option.needed <= found.memory.available:
-            return f"Use --bits {option.bits} --memory {option.memory}, which needs {_needed(option)}"
-    least = min(option.needed for option in found.options if option.streamed is None)
-    cards = [card for card in CARDS if card.budget >= least]
-    if not cards:
-        return f"Choose a smaller --model: no single card holds the least that would do, {_gib(least)}"
-    card = min(cards, key=lambda card: card.memory)
-    return (
-        f"Choose a smaller --model, or a card of {card.memory / GIB:.0f} GB ({card.name}) with --bits 4 --memory lean"
-        f"{_smaller_card(found)}"
-    )
-
-
-def _smaller_card(found: Estimate) -> str:
-    """The card that would do with the blocks in main memory, where that is a choice."""
-    option = min((option for option in found.options if option.streamed), key=lambda o: o.needed, default=None)
-    if option is None or option.streamed is None:
-        return ""
-    cards = [card for card in CARDS if card.budget >= option.needed and (card.capability or (0, 0)) >= (8, 0)]
-    if not cards:
-        return ""
-    card = min(cards, key=lambda card: card.memory)
-    return (
-        f", or one of {card.memory / GIB:.0f} GB ({card.name}) with --bits {option.bits} --memory offload and "
-        f"{_gib(option.streamed.host_bytes)} of main memory"
-    )
 
 
 def _model_lines(found: Estimate) -> Iterator[tuple[str, str]]:
@@ -93,29 +59,20 @@ def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
         yield "", _cards(found.cards)
     if found.memory.streamed is not None:
         yield "", _streamed(found.memory.streamed)
-    yield "", f"{STORED_AS[found.config.bits]} weights {_gib(found.skeleton.base_bytes(found.config.bits))}"
+    yield "", f"{STORED_AS[found.config.bits]} weights {gibibytes(found.skeleton.base_bytes(found.config.bits))}"
     yield "plan", _plan(found)
     yield "disk", f"{megabytes(found.disk)} for the run's folder"
     for number, option in enumerate(found.options):
         fits = "fits" if option.needed <= found.memory.available else "does not fit"
         yield (
             "others" if number == 0 else "",
-            f"--bits {option.bits} --memory {option.memory}: {_needed(option)}, {fits}",
+            f"--bits {option.bits} --memory {option.memory}: {needed_text(option)}, {fits}",
         )
-
-
-def _needed(option: Option) -> str:
-    """What it takes of the card, and of the machine."""
-    if option.streamed is None:
-        return _gib(option.needed)
-    rate = option.streamed.tokens_per_second
-    allowed = f" (at most {rate:,.0f} tokens/s)" if rate else ""
-    return f"{_gib(option.needed)} and {_gib(option.streamed.host_bytes)} of main memory{allowed}"
 
 
 def _streamed(streamed: Streamed) -> str:
     """Where the blocks lie, and what that costs."""
-    there = f"{_gib(streamed.host_bytes)} of main memory for the blocks"
+    there = f"{gibibytes(streamed.host_bytes)} of main memory for the blocks"
     if not streamed.copied_bytes:
         return f"{there}, all of which come back to the card"
     copied = f"{there}; {streamed.copied_bytes / 1e9:.1f} GB are copied to the card forward and back"
@@ -135,18 +92,19 @@ def _download(found: Estimate) -> str:
 
 def _memory(found: Estimate) -> str:
     memory = found.memory
+    there = f"{gibibytes(memory.needed)} of {gibibytes(memory.available)} on {found.device}"
     layers = memory.layers or found.skeleton.num_layers
     if memory.plan is None:
         kind = "about " if found.gpu else "of main memory, about "
-        return f"{kind}{_gib(memory.needed)} of {_gib(memory.available)} on {found.device}; not planned to the byte, without fused blocks"
-    return f"{_gib(memory.needed)} of {_gib(memory.available)} on {found.device}: {describe_kept(memory.plan, layers)}"
+        return f"{kind}{there}; not planned to the byte, without fused blocks"
+    return f"{there}: {describe_kept(memory.plan, layers)}"
 
 
 def _cards(cards: Cards) -> str:
     """What each of several needs."""
     if not cards.stages:
         return f"on each of {cards.number}: a copy of the model, and its share of a step"
-    each = (f"blocks {stage} {_gib(needed)}" for stage, needed in zip(cards.stages, cards.needed, strict=True))
+    each = (f"blocks {stage} {gibibytes(needed)}" for stage, needed in zip(cards.stages, cards.needed, strict=True))
     return f"that is the fullest of {cards.number}, a pipeline: {', '.join(each)}"
 
 
@@ -169,15 +127,11 @@ def _generation_lines(found: Estimate, needs: GenerationNeeds) -> Iterator[tuple
     yield from _model_lines(found)
     yield (
         "memory",
-        f"{_gib(needs.needed)} of {_gib(needs.available)} on {found.device} for {counted(needs.texts, 'text')} at once, "
-        f"{_gib(needs.cache)} of it keys and values",
+        f"{gibibytes(needs.needed)} of {gibibytes(needs.available)} on {found.device} for {counted(needs.texts, 'text')} at once, "
+        f"{gibibytes(needs.cache)} of it keys and values",
     )
     if needs.tokens_per_second is not None:
         yield "rate", f"about {needs.tokens_per_second:,.0f} tokens/s in all, by the card's stated bandwidth"
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
 
 
 def megabytes(size: int) -> str:

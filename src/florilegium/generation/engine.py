@@ -25,6 +25,7 @@ import torch
 
 from florilegium.config import SamplingSettings
 from florilegium.generation.decode import BatchDecoder, PackedDecoder, StockDecoder
+from florilegium.generation.decoder_room import make_decoder
 from florilegium.generation.request import Prompt, Request, TokenEvent, check_fits
 from florilegium.generation.sampling import next_tokens_of_rows, uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
@@ -69,21 +70,14 @@ def decodes_fast(loaded: LoadedModel) -> bool:
 
 
 def make_engine(loaded: LoadedModel, *, slots: int, capacity: int, places: int = 1) -> Engine:
-    """With as many slots as were asked for, on a GPU half as many until their keys and values find room; and places for
-    so many adapters, or more when they come."""
+    """With as many slots as were asked for, of the fast decoder as many of them as find room (`decoder_room.py`); and
+    places for so many adapters, or more when they come."""
     if not decodes_fast(loaded):
         return BatchEngine(loaded, slots=slots, capacity=capacity)
-    sizes = {
-        "capacity": capacity, "max_rows": max(slots, FAST_READ_ROWS), "places": places,
-        "eos": end_of_text(loaded.base.tokenizer),
-    }  # fmt: skip
-    while True:
-        try:
-            return ContinuousBatcher(fast_paths.make_decoder(loaded, slots=slots, **sizes))
-        except torch.OutOfMemoryError:
-            if slots == 1:
-                raise
-            slots //= 2
+    rows, eos = max(slots, FAST_READ_ROWS), end_of_text(loaded.base.tokenizer)
+    return ContinuousBatcher(
+        make_decoder(loaded, slots=slots, capacity=capacity, max_rows=rows, eos=eos, places=places)
+    )
 
 
 @contextlib.contextmanager

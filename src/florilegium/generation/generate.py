@@ -10,13 +10,12 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation.completions import completions
 from florilegium.generation.decode import PackedDecoder, StockDecoder, broken_scores, write_batch
+from florilegium.generation.decoder_room import make_decoder
 from florilegium.generation.engine import decodes_fast
 from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
@@ -187,14 +186,8 @@ def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> fast_paths.Slo
     # A few short prompts are read 16 rows at a time: kernels for more rows would have to be compiled for one step.
     max_rows = max(len(requests), read if read > 64 else 16)
     slots = min(BATCH_ROWS["cuda"], 1 << (len(requests) - 1).bit_length())
-    sizes = {"capacity": capacity, "max_rows": max_rows, "eos": end_of_text(loaded.base.tokenizer)}
-    while True:
-        try:
-            return fast_paths.make_decoder(loaded, slots=slots, **sizes)
-        except torch.OutOfMemoryError:
-            if slots == 1:
-                raise
-            slots //= 2
+    eos = end_of_text(loaded.base.tokenizer)
+    return make_decoder(loaded, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos)
 
 
 def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[TokenEvent]:

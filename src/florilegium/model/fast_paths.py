@@ -126,14 +126,16 @@ def install_kernels(model: torch.nn.Module, names: tuple[str, ...]) -> None:
         fast.install_kernels(model, names)
 
 
-def unsupported(name: str, loaded: LoadedModel) -> str:
-    """Why one of the kernels in `OF_THE_MODEL` cannot run on this model, or an empty string."""
+def unsupported(name: str, loaded: LoadedModel, streamed: int | None = None) -> str:
+    """Why one of the kernels in `OF_THE_MODEL` cannot run on this model, or an empty string. `streamed`: blocks whose
+    weights will lie in host memory; None: those that do now."""
     if not HAS_FAST:
         return NONE_HERE
     if not loaded.base.packs:
         # other families attend in their own way; runs of theirs on a GPU name it, and go on
         return "" if name == "flex-attention" else "it supports BLOOM models only"
-    if name == "fast-decode" and loaded.base.host is not None:
+    host = loaded.base.host
+    if name == "fast-decode" and host is not None and (len(host) if streamed is None else streamed):
         return "weights of its blocks lie in host memory"
     reason = {
         "fused-blocks": fast.block_stack_unsupported,

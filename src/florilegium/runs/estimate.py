@@ -17,8 +17,9 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.data import Rows, split_by_config
 from florilegium.model import choose_device
-from florilegium.model.gpus import DRIVER, Gpu, find_by_device_name, find_gpu
-from florilegium.model.offload import lies_in_host_memory
+from florilegium.model.card_memory import this_card
+from florilegium.model.gpus import Gpu, find_gpu
+from florilegium.model.offload import check_offload, place_blocks
 from florilegium.model.rehearsal import check_bits
 from florilegium.model.skeleton import Skeleton, read_skeleton
 from florilegium.runs.estimate_memory import (
@@ -102,7 +103,7 @@ def estimate(
     ModelError, UsageError; ResourceError where no pipeline fits."""
     config = replace(config, bits=check_bits(config.model, config.revision, asked_bits, config.bits))
     device = choose_device(config.device) if gpu is None else torch.device("cuda")
-    card = find_gpu(gpu) if gpu is not None else _this_card() if device.type == "cuda" else None
+    card = find_gpu(gpu) if gpu is not None else this_card() if device.type == "cuda" else None
     skeleton = read_skeleton(config)
     split = split_by_config(config, rows)
     training = split.training
@@ -117,9 +118,11 @@ def estimate(
     room = room_on(config, card) if card is not None else 0
     stages = stages_on(config, gpus, room)
     kernels = ("fused-blocks",) if fused else ()
-    if lies_in_host_memory(config, torch.device("cuda" if card else "cpu"), gpus, kernels, room if gpu else None):
-        config = replace(config, memory="offload")
     steps, longest = _steps(lengths, config, 1 if stages else gpus), max(lengths, default=1)
+    where = torch.device("cuda" if card else "cpu")
+    check_offload(config, where, gpus, kernels)
+    if place_blocks(config, where, gpus, kernels, longest, card if gpu else None).offload:
+        config = replace(config, memory="offload")
     memory = memory_on(skeleton, config, card, steps, longest, stages)
     length, tokens = plan_length(num_rows, config), sum(lengths) / max(1, len(lengths))
     rate = product_rate(skeleton, card, fused=memory.plan is not None)
@@ -150,15 +153,6 @@ def estimate(
         other_options(skeleton, config, card, steps, longest, stages),
         Cards(gpus, stages, memory.by_card or (memory.needed,) * gpus) if gpus > 1 else None,
     )
-
-
-def _this_card() -> Gpu:
-    """The card of this machine, with what is free on it now."""
-    known = find_by_device_name(torch.cuda.get_device_name())
-    free, _ = torch.cuda.mem_get_info()
-    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    rates = (None, None) if known is None else (known.tflops, known.bandwidth)
-    return Gpu(name, int(free + DRIVER), *rates, capability)
 
 
 def _steps(lengths: Sequence[int], config: TrainConfig, world: int) -> list[int]:

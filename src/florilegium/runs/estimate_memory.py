@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError
 from florilegium.model import Stage
-from florilegium.model.families import packs
+from florilegium.model.fused_model import fused_unsupported
 from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import (
     BLOCK_ROWS,
@@ -28,7 +28,7 @@ from florilegium.model.memory_plan import (
 from florilegium.model.skeleton import Skeleton
 from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import FusedStage, fused_stages, plain_stages
-from florilegium.runs.plan import CPU_BATCH_TOKENS, ROW_TOKENS
+from florilegium.runs.row_lengths import CPU_BATCH_TOKENS, ROW_TOKENS
 from florilegium.storage.platform import available_memory
 from florilegium.training.stage_memory import StepTokens
 
@@ -81,23 +81,9 @@ def shape_on(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> Model
 
 
 def is_fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
-    """Whether the fused blocks take this model on this card, as far as a config.json can tell (`fast/support.py`)."""
-    if (
-        card is None
-        or not packs(skeleton.family)
-        or config.bits not in (4, 8)
-        or config.kernels == "off"
-        or config.dora
-    ):
-        return False
-    head_width = skeleton.width // skeleton.config.num_attention_heads
-    return (
-        set(skeleton.adapter_on) <= set(skeleton.family.fused_linears)
-        and head_width <= 128
-        and skeleton.width % 64 == 0
-        and (card.capability is None or card.capability >= (8, 0))
-        and not getattr(skeleton.config, "apply_residual_connection_post_layernorm", False)
-    )
+    """Whether the fused blocks take this model on this card, as far as a config.json can tell."""
+    capability = None if card is None else card.capability
+    return card is not None and (capability is None or capability >= (8, 0)) and not fused_unsupported(skeleton, config)
 
 
 def step_tokens(config: TrainConfig, steps: Sequence[int], longest: int) -> StepTokens:

@@ -13,9 +13,11 @@ from florilegium.export.base_weights import BaseWeights
 from florilegium.export.probe import Answers, Probe, ask
 from florilegium.export.subject import Subject
 from florilegium.model import Base, choose_device, load_adapter, load_base
+from florilegium.model.card_memory import free_memory
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.runs.export_probe import make_probe, sayings_probe
 from florilegium.runs.recorder import ProgressView
+from florilegium.storage.platform import available_memory
 
 ROOM = 0.7  # of the memory that is free: what the check's model may take
 
@@ -86,9 +88,4 @@ def _bits_that_fit(weights: BaseWeights, device: torch.device) -> int:
 
 
 def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 62
+    return free_memory() if device.type == "cuda" else available_memory() or 1 << 62

@@ -15,11 +15,14 @@ import torch
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, fast_paths
+from florilegium.model.card_memory import free_memory
 from florilegium.model.document_packing import Packing, find_packing
 from florilegium.model.families import packs
+from florilegium.model.gpus import USABLE
 from florilegium.model.memory_plan import BLOCK_ROWS, MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.processes import card_room
+from florilegium.runs.row_lengths import CPU_BATCH_TOKENS, ROW_TOKENS
 from florilegium.tokens import PackPlan, pack
 from florilegium.tokens.deal import deal
 from florilegium.training import (
@@ -35,10 +38,10 @@ from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline_plan import keeps_activations
 from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 
-ROW_TOKENS, CPU_ROW_TOKENS = 8192, 256
+CPU_ROW_TOKENS = 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
 BATCH_COST, CPU_BATCH_COST = 512, 32  # one more batch of padded rows: the base's weights are dequantised again
-CPU_BATCH_TOKENS, CPU_MASKED_BATCH_TOKENS = 4096, 768  # autograd keeps all that other families' modules compute
+CPU_MASKED_BATCH_TOKENS = 768  # autograd keeps all that other families' modules compute
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
 
@@ -66,7 +69,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
     """The plan for the prepared rows on this model, the adapter attached. Raises UsageError for a kernel asked for by
     name that cannot run, ResourceError when not even the most economical memory plan fits. Several processes make the same
     plan: the smallest GPU's."""
-    kernels = _agreed(_usable_kernels(prepared, loaded), prepared, distributed)
+    # how many blocks stay in host memory is planned below: until then none does
+    kernels = _agreed(_usable_kernels(prepared, loaded, 0), prepared, distributed)
     config = replace(
         prepared.config,
         kernels=",".join(kernels) or "off",
@@ -84,6 +88,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute)
     found = _plan_blocks(prepared, config, loaded, length, distributed)
     memory = found.memory
+    kernels = tuple(name for name in kernels if not _refused(prepared, loaded, name, memory.offloaded))
+    config = replace(config, kernels=",".join(kernels))
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
     coming = (*_evaluation_lengths(prepared, packing), *found.lengths)
     own_blocks = len(prepared.stages[distributed.rank]) if prepared.stages else loaded.base.num_layers
@@ -124,18 +130,18 @@ def _passes(prepared: Prepared) -> float | None:
     return config.epochs
 
 
-def _usable_kernels(prepared: Prepared, loaded: LoadedModel) -> tuple[str, ...]:
-    """Those of `prepared.kernels` that this model can take."""
-    return tuple(name for name in prepared.kernels if not _refused(prepared, loaded, name))
+def _usable_kernels(prepared: Prepared, loaded: LoadedModel, streamed: int) -> tuple[str, ...]:
+    """Those of `prepared.kernels` that this model can take with so many blocks in host memory."""
+    return tuple(name for name in prepared.kernels if not _refused(prepared, loaded, name, streamed))
 
 
-def _refused(prepared: Prepared, loaded: LoadedModel, name: str) -> bool:
+def _refused(prepared: Prepared, loaded: LoadedModel, name: str, streamed: int) -> bool:
     """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
     if name not in fast_paths.OF_THE_MODEL:
         return False
     texts = name == "fast-decode" and prepared.stages
     reason = "a process of a pipeline cannot write texts" if texts else ""
-    reason = reason or fast_paths.unsupported(name, loaded)
+    reason = reason or fast_paths.unsupported(name, loaded, streamed)
     if reason and prepared.requested_kernels != "auto":
         raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")
     return bool(reason)
@@ -222,10 +228,8 @@ def _plan_stage_memory(
 
 def _budget(config: TrainConfig, held: int) -> int:
     """Bytes of this process's card, those that the base takes among them."""
-    free, _ = torch.cuda.mem_get_info()
-    # Beside torch's own count: the driver's context, libraries' workspaces, pieces that do not fit together.
-    card = int((free + held) * 0.92)
-    return min(int(config.gpu_memory_limit * 2**30), free + held) if config.gpu_memory_limit else card
+    there = free_memory() + held
+    return min(int(config.gpu_memory_limit * 2**30), there) if config.gpu_memory_limit else int(there * USABLE)
 
 
 def _longest(prepared: Prepared) -> int:

@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from florilegium.config import TrainConfig
 from florilegium.data import Quote, Rows, Split, read_rows_of, reading_sentences, split_by_config
 from florilegium.errors import ModelError, UsageError, counted, one_line
 from florilegium.evaluation.headline import FEW_ROWS
 from florilegium.model import Base, Stage, choose_device, count_parameters, fast_paths, load_base, rehearse_training
 from florilegium.model.families import head_unsupported
-from florilegium.model.offload import lies_in_host_memory
+from florilegium.model.offload import SHORTEST, Placement, check_offload, place_blocks
 from florilegium.model.stage_plan import plan_stages
 from florilegium.model.tokenizer_loader import tokenizer_of
 from florilegium.model.too_large import refuse_too_large
 from florilegium.runs.base_checks import check_base, with_stored_bits
+from florilegium.runs.estimate_advice import refuse_what_fits_nowhere
 from florilegium.runs.recorder import ProgressView
+from florilegium.runs.row_lengths import row_lengths
 from florilegium.tokens import Encoded, chat_rows, encode_ways
 from florilegium.training import ALONE, Distributed, choose_learning_rate
 
@@ -62,8 +66,9 @@ def prepare(
     names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
     if obstacle:
         raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
-    offload = lies_in_host_memory(config, device, distributed.world, names)
-    if not stages and not offload:
+    check_offload(config, device, distributed.world, names)
+    placement = _placed(config, device, names, distributed, stages)
+    if not stages and not placement.offload:
         refuse_too_large(config, device)
     rehearse_training(config)
     rows = rows or read_rows_of(config)
@@ -89,6 +94,10 @@ def prepare(
         view.say(f"         each is a question and its answer, which alone is trained: {one_line(rows.template.text)}")
     if config.held_out and not held_rows and len(rows.quotes) > 1:
         view.say("         no held-out set: too few rows, or all are near-duplicates; --split-by random splits anyway")
+    if placement.room:  # now that the rows are known
+        # the rows are in their chat template already, where there is one
+        longest = max(row_lengths(replace(config, chat=False), rows, train_rows)[0], default=1)
+        placement = _placed(config, device, names, distributed, stages, longest)
     base = load_base(
         config.model,
         bits=config.bits,
@@ -97,7 +106,7 @@ def prepare(
         revision=config.revision,
         stage=stages[distributed.rank] if stages else None,
         progress=view.loading,
-        offload=offload,
+        offload=placement.offload,
     )
     if base.device.type == "cuda":
         view.compiling(fast_paths.compiled_so_far)
@@ -134,6 +143,23 @@ def prepare(
         split,
         stages,
     )
+
+
+def _placed(
+    config: TrainConfig,
+    device: torch.device,
+    kernels: tuple[str, ...],
+    distributed: Distributed,
+    stages: tuple[Stage, ...],
+    longest: int = SHORTEST,
+) -> Placement:
+    """Where the blocks' weights lie, for a longest row of so many tokens. Raises ResourceError for a base that fits neither
+    on the card nor beside it."""
+    if stages:
+        return Placement(False)
+    placement = place_blocks(config, device, distributed.world, kernels, longest)
+    refuse_what_fits_nowhere(config, placement, longest)
+    return placement
 
 
 def _of_held_out(split: Split) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
+from florilegium.model.card_memory import usable_memory
 from florilegium.model.memory_plan import GIB
 from florilegium.training import Distributed
 
@@ -25,7 +26,6 @@ def card_room(config: TrainConfig, distributed: Distributed) -> int:
     call it."""
     if not distributed.has_others or distributed.device.type != "cuda":
         return 0
-    free, _ = torch.cuda.mem_get_info()
     limit = config.gpu_memory_limit
-    left = int(limit * GIB) - torch.cuda.memory_allocated() if limit else int(0.92 * free)
+    left = int(limit * GIB) - torch.cuda.memory_allocated() if limit else usable_memory()
     return distributed.smallest(max(1, left))

@@ -12,6 +12,8 @@ from florilegium.model.tokenizer_loader import load_tokenizer
 from florilegium.tokens import chat_template, encode
 
 MOST_ROWS = 4096
+ROW_TOKENS = 8192  # of a row that many documents are packed into, on CUDA
+CPU_BATCH_TOKENS = 4096  # of a batch, where autograd keeps what our own forward pass computes
 BYTES_A_TOKEN = 4.3  # english_quotes by BLOOM's tokenizer
 
 

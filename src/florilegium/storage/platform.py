@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,7 @@ fcntl, msvcrt, resource = _optional("fcntl"), _optional("msvcrt"), _optional("re
 # For os.open: no child process inherits the file, and a link in its place is not followed.
 SAFE_OPEN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # where Linux tells of memory
 LOCKED_BYTE = 1 << 30  # Windows locks bytes, and others could not read those: one that the file does not have
 
 
@@ -95,8 +97,44 @@ def peak_resident_bytes() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that a process can still take, or None where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    """Bytes that a process can still take, or None where the system does not say: of the machine, or of the container
+    or service whose limit (a control group's) leaves less."""
+    found = [free for free in (_machine_memory(), *_group_memory()) if free is not None]
+    return max(0, min(found)) if found else None
+
+
+def _machine_memory() -> int | None:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _numbers(PROC / "meminfo")["MemAvailable:"] * 1024
     return None
+
+
+def _group_memory() -> Iterator[int]:
+    """What is left of the limit of each control group that this process is in, and of those above it. In a container
+    the groups above are out of sight, and its own may be the root."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2: one tree for all
+                yield from _left(CGROUPS, path, "memory.max", "memory.current", "")
+            elif "memory" in controllers.split(","):
+                yield from _left(CGROUPS / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+def _left(tree: Path, path: str, limit: str, usage: str, prefix: str) -> Iterator[int]:
+    folder = tree / path.strip("/")
+    for group in (folder, *folder.parents):
+        with contextlib.suppress(OSError, ValueError):  # no limit is "max" in version 2; the root has no file
+            most, used = (int((group / name).read_text(encoding="ascii")) for name in (limit, usage))
+            statistics = _numbers(group / "memory.stat")
+            # files that were read are counted as used, and go when their room is wanted
+            files = sum(statistics.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+            yield most - used + files
+        if group == tree:
+            return
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """A file of the kernel's with a name and a number on each line."""
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from florilegium.config import SamplingSettings, make_config
 from florilegium.errors import UsageError
 from florilegium.fast.decoding.decoder import Decoder
 from florilegium.generation import Completion, ContinuousBatcher, PackedDecoder, Request, collect, write_batch
+from florilegium.generation.decoder_room import slot_bytes
 from florilegium.model import LoadedModel, attach_adapter, load_base
 from florilegium.model.families import head_weight
 from florilegium.model.families.bloom import bloom_model
@@ -232,3 +233,15 @@ def test_cancelled_texts_write_no_more_and_leave_the_others_alone(tmp_path: Path
         writer.cancel(4)
     assert written[4] == [] and len(written[1]) == 3
     assert all(written[i] == wanted[i].token_ids for i in (0, 2, 3, 5))
+
+
+def test_a_slot_takes_what_the_engine_reckons_with(tmp_path: Path) -> None:
+    """`decoder_room.py` sizes the slots before the decoder is made."""
+    base, model = tuned(tmp_path, 8, 32)
+    held = []
+    for slots in (2, 4):
+        made = Decoder(bloom_model(model), head_weight(model).detach(), slots=slots, capacity=256, eos=EOS, max_rows=16)
+        parts = [made.cache, made.scores, *(getattr(made.state, field.name) for field in fields(made.state))]
+        held.append(sum(part.numel() * part.element_size() for part in parts))
+    each, reckoned = (held[1] - held[0]) / 2, slot_bytes(LoadedModel(base, model), 256)
+    assert reckoned <= each < 1.01 * reckoned

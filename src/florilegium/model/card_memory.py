@@ -1,0 +1,29 @@
+"""What is free on the card of this process, asked of the driver and of torch when it is needed.
+
+The driver does not count what torch's allocator holds and no tensor lies in: a process that had another model before
+has gigabytes of it, and the next tensors take them first."""
+
+from __future__ import annotations
+
+import torch
+
+from florilegium.model.gpus import DRIVER, USABLE, Gpu, find_by_device_name
+
+
+def free_memory() -> int:
+    """Bytes of the current CUDA device that tensors of this process can still take."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def usable_memory() -> int:
+    """The same, without what goes to the driver's context, libraries' workspaces, and pieces that do not fit together."""
+    return int(USABLE * free_memory())
+
+
+def this_card() -> Gpu:
+    """The card of this machine, with what is free on it now."""
+    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    known = find_by_device_name(name)
+    rates = (None, None) if known is None else (known.tflops, known.bandwidth)
+    return Gpu(name, int(free_memory() + DRIVER), *rates, capability)
