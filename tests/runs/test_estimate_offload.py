@@ -31,10 +31,10 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
 
 @pytest.mark.parametrize(("tokens", "measured"), [(2048, 4.00), (8192, 7.99)])
 def test_the_forecast_is_what_was_measured(bloom: Path, tokens: int, measured: float) -> None:
-    """On an H200 (docs/benchmarks.md): from 3% above the peak to 1.5% below, one step of an allocator's blocks."""
+    """On an H200 (docs/benchmarks.md): from 3% above the peak to 1% below."""
     shape = read_skeleton(TrainConfig(model=str(bloom))).shape(8, reads_int8=True)
     assert shape is not None
-    assert -0.015 < peak_bytes(without_blocks(shape, 8), tokens, 0, 30, 0) / GIB / measured - 1 < 0.03
+    assert -0.01 < peak_bytes(without_blocks(shape, 8), tokens, 0, 30, 0) / GIB / measured - 1 < 0.03
 
 
 def test_the_link_is_what_was_measured(bloom: Path) -> None:

@@ -134,16 +134,14 @@ def unsupported(name: str, loaded: LoadedModel, streamed: int | None = None) -> 
     if not loaded.base.packs:
         # other families attend in their own way; runs of theirs on a GPU name it, and go on
         return "" if name == "flex-attention" else "it supports BLOOM models only"
-    host = loaded.base.host
-    if name == "fast-decode" and host is not None and (len(host) if streamed is None else streamed):
+    if name == "fast-decode" and loaded.base.host is not None and (streamed or (streamed is None and loaded.base.host)):
         return "weights of its blocks lie in host memory"
     reason = {
         "fused-blocks": fast.block_stack_unsupported,
         "fast-decode": fast.decoder_unsupported,
         "flex-attention": fast.flex_attention_unsupported,
     }[name]
-    bloom = _bloom(loaded)
-    return reason(bloom, loaded.base.device, loaded.base.compute_dtype)
+    return reason(_bloom(loaded), loaded.base.device, loaded.base.compute_dtype)
 
 
 def _bloom(loaded: LoadedModel) -> Bloom:

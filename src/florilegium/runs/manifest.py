@@ -61,6 +61,7 @@ class RunManifest(TypedDict):
     stage_peak_bytes: NotRequired[list[int]]
     stage_forecast_bytes: NotRequired[list[int]]
     forecast_bytes: NotRequired[int]
+    tile: NotRequired[int]  # tokens of which the steps hold a multiple
     forgotten: NotRequired[Mapping[str, object]]
     steps: NotRequired[int]
     tokens: NotRequired[int]
@@ -137,6 +138,8 @@ def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCo
     }
     if plan.memory:
         manifest["forecast_bytes"] = plan.memory.peak
+    if plan.tile:
+        manifest["tile"] = plan.tile
     if plan.stage_peaks:
         manifest["stage_forecast_bytes"] = list(plan.stage_peaks)
     return manifest

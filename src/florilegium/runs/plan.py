@@ -63,6 +63,7 @@ class ExecutionPlan:
     recompute: bool = False  # activations, in the backward pass, where the fused blocks do not run
     stage_peaks: tuple[int, ...] = ()  # of a pipeline of fused blocks: what each process expects
     micro_batches: MicroBatchCost | None = None  # of the same
+    tile: int = 0  # tokens of which steps in the tile-aligned order hold a multiple; 0: another order
 
 
 def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distributed = ALONE) -> ExecutionPlan:
@@ -85,7 +86,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         separate = not (prepared.base.packs or documents.mask)
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
         recompute = config.memory == "lean" or _recomputes_stages(prepared, config, distributed)
-        return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute)
+        tile = _tile(prepared, config)
+        return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute, tile=tile)
     found = _plan_blocks(prepared, config, loaded, length, distributed)
     memory = found.memory
     kernels = tuple(name for name in kernels if not _refused(prepared, loaded, name, memory.offloaded))
@@ -103,6 +105,7 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
         fast_paths.describe_int8_path(loaded) if memory.copies < own_blocks else "",
         stage_peaks=found.peaks,
         micro_batches=found.cost,
+        tile=_tile(prepared, config),
     )
 
 
@@ -121,6 +124,12 @@ def _plan_blocks(
 def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
     """The order of rows for these kernels: the fused blocks alone gain from steps that fill their tiles."""
     return request if request != "auto" else "tile-aligned" if "fused-blocks" in kernels else "shuffled"
+
+
+def _tile(prepared: Prepared, config: TrainConfig) -> int:
+    """Tokens of which a step is to hold a multiple, in the order that arranges them."""
+    order = batch_sampler(prepared.training.examples, config, prepared.tile)
+    return order.tile if order.tile_aligned else 0
 
 
 def _passes(prepared: Prepared) -> float | None:
@@ -185,7 +194,7 @@ def _recomputes_stages(prepared: Prepared, config: TrainConfig, distributed: Dis
 
 def _step_lengths(prepared: Prepared, config: TrainConfig, world: int) -> list[int]:
     """Tokens of the steps to come, as they are packed: of several processes those of the one that has most."""
-    order = batch_sampler(prepared.training.examples, config)
+    order = batch_sampler(prepared.training.examples, config, prepared.tile)
     planned = range(min(3 * order.steps_per_epoch, MAX_STEPS_PLANNED))
     if world == 1:
         return [BLOCK_ROWS.round_up(order.tokens(number)) for number in planned]

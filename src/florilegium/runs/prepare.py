@@ -49,6 +49,7 @@ class Prepared:
     requested_batching: str
     split: Split
     stages: tuple[Stage, ...] = ()  # of a pipeline, one a process; none: this process holds the whole base
+    tile: int = 0  # of a run that is resumed: tokens of which its steps hold a multiple; 0: chosen from the rows
 
 
 def prepare(

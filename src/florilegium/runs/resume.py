@@ -35,6 +35,7 @@ from florilegium.storage.atomic_folders import sweep
 from florilegium.storage.paths import quoted
 from florilegium.storage.run_directory import RUNS, RunDirectory, find_run
 from florilegium.storage.run_lock import locked, refuse_links
+from florilegium.tokens.batch_order import TILE
 from florilegium.training import (
     Distributed,
     Snapshot,
@@ -91,6 +92,8 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
                 prepared = replace(prepared, requested_kernels="auto")
             if manifest:
                 _check_same(manifest, prepared, directory)
+                # runs of earlier versions say nothing, and filled single tiles whatever the number of rows
+                prepared = replace(prepared, tile=manifest.get("tile", TILE))
         ready = make_ready(prepared, resumes=found[0] is not None, distributed=distributed)
         if not distributed.is_first:
             return follow(ready, found_run, stop, _read_snapshot(found[0], changes), distributed)
@@ -163,12 +166,17 @@ def read_manifest_of_run(run: RunDirectory) -> RunManifest | None:
             isinstance(manifest["data"]["digest"], str)
             and isinstance(manifest["base"], dict)
             and "template" in manifest
+            and _is_tile(manifest.get("tile", TILE))
         ):
             return cast(RunManifest, manifest)  # what is asked of it was checked
     except (ModelError, KeyError, TypeError):
         pass
     fix = f"Start a new run: florilegium train --config {quoted(run.config)}"
     raise UsageError(f"{path} is damaged, so it is impossible to check that data and base are unchanged", fix)
+
+
+def _is_tile(value: object) -> bool:
+    return isinstance(value, int) and value >= TILE and value % TILE == 0
 
 
 def _of_a_base(facts: BaseFacts) -> Mapping[str, object]:

@@ -90,6 +90,7 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
         distributed=distributed,
         stop=stop,
         pipeline=Pipeline(distributed, ready.prepared.stages, plan.micro_batches) if ready.prepared.stages else None,
+        tile=plan.tile,
     )
     # Of a pipeline several micro-batches are under way at once: a recorded graph has memory for one.
     if plan.memory is not None and trainer.pipeline is None:

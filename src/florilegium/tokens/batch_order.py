@@ -35,12 +35,14 @@ def epoch_order(num_rows: int, batch_rows: int, seed: int, epoch: int) -> list[l
 
 class BatchSampler:
     """The rows of every step of a run. `lengths` are tokens a row takes in a batch; `tile_aligned` says which of the two
-    orders it is."""
+    orders it is; `tile` the tokens of which a step is then to hold a multiple (0: `tiles_of` the rows)."""
 
-    def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int, *, tile_aligned: bool) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_rows: int, seed: int, *, tile_aligned: bool, tile: int = 0
+    ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.batch_rows, self.seed, self.tile_aligned = batch_rows, seed, tile_aligned and batch_rows <= MOST_ROWS
-        self.tile = tiles_of(self.lengths, batch_rows) if self.tile_aligned else TILE
+        self.tile = tile or (tiles_of(self.lengths, batch_rows) if self.tile_aligned else TILE)
         self.steps_per_epoch = -(-len(lengths) // batch_rows)
         self._epoch = lru_cache(2)(lambda epoch: epoch_order(len(self.lengths), batch_rows, seed, epoch))
         self._window = lru_cache(2)(self._arranged)

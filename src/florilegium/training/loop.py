@@ -65,7 +65,7 @@ def run_steps(
         not progress.is_evaluated and progress.step % length.evaluate_every == 0
     ):  # before training; or a signal ended it
         best = evaluate_or_leave(trainer, sides, length, progress, best, observer, stop)
-    order = batch_sampler(training, trainer.config)
+    order = batch_sampler(training, trainer.config, trainer.tile)
     began = time.monotonic() - progress.elapsed_seconds
     reporter = StepReporter(progress, length, observer, began)
     while progress.step < length.num_steps and not stop.number:
@@ -113,13 +113,14 @@ def evaluate_or_leave(
         return best
 
 
-def batch_sampler(training: Sequence[Example], config: TrainConfig) -> BatchSampler:
-    """The rows of each step, for a config whose `batching` has been chosen."""
+def batch_sampler(training: Sequence[Example], config: TrainConfig, tile: int = 0) -> BatchSampler:
+    """The rows of each step, for a config whose `batching` has been chosen; `tile`: as the plan has it, 0 to choose it."""
     return BatchSampler(
         [len(e.token_ids) - 1 for e in training],
         config.batch_size,
         config.seed,
         tile_aligned=config.batching == "tile-aligned",
+        tile=tile,
     )
 
 

@@ -43,6 +43,7 @@ class Trainer:
     distributed: Distributed = ALONE
     stop: SharedStop | None = None  # of several processes
     pipeline: Pipeline | None = None  # where they hold the base together
+    tile: int = 0  # tokens of which steps in the tile-aligned order hold a multiple; 0: chosen from the rows
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.loaded.model.parameters() if p.requires_grad and not p.is_meta]

@@ -102,7 +102,8 @@ def block_sizes(width: int, heads: int, adapter_on: Collection[str] = (FUSED_QKV
     """Four linears of 3 W², W², 4 W² and 4 W². Of a token the fused blocks keep, in 2 bytes a number, the input (W), the
     residual after attention (W), query, key and value (3 W), the context (W), and what GELU's gradient needs (4 W); in
     4 bytes a log-sum-exp for each head. LoRA on the last linear reads GELU's output too (4 W), and beside its input and
-    the context's lie the adapter's columns, in whole lines of 64."""
+    the context's lie the adapter's columns, in whole lines of 64. What was not kept is made again, with 4 W beside it that a
+    card showed (docs/kernels/memory-plan.md)."""
     shapes = {FUSED_QKV: (3, 1), "dense": (1, 1), "dense_h_to_4h": (4, 1), "dense_4h_to_h": (1, 4)}
     outputs, inputs = (sum(width * shapes[name][side] for name in adapter_on if name in shapes) for side in (0, 1))
     beside = 128 * sum(name in adapter_on for name in ("dense", "dense_4h_to_h"))
@@ -116,7 +117,7 @@ def block_sizes(width: int, heads: int, adapter_on: Collection[str] = (FUSED_QKV
         kept_middle=4 * width,
         kept_input=2 * width,
         at_work=30 * width,
-        recomputed=20 * width + active + beside,
+        recomputed=24 * width + active + beside,
     )
 
 
