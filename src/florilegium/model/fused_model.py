@@ -59,7 +59,7 @@ def _stored_kind(config: PretrainedConfig) -> object:
 def _of_the_adapter(skeleton: Skeleton, config: TrainConfig) -> str:
     assert packs(skeleton.family), "asked before"
     if config.dora:
-        return "the fused blocks take plain LoRA, and --dora is another"
+        return "the fused blocks take plain LoRA, not --dora"
     on = set(skeleton.adapter_on)
     if not on <= set(skeleton.family.fused_linears):
         return "the fused blocks take LoRA on the linears of blocks only"
