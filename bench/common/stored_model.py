@@ -18,7 +18,7 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -46,7 +46,7 @@ HOLES = "holes.json"  # of a folder: its large tensors are holes
 SMALL = 1 << 16  # bytes of a tensor up to which it is written
 STD = 0.02
 INT8_STD, NF4_STD = 73.9, 0.52  # of a number whose 8 or 4 bits are uniform, before its scale
-Read = Callable[[TensorReader, str], torch.Tensor]
+Read = Callable[[TensorReader, Iterable[str]], Iterator[tuple[str, torch.Tensor]]]
 
 
 def make_stored(
@@ -171,22 +171,22 @@ def draw(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 class DrawnReader:
-    """`TensorReader.read` on folders with holes, and how long all of one took: a line on stderr."""
+    """`TensorReader.read_all` on folders with holes, and how long all of one took: a line on stderr."""
 
     def __init__(self, read: Read) -> None:
         self.plain, self.began, self.done = read, 0.0, 0
 
-    def __call__(self, reader: TensorReader, name: str) -> torch.Tensor:
+    def __call__(self, reader: TensorReader, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
         mark = reader.path.parent / HOLES
-        if not mark.is_file():
-            return self.plain(reader, name)
+        total = json.loads(mark.read_text(encoding="utf-8"))["bytes"] if mark.is_file() else None
         self.began = self.began or time.perf_counter()
-        tensor = self.plain(reader, name)
-        size = tensor.numel() * tensor.element_size()
-        self.done += size
-        if self.done == json.loads(mark.read_text(encoding="utf-8"))["bytes"]:
-            self._say(tensor.device)
-        return draw(name, tensor) if size > SMALL else tensor
+        for name, tensor in self.plain(reader, names):
+            size = tensor.numel() * tensor.element_size()
+            self.done += size
+            if self.done == total:
+                self._say(tensor.device)
+            yield name, draw(name, tensor) if total is not None and size > SMALL else tensor
+            del tensor
 
     def _say(self, device: torch.device) -> None:
         if device.type == "cuda":
@@ -199,8 +199,8 @@ class DrawnReader:
 
 def read_holes() -> None:
     """From now on tensors of a folder with holes are drawn as they are read."""
-    drawn = DrawnReader(TensorReader.read)
-    TensorReader.read = lambda reader, name: drawn(reader, name)  # type: ignore[method-assign]
+    drawn = DrawnReader(TensorReader.read_all)
+    TensorReader.read_all = lambda reader, names: drawn(reader, names)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

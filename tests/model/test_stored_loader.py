@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,19 @@ def test_the_parts_of_a_weight_may_lie_in_several_files(stored: Path, tmp_path: 
 def test_no_weight_waits_on_the_device(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the order of the file: safetensors' own puts int8 weights before all of their `weight_format`."""
     folder, waiting, most = changed(stored, tmp_path, {}), [0], [0]
-    read, put = TensorReader.read, stored_loader._put
+    read, put = TensorReader.read_all, stored_loader._put
 
-    def reading(reader: TensorReader, name: str) -> torch.Tensor:
-        tensor = read(reader, name)
-        waiting[0] += tensor.dim() == 2  # weights alone; NF4's have a second side of 1
-        most[0] = max(most[0], waiting[0])
-        return tensor
+    def reading(reader: TensorReader, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in read(reader, names):
+            waiting[0] += tensor.dim() == 2  # weights alone; NF4's have a second side of 1
+            most[0] = max(most[0], waiting[0])
+            yield name, tensor
 
     def putting(model: Any, name: str, found: dict[str, torch.Tensor], *rest: Any) -> None:
         waiting[0] -= found["weight"].dim() == 2
         put(model, name, found, *rest)
 
-    monkeypatch.setattr(TensorReader, "read", reading)
+    monkeypatch.setattr(TensorReader, "read_all", reading)
     monkeypatch.setattr(stored_loader, "_put", putting)
     assert streamed(folder) is not None and (waiting, most) == ([0], [1])
 

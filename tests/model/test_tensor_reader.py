@@ -40,6 +40,59 @@ def test_tensors_are_the_librarys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert torch.equal(tensor.cpu(), wanted[name])
 
 
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("ahead", [0, 40, 10**6])
+def test_the_next_tensors_are_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, device: torch.device
+) -> None:
+    """Beside the one that is waited for, as many bytes as AHEAD says and no more."""
+    monkeypatch.setattr(reading, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(reading, "AHEAD", ahead)
+    path = saved(tmp_path / "m.safetensors")
+    wanted, begun, most = load_file(path), list[str](), 0
+    with TensorReader(path, device) as reader:
+        start = reader._start
+        monkeypatch.setattr(reader, "_start", lambda name: (begun.append(name), start(name))[1])
+        sizes = {name: wanted[name].numel() * wanted[name].element_size() for name in reader.names}
+        for number, (name, tensor) in enumerate(reader.read_all(reader.names)):
+            assert name == reader.names[number] and torch.equal(tensor.cpu(), wanted[name])
+            most = max(most, sum(sizes[other] for other in begun[number + 1 :]))
+    assert begun == reader.names and most <= ahead
+    assert (most > 0) is (ahead > 0)
+
+
+def test_a_card_without_room_is_given_one_tensor_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where not even that one fits, the error is the device's own."""
+    path, held = saved(tmp_path / "m.safetensors"), list[str]()
+    with TensorReader(path, CPU) as reader:
+        start = reader._start
+
+        def full(name: str) -> object:
+            if held or name == "too large":
+                raise torch.OutOfMemoryError
+            held.append(name)
+            return start(name)
+
+        monkeypatch.setattr(reader, "_start", full)
+        seen = []
+        for name, _ in reader.read_all(reader.names):
+            seen.append(name)
+            held.clear()
+        assert seen == reader.names
+        reader.header["too large"] = reader.header["small"]
+        with pytest.raises(torch.OutOfMemoryError):
+            list(reader.read_all(["too large"]))
+
+
+def test_nobody_waits_for_what_is_no_longer_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load that ends with an error leaves no thread reading."""
+    monkeypatch.setattr(reading, "PIECE_BYTES", 10)
+    with TensorReader(saved(tmp_path / "m.safetensors"), CPU) as reader, pytest.raises(KeyError):
+        for _ in reader.read_all(reader.names):
+            raise KeyError
+    assert not any(thread.is_alive() for thread in reader.pool._threads)
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors")
     with TensorReader(path, CPU) as reader:

@@ -18,6 +18,7 @@ from torch import nn
 
 from florilegium.model.fast_paths import HostBlocks
 from florilegium.model.tensor_reader import TensorReader
+from florilegium.model.undrawn import Undrawn
 from florilegium.model.weight_check import place
 from florilegium.model.weight_files import WeightFiles
 
@@ -45,7 +46,8 @@ def load_streamed(
     if not model.config.tie_word_embeddings or "lm_head.weight" in files.tensors:
         return None
     quantizer = AutoHfQuantizer.from_config(quantization)
-    quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
+    with Undrawn():
+        quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=torch.bfloat16)
     fill(model, files, device, host=host)
     model.tie_weights()
     model.hf_quantizer = quantizer
@@ -66,15 +68,19 @@ def fill(
     """Reads the tensors of `model` from `files`, or of it those `held`: into bitsandbytes' linears quantised, else as
     `stored`. `through_bfloat16`: what is quantised is rounded to bfloat16 first."""
     wanted = dict(model.named_parameters())
+    held = wanted if held is None else held
     for path in files.paths:
+        here = {
+            key: name
+            for key, tensor in files.tensors.items()
+            if tensor.file == path and (name := place(key, wanted, model.base_model_prefix)) in held
+        }
         with TensorReader(path, device) as reader:
-            for key in reader.names:
-                if key in files.tensors and files.tensors[key].file == path:
-                    name = place(key, wanted, model.base_model_prefix)
-                    if held is None or name in held:
-                        put(model, name, reader.read(key), stored, through_bfloat16=through_bfloat16)
-                        to_host(model, name, host)
-                        files.was_read(key)
+            for key, tensor in reader.read_all(filter(here.__contains__, reader.names)):
+                put(model, here[key], tensor, stored, through_bfloat16=through_bfloat16)
+                to_host(model, here[key], host)
+                files.was_read(key)
+                del tensor  # the next one is waited for without it
 
 
 def put(

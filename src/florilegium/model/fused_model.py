@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 WIDEST_HEAD, WIDTH_STEP = 128, 64
-MOST_RANK = 256  # of an adapter on `dense` or `dense_4h_to_h` (`fast/training/lora_kernel.py`)
-LINEARS_AFTER = {"dense", "dense_4h_to_h"}  # those that no norm stands before
+MOST_RANK = 256  # of an adapter on a linear that no norm stands before (`fast/training/lora_kernel.py`)
 
 
 def fused_unsupported(skeleton: Skeleton, config: TrainConfig) -> str:
@@ -61,8 +60,9 @@ def _of_the_adapter(skeleton: Skeleton, config: TrainConfig) -> str:
     if config.dora:
         return "the fused blocks take plain LoRA, not --dora"
     on = set(skeleton.adapter_on)
+    _, attention_out, _, mlp_down = skeleton.family.fused_linears
     if not on <= set(skeleton.family.fused_linears):
         return "the fused blocks take LoRA on the linears of blocks only"
-    if config.lora_rank > MOST_RANK and on & LINEARS_AFTER:
-        return f"the fused blocks take a rank of up to {MOST_RANK} there"
+    if config.lora_rank > MOST_RANK and on & {attention_out, mlp_down}:
+        return f"the fused blocks take a rank of up to {MOST_RANK} on {attention_out} and {mlp_down}"
     return ""

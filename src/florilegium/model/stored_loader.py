@@ -1,5 +1,5 @@
 """A BLOOM that is stored quantised onto a CUDA device, as it lies in its files: nothing is quantised again, and the host
-holds a few pieces of 32 MiB (`tensor_reader.py`).
+holds a few pieces of 16 MiB (`tensor_reader.py`).
 
 A linear's tensors may lie in several files, its scales behind the weights of all others (as Transformers saves int8):
 they are read first, and each weight finds them on the device.
@@ -23,6 +23,7 @@ from florilegium.errors import ModelError
 from florilegium.model.bloom_loader import put, to_host
 from florilegium.model.fast_paths import HostBlocks
 from florilegium.model.tensor_reader import TensorReader
+from florilegium.model.undrawn import Undrawn
 from florilegium.model.weight_check import FLOATS, place
 from florilegium.model.weight_files import AGAIN, WeightFiles
 
@@ -51,7 +52,8 @@ def load_stored(
 
     model: Any = outline
     quantizer: Any = AutoHfQuantizer.from_config(model.config.quantization_config, pre_quantized=True)
-    quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=stored)
+    with Undrawn():
+        quantizer.preprocess_model(model=model, device_map={"": str(device)}, dtype=stored)
     parts = _parts_by_weight(model, files)
     if parts is None:
         return None
@@ -124,13 +126,14 @@ def _fill(
                 key for key in homes if files.tensors[key].file == path and (homes[key][1] == "weight") is is_weight
             }
             with TensorReader(path, device) as reader:
-                for key in filter(keys.__contains__, reader.names):
+                for key, tensor in reader.read_all(filter(keys.__contains__, reader.names)):
                     name, part = homes[key]
-                    beside[name][part] = reader.read(key)
+                    beside[name][part] = tensor
                     if is_weight:
                         _put(model, name, beside.pop(name), stored, device)
                         to_host(model, name, host)
                     files.was_read(key)
+                    del tensor  # the next one is waited for without it
 
 
 def _put(

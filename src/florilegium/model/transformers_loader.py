@@ -19,6 +19,7 @@ from florilegium.model.model_config import model_config
 from florilegium.model.stage import Stage
 from florilegium.model.stage_loader import load_stage
 from florilegium.model.stored_loader import load_stored
+from florilegium.model.undrawn import Undrawn
 from florilegium.model.weight_check import check_headers, check_loaded, refuse_empty, weights_of
 from florilegium.model.weight_files import WeightFiles
 
@@ -72,7 +73,7 @@ def outline(values: Mapping[str, Any], name: str) -> PreTrainedModel:
     """The model that a config.json describes, without numbers: on the meta device."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(model_config(values, name), dtype=torch.bfloat16)
     return model
 
