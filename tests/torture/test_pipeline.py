@@ -32,7 +32,17 @@ def five_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(model: Path, quotes: Path, output: Path, *more: str, bits: int = 8) -> list[str]:
     settings = f"--bits {bits} --device cpu --max-steps {STEPS} --batch-size 8 --save-every 4 --eval-every 6"
     dtype = () if bits == 16 else ("--dtype", "float32")
-    options = [*settings.split(), *dtype, "--lora-dropout", "0.2", "--verdict-texts", "0", *more]
+    options = [
+        *settings.split(),
+        *dtype,
+        "--lora-dropout",
+        "0.2",
+        "--neftune-alpha",
+        "5",
+        "--verdict-texts",
+        "0",
+        *more,
+    ]
     return ["train", str(quotes), "--model", str(model), "--output", str(output), *options]
 
 

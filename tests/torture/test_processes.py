@@ -26,7 +26,7 @@ def arguments(tiny: Path, quotes: Path, output: Path, *more: str) -> list[str]:
     settings = (
         f"--bits 32 --device cpu --max-steps {STEPS} --batch-size 5 --save-every 10 --eval-every 50 --log-every 1"
     )
-    options = [*settings.split(), "--lora-dropout", "0.2", "--verdict-texts", "0", *more]
+    options = [*settings.split(), "--lora-dropout", "0.2", "--neftune-alpha", "5", "--verdict-texts", "0", *more]
     return ["train", str(quotes), "--model", str(tiny), "--output", str(output), *options]
 
 

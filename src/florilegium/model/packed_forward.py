@@ -26,6 +26,7 @@ from florilegium.model import fast_paths
 from florilegium.model.families import PackedFamily, head_weight, packs
 from florilegium.model.families.other import packed_hidden_states, padded_hidden_states
 from florilegium.model.loaded import PLAIN, ForwardOptions, LoadedModel
+from florilegium.model.noise import add_noise, noise_of
 from florilegium.tokens import Batch
 
 
@@ -49,10 +50,13 @@ def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = P
     """The last layer's normed output [B, T, W], in the base's compute dtype."""
     family, model = loaded.family, loaded.model
     if not packs(family):
-        if batch.one_a_row:
-            return padded_hidden_states(model, batch)  # nothing to keep apart
-        assert options.document_mask, "rows of many documents were given to a model that reads from one into the next"
-        return packed_hidden_states(model, batch, options.document_mask)
+        with noise_of(batch):
+            if batch.one_a_row:
+                return padded_hidden_states(model, batch)  # nothing to keep apart
+            assert options.document_mask, (
+                "rows of many documents were given to a model that reads from one into the next"
+            )
+            return packed_hidden_states(model, batch, options.document_mask)
     hidden_BTW = _embedded(loaded, family, batch, options)
     if options.block_stack is not None:
         return _fused(options.block_stack, hidden_BTW, batch, model.training)
@@ -93,7 +97,7 @@ def _embedded(loaded: LoadedModel, family: PackedFamily, batch: Batch, options: 
     hidden_BTW = family.embed(loaded.model, batch.tokens_BT, residual_dtype(loaded, options))
     # NEFTune is noise of training alone: an evaluation in between must not see it.
     if options.neftune_alpha and loaded.model.training:
-        hidden_BTW = _add_noise(hidden_BTW, batch, options.neftune_alpha)
+        hidden_BTW = add_noise(hidden_BTW, batch, options.neftune_alpha)
     return hidden_BTW
 
 
@@ -129,14 +133,3 @@ def _fused(stack: fast_paths.BlockStack, stream_BTW: torch.Tensor, batch: Batch,
     number_T, seed = batch.number_BT.flatten(), batch.seed_1 if training else None
     hidden_TW = stack(stream_BTW.flatten(0, 1), start_T, end_T, number_T, seed)
     return hidden_TW.view(stream_BTW.shape)
-
-
-def _add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Tensor:
-    """NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise of size alpha / sqrt(length * width) on each
-    document's embeddings."""
-    document_BT = batch.document_BT
-    # a token's document is as long as the tokens of its row that share its number
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    length_BT1 = same_BTT.sum(-1, keepdim=True)
-    size = alpha / (length_BT1 * hidden_BTW.shape[-1]).sqrt()
-    return hidden_BTW + (torch.empty_like(hidden_BTW).uniform_(-1, 1) * size).to(hidden_BTW.dtype)

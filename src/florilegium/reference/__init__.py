@@ -5,7 +5,7 @@ Nothing outside this folder is imported here.
 """
 
 from florilegium.reference.attention import Attend, alibi_slopes, sdpa_attention
-from florilegium.reference.dropout import drop_limit, dropout_keep
+from florilegium.reference.dropout import drop_limit, dropout_keep, uniform_noise
 from florilegium.reference.head_loss import cross_entropy_losses
 from florilegium.reference.logits import AS_THEY_ARE, LogitRule, head_logits
 
@@ -19,4 +19,5 @@ __all__ = [
     "dropout_keep",
     "head_logits",
     "sdpa_attention",
+    "uniform_noise",
 ]

@@ -15,6 +15,8 @@ WORD = 0xFFFFFFFF
 STREAM = 7919  # a prime: keeps the streams apart whatever the seed is
 DRAWS = 8  # of a counter
 AT_ONCE = 1 << 16  # counters: what is made on the way stays in a processor's cache
+NOISE_AT_ONCE = 1 << 18  # a recorded step launches a hundred kernels for each; some 40 MB are on the way
+NOISE_STREAM = -1  # NEFTune's; those of the adapter's linears count from 0
 
 
 def drop_limit(p: float) -> int:
@@ -37,7 +39,22 @@ def dropout_keep(seed: int, stream: int, number_T: torch.Tensor, width: int, lim
     return keep[:, :width]
 
 
-def philox(key: int, counter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def uniform_noise(seed_1: torch.Tensor, number_T: torch.Tensor, width: int) -> torch.Tensor:
+    """Numbers between -1 and 1, float32 [T, width], of tokens with these numbers: one of 65,536 values each. `seed_1`
+    stays on its device, so that a recorded step draws by the seed that it is replayed with."""
+    blocks = -(-width // DRAWS)
+    column = torch.arange(blocks, device=number_T.device)
+    found = []
+    for numbers in torch.split(number_T, max(1, NOISE_AT_ONCE // blocks)):
+        counter = (numbers[:, None].long() * blocks + column) & WORD
+        words = philox(seed_1 + NOISE_STREAM * STREAM, counter)
+        found += [torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], -1).flatten(1)]
+    return (torch.cat(found)[:, :width].float() + 0.5) / 32768 - 1
+
+
+def philox(
+    key: int | torch.Tensor, counter: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Four words of 32 bits for each counter (of 32 bits), all int64."""
     low, high = key & WORD, key >> 32 & WORD
     c0, c1, c2, c3 = counter, torch.zeros_like(counter), torch.zeros_like(counter), torch.zeros_like(counter)

@@ -77,10 +77,7 @@ def describe_processes(world: int, config: TrainConfig) -> str:
 def _differing(plan: ExecutionPlan, device: torch.device) -> str:
     """What of the result depends on the number of processes. Dropout by rows does not (`model/row_dropout.py`)."""
     by_rows = device.type == "cpu" or "fused-blocks" in plan.kernels
-    dropout = 0 if by_rows else plan.config.lora_dropout
-    random = [n for n, on in (("dropout", dropout), ("NEFTune's noise", plan.config.neftune_alpha)) if on]
-    verb = "differs" if len(random) == 1 else "differ"
-    return f"; {' and '.join(random)} {verb} with their number" if random else ""
+    return "; dropout differs with their number" if plan.config.lora_dropout and not by_rows else ""
 
 
 def describe_device(base: Base) -> str:

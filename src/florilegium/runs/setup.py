@@ -18,7 +18,8 @@ from florilegium.model import (
     fast_paths,
 )
 from florilegium.model.adapter_loading import start_from_adapter
-from florilegium.model.families.other import add_neftune, recompute_activations
+from florilegium.model.families.other import recompute_activations
+from florilegium.model.noise import make_embedding_noisy
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
 from florilegium.storage.run_directory import adapter_folder, find_run
@@ -106,6 +107,6 @@ def _prepare_other_family(config: TrainConfig, loaded: LoadedModel) -> None:
     if loaded.base.packs:
         return
     if config.neftune_alpha:
-        add_neftune(loaded.model, config.neftune_alpha)
+        make_embedding_noisy(loaded.model, config.neftune_alpha)
     if config.memory == "lean":
         recompute_activations(loaded.model)

@@ -2,11 +2,10 @@
 the model was seen to keep them apart (`document_packing.py`).
 
 Nothing is assumed of its modules but what Transformers promises (`base_model_prefix`, the input embedding). What our
-own forward pass does by itself is asked of the model here: recomputing activations, NEFTune's noise."""
+own forward pass does by itself is asked of the model here: recomputing activations. NEFTune's noise: `noise.py`."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -104,16 +103,3 @@ def recompute_activations(model: AnyModel) -> None:
     # its name from Transformers 5.24 on
     enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
-
-
-def add_neftune(model: AnyModel, alpha: float) -> None:
-    """NEFTune's noise while training, on what the input embedding gives for padded rows."""
-    inner = inner_model(model)
-
-    def noisy(module: nn.Module, inputs: tuple[torch.Tensor, ...], hidden_BTW: torch.Tensor) -> torch.Tensor:
-        if not inner.training:
-            return hidden_BTW
-        size = alpha / math.sqrt(hidden_BTW.shape[1] * hidden_BTW.shape[2])
-        return hidden_BTW + torch.empty_like(hidden_BTW).uniform_(-size, size)
-
-    inner.get_input_embeddings().register_forward_hook(noisy)
