@@ -14,6 +14,21 @@ TABLE = {
          '"row_tokens": self.plan.row_tokens, **snapshot.pack}',
          '"row_tokens": self.plan.row_tokens}'),
     ],
+    "training/shares.py": [
+        ('several processes: one that is asked to stop leaves the others alone',
+         'test_processes.py::test_a_signal_to_one_that_writes_ends_the_texts_of_all',
+         'return {"signal": error.exit_code - 128}',
+         'raise'),
+        ('several processes: one without memory leaves the others alone',
+         'test_processes.py::test_a_share_of_texts_that_one_cannot_write_ends_nothing',
+         'return {"kind": type(error).__name__, "cause": error.cause, "fix": error.fix}',
+         'raise'),
+    ],
+    "model/noise.py": [
+        ('several processes: noise by the place in a batch', '../model/test_noise.py::test_a_tokens_noise_is_its_own_however_rows_are_packed',
+         'batch.number_BT.flatten()',
+         'torch.arange(batch.number_BT.numel(), device=hidden_BTW.device)'),
+    ],
     "training/step.py": [
         ("no number: a step's loss is not looked at", 'test_numbers.py::test_no_number_at_any_step',
          '        check_step(host.number, loss, grad_norm)\n',

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.tiny import PAGES
 from tests.torture.conftest import different_bits, weights
 from tests.torture.many import assert_same, metrics, saved, start, train_a_little, wait
 from tests.warm import Warm
@@ -63,6 +65,45 @@ def test_the_adapter_of_one_process(
     apart = max(float((ours[n] - theirs[n]).abs().max()) for n in theirs)
     losses = max(abs(a - b) for a, b in zip(metrics(tmp_path / "run", "loss"), metrics(one, "loss"), strict=True))
     print(f"{world} processes, {STEPS} steps: losses {losses:.1e} apart, adapters {apart:.1e}")
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_an_evaluation_in_shares_finds_the_same(
+    warm: Warm, one: Path, tmp_path: Path, world: int, meeting: dict[str, str]
+) -> None:
+    runs = [Path(shutil.copytree(one, tmp_path / name)) for name in ("shared", "alone")]
+    commands = [
+        ["evaluate", str(run), *["--base", "--generations", "9", "--json", "--general"], str(PAGES)] for run in runs
+    ]
+    marks = [tmp_path / f"texts of {rank}" for rank in range(world)]
+    faults = {rank: ("in_a_share", {"mark": str(mark)}) for rank, mark in enumerate(marks)}
+    children = start(warm, commands[0], tmp_path, world, meeting, faults)
+    assert wait(children) == [0] * world, [child.err for child in children]
+    assert not any(child.err + child.out for child in children[1:])
+    alone = warm.run(commands[1], cwd=tmp_path)
+    assert alone.code == 0, alone.err
+    ours, theirs = (json.loads((run / "evaluation.json").read_text()) for run in runs)
+    assert json.loads(children[0].out) == ours
+    assert_close({**ours, "elapsed_seconds": 0}, {**theirs, "elapsed_seconds": 0})
+    written = [list(map(int, mark.read_text().split())) for mark in marks]
+    together = [sum(texts) for texts in zip(*written, strict=True)]
+    assert together.count(9) == 2  # tuned and base; the others are tags of held-out rows
+    assert all(max(texts) - min(texts) <= 1 for texts in zip(*written, strict=True))
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+    """Numbers to the rounding of float32, all else equal."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for name in theirs:
+            assert_close(ours[name], theirs[name])
+    elif isinstance(theirs, list):
+        for mine, its in zip(ours, theirs, strict=True):
+            assert_close(mine, its)
+    elif isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    else:
+        assert ours == theirs
 
 
 def test_a_signal_to_one_stops_all_and_one_process_resumes(

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error = _in_our_words(error)
         if not isinstance(error, Exception):
             raise
-        is_rank_0s = given[:1] in (["train"], ["resume"]) and not is_first_process()
+        is_rank_0s = given[:1] in (["train"], ["resume"], ["evaluate"]) and not is_first_process()
         if isinstance(error, FlorilegiumError) and (is_rank_0s if error.is_told is None else error.is_told):
             return error.exit_code  # another process of the run says it
         return _tell(error, "--debug" in given)

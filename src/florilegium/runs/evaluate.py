@@ -5,9 +5,10 @@
     free texts     written from nothing with fixed seeds: form, stopping, is_repetitive, variety, copies of training rows
     relevance      do the tags that were written fit their quotes
 
-The rows are read again and split again as the run did it, and must be the same (the digest in manifest.json). The
-answer is one JSON object, `evaluation.json` in the run's folder, and report.html there is written anew. A figure is
-`{"value", "low", "high"}`: a 95% bootstrap interval."""
+Of several processes (torchrun) each measures and writes a share, to the same figures. The rows are read again and split
+again as the run did it, and must be the same (the digest in manifest.json). The answer is one JSON object,
+`evaluation.json` in the run's folder, and report.html there is written anew. A figure is `{"value", "low", "high"}`: a 95%
+bootstrap interval."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from florilegium.config import make_config, read_run_config, settings_of_run
 from florilegium.config.installed import installed_version
+from florilegium.config.processes import read_place
 from florilegium.data import read_rows_of, split_by_config
 from florilegium.errors import DataError, ResourceError, UsageError
 from florilegium.evaluation import GENERAL, read_general, spreads
@@ -28,10 +30,12 @@ from florilegium.runs.evaluator import EvalData, Evaluator
 from florilegium.runs.moved import found_again
 from florilegium.runs.recorder import NullView, ProgressView
 from florilegium.runs.repeats import repeat
+from florilegium.runs.samples import shared_by
 from florilegium.runs.selection import selection_of
 from florilegium.runs.time_left import TimeLeft, evaluation_phases
 from florilegium.storage.atomic_files import Remedy, write_json
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
+from florilegium.training import joined
 
 # How figures were measured: those of two evaluations that differ in it are not put together.
 MEASURED_BY = ("version", "most_rows", "generations", "sampling", "general")
@@ -97,15 +101,23 @@ def evaluate(
         raise UsageError("--repeats is below 0", "It takes 1 or more: two repeats make three seeds")
     directory = find_run(str(run))
     adapter_folder(directory)
-    material = read_eval_data(directory, data, rows)
-    paragraphs = read_general(Path(general) if general else GENERAL)
-    tuned = load(directory, model=model, bits=bits, device=device, progress=view.loading)
-    for note in tuned.notes:
-        view.say(f"note: {note}")
-    phases = evaluation_phases(len(material.held_out), generations, has_base=base)
-    evaluator = Evaluator(tuned, material, tuned.sampling(seed=seed), generations, TimeLeft(view, phases), known_tags)
-    measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
-    compared = evaluator.compare(*measured)
+    if repeats and read_place().world > 1:
+        raise UsageError("--repeats trains, and here several processes evaluate together", "Start one process for it")
+    with joined(device) as distributed:
+        view = view if distributed.is_first else NullView()
+        with distributed.first_then_others():
+            material = read_eval_data(directory, data, rows)
+            paragraphs = read_general(Path(general) if general else GENERAL)
+            tuned = load(directory, model=model, bits=bits, device=device, progress=view.loading)
+        for note in tuned.notes:
+            view.say(f"note: {note}")
+        phases = evaluation_phases(len(material.held_out), generations, has_base=base)
+        writer, settings = shared_by(tuned, distributed), tuned.sampling(seed=seed)
+        evaluator = Evaluator(writer, material, settings, generations, TimeLeft(view, phases), known_tags)
+        measured = evaluator.measure(use_base=False), evaluator.measure(use_base=True) if base else None
+        compared = evaluator.compare(*measured)
+        lost = evaluator.forgetting(paragraphs)
+        distributed.wait()
     chosen = selection_of(
         RunDirectory(directory).read_metrics(),
         len(material.split.validation),
@@ -125,7 +137,7 @@ def evaluate(
         "interval": "95%, bootstrap over rows, 1,000 resamples; Wilson for shares of texts",
         **compared,
         "general": str(Path(general).name) if general else "bundled",
-        "forgetting": asdict(evaluator.forgetting(paragraphs)),
+        "forgetting": asdict(lost),
         "elapsed_seconds": round(time.monotonic() - began, 1),
         "repeats": None,
     }
@@ -150,6 +162,8 @@ def evaluate(
         others = repeat(directory, config, repeats, again, view)
         found = spreads([report, *others.values()])
         report["repeats"] = {"seeds": [config.seed, *others], "metrics": [asdict(one) for one in found]}
+    if not distributed.is_first:
+        return report
     try:
         write_json(RunDirectory(directory).evaluation, report, _REMEDY)
         view.say(f"report {write_report(directory, _REMEDY)}")

@@ -15,7 +15,7 @@ from florilegium.training.shares import Shares
 SAMPLE_TOKENS = 60
 
 
-def shared_by(tuned: Tuned, distributed: Distributed, stop: StopRequest) -> Tuned:
+def shared_by(tuned: Tuned, distributed: Distributed, stop: StopRequest | None = None) -> Tuned:
     """`tuned` as all processes ask it: each writes a share of the texts. A signal ends all shares."""
     if not distributed.has_others:
         return tuned

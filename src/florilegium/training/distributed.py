@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -31,7 +32,7 @@ from florilegium.signals import unheard
 from florilegium.storage import platform
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens.deal import deal
-from florilegium.training.peers import PeerLost, Peers
+from florilegium.training.peers import GRACE, PeerLost, Peers
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -167,10 +168,16 @@ class Distributed:
             return True
         if isinstance(error, Interrupted) and self.rank:
             return False
-        try:
-            return bool(self.store.add("errors told", 1) == 1)
-        except RuntimeError:  # it went down with rank 0, which cannot have told anything
-            return True
+        counts: list[int] = []
+        ask = threading.Thread(target=self._count_teller, args=(self.store, counts), daemon=True)
+        ask.start()
+        ask.join(GRACE)  # behind a cable that was cut there is no answer
+        return counts in ([], [1])
+
+    @staticmethod
+    def _count_teller(store: Store, counts: list[int]) -> None:
+        with contextlib.suppress(RuntimeError):  # it went down with rank 0, which cannot have told anything
+            counts.append(store.add("errors told", 1))
 
 
 ALONE = Distributed()

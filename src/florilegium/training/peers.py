@@ -2,8 +2,9 @@
 
 gloo tells at once when a connection closes. NCCL does not: a kernel that waits for a process that was killed waits for
 ever, and Python waits for the kernel in a call that no signal ends. So a thread of each process listens to the next one, in
-a ring and by gloo, for the one number that it sends when it leaves. A connection that closes before means that it is gone;
-the process before is told so at once.
+a ring and by gloo, for the number that it sends when it leaves, and for a sign of life until then. A connection that closes
+before means that it is gone; so does silence, where a cable was cut or a machine vanished and nothing closes. The process
+before is told so at once.
 
     with Peers(rank, world, tells) as peers:
         peers.lost = ...       what to say then: made when it is needed, told by whichever process is first
@@ -25,8 +26,12 @@ import torch
 from florilegium.errors import FlorilegiumError, Interrupted, ResourceError
 
 GRACE = 6  # seconds; torchrun ends everything after 30
-LONG = timedelta(days=365)
-WELL, BADLY = 0, 1
+BEAT = 30.0  # seconds between two signs of life
+# Nothing else holds up a thread for so long: C code that keeps Python from running takes seconds, here and there a minute.
+# A process that is stopped (SIGSTOP) for longer is given up. gloo closes a connection that timed out, so there is no
+# second try.
+SILENCE = timedelta(minutes=5)
+WELL, BADLY, ALIVE = 0, 1, 2
 
 
 class PeerLost(ResourceError):
@@ -44,34 +49,47 @@ class Peers:
     def __init__(self, rank: int, world: int, tells: Callable[[BaseException], bool]) -> None:
         self.tells, self.lost = tells, someone_is_gone
         self.next, self.before = (rank + 1) % world, (rank - 1) % world
-        group = torch.distributed.new_group(backend="gloo", timeout=LONG)
+        group = torch.distributed.new_group(backend="gloo", timeout=SILENCE)
         assert not isinstance(group, int), "this process is one of them"
         self.group = group
         self.left, self.gone = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._listen, name="peers", daemon=True)
+        self.beat = threading.Thread(target=self._live, name="signs of life", daemon=True)
 
     def __enter__(self) -> Peers:
         self.thread.start()
+        self.beat.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Leaves the ring: after an error at once, else when the next process leaves, too."""
         well = error is None or isinstance(error, Interrupted)  # a stop is agreed on
         self.left.set()
+        self.beat.join(GRACE)  # what it sends arrives before
         self._tell_before(WELL if well else BADLY)
         if well:
             self.thread.join(GRACE)
 
     def _listen(self) -> None:
-        heard = torch.full((1,), BADLY, dtype=torch.uint8)
-        with contextlib.suppress(RuntimeError):
-            torch.distributed.recv(heard, self.next, self.group)
-        if int(heard) == WELL or self.left.is_set():
+        heard = self._next_word()
+        while heard == ALIVE:
+            heard = self._next_word()
+        if heard == WELL or self.left.is_set():
             return
         self.gone.set()
         self._tell_before(BADLY)
         if not self.left.wait(GRACE):
             self._end()
+
+    def _next_word(self) -> int:
+        heard = torch.full((1,), BADLY, dtype=torch.uint8)
+        with contextlib.suppress(RuntimeError):
+            torch.distributed.recv(heard, self.next, self.group)
+        return int(heard)
+
+    def _live(self) -> None:
+        while not self.left.wait(BEAT):
+            self._tell_before(ALIVE)
 
     def _tell_before(self, how: int) -> None:
         with contextlib.suppress(RuntimeError):  # it may be gone as well

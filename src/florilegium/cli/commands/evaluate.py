@@ -11,6 +11,7 @@ from florilegium.cli.loading import loading_pytorch
 from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import json_line, print_line
 from florilegium.cli.writing import add_where_it_runs
+from florilegium.config.processes import is_first_process
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def run(flags: argparse.Namespace) -> None:
         report, unsaved = error.report, error
     finally:
         view.stop()
-    _show(report, flags)
+    if is_first_process():
+        _show(report, flags)
     if unsaved is not None:
         raise unsaved
 
