@@ -24,6 +24,18 @@ TABLE = {
          'return {"kind": type(error).__name__, "cause": error.cause, "fix": error.fix}',
          'raise'),
     ],
+    "training/step_sums.py": [
+        ('several processes: chains of a pipeline do not sum their gradients',
+         'test_pipeline.py::test_two_chains_of_two_stages_train_what_one_process_trains',
+         'if pipeline.replicas is not None:',
+         'if False:'),
+    ],
+    "training/pipeline_state.py": [
+        ('several processes: chains of a pipeline are all gathered',
+         'test_pipeline.py::test_two_chains_of_two_stages_train_what_one_process_trains',
+         'if first and not t.is_meta else',
+         'if not t.is_meta else'),
+    ],
     "model/noise.py": [
         ('several processes: noise by the place in a batch', '../model/test_noise.py::test_a_tokens_noise_is_its_own_however_rows_are_packed',
          'batch.number_BT.flatten()',

@@ -29,6 +29,7 @@ APPLIED = {
     "micro_batch_tokens": 128,
     "memory": "lean",
     "parallel": "data",
+    "pipeline_stages": 2,
     "kernels": "off",
     "early_stopping_patience": 1,
     "eval_every": 3,
@@ -60,6 +61,7 @@ REFUSED = {
 SAME_BITS = {
     "memory",
     "parallel",
+    "pipeline_stages",
     "kernels",
     "eval_every",
     "save_every",

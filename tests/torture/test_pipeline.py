@@ -46,7 +46,7 @@ def arguments(model: Path, quotes: Path, output: Path, *more: str, bits: int = 8
     return ["train", str(quotes), "--model", str(model), "--output", str(output), *options]
 
 
-PIPELINE = ("--parallel", "pipeline")
+PIPELINE, CHAINS = ("--parallel", "pipeline"), ("--pipeline-stages", "2")
 Runs = Callable[..., Path]
 
 
@@ -95,6 +95,49 @@ def test_two_stages_train_what_one_process_trains(
     assert json.loads((run / "manifest.json").read_text())["stages"] == ["1-3", "4-5"]
     written = warm.run(["generate", "Be", "--run", str(run), "-n", "1", "--max-new-tokens", "3"], cwd=tmp_path)
     assert written.code == 0 and "Be" in written.out, written.err
+
+
+@pytest.mark.parametrize(
+    ("bits", "more"),
+    [
+        (8, ()),
+        pytest.param(32, ("--batch-size", "1"), marks=pytest.mark.slow),  # a chain has no row
+        pytest.param(4, ("--target-modules", "all-linear", "--max-grad-norm", "0.01"), marks=pytest.mark.slow),
+        pytest.param(32, ("--memory", "lean", "--micro-batch-tokens", "32"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_chains_of_two_stages_train_what_one_process_trains(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str], bits: int, more: tuple[str, ...]
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    given = arguments(five_blocks, quotes, run, *PIPELINE, *CHAINS, *more, bits=bits)
+    children = start(warm, given, tmp_path, 4, meeting)
+    assert wait(children) == [0] * 4, [child.err for child in children]
+    assert_same(run, one(*more, bits=bits))
+    assert_same_checkpoints(run, one(*more, bits=bits))
+    said = children[0].err + children[0].out
+    assert "2 pipelines, which share the rows of a step, of 2 processes" in said
+    assert "0 and 2: blocks 1-3 and the embedding; 1 and 3: blocks 4-5 and the head" in said
+    ours, theirs = weights(run), weights(one(*more, bits=bits))
+    apart = max(float((ours[n] - theirs[n]).abs().max()) for n in theirs)
+    losses = max(
+        abs(a / b - 1) for a, b in zip(metrics(run, "loss"), metrics(one(*more, bits=bits), "loss"), strict=True)
+    )
+    print(
+        f"{bits} bits, 2 chains of 2 stages, {STEPS} steps: losses {losses:.1e} apart (relative), adapters {apart:.1e}"
+    )
+
+
+@pytest.mark.slow
+def test_two_chains_go_on_as_one_and_then_as_one_process(
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, one: Runs, meeting: dict[str, str]
+) -> None:
+    run, more = tmp_path / "run", ("--max-steps", "400")
+    train_a_little(warm, arguments(five_blocks, quotes, run, *PIPELINE, *CHAINS, *more), run, tmp_path, 4, meeting)
+    train_a_little(warm, ["resume", str(run)], run, tmp_path, 2, meeting)
+    resumed = warm.run(["resume", str(run)], cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert_same(run, one(*more))
 
 
 @pytest.mark.slow
@@ -217,17 +260,17 @@ def test_one_process_began_and_a_pipeline_of_dropout_resumes_to_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize(("world", "rank"), [(3, 0), (3, 1), (3, 2), (4, 1), (4, 2)])
 def test_a_stage_that_is_killed_ends_all_with_one_line(
-    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, rank: int, meeting: dict[str, str]
+    warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, world: int, rank: int, meeting: dict[str, str]
 ) -> None:
-    run = tmp_path / "run"
-    given = arguments(five_blocks, quotes, run, *PIPELINE, "--max-steps", "100000")
-    children = start(warm, given, tmp_path, 3, meeting)
+    run, more = tmp_path / "run", CHAINS if world == 4 else ()
+    given = arguments(five_blocks, quotes, run, *PIPELINE, *more, "--max-steps", "100000")
+    children = start(warm, given, tmp_path, world, meeting)
     saved(run, children)
     children[rank].send(signal.SIGKILL)
     codes = wait(children, 30)
-    assert sorted(codes) == [-9, 5, 5] and codes[rank] == -9, [child.err for child in children]
+    assert sorted(codes) == [-9] + [5] * (world - 1) and codes[rank] == -9, [child.err for child in children]
     told = [line for child in children for line in child.err.splitlines() if line.startswith("florilegium:")]
     assert len(told) == 1 and "another process of this run has ended" in told[0], told
     assert f"is saved. Type: florilegium resume {run}" in told[0]

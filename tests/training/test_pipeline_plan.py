@@ -3,13 +3,14 @@ tests/torture/test_pipeline.py."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from florilegium.config import SamplingSettings, TrainConfig
+from florilegium.config import SamplingSettings, TrainConfig, make_config
 from florilegium.data import Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation import generate_texts
@@ -71,9 +72,12 @@ def config(model: Path, **settings: object) -> TrainConfig:
         ("7b1", 8, 2, 8, ["1-18", "19-30"]),
         ("7b1", 8, 2, 6.6, ["1-15", "16-30"]),  # the first would not fit with more
         ("7b1", 4, 2, 8, []),
-        ("7b1", 8, 4, 8, ["1-9", "10-18", "19-27", "28-30"]),
+        ("7b1", 8, 4, 8, ["1-18", "19-30"]),  # twice: two copies of the base
+        ("7b1", 8, 4, 5.5, ["1-9", "10-18", "19-27", "28-30"]),
         ("176b", 8, 2, 141, ["1-36", "37-70"]),
         ("176b", 8, 2, 80, None),
+        ("176b", 8, 8, 141, ["1-36", "37-70"]),
+        ("176b", 8, 8, 80, ["1-18", "19-36", "37-54", "55-70"]),
         ("176b", 4, 2, 80, ["1-36", "37-70"]),
     ],
 )
@@ -92,6 +96,18 @@ def test_one_process_and_a_cpu_have_no_pipeline_unless_it_is_asked_for(tiny: Pat
     assert plan_stages(config(tiny, parallel="pipeline"), 1, 0) == ()
     assert plan_stages(config(tiny), 2, 0) == plan_stages(config(tiny, parallel="data"), 2, 1) == ()
     assert names(plan_stages(config(tiny, parallel="pipeline"), 2, 0)) == ["1", "2"]
+
+
+def test_a_pipeline_has_as_many_stages_as_are_asked_for(tiny: Path) -> None:
+    for settings in ({"parallel": "pipeline", "pipeline_stages": 2}, {"pipeline_stages": 2}):
+        room = 0 if "parallel" in settings else 1  # a card that is too small for the whole base
+        with contextlib.nullcontext() if not room else pytest.raises(ResourceError, match="does not fit on 2 cards"):
+            assert names(plan_stages(config(tiny, **settings), 4, room)) == ["1", "2"]
+    for asked, world in ((2, 3), (1, 4), (8, 4)):
+        with pytest.raises(UsageError, match=f"--pipeline-stages is {asked}, and {world} processes do not"):
+            plan_stages(config(tiny, parallel="pipeline", pipeline_stages=asked), world, 0)
+    with pytest.raises(UsageError, match="--parallel is data"):
+        make_config({"model": str(tiny), "parallel": "data", "pipeline_stages": 2})
 
 
 @pytest.mark.parametrize(
@@ -166,3 +182,5 @@ def test_activations_are_kept_where_they_fit(tiny: Path) -> None:
 def test_the_first_lines_say_which_process_has_what() -> None:
     said = describe_stages(split(6, [1.0] * 6, 0.0, 3))
     assert said.endswith("0: blocks 1-2 and the embedding; 1: blocks 3-4; 2: blocks 5-6 and the head")
+    said = describe_stages(split(6, [1.0] * 6, 0.0, 2), 2)
+    assert said.endswith("0 and 2: blocks 1-3 and the embedding; 1 and 3: blocks 4-6 and the head")

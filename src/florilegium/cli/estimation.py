@@ -105,7 +105,9 @@ def _cards(cards: Cards) -> str:
     if not cards.stages:
         return f"on each of {cards.number}: a copy of the model, and its share of a step"
     each = (f"blocks {stage} {gibibytes(needed)}" for stage, needed in zip(cards.stages, cards.needed, strict=True))
-    return f"that is the fullest of {cards.number}, a pipeline: {', '.join(each)}"
+    chains = cards.number // len(cards.stages)
+    kind = "a pipeline" if chains == 1 else f"{chains} pipelines of {len(cards.stages)}"
+    return f"that is the fullest of {cards.number}, {kind}: {', '.join(each)}"
 
 
 def _plan(found: Estimate) -> str:

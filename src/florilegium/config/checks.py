@@ -21,6 +21,8 @@ def make_config(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
         raise UsageError(f"{where}--seed is {config.seed}", "It takes a number below 2^63")
     _check_compute(config)
     _check_adapter(config)
+    if config.pipeline_stages and config.parallel == "data":
+        raise UsageError(f"{where}--pipeline-stages is for a pipeline, and --parallel is data", "Leave one of them out")
     _check_trackers(config.report_to)
     return config
 

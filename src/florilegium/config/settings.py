@@ -121,6 +121,13 @@ class TrainConfig:
         group="model",
         choices=("auto", "data", "pipeline"),
     )
+    pipeline_stages: int = setting(
+        0,
+        "processes that hold the base together in a pipeline; more processes are more such chains; 0 = automatic",
+        group="model",
+        minimum=0,
+        metavar="N",
+    )
     gpu_memory_limit: float | None = setting(
         None, "GiB of GPU memory that a run may use; default: what is free", group="model", minimum=0.0, metavar="GIB"
     )

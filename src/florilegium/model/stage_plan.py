@@ -5,6 +5,9 @@ blocks each of them holds then.
     pipeline   the same time for each stage: blocks, and the head, which for a vocabulary of 250,880 takes as long as
                several; where that does not fit, as nearly the same memory as whole blocks allow
 
+Where there are more processes than stages, they are several such chains, each with a copy of the base (`replicas`). Auto
+takes as few stages as the cards allow: hidden states wait for one another, copies do not.
+
 Decided from config.json alone, before a byte of weights is read: each process then reads its own."""
 
 from __future__ import annotations
@@ -29,8 +32,9 @@ PER_PARAMETER = 24  # of the adapter: itself, its gradient, two moments, and cop
 
 
 def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]:
-    """The stages of all `world` processes, or none where each holds a copy of the base. `room` is the bytes of a card
-    (0: not known). Raises UsageError for a pipeline that cannot work, ResourceError where not even one fits."""
+    """The stages of one chain of processes, of which `world` make one or more; none where each holds a copy of the base.
+    `room` is the bytes of a card (0: not known). Raises UsageError for a pipeline that cannot work, ResourceError where not
+    even one fits."""
     if world == 1 or config.parallel == "data":
         return ()
     if config.parallel == "auto" and not room:
@@ -44,18 +48,34 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
     sizes = StageSizes.of(skeleton, config)
     if config.parallel == "auto" and sizes.whole <= room:
         return ()
-    _refuse(config, skeleton, stored_bits(values), world)
-    even = split(skeleton.num_layers, [1.0] * skeleton.num_layers, sizes.head_blocks, world)
-    if not room or sizes.most(even) <= room:
-        return even
-    lean = split(skeleton.num_layers, [1.0] * skeleton.num_layers, 0.0, world)
-    if sizes.most(lean) <= room:
-        return lean
+    counts = _stage_counts(config, world, skeleton.num_layers)
+    _refuse(config, skeleton, stored_bits(values), counts[0])
+    for number in counts:
+        for head in (sizes.head_blocks, 0.0):  # in the same time; or in the same memory
+            lean = split(skeleton.num_layers, [1.0] * skeleton.num_layers, head, number)
+            if not room or sizes.most(lean) <= room:
+                return lean
     raise ResourceError(
-        f"{config.model} does not fit on {counted(world, 'card')}: a stage of its blocks takes "
+        f"{config.model} does not fit on {counted(len(lean), 'card')}: a stage of its blocks takes "
         f"{sizes.most(lean) / GIB:.1f} GiB, and {room / GIB:.1f} GiB are free",
         "Use more of them" if config.bits == 4 else "Use more of them, or --bits 4",
     )
+
+
+def _stage_counts(config: TrainConfig, world: int, num_layers: int) -> list[int]:
+    """How many stages a chain may have, the best first: as many chains as possible for auto, else one. Raises
+    UsageError."""
+    if asked := config.pipeline_stages:
+        if asked < 2 or world % asked:
+            processes = counted(world, "process", "processes")
+            raise UsageError(
+                f"--pipeline-stages is {asked}, and {processes} do not make chains of that many",
+                "It takes 2 or more, a divisor of the number of processes",
+            )
+        return [asked]
+    if config.parallel == "pipeline":
+        return [world]
+    return [number for number in range(2, world + 1) if world % number == 0 and number <= num_layers] or [world]
 
 
 def split(num_layers: int, costs: Sequence[float], head: float, world: int) -> tuple[Stage, ...]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 CHANGEABLE = (
     "learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs", "max_steps",
     "early_stopping_patience", "lora_dropout", "neftune_alpha", "device", "dtype", "kernels", "memory", "parallel",
-    "micro_batch_tokens", "gpu_memory_limit", "eval_every", "save_every", "keep_checkpoints", "log_every", "report_to", "verdict_texts",
+    "pipeline_stages", "micro_batch_tokens", "gpu_memory_limit", "eval_every", "save_every", "keep_checkpoints", "log_every",
+    "report_to", "verdict_texts",
 )  # fmt: skip
 NOT_OF_THE_RUN = ("output", "force")  # where it lies: a run may be moved
 WHERE_IT_LIES = ("data", "model", "held_out_file")  # so may its rows and its base, which are known by their digests
@@ -63,7 +64,9 @@ def with_changes(written: Mapping[str, object], given: Mapping[str, object], sou
     given = current_settings(given)
     if given.get("batching") == "auto":  # which is what it was
         del given["batching"]
-    other = any(given.get(name, values.get(name)) != values.get(name) for name in ("device", "parallel"))
+    other = any(
+        given.get(name, values.get(name)) != values.get(name) for name in ("device", "parallel", "pipeline_stages")
+    )
     fresh = {"kernels": "auto"} if other else {}
     if given.get("device", values.get("device")) != values.get("device"):
         fresh["dtype"] = "auto"  # what was chosen for the other device: float32 on a CPU has no fast kernels on a card

@@ -118,7 +118,7 @@ def estimate(
     room = room_on(config, card) if card is not None else 0
     stages = stages_on(config, gpus, room)
     kernels = ("fused-blocks",) if fused else ()
-    steps, longest = _steps(lengths, config, 1 if stages else gpus), max(lengths, default=1)
+    steps, longest = _steps(lengths, config, gpus // max(1, len(stages))), max(lengths, default=1)
     where = torch.device("cuda" if card else "cpu")
     check_offload(config, where, gpus, kernels)
     if place_blocks(config, where, gpus, kernels, longest, card if gpu else None).offload:
@@ -133,7 +133,7 @@ def estimate(
         shape = shape_on(skeleton, config, card) if memory.plan is not None else None
         seconds = step_seconds(skeleton, rate, steps, shape, memory.plan, memory.streamed)
     if rate is not None:
-        held_out = len(split.held_out) * ways(rows) * tokens / (1 if stages else gpus)
+        held_out = len(split.held_out) * ways(rows) * tokens / (gpus // max(1, len(stages)))
         texts = 0 if stages else config.verdict_texts  # a pipeline writes none
         beside = beside_seconds(skeleton, card, rate, length.evaluations, held_out, texts, config.bits, memory.streamed)
     return Estimate(

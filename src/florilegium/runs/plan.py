@@ -94,7 +94,9 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
     config = replace(config, kernels=",".join(kernels))
     packing = PackPlan(memory.tokens, 64, memory.tokens, bucketed=True)
     coming = (*_evaluation_lengths(prepared, packing), *found.lengths)
-    own_blocks = len(prepared.stages[distributed.rank]) if prepared.stages else loaded.base.num_layers
+    own_blocks = (
+        len(prepared.stages[distributed.rank % len(prepared.stages)]) if prepared.stages else loaded.base.num_layers
+    )
     return ExecutionPlan(
         config,
         kernels,
@@ -188,8 +190,13 @@ def _recomputes_stages(prepared: Prepared, config: TrainConfig, distributed: Dis
     """Whether the stages of a pipeline have no room for their activations."""
     if not prepared.stages:
         return False
-    tokens, room = max(_step_lengths(prepared, config, 1)), card_room(config, distributed)
+    tokens, room = max(_step_lengths(prepared, config, _chains(prepared, distributed))), card_room(config, distributed)
     return not keeps_activations(config, prepared.stages, prepared.base.model.config.hidden_size, tokens, room)
+
+
+def _chains(prepared: Prepared, distributed: Distributed) -> int:
+    """How many pipelines the processes are."""
+    return distributed.world // len(prepared.stages)
 
 
 def _step_lengths(prepared: Prepared, config: TrainConfig, world: int) -> list[int]:
@@ -231,7 +238,7 @@ def _plan_stage_memory(
     """Of this process's card, which holds other blocks than the others. Raises ResourceError."""
     held = torch.cuda.memory_allocated()
     limit = config.micro_batch_tokens or ROW_TOKENS
-    tokens = StepTokens(_step_lengths(prepared, config, 1), _longest(prepared), limit)
+    tokens = StepTokens(_step_lengths(prepared, config, _chains(prepared, distributed)), _longest(prepared), limit)
     return plan_stage(loaded, prepared.stages, tokens, config.memory, held, _budget(config, held), distributed)
 
 

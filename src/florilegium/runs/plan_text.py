@@ -46,7 +46,7 @@ def say_plan(
         view.say(f"         {plan.products}")
     stages = prepared.stages
     if world > 1:
-        shared = describe_stages(stages) if stages else describe_processes(world, config)
+        shared = describe_stages(stages, world // len(stages)) if stages else describe_processes(world, config)
         view.say(f"parallel {shared}{_differing(plan, base.device)}")
         if stages:
             view.say(

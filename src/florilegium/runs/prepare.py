@@ -105,7 +105,7 @@ def prepare(
         device=device,
         compute=config.dtype,
         revision=config.revision,
-        stage=stages[distributed.rank] if stages else None,
+        stage=stages[distributed.rank % len(stages)] if stages else None,
         progress=view.loading,
         offload=placement.offload,
     )

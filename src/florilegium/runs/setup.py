@@ -33,7 +33,7 @@ from florilegium.training import (
     make_lr_scheduler,
     make_optimizer,
 )
-from florilegium.training.pipeline import Pipeline
+from florilegium.training.pipeline import Pipeline, replicas_of
 from florilegium.training.pipeline_plan import check_adapter
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
         rate,
         distributed=distributed,
         stop=stop,
-        pipeline=Pipeline(distributed, ready.prepared.stages, plan.micro_batches) if ready.prepared.stages else None,
+        pipeline=_pipeline(ready, distributed) if ready.prepared.stages else None,
         tile=plan.tile,
     )
     # Of a pipeline several micro-batches are under way at once: a recorded graph has memory for one.
@@ -100,6 +100,11 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
             parameter.grad = gradient
         trainer.replay = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
     return trainer
+
+
+def _pipeline(ready: ReadyRun, distributed: Distributed) -> Pipeline:
+    stages = ready.prepared.stages
+    return Pipeline(distributed, stages, ready.plan.micro_batches, replicas_of(distributed, len(stages)))
 
 
 def _prepare_other_family(config: TrainConfig, loaded: LoadedModel) -> None:

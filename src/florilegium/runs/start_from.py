@@ -17,7 +17,7 @@ from florilegium.storage.run_directory import RunDirectory, adapter_folder, find
 # The new run's own: where it lies, how long it is, what it runs on.
 NOT_INHERITED = (
     "output", "force", "start_from", "epochs", "max_steps", "device", "dtype", "kernels", "batching", "memory",
-    "parallel", "gpu_memory_limit", "micro_batch_tokens", "report_to",
+    "parallel", "pipeline_stages", "gpu_memory_limit", "micro_batch_tokens", "report_to",
 )  # fmt: skip
 # What is said of one file's columns and splits says nothing of another's.
 OF_THE_ROWS = ("text_column", "tags_column", "tags_separator", "split", "held_out_file")

@@ -71,7 +71,7 @@ class Distributed:
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor`, summed over all processes in place: the same bits in each."""
         if self.world > 1:
-            with _answering():
+            with answering():
                 torch.distributed.all_reduce(tensor)
         return tensor
 
@@ -80,7 +80,7 @@ class Distributed:
         if self.world == 1:
             return number
         value = torch.tensor([number], dtype=torch.int64)
-        with _answering():
+        with answering():
             torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MIN)
         return int(value)
 
@@ -103,7 +103,7 @@ class Distributed:
             return text
         data = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
         size = torch.tensor([len(text.encode())])
-        with _answering():
+        with answering():
             torch.distributed.broadcast(size, 0)
             if self.rank:
                 data = torch.zeros(max(1, int(size)), dtype=torch.uint8)
@@ -123,7 +123,7 @@ class Distributed:
         if self.world == 1:
             return
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-        with _answering():
+        with answering():
             torch.distributed.broadcast(flat, 0)
         with torch.no_grad():
             for tensor, values in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
@@ -135,7 +135,7 @@ class Distributed:
         dist = torch.distributed
         pairs = ((dist.isend, sent), (dist.irecv, received))
         asked = [dist.P2POp(call, tensor, other) for call, tensor in pairs if tensor is not None]
-        with _answering():
+        with answering():
             for work in dist.batch_isend_irecv(asked) if asked else ():
                 work.wait()
 
@@ -192,7 +192,7 @@ def joined(device: str) -> Iterator[Distributed]:
         yield ALONE
         return
     distributed = _connect(place, choose_device(device))
-    with unheard(), _answering():
+    with unheard(), answering():
         peers = Peers(distributed.rank, distributed.world, distributed.tells)
     try:
         with peers:
@@ -218,7 +218,7 @@ def _connect(place: ProcessPlace, device: torch.device) -> Distributed:
         platform.end_with_parent()  # torchrun itself may be killed
     if device.type == "cuda":
         torch.cuda.set_device(_gpu(place.local_rank))
-    with unheard(), _answering():
+    with unheard(), answering():
         store, rank, world = next(rendezvous("env://", timeout=WAIT))
         # A second run in the same processes must not find the first one's keys.
         number = store.add(f"florilegium {rank}", 1)
@@ -243,7 +243,7 @@ def _gpu(local_rank: int) -> int:
 
 
 @contextlib.contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
     """Inside, the others are spoken to: an error means that one of them is gone."""
     try:
         yield

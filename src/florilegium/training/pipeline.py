@@ -8,6 +8,13 @@ One forward, one backward (1F1B; Narayanan et al. 2021, arXiv:2104.04473): a sta
 micro-batches as there are stages from it to the last, and not of the whole step. Every process packs the same
 micro-batches of the same rows, so of a batch nothing is sent but hidden states.
 
+More processes than stages are several chains, each with the whole base. They deal the rows of a step as processes with a
+copy each do, and the gradients of a stage are summed over its replicas:
+
+    rank     0   1   2   3        neighbours in a chain are neighbours by rank: hidden states stay on a machine
+    stage    0   1   0   1
+    chain    0   0   1   1
+
 torch.distributed.pipelining has this schedule for micro-batches of one shape, cut from one tensor along its first
 dimension; ours are packed rows of any length, with a mask of documents and a number of targets of their own."""
 
@@ -16,34 +23,60 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from florilegium.model import ForwardOptions, LoadedModel, Stage, residual_dtype, rows_drawn, stage_output
 from florilegium.tokens import Batch, Example, PackPlan, pack
 from florilegium.tokens.deal import deal
-from florilegium.training.distributed import Distributed
+from florilegium.training.distributed import WAIT, Distributed, answering
 from florilegium.training.micro_batches import MicroBatchCost
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import ProcessGroup
 
 FIX = "Lower --micro-batch-tokens, or use --memory lean"
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages of all processes, and which of them is this one's. `cost` is that of the plain blocks unless it is
-    given."""
+    """The stages of a chain, and which of them is this process's. `cost` is that of the plain blocks unless it is given;
+    `replicas` are the processes of all chains with this stage, None where there is one chain."""
 
     distributed: Distributed
     stages: tuple[Stage, ...]
     cost: MicroBatchCost | None = None
+    replicas: ProcessGroup | None = None
+
+    @property
+    def number(self) -> int:
+        """This process's stage, from 0."""
+        return self.distributed.rank % len(self.stages)
 
     @property
     def stage(self) -> Stage:
-        return self.stages[self.distributed.rank]
+        return self.stages[self.number]
 
     @property
     def stages_behind(self) -> int:
-        return len(self.stages) - 1 - self.distributed.rank
+        return len(self.stages) - 1 - self.number
+
+    @property
+    def is_first_chain(self) -> bool:
+        return self.distributed.rank < len(self.stages)
+
+    def share_of(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The rows of a step that pass through this process's chain."""
+        chain, chains = (number // len(self.stages) for number in (self.distributed.rank, self.distributed.world))
+        return [examples[i] for i in deal([len(e.token_ids) - 1 for e in examples], chains)[chain]]
+
+    def sum_over_chains(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor`, summed in place over the processes with this stage."""
+        if self.replicas is not None:
+            with answering():
+                torch.distributed.all_reduce(tensor, group=self.replicas)
+        return tensor
 
     def micro_batches(self, examples: Sequence[Example], plan: PackPlan) -> list[Batch]:
         """The rows of a step in as many batches as make it shortest, none larger than `plan` allows."""
@@ -65,7 +98,7 @@ class Pipeline:
 
     def losses(self, loaded: LoadedModel, batches: Sequence[Batch], options: ForwardOptions) -> float:
         """The sum of the losses of all targets, where the head is; elsewhere 0. Forward only."""
-        total, link = 0.0, _Link(self.distributed, loaded, options)
+        total, link = 0.0, _Link(self, loaded, options)
         with self.distributed.no_second_try("in an evaluation", FIX):
             for batch in (batch.to(loaded.base.device) for batch in batches):
                 out = stage_output(loaded, batch, options, link.swap_back(None, batch))
@@ -76,32 +109,47 @@ class Pipeline:
         return total
 
 
+def replicas_of(distributed: Distributed, num_stages: int) -> ProcessGroup | None:
+    """The processes that hold this one's stage, in all chains; None: it is the only one. All processes call it."""
+    if distributed.world == num_stages:
+        return None
+    with answering():
+        groups = [
+            torch.distributed.new_group(list(range(first, distributed.world, num_stages)), timeout=WAIT)
+            for first in range(num_stages)
+        ]
+    own = groups[distributed.rank % num_stages]
+    assert not isinstance(own, int), "this process is one of them"
+    return own
+
+
 @dataclass
 class _Link:
     """The two neighbours. What is sent in one direction and received from the other side in the same swap crosses on
     the way: NCCL would wait for ever for two processes that both send first."""
 
-    distributed: Distributed
+    pipeline: Pipeline
     loaded: LoadedModel
     options: ForwardOptions
 
     def swap_on(self, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
         """With the next stage: a batch's hidden states to it, the gradient of `expected` from it."""
-        return self._swap(self.distributed.rank + 1, sent, expected)
+        return self._swap(1, sent, expected)
 
     def swap_back(self, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
         """With the stage before: a gradient to it, the hidden states of `expected` from it."""
-        return self._swap(self.distributed.rank - 1, sent, expected)
+        return self._swap(-1, sent, expected)
 
-    def _swap(self, other: int, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
-        if not 0 <= other < self.distributed.world:  # this is the first stage, or the last
+    def _swap(self, step: int, sent: torch.Tensor | None, expected: Batch | None) -> torch.Tensor | None:
+        distributed = self.pipeline.distributed
+        if not 0 <= self.pipeline.number + step < len(self.pipeline.stages):  # this is the first stage, or the last
             return None
         received = None
         if expected is not None:
             config = self.loaded.base.model.config
             shape, dtype = (*expected.tokens_BT.shape, config.hidden_size), residual_dtype(self.loaded, self.options)
             received = torch.empty(shape, dtype=dtype, device=self.loaded.base.device)
-        self.distributed.swap(other, None if sent is None else sent.detach().contiguous(), received)
+        distributed.swap(distributed.rank + step, None if sent is None else sent.detach().contiguous(), received)
         return received
 
 
@@ -118,7 +166,7 @@ class _Step:
     waiting: deque[tuple[Batch, torch.Tensor | None, torch.Tensor]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.link = _Link(self.pipeline.distributed, self.loaded, self.options)
+        self.link = _Link(self.pipeline, self.loaded, self.options)
         self.loss = torch.zeros((), dtype=torch.float32, device=self.loaded.base.device)
 
     def run(self, batches: Sequence[Batch]) -> None:

@@ -35,10 +35,12 @@ def keeps_activations(config: TrainConfig, stages: Sequence[Stage], width: int, 
     return max(map(len, stages)) * tokens * KEPT_PER_WIDTH * width < room
 
 
-def describe_stages(stages: Sequence[Stage]) -> str:
+def describe_stages(stages: Sequence[Stage], chains: int = 1) -> str:
     """Which process holds what, for the run's first lines."""
     held = []
-    for rank, stage in enumerate(stages):
+    for number, stage in enumerate(stages):
         ends = [name for name, here in (("embedding", stage.has_embedding), ("head", stage.has_head)) if here]
-        held.append(f"{rank}: blocks {stage}" + "".join(f" and the {name}" for name in ends))
-    return f"a pipeline of {len(stages)} processes, each with blocks of the base: {'; '.join(held)}"
+        ranks = " and ".join(str(number + chain * len(stages)) for chain in range(chains))
+        held.append(f"{ranks}: blocks {stage}" + "".join(f" and the {name}" for name in ends))
+    kind = "a pipeline" if chains == 1 else f"{chains} pipelines, which share the rows of a step,"
+    return f"{kind} of {len(stages)} processes, each with blocks of the base: {'; '.join(held)}"

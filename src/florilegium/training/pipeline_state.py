@@ -13,7 +13,7 @@ import torch
 from torch.optim.optimizer import StateDict
 
 from florilegium.model.lora import adapter_tensors
-from florilegium.training.distributed import Distributed
+from florilegium.training.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from florilegium.model.families.base import AnyModel
@@ -22,28 +22,29 @@ ParameterGroups = Sequence[Sequence[torch.nn.Parameter]]  # of all stages, in th
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter: a number, and two of its shape
 
 
-def gather(distributed: Distributed, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """float32 tensors of the same shapes in every process, each there in one of them and on the meta device in the
+def gather(pipeline: Pipeline, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """float32 tensors of the same shapes in every process, each there in one of a chain and on the meta device in the
     others: all of them, on the CPU, in every process."""
-    own = [torch.zeros(t.shape) if t.is_meta else t.detach().to("cpu", torch.float32) for t in tensors]
-    flat = distributed.sum_(torch.cat([tensor.flatten() for tensor in own]))
+    first = pipeline.is_first_chain  # the others hold the same
+    own = [t.detach().to("cpu", torch.float32) if first and not t.is_meta else torch.zeros(t.shape) for t in tensors]
+    flat = pipeline.distributed.sum_(torch.cat([tensor.flatten() for tensor in own]))
     parts = torch.split(flat, [tensor.numel() for tensor in own])
     return [part.view(tensor.shape).clone() for part, tensor in zip(parts, own, strict=True)]
 
 
-def whole_adapter(distributed: Distributed, model: AnyModel) -> dict[str, torch.Tensor]:
+def whole_adapter(pipeline: Pipeline, model: AnyModel) -> dict[str, torch.Tensor]:
     """The adapter of all stages, as `adapter_state` has it in one process."""
     tensors = adapter_tensors(model)
-    return dict(zip(tensors, gather(distributed, list(tensors.values())), strict=True))
+    return dict(zip(tensors, gather(pipeline, list(tensors.values())), strict=True))
 
 
-def whole_optimizer(distributed: Distributed, optimizer: torch.optim.Optimizer, groups: ParameterGroups) -> StateDict:
+def whole_optimizer(pipeline: Pipeline, optimizer: torch.optim.Optimizer, groups: ParameterGroups) -> StateDict:
     """AdamW's state_dict as it is in one process, which numbers its parameters through `groups`."""
     parameters = [parameter for group in groups for parameter in group]
     state: dict[int, dict[str, torch.Tensor]] = {}
     if optimizer.state:  # every stage has taken as many steps as this one
         asked = [tensor for parameter in parameters for tensor in _moments(optimizer, parameter)]
-        found = iter(gather(distributed, asked))
+        found = iter(gather(pipeline, asked))
         state = {number: {name: next(found) for name in MOMENTS} for number in range(len(parameters))}
     described = optimizer.state_dict()["param_groups"]
     numbers = iter(range(len(parameters)))

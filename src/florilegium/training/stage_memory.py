@@ -56,7 +56,8 @@ def plan_stage(
 ) -> StagePlan:
     """The plan within `budget` bytes of this process's card, of which the base takes `held`. All processes call it.
     Raises ResourceError where not even the most economical plan fits on it."""
-    stage, family = stages[distributed.rank], loaded.family
+    rank, family = distributed.rank % len(stages), loaded.family
+    stage = stages[rank]
     assert packs(family), "the fused blocks were selected, so the family packs"
     reads_int8 = fast_paths.supports_int8_matmul(loaded)
     # one rule for all: they must cut the same micro-batches
@@ -64,10 +65,10 @@ def plan_stage(
         loaded.base.model.config.hidden_size, reads_int8=bool(distributed.smallest(int(reads_int8)))
     )
     shape = model_shape(family, loaded.model, held, reads_int8=reads_int8, stage=stage)
-    plan, lengths = fill_stage(shape, stages, distributed.rank, tokens, memory, budget, cost)
+    plan, lengths = fill_stage(shape, stages, rank, tokens, memory, budget, cost)
     most = distributed.smallest(plan.tokens)
     if most < plan.tokens:  # what fits with more fits with fewer, and keeps more
-        refilled = fill_memory(in_flight(shape, stages, distributed.rank, tokens, cost), most, budget, memory)
+        refilled = fill_memory(in_flight(shape, stages, rank, tokens, cost), most, budget, memory)
         assert refilled is not None, "a smaller micro-batch takes no more"
         plan = refilled
     sizes = tuple(dict.fromkeys(length for length in lengths if length <= most))

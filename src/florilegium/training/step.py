@@ -94,8 +94,9 @@ def take_step(trainer: Trainer, batches: Sequence[Batch], whole: StepCounts | No
         loss = _gradients_replayed(trainer, _seeded(trainer, batches, number), counts.targets)
     sums: StepSums | None = None
     if trainer.distributed.has_others:
-        add_up = sum_step if trainer.pipeline is None else sum_stages
-        sums = add_up(trainer.distributed, trainer.parameters, loss, batches, trainer.stop)
+        share = (trainer.parameters, loss, batches, trainer.stop)
+        pipeline = trainer.pipeline
+        sums = sum_step(trainer.distributed, *share) if pipeline is None else sum_stages(pipeline, *share)
         loss = sums.loss
     with trainer.distributed.no_second_try():
         grad_norm = _clip(trainer, sums.grad_norm if sums is not None else None)

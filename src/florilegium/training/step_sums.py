@@ -20,6 +20,7 @@ from florilegium.errors import Interrupted
 from florilegium.signals import SIGNALS, StopRequest, interrupted
 from florilegium.tokens import Batch, Example
 from florilegium.training.distributed import Distributed
+from florilegium.training.pipeline import Pipeline
 
 
 class SharedStop:
@@ -83,29 +84,42 @@ def sum_step(
 ) -> StepSums:
     """Sums the gradients in place, and the loss and the rest of a step."""
     own = _rest(batches, stop, loss.device)
-    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no row
+    found = _gradients(parameters)
     flat = torch.cat([*(gradient.flatten().float() for gradient in found), loss.view(1).float(), own])
     distributed.sum_(flat)
-    *gradients, total, rest = torch.split(flat, [*(p.numel() for p in parameters), 1, len(own)])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
+    gradients, total, rest = torch.split(flat, [len(flat) - 1 - len(own), 1, len(own)])
+    _put_back(parameters, gradients)
+    return StepSums(total[0], rest)
+
+
+def _gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no row
+
+
+def _put_back(parameters: Sequence[torch.nn.Parameter], flat: torch.Tensor) -> None:
+    for parameter, gradient in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         if parameter.grad is None:
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
         else:
             parameter.grad.copy_(gradient.view_as(parameter))  # a recorded graph adds to gradients that stay in place
-    return StepSums(total[0], rest)
 
 
 def sum_stages(
-    distributed: Distributed,
+    pipeline: Pipeline,
     parameters: Sequence[torch.nn.Parameter],
     loss: torch.Tensor,
     batches: Sequence[Batch],
     stop: SharedStop | None,
 ) -> StepSums:
-    """Of a pipeline, whose gradients stay where they are: what their norm is over all stages, and the rest of a step."""
+    """Of a pipeline, whose gradients stay where they are, or are summed over the chains: what their norm is over all
+    stages, and the rest of a step."""
+    if pipeline.replicas is not None:
+        flat = torch.cat([gradient.flatten().float() for gradient in _gradients(parameters)])
+        _put_back(parameters, pipeline.sum_over_chains(flat))
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    own = _rest(batches if distributed.is_first else [], stop, loss.device)  # all have packed the same
-    sums = distributed.sum_(torch.cat([torch.stack([norm.float() ** 2, loss.float()]), own]))
+    squared = norm.float() ** 2 * pipeline.is_first_chain  # each chain has the sum
+    own = _rest([] if pipeline.number else batches, stop, loss.device)  # all of a chain have packed the same
+    sums = pipeline.distributed.sum_(torch.cat([torch.stack([squared, loss.float()]), own]))
     return StepSums(sums[1], sums[2:], sums[0].sqrt())
 
 

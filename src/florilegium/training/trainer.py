@@ -78,23 +78,23 @@ class Trainer:
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The whole adapter's, on the CPU."""
         if self.pipeline is not None:
-            return whole_adapter(self.distributed, self.loaded.model)
+            return whole_adapter(self.pipeline, self.loaded.model)
         return adapter_state(self.loaded.model)
 
     def _optimizer_state(self) -> StateDict:
         if self.pipeline is not None:
             groups = parameter_groups(self.loaded.model, self.config)
-            return whole_optimizer(self.distributed, self.optimizer, groups)
+            return whole_optimizer(self.pipeline, self.optimizer, groups)
         return self.optimizer.state_dict()
 
     def align(self) -> None:
-        """Before the first step: every process's adapter is rank 0's. Stages drew theirs with one seed."""
+        """Before the first step: every process's adapter is rank 0's. Stages and chains drew theirs with one seed."""
         if self.pipeline is None:
             self.distributed.same_(self.parameters)
 
     def share_of(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """The rows of a step that pass through this process: in a pipeline all of them."""
-        return examples if self.pipeline is not None else self.distributed.share_of(examples)
+        """The rows of a step that pass through this process: in a pipeline all those of its chain."""
+        return self.distributed.share_of(examples) if self.pipeline is None else self.pipeline.share_of(examples)
 
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
         return pack(examples, self.plan) if self.pipeline is None else self.pipeline.micro_batches(examples, self.plan)

@@ -13,7 +13,8 @@ from florilegium.data import Rows, read_rows_of
 from florilegium.errors import UsageError
 
 SETTINGS = (
-    "data", "model", "parallel", "template", "direction", "text_column", "tags_column", "tags_separator", "bits", "epochs", "max_steps",
+    "data", "model", "parallel", "pipeline_stages",
+    "template", "direction", "text_column", "tags_column", "tags_separator", "bits", "epochs", "max_steps",
     "batch_size", "lora_rank", "target_modules", "max_length", "memory", "gpu_memory_limit", "micro_batch_tokens",
     "kernels", "device", "revision", "held_out", "split_by", "seed", "skip_bad_rows", "keep_checkpoints",
 )  # fmt: skip
