@@ -129,6 +129,8 @@ def test_another_family_is_refused_or_left_to_data(tmp_path: Path) -> None:
 
     GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=2).save_pretrained(tmp_path)
     assert plan_stages(config(tmp_path), 2, 1 << 20) == ()
+    with pytest.raises(ResourceError, match="of all families only BLOOM is spread over several. Use --bits 4"):
+        plan_stages(config(tmp_path), 2, 1 << 10)
     with pytest.raises(UsageError, match="is for BLOOM"):
         plan_stages(config(tmp_path, parallel="pipeline"), 2, 0)
 

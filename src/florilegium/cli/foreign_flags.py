@@ -144,7 +144,7 @@ ANSWERS_IN_TRAINING = {
     "no-cuda": (_DEVICES, "Type --device cpu"),
     "use-cpu": (_DEVICES, "Type --device cpu"),
     "deepspeed": ("DeepSpeed is not used: --gpus N trains on several", "Type --gpus N; see --bits, --memory and --parallel"),
-    "fsdp": ("FSDP is not used: --gpus N trains on several", "Type --gpus N; see --bits, --memory and --parallel"),
+    "fsdp": ("FSDP is not used: it cannot shard int8 weights", "Leave it out; --parallel pipeline spreads a BLOOM over several GPUs"),
     # the adapter
     "use-peft": ("LoRA is always used", "Leave it out"),
     "use-lora": ("LoRA is always used", "Leave it out"),

@@ -42,6 +42,7 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
     values = read_config(config_folder(config.model, config.revision), config.model)
     if not packs(family_of(values.get("model_type"))):
         if config.parallel == "auto":
+            _refuse_other_family(config, room)
             return ()
         raise UsageError(f"--parallel pipeline is for BLOOM, and {config.model} is of another family", DATA)
     skeleton = read_skeleton(config)
@@ -133,6 +134,18 @@ class StageSizes:
 
     def most(self, stages: Sequence[Stage]) -> int:
         return max(map(self.bytes, stages))
+
+
+def _refuse_other_family(config: TrainConfig, room: int) -> None:
+    """Raises ResourceError where the weights alone are larger than a card: only our own forward pass is cut in stages, and
+    FSDP cannot shard int8."""
+    held = read_skeleton(config).base_bytes(config.bits)
+    if held > room:
+        raise ResourceError(
+            f"{config.model} takes {held / GIB:.1f} GiB in {config.bits} bits, {room / GIB:.1f} GiB are free on a card, and "
+            "of all families only BLOOM is spread over several",
+            "Choose a smaller --model, or a larger card" if config.bits == 4 else "Use --bits 4, or a larger card",
+        )
 
 
 def _refuse(config: TrainConfig, skeleton: Skeleton, stored: int | None, world: int) -> None:
