@@ -145,6 +145,23 @@ def wait_for_a_kernel(step: int, mark: str) -> None:
     Distributed.sum_ = waiting  # type: ignore[method-assign]
 
 
+def take_long_to_prepare(seconds: float, patience: float) -> None:
+    """Reading rows and base takes so long; processes wait for one another's sums no longer than `patience` seconds."""
+    from datetime import timedelta
+
+    import florilegium.runs.train as pipeline
+    import florilegium.training.distributed as distributed
+
+    prepare = pipeline.prepare
+    distributed.WAIT = timedelta(seconds=patience)
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return prepare(*arguments, **named)
+
+    pipeline.prepare = slow
+
+
 def in_a_share(mark: str, how: str = "") -> None:
     """The file `mark` gets a line for each share of texts that this process writes: how many. In the first of them
     memory runs out ("memory"), or this process is asked to stop ("signal")."""

@@ -287,6 +287,16 @@ def test_what_all_would_say_is_said_once(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_a_download_may_take_longer_than_any_sum(
+    warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
+) -> None:
+    faults = {rank: ("take_long_to_prepare", {"seconds": 45.0 * (1 - rank), "patience": 30.0}) for rank in (0, 1)}
+    given = arguments(tiny, quotes, tmp_path / "run", "--max-steps", "2")
+    children = start(warm, given, tmp_path, 2, meeting, faults)
+    assert wait(children, 240) == [0, 0], [child.err for child in children]
+
+
 def test_one_that_waits_for_the_others_can_be_ended(
     warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:

@@ -141,12 +141,15 @@ class Distributed:
 
     @contextlib.contextmanager
     def first_then_others(self) -> Iterator[None]:
-        """Rank 0 does what is inside alone, then the others: a mistake is told once, a download is made once."""
-        if self.rank:
-            self.wait()
+        """Rank 0 does what is inside alone, then the others: a mistake is told once, a download is made once. It may take
+        hours, so the others wait for as long as it lives."""
+        store = self.store
+        if self.rank and store is not None and self.peers is not None:
+            number = store.add(f"first of {self.rank}", 1)
+            self.peers.wait_until(lambda: store.add("first", 0) >= number)
         yield
-        if not self.rank:
-            self.wait()
+        if not self.rank and store is not None:
+            store.add("first", 1)
 
     @contextlib.contextmanager
     def no_second_try(

@@ -70,6 +70,15 @@ class Peers:
         if well:
             self.thread.join(GRACE)
 
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Returns when `done`, asked a few times a second, says so. Raises PeerLost when another process is gone."""
+        try:
+            while not done():
+                if self.gone.wait(0.2):
+                    raise someone_is_gone()
+        except RuntimeError as error:  # the store went with rank 0
+            raise someone_is_gone() from error
+
     def _listen(self) -> None:
         heard = self._next_word()
         while heard == ALIVE:
