@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +33,37 @@ def start(
 def wait(children: Sequence[Child], seconds: float = 120) -> list[int]:
     deadline = time.monotonic() + seconds
     return [child.wait(max(1.0, deadline - time.monotonic())) for child in children]
+
+
+def kill_again_and_again(begin: Callable[[Path], list[Child]], folder: Path, kills: int, seed: int) -> str:
+    """Processes begun in a folder each time, of which one is killed at any moment, loading included: all end, and none is
+    left behind. Says how fast. Before they have met nobody but their launcher knows of one another: there it ends the
+    others by SIGTERM, as torchrun does; later they end by themselves."""
+    draw, slowest, early = random.Random(seed), 0.0, 0
+    for number in range(kills):
+        run = folder / str(number)
+        children = begin(run)
+        time.sleep(draw.uniform(0.1, 4))
+        began, rank = time.monotonic(), draw.randrange(len(children))
+        children[rank].send(signal.SIGKILL)
+        others = [child for i, child in enumerate(children) if i != rank]
+        while any(child.poll() is None for child in others) and time.monotonic() < began + 30:
+            time.sleep(0.01)
+        if any(child.poll() is None for child in others):
+            assert not run.exists(), (number, "they had met, and one waits", [child.err for child in children])
+            for child in others:
+                child.send(signal.SIGTERM)
+            early += 1
+        else:
+            slowest = max(slowest, time.monotonic() - began)
+        codes = wait(children, 30)
+        ends = (5,) if run.exists() else (5, 143, -signal.SIGTERM)
+        assert codes.pop(rank) == -9 and all(code in ends for code in codes), (
+            number,
+            [child.err for child in children],
+        )
+        assert not any(child.left_behind() for child in children)
+    return f"{kills} kills: {early} before they had met, ended by SIGTERM; the others ended within {slowest:.1f} s"
 
 
 def saved(run: Path, children: Sequence[Child]) -> None:

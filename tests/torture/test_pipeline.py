@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
-import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from safetensors.torch import load_file
 
 from tests.tiny import save_tiny
 from tests.torture.conftest import different_bits, weights
-from tests.torture.many import assert_same, metrics, saved, start, train_a_little, wait
-from tests.warm import Warm
+from tests.torture.many import assert_same, kill_again_and_again, metrics, saved, start, train_a_little, wait
+from tests.warm import Child, Warm
 
 STEPS = 8
 
@@ -302,15 +300,9 @@ def test_what_happens_to_one_stage_ends_all_and_is_told_once(
 def test_twenty_kills_leave_nobody(
     warm: Warm, five_blocks: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:
-    draw, slowest = random.Random(11), 0.0
-    for number in range(20):
-        given = arguments(five_blocks, quotes, tmp_path / str(number), *PIPELINE, "--max-steps", "100000")
-        children = start(warm, given, tmp_path, 2, meeting)
-        time.sleep(draw.uniform(0.1, 4))
-        began, rank = time.monotonic(), draw.randrange(2)
-        children[rank].send(signal.SIGKILL)
-        codes = wait(children, 30)
-        slowest = max(slowest, time.monotonic() - began)
-        assert codes[rank] == -9 and codes[1 - rank] == 5, (number, [child.err for child in children])
-        assert not any(child.left_behind() for child in children)
-    print(f"20 kills: all ended within {slowest:.1f} s")
+    def begin(run: Path) -> list[Child]:
+        return start(
+            warm, arguments(five_blocks, quotes, run, *PIPELINE, "--max-steps", "100000"), tmp_path, 2, meeting
+        )
+
+    print(kill_again_and_again(begin, tmp_path, 20, seed=11))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-import random
 import shutil
 import signal
 import time
@@ -16,8 +15,8 @@ import pytest
 
 from tests.tiny import PAGES
 from tests.torture.conftest import different_bits, weights
-from tests.torture.many import assert_same, metrics, saved, start, train_a_little, wait
-from tests.warm import Warm
+from tests.torture.many import assert_same, kill_again_and_again, metrics, saved, start, train_a_little, wait
+from tests.warm import Child, Warm
 
 STEPS = 150
 VERDICT = ("--verdict-texts", "6")
@@ -234,18 +233,11 @@ def test_fifty_kills_leave_nobody(
     warm: Warm, tiny: Path, quotes: Path, tmp_path: Path, meeting: dict[str, str]
 ) -> None:
     """At any moment, loading included: all end, what is there is resumed."""
-    draw, slowest = random.Random(7), 0.0
-    for number in range(50):
-        run = tmp_path / str(number)
-        children = start(warm, arguments(tiny, quotes, run, "--max-steps", "100000"), tmp_path, 2, meeting)
-        time.sleep(draw.uniform(0.1, 4))
-        began, rank = time.monotonic(), draw.randrange(2)
-        children[rank].send(signal.SIGKILL)
-        codes = wait(children, 30)
-        slowest = max(slowest, time.monotonic() - began)
-        assert codes[rank] == -9 and codes[1 - rank] == 5, (number, [child.err for child in children])
-        assert not any(child.left_behind() for child in children)
-    print(f"50 kills: all ended within {slowest:.1f} s")
+
+    def begin(run: Path) -> list[Child]:
+        return start(warm, arguments(tiny, quotes, run, "--max-steps", "100000"), tmp_path, 2, meeting)
+
+    print(kill_again_and_again(begin, tmp_path, 50, seed=7))
 
 
 @pytest.mark.slow
