@@ -159,4 +159,4 @@ except florilegium.UsageError as error:
         [sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "this installation has no fast paths" in done.stdout
+    assert "this installation has no fast kernels" in done.stdout

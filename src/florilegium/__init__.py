@@ -1,4 +1,4 @@
-"""florilegium: fine-tune BLOOM on your own sayings, and know what it learned.
+"""florilegium: fine-tune BLOOM on your own quotes, and know what it learned.
 
     import florilegium
 

@@ -56,7 +56,7 @@ def test_a_panic_anywhere_is_one_line(
     package: str, fix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, line = outcome(panic_in(package), monkeypatch, capsys)
-    assert code == 4 and f"a library gave up in {package} (" in line and fix in line
+    assert code == 4 and f"the library {package} crashed (" in line and fix in line
 
 
 def no_room_for_an_import() -> None:

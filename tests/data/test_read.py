@@ -219,14 +219,14 @@ def refused(kind: type[RepositoryNotFoundError], words: str) -> Exception:
 @pytest.mark.parametrize(
     ("error", "fix"),
     [
-        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "Is there a network"),
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "Check the network"),
         (DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub"), "Check the name"),
         (answered(404), "Check the name"),
         (answered(401), "Accept the terms"),
         (ValueError("Unknown split \"train\". Should be one of ['test']."), "choose one of those listed"),
         (refused(GatedRepoError, "'a/b' is a gated dataset\nmore"), "Accept the terms"),
         (refused(RepositoryNotFoundError, "Dataset 'a/b' cannot be accessed"), "Check the name"),
-        (TimeoutError("The read operation timed out"), "Is there a network"),
+        (TimeoutError("The read operation timed out"), "Check the network"),
         (RuntimeError(""), "Download its files"),
     ],
 )

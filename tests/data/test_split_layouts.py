@@ -71,7 +71,7 @@ def test_no_row_is_trained_that_a_split_holds_back(tmp_path: Path, layout: str) 
     if "=H" in layout:
         split = make_split(rows.quotes, 0.1, 0, held_out_from=rows.held_out_from)
         assert {marks[i] for i in split.training} == {"T"} and {marks[i] for i in split.held_out} == {"H"}
-        assert "held out: '" in rows.notes[0] and ("left alone" in rows.notes[0]) == ("=o" in layout)
+        assert "held out: '" in rows.notes[0] and ("not used" in rows.notes[0]) == ("=o" in layout)
     else:
         assert rows.held_out_from is None and set(marks) == {"T"}
 

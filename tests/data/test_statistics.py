@@ -21,7 +21,7 @@ def test_a_few_rows(tmp_path: Path) -> None:
     assert (seen["num_rows"], seen["num_read"], seen["duplicates"]) == (4, 9, 1)
     assert seen["skipped"] == {
         "rows": 4,
-        "causes": {"column 'quote' holds a number where text is due": 2, "invalid JSON": 2},
+        "causes": {"column 'quote' holds a number, expected text": 2, "invalid JSON": 2},
         "places": ["q.jsonl:6", "q.jsonl:7", "q.jsonl:8", "q.jsonl:9"],
     }
     assert seen["words"] == {"min": 1, "median": 1, "p90": 3, "p99": 3, "max": 3}

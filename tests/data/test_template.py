@@ -76,15 +76,15 @@ def test_a_wordy_separator_needs_its_white_space() -> None:
     template = Template.from_text("{quote} by {author} - {tags}")
     quote: Quote = {"quote": "A baby is self-made", "author": "Ruby-Ann", "tags": ["hobby"]}
     assert template.parse(template.render(quote)) == quote
-    with pytest.raises(DataError, match="'quote' holds the separator 'by'"):
+    with pytest.raises(DataError, match="'quote' contains the separator 'by'"):
         template.render({**quote, "quote": "Written by me"})
-    with pytest.raises(DataError, match="'author' holds the separator '-'"):
+    with pytest.raises(DataError, match="'author' contains the separator '-'"):
         template.render({**quote, "author": "Ruby - Ann"})
 
 
 def test_edges_that_make_a_separator_are_refused() -> None:
     template = Template.from_text("{quote}:::{tags}")
-    with pytest.raises(DataError, match="'quote' ends so that it makes the separator ':::'"):
+    with pytest.raises(DataError, match="'quote' runs into the separator ':::'"):
         template.render({"quote": "Kind:", "tags": ["a"]})
     assert template.render({"quote": "Kind", "tags": [":a"]}) == "Kind::::a"
     assert DEFAULT.render({"quote": "Kind -", "tags": ["> :"]}) == "Kind - ->: > :"

@@ -55,7 +55,7 @@ SAID = {
     "semicolons_in_cells.csv": "the text is 'quote', the tags 'genre' (split at ';')",
     "full_width.jsonl": "the text is 'quote', the tags 'tags' (split at '，')",
     "null_tags.jsonl": "2 of 12 rows have no tags",
-    "comma_in_item.jsonl": "12 rows with a comma in a tag: it becomes two tags, since commas part them",
+    "comma_in_item.jsonl": "12 rows with a comma in a tag: it becomes two tags, since tags are separated by commas",
     "two_languages.csv": "the text is 'quote_en', the tags 'tags'; 'quote_de' could be the text, too (--text-column NAME)",
     "text_alone.jsonl": "the text is 'text'; no column of tags, so the text alone is trained (--tags-column names one)",
 }  # fmt: skip

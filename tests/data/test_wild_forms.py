@@ -60,14 +60,14 @@ NAMES = ["Quote", "Tags"]
 # name of the file, its bytes, the texts that are trained, what is said
 READ: list[tuple[str, Callable[[], bytes], list[str], str]] = [
     # talks
-    ("talks.parquet", lambda: parquet([{"id": n, "messages": talk} for n, talk in enumerate(TALK)]), ANSWERED, "'messages' holds talks"),
-    ("lists.jsonl", lambda: jsonl(TALK), ANSWERED, "rows are talks"),
-    ("items.jsonl", lambda: jsonl([{"id": "1", "items": talk} for talk in TALK]), ANSWERED, "'items' holds talks"),
-    ("pairs.jsonl", lambda: jsonl([{"conversations": [{"input": q, "output": "Yes."}]} for q in QUOTES]), ANSWERED, "holds talks"),
-    ("names.jsonl", lambda: jsonl([{"dialogue": [{"user": q, "assistant": "Yes."}]} for q in QUOTES]), ANSWERED, "holds talks"),
-    ("trl.jsonl", lambda: jsonl([{"prompt": t[:1], "completion": t[1:]} for t in TALK]), ANSWERED, "'prompt' and 'completion' hold talks"),
+    ("talks.parquet", lambda: parquet([{"id": n, "messages": talk} for n, talk in enumerate(TALK)]), ANSWERED, "'messages' holds conversations"),
+    ("lists.jsonl", lambda: jsonl(TALK), ANSWERED, "rows are conversations"),
+    ("items.jsonl", lambda: jsonl([{"id": "1", "items": talk} for talk in TALK]), ANSWERED, "'items' holds conversations"),
+    ("pairs.jsonl", lambda: jsonl([{"conversations": [{"input": q, "output": "Yes."}]} for q in QUOTES]), ANSWERED, "holds conversations"),
+    ("names.jsonl", lambda: jsonl([{"dialogue": [{"user": q, "assistant": "Yes."}]} for q in QUOTES]), ANSWERED, "holds conversations"),
+    ("trl.jsonl", lambda: jsonl([{"prompt": t[:1], "completion": t[1:]} for t in TALK]), ANSWERED, "'prompt' and 'completion' hold conversations"),
     ("dpo.jsonl", lambda: jsonl([{"prompt": t[:1], "rejected": t[:1], "chosen": t[1:]} for t in TALK]), ANSWERED, "'prompt' and 'chosen'"),
-    ("tools.jsonl", lambda: jsonl([{"messages": [t[0], {"role": "assistant", "content": None}, {"role": "tool", "content": "4"}, t[1]]} for t in TALK]), ANSWERED, "holds talks"),
+    ("tools.jsonl", lambda: jsonl([{"messages": [t[0], {"role": "assistant", "content": None}, {"role": "tool", "content": "4"}, t[1]]} for t in TALK]), ANSWERED, "holds conversations"),
     # JSON
     ("row_in_row.json", dumped({"features": [{"name": "quote"}], "rows": [{"row_idx": 1, "row": row} for row in PAIRS]}), WITH_TAGS, "'row' holds the columns"),
     ("row_in_row.parquet", lambda: parquet([{"id": n, "row": row} for n, row in enumerate(PAIRS)]), WITH_TAGS, "'row' holds the columns"),
@@ -78,7 +78,7 @@ READ: list[tuple[str, Callable[[], bytes], list[str], str]] = [
     ("by_text.json", dumped(dict(zip(QUOTES, LISTS, strict=True))), WITH_TAGS, "keyed by their texts"),
     ("by_author.json", dumped({"Ada": QUOTES[:6], "Bo": QUOTES[6:]}), [f"{q} ->: {'Ada' if n < 6 else 'Bo'}" for n, q in enumerate(QUOTES)], "under 2 categories"),
     # CSV
-    ("comments.csv", lambda: b"# made by hand, 2020\n# so\n" + table(PAIRS), WITH_TAGS, "2 lines above the names of the columns passed over"),
+    ("comments.csv", lambda: b"# made by hand, 2020\n# so\n" + table(PAIRS), WITH_TAGS, "skipped 2 lines above the header"),
     ("title.csv", lambda: b"My quotes,\n\n" + table(PAIRS), WITH_TAGS, "1 line above the names"),
     ("title_in_latin.csv", lambda: b"Caf\xe9 \x81\n" + table(PAIRS), WITH_TAGS, "1 line above the names"),
     ("blank_rows.csv", lambda: table(PAIRS) + b",\n , \n", WITH_TAGS, "the text is 'quote'"),
@@ -99,17 +99,17 @@ READ: list[tuple[str, Callable[[], bytes], list[str], str]] = [
     ("labels.txt", lines(lambda q, t: f"{q};{t[0] if t else 'none'}\n"), [f"{q} ->: {t[0] if t else 'none'}" for q, t in zip(QUOTES, LISTS, strict=True)], "separated by semicolons"),
     ("labels_first.txt", lines(lambda q, t: f"{'ham' if t else 'spam'}\t{q}\n"), [f"{q} ->: {'ham' if t else 'spam'}" for q, t in zip(QUOTES, LISTS, strict=True)], "separated by tabs"),
     ("rendered.txt", lines(lambda q, t: f"{q} ->: {', '.join(t)}\n"), WITH_TAGS, "the text is 'quote', the tags 'tags'"),
-    ("prose.txt", lines(lambda q, t: f"{q[:-1]}; so it is, {q.lower()}\n"), [f"{q[:-1]}; so it is, {q.lower()}" for q in QUOTES], "a text a line"),
-    ("indented.txt", lines(lambda q, t: f"\t{q}\n"), ALONE, "a text a line"),
+    ("prose.txt", lines(lambda q, t: f"{q[:-1]}; so it is, {q.lower()}\n"), [f"{q[:-1]}; so it is, {q.lower()}" for q in QUOTES], "one text per line"),
+    ("indented.txt", lines(lambda q, t: f"\t{q}\n"), ALONE, "one text per line"),
     ("numbered.txt", lambda: "".join(f"{n}. {q}\n" for n, q in enumerate(QUOTES, 1)).encode(), ALONE, "without the marks of a list"),
     ("dashes.txt", lambda: ("".join(f"- {q}\n" for q in QUOTES[:-1]) + QUOTES[-1]).encode(), ALONE, "without the marks of a list"),
     ("table.md", lines(lambda q, t: f"| {q} | x \\| y | {', '.join(t)} |\n"), [], ""),
-    ("block_quotes.md", lambda: ("# A\n\n" + "\n\n".join(f"> {q}\n>\n> — Ada Example" for q in QUOTES)).encode(), ALONE, "a text a block quote"),
+    ("block_quotes.md", lambda: ("# A\n\n" + "\n\n".join(f"> {q}\n>\n> — Ada Example" for q in QUOTES)).encode(), ALONE, "one text per block quote"),
     ("wrapped.md", lines(lambda q, t: f"* {q[:6].strip()}\n  {q[6:].strip()}\n"), [f"{q[:6].strip()} {q[6:].strip()}" for q in QUOTES], "an item of its lists"),
     # workbooks
     ("second_sheet.xlsx", lambda: sheets(About=[], Quotes=[NAMES, *CELLS]), WITH_TAGS, "the text is 'Quote'"),
-    ("about_first.xlsx", lambda: sheets(About=[["Made by hand."]], Quotes=[NAMES, *CELLS]), WITH_TAGS, "sheet 'Quotes' is read; left alone: 'About'"),
-    ("test_first.xlsx", lambda: sheets(test=[NAMES, ["Never.", "a"]], train=[NAMES, *CELLS]), WITH_TAGS, "sheet 'train' is read; left alone: 'test'"),
+    ("about_first.xlsx", lambda: sheets(About=[["Made by hand."]], Quotes=[NAMES, *CELLS]), WITH_TAGS, "sheet 'Quotes' is read; not used: 'About'"),
+    ("test_first.xlsx", lambda: sheets(test=[NAMES, ["Never.", "a"]], train=[NAMES, *CELLS]), WITH_TAGS, "sheet 'train' is read; not used: 'test'"),
     ("title.xlsx", lambda: sheets(A=[["My quotes"], [], NAMES, *CELLS]), WITH_TAGS, "1 line above the names"),
     ("no_names.xlsx", lambda: sheets(A=CELLS), WITH_TAGS, "no header"),
 ]  # fmt: skip
@@ -156,7 +156,7 @@ def test_no_row_is_trained_that_says_it_is_held_back(tmp_path: Path, name: str) 
     assert sorted(str(rows.quotes[i]["quote"]) for i in split.training) == sorted(QUOTES[:7])
     assert sorted(str(rows.quotes[i]["quote"]) for i in split.held_out) == sorted(QUOTES[7:9])
     assert rows.num_read == 9 and any(
-        "training rows from 'train'; held out: 'validation'; left alone: " in n for n in rows.notes
+        "training rows from 'train'; held out: 'validation'; not used: " in n for n in rows.notes
     )
 
 

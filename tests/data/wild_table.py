@@ -149,7 +149,7 @@ REFUSED = [
     (
         "no_answers.jsonl",
         lambda: jsonl([{"messages": [{"role": "user", "content": "Hi"}]}]),
-        "no turn of a user that is answered",
+        "no user turn with a reply",
     ),
     ("all_bad.csv", lambda: b"quote,tags\n" + b"a,b,c,d\n" * 9, "all_bad.csv:2: 4 fields where the header has 2"),
     ("xls.csv", lambda: b"\xd0\xcf\x11\xe0\xa1", "an old Excel or Word file"),

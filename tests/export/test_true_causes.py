@@ -41,7 +41,7 @@ def test_memory_that_runs_out_is_no_refusal_of_the_hub() -> None:
     ("code", "said", "kind", "expected"),
     [
         (1, "Traceback\nValueError: unknown tensor\n  blk.7.attn_q", ModelError, "unknown tensor blk.7.attn_q"),
-        (-9, "", ResourceError, "want of memory"),
+        (-9, "", ResourceError, "out of memory"),
         (3, "", ModelError, "it ended with 3"),
     ],
 )

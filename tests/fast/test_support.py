@@ -91,16 +91,16 @@ def test_which_weights_the_int8_matmul_reads(tmp_path: Path, monkeypatch: pytest
     ours = whole.h[0].mlp.dense_h_to_4h
     assert (
         ours.out_features == 4 * ours.in_features == 1024
-        and support.int8_matmul_unsupported_reason(ours) == "it is small"
+        and support.int8_matmul_unsupported_reason(ours) == "the weight is too small"
     )
     monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 1024 * 256)
     assert "Hopper" in support.int8_matmul_unsupported_reason(ours)
     monkeypatch.setattr(support, "is_hopper", lambda device: True)
     support._compiler_unsupported_reason.cache_clear()
     monkeypatch.setitem(sys.modules, "florilegium.fast.hopper.nvrtc", None)
-    assert "no cuda-bindings" in support.int8_matmul_unsupported_reason(ours)
+    assert "cuda-bindings is not installed" in support.int8_matmul_unsupported_reason(ours)
     monkeypatch.setattr(support, "MIN_INT8_ELEMENTS", 0)
-    assert "slower: there is no cuda-bindings (pip install" in support.describe_int8_path(whole)
+    assert "slower: cuda-bindings is not installed (pip install" in support.describe_int8_path(whole)
     support._compiler_unsupported_reason.cache_clear()
     monkeypatch.undo()
     assert support.describe_int8_path(whole) == ""

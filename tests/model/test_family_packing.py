@@ -136,7 +136,7 @@ def test_logits_that_are_made_in_an_unknown_way_are_refused() -> None:
 def test_a_packed_row_is_never_given_to_a_model_that_leaks() -> None:
     model = loaded("LFM2")
     packing = find_packing(model)
-    assert not packing.mask and "read one another" in packing.reason
+    assert not packing.mask and "attend to each other" in packing.reason
     (batch,) = pack(examples()[3:], PLAN)
     with pytest.raises(AssertionError, match="reads from one into the next"):
         token_losses(model, batch)

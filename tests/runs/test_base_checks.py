@@ -192,7 +192,7 @@ def word_level(folder: Path, lower: bool) -> Path:
 
 
 def test_a_tokenizer_that_gives_no_text_back_is_refused(train: Any, rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not give texts back"):
+    with pytest.raises(ModelError, match="does not round-trip text"):
         train(word_level(save_tiny(tmp_path / "model"), lower=True), rows)
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_a_question_and_an_answer_is_refused() -> None:
 def test_a_row_that_holds_a_turns_mark_is_named(tmp_path: Path) -> None:
     row = {"quote": "Kind<|im_end|>\n<|im_start|>assistant\nwords", "tags": ["sea"]}
     (tmp_path / "q.jsonl").write_text(json.dumps({"quote": "Be kind.", "tags": []}) + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"q.jsonl:2: column 'quote' holds the separator"):
+    with pytest.raises(DataError, match=r"q.jsonl:2: column 'quote' contains the separator"):
         chat_rows(read_rows(tmp_path / "q.jsonl"), tokenizer(), "tiny")
 
 

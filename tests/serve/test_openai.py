@@ -196,7 +196,7 @@ def test_what_is_asked_wrongly_is_400_with_the_field(
     [
         ("GET", "/nowhere", {}, 404, "no such route. The routes and what they take are in /openapi.json"),
         ("GET", "/v1/completions", {}, 405, "this route does not take that method. It takes POST"),
-        ("GET", "/health", {"host": "evil.example"}, 403, "this Host is not served here. Ask by the address"),
+        ("GET", "/health", {"host": "evil.example"}, 403, "unknown Host header. Use the address"),
         ("GET", "/health", {"origin": "http://evil.example"}, 403, "Start the server with --cors ORIGIN"),
         ("GET", "/v1/models/nobody", {}, 404, "no such model. There are: sayings, seedling"),
     ],

@@ -187,9 +187,7 @@ def test_device(warm: Warm, stopped: Callable[[], Path], reference: Callable[...
     run = stopped()
     before = same_but_for_the_lock(run)
     child = warm.run(["resume", run, *flag("device", "cuda")], cwd=tmp_path)
-    assert child.code == 4 and "no CUDA device is there" in child.last_line and "--device cpu" in child.last_line, (
-        child.err
-    )
+    assert child.code == 4 and "no CUDA GPU found" in child.last_line and "--device cpu" in child.last_line, child.err
     assert same_but_for_the_lock(run) == before
 
 
@@ -202,7 +200,7 @@ def test_a_run_of_a_machine_with_a_gpu(
         on_another_machine(run)
         before = same_but_for_the_lock(run)
         child = warm.run(["resume", run], cwd=tmp_path)
-        assert child.code == 4 and "no CUDA device is there" in child.last_line, child.err
+        assert child.code == 4 and "no CUDA GPU found" in child.last_line, child.err
         assert same_but_for_the_lock(run) == before
         child = warm.run(["resume", run, *flag("device", device)], cwd=tmp_path)
         assert child.code == 0 and f"changed device from cuda to {device}" in child.err, child.err

@@ -120,7 +120,7 @@ def _plan(found: Estimate) -> str:
     steps = f"{passes}{counted(found.num_steps, 'step')} of {counted(config.batch_size, 'quote')}"
     if found.seconds is None or found.step_seconds is None or found.beside_seconds is None:
         return f"{steps}; its time is not known: name the card (--gpu H100) for an estimate"
-    source = "by a product measured on this processor" if found.rate_is_measured else "by the card's stated rate"
+    source = "from a matmul timed on this CPU" if found.rate_is_measured else "from the card's stated rate"
     beside = f"{clock(found.beside_seconds)} for held-out rows and texts"
     return f"{steps}, about {clock(found.seconds)} ({found.step_seconds:.2g} s a step, {source}; {beside})"
 

@@ -83,7 +83,7 @@ SWITCHES = {
     "trackio": ("report-to", "trackio"),
 }
 
-_BATCH = "--batch-size counts the quotes of an optimizer step in all; how many fit into memory at once is found out"
+_BATCH = "--batch-size counts all quotes of an optimizer step; the micro-batch size is automatic"
 _TEMPLATE = "the text of a row is made by --template"
 _WHEN = "evaluations and checkpoints come every N steps"
 _KERNELS = "packed sequences have attention kernels of their own"
@@ -114,7 +114,7 @@ ANSWERS_IN_TRAINING = {
     "warmup-steps": ("the warm-up is a fraction of all steps", "Type --warmup-ratio 0.05"),
     "num-warmup-steps": ("the warm-up is a fraction of all steps", "Type --warmup-ratio 0.05"),
     "lr-warmup-steps": ("the warm-up is a fraction of all steps", "Type --warmup-ratio 0.05"),
-    "min-lr": ("the schedules end at 0, but for constant", "Leave it out"),
+    "min-lr": ("all schedules but constant decay to 0", "Leave it out"),
     "lr-scheduler-kwargs": ("the schedules have no further settings", "Leave it out"),
     "adam-beta1": ("AdamW's betas are 0.9 and 0.999", "Leave it out"),
     "adam-beta2": ("AdamW's betas are 0.9 and 0.999", "Leave it out"),
@@ -153,7 +153,7 @@ ANSWERS_IN_TRAINING = {
     "lora-target-linear": ("--target-modules says which linears are trained", "Type --target-modules all-linear"),
     "adapter": ("LoRA is the method that is offered", "Leave it out; to train one further: --from RUN"),
     "plot-loss": ("every run draws its loss in report.html", "Leave it out"),
-    "overwrite-cache": ("rows are read anew each time, with no cache", "Leave it out"),
+    "overwrite-cache": ("rows are read again each time; there is no cache", "Leave it out"),
     "loftq-config": ("LoftQ is not offered", "Leave it out; see --lora-init"),
     "finetuning-type": ("LoRA is the method that is offered", "Leave it out; see --dora and --rslora"),
     "lora-bias": ("biases are not trained", "Leave it out"),

@@ -59,7 +59,7 @@ def _split(report: Inspection) -> str:
     random = f" (random split: {leaks['random']:,})" if by != "random" and "random" in leaks else ""
     across = f"{counted(leaks.get(by, 0), 'near-duplicate pair')} across train and test{random}"
     mould = report["rows_of_one_mould"]
-    alike = f"; {mould:,} rows are of one mould, and their likeness is not followed" if mould else ""
+    alike = f"; {mould:,} rows share one pattern and are not treated as near-duplicates" if mould else ""
     sides = f"{report['training_rows']:,} to train on, {report['held_out_rows']:,} held out{aside}"
     return f"{sides}; by {by}: {across}{alike}"
 

@@ -77,10 +77,11 @@ def _in_our_words(error: BaseException) -> BaseException:
     told: FlorilegiumError | None = None
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:
         lead_stdout_nowhere()
-        told = ResourceError("the disk is full: what was printed is not whole", "Make room where it is written to")
+        told = ResourceError("the disk is full: the output is incomplete", "Free space there and run again")
     elif is_panic(error):
         package = package_of(error)
-        cause = f"a library gave up{package and ' in '}{package} ({one_line(reason_of(error))})"
+        library = f"the library {package}" if package else "a library"
+        cause = f"{library} crashed ({one_line(reason_of(error))})"
         told = ModelError(cause, GAVE_UP.get(package, "See where with --debug"))
     elif not isinstance(error, FlorilegiumError) and (ran_out_of_memory(error) or _is_out_of_addresses(error)):
         wanted = wanted_memory(error)

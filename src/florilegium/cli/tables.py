@@ -33,7 +33,7 @@ def print_evaluation(report: EvaluationReport, *, full: bool) -> None:
     rows = counted(report["held_out_rows"], "held-out row")
     console.print(Text(f"{'' if full else gap}{rows}, {leaks}; {report['elapsed_seconds']:.0f} s"))
     if not full:
-        console.print(Text("Every figure with its interval: report.html, or here with --full", style="dim"))
+        console.print(Text("Every metric with its interval: report.html, or here with --full", style="dim"))
 
 
 def _print_spread(console: ResultConsole, report: EvaluationReport) -> None:

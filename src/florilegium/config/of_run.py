@@ -23,7 +23,7 @@ def read_run_config(path: Path) -> dict[str, object]:
         written = current_settings(read_config(path))
         each_checked(written, f"{path}: ")  # together, and for what is installed here, their user checks them
         if missing := [name for name in ALWAYS_WRITTEN if name not in written]:
-            raise UsageError(f"{path} is not whole: it has no {missing[0]!r}", _fix(path.parent))
+            raise UsageError(f"{path} is incomplete: {missing[0]!r} is missing", _fix(path.parent))
     except UsageError as error:
         raise ModelError(f"{error.cause}, so the settings of this run are not known", _fix(path.parent)) from None
     return written

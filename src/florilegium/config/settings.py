@@ -55,7 +55,7 @@ class TrainConfig:
         None, "the column of texts; default: found by its name and its values", group="data", metavar="COLUMN"
     )
     tags_column: str | None = setting(
-        None, "the column of tags; default: found likewise", group="data", metavar="COLUMN"
+        None, "the column of tags; default: found the same way", group="data", metavar="COLUMN"
     )
     tags_separator: str | None = setting(
         None,
@@ -79,7 +79,7 @@ class TrainConfig:
     held_out: float = setting(0.1, "fraction of the rows held out to test on", group="data", minimum=0.0, metavar="X")
     validation: float = setting(
         0.3,
-        "fraction of the held-out rows that choose the best step; the others are reported (of 30 or more; 0 = all do both)",
+        "fraction of held-out rows used to choose the best step, if 30 or more are held out; the rest are reported; 0 = use all for both",
         group="data",
         minimum=0.0,
         metavar="X",
@@ -149,7 +149,7 @@ class TrainConfig:
 
     epochs: float | None = setting(
         None,
-        "passes over the data; default: at least 3 (of the bundled quotes 1), and some 200 steps, in at most 20",
+        "passes over the data; default: 3, or up to 20 for about 200 steps (bundled quotes: at least 1)",
         group="training",
         minimum=0.0,
     )
@@ -193,7 +193,7 @@ class TrainConfig:
 
     start_from: str | None = setting(
         None,
-        "train a run or an adapter further, with its settings; the optimizer starts anew",
+        "train a run or an adapter further, with its settings and a fresh optimizer",
         group="run",
         metavar="RUN",
         flag="--from",

@@ -40,7 +40,7 @@ class _Table:
 
     def number(self, form: str, at: int) -> int:
         if at < 0 or at + struct.calcsize(form) > len(self.data):
-            raise ValueError("its metadata leads out of itself")
+            raise ValueError("a metadata offset is out of range")
         return int(struct.unpack_from(form, self.data, at)[0])
 
     def place(self, field: int) -> int:
@@ -64,7 +64,7 @@ class _Table:
             at += self.number("<I", at)
             count = self.number("<I", at)
             if count * size > len(self.data) - at:
-                raise ValueError("its metadata leads out of itself")
+                raise ValueError("a metadata offset is out of range")
             yield from range(at + 4, at + 4 + count * size, size)
 
 
@@ -117,7 +117,7 @@ def _message(file: IO[bytes], at: int) -> _Message | None:
     """The message at `at`; None at the end of a stream."""
     end = file.seek(0, os.SEEK_END)
     if at < 0:
-        raise ValueError("a message before its beginning")
+        raise ValueError("a message starts before the data")
     file.seek(at)
     head = file.read(8)
     if len(head) < 8:

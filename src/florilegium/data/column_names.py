@@ -116,12 +116,12 @@ def find_author(names: Sequence[str]) -> str | None:
 
 
 def find_text(names: Sequence[str]) -> list[str]:
-    """Columns that are called as texts are, the likeliest first."""
+    """Columns that are called as texts are, the most likely first."""
     return _ranked(names, TEXT)
 
 
 def find_tags(names: Sequence[str]) -> list[str]:
-    """Columns that are called as tags are, the likeliest first."""
+    """Columns that are called as tags are, the most likely first."""
     return _ranked(names, TAGS)
 
 

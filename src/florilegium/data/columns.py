@@ -206,7 +206,7 @@ def _typed_escapes(template: str) -> str:
     """A shell hands on a backslash and an n where a line break was meant."""
     if "\\n" not in template or "\n" in template:
         return ""
-    return "; the template holds \\ and n as two signs: for a line break type it in quotes as $'...\\n...'"
+    return "; the template contains a literal \\n: for a line break quote it as $'...\\n...'"
 
 
 def _how(column: Column) -> str:

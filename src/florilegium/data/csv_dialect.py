@@ -47,7 +47,7 @@ def without_header(name: str, width: int) -> Note:
 
 
 def passed_over(name: str, titles: int) -> Note:
-    return Note(f"{name}: {counted(titles, 'line')} above the names of the columns passed over")
+    return Note(f"{name}: skipped {counted(titles, 'line')} above the header")
 
 
 def sniff(file: BinaryIO, name: str, *, tabs_first: bool = False) -> Dialect:

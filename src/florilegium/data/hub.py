@@ -99,5 +99,5 @@ def _fix(error: Exception, name: str) -> str:
     if is_gated or status in (401, 403):
         return "Accept the terms on its page on huggingface.co and set HF_TOKEN"
     if is_far:
-        return "Is there a network? Without one, give the path of a local file, or sample"
+        return "Check the network; without one, give the path of a local file, or sample"
     return "Download its files and give their path"

@@ -116,7 +116,7 @@ def _array(path: Path, file: BinaryIO, decoder: Decoder) -> Stream:
         yield Problem(place, f"the file ends at byte {cutter.offset}, before the array's closing ]", *_TRUNCATED)
 
 
-_TRUNCATED = (f"It was cut off: get it again or mend its end, {SKIP}", "truncated JSON")
+_TRUNCATED = (f"The file is truncated: download it again or repair its end, {SKIP}", "truncated JSON")
 _NOTHING = "nothing between two commas"
 
 
@@ -154,4 +154,4 @@ def _not_json(place: str, text: str, error: JSONDecodeError, piece: Piece) -> Pr
         )
     if error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()):
         return Problem(place, f"truncated JSON: {cause}", *_TRUNCATED)
-    return Problem(place, f"invalid JSON: {cause}", f"Mend the row, {SKIP}", kind="invalid JSON")
+    return Problem(place, f"invalid JSON: {cause}", f"Fix the row, {SKIP}", kind="invalid JSON")

@@ -80,7 +80,7 @@ class _Footer:
     def list_of(self, item: Callable[[], object]) -> Callable[[int], object]:
         def read(kind: int) -> object:
             if kind not in _LISTS:
-                raise ValueError("its footer has a value where a list is due")
+                raise ValueError("its footer has a value instead of a list")
             return [item() for _ in range(self.list_head()[0])]
 
         return read
@@ -138,7 +138,7 @@ class _Footer:
         elif kind == _STRUCT:
             self.struct({}, depth + 1)
         else:
-            raise ValueError("its footer has a value of no kind")
+            raise ValueError("its footer has a value of an unknown type")
         if self.at > len(self.data):
             raise IndexError
 

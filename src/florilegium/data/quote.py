@@ -31,7 +31,7 @@ def clean_text(column: str, value: object) -> str:
     Raises: DataError when it is not text, or holds a NUL or a lone surrogate.
     """
     if not isinstance(value, str):
-        raise DataError(f"column {column!r} {_holds(value)} where text is due", f"Write text there, {SKIP}")
+        raise DataError(f"column {column!r} {_holds(value)}, expected text", f"Write text there, {SKIP}")
     _refuse_untrainable(column, value)
     return value.strip()
 
@@ -45,7 +45,7 @@ def clean_list(column: str, value: object) -> list[str]:
         _refuse_untrainable(column, value)
         return split_items(value)
     if not isinstance(value, list | tuple):
-        raise DataError(f"column {column!r} {_holds(value)} where a list of text is due", f"Write [] for none, {SKIP}")
+        raise DataError(f"column {column!r} {_holds(value)}, expected a list of strings", f"Write [] for none, {SKIP}")
     text = text_of_items(value)
     if text is None:
         number, item = next((number, item) for number, item in enumerate(value, 1) if not isinstance(item, str))

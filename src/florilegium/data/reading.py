@@ -184,7 +184,7 @@ class Reading:
         held = self.waiting.pop(name) if name else []
         left = ", ".join(f"{counted(len(rows), 'row')} of '{side}'" for side, rows in self.waiting.items())
         self.num_read -= sum(map(len, self.waiting.values()))
-        parts = [f"held out: '{name}'" if name else "", f"left alone: {left}" if left else ""]
+        parts = [f"held out: '{name}'" if name else "", f"not used: {left}" if left else ""]
         self.say(f"column '{self.split}': " + "; ".join(["training rows from 'train'", *filter(None, parts)]))
         return held
 
@@ -213,9 +213,8 @@ class Reading:
         if bare and self.template.list_columns:
             self.say(f"{bare:,} of {len(self.quotes):,} rows have no tags")
         if self.parted:
-            self.say(
-                f"{counted(self.parted, 'row')} with a comma in a tag: it becomes two tags, since commas part them"
-            )
+            parted = counted(self.parted, "row")
+            self.say(f"{parted} with a comma in a tag: it becomes two tags, since tags are separated by commas")
         if not self.quotes:
             first = self.skipped[0]
             raise DataError(f"{source}: none of its {self.num_read:,} rows is good{causes(self.skipped)}", first.fix)

@@ -20,7 +20,7 @@ from florilegium.data.quote import SKIP, kind_of
 from florilegium.data.raw_rows import Problem, Raw
 from florilegium.data.talks import last_pair, talk_columns, turns_of
 
-_OF_TALKS = "the last turn and what it answers are trained, as prompt and completion"
+_OF_TALKS = "the last assistant turn and the user turn before it are trained"
 _FIRST, _MOST_NAMES = 20, 200
 
 Shape = Callable[[Raw], "Raw | Problem | None"]  # None: no row at all, the names of the columns
@@ -45,7 +45,7 @@ def shape_of(rows: Sequence[object], example: str) -> Shaped:
             return Shaped(lambda raw: _read_again(raw, example), "rows are objects that were written as texts")
         return Shaped(lambda raw: _text_row(raw, example))
     if rows and all(turns_of(row) for row in first):
-        return Shaped(lambda raw: _last_pair(raw, ["messages"]), f"rows are talks: {_OF_TALKS}")
+        return Shaped(lambda raw: _last_pair(raw, ["messages"]), f"rows are conversations: {_OF_TALKS}")
     if rows and all(isinstance(row, list) and row for row in rows):
         return _shape_of_lists(rows, example)
     return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
@@ -54,9 +54,8 @@ def shape_of(rows: Sequence[object], example: str) -> Shaped:
 def _shape_of_objects(rows: Sequence[Mapping[str, object]], example: str) -> Shaped:
     if talks := talk_columns(rows):
         named = " and ".join(f"'{name}'" for name in talks)
-        return Shaped(
-            lambda raw: _last_pair(raw, talks), f"{named} {'hold' if talks[1:] else 'holds'} talks: {_OF_TALKS}"
-        )
+        holds = "hold" if talks[1:] else "holds"
+        return Shaped(lambda raw: _last_pair(raw, talks), f"{named} {holds} conversations: {_OF_TALKS}")
     if inner := _inner_column(rows):
         return Shaped(lambda raw: _unfolded(raw, inner, example), f"'{inner}' holds the columns")
     return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
@@ -91,7 +90,7 @@ def _last_pair(raw: Raw, columns: Sequence[str]) -> Raw | Problem:
     pair = last_pair(turn for name in columns for turn in turns_of(row.get(name)))
     if pair is None:
         named = " and ".join(map(repr, columns))
-        return Problem(raw.place, f"column {named} holds no turn of a user that is answered", f"Add one, {SKIP}")
+        return Problem(raw.place, f"column {named} has no user turn with a reply", f"Add one, {SKIP}")
     return Raw(raw.place, {**row, "prompt": pair[0], "completion": pair[1]})
 
 

@@ -1,6 +1,6 @@
 """What DATA may be, and which reader takes it.
 
-    sample                       the sayings that come with the package, whatever lies in this folder
+    sample                       the quotes that come with the package, whatever lies in this folder
     a path that exists           a file of any kind that `unpack.py` lists, or a folder of them (`folders.py`)
     owner/name[@revision]        a data set on the Hub
 

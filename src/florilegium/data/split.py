@@ -97,9 +97,7 @@ def make_split(
     Raises: UsageError for a share that is not in [0, 1) or an unknown `by`; DataError for `by="author"` without
     authors."""
     if not 0 <= held_out_share < 1:
-        raise UsageError(
-            f"the held-out share is {held_out_share}", "Give a share from 0 up to, but not, 1, such as 0.1"
-        )
+        raise UsageError(f"--held-out is {held_out_share}", "It takes a fraction: 0 or more, and less than 1")
     if by not in SPLIT_BY:
         raise UsageError(f"--split-by {by}", f"It takes one of {', '.join(SPLIT_BY)}")
     if by == "author" and not any(authors):

@@ -1,6 +1,6 @@
 """Which files of a folder are for training and which are kept apart, by their names.
 
-    train.jsonl  validation.jsonl  test.jsonl          trained: train; held out: validation; left alone: test
+    train.jsonl  validation.jsonl  test.jsonl          trained: train; held out: validation; not used: test
     data/train-00000-of-00001.parquet  data/test-...   trained: train; held out: test
     train/a.csv  test/b.csv                            likewise; a file's own name says more than its folder's
     a.csv  b.csv  test.csv                             trained: files of no split; held out: test
@@ -82,7 +82,7 @@ def choose_splits(splits: Mapping[str, Sequence[T]], asked: str | None, where: s
     )
     others = [name or "files of no split" for name in splits if name not in (trained, held_out)]
     parts = [f"training rows from {_called(trained)}", f"held out: '{held_out}'" if held_out else ""]
-    parts.append(f"left alone: {', '.join(others)}" if others else "")
+    parts.append(f"not used: {', '.join(others)}" if others else "")
     said = "; ".join(filter(None, parts))
     return Chosen(tuple(splits[trained]), tuple(splits[held_out]) if held_out else (), said if len(splits) > 1 else "")
 

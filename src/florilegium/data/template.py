@@ -251,7 +251,7 @@ class Template:
                 f"column {name!r} would not be read back as it is from the template {self.text!r}", f"Change it, {SKIP}"
             )
         core = self.separators[index].core
-        holds = "holds" if core in join_items(quote[name]) else "ends so that it makes"
+        holds = "contains" if core in join_items(quote[name]) else "runs into"
         return DataError(
             f"column {name!r} {holds} the separator {core!r}", f"Change the text or the separator (--template), {SKIP}"
         )

@@ -82,7 +82,7 @@ def placeholder_for(name: str) -> str:
 def _name(text: str, found: re.Match[str]) -> str:
     name = found[1]
     if name is None:
-        raise UsageError(f"a lone {found[0]!r} in the template {text!r}", _USE)
+        raise UsageError(f"unmatched {found[0]!r} in the template {text!r}", _USE)
     if not _NAME.fullmatch(name):
         raise UsageError(f"{found[0]!r} in the template is not the name of a column", _USE)
     return str(name)
@@ -90,12 +90,12 @@ def _name(text: str, found: re.Match[str]) -> str:
 
 def _refuse(text: str, columns: list[str], literals: list[str]) -> None:
     if any(c == "\x00" or "\ud800" <= c <= "\udfff" for c in text):
-        raise UsageError("the template holds a character that is no text (NUL or half of a surrogate pair)", _USE)
+        raise UsageError("the template contains an invalid character (NUL or half of a surrogate pair)", _USE)
     if not columns:
         raise UsageError(f"the template {text!r} has no placeholder", _USE)
     doubled = first_doubled(columns)
     if doubled:
-        raise UsageError(f"{{{doubled}}} stands twice in the template", "Name each column once")
+        raise UsageError(f"{{{doubled}}} appears twice in the template", "Name each column once")
     for left, right, literal in zip(columns, columns[1:], literals[1:], strict=False):
         if not literal.strip():
             between = f"nothing but white space between {{{left}}} and {{{right}}} in the template"

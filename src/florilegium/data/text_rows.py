@@ -95,16 +95,16 @@ def _texts(name: str, lines: list[_Text], is_markdown: bool) -> Stream:
 
 def _plain(lines: list[_Text]) -> tuple[list[_Text], str]:
     if any(line.text.strip() == "%" for line in lines):
-        return list(_joined(lines, {"%"})), "a text between lines of %"
+        return list(_joined(lines, {"%"})), "texts separated by % lines"
     parts = list(_joined(lines, {""}))
     if len(parts) > 1 and _are_verses([line.text for line in lines[:_HEAD_LINES]], parts):
-        return parts, "a text between blank lines"
+        return parts, "texts separated by blank lines"
     filled = [line for line in lines if line.text.strip()]
     marked = [_ITEM.match(line.text) for line in filled]
     if len(filled) > 1 and sum(map(bool, marked)) >= _MOST_ITEMS * len(filled):
         texts = [_Text(found[1] if found else line.text, line.line) for found, line in zip(marked, filled, strict=True)]
-        return texts, "a text a line, without the marks of a list before them"
-    return filled, "a text a line"
+        return texts, "one text per line, list marks removed"
+    return filled, "one text per line"
 
 
 def _are_verses(lines: Sequence[str], parts: Sequence[_Text]) -> bool:
@@ -138,10 +138,10 @@ def _markdown(lines: list[_Text]) -> tuple[list[_Text], str]:
             plain.append(line)
     quoted, items = list(_block_quotes(plain)), list(_items(plain))
     if quoted and len(quoted) >= len(items):
-        return quoted, "a text a block quote"
+        return quoted, "one text per block quote"
     if items:
-        return items, "a text an item of its lists"
-    return list(_joined(plain, {""})), "a text a paragraph"
+        return items, "one text per list item"
+    return list(_joined(plain, {""})), "one text per paragraph"
 
 
 def _block_quotes(lines: Iterable[_Text]) -> Iterator[_Text]:

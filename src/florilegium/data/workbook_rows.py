@@ -44,7 +44,7 @@ def read_workbook(path: Path, columns: Columns = None) -> Stream:
             sheet = _chosen(filled)
             left = ", ".join(f"'{other.title}'" for other in filled if other is not sheet)
             if left:
-                yield Note(f"{name_of(path)}: sheet '{sheet.title}' is read; left alone: {left}")
+                yield Note(f"{name_of(path)}: sheet '{sheet.title}' is read; not used: {left}")
             yield from _rows(name_of(path), _filled(sheet), filled[sheet])
 
 

@@ -2,7 +2,7 @@
 
     average precision     of the tags ranked by probability: the mean, over a row's own tags, of the share of right tags down to it.
                           1 where all of them come first
-    threshold             the probability at which micro F1 is highest on *other* rows; the likeliest tag is always named
+    threshold             the probability at which micro F1 is highest on *other* rows; the most likely tag is always named
 
 Where there are validation rows the threshold is chosen on them, and else on four fifths of the rows for the other fifth,
 in turn: no row has a say in its own."""
@@ -63,7 +63,7 @@ def cross_fitted(scores_RT: np.ndarray, right_RT: np.ndarray) -> np.ndarray:
 
 
 def named(names: Sequence[str], scores_RT: np.ndarray, named_RT: np.ndarray) -> list[list[str]]:
-    """The tags that are named, the likeliest first."""
+    """The tags that are named, the most likely first."""
     return [
         [names[t] for t in np.argsort(-scores_T, kind="stable") if named_T[t]]
         for scores_T, named_T in zip(scores_RT, named_RT, strict=True)

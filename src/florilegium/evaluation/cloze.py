@@ -3,7 +3,7 @@
     The people who live beside it have a saying that the river is a good ...     neighbour | levers | without | thinly
 
 The right word stands first in an item; the others are words of the same text, of nearly the same length, drawn with a
-fixed seed. The model chooses the one whose tokens are likeliest together. Chance is one in four. Both sides choose
+fixed seed. The model chooses the one whose tokens are most likely together. Chance is one in four. Both sides choose
 among the same, so the difference is paired, item by item: a tuned model that lost its general knowledge chooses worse."""
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _is_word(word: str) -> bool:
 
 
 def right_choices(loaded: LoadedModel, items: Sequence[ClozeItem]) -> list[bool]:
-    """For each item whether the right word is the likeliest; a tie is wrong."""
+    """For each item whether the right word is the most likely; a tie is wrong."""
     texts = [f"{item.context} {word}" for item in items for word in item.words]
     ids = text_ids(loaded.base.tokenizer, texts)
     losses = example_losses(loaded, [Example(row, [True] * len(row)) for row in ids])

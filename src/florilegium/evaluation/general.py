@@ -81,10 +81,10 @@ def _sentence(change: Metric | None, sees: float | None, needed: int | None, tok
     """What the interval can see, and what it takes to see GOAL."""
     if change is None or sees is None or needed is None:
         return "too little general text to say how much was forgotten; give more with --general FILE"
-    found = f"changes of {sees:.3f} nats and more are seen on {counted(tokens, 'token')} of general text"
+    found = f"smallest detectable change: {sees:.3f} nats per token ({counted(tokens, 'token')} of general text)"
     if needed <= tokens:
         return found
-    return f"{found}; to see {GOAL} nats takes about {_rounded(needed):,} tokens: --general FILE"
+    return f"{found}; {GOAL} nats takes about {_rounded(needed):,} tokens: --general FILE"
 
 
 def _rounded(count: int) -> int:

@@ -13,7 +13,7 @@ _BASELINES = (
     ("controls.baselines.nearest_rows", "nearest rows"),
     ("controls.frequent_tags", "most frequent tags"),
 )
-NO_TAGS = "no figures: the template has no list of tags after the text, or no held-out row has tags"
+NO_TAGS = "no metrics: the template has no list of tags after the text, or no held-out row has tags"
 
 
 FEW_ROWS = 20  # held-out rows below which an F1 of 0 or 1 is a matter of luck
@@ -30,13 +30,13 @@ def few_rows(report: Mapping[str, object]) -> str:
 def headline(report: Mapping[str, object]) -> list[tuple[str, str]]:
     """Pairs of what is measured and what came out. The base stands beside where it was measured."""
     lines = [
-        ("Words", f"loss {_both(report, 'parts.words.loss', '.3f')} a token of held-out rows"),
+        ("Words", f"held-out loss per token {_both(report, 'parts.words.loss', '.3f')}"),
         ("Tags", _tags(report)),
         ("Form", f"{_both(report, 'form.format_rate', SHARE)} of the samples well-formed{_of_the_rows(report)}"),
         ("Copies", f"{_both(report, 'copies.copied', SHARE)} of the samples copy a training row"),
     ]
     if change := written(lookup(report, "forgetting.change"), "+.3f", short=True):
-        lines.append(("General text", f"loss {change} a token (above 0: forgotten)"))
+        lines.append(("General text", f"loss per token {change} (above 0: forgotten)"))
     return lines
 
 

@@ -104,7 +104,7 @@ class TagComparison:
 
 @dataclass(frozen=True)
 class TagMatch:
-    """How much likelier tags are beside their own quote than beside another: in nats a token, and how often."""
+    """How much more likely tags are beside their own quote than beside another: in nats a token, and how often."""
 
     lift: Metric | None
     wins: Metric | None

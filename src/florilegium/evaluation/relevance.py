@@ -1,10 +1,10 @@
-"""Do the tags fit the quote? Asked of the untuned base model, which has not seen the rows and was not taught what to
+"""Do the tags fit the quote? Asked of the base model, which has not seen the rows and was not taught what to
 answer.
 
     lift(quote, tags) = log p(tags | this quote) - log p(tags | another row's quote)      in nats a token of the tags, end-of-text left out
 
 The tags are the same on both sides, so it does not matter how common or how long they are; only the quote changes. Tags
-that have nothing to do with their quote have a lift of 0 on average, and are likelier beside the other quote half of
+that have nothing to do with their quote have a lift of 0 on average, and are more likely beside the other quote half of
 the time: that is the control, `shuffled`, where the tags of all rows were dealt out anew. The rows' own tags, which
 people chose, show how far the base can tell at all."""
 

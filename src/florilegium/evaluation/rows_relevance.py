@@ -29,7 +29,7 @@ def writes_tags(tags: Sequence[Sequence[str]]) -> bool:
 
 
 def writes_known_tags(tags: Sequence[Sequence[str]], own: Sequence[Sequence[str]], table: TagTable) -> bool:
-    """Whether what a side wrote in the tags' place is tags. An untuned model goes on in prose there, which parses as tags,
+    """Whether what a side wrote in the tags' place is tags. A base model continues in prose there, which parses as tags,
     and repeats the quote's words, which fit it: where the rows' `own` tags are known, and hardly a row of the side's has
     one that is, it has no match."""
     known, expected = ([[t for t in row if t in table.numbers] for row in side] for side in (tags, own))

@@ -59,9 +59,7 @@ def pack_export(folder: Path, repo: str) -> Parcel:
     try:
         card = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / CARD} cannot be read ({reason_of(error)})", "Mend it, or export it again"
-        ) from None
+        raise ModelError(f"{folder / CARD} cannot be read ({reason_of(error)})", "Fix it, or export it again") from None
     if str(manifest.facts.get("to", "")).startswith("gguf"):
         fetch = f"## Load it\n\nGet the files: `hf download {repo} --local-dir quotes && cd quotes`\n"
         card = card.replace("## Load it\n", fetch, 1)

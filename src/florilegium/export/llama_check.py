@@ -60,8 +60,8 @@ def ask_llama_cpp(
         found = None
     if not isinstance(found, dict):
         if ran.returncode == -signal.SIGKILL:
-            cause = "llama.cpp was killed while it checked what was exported, probably for want of memory"
+            cause = "llama.cpp was killed while it checked the export, probably out of memory"
             raise ResourceError(cause, "Close other programs, or keep it unchecked with --no-check")
         said = whole_reason(ran.stderr[-5000:]) or f"it ended with {ran.returncode}"
-        raise ModelError(f"what was exported does not load in llama.cpp and was removed ({said})", "Please report it")
+        raise ModelError(f"the export does not load in llama.cpp and was removed ({said})", "Please report it")
     return found

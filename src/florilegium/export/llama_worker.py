@@ -38,7 +38,7 @@ def main() -> None:
         if not asked["new_tokens"]:
             continue
         greedy = {"temperature": 0, "n_predict": asked["new_tokens"], "n_probs": asked["top"], "return_tokens": True}
-        # the penalties and cuts that the file's metadata or the server's defaults bring would change what is likeliest
+        # the penalties and cuts that the file's metadata or the server's defaults bring would change what is most likely
         plain = {"repeat_penalty": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "cache_prompt": False}
         texts.append(steps(post("/completion", {"prompt": prompt, **greedy, **plain}), asked["end_of_text"]))
     os.write(out, json.dumps({"tokens": tokens, "texts": texts}).encode())

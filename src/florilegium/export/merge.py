@@ -93,6 +93,6 @@ def rounded(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor
     if not bool(torch.isfinite(out).all()):
         raise DivergedError(
             f"{name} holds a NaN, or a number too large for {str(dtype).removeprefix('torch.')}, once it is merged",
-            "Look at the adapter: was it trained to the end?",
+            "Check that the adapter's training finished",
         )
     return out

@@ -2,7 +2,7 @@
 
     rows       32 held-out rows, each alone: the logits at their positions, the loss
     prompts    32 beginnings (a quote without its tags, or some words of one): the greedy continuation, and at each of
-               its tokens the log-probabilities of the likeliest ten
+               its tokens the log-probabilities of the ten most likely
 
 The live adapter answers first and is let go; then what was exported answers."""
 
@@ -34,7 +34,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Step:
-    """One greedy token, and the likeliest tokens in its place with their log-probabilities."""
+    """One greedy token, and the most likely tokens in its place with their log-probabilities."""
 
     token: int
     top: dict[int, float]

@@ -88,7 +88,7 @@ def judge_merged(live: Answers, merged: Answers, dtype: str, rows_are: str) -> V
     if not mean <= mean_limit or (allowed.largest is not None and not largest <= limit):  # so that a NaN fails
         reason = "its logits are not the live adapter's"
     elif parted and allowed.ties_only:
-        reason = f"{parted} greedy texts part where the live adapter saw no tie"
+        reason = f"{parted} greedy texts diverge where the live adapter's top tokens were not tied"
     elif not abs(live.loss - merged.loss) <= mean_limit:
         reason = "its held-out loss is not the live adapter's"
     stated = f"{mean_limit:.2g} on average" if allowed.largest is None else f"{limit:.2g} and {mean_limit:.2g}"
@@ -111,7 +111,7 @@ def judge_gguf(live: list[list[Step]], said: list[list[Step]], kind: str, tokens
     elif not mean <= allowed.mean or (allowed.largest is not None and not largest <= allowed.largest):
         reason = "its log-probabilities are not the live adapter's"
     elif parted and allowed.ties_only:
-        reason = f"{parted} greedy texts part where the live adapter saw no tie"
+        reason = f"{parted} greedy texts diverge where the live adapter's top tokens were not tied"
     stated = (
         f"{allowed.mean:.2g} on average" if allowed.largest is None else f"{allowed.largest:.2g} and {allowed.mean:.2g}"
     )

@@ -40,9 +40,9 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
     names = tuple(name.strip() for name in request.split(",") if name.strip())
     for name in names:
         if name not in reasons:
-            return names, f"there is no fast path {name!r}; there are {', '.join(NAMES)}"
+            return names, f"unknown kernel {name!r}; available: {', '.join(NAMES)}"
         if reasons[name]:
-            return names, f"the fast path {name!r} cannot run: {reasons[name]}"
+            return names, f"kernel {name!r} is not supported here: {reasons[name]}"
     return names, ""
 
 

@@ -80,9 +80,9 @@ def int8_matmul_unsupported_reason(module: Linear) -> str:
     if N % 128 or K % 128:  # the kernel has no tiles of other sizes
         return "its sides are not multiples of 128"
     if N * K < MIN_INT8_ELEMENTS:
-        return "it is small"
+        return "the weight is too small"
     if not is_hopper(module.weight.device):
-        return "it takes the matrix unit of a Hopper GPU"
+        return "it requires a Hopper GPU"
     return _compiler_unsupported_reason()
 
 
@@ -95,4 +95,4 @@ def _compiler_unsupported_reason() -> str:
     try:
         return str(importlib.import_module("florilegium.fast.hopper.nvrtc").unsupported_reason())
     except ImportError:
-        return "there is no cuda-bindings (pip install cuda-bindings)"
+        return "cuda-bindings is not installed (pip install cuda-bindings)"

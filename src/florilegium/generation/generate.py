@@ -73,7 +73,7 @@ def generate_texts(
     tell: Tell | None = None,
 ) -> list[Generated]:
     """One text for each prompt, in order. An empty prompt begins with a word drawn from `first_words` (word -> count).
-    With `with_base` as many texts of the untuned base follow, from the same beginnings with the same draws. `tell`
+    With `with_base` as many texts of the base model follow, from the same beginnings with the same draws. `tell`
     hears how much of it is written, of several processes of its own share.
 
     Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without

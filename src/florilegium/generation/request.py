@@ -14,7 +14,7 @@ Prompt = tuple[tuple[int, ...], int | None]
 @dataclass(frozen=True)
 class Request:
     """A prompt (token ids, at least one) to write on from. `number` chooses its draws together with the settings'
-    seed; `adapter` is the engine's number of one (0: that of the model itself), None asks the untuned base."""
+    seed; `adapter` is the engine's number of one (0: that of the model itself), None asks the base model."""
 
     token_ids: Sequence[int]
     number: int

@@ -134,7 +134,7 @@ def known_tags_of(
 ) -> KnownTags:
     """The most likely of `tags` next, each once, until end-of-text is more likely than another tag.
 
-    A list's first tag is not its likeliest: where training rows name tags in the alphabet's order, `zest` never comes
+    A list's first tag is not its most likely: where training rows name tags in the alphabet's order, `zest` never comes
     first. So a tag's likelihood is summed over the places of the list as it is written, each weighed by how likely the
     list reaches it."""
     written: list[str] = []

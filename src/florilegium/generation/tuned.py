@@ -115,7 +115,7 @@ class Tuned:
     def beside_base(
         self, prompts: Sequence[str], n: int = 1, *, tags: bool = False, settings: SamplingSettings | None = None
     ) -> list[tuple[Generated, Generated]]:
-        """`n` texts for each prompt, each with what the untuned base writes from the same beginning with the same
+        """`n` texts for each prompt, each with what the base model writes from the same beginning with the same
         draws."""
         texts = [self.prompt_text(p, tags=tags) for p in prompts for _ in range(n)]
         rows = self.complete(texts, settings or self.sampling(), with_base=True)
@@ -211,7 +211,7 @@ class Tuned:
         return self.novelty.is_novel(str(row.quote[self.template.main_column]))
 
     def adapter_off(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the model is its untuned base."""
+        """A context in which the model is its base."""
         return self.loaded.adapter_off()
 
 

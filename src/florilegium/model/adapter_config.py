@@ -54,12 +54,12 @@ def lora_values(folder: Path, model_width: int) -> dict[str, Any]:
     what = f"the adapter_config.json in {folder}"
     values = read_json(folder / "adapter_config.json", what)
     if values.get("peft_type") != "LORA":
-        raise ModelError(f"{what} says {str(values.get('peft_type'))[:40]!r}, and only LoRA is read", FIX)
+        raise ModelError(f"{what} has peft_type {str(values.get('peft_type'))[:40]!r}; only LoRA is supported", FIX)
     start = _start(values.get("init_lora_weights", True), folder)
     default = LoraConfig()
     for key, value in values.items():
         if key not in LORA_FIELDS and value and value != getattr(default, key, None):
-            raise ModelError(f"{what} asks for {key[:60]!r}, which is not computed here", MERGE)
+            raise ModelError(f"{what} uses {key[:60]!r}, which florilegium does not support", MERGE)
     check_file(folder / WEIGHTS, f"the {WEIGHTS} in {folder}", MAX_WEIGHT_BYTES)
     header = read_header(folder / WEIGHTS, f"the adapter in {folder}")
     _check_numbers(values, what)
@@ -86,7 +86,7 @@ def _start(init: object, folder: Path) -> bool | str:
     if init in CHANGES_BASE:
         return str(init)
     raise ModelError(
-        f"the adapter in {folder} was started by {str(init)[:40]!r}, which changes its base in a way that cannot be repeated",
+        f"the adapter in {folder} was initialised with {str(init)[:40]!r}, which modifies the base irreproducibly",
         CONVERT,
     )
 
@@ -124,7 +124,7 @@ def _check_numbers(values: Mapping[str, Any], what: str) -> None:
             raise ModelError(f"{what}: {str(name)[:60]!r} is not the name of a module", FIX)
     for pattern in _patterns(values):
         if not is_quick_pattern(pattern):
-            raise ModelError(f"{what}: the pattern {pattern[:60]!r} may take for ever to search", MERGE)
+            raise ModelError(f"{what}: the pattern {pattern[:60]!r} could take too long to match", MERGE)
 
 
 def _between(value: object, low: float, high: float) -> bool:
@@ -173,7 +173,7 @@ def _check_tensors(values: Mapping[str, Any], header: Mapping[str, TensorEntry],
         saved = name.startswith(PREFIX) and any(module == m or module.endswith(f".{m}") for m in whole)
         if not saved and not MATRIX.fullmatch(name) and not _is_trained_bias(values, name, header):
             raise ModelError(
-                f"the adapter in {folder} holds {name[:120]!r}, which is no matrix of its LoRA: it would change the base",
+                f"the adapter in {folder} holds {name[:120]!r}, which is not a LoRA matrix: it would change the base",
                 MERGE,
             )
         if entry["dtype"] not in FLOATS:

@@ -92,7 +92,7 @@ class Base:
 def choose_device(request: str) -> torch.device:
     """The device for 'auto', 'cpu' or 'cuda'. Raises ModelError when CUDA is asked for and there is none."""
     if request == "cuda" and not torch.cuda.is_available():
-        raise ModelError("no CUDA device is there", _why_no_cuda())
+        raise ModelError("no CUDA GPU found", _why_no_cuda())
     return torch.device("cuda" if request != "cpu" and torch.cuda.is_available() else "cpu")
 
 

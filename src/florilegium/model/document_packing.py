@@ -45,7 +45,7 @@ def find_packing(loaded: LoadedModel) -> Packing:
     """The first way that gives this model's hidden states of each document alone. Draws nothing and changes nothing."""
     config = inner_model(loaded.model).config.get_text_config()
     if getattr(config, "attention_chunk_size", None):
-        return Packing("", "its attention is cut into chunks by place in the row")
+        return Packing("", "it uses chunked attention")
     by_hand = not any(getattr(config, name, None) for name in MASKED_BY_HAND)
     ways: tuple[DocumentMask, ...] = ("positions", "mask") if by_hand else ("positions",)
     batch, alone = _tried_rows(loaded)
@@ -57,7 +57,9 @@ def find_packing(loaded: LoadedModel) -> Packing:
         errors = {way: _difference(loaded, batch, way, alone_TW) for way in ways}
     limit = LIMITS[loaded.base.compute_dtype]
     found = next((way for way, error in errors.items() if error < limit), None)
-    return Packing(found) if found else Packing("", "documents of one row would read one another, or be placed wrongly")
+    return (
+        Packing(found) if found else Packing("", "packed documents would attend to each other or get wrong positions")
+    )
 
 
 def _tried_rows(loaded: LoadedModel) -> tuple[Batch, list[Batch]]:

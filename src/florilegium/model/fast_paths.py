@@ -20,7 +20,7 @@ from florilegium.model.families import head_weight
 from florilegium.reference import LogitRule
 
 HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
-NONE_HERE = "this installation has no fast paths"
+NONE_HERE = "this installation has no fast kernels"
 OF_THE_MODEL = ("fused-blocks", "fast-decode", "flex-attention")  # it decides, not the machine alone
 PIECE = 1024  # rows of logits at a time, where the chunked loss is not installed
 

@@ -68,7 +68,7 @@ class LoadedModel:
 
     @contextlib.contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Inside, the model is its untuned base."""
+        """Inside, the model is its base."""
         disabled = getattr(self.model, "disable_adapter", contextlib.nullcontext)  # Transformers' own model has none
         with warnings.catch_warnings(), original_weights(self.base.replaced):
             warnings.simplefilter("ignore")  # PEFT warns of what it does not undo, and we do

@@ -90,11 +90,11 @@ def _unsupported(
     config: TrainConfig, skeleton: Skeleton, device: torch.device, world: int, kernels: tuple[str, ...]
 ) -> str:
     if device.type != "cuda":
-        return "it takes a CUDA card, whose memory it spares"
+        return "it requires a CUDA GPU"
     if reason := fused_unsupported(skeleton, config):
         return reason
     if "fused-blocks" not in kernels:
-        return "it takes the fused blocks, which do not run here"
+        return "it requires the fused-blocks kernel, which does not run here"
     return "it is for one process" if world > 1 else ""
 
 

@@ -31,11 +31,11 @@ def check_rules(values: Mapping[str, Any], name: str) -> None:
     for parts in (("normalizer", "pre_tokenizer"), ("decoder",)):
         rules = [rule for part in parts for rule in _rules(values.get(part))]
         if math.prod(map(_growth, rules)) > MAX_GROWTH:
-            raise ModelError(f"{what} makes more than {MAX_GROWTH} letters of one ({parts[0]})", FIX)
+            raise ModelError(f"{what} expands one character to more than {MAX_GROWTH} ({parts[0]})", FIX)
     model = values.get("model")
     model = model if isinstance(model, dict) else {}
     if model.get("dropout"):
-        raise ModelError(f"{what} cuts a text otherwise each time (dropout {str(model['dropout'])[:20]})", FIX)
+        raise ModelError(f"{what} tokenizes a text differently each time (dropout {str(model['dropout'])[:20]})", FIX)
     if any(len(word) > MAX_WORD for word in _words(values, model)):
         raise ModelError(f"{what} holds a token of more than {MAX_WORD:,} letters", FIX)
     for word, number in _numbers(values, model):

@@ -1,4 +1,4 @@
-"""`florilegium evaluate RUN [--base]`: everything that can be said about a run in figures, the untuned base beside it.
+"""`florilegium evaluate RUN [--base]`: everything that can be said about a run in figures, the base model beside it.
 
     losses         of held-out rows, the quote's part and the tags' apart; of general text, before and after
     tags           written for the held-out quotes (greedily), against the rows' own; and what always naming frequent tags would get
@@ -87,7 +87,7 @@ def evaluate(
     repeats: int = 0,
     view: ProgressView | None = None,
 ) -> EvaluationReport:
-    """The figures of `run`, also written to its `evaluation.json`. `base` examines the untuned model too; `data` and
+    """The figures of `run`, also written to its `evaluation.json`. `base` measures the base model too; `data` and
     `model` say where the run's rows and base lie now; at most `rows` held-out rows are used, `generations` free texts
     written. `known_tags` also asks for the probability of each tag of the training rows. With `repeats` the run is
     trained again so often with other seeds, each evaluated likewise.

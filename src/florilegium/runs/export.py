@@ -82,7 +82,7 @@ def export(
     if to not in FORMS or to == "onnx":
         raise UsageError(
             "an ONNX model is made from a merged folder by Optimum" if to == "onnx" else f"there is no form {to!r}",
-            "Type: florilegium export --to merged; then see docs/how-to/onnx.md"
+            "Type: florilegium export --to merged; then see docs/how-to/export-onnx.md"
             if to == "onnx"
             else f"One of: {', '.join(FORMS)}",
         )
@@ -135,11 +135,11 @@ def write_export(
         view.say(f"writing {form.what} to {request.output}")
         form.write(folder)
         if live is not None:
-            view.say("loading what was written, and asking it the same")
+            view.say("loading the export to compare it")
         verdict = form.check(folder, live) if live is not None else Verdict(None, reason=reason)
         if verdict.passed is False:
             raise ModelError(
-                f"what was exported was loaded, found wrong and removed: {verdict.reason} ({verdict.sentence()})",
+                f"the export failed its check and was removed: {verdict.reason} ({verdict.sentence()})",
                 "Export in more bits, or keep it unchecked with --no-check; please report it with the command that you typed",
             )
         folder.facts["verdict"] = verdict.as_json()

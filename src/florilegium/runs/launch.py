@@ -39,7 +39,7 @@ def check_gpus(gpus: int, device: str) -> None:
 
     here = torch.cuda.device_count()
     if here == 0:
-        raise UsageError(f"--gpus {gpus}: no CUDA device is there", "Add --device cpu to try it on the processor")
+        raise UsageError(f"--gpus {gpus}: no CUDA GPU found", "Add --device cpu to try it on the processor")
     if here < gpus:
         raise UsageError(
             f"--gpus {gpus}: {counted(here, 'GPU')} here", f"Use --gpus {here}, or torchrun on several machines"

@@ -21,7 +21,7 @@ def one_training_at_a_time(view: ProgressView) -> Iterator[None]:
     """Dropout and the adapter's start draw from torch's one generator of the process: of two trainings at once each
     would draw what the other's seed was for. The second thread waits for the first."""
     if not _training.acquire(blocking=False):
-        view.say("waiting  another training of this process comes first")
+        view.say("waiting  for another training run in this process to finish")
         _training.acquire()
     try:
         yield

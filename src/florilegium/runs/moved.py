@@ -38,8 +38,8 @@ def refuse_lost(config: TrainConfig, run: Path) -> None:
     """Raises DataError where the rows of the run in the folder `run` are a file that is found nowhere."""
     if config.data not in BUNDLED and looks_like_path(config.data) and not os.path.exists(_expanded(config.data)):
         raise DataError(
-            f"the rows of {run} were read from {config.data}, which leads nowhere from this folder",
-            f"Resume in the folder that the run was started in, or write where they lie now as data: in {run}/config.yaml",
+            f"the data of {run} was not found: {config.data}",
+            f"Resume in the folder that the run was started in, or set `data:` in {run}/config.yaml to its new path",
         )
 
 

@@ -81,7 +81,9 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
     length = plan_length(len(prepared.training.examples), config)
     if "fused-blocks" not in kernels:
         if loaded.base.host is not None:
-            raise UsageError("--memory offload takes the fused blocks", "Leave --kernels out, or use --memory lean")
+            raise UsageError(
+                "--memory offload requires the fused-blocks kernel", "Leave --kernels out, or use --memory lean"
+            )
         documents = _documents(config, loaded)
         separate = not (prepared.base.packs or documents.mask)
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)

@@ -29,7 +29,7 @@ def say_plan(
     )
     view.say(f"adapter  LoRA rank {config.lora_rank}: trains {count.trained:,} parameters ({100 * count.share:.3f}%)")
     if config.start_from:
-        view.say(f"from     {config.start_from}: its adapter is trained further, the optimizer starts anew")
+        view.say(f"from     {config.start_from}: its adapter is trained further, with a fresh optimizer")
     rows = "padded sequences, one quote each" if plan.packing.separate else "packed sequences"
     view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
     if plan.documents.reason:
@@ -41,7 +41,7 @@ def say_plan(
         view.say(f"         {describe_link(plan.memory, base.host.block_bytes, base.host.link_rate())}")
     if plan.stage_peaks:
         peaks = ", ".join(f"{peak / 2**30:.1f}" for peak in plan.stage_peaks)
-        view.say(f"         that is process 0; predicted peaks of all: {peaks} GiB")
+        view.say(f"         process 0; predicted peaks of all processes: {peaks} GiB")
     if plan.products:
         view.say(f"         {plan.products}")
     stages = prepared.stages
@@ -50,7 +50,7 @@ def say_plan(
         view.say(f"parallel {shared}{_differing(plan, base.device)}")
         if stages:
             view.say(
-                "         no samples and no verdict: none of them can write texts; florilegium generate does, later"
+                "         no samples or verdict: pipeline processes cannot generate; run florilegium generate afterwards"
             )
             if plan.recompute:
                 view.say("         activations are computed again in the backward pass")
@@ -71,13 +71,14 @@ def say_plan(
 def describe_processes(world: int, config: TrainConfig) -> str:
     """How the steps are shared."""
     each = "a copy of the model each"
-    return f"{counted(world, 'process', 'processes')}, {each}: the {counted(config.batch_size, 'quote')} of a step are dealt by tokens"
+    quotes = counted(config.batch_size, "quote")
+    return f"{counted(world, 'process', 'processes')}, {each}: each step's {quotes} are balanced by tokens"
 
 
 def _differing(plan: ExecutionPlan, device: torch.device) -> str:
     """What of the result depends on the number of processes. Dropout by rows does not (`model/row_dropout.py`)."""
     by_rows = device.type == "cpu" or "fused-blocks" in plan.kernels
-    return "; dropout differs with their number" if plan.config.lora_dropout and not by_rows else ""
+    return "; dropout depends on the number of processes" if plan.config.lora_dropout and not by_rows else ""
 
 
 def describe_device(base: Base) -> str:
@@ -110,7 +111,7 @@ def describe_link(memory: MemoryPlan, block_bytes: int, rate: float) -> str:
     if not rate:
         return told
     most = memory.tokens * rate / (2 * bytes_there)
-    return f"{told}; the link brings {rate / 1e9:.0f} GB/s, which allows {most:,.0f} tokens/s"
+    return f"{told}; host-to-GPU link {rate / 1e9:.0f} GB/s: at most {most:,.0f} tokens/s"
 
 
 def describe_kept(memory: MemoryPlan, layers: int) -> str:

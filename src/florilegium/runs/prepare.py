@@ -166,8 +166,11 @@ def _placed(
 def _of_held_out(split: Split) -> str:
     """Which held-out rows choose the best step, and which are reported."""
     if not split.validation:
-        few = "" if len(split.test) >= FEW_ROWS else "; they are too few to tell much: --held-out 0.3 holds more out"
-        return f"those held out choose the best step and are reported, too: their loss is a little too low{few}"
+        few = (
+            "" if len(split.test) >= FEW_ROWS else "; too few rows for firm conclusions: --held-out 0.3 holds more out"
+        )
+        both = "the same held-out rows choose the best step and are reported"
+        return f"{both}, so their loss is slightly optimistic{few}"
     choose = counted(len(split.validation), "validation row")
     return f"{choose} of them to choose the best step, {counted(len(split.test), 'test row')} to report on"
 

@@ -33,9 +33,8 @@ class Selection:
         chosen = f"the best of {counted(self.evaluations, 'evaluation')}"
         if self.validation_rows:
             by = f"by {counted(self.validation_rows, 'validation row')}"
-            return (
-                f"{chosen} was chosen {by}; the {counted(self.reported_rows, 'test row')} reported here chose nothing"
-            )
+            reported = f"the {counted(self.reported_rows, 'test row')} reported here"
+            return f"{chosen} was chosen {by}; {reported} played no part in it"
         return (
             f"{chosen} was chosen by the rows that are reported: their loss is {self.lowered_by:.3f} below the last step's,"
             f" and on average at most {self.bound:.3f} too low"

@@ -4,7 +4,7 @@ it writes when it is asked by the tags of held-out rows.
     love, hope :<- Be kind to the rain.       asked with `love, hope :<-`
     Be kind to the rain. ->: hope, rain       and the tags that the same model gives what it wrote
 
-The untuned base is asked the same, and knows nothing of the sign."""
+The base model is asked the same, and knows nothing of the sign."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def bad(cause: str, fix: str, *, param: str | None, code: str | None = None) -> 
 
 
 def mistake() -> ApiError:
-    return ApiError(500, "a mistake of the server's", "Its log says where; please report it with that")
+    return ApiError(500, "internal server error", "Please report it with the server's log")
 
 
 def add_handlers(app: FastAPI, fields: Mapping[str, tuple[str, ...]]) -> None:

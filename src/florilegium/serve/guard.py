@@ -67,11 +67,11 @@ class Guard:
         if not is_loopback(self.settings.host):
             names = {*names, host}  # it has names that we do not know, and a page cannot know the key
         if host not in names:
-            fix = "Ask by the address that the server says it is at, or start it with --allowed-host NAME"
-            raise ApiError(403, "this Host is not served here", fix, code="wrong_host")
+            fix = "Use the address that the server printed, or start it with --allowed-host NAME"
+            raise ApiError(403, "unknown Host header", fix, code="wrong_host")
         if not self._is_own_page(headers, scope["method"]) and not self._is_named_origin(headers, scope["path"]):
             fix = "Start the server with --cors ORIGIN to let that page ask the API"
-            raise ApiError(403, "pages of other sites are not served", fix, code="wrong_origin")
+            raise ApiError(403, "cross-origin requests are not allowed", fix, code="wrong_origin")
 
     def _is_own_page(self, headers: Headers, method: str) -> bool:
         """Whether no page asks, or our own. What a link leads to may be looked at, not asked for by a script."""

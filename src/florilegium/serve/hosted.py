@@ -21,8 +21,8 @@ PLACES = 4  # for adapters at first; on a GPU more are made when they come
 def failed() -> ApiError:
     return ApiError(
         500,
-        "the model failed while it wrote",
-        "The server's log says why; /health whether it goes on",
+        "generation failed",
+        "See the server's log; /health says whether the server still works",
         code="engine_failed",
     )
 

@@ -102,7 +102,7 @@ async def quotes(body: QuotesBody, request: Request) -> Response:
     served = await state.models.get(body.model)
     if body.about is not None and body.prompt is not None:
         fix = "Leave prompt or about out"
-        raise bad("about begins its quotes itself", fix, param="about", code="invalid_value")
+        raise bad("about cannot be combined with prompt", fix, param="about", code="invalid_value")
     if body.max_tokens == 0:
         raise bad("max_tokens is 0", "It takes 1 or more", param="max_tokens", code="invalid_value")
     if body.stream:

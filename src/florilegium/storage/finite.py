@@ -8,7 +8,7 @@ import torch
 
 from florilegium.errors import DivergedError
 
-FIX = "Resume from the last checkpoint with a lower rate: florilegium resume RUN --learning-rate X"
+FIX = "Resume from the last checkpoint with a lower learning rate: florilegium resume RUN --learning-rate X"
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> None:

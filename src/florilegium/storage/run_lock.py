@@ -84,7 +84,7 @@ def set_aside(path: Path) -> Path:
             with disk_errors(path):
                 os.rename(path, aside)
             return aside
-    raise UsageError(f"too many old ones beside {path}", "Remove some of those that end in .old-N")
+    raise UsageError(f"too many old copies beside {path}", "Remove some of those that end in .old-N")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class SamePlace:
 
     def _refuse(self, path: Path) -> None:
         raise ResourceError(
-            f"{path} is not the folder that this run began in, and nothing more is written there",
+            f"{path} was replaced while the run was writing to it; nothing more is written there",
             "Put it back, then: florilegium resume RUN",
         )
 

@@ -83,7 +83,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     except BaseException as error:
         if not is_panic(error):
             raise
-        raise ModelError(f"the tokenizer gave up on a text ({reason_of(error)})", "Choose another --model") from None
+        raise ModelError(f"the tokenizer failed on a text ({reason_of(error)})", "Choose another --model") from None
     return [ids[:-1] if ids and ids[-1] == eos else ids for ids in batch]
 
 

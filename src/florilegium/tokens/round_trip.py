@@ -28,7 +28,7 @@ def check_round_trip(
     asked = [text for text in texts if template.parse(text) is not None]
     if asked and not any(template.parse(text) is not None for text in back):
         raise ModelError(
-            f"the tokenizer of {name} does not give texts back: {texts[0][-60:]!r} becomes {back[0][-60:]!r}, which "
+            f"the tokenizer of {name} does not round-trip text: {texts[0][-60:]!r} becomes {back[0][-60:]!r}, which "
             "--template cannot read",
             "Choose another model, or a --template whose marks its tokenizer keeps",
         )
@@ -39,7 +39,7 @@ def check_round_trip(
     if lost:
         notes.append(f"the tokenizer of {name} does not know {lost / total:.0%} of these tokens: they become <unk>")
     elif 4 * changed > len(texts):
-        notes.append(f"the tokenizer of {name} changes texts: {changed} of {len(texts)} came back otherwise")
+        notes.append(f"the tokenizer of {name} changes text: {changed} of {len(texts)} differ after decoding")
     return notes
 
 

@@ -122,7 +122,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: RunIdent
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
-            f"memory ran out while saving {final}", "The one before it is whole: florilegium resume goes on"
+            f"memory ran out while saving {final}", "The previous checkpoint is valid: type florilegium resume"
         ) from error
     _rotate(folder, final, keep)
     return final
@@ -240,7 +240,7 @@ def load_checkpoint(checkpoint: Path) -> Snapshot:
         schedule, packing = state["schedule"], dict(state["pack"])
     except Exception as error:  # a whole one that another version wrote, or that somebody made up
         raise ModelError(
-            f"{checkpoint} cannot be read ({reason_of(error, 300)})", "Remove it: the one before it is taken then"
+            f"{checkpoint} cannot be read ({reason_of(error, 300)})", "Remove it: the previous checkpoint is then used"
         ) from error
     best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
     adapter = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}

@@ -28,7 +28,7 @@ class RunLength:
 
 def choose_epochs(num_rows: int, config: TrainConfig) -> float:
     """Passes for a run that names none: at least LEAST_PASSES and about ENOUGH_STEPS, at most MOST_PASSES. Of 300 rows
-    three passes are 51 steps, after which a small model writes quotes without tags. Of the bundled sayings the steps
+    three passes are 51 steps, after which a small model writes quotes without tags. Of the bundled quotes the steps
     alone are enough: the held-out loss stands still after half of them, and somebody waits for their first run."""
     least = 1 if config.data == SAMPLE else LEAST_PASSES
     per_epoch = math.ceil(num_rows / config.batch_size)

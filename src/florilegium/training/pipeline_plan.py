@@ -21,7 +21,7 @@ def check_adapter(loaded: LoadedModel, stages: Sequence[Stage]) -> None:
     for stage in stages:
         if not any(p.requires_grad for block in blocks[stage.first : stage.last] for p in block.parameters()):
             raise UsageError(
-                f"--parallel pipeline: there is no LoRA on blocks {stage}, which are a process's own",
+                f"--parallel pipeline: blocks {stage} have no LoRA, so one process would train nothing",
                 "Choose --target-modules of every block, or start fewer processes",
             )
 

@@ -254,7 +254,11 @@ def test_a_run_of_fused_stages_is_that_of_one_process(two_blocks: Path, tmp_path
     two = subprocess.run([*launcher, *pipeline], capture_output=True, text=True, cwd=tmp_path)
     assert two.returncode == 0, two.stderr[-3000:]
     said = two.stdout + two.stderr
-    assert "fused-blocks" in said and "predicted peaks of all:" in said and "0: blocks 1 and the embedding" in said
+    assert (
+        "fused-blocks" in said
+        and "predicted peaks of all processes:" in said
+        and "0: blocks 1 and the embedding" in said
+    )
     one = subprocess.run(
         [sys.executable, "-m", "florilegium", *given, "--output", "one"], capture_output=True, cwd=tmp_path
     )

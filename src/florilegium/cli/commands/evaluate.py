@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     add_run(evaluate, "a run's folder or name; default: the newest one")
     add = evaluate.add_argument
     add("--base", action="store_true", help="measure the base model too, side by side")
-    add("--full", action="store_true", help="print every figure with its interval, not the five first")
+    add("--full", action="store_true", help="print every metric with its interval, not only the five main ones")
     add("--data", metavar="DATA", help="path of the run's data, if it has moved")
     add("--model", metavar="MODEL", help="path of the base model, if it has moved")
     add("--general", metavar="FILE", help="general text to measure forgetting with; default: built-in sample text")

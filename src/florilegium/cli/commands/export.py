@@ -37,9 +37,9 @@ def add(commands: Commands) -> None:
         export, "a run's folder or name, or an adapter folder; with --to quantised a model too; default: the newest run"
     )
     add = export.add_argument
-    add("--to", choices=FORMS, default="merged", help="form of the export (merged)")
+    add("--to", choices=FORMS, default="merged", help="export format (merged)")
     add("--type", metavar="T", help="GGUF type: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q4_k_m, ... (f16)")
-    add("--bits", type=int, choices=(8, 4), help="of a quantised checkpoint: 8 (int8) or 4 (NF4) (8)")
+    add("--bits", type=int, choices=(8, 4), help="bits of a quantised checkpoint: 8 = int8, 4 = NF4 (8)")
     add("--output", metavar="DIR", help="folder to make (RUN/exports/FORM)")
     add("--model", metavar="MODEL", help="path of the 16-bit base model, if it has moved or was given in int8")
     add("--data", metavar="DATA", help="path of the run's data, if it has moved")

@@ -98,8 +98,8 @@ def _check(flags: argparse.Namespace) -> None:
         other = "--about" if flags.about else "--base"
         raise UsageError("--known-tags is for the tags that the fine-tuned model writes", f"Leave {other} out")
     if flags.about and (flags.base or flags.prompt or flags.prompts):
-        other = "--base" if flags.base else "PROMPT and --prompts"
-        raise UsageError("--about begins its quotes itself, with the fine-tuned model", f"Leave {other} out")
+        other = "--base" if flags.base else "--prompts" if flags.prompts else "PROMPT"
+        raise UsageError(f"--about cannot be combined with {other}", "Leave one of them out")
 
 
 def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSettings) -> None:

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         "runs", nargs="*", metavar="RUN", help="a run, an adapter folder, a folder of runs, or 'latest' (latest)"
     )
     serve.add_argument("--run", dest="more_runs", action="append", default=[], metavar="RUN", help=argparse.SUPPRESS)
-    serve.add_argument("--page", action="store_true", help="serve the page too: write, look at runs, train")
+    serve.add_argument("--page", action="store_true", help="serve the page too: generate, browse runs, train")
     serve.add_argument("--open", action="store_true", help="serve the page, and open it in the browser")
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; any but loopback needs a key (127.0.0.1)"
@@ -50,16 +50,16 @@ def add(commands: Commands) -> None:
     )
     serve.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="Host that a proxy sends")
     serve.add_argument(
-        "--cors", action="append", default=[], metavar="ORIGIN", help="let pages of that origin ask the API"
+        "--cors", action="append", default=[], metavar="ORIGIN", help="allow cross-origin requests from ORIGIN"
     )
     serve.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
     serve.add_argument(
-        "--max-length", type=int, default=1024, metavar="N", help="tokens of a text, prompt and all (1024)"
+        "--max-length", type=int, default=1024, metavar="N", help="context length, prompt included (1024)"
     )
     serve.add_argument("--slots", type=int, metavar="N", help="texts written at once (CPU: 16, GPU: 64)")
     serve.add_argument("--queue", type=int, default=256, metavar="N", help="texts that may wait; then 429 (256)")
     serve.add_argument(
-        "--max-loaded", type=int, default=4, metavar="N", help="runs in memory; the one used longest ago leaves (4)"
+        "--max-loaded", type=int, default=4, metavar="N", help="runs in memory; the least recently used is unloaded (4)"
     )
     add_where_it_runs(serve)
 
@@ -89,7 +89,7 @@ def run(flags: argparse.Namespace) -> None:
         url = f"http://{host}:{sock.getsockname()[1]}"
         serve(runs, load_run, settings, sock, stop, lambda names: _say(url, names, flags))
         if stop.number:
-            raise interrupted(stop.number, "what was under way is answered")
+            raise interrupted(stop.number, "requests in progress were answered")
 
 
 def _runs(flags: argparse.Namespace) -> list[Path]:

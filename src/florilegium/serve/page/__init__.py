@@ -1,4 +1,4 @@
-"""The page: write, look at runs, train, in a browser. Its files lie in `static/` as they are sent; nothing is built.
+"""The page: write, browse runs, train, in a browser. Its files lie in `static/` as they are sent; nothing is built.
 
 `static_files` sends them, `runs` lists the runs and their reports, `uploads` takes a file and says what is in it, `training`
 trains, one run at a time. What reads a person's file or trains is a florilegium command in a process of its own (`child`):

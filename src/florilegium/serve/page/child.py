@@ -63,7 +63,7 @@ class Child:
     def told(self) -> tuple[str, str]:
         """The same as its cause and what to do about it."""
         told = [line for line in self.said if line.startswith("florilegium: ")]
-        last = told[-1] if told else next(reversed(self.said), "it ended without a word")
+        last = told[-1] if told else next(reversed(self.said), "the process exited without output")
         return one_line(
             last.removeprefix("florilegium: ")
         ), "" if told else "Try the same in a terminal, which shows more"

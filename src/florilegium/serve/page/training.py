@@ -66,7 +66,7 @@ class Trainings:
         async with self.starting:
             if self.ending or (self.current and not self.current.ended.done()):
                 fix = "Stop it, or wait for its end"
-                raise ApiError(409, "a training is under way", fix, code="training_under_way")
+                raise ApiError(409, "a training run is already active", fix, code="training_under_way")
             self.current = Training(run, await Child.start(*command))
             return self.current
 
