@@ -97,3 +97,14 @@ def test_every_extra_and_dependency_is_pinned() -> None:
 
 def _name(requirement: str) -> str:
     return requirement.split(";")[0].split(">")[0].split("=")[0].split("[")[0].strip().lower().replace("_", "-")
+
+
+def test_every_page_that_the_program_names_is_there() -> None:
+    named = {
+        page: path.relative_to(PROJECT).as_posix()
+        for path in sorted((PROJECT / "src").rglob("*"))
+        if path.suffix in (".py", ".jinja", ".html", ".js")
+        for page in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert "docs/how-to/export-onnx.md" in named
+    assert not {page: where for page, where in named.items() if not (PROJECT / page).is_file()}

@@ -34,7 +34,7 @@ MESSAGES = {
     r"begun|began|begin anew|train anew|written? anew": "started, from scratch",
     r"no whole checkpoint|newest whole": "valid checkpoint",
     r"near-cop(y|ies)": "near-duplicates",
-    r"mended?|would mend": "repair",
+    r"(?i:mend(?:s|ed|ing)?)": "fix, repair",
     r"free texts?|texts from nothing": "unconditional samples",
     r"go(es)? in circles": "repetitive",
     r"held by the nearest": "overlap with",
@@ -144,6 +144,30 @@ def test_the_pages_use_them_too() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def page_texts(path: Path) -> str:
+    """What a reader sees of a file of the page or of the docs: the text of HTML, the strings of a script, prose."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".html":
+        return re.sub(r"<[^>]*>", "\n", text) + "\n".join(
+            re.findall(r'(?:placeholder|aria-label|title)="([^"]*)"', text)
+        )
+    if path.suffix == ".js":
+        strings = re.findall(r'"([^"\n]*)"|`([^`]*)`', text)
+        return "\n".join(re.sub(r"\$\{[^}]*\}", "", string) for pair in strings for string in pair if " " in string)
+    return re.sub(r"\]\([^)]*\)", "]", text)  # without where its links lead
+
+
+def test_the_browsers_page_and_the_how_to_pages_use_them_too() -> None:
+    static = ROOT / "serve" / "page" / "static"
+    how_to = Path(__file__).parent.parent / "docs" / "how-to"
+    pages = [*static.glob("*.html"), *static.glob("*.js"), *how_to.glob("*.md")]
+    assert len(pages) > 25
+    wrong = [
+        f"{path.name}: {rule}: say {MESSAGES[rule]}" for path in sorted(pages) for rule in found_in(page_texts(path))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_help_uses_them_too() -> None:
     parser = build_parser()
     (commands,) = (action.choices for action in parser._actions if isinstance(action.choices, dict))
@@ -171,6 +195,10 @@ def test_identifiers_use_the_words_of_the_field() -> None:
         ("holds a number that is none", True),
         ("in 8 bits they are codes", True),
         ("1 quotes cut", True),
+        ("Mend the row", True),
+        ("mend its end", True),
+        ("Nothing to mend.", True),
+        ("amend the row", False),
         ("resuming at step 10", False),
         ("exit codes are listed below", False),
         ("21 quotes, 11 rows", False),

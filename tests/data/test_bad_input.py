@@ -321,7 +321,7 @@ def test_no_good_row_is_left(tmp_path: Path) -> None:
     refuse(tmp_path / "q.jsonl", "none of its 2 rows is good; q.jsonl:1: column 'quote' is empty", skip=True)
 
 
-def test_a_template_that_is_none() -> None:
+def test_template_with_attribute_access_is_refused() -> None:
     with pytest.raises(UsageError, match="not the name of a column"):
         read_rows("sample", "{quote.__class__} ->: {tags}")
 

@@ -51,7 +51,7 @@ def test_as_many_as_one_in_twenty_and_no_more(tmp_path: Path) -> None:
     assert len(read_rows_of(make_config({"data": str(many), "skip_bad_rows": True})).skipped) == 6
 
 
-def test_who_says_no_is_obeyed(tmp_path: Path) -> None:
+def test_skip_bad_rows_off_refuses_the_first(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "my_quotes.csv")
     for read in (
         lambda: read_rows_of(make_config({"data": str(path), "skip_bad_rows": False})),

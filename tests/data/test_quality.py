@@ -26,7 +26,7 @@ def test_english_quotes_known_dirt(english_quotes: Path) -> None:
     assert found["long_outliers"] == {**found["long_outliers"], "rows": 140, "limit": 88}
 
 
-def test_repair_mends_english_quotes_and_touches_nothing_else(english_quotes: Path) -> None:
+def test_repair_changes_only_the_broken_rows_of_english_quotes(english_quotes: Path) -> None:
     plain, mended = read_rows(english_quotes), read_rows(english_quotes, fix_encoding=True)
     assert mended.repaired == 201 and len(mended.quotes) == len(plain.quotes) == 2508
     still = [place for place, quote in zip(mended.places, mended.quotes, strict=True) if is_broken(quote)]
@@ -40,7 +40,7 @@ def test_repair_mends_english_quotes_and_touches_nothing_else(english_quotes: Pa
 @pytest.mark.parametrize(
     "text", ["café", "déjà vu — “naïve”", "Привет", "日本語", "😀", "Ça va… «À côté»", "It’s “done”."]
 )
-def test_mending_is_the_way_back(text: str) -> None:
+def test_repair_restores_mojibake(text: str) -> None:
     assert mend(text) == text
     assert mend(text.encode().decode("cp1252", "replace")) == text
 

@@ -125,7 +125,7 @@ def sides_plainly(drawn: list[float], pairs: list[tuple[int, int]], limit: float
 
 
 @pytest.mark.parametrize("follow", [True, False])
-def test_sides_are_those_of_looking_at_every_row(follow: bool) -> None:
+def test_split_equals_brute_force(follow: bool) -> None:
     for seed in range(30):
         chance = random.Random(seed)
         drawn = [chance.random() for _ in range(200)]

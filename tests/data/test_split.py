@@ -21,7 +21,7 @@ def held_out(rows: list[Quote], share: float, seed: int = 0) -> set[str]:
     return {str(rows[index]["quote"]) for index in out}
 
 
-def test_growing_and_reordering_moves_nothing() -> None:
+def test_split_is_stable_under_growth_and_reordering() -> None:
     rows = quotes(500)
     first = held_out(rows, 0.1)
     assert 25 < len(first) < 80
@@ -53,7 +53,7 @@ def test_the_edges() -> None:
     assert split_rows([{"tags": [f"t{i}"]} for i in range(20)], 0.5)[1]
     assert not split_rows([{"tags": [f"t{i}"], "quote": "a"} for i in range(20)], 0.5)[1], "one quote again"
     for share in (-0.1, 1, 1.5, float("nan")):
-        with pytest.raises(UsageError, match="held-out share"):
+        with pytest.raises(UsageError, match="--held-out is"):
             split_rows(quotes(3), share)
 
 

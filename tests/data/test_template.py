@@ -100,19 +100,19 @@ def test_edges_that_make_a_separator_are_refused() -> None:
         ("{q.__class__.__mro__}", "not the name"),
         ("{quote!r:>9999999999}", "not the name"),
         ("{quote[0]} x {tags}", "not the name"),
-        ("{{quote}}", "lone '{'"),
-        ("{{ ''.__class__ }}", "lone '{'"),
+        ("{{quote}}", "unmatched '{'"),
+        ("{{ ''.__class__ }}", "unmatched '{'"),
         ("{% for x in y %}", "not the name"),
-        ("{quote} ->: {tags", "lone '{'"),
-        ("{quote}} ->: {tags}", "lone '}'"),
+        ("{quote} ->: {tags", "unmatched '{'"),
+        ("{quote}} ->: {tags}", "unmatched '}'"),
         ("{quote} \n\t {tags}", "nothing but white space between"),
         ("{quote}{tags}", "nothing but white space between"),
         ("{quote} ->: {quote}", "twice"),
-        ("{quote} \x00 {tags}", "no text"),
-        ("{quote} \udc80 {tags}", "no text"),
+        ("{quote} \x00 {tags}", "invalid character"),
+        ("{quote} \udc80 {tags}", "invalid character"),
     ],
 )
-def test_templates_that_are_none(text: str, says: str) -> None:
+def test_invalid_templates_are_refused(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         Template.from_text(text)
     assert caught.value.fix

@@ -41,7 +41,7 @@ def test_what_is_refused_says_why_and_what_to_type(
 def test_a_typed_line_break_is_told(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_bytes(table(ROWS))
     (said,) = (note for note in read_rows(tmp_path / "q.csv", r"{quote} ->:\n{tags}").notes if "line break" in note)
-    assert said.endswith(r"""for a line break type it in quotes as $'...\n...'""")
+    assert said.endswith(r"""for a line break quote it as $'...\n...'""")
     assert not any("line break" in note for note in read_rows(tmp_path / "q.csv", "{quote} ->:\n{tags}").notes)
 
 

@@ -79,8 +79,8 @@ READ: list[tuple[str, Callable[[], bytes], list[str], str]] = [
     ("by_author.json", dumped({"Ada": QUOTES[:6], "Bo": QUOTES[6:]}), [f"{q} ->: {'Ada' if n < 6 else 'Bo'}" for n, q in enumerate(QUOTES)], "under 2 categories"),
     # CSV
     ("comments.csv", lambda: b"# made by hand, 2020\n# so\n" + table(PAIRS), WITH_TAGS, "skipped 2 lines above the header"),
-    ("title.csv", lambda: b"My quotes,\n\n" + table(PAIRS), WITH_TAGS, "1 line above the names"),
-    ("title_in_latin.csv", lambda: b"Caf\xe9 \x81\n" + table(PAIRS), WITH_TAGS, "1 line above the names"),
+    ("title.csv", lambda: b"My quotes,\n\n" + table(PAIRS), WITH_TAGS, "skipped 1 line above the header"),
+    ("title_in_latin.csv", lambda: b"Caf\xe9 \x81\n" + table(PAIRS), WITH_TAGS, "skipped 1 line above the header"),
     ("blank_rows.csv", lambda: table(PAIRS) + b",\n , \n", WITH_TAGS, "the text is 'quote'"),
     ("empty_columns.csv", lambda: table([{**row, "": "", "x": ""} for row in PAIRS]), WITH_TAGS, "the text is 'quote'"),
     # lists in cells
@@ -101,16 +101,16 @@ READ: list[tuple[str, Callable[[], bytes], list[str], str]] = [
     ("rendered.txt", lines(lambda q, t: f"{q} ->: {', '.join(t)}\n"), WITH_TAGS, "the text is 'quote', the tags 'tags'"),
     ("prose.txt", lines(lambda q, t: f"{q[:-1]}; so it is, {q.lower()}\n"), [f"{q[:-1]}; so it is, {q.lower()}" for q in QUOTES], "one text per line"),
     ("indented.txt", lines(lambda q, t: f"\t{q}\n"), ALONE, "one text per line"),
-    ("numbered.txt", lambda: "".join(f"{n}. {q}\n" for n, q in enumerate(QUOTES, 1)).encode(), ALONE, "without the marks of a list"),
-    ("dashes.txt", lambda: ("".join(f"- {q}\n" for q in QUOTES[:-1]) + QUOTES[-1]).encode(), ALONE, "without the marks of a list"),
+    ("numbered.txt", lambda: "".join(f"{n}. {q}\n" for n, q in enumerate(QUOTES, 1)).encode(), ALONE, "list marks removed"),
+    ("dashes.txt", lambda: ("".join(f"- {q}\n" for q in QUOTES[:-1]) + QUOTES[-1]).encode(), ALONE, "list marks removed"),
     ("table.md", lines(lambda q, t: f"| {q} | x \\| y | {', '.join(t)} |\n"), [], ""),
     ("block_quotes.md", lambda: ("# A\n\n" + "\n\n".join(f"> {q}\n>\n> — Ada Example" for q in QUOTES)).encode(), ALONE, "one text per block quote"),
-    ("wrapped.md", lines(lambda q, t: f"* {q[:6].strip()}\n  {q[6:].strip()}\n"), [f"{q[:6].strip()} {q[6:].strip()}" for q in QUOTES], "an item of its lists"),
+    ("wrapped.md", lines(lambda q, t: f"* {q[:6].strip()}\n  {q[6:].strip()}\n"), [f"{q[:6].strip()} {q[6:].strip()}" for q in QUOTES], "one text per list item"),
     # workbooks
     ("second_sheet.xlsx", lambda: sheets(About=[], Quotes=[NAMES, *CELLS]), WITH_TAGS, "the text is 'Quote'"),
     ("about_first.xlsx", lambda: sheets(About=[["Made by hand."]], Quotes=[NAMES, *CELLS]), WITH_TAGS, "sheet 'Quotes' is read; not used: 'About'"),
     ("test_first.xlsx", lambda: sheets(test=[NAMES, ["Never.", "a"]], train=[NAMES, *CELLS]), WITH_TAGS, "sheet 'train' is read; not used: 'test'"),
-    ("title.xlsx", lambda: sheets(A=[["My quotes"], [], NAMES, *CELLS]), WITH_TAGS, "1 line above the names"),
+    ("title.xlsx", lambda: sheets(A=[["My quotes"], [], NAMES, *CELLS]), WITH_TAGS, "skipped 1 line above the header"),
     ("no_names.xlsx", lambda: sheets(A=CELLS), WITH_TAGS, "no header"),
 ]  # fmt: skip
 READ[[row[0] for row in READ].index("table.md")] = (

@@ -206,7 +206,7 @@ def test_they_answer_the_same_in_every_process() -> None:
     assert done.stdout.strip() == answers() and done.stdout.count("leave_one_out_f1") == 2
 
 
-def test_they_learn_what_there_is_to_learn() -> None:
+def test_baselines_learn_tags_that_the_text_decides() -> None:
     wanted = [tags for _, tags in HELD_OUT]
     for baseline in fit_baselines(TEXTS, TAGS):
         assert tag_f1(baseline.tags_for([text for text, _ in HELD_OUT]), wanted) > 0.7

@@ -25,7 +25,7 @@ PREDICTED = [["a", "b"], ["a", "a", "c"], [], ["x", "y", "z", "d"]]
 WANTED = [["a", "b"], ["a", "d"], ["b"], ["d"]]
 
 
-def test_tag_figures_by_hand() -> None:
+def test_tag_metrics_by_hand() -> None:
     found = tag_scores(PREDICTED, WANTED)
     assert found is not None
     # right 2 + 1 + 0 + 1 = 4; predicted 2 + 2 + 0 + 4 = 8; wanted 2 + 2 + 1 + 1 = 6
@@ -136,14 +136,14 @@ def test_distinct_n() -> None:
     "text",
     ["is is is is", "so it goes so it goes so it goes", "no, no; no. No!", "x " + "one two three four five " * 3],
 )
-def test_circles(text: str) -> None:
+def test_repetitive_text_is_found(text: str) -> None:
     assert is_repetitive(text)
 
 
 @pytest.mark.parametrize(
     "text", ["very very very good", "so it goes so it goes", "To be, or not to be: that is the question.", ""]
 )
-def test_no_circles(text: str) -> None:
+def test_other_text_is_not_repetitive(text: str) -> None:
     assert not is_repetitive(text)
 
 

@@ -50,7 +50,7 @@ def test_a_wrong_export_is_found_and_removed(
 
     monkeypatch.setattr(Merge, "rows", forgetful)
     assert exported(tiny_run, tmp_path / "out" / "merged") == 4
-    assert "found wrong and removed" in capsys.readouterr().err
+    assert "failed its check and was removed" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 

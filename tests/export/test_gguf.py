@@ -147,7 +147,7 @@ def test_a_wrong_order_of_rows_is_found(
     monkeypatch.setitem(gguf_families.FAMILIES, "bloom", wrong)
     adapter = save_adapter(tiny, tmp_path / "a", **KINDS["qkv"])
     assert main(["export", str(adapter), "--to", "gguf", "--type", "f32", "--output", str(tmp_path / "o" / "x")]) == 4
-    assert "found wrong and removed" in capsys.readouterr().err and list((tmp_path / "o").iterdir()) == []
+    assert "failed its check and was removed" in capsys.readouterr().err and list((tmp_path / "o").iterdir()) == []
 
 
 def test_a_type_that_llama_quantize_makes(
@@ -168,7 +168,7 @@ def test_a_type_that_llama_quantize_makes(
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a-Q4_K_M.gguf", "Modelfile", "README.md", "export.json"}
 
 
-def test_types_that_are_none(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_gguf_type_suggests_a_near_one(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = save_adapter(tiny, tmp_path / "a", **KINDS["qkv"])
     assert main(["export", str(adapter), "--to", "gguf", "--type", "q9_0"]) == 2
     assert "id you mean 'q8_0'" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_a_file_that_did_not_arrive_whole_is_seen(
 
 
 @pytest.mark.parametrize("name", ["quotes", "a/b/c", "a/b.git", "../x", "a/..", "/etc/passwd", "a b/c"])
-def test_names_that_are_none(name: str) -> None:
+def test_invalid_repo_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError):
         check_repo(name)
 

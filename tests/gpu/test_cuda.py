@@ -50,7 +50,7 @@ def test_flex_equals_plain(head_dim: int, heads: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_the_packed_walk_is_nearer_to_float32_than_stock_is(tmp_path: Path, bits: int) -> None:
+def test_packed_forward_is_closer_to_float32_than_stock(tmp_path: Path, bits: int) -> None:
     """Losses and adapter gradients of packed bfloat16 rows against the same weights in float32 on the CPU."""
     folder = save_tiny(tmp_path / "bloom", heads=4, head_dim=64)
     results = {}

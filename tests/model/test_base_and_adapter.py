@@ -122,7 +122,7 @@ def test_no_gpu_says_whether_torch_or_the_driver_lacks(
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", built_for)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match="no CUDA device") as caught:
+    with pytest.raises(ModelError, match="no CUDA GPU found") as caught:
         choose_device("cuda")
     assert fix in str(caught.value.fix) and "--device cpu" in str(caught.value.fix)
 

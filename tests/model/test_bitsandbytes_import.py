@@ -25,7 +25,7 @@ print("torch._inductor.compile_fx" in sys.modules)
     assert run(code).split() == ["False"]
 
 
-def test_other_threads_compile_as_ever_meanwhile() -> None:
+def test_other_threads_can_compile_during_the_import() -> None:
     """Several threads import, and one compiles a function of its own while they do."""
     code = """
 import sys, threading, time, types, torch

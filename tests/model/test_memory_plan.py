@@ -65,7 +65,7 @@ def test_it_says_what_was_measured_with_lora_on_every_linear(
     assert gib - 0.02 < peak_bytes(shape, tokens, *plan) / GIB < 1.05 * gib and shape.lora_rank == 16
 
 
-def test_a_wide_copy_has_the_adapters_columns_beside_in_whole_lines() -> None:
+def test_bf16_copy_includes_lora_columns() -> None:
     """As `quantized_linear.py` lays them: 64 columns of 2 bytes for a rank up to 64."""
     without = replace(BLOOM_7B1, adapter_parameters=0)
     ranks = [replace(BLOOM_7B1, adapter_parameters=4 * 4096 * 30 * rank) for rank in (1, 16, 64, 65)]

@@ -75,7 +75,7 @@ def test_the_page_says_what_the_run_did(tmp_path: Path) -> None:
     assert (tmp_path / "a-run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_five_figures_come_first(tmp_path: Path) -> None:
+def test_five_metrics_come_first(tmp_path: Path) -> None:
     """The others are in the table; one of two rows is told as what it is."""
     run = write_run(tmp_path / "run")
     evaluation = json.loads((run / "evaluation.json").read_text())
@@ -252,7 +252,7 @@ def test_two_runs(tmp_path: Path) -> None:
     assert "different rows" in comparison_page(read_run(a), read_run(other))
 
 
-def test_figures_on_different_rows_are_not_set_against_each_other(tmp_path: Path) -> None:
+def test_metrics_on_different_rows_are_not_compared(tmp_path: Path) -> None:
     """A loss on other rows is neither better nor lower; memory is memory."""
     folders = [
         write_run(tmp_path / "a"),

@@ -86,7 +86,7 @@ def test_evaluation_counts_both_ways(both: Path) -> None:
     assert "Quotes for held-out tags" in page and "and with its tags first" in page
 
 
-def test_what_a_run_trained_is_what_goes_on(both: Path, tiny: Path, quotes: Path, tmp_path: Path) -> None:
+def test_direction_is_kept_when_trained_further(both: Path, tiny: Path, quotes: Path, tmp_path: Path) -> None:
     for start, place in ((both, "run"), (both / "adapter", "adapter")):
         florilegium.train(quotes, start_from=str(start), output=str(tmp_path / place), max_steps=1, verdict_texts=0)
         assert florilegium.load(tmp_path / place).template.direction == "both"

@@ -74,7 +74,7 @@ def test_other_rows_by_the_same_name_and_rows_that_are_lost_are_refused(project:
     shutil.rmtree(project / "data")
     with pytest.raises(DataError, match="was not found: data/rows.jsonl") as refused:
         florilegium.resume(run)
-    assert f"write where they lie now as data: in {run}/config.yaml" in str(refused.value.fix)
+    assert f"set `data:` in {run}/config.yaml" in str(refused.value.fix)
     assert before == sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*") if path.name != ".lock")
 
 

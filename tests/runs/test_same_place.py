@@ -58,7 +58,7 @@ def test_another_folder_put_there_is_not_written_into(tiny: Path, rows: Path, tm
         run.rename(tmp_path / "away")
         run.mkdir()
 
-    with pytest.raises(ResourceError, match="is not the folder"):
+    with pytest.raises(ResourceError, match="was replaced while the run was writing"):
         train(tiny, rows, run, Swapper(swap))
     assert not run.exists() or not list(run.iterdir())
 

@@ -98,7 +98,7 @@ def test_what_came_before_a_failure_is_told_before_it(state: ServerState, tuned:
             texts.inbox.put(0, event)
         assert [piece.token_id for piece in await texts.more()] == [300]
         for _ in range(2):
-            with pytest.raises(ApiError, match="the model failed"):
+            with pytest.raises(ApiError, match="generation failed"):
                 await texts.more()
         texts.inbox.close()
 

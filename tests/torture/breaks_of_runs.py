@@ -45,7 +45,7 @@ TABLE = {
         ("no number: a step's loss is not looked at", 'test_numbers.py::test_no_number_at_any_step',
          '        check_step(host.number, loss, grad_norm)\n',
          ''),
-        ('no number: a step that has none is taken', '../training/test_training.py::test_a_step_that_holds_none_moves_nothing',
+        ('no number: a step that has none is taken', '../training/test_training.py::test_step_with_nan_updates_nothing',
          '        trainer.optimizer.zero_grad(set_to_none=not kept)\n        return',
          '        pass'),
         ('promise: batches count, not tokens', '../training/test_promises.py::test_a_step_of_eight_is_eight_of_one',

@@ -264,9 +264,7 @@ def test_out_of_memory_takes_the_same_step_in_smaller_pieces(
     )
 
 
-def test_a_number_that_is_none_stops_the_run(
-    tiny: Path, quotes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_stops_the_run(tiny: Path, quotes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from florilegium.training import step as loop
 
     true_losses, calls = loop.token_losses, []
@@ -283,7 +281,7 @@ def test_a_number_that_is_none_stops_the_run(
     assert checkpoint is not None and all(torch.isfinite(t).all() for t in load_checkpoint(checkpoint).adapter.values())
 
 
-def test_a_step_that_holds_none_moves_nothing(finished, quotes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_with_nan_updates_nothing(finished, quotes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither weights nor moments nor schedule: on CUDA the next step is on its way before anybody has looked at this
     one."""
     from florilegium.training import step as taking

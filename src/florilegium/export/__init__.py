@@ -1,2 +1,2 @@
-"""What leaves the house: merged models, GGUF files, model cards, and the verdict on each. `runs/export.py` puts them
-together."""
+"""Exports: merged models, GGUF files, quantised checkpoints, uploads to the Hub, model cards, and the check of each.
+`runs/export.py` puts them together."""

@@ -156,7 +156,9 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str, streamed: int) 
     reason = "a process of a pipeline cannot write texts" if texts else ""
     reason = reason or fast_paths.unsupported(name, loaded, streamed)
     if reason and prepared.requested_kernels != "auto":
-        raise UsageError(f"--kernels: {name!r} cannot run: {reason}", "Use --kernels auto, or leave that name out")
+        raise UsageError(
+            f"--kernels: {name!r} is not supported here: {reason}", "Use --kernels auto, or leave that name out"
+        )
     return bool(reason)
 
 

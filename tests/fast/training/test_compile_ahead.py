@@ -57,7 +57,7 @@ def test_lengths_to_come_are_compiled_ahead(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("nothing_compiled")
-def test_what_is_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_not_started_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter waits for what is under way, and for nothing else."""
     begun, ends, made = threading.Event(), threading.Event(), []
 
