@@ -58,10 +58,8 @@ def kill_again_and_again(begin: Callable[[Path], list[Child]], folder: Path, kil
             slowest = max(slowest, time.monotonic() - began)
         codes = wait(children, 30)
         ends = (5,) if run.exists() else (5, 143, -signal.SIGTERM)
-        assert codes.pop(rank) == -9 and all(code in ends for code in codes), (
-            number,
-            [child.err for child in children],
-        )
+        told = (number, rank, codes, [child.err for child in children])
+        assert codes[rank] == -9 and all(code in ends for i, code in enumerate(codes) if i != rank), told
         assert not any(child.left_behind() for child in children)
     return f"{kills} kills: {early} before they had met, ended by SIGTERM; the others ended within {slowest:.1f} s"
 
