@@ -43,7 +43,7 @@ def head(size: int, path: str = "/v1/completions") -> bytes:
 def test_a_thousand_requests_are_answered_or_told_to_wait(busy: Server) -> None:
     async def ask() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=1000)
-        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=600) as client:
             body = {"prompt": "The", "max_tokens": 1}
             return await asyncio.gather(*[client.post(f"{busy.url}/v1/completions", json=body) for _ in range(1000)])
 

@@ -26,10 +26,10 @@ export function finished(side, row, run) {
   const parts = [element("p", { class: "text" }, main)];
   for (const [name, value] of others) parts.push(element("p", { class: "soft" }, `${name}: ${value}`));
   if (tags.length) parts.push(tagList(tags));
-  if (row.novel === null && run) parts.push(element("span", { class: "soft" }, "no tags"));
+  if (row.novel === null && run && !tags.length) parts.push(element("span", { class: "soft" }, "no tags"));
   if (row.novel === true) parts.push(element("span", { class: "badge new" }, "new"));
   if (row.novel === false) parts.push(...closeTo(row, main, run));
-  if (!row.finished) parts.push(element("span", { class: "soft" }, " not finished: the limit of tokens came first"));
+  if (!row.finished) parts.push(element("p", { class: "soft" }, "cut off: it came to the greatest length"));
   fill(side, ...parts);
 }
 
