@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from florilegium.data import Quote, Template
 from florilegium.errors import DataError
@@ -20,6 +23,7 @@ from florilegium.evaluation import (
     row_parts,
     tag_relevance,
 )
+from florilegium.evaluation import losses as losses_module
 from florilegium.evaluation.losses import example_losses
 from florilegium.evaluation.metrics import Metric
 from florilegium.model import Base, LoadedModel, load_base
@@ -65,7 +69,10 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
         assert first.tokens == size - 1 and second.tokens == len(ids) - size
         assert first.nats == pytest.approx(float(losses[: size - 1].sum()), abs=1e-3)
         assert second.nats == pytest.approx(float(losses[size - 1 :].sum()), abs=1e-3)
-        assert first.bytes == len(prompt.encode()) and first.bytes + second.bytes == len(text.encode())
+        # The first token is not predicted: it costs no bits, so it has no bytes to divide by.
+        free = len(base.tokenizer.decode(ids[:1]).encode())
+        assert free > 0 and first.bytes == len(prompt.encode()) - free
+        assert first.bytes + second.bytes == len(text.encode()) - free
     found = loss_metrics(parts)
     nats, tokens = sum(r.quote.nats + r.tags.nats for r in parts), sum(r.quote.tokens + r.tags.tokens for r in parts)
     assert found.whole.loss.value == pytest.approx(nats / tokens) and found.whole.tokens == tokens
@@ -77,13 +84,50 @@ def test_the_parts_are_the_prompt_and_what_follows(base: Base) -> None:
     assert found.whole.loss.low <= found.whole.loss.value <= found.whole.loss.high
 
 
+@pytest.mark.parametrize("writes_bos", [False, True])
+@pytest.mark.parametrize("text", ["{quote} ->: {tags}", "{tags} :<- {quote}", "“{quote}” ->: {tags}", "{quote}"])
+def test_a_uniform_model_has_the_same_bits_per_byte_with_and_without_a_bos(
+    base: Base, text: str, writes_bos: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight bits for each byte that a token adds: 8 bits per predicted byte, however the row begins."""
+    tokenizer = deepcopy(base.tokenizer)
+    if writes_bos:
+        single = f"{tokenizer.bos_token} $A"
+        special = [(tokenizer.bos_token, tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    assert (tokenizer("Time")["input_ids"][0] == tokenizer.bos_token_id) is writes_bos
+
+    def uniform(loaded: LoadedModel, examples: list[Example]) -> list[np.ndarray]:
+        found = []
+        for example in examples:
+            texts = [
+                tokenizer.decode(example.token_ids[:i], skip_special_tokens=True)
+                for i in range(len(example.token_ids) + 1)
+            ]
+            sizes = np.diff([len(one.encode()) for one in texts[1:]])
+            found.append(8 * math.log(2) * sizes.astype(np.float32))
+        return found
+
+    monkeypatch.setattr(losses_module, "example_losses", uniform)
+    template = Template.from_text(text)
+    quotes = [quote for quote in QUOTES if quote["tags"] and str(quote["quote"]).isascii()]
+    loaded = LoadedModel(replace(base, tokenizer=tokenizer), base.model)
+    found = loss_metrics(row_parts(loaded, template, quotes, 1024))
+    assert found.whole.tokens and (found.quote.tokens or "tags" not in template.columns)
+    for one in (one for one in (found.whole, found.quote, found.tags) if one.tokens):
+        assert one.bits_per_byte is not None and one.bits_per_byte.value == pytest.approx(8.0, rel=1e-5)
+    for row in row_parts(loaded, template, quotes, 1024):
+        assert sum(part.bytes for part in row.parts.values()) == row.quote.bytes + row.tags.bytes
+
+
 def test_general_text(base: Base, tmp_path: Path) -> None:
     bundled, paragraphs = read_general(GENERAL), read_general(PAGES)
     assert bundled[: len(paragraphs)] == paragraphs and sum(len(p.split()) for p in bundled) > 18_000
     parts = general_parts(LoadedModel(base, base.model), paragraphs)
     same = forgetting(parts, parts)
     assert same.change == Metric(0.0, 0.0, 0.0) and same.before == same.after
-    assert sum(p.bytes for p in parts) == pytest.approx(len("".join(paragraphs).encode()), rel=0.01)
+    free = sum(len(base.tokenizer.decode(ids[:1]).encode()) for ids in base.tokenizer(paragraphs)["input_ids"])
+    assert sum(p.bytes for p in parts) == pytest.approx(len("".join(paragraphs).encode()) - free, rel=0.01)
     long = tmp_path / "long.txt"
     long.write_text("\n".join(f"Line number {i} of a long file, and nothing else in it." for i in range(500)))
     assert len(general_parts(LoadedModel(base, base.model), read_general(long))) == 320

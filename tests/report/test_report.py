@@ -13,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from florilegium.cli.main import main
+from florilegium.cli.tables import print_comparison
 from florilegium.errors import ModelError, UsageError
 from florilegium.evaluation.table import lookup
 from florilegium.report import compare_runs, comparison_page, read_run, run_page, write_report
@@ -268,8 +270,69 @@ def test_metrics_on_different_rows_are_not_compared(tmp_path: Path) -> None:
         return {r.name: (any(c.is_best for c in r.cells), any(c.delta for c in r.cells)) for r in rows}
 
     same, other = bold_and_deltas(*folders[:2]), bold_and_deltas(*folders[1:])
-    assert same["held-out loss"] == (True, True) and other["held-out loss"] == (False, False)
-    assert same["peak memory"] == other["peak memory"] == (True, True)
+    # None of these has an interval: that another run would differ as much cannot be excluded.
+    assert same["held-out loss"] == (False, True) and other["held-out loss"] == (False, False)
+    assert same["peak memory"] == other["peak memory"] == (False, True)
+
+
+def changed(folder: Path, file: str, **values: object) -> Path:
+    """A run with other values in its manifest.json or config.yaml; `base__digest` is `digest` in `base`."""
+    path = folder / file
+    found = yaml.safe_load(path.read_text())
+    for name, value in values.items():
+        *places, last = name.split("__")
+        place = found
+        for one in places:
+            place = place[one]
+        place[last] = value
+    path.write_text(json.dumps(found))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value", "said"),
+    [
+        ("config.yaml", "seed", 1, "--seed"),
+        ("config.yaml", "held_out", 0.2, "--held-out"),
+        ("config.yaml", "split_by", "random", "--split-by"),
+        ("config.yaml", "validation", 0.5, "--validation"),
+        ("config.yaml", "held_out_file", "test.csv", "--held-out-file"),
+        ("config.yaml", "split", "train", "--split"),
+        ("config.yaml", "loss_on", "tags", "--loss-on"),
+        ("config.yaml", "template", "{quote} | {tags}", "--template"),
+        ("config.yaml", "direction", "both", "--direction"),
+        ("manifest.json", "base__tokenizer_digest", "another", "the tokenizer"),
+    ],
+)
+def test_losses_of_other_rows_or_tokens_are_not_set_against_each_other(
+    tmp_path: Path, file: str, name: str, value: object, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The digest is that of all rows: it does not say which of them were held out, nor what was counted."""
+    one, other = write_run(tmp_path / "a"), changed(write_run(tmp_path / "b", loss=2.302), file, **{name: value})
+    better = {"value": 0.2, "low": 0.15, "high": 0.25}
+    path = other / "evaluation.json"
+    found = json.loads(path.read_text())
+    found["tuned"]["loss"] = found["tuned"]["perplexity"] = found["tuned"]["bits_per_byte"] = better
+    path.write_text(json.dumps(found))
+    comparison = compare_runs(read_run(one), read_run(other))
+    assert comparison.same_rows and comparison.differs == (said,)
+    cells = {row.name: row.cells for row in metric_rows(comparison)}
+    for metric in ("held-out loss", "loss of all tokens, constants too", "perplexity of all tokens"):
+        assert not any(cell.is_best or cell.delta for cell in cells[metric]), metric
+    assert [cell.is_best for cell in cells["bits per byte, all tokens"]] == [False, True]
+    sentence = f"Losses per token cannot be compared: the runs differ in {said}, "
+    assert sentence in comparison_page(read_run(one), read_run(other))
+    print_comparison(comparison)
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_two_runs_of_one_split_lost_is_compared(tmp_path: Path) -> None:
+    comparison = compare_runs(read_run(write_run(tmp_path / "a")), read_run(write_run(tmp_path / "b", loss=3.4)))
+    assert comparison.differs == () and not comparison.warning
+    cells = {row.name: row.cells for row in metric_rows(comparison)}["held-out loss"]
+    assert cells[1].delta == "-0.200" and not any(cell.is_best for cell in cells), (
+        "one figure each, without an interval"
+    )
 
 
 def test_several_runs_have_a_colour_each_and_differences_from_the_first(tmp_path: Path) -> None:
@@ -279,11 +342,7 @@ def test_several_runs_have_a_colour_each_and_differences_from_the_first(tmp_path
     rows = {row.name: row for row in metric_rows(compare_runs(*records))}
     losses = rows["held-out loss"].cells
     assert [cell.text for cell in losses] == ["3.600", "3.400", "3.900"]
-    assert [cell.delta for cell in losses] == ["", "-0.200", "+0.300"] and [c.is_best for c in losses] == [
-        False,
-        True,
-        False,
-    ]
+    assert [cell.delta for cell in losses] == ["", "-0.200", "+0.300"] and not any(c.is_best for c in losses)
     f1 = rows["micro F1"].cells  # the same figures twice, with intervals: neither is better
     assert f1[1].delta == f1[2].text == f1[2].delta == "" and not any(cell.is_best for cell in f1)
     page = comparison_page(*records)

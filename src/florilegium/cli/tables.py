@@ -90,13 +90,8 @@ def print_comparison(comparison: Comparison) -> None:
     for directory in comparison.not_evaluated:
         command = f"florilegium evaluate {shlex.quote(directory)}"
         console.print(Text(f"\nNot evaluated yet: {printable(command)}", style="dim"))
-    if not comparison.same_rows:
-        console.print(
-            Text(
-                "\nThese runs were trained on different rows, so their losses and F1 cannot be compared.",
-                style="bold",
-            )
-        )
+    if comparison.warning:
+        console.print(Text(f"\n{comparison.warning}", style="bold"))
 
 
 def _percent(share: float | None) -> str:

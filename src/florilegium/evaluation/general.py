@@ -13,7 +13,7 @@ from pathlib import Path
 
 from florilegium.errors import DataError, counted
 from florilegium.evaluation.confidence import difference
-from florilegium.evaluation.losses import Part, decoded, example_losses, part_metrics
+from florilegium.evaluation.losses import Part, decoded, example_losses, part_metrics, unpredicted_bytes
 from florilegium.evaluation.metrics import Cloze, Forgetting, Metric
 from florilegium.model import LoadedModel
 from florilegium.tokens import Example, text_ids
@@ -55,7 +55,11 @@ def general_parts(loaded: LoadedModel, paragraphs: Sequence[str], most: int = FI
         pieces = [pieces[len(pieces) * i // most] for i in range(most)]
     losses = example_losses(loaded, [Example(piece, [True] * len(piece)) for piece in pieces])
     return [
-        Part(float(found.sum()), len(found), len(decoded(loaded.base, piece).encode()))
+        Part(
+            float(found.sum()),
+            len(found),
+            len(decoded(loaded.base, piece).encode()) - unpredicted_bytes(loaded.base, piece),
+        )
         for piece, found in zip(pieces, losses, strict=True)
     ]
 

@@ -5,8 +5,9 @@
     half          quote                  tags (what `--loss-on tags` trains: the last column and end-of-text)
 
 The first token has nothing before it and is not predicted. Loss is in nats a token; perplexity its exponential; bits
-per byte divides the row's bits by the UTF-8 bytes of its text, so that models with other vocabularies can be compared
-(end-of-text costs bits and has no bytes, so over whole rows a model that never stops pays for it)."""
+per byte divides the row's bits by the UTF-8 bytes of the text that was predicted, so that models with other vocabularies
+can be compared (end-of-text costs bits and has no bytes, so over whole rows a model that never stops pays for it). A
+tokenizer that writes a BOS first has all of the text predicted; of another one the first token's bytes do not count."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ OPTIONS = ForwardOptions(("chunked-loss",))  # all logits of a vocabulary of 250
 
 @dataclass(frozen=True)
 class Part:
-    """Sums of one row: nats, predicted tokens, bytes of text."""
+    """Sums of one row: nats, predicted tokens, and the bytes of their text."""
 
     nats: float
     tokens: int
@@ -106,18 +107,26 @@ def row_parts(
     names = parts_of_tokens(tokenizer, template, encoded.quotes, ids)
     losses = example_losses(loaded, encoded.examples)
     rows = zip(encoded.quotes, encoded.examples, losses, names, strict=True)
-    return [
-        RowParts(*_halves(loaded.base, example, found), _by_part(found, own[1:], bytes_of_parts(template, quote)))
-        for quote, example, found, own in rows
-    ]
+    found = []
+    for quote, example, nats, own in rows:
+        sizes = bytes_of_parts(template, quote, unpredicted_bytes(loaded.base, example.token_ids))
+        found.append(RowParts(*_halves(loaded.base, example, nats), _by_part(nats, own[1:], sizes)))
+    return found
+
+
+def unpredicted_bytes(base: Base, token_ids: Sequence[int]) -> int:
+    """UTF-8 bytes of the first token, which nothing predicts: 0 of a BOS."""
+    return len(decoded(base, token_ids[:1]).encode())
 
 
 def _halves(base: Base, example: Example, losses: np.ndarray) -> tuple[Part, Part]:
     start = example.loss_mask.index(True)
     cut = max(start - 1, 0)  # losses[i] is that of token i + 1
     sizes = [len(decoded(base, ids).encode()) for ids in (example.token_ids[:start], example.token_ids[:-1])]
-    quote = Part(float(losses[:cut].sum()), cut, sizes[0])
-    return quote, Part(float(losses[cut:].sum()), len(losses) - cut, sizes[1] - sizes[0])
+    first = unpredicted_bytes(base, example.token_ids)
+    middle = max(sizes[0], first)  # a row whose first token is of its last column has nothing before that
+    quote = Part(float(losses[:cut].sum()), cut, middle - first)
+    return quote, Part(float(losses[cut:].sum()), len(losses) - cut, sizes[1] - middle)
 
 
 def _by_part(losses: np.ndarray, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Part]:

@@ -46,11 +46,13 @@ def stretches(template: Template, quote: Mapping[str, Value]) -> list[Stretch]:
     return found
 
 
-def bytes_of_parts(template: Template, quote: Mapping[str, Value]) -> dict[str, int]:
-    """UTF-8 bytes of each part; end-of-text has none."""
+def bytes_of_parts(template: Template, quote: Mapping[str, Value], skipped: int = 0) -> dict[str, int]:
+    """UTF-8 bytes of each part behind the first `skipped` of the row; end-of-text has none."""
     sizes = dict.fromkeys(PARTS, 0)
     for stretch in stretches(template, quote):
-        sizes[stretch.part] += len(stretch.text.encode())
+        size = len(stretch.text.encode())
+        sizes[stretch.part] += max(size - skipped, 0)
+        skipped = max(skipped - size, 0)
     return sizes
 
 

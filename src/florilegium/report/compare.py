@@ -1,7 +1,8 @@
 """Runs side by side: what was set differently, and what came of it, each against the first.
 
 Which run is best at a metric is marked only where that is more than chance: no other run's interval reaches into its
-own. Where two runs were evaluated on the same rows, these are compared row by row (`evaluation/paired.py`), which sees
+own, and none where a figure has no interval. Losses per token are compared only where they are of the same rows and
+tokens (`comparable.py`). Where two runs were evaluated on the same rows, these are compared row by row (`evaluation/paired.py`), which sees
 far smaller differences, and says where it sees none."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from string import ascii_uppercase
 from florilegium.errors import UsageError, counted
 from florilegium.evaluation import PairedDifference, paired_differences
 from florilegium.evaluation.table import LINES, SHARE, Line, lookup, written
+from florilegium.report.comparable import is_per_token, sentence, what_differs
 from florilegium.report.page import charts, render
 from florilegium.report.page_lists import duration, gibibytes, number
 from florilegium.report.quote_cards import QuoteCard, prompt_cards
@@ -84,7 +86,7 @@ class Comparison:
     """`settings`: name to each run's value, where they differ; `metrics`: name to each run's, a metric as `evaluate`
     writes it, a number or None; `same_rows`: whether all were trained on the same rows (else their losses cannot be
     compared); `paired`: each run against the first, on the rows that both were evaluated on; `not_evaluated`: the folders of
-    those that were not, where others were."""
+    those that were not, where others were; `differs`: what keeps their losses per token from being compared."""
 
     runs: list[str]
     same_rows: bool
@@ -92,11 +94,18 @@ class Comparison:
     metrics: dict[str, list[object]]
     paired: tuple[PairedRuns, ...] = ()
     not_evaluated: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """What of it cannot be compared, for people; empty where all can."""
+        return sentence(self.same_rows, self.differs)
 
     def to_json(self) -> dict[str, object]:
         return {
             "runs": self.runs,
             "same_rows": self.same_rows,
+            "losses_differ_in": list(self.differs),
             "settings": self.settings,
             "figures": self.metrics,
             "paired": [pair.to_json() for pair in self.paired],
@@ -121,6 +130,7 @@ def compare_runs(*runs: RunRecord) -> Comparison:
         {key: values for key, values in metrics.items() if any(value is not None for value in values)},
         _paired(runs),
         tuple(str(run.directory) for run in runs if not run.evaluation) if any(r.evaluation for r in runs) else (),
+        what_differs(runs),
     )
 
 
@@ -142,8 +152,12 @@ def metric_rows(comparison: Comparison, short: bool = False) -> list[ComparedRow
     """Each metric that two runs have at least as text, a cell a run."""
     lines = {line.path: line for group in LINES.values() for line in group} | _OF_THE_RUN | {"forgetting": _FORGETTING}
     shared = {key: v for key, v in comparison.metrics.items() if sum(value is not None for value in v) > 1}
-    same = comparison.same_rows
-    return [_row(key, lines[key], values, short, same or key in _OF_ANY_ROWS) for key, values in shared.items()]
+
+    def comparable(key: str) -> bool:
+        of_these_rows = comparison.same_rows and not (is_per_token(key) and comparison.differs)
+        return of_these_rows or key in _OF_ANY_ROWS
+
+    return [_row(key, lines[key], values, short, comparable(key)) for key, values in shared.items()]
 
 
 def _row(key: str, line: Line, values: Sequence[object], short: bool, comparable: bool) -> ComparedRow:
@@ -160,9 +174,10 @@ def _row(key: str, line: Line, values: Sequence[object], short: bool, comparable
 
 
 def _best(better: str, values: Sequence[object]) -> int | None:
-    """Which value is the best: none where two may be, or where only one run has it."""
+    """Which value is the best: none where two may be, where only one run has it, or where one has no interval."""
     spans = {i: span for i, value in enumerate(values) if (span := _span(value)) is not None}
-    if better not in ("lower", "higher") or len(spans) < 2:
+    has_all = len(spans) == sum(_plain(value) is not None for value in values)
+    if better not in ("lower", "higher") or len(spans) < 2 or not has_all:
         return None
     if better == "lower":
         best = min(spans, key=lambda i: spans[i][1])
@@ -174,8 +189,7 @@ def _best(better: str, values: Sequence[object]) -> int | None:
 def _span(value: object) -> tuple[float, float] | None:
     if isinstance(value, Mapping) and isinstance(value.get("low"), float) and isinstance(value.get("high"), float):
         return value["low"], value["high"]
-    plain = _plain(value)
-    return None if plain is None else (plain, plain)
+    return None
 
 
 def _plain(value: object) -> float | None:
@@ -214,7 +228,7 @@ def comparison_page(*runs: RunRecord) -> str:
         "compare.html.jinja",
         runs=named,
         labels=[label for label, _ in named],
-        same_rows=comparison.same_rows,
+        warning=comparison.warning,
         settings=comparison.settings,
         figures=metric_rows(comparison),
         paired=comparison.paired,
