@@ -111,9 +111,32 @@ SINCE_5_24 = {"Falcon": "positions", "Falcon with ALiBi": "positions"}  # it han
 WAYS = WAYS_BEFORE | (SINCE_5_24 if Version(transformers.__version__) >= Version("5.24") else {})
 
 
-def make_model(name: str) -> PreTrainedModel:
+WIDTH_OF = (
+    "hidden_size",
+    "intermediate_size",
+    "head_dim",
+    "n_embd",
+    "d_model",
+    "ffn_dim",
+    "word_embed_proj_dim",
+    "lru_width",
+)
+GROW = (
+    *WIDTH_OF,
+    "moe_intermediate_size",
+    "rotary_dim",
+    "query_pre_attn_scalar",
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+)
+
+
+def make_model(name: str, *, times_wider: int = 1, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """Weights large enough that attention is not uniform: a leak must show."""
-    model_type, config = FAMILIES[name]
+    model_type, small = FAMILIES[name]
+    config = {key: value * times_wider if key in GROW else value for key, value in small.items()}
+    config["vocab_size"] = vocabulary
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), dtype=torch.float32)

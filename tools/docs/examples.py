@@ -1,4 +1,4 @@
-"""What README and tutorial show, run again: real commands, what they print goes into the pages.
+"""What README, tutorial and the page on a CSV show, run again: real commands, what they print goes into the pages.
 
     python -m tools.docs.examples --work DIR [--again]
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
-PAGES = ("README.md", "docs/tutorial.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/how-to/your-own-csv.md")
 BLOCK = re.compile(r"<!-- printed(?:, without: (?P<without>.*?))? -->\n```console\n(?P<shown>.*?)```", re.S)
 SCRIPT = re.compile(r"<!-- run -->\n```python\n(.*?)```", re.S)
 NOISE = re.compile(r"loading PyTorch")
