@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -142,7 +141,6 @@ def our_step(name: str, model: PeftModel) -> tuple[Step, str]:
         PackPlan(separate=not (base.packs or documents.mask), batch_tokens=limit),
         optimizer,
         make_lr_scheduler(optimizer, config, 100),
-        Accelerator(cpu=True),
     )
     way = "own" if base.packs else documents.mask or "padded"
     return lambda examples: training_step(trainer, examples, NullView()).loss, way
