@@ -27,6 +27,7 @@ APPLIED = {
     "lora_dropout": 0.0,
     "neftune_alpha": 5.0,
     "micro_batch_tokens": 128,
+    "gpu_memory_limit": 8.0,
     "memory": "lean",
     "parallel": "data",
     "pipeline_stages": 2,
@@ -69,6 +70,7 @@ SAME_BITS = {
     "log_every",
     "verdict_texts",
     "micro_batch_tokens",
+    "gpu_memory_limit",
     "early_stopping_patience",
 }
 
