@@ -186,6 +186,12 @@ def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
             f"the adapter in {folder} has other matrices than this run's settings make",
             "Leave the adapter's settings (--lora-rank, --target-modules, ...) out: --from takes them from it",
         )
+    if patterns := [name for name in ("rank_pattern", "alpha_pattern") if values.get(name)]:
+        raise ModelError(
+            f"the adapter in {folder} has a {patterns[0]}, and a run has one rank and one alpha for all its matrices",
+            "Train a new run instead of --from",
+        )
+    _check_finite(state, folder)
     set_adapter_state(model, state)
 
 
@@ -215,7 +221,11 @@ def _check_whole(folder: Path, facts: AdapterFacts, values: Mapping[str, Any]) -
 def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
     """Every tensor of the file found its place and every place its numbers, and they are numbers."""
     check_matrices(model, lora_header(folder), folder, base.name)
-    for key, tensor in adapter_state(model).items():
+    _check_finite(adapter_state(model), folder)
+
+
+def _check_finite(state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    for key, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"the adapter in {folder} holds NaN or infinity in {key[:120]}",
