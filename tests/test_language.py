@@ -154,6 +154,7 @@ def page_texts(path: Path) -> str:
     if path.suffix == ".js":
         strings = re.findall(r'"([^"\n]*)"|`([^`]*)`', text)
         return "\n".join(re.sub(r"\$\{[^}]*\}", "", string) for pair in strings for string in pair if " " in string)
+    text = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.S | re.M)  # output: what a model wrote may hold any word
     return re.sub(r"\]\([^)]*\)", "]", text)  # without where its links lead
 
 

@@ -187,10 +187,8 @@ def start_from_adapter(base: Base, model: AnyModel, folder: Path) -> None:
             "Leave the adapter's settings (--lora-rank, --target-modules, ...) out: --from takes them from it",
         )
     if patterns := [name for name in ("rank_pattern", "alpha_pattern") if values.get(name)]:
-        raise ModelError(
-            f"the adapter in {folder} has a {patterns[0]}, and a run has one rank and one alpha for all its matrices",
-            "Train a new run instead of --from",
-        )
+        cause = f"the adapter in {folder} has a {patterns[0]}, and a run has one rank and one alpha for all"
+        raise ModelError(cause, "Train a new run instead of --from")
     _check_finite(state, folder)
     set_adapter_state(model, state)
 
@@ -227,10 +225,8 @@ def _check_all_used(model: AnyModel, folder: Path, base: Base) -> None:
 def _check_finite(state: Mapping[str, torch.Tensor], folder: Path) -> None:
     for key, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(
-                f"the adapter in {folder} holds NaN or infinity in {key[:120]}",
-                "Get the adapter again, or train it again",
-            )
+            cause = f"the adapter in {folder} holds NaN or infinity in {key[:120]}"
+            raise ModelError(cause, "Get the adapter again, or train it again")
 
 
 def _callers_random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
