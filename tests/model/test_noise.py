@@ -10,7 +10,9 @@ import torch
 
 import florilegium.reference.dropout as dropout
 from florilegium.model import ForwardOptions, LoadedModel, load_base, token_losses
+from florilegium.model.families import packs
 from florilegium.model.noise import add_noise, make_embedding_noisy
+from florilegium.model.packed_forward import _embedded
 from florilegium.reference import uniform_noise
 from florilegium.tokens import NO_TARGET, Batch, Example, PackPlan, numbered, pack
 
@@ -84,3 +86,22 @@ def test_of_another_family_too_and_only_while_it_is_trained(tmp_path: Path) -> N
     assert noisy == pytest.approx(loss(16), rel=1e-5) and noisy != pytest.approx(quiet, rel=1e-4)
     base.model.eval()
     assert loss(16) == pytest.approx(quiet, rel=1e-5)
+
+
+def test_blooms_noise_goes_in_before_its_norm_as_stock_puts_it(tiny: Path) -> None:
+    """Behind the norm, whose outputs are some ten times as large, the same noise would be a tenth of it."""
+    base = load_base(str(tiny), bits=32, device=torch.device("cpu"))
+    loaded, options = LoadedModel(base, base.model), ForwardOptions(neftune_alpha=5.0)
+    assert packs(base.family)
+    (batch,) = pack(ROWS[:1], PackPlan(separate=True))
+    batch = replace(batch, seed_1=SEED)
+    loaded.model.train()
+    ours = _embedded(loaded, base.family, batch, options)
+    stock = base.model.get_input_embeddings().register_forward_hook(lambda _, __, out: add_noise(out, batch, 5.0))
+    seen: list[torch.Tensor] = []
+    first = base.model.transformer.h[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    base.model(input_ids=batch.tokens_BT)
+    stock.remove(), first.remove()
+    assert torch.allclose(ours, seen[0], atol=1e-6)
+    quiet = _embedded(loaded, base.family, batch, ForwardOptions())
+    assert float((ours - quiet).abs().mean()) > 0.01

@@ -17,6 +17,7 @@ Shapes: B rows, T tokens, H heads, D head dimension, W = H * D width, N targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -94,11 +95,10 @@ def residual_dtype(loaded: LoadedModel, options: ForwardOptions = PLAIN) -> torc
 
 
 def _embedded(loaded: LoadedModel, family: PackedFamily, batch: Batch, options: ForwardOptions) -> torch.Tensor:
-    hidden_BTW = family.embed(loaded.model, batch.tokens_BT, residual_dtype(loaded, options))
     # NEFTune is noise of training alone: an evaluation in between must not see it.
-    if options.neftune_alpha and loaded.model.training:
-        hidden_BTW = add_noise(hidden_BTW, batch, options.neftune_alpha)
-    return hidden_BTW
+    alpha = options.neftune_alpha if loaded.model.training else None
+    noise = partial(add_noise, batch=batch, alpha=alpha) if alpha else None
+    return family.embed(loaded.model, batch.tokens_BT, residual_dtype(loaded, options), noise)
 
 
 def _through(

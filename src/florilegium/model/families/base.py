@@ -9,7 +9,7 @@ wrapping of it. Shapes: B rows, T tokens, W width, V vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from florilegium.model.weight_files import WeightFiles
 
     AnyModel = PreTrainedModel | PeftModel
+
+Noise = Callable[[torch.Tensor], torch.Tensor]  # the embeddings of a batch, with noise on them
 
 
 class BlockLinears(NamedTuple):
@@ -89,8 +91,11 @@ class PackedFamily(Family, Protocol):
 
     def linears(self, block: nn.Module) -> BlockLinears: ...
 
-    def embed(self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """What the first block reads, [B, T, W]."""
+    def embed(
+        self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype, noise: Noise | None = None
+    ) -> torch.Tensor:
+        """What the first block reads, [B, T, W]. `noise` goes onto what the embedding gives, before any norm, as
+        Transformers' and TRL's NEFTune does."""
 
     def apply_block(
         self, block: nn.Module, hidden_BTW: torch.Tensor, attend: Attend, compute: torch.dtype

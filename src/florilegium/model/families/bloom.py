@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers.models.bloom.modeling_bloom import BloomBlock, BloomModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from florilegium.model.families.base import AnyModel
+    from florilegium.model.families.base import AnyModel, Noise
     from florilegium.model.fast_paths import HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
@@ -68,9 +68,12 @@ class Bloom:
 
         return load_streamed(files, outline, quantization, device, host)
 
-    def embed(self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def embed(
+        self, model: AnyModel, tokens_BT: torch.Tensor, dtype: torch.dtype, noise: Noise | None = None
+    ) -> torch.Tensor:
         bloom = bloom_model(model)
-        return norm(bloom.word_embeddings_layernorm, bloom.word_embeddings(tokens_BT).to(dtype))
+        hidden_BTW = bloom.word_embeddings(tokens_BT).to(dtype)
+        return norm(bloom.word_embeddings_layernorm, noise(hidden_BTW) if noise else hidden_BTW)
 
     def apply_block(
         self, block: nn.Module, hidden_BTW: torch.Tensor, attend: reference.Attend, compute: torch.dtype
