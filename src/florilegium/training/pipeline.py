@@ -118,7 +118,7 @@ def replicas_of(distributed: Distributed, num_stages: int) -> ProcessGroup | Non
             torch.distributed.new_group(list(range(first, distributed.world, num_stages)), timeout=WAIT)
             for first in range(num_stages)
         ]
-    own = groups[distributed.rank % num_stages]
+    own: ProcessGroup | int = groups[distributed.rank % num_stages]  # a number for the groups of others
     assert not isinstance(own, int), "this process is one of them"
     return own
 
