@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import florilegium
+from florilegium.cli.parser import build_parser
 from florilegium.config import TrainConfig, dump_config, make_config
 from florilegium.data import Quote, Template
 from florilegium.errors import ModelError, UsageError
@@ -57,6 +59,16 @@ def test_the_verdict_is_what_a_person_would_say(rows: list[Generated], works: bo
     assert ("florilegium" in verdict.advice) is not works
     if "train longer" in sentence:  # 400 steps of 17 a pass are 24 passes; more than 20 repeat the rows
         assert verdict.advice == "florilegium train --from 'runs/my quotes' --epochs 20"
+
+
+def test_a_run_that_changed_its_base_is_trained_anew() -> None:
+    """`--from` refuses what --lora-init pissa and olora made: what is advised can be typed."""
+    verdict = judge(texts(3), TEMPLATE, SCHEDULE, "runs/my quotes", anew="runs/my quotes/config.yaml")
+    assert verdict.advice == (
+        "florilegium train --config 'runs/my quotes/config.yaml' --output 'runs/my quotes-longer' --epochs 20"
+    )
+    flags = build_parser().parse_known(shlex.split(verdict.advice)[1:])
+    assert (flags.epochs, flags.output) == (20, "runs/my quotes-longer")
 
 
 def of_some_without_tags(good: int, empty: int, of: int = 20) -> list[Generated]:

@@ -20,6 +20,7 @@ from florilegium.runs.manifest import RunManifest
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView, Recorder
 from florilegium.runs.setup import ReadyRun
+from florilegium.runs.start_from import MADE_OF_THE_BASE
 from florilegium.runs.verdict import Verdict, draw_verdict, filled_share
 from florilegium.signals import StopRequest
 from florilegium.storage.atomic_files import write_json, write_text
@@ -99,7 +100,8 @@ def verdict_of(
         known = prepared.held_out_quotes or prepared.training_quotes
         length, name = ready.plan.length, str(run.path)
         filled = filled_share(tuned.template, prepared.training_quotes)
-        return draw_verdict(tuned, config.verdict_texts, config.seed, length, name, known, filled, view.underway)
+        anew = str(run.config) if config.lora_init in MADE_OF_THE_BASE else ""
+        return draw_verdict(tuned, config.verdict_texts, config.seed, length, name, known, filled, anew, view.underway)
     except Interrupted:
         raise
     except FlorilegiumError as error:

@@ -51,10 +51,11 @@ def draw_verdict(
     run: str,
     quotes: Sequence[Quote],
     filled: float = 1.0,
+    anew: str = "",
     underway: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[Verdict, list[Generated]]:
     """Writes `texts` quotes as `florilegium generate` does, and judges them: from nothing, and half of them for the tags
-    of `quotes` where both ways were trained. `filled` as in `judge`; `underway` hears what is being written, and how much of it."""
+    of `quotes` where both ways were trained. `filled`, `anew` as in `judge`; `underway` hears what is being written, and how much of it."""
     settings, way = tuned.sampling(seed=seed), tuned.template.tags_first
     prompts = [label_prompt(way, quote) for quote in quotes if quote[way.columns[0]]] if way else []
     asked = [prompts[i % len(prompts)] for i in range(texts // 2)] if prompts else []
@@ -62,7 +63,7 @@ def draw_verdict(
     rows = tuned.complete(
         prompts, settings, tell=partial(underway, f"writing {counted(texts, 'text')} for the verdict")
     )
-    return judge(rows, tuned.template, length, run, filled), rows
+    return judge(rows, tuned.template, length, run, filled, anew), rows
 
 
 def filled_share(template: Template, quotes: Sequence[Quote]) -> float:
@@ -74,9 +75,11 @@ def is_filled(template: Template, quote: Quote) -> bool:
     return all(quote[name] for name in template.list_columns)
 
 
-def judge(rows: Sequence[Generated], template: Template, length: RunLength, run: str, filled: float = 1.0) -> Verdict:
+def judge(
+    rows: Sequence[Generated], template: Template, length: RunLength, run: str, filled: float = 1.0, anew: str = ""
+) -> Verdict:
     """The verdict on what was written. `length` and `run` are those of the run, for the advice; `filled` is the share of
-    its training rows that have an item in every list."""
+    its training rows that have an item in every list; `anew`: the config of a run that can only be trained anew."""
     lists = template.list_columns
     quotes = [row.quote for row in rows if row.quote is not None]
     formed = sum(is_filled(template, quote) for quote in quotes)
@@ -86,7 +89,12 @@ def judge(rows: Sequence[Generated], template: Template, length: RunLength, run:
     form = "have tags" if lists == ("tags",) else "have the template's form"
     if f"{filled:.0%}" != "100%":
         form += f" ({filled:.0%} of the training rows do)"
-    longer = f"florilegium train --from {shlex.quote(run)} --epochs {_longer(length)}"
+    begin = (
+        f"--config {shlex.quote(anew)} --output {shlex.quote(run + '-longer')}"
+        if anew
+        else f"--from {shlex.quote(run)}"
+    )
+    longer = f"florilegium train {begin} --epochs {_longer(length)}"
 
     def verdict(works: bool, sentence: str, advice: str = "") -> Verdict:
         return Verdict(works, len(rows), formed, finished, copied, sentence, advice)
