@@ -28,6 +28,7 @@ from florilegium.evaluation.paired import LINES, PairedLine
 from florilegium.runs.evaluate import read_eval_data
 from florilegium.runs.evaluator import Evaluator
 from florilegium.runs.recorder import NullView
+from florilegium.runs.time_left import TimeLeft
 from florilegium.runs.train import train_config
 
 NAMES = {32: "float32", 16: "bfloat16", 8: "int8", 4: "NF4"}
@@ -51,7 +52,7 @@ def measure(flags: argparse.Namespace, bits: int, seed: int) -> Side:
     }
     trained = train_config(make_config(values), NullView())
     material = read_eval_data(folder, most_rows=flags.rows)
-    evaluator = Evaluator(trained.tuned, material, SamplingSettings(seed=seed), flags.samples, NullView())
+    evaluator = Evaluator(trained.tuned, material, SamplingSettings(seed=seed), flags.samples, TimeLeft(NullView(), []))
     measured = evaluator.measure(use_base=False)
     template = material.rows.template
     main, last = template.main_column, template.columns[-1]

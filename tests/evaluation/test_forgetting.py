@@ -31,6 +31,7 @@ from florilegium.model import Base, LoadedModel, load_base
 from florilegium.runs.evaluate import read_eval_data
 from florilegium.runs.evaluator import Evaluator
 from florilegium.runs.recorder import NullView
+from florilegium.runs.time_left import TimeLeft
 from florilegium.tokens import Example
 from tests.evaluation.test_losses import stock_losses
 
@@ -133,7 +134,7 @@ def test_of_a_long_text_as_many_windows_are_measured_as_see_the_goal(tmp_path: P
         for _ in range(1500)
     ]
     tuned = florilegium.load(run)
-    evaluator = Evaluator(tuned, read_eval_data(run), SamplingSettings(), 1, NullView())
+    evaluator = Evaluator(tuned, read_eval_data(run), SamplingSettings(), 1, TimeLeft(NullView(), []))
     found, short = evaluator.forgetting(lines), evaluator.forgetting(lines[:40])
     assert short.windows == 40 and short.sees is not None
     first = forgetting(*(general_parts_of(tuned, lines, on) for on in (False, True)))

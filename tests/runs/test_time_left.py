@@ -18,12 +18,12 @@ def test_the_time_left_is_that_of_the_parts_to_come_at_the_speed_of_those_done()
     view, now = Lines(), [100.0]
     told = TimeLeft(view, [Phase("a", 1.0), Phase("b", 2.0), Phase("c", 3.0)], clock=lambda: now[0])
     now[0] += 50  # loading counts for nothing
-    told.say("a  first")
+    told.start("a", "a  first")
     now[0] += 10
     told.say("note: something else")
-    told.say("b  second")  # 10 s for 1, so 50 s for 5
+    told.start("b", "b  second")  # 10 s for 1, so 50 s for 5
     now[0] += 20
-    told.say("c  third")
+    told.start("c", "c  third")
     assert view.lines == [
         "a  first",
         "note: something else",
@@ -35,12 +35,12 @@ def test_the_time_left_is_that_of_the_parts_to_come_at_the_speed_of_those_done()
 def test_quick_work_and_parts_that_are_left_out_are_passed_over() -> None:
     view, now = Lines(), [0.0]
     told = TimeLeft(view, [Phase("a", 1.0), Phase("b", 2.0), Phase("c", 2.0)], clock=lambda: now[0])
-    told.say("a")
+    told.start("a", "a")
     now[0] += 0.5
-    told.say("b")
+    told.start("b", "b")
     now[0] += 0.1
-    told.say("c")
-    told.say("a again")
+    told.start("c", "c")
+    told.start("a", "a again")
     assert view.lines == ["a", "b", "c", "a again"]
 
 
@@ -49,12 +49,12 @@ def test_a_first_part_that_is_next_to_nothing_tells_nothing() -> None:
     view, now = Lines(), [0.0]
     told = TimeLeft(view, [Phase("a", 0.03), Phase("b", 10.0), Phase("c", 10.0)], clock=lambda: now[0])
     for line, seconds in (("a", 2.0), ("b", 20.0), ("c", 0.0)):
-        told.say(line)
+        told.start(line, line)
         now[0] += seconds
     assert view.lines == ["a", "b", "c  (about 20 s left)"]
 
 
 def test_the_phases_are_those_that_are_said() -> None:
-    lines = [phase.line for phase in evaluation_phases(81, 200, has_base=True)]
-    assert len(lines) == len(set(lines)) == 10 and "tuned  200 uncond" in lines and "base   copies" in lines
+    names = [phase.name for phase in evaluation_phases(81, 200, has_base=True)]
+    assert len(names) == len(set(names)) == 10 and "tuned samples" in names and "base copies" in names
     assert len(evaluation_phases(81, 200, has_base=False)) == 6

@@ -39,15 +39,16 @@ from florilegium.evaluation import (
     windows_to_see,
     words,
 )
+from florilegium.evaluation.general import GOAL
 from florilegium.evaluation.rows_relevance import writes_known_tags
 from florilegium.generation import Generated, generate_texts
 from florilegium.generation.tuned import Tuned
 from florilegium.runs.controls import Compared, texts_to_json, variety
 from florilegium.runs.known_tags import known_tags_to_json, rank_known_tags
-from florilegium.runs.recorder import ProgressView
 from florilegium.runs.sides import Measured, SideReport
 from florilegium.runs.tag_baselines import TagBaselines, tag_baselines
 from florilegium.runs.tags_first import TagsFirst, measure_tags_first
+from florilegium.runs.time_left import TimeLeft
 from florilegium.runs.verdict import filled_share, is_filled
 from florilegium.tokens import label_prompt
 
@@ -83,17 +84,20 @@ class Evaluator:
     material: EvalData
     settings: SamplingSettings
     generations: int
-    view: ProgressView
+    view: TimeLeft
     known_tags: bool = False
 
     def measure(self, *, use_base: bool) -> Measured:
         name = "base " if use_base else "tuned"
         with self.tuned.adapter_off() if use_base else contextlib.nullcontext():
-            self.view.say(f"{name}  losses of {counted(len(self.material.held_out), 'held-out row')}")
+            self.view.start(
+                f"{name.strip()} losses", f"{name}  losses of {counted(len(self.material.held_out), 'held-out row')}"
+            )
             rows = self._rows()
-            self.view.say(f"{name}  tags for their quotes")
+            self.view.start(f"{name.strip()} tags", f"{name}  tags for their quotes")
             tags = self._written_tags()
-            self.view.say(f"{name}  {counted(self.generations, 'unconditional sample')}")
+            samples = counted(self.generations, "unconditional sample")
+            self.view.start(f"{name.strip()} samples", f"{name}  {samples}")
             texts = self._samples(name)
             asked = self._tags_first(name)
         return Measured(rows, self._form(texts), tags, [self._main_text(row) for row in texts], asked)
@@ -110,7 +114,7 @@ class Evaluator:
         baselines, filled = self._baselines(wanted), filled_share(self._template, self.material.training)
 
         def report(name: str, side: Measured) -> dict[str, object]:
-            self.view.say(f"{name:<5}  copies, variety, tag match")
+            self.view.start(f"{name} copies", f"{name:<5}  copies, variety, tag match")
             copies = copy_metrics(index, side.texts)
             by_row, varied = sums_of_rows(held_out, side.rows, side.tags, wanted), variety(side.texts, budget)
             if side.tags is None:
@@ -145,7 +149,8 @@ class Evaluator:
         }
 
     def forgetting(self, paragraphs: Sequence[str]) -> Forgetting:
-        self.view.say("tuned  loss on general text and its next words, with and without the adapter")
+        line = "tuned  loss on general text and its next words, with and without the adapter"
+        self.view.start("general text", line)
         items, loaded = cloze_items(paragraphs), self.tuned.loaded
         chosen_after = right_choices(loaded, items)
         with self.tuned.adapter_off():
@@ -155,7 +160,8 @@ class Evaluator:
         needed = windows_to_see(found)
         if found.windows < FIRST_WINDOWS or needed <= found.windows:  # that was all of the text, or enough of it
             return found
-        self.view.say(f"       {found.sentence.split(';')[0]}: up to {counted(needed, 'window')} now")
+        few = f"{counted(found.windows, 'window')} of general text cannot show a change of {GOAL} nats per token"
+        self.view.say(f"       {few}: up to {counted(needed, 'window')} now")
         return self._general(paragraphs, words, needed)
 
     def _general(self, paragraphs: Sequence[str], words: Cloze | None, most: int) -> Forgetting:
@@ -208,7 +214,7 @@ class Evaluator:
         trained = self._tags_of(self.material.training)
         if trained is None or wanted is None or not any(wanted) or not any(trained):
             return None
-        self.view.say("       baselines: nearest training rows, naive Bayes")
+        self.view.start("baselines", "       baselines: nearest training rows, naive Bayes")
         return tag_baselines(self.material.main_texts, trained, self.material.held_out_texts, wanted)
 
     def _ranked(self, baselines: TagBaselines) -> dict[str, object]:
