@@ -17,13 +17,16 @@ from florilegium.storage.run_directory import RunDirectory
 
 # kind -> what is done to config.yaml, and what the line says of it
 KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty": (lambda path: path.write_text(""), "has no 'data'"),
+    "empty": (lambda path: path.write_text(""), "'data' is missing"),
     "bytes": (lambda path: path.write_bytes(bytes(range(256))), "not YAML"),
     "no YAML": (lambda path: path.write_text("model: [seedling\n"), "config.yaml:2: not YAML"),
     "a list": (lambda path: path.write_text("- a\n- b\n"), "holds no settings"),
     "another encoding": (lambda path: path.write_text(path.read_text(), encoding="utf-16"), "not YAML"),
     "NUL": (lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"\0")), "not YAML"),
-    "cut": (lambda path: path.write_text(path.read_text()[: path.read_text().index("warmup_ratio")]), "has no 'seed'"),
+    "cut": (
+        lambda path: path.write_text(path.read_text()[: path.read_text().index("warmup_ratio")]),
+        "'seed' is missing",
+    ),
     "unknown setting": (lambda path: path.write_text(path.read_text() + "frobnicate: 3\n"), "'frobnicate'"),
     "no number": (lambda path: _write(path, "lora_rank: 16", "lora_rank: many"), "lora_rank is 'many'"),
     "out of range": (lambda path: _write(path, "lora_rank: 16", "lora_rank: -4"), "lora_rank is -4"),

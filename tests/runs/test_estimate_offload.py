@@ -82,4 +82,4 @@ def test_it_is_an_option_where_nothing_else_fits(
 def test_what_cannot_be_is_refused_as_train_does(
     bloom: Path, other: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "--memory offload: it takes" in told(capsys, "--model", str(bloom), "--memory", "offload", *other, code=2)
+    assert "--memory offload: it requires" in told(capsys, "--model", str(bloom), "--memory", "offload", *other, code=2)

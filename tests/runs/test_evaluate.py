@@ -223,7 +223,9 @@ def test_without_full_the_screen_holds_what_matters(
 
 def test_the_headline_holds_the_tables_figures(report: dict[str, Any]) -> None:
     found = dict(headline(report))
-    assert found["Words"].startswith(f"loss {report['tuned']['parts']['words']['loss']['value']:.3f} ")
+    assert found["Words"].startswith(
+        f"held-out loss per token {report['tuned']['parts']['words']['loss']['value']:.3f} "
+    )
     best = max(
         (report["controls"]["baselines"][name]["micro_f1"]["value"], name) for name in ("naive_bayes", "nearest_rows")
     )

@@ -23,7 +23,7 @@ def fused_unsupported(skeleton: Skeleton, config: TrainConfig) -> str:
     if not packs(skeleton.family):
         return "it is for BLOOM models"
     if config.bits not in (8, 4):
-        return "it takes the fused blocks, on a base of 8 or 4 bits"
+        return "it requires the fused-blocks kernel, on a base of 8 or 4 bits"
     names = [name.strip() for name in config.kernels.split(",")]
     if config.kernels != "auto" and "fused-blocks" not in names:
         return "--kernels leaves the fused blocks out"
