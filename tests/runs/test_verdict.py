@@ -63,7 +63,7 @@ def test_the_verdict_is_what_a_person_would_say(rows: list[Generated], works: bo
 
 def test_a_run_that_changed_its_base_is_trained_anew() -> None:
     """`--from` refuses what --lora-init pissa and olora made: what is advised can be typed."""
-    verdict = judge(texts(3), TEMPLATE, SCHEDULE, "runs/my quotes", anew="runs/my quotes/config.yaml")
+    verdict = judge(texts(3), TEMPLATE, SCHEDULE, "runs/my quotes", config_file="runs/my quotes/config.yaml")
     assert verdict.advice == (
         "florilegium train --config 'runs/my quotes/config.yaml' --output 'runs/my quotes-longer' --epochs 20"
     )

@@ -100,8 +100,10 @@ def verdict_of(
         known = prepared.held_out_quotes or prepared.training_quotes
         length, name = ready.plan.length, str(run.path)
         filled = filled_share(tuned.template, prepared.training_quotes)
-        anew = str(run.config) if config.lora_init in MADE_OF_THE_BASE else ""
-        return draw_verdict(tuned, config.verdict_texts, config.seed, length, name, known, filled, anew, view.underway)
+        config_file = str(run.config) if config.lora_init in MADE_OF_THE_BASE else ""
+        return draw_verdict(
+            tuned, config.verdict_texts, config.seed, length, name, known, filled, config_file, view.underway
+        )
     except Interrupted:
         raise
     except FlorilegiumError as error:

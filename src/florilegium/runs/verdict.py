@@ -51,11 +51,12 @@ def draw_verdict(
     run: str,
     quotes: Sequence[Quote],
     filled: float = 1.0,
-    anew: str = "",
+    config_file: str = "",
     underway: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[Verdict, list[Generated]]:
     """Writes `texts` quotes as `florilegium generate` does, and judges them: from nothing, and half of them for the tags
-    of `quotes` where both ways were trained. `filled`, `anew` as in `judge`; `underway` hears what is being written, and how much of it."""
+    of `quotes` where both ways were trained. `filled`, `config_file` as in `judge`; `underway` hears what is
+    being written, and how much of it."""
     settings, way = tuned.sampling(seed=seed), tuned.template.tags_first
     prompts = [label_prompt(way, quote) for quote in quotes if quote[way.columns[0]]] if way else []
     asked = [prompts[i % len(prompts)] for i in range(texts // 2)] if prompts else []
@@ -63,7 +64,7 @@ def draw_verdict(
     rows = tuned.complete(
         prompts, settings, tell=partial(underway, f"writing {counted(texts, 'text')} for the verdict")
     )
-    return judge(rows, tuned.template, length, run, filled, anew), rows
+    return judge(rows, tuned.template, length, run, filled, config_file), rows
 
 
 def filled_share(template: Template, quotes: Sequence[Quote]) -> float:
@@ -76,10 +77,16 @@ def is_filled(template: Template, quote: Quote) -> bool:
 
 
 def judge(
-    rows: Sequence[Generated], template: Template, length: RunLength, run: str, filled: float = 1.0, anew: str = ""
+    rows: Sequence[Generated],
+    template: Template,
+    length: RunLength,
+    run: str,
+    filled: float = 1.0,
+    config_file: str = "",
 ) -> Verdict:
     """The verdict on what was written. `length` and `run` are those of the run, for the advice; `filled` is the share of
-    its training rows that have an item in every list; `anew`: the config of a run that can only be trained anew."""
+    its training rows that have an item in every list; `config_file`: of a run that can only be
+    trained again from the start."""
     lists = template.list_columns
     quotes = [row.quote for row in rows if row.quote is not None]
     formed = sum(is_filled(template, quote) for quote in quotes)
@@ -90,8 +97,8 @@ def judge(
     if f"{filled:.0%}" != "100%":
         form += f" ({filled:.0%} of the training rows do)"
     begin = (
-        f"--config {shlex.quote(anew)} --output {shlex.quote(run + '-longer')}"
-        if anew
+        f"--config {shlex.quote(config_file)} --output {shlex.quote(run + '-longer')}"
+        if config_file
         else f"--from {shlex.quote(run)}"
     )
     longer = f"florilegium train {begin} --epochs {_longer(length)}"
