@@ -12,12 +12,23 @@ from typing import Any
 
 
 def product_parameters(config: Any) -> int:
-    """Numbers of a BLOOM's linears and head, as the unquantised model has them."""
+    """Numbers of a model's linears and head, as the unquantised model has them."""
+    if config.model_type != "bloom":
+        return _linear_parameters(config)
     return int(12 * config.hidden_size**2 * config.n_layer + config.vocab_size * config.hidden_size)
 
 
+def _linear_parameters(config: Any) -> int:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+
+
 def in_the_fields_unit(config: Any, tokens_per_second: float) -> dict[str, Any]:
-    """`tflops` of a BLOOM of this config, and `of_peak` where the card's peak is known."""
+    """`tflops` of a model of this config, and `of_peak` where the card's peak is known."""
     import torch
 
     from florilegium.model.gpus import find_by_device_name

@@ -57,6 +57,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("bits", "memory", "memory_limit", "fast", "dropout", "target_modules")
     settings = {"warmup": 0.0, "schedule": "constant", "learning_rate": RATE, "held_out": 0.0, "split_by": "random"}
     settings["batching"] = "tile-aligned"  # as the other sides have it
+    settings["batch_size"] = getattr(arguments, "batch_size", 16)
     config = make_config(
         {"data": str(arguments.data), "model": str(folder), **settings, **{n: getattr(arguments, n) for n in names}}
     )

@@ -132,11 +132,12 @@ GROW = (
 )
 
 
-def make_model(name: str, *, times_wider: int = 1, vocabulary: int = VOCABULARY) -> PreTrainedModel:
-    """Weights large enough that attention is not uniform: a leak must show."""
+def make_model(name: str, *, times_wider: int = 1, vocabulary: int = VOCABULARY, **sizes: int) -> PreTrainedModel:
+    """Weights large enough that attention is not uniform: a leak must show. `sizes` of its config in place of the small
+    ones."""
     model_type, small = FAMILIES[name]
     config = {key: value * times_wider if key in GROW else value for key, value in small.items()}
-    config["vocab_size"] = vocabulary
+    config |= {"vocab_size": vocabulary, **sizes}
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), dtype=torch.float32)

@@ -22,9 +22,10 @@ from florilegium.fast.training.cuda_graph import CudaGraphRunner
 
 if TYPE_CHECKING:
     from florilegium.fast.decoding.decoder import Decoder
+    from florilegium.fast.layers.fused_layers import FusedLayers
     from florilegium.fast.training.block_stack import BlockStack
 
-NAMES = ("fused-blocks", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
+NAMES = ("fused-blocks", "fused-layers", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
 
 
 def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -52,6 +53,7 @@ def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
     quantized = bits in (4, 8)
     return {
         "fused-blocks": no_cuda or ("" if quantized else "it is for a base of 8 or 4 bits"),
+        "fused-layers": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
         "fast-decode": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
         "flex-attention": flex_attention.unsupported_reason(
             device, flex_attention.FLEX_BLOCK, flex_attention.MIN_HEAD_DIM
@@ -95,6 +97,22 @@ def make_block_stack(
     from florilegium.fast.training.saved_activations import ActivationPlan
 
     return BlockStack(bloom, ActivationPlan(full, middle, copies), dtype, lengths, held, host)
+
+
+def layers_unsupported(backbone: torch.nn.Module, device: torch.device, compute: torch.dtype) -> str:
+    """Why the layers of a family that is not BLOOM cannot be fused, or an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    from florilegium.fast.layers.fused_layers import unsupported_reason
+
+    return unsupported_reason(backbone, device, compute)
+
+
+def make_fused_layers(backbone: torch.nn.Module, dtype: torch.dtype, longest: int) -> FusedLayers:
+    """The layers of such a model, fused where they are recognised (`layers/`)."""
+    from florilegium.fast.layers.fused_layers import FusedLayers
+
+    return FusedLayers(backbone, dtype, longest)
 
 
 def flex_attention_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
@@ -153,8 +171,10 @@ __all__ = [
     "frozen_linear",
     "head_losses",
     "install_kernels",
+    "layers_unsupported",
     "make_block_stack",
     "make_decoder",
+    "make_fused_layers",
     "select_kernels",
     "supports_int8_matmul",
 ]

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from florilegium.errors import reason_of
+from florilegium.model import fast_paths
 from florilegium.model.families.base import inner_model
 from florilegium.model.families.other import DocumentMask, embedding_weight, packed_hidden_states, padded_hidden_states
 from florilegium.tokens import Batch, Example, PackPlan, pack
@@ -62,14 +64,32 @@ def find_packing(loaded: LoadedModel) -> Packing:
     )
 
 
-def _tried_rows(loaded: LoadedModel) -> tuple[Batch, list[Batch]]:
+@torch.no_grad()
+def fused_layers_unsupported(loaded: LoadedModel) -> str:
+    """Why the fused layers do not give this model's hidden states of each of two documents in a row, or an empty
+    string. Every module is then what it was."""
+    batch, alone = _tried_rows(loaded, multiple=64)
+    with loaded.evaluating():
+        alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
+        layers = fast_paths.make_fused_layers(loaded, max(SIZES))
+        try:
+            with layers.through(batch, training=False):
+                error = _relative(layers(batch).flatten(0, 1)[: len(alone_TW)], alone_TW)
+        except Exception as found:  # a family's own attention raises what it likes
+            return f"its layers do not take packed rows ({reason_of(found)})"
+        finally:
+            layers.remove()
+    return "" if error < LIMITS[loaded.base.compute_dtype] else "its own layers compute something else"
+
+
+def _tried_rows(loaded: LoadedModel, multiple: int = 8) -> tuple[Batch, list[Batch]]:
     """Two documents in one row that also has padding, and each in its own."""
     vocabulary = len(embedding_weight(loaded.model))
     examples = []
     for number, size in enumerate(SIZES):
         ids = [(37 * (i + 1) + 101 * number) % (vocabulary - 1) for i in range(size + 1)]
         examples.append(Example(ids, [True] * len(ids)))
-    rows = PackPlan(row_tokens=sum(SIZES), multiple=8)
+    rows = PackPlan(row_tokens=sum(SIZES), multiple=multiple)
     (batch,) = pack(examples, rows)
     alone = [one for example in examples for one in pack([example], rows)]
     device = loaded.base.device
@@ -87,6 +107,11 @@ def _difference(loaded: LoadedModel, batch: Batch, way: DocumentMask, alone_TW: 
         packed_TW = packed_hidden_states(loaded.model, batch, way).flatten(0, 1)[: len(alone_TW)]
     except Exception:  # a family raises what it likes at a mask or positions that it does not know: then it is padded
         return math.inf
+    return _relative(packed_TW, alone_TW)
+
+
+def _relative(packed_TW: torch.Tensor, alone_TW: torch.Tensor) -> float:
+    """The largest relative distance of a token's hidden states; infinity where one is no number."""
     error_T = (packed_TW - alone_TW).float().norm(dim=-1) / alone_TW.float().norm(dim=-1).clamp(min=1e-6)
     error = float(error_T.max())
     return error if math.isfinite(error) else math.inf

@@ -18,10 +18,11 @@ from florilegium import reference
 from florilegium.config import SamplingSettings
 from florilegium.model.families import head_weight
 from florilegium.reference import LogitRule
+from florilegium.tokens import Batch
 
 HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
 NONE_HERE = "this installation has no fast kernels"
-OF_THE_MODEL = ("fused-blocks", "fast-decode", "flex-attention")  # it decides, not the machine alone
+OF_THE_MODEL = ("fused-blocks", "fused-layers", "fast-decode", "flex-attention")  # it decides, not the machine alone
 PIECE = 1024  # rows of logits at a time, where the chunked loss is not installed
 
 if HAS_FAST:
@@ -55,6 +56,19 @@ class BlockStack(Protocol):
         """The last norm's output [T, W], or that of the last block in float32, where others hold the rest. Token t's
         document lies at start_T[t] .. end_T[t]; `number_T` are the tokens' numbers in the step, by which and by `seed` the
         adapter's dropout is drawn; None: there is none."""
+
+
+class FusedLayers(Protocol):
+    """The layers of a family that is not ours, with what costs most in them fused, on packed rows."""
+
+    def through(self, batch: Batch, *, training: bool) -> contextlib.AbstractContextManager[None]:
+        """Around a forward pass and what comes back of it."""
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The last layer's normed output [B, T, W], inside `through`."""
+
+    def remove(self) -> None:
+        """Every module is what it was."""
 
 
 class HostBlocks(Protocol):
@@ -131,6 +145,10 @@ def unsupported(name: str, loaded: LoadedModel, streamed: int | None = None) -> 
     weights will lie in host memory; None: those that do now."""
     if not HAS_FAST:
         return NONE_HERE
+    if name == "fused-layers":
+        if loaded.base.packs:
+            return "it is for families other than BLOOM, which has fused-blocks"
+        return fast.layers_unsupported(loaded.backbone, loaded.base.device, loaded.base.compute_dtype)
     if not loaded.base.packs:
         # other families attend in their own way; runs of theirs on a GPU name it, and go on
         return "" if name == "flex-attention" else "it supports BLOOM models only"
@@ -211,6 +229,12 @@ def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[
         held=_held(loaded),
         host=cast("fast.HostBlocks | None", loaded.base.host),
     )
+
+
+def make_fused_layers(loaded: LoadedModel, longest: int) -> FusedLayers:
+    """The layers of a model that is not `unsupported`, put in place; no document that will come has more tokens than
+    `longest`."""
+    return fast.make_fused_layers(loaded.backbone, loaded.base.compute_dtype, longest)
 
 
 @contextlib.contextmanager

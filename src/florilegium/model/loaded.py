@@ -21,7 +21,7 @@ from florilegium.model.base_changes import original_weights
 from florilegium.model.families import Family, logit_rule
 from florilegium.model.families.head import without_dropout
 from florilegium.model.families.other import DocumentMask
-from florilegium.model.fast_paths import BlockStack
+from florilegium.model.fast_paths import BlockStack, FusedLayers
 from florilegium.reference import LogitRule
 
 if TYPE_CHECKING:
@@ -85,14 +85,15 @@ class LoadedModel:
 @dataclass(frozen=True)
 class ForwardOptions:
     """How a forward pass runs: the kernels' names, whether blocks are recomputed in the backward pass, NEFTune's noise,
-    the fused blocks where they run instead of the model's own, and how a family that is not ours tells the documents of a
-    row apart ("": it is given one a row)."""
+    the fused blocks where they run instead of the model's own; how a family that is not ours tells the documents of a row
+    apart ("": it is given one a row), and its fused layers."""
 
     kernels: tuple[str, ...] = ()
     recompute: bool = False
     neftune_alpha: float | None = None
     block_stack: BlockStack | None = None
     document_mask: DocumentMask = ""
+    fused_layers: FusedLayers | None = None
 
 
 PLAIN = ForwardOptions()

@@ -50,6 +50,9 @@ def _losses(loaded: LoadedModel, hidden_BTW: torch.Tensor, batch: Batch, options
 def hidden_states(loaded: LoadedModel, batch: Batch, options: ForwardOptions = PLAIN) -> torch.Tensor:
     """The last layer's normed output [B, T, W], in the base's compute dtype."""
     family, model = loaded.family, loaded.model
+    if options.fused_layers is not None:
+        with options.fused_layers.through(batch, training=model.training):
+            return options.fused_layers(batch)
     if not packs(family):
         with noise_of(batch):
             if batch.one_a_row:

@@ -16,7 +16,7 @@ from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.card_memory import free_memory
-from florilegium.model.document_packing import Packing, find_packing
+from florilegium.model.document_packing import Packing, find_packing, fused_layers_unsupported
 from florilegium.model.families import packs
 from florilegium.model.gpus import USABLE
 from florilegium.model.memory_plan import BLOCK_ROWS, MemoryPlan, model_shape, plan_memory
@@ -64,6 +64,7 @@ class ExecutionPlan:
     stage_peaks: tuple[int, ...] = ()  # of a pipeline of fused blocks: what each process expects
     micro_batches: MicroBatchCost | None = None  # of the same
     tile: int = 0  # tokens of which steps in the tile-aligned order hold a multiple; 0: another order
+    longest: int = 0  # tokens of the longest row, for the fused layers of other families
 
 
 def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distributed = ALONE) -> ExecutionPlan:
@@ -85,11 +86,26 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
                 "--memory offload requires the fused-blocks kernel", "Leave --kernels out, or use --memory lean"
             )
         documents = _documents(config, loaded)
+        if "fused-layers" in kernels and (reason := _layers_unsupported(prepared, loaded, documents)):
+            kernels = tuple(name for name in kernels if name != "fused-layers")
+            config = replace(
+                config,
+                kernels=",".join(kernels) or "off",
+                batching=choose_batching(prepared.requested_batching, kernels),
+            )
+            if prepared.requested_kernels != "auto":
+                raise UsageError(
+                    f"--kernels: 'fused-layers' is not supported here: {reason}",
+                    "Use --kernels auto, or leave that name out",
+                )
         separate = not (prepared.base.packs or documents.mask)
         packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
         recompute = config.memory == "lean" or _recomputes_stages(prepared, config, distributed)
         tile = _tile(prepared, config)
-        return ExecutionPlan(config, kernels, packing, length, documents=documents, recompute=recompute, tile=tile)
+        return ExecutionPlan(
+            config, kernels, packing, length, documents=documents, recompute=recompute, tile=tile,
+            longest=longest_document(prepared),
+        )  # fmt: skip
     found = _plan_blocks(prepared, config, loaded, length, distributed)
     memory = found.memory
     kernels = tuple(name for name in kernels if not _refused(prepared, loaded, name, memory.offloaded))
@@ -126,8 +142,9 @@ def _plan_blocks(
 
 
 def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
-    """The order of rows for these kernels: the fused blocks alone gain from steps that fill their tiles."""
-    return request if request != "auto" else "tile-aligned" if "fused-blocks" in kernels else "shuffled"
+    """The order of rows for these kernels: where a step is recorded it gains from filling its tiles."""
+    recorded = {"fused-blocks", "fused-layers"} & set(kernels)
+    return request if request != "auto" else "tile-aligned" if recorded else "shuffled"
 
 
 def _tile(prepared: Prepared, config: TrainConfig) -> int:
@@ -178,6 +195,16 @@ def _documents(config: TrainConfig, loaded: LoadedModel) -> Packing:
     return find_packing(loaded)
 
 
+def _layers_unsupported(prepared: Prepared, loaded: LoadedModel, documents: Packing) -> str:
+    """Why the layers of another family run as Transformers has them, or an empty string. It is tried."""
+    if documents.mask != "positions":
+        return documents.reason or "its documents are kept apart by a mask"
+    window = getattr(prepared.base.model.config.get_text_config(), "sliding_window", None)
+    if window and window < longest_document(prepared):
+        return f"documents are longer than its window of {window:,} tokens"
+    return fused_layers_unsupported(loaded)
+
+
 def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, separate: bool) -> PackPlan:
     """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU and
     under a mask several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
@@ -185,6 +212,8 @@ def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, sep
         limit = config.micro_batch_tokens or (CPU_MASKED_BATCH_TOKENS if masked else CPU_BATCH_TOKENS)
         return PackPlan(CPU_ROW_TOKENS, 8, limit, separate=separate, batch_cost=CPU_BATCH_COST)
     limit = config.micro_batch_tokens or ROW_TOKENS
+    if "fused-layers" in kernels:
+        return PackPlan(limit, 64, limit, bucketed=True)
     if masked:
         return PackPlan(MASKED_ROW_TOKENS, 8, limit, separate=separate, batch_cost=BATCH_COST)
     return PackPlan(ROW_TOKENS, 256 if "flex-attention" in kernels else 8, limit)
@@ -254,3 +283,9 @@ def _budget(config: TrainConfig, held: int) -> int:
 
 def _longest(prepared: Prepared) -> int:
     return max(len(example.token_ids) - 1 for example in prepared.training.examples)
+
+
+def longest_document(prepared: Prepared) -> int:
+    """Tokens of the longest row that the run trains on or is measured on."""
+    sides = (prepared.training, prepared.held_out, prepared.validation)
+    return max(len(example.token_ids) - 1 for side in sides for example in side.examples)

@@ -35,6 +35,7 @@ from florilegium.training import (
 )
 from florilegium.training.pipeline import Pipeline, replicas_of
 from florilegium.training.pipeline_plan import check_adapter
+from florilegium.training.recording import recording_unsupported
 
 if TYPE_CHECKING:
     pass
@@ -73,14 +74,15 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     if loaded.base.host is not None and plan.memory is not None:
         loaded.base.host.keep_on_device(len(loaded.base.host) - plan.memory.offloaded)
     stack = None if plan.memory is None else fast_paths.make_block_stack(loaded, plan.memory, list(plan.lengths))
-    return ForwardOptions(plan.kernels, plan.recompute, config.neftune_alpha, stack, plan.documents.mask)
+    layers = fast_paths.make_fused_layers(loaded, plan.longest) if "fused-layers" in plan.kernels else None
+    return ForwardOptions(plan.kernels, plan.recompute, config.neftune_alpha, stack, plan.documents.mask, layers)
 
 
 def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: SharedStop | None = None) -> Trainer:
     plan, model, config = ready.plan, ready.loaded.model, ready.plan.config
     optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     rate = make_lr_scheduler(optimizer, config, plan.length.num_steps)
-    _prepare_other_family(config, ready.loaded)
+    _prepare_other_family(config, ready)
     trainer = Trainer(
         ready.loaded,
         config,
@@ -94,11 +96,12 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
         tile=plan.tile,
     )
     # Of a pipeline several micro-batches are under way at once: a recorded graph has memory for one.
-    if plan.memory is not None and trainer.pipeline is None:
+    if (plan.memory is not None or ready.options.fused_layers is not None) and trainer.pipeline is None:
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to
         for parameter, gradient in zip(trainer.parameters, kept, strict=True):
             parameter.grad = gradient
-        trainer.replay = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
+        if ready.options.fused_layers is None or not recording_unsupported(trainer, ready.prepared.training.examples):
+            trainer.replay = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
     return trainer
 
 
@@ -107,11 +110,12 @@ def _pipeline(ready: ReadyRun, distributed: Distributed) -> Pipeline:
     return Pipeline(distributed, stages, ready.plan.micro_batches, replicas_of(distributed, len(stages)))
 
 
-def _prepare_other_family(config: TrainConfig, loaded: LoadedModel) -> None:
+def _prepare_other_family(config: TrainConfig, ready: ReadyRun) -> None:
     """Noise on the embeddings and recomputed activations, where the forward pass is not ours but Transformers'."""
+    loaded = ready.loaded
     if loaded.base.packs:
         return
     if config.neftune_alpha:
         make_embedding_noisy(loaded.model, config.neftune_alpha)
     if config.memory == "lean":
-        recompute_activations(loaded.model)
+        recompute_activations(loaded.model, draws=ready.options.fused_layers is None)

@@ -11,6 +11,7 @@ backward pass and the clipping (`step_sums.py`). Where each holds some of the bl
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -117,7 +118,7 @@ def _gradients_as_written(trainer: Trainer, batches: Sequence[Batch], num_target
     loss = torch.zeros((), dtype=torch.float32, device=device)
     scale = _scale(trainer, num_targets)
     for batch in (batch.to(device) for batch in batches):
-        with rows_drawn(batch):
+        with rows_drawn(batch), _layers_through(trainer, batch):
             part = token_losses(trainer.loaded, batch, trainer.options).sum() / num_targets
             # torch's own: a launcher's variables would have Accelerate divide it again
             (part * scale).backward()  # type: ignore[no-untyped-call]
@@ -150,24 +151,36 @@ def _gradients_of_stage(
 def _gradients_replayed(trainer: Trainer, batches: Sequence[Batch], num_targets: int) -> torch.Tensor:
     assert trainer.replay is not None
     loss = torch.zeros((), dtype=torch.float32, device=trainer.device)
-    share_1 = torch.full((1,), 1 / num_targets, dtype=torch.float32)
     for batch in batches:
-        loss += trainer.replay({**_tensors(batch), "share_1": share_1})
+        loss += trainer.replay(recorded_inputs(batch, num_targets))
     return loss
+
+
+def recorded_inputs(batch: Batch, num_targets: int) -> dict[str, torch.Tensor]:
+    """What `gradients` reads of a batch of a step with so many targets."""
+    share_1 = torch.full((1,), 1 / num_targets, dtype=torch.float32, device=batch.tokens_BT.device)
+    return {**_tensors(batch), "share_1": share_1}
 
 
 def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """What `replay` records: the loss of a batch times `share_1`; its gradients are added to those that the parameters
     hold."""
     tensors = {name: tensor for name, tensor in inputs.items() if name != "share_1"}
-    losses_N = token_losses(
-        trainer.loaded, Batch(**tensors, num_tokens=0, num_targets=0, one_a_row=False), trainer.options
-    )
-    part = losses_N.sum() * inputs["share_1"][0]
-    parameters = trainer.parameters
-    found = torch.autograd.grad(part, parameters)
+    batch = Batch(**tensors, num_tokens=0, num_targets=0, one_a_row=False)
+    with _layers_through(trainer, batch):
+        losses_N = token_losses(trainer.loaded, batch, trainer.options)
+        part = losses_N.sum() * inputs["share_1"][0]
+        parameters = trainer.parameters
+        found = torch.autograd.grad(part, parameters)
     torch._foreach_add_([p.grad for p in parameters if p.grad is not None], list(found))
     return part.detach()
+
+
+def _layers_through(trainer: Trainer, batch: Batch) -> contextlib.AbstractContextManager[None]:
+    """Around a batch's forward and backward pass, which may make activations again, where another family's layers are
+    fused."""
+    layers = trainer.options.fused_layers
+    return contextlib.nullcontext() if layers is None else layers.through(batch, training=True)
 
 
 def _seeded(trainer: Trainer, batches: Sequence[Batch], number: int) -> list[Batch]:

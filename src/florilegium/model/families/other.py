@@ -97,9 +97,10 @@ def document_mask(document_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     return mask_BTT.masked_fill_(~allowed_BTT, torch.finfo(dtype).min)[:, None]
 
 
-def recompute_activations(model: AnyModel) -> None:
-    """Makes activations again in the backward pass, as `--memory lean` asks."""
+def recompute_activations(model: AnyModel, *, draws: bool) -> None:
+    """Makes activations again in the backward pass, as `--memory lean` asks. `draws`: the forward pass takes random numbers
+    from torch, which are to be the same again; where a step is recorded there is no state of them to keep."""
     inner = inner_model(model)
     # its name from Transformers 5.24 on
     enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "preserve_rng_state": draws})

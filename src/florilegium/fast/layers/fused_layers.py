@@ -1,0 +1,93 @@
+"""A model of another family through its layers: the fused forwards put into its modules, and the model run on packed rows.
+
+    layers = FusedLayers(backbone, torch.bfloat16, longest)
+    with layers.through(batch, training=True):      around forward and backward: activations may be made again
+        hidden_BTW = layers(batch)
+
+Modules that are not recognised stay Transformers', so a family that says nothing still trains; whether what comes out is
+the family's own is tried before a run (`model/document_packing.py`)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from florilegium.fast.card import no_bfloat16
+from florilegium.fast.layers import gated_mlp, lora_linear, rms_norm
+from florilegium.fast.layers.document_attention import attending
+from florilegium.fast.layers.packed_rows import TILE, PackedRows, through
+from florilegium.tokens import Batch
+
+
+def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch.dtype) -> str:
+    """What keeps the layers of this model from being fused, of what can be seen without running it; or an empty string."""
+    if device.type != "cuda":
+        return "its kernels need CUDA"
+    if reason := no_bfloat16(device):
+        return reason
+    if compute != torch.bfloat16:
+        return "its kernels compute in bfloat16"
+    from peft.tuners.lora import LoraLayer
+
+    config: Any = backbone.config
+    layers = [module for module in backbone.modules() if isinstance(module, LoraLayer)]
+    if reason := next((reason for layer in layers if (reason := lora_linear.unsupported_reason(layer))), ""):
+        return reason
+    adapters = {id(dropout) for layer in layers for dropout in layer.lora_dropout.values()}
+    own = any(m.p for m in backbone.modules() if isinstance(m, nn.Dropout) and id(m) not in adapters)
+    if own or getattr(config, "attention_dropout", 0):
+        return "this model has dropout, which a recorded step does not draw anew"
+    return ""
+
+
+class FusedLayers:
+    """`longest`: no document that will come has more tokens."""
+
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype, longest: int) -> None:
+        self.backbone, self.longest = backbone, longest
+        # before the linears: what a norm or an MLP computes is asked of them as they are
+        norms, mlps = rms_norm.rms_norms(backbone), gated_mlp.gated_mlps(backbone, dtype)
+        linears = lora_linear.lora_linears(backbone, dtype)
+        self.linears = [linear for _, linear in linears]
+        changed = [*norms, *(mlp for mlp, _ in mlps), *(layer for layer, _ in linears)]
+        self._before = [(module, module.__dict__.get("forward")) for module in changed]
+        for norm in norms:
+            rms_norm.install(norm)
+        for mlp, act in mlps:
+            gated_mlp.install(mlp, act)
+        for layer, linear in linears:
+            lora_linear.install(layer, linear)
+
+    def remove(self) -> None:
+        """Every module is what it was."""
+        for module, forward in self._before:
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
+        self._before = []
+
+    @contextlib.contextmanager
+    def through(self, batch: Batch, *, training: bool) -> Iterator[None]:
+        """Around a forward pass and what comes back of it."""
+        num_tokens = batch.tokens_BT.numel()
+        assert num_tokens % TILE == 0, f"{num_tokens} tokens: rows are packed in multiples of {TILE} (`PackPlan`)"
+        # Rows laid end to end; a token's document begins `position` tokens before it and ends `remaining` after it.
+        index_T = torch.arange(num_tokens, dtype=torch.int32, device=batch.tokens_BT.device)
+        start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
+        rows = PackedRows(start_T, end_T, batch.number_BT.flatten(), batch.seed_1 if training else None, self.longest)
+        with through(rows), attending(cast(Any, self.backbone).config):
+            yield
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The last layer's normed output [B, T, W], inside `through`."""
+        lora_linear.begin_pass(self.linears)
+        # one row: a family may treat rows of a batch as strangers to one another in ways of its own
+        tokens_BT, position_BT = batch.tokens_BT.view(1, -1), batch.position_BT.view(1, -1).long()
+        found: Any = self.backbone(input_ids=tokens_BT, position_ids=position_BT, use_cache=False)
+        hidden: torch.Tensor = found.last_hidden_state
+        return hidden.view(*batch.tokens_BT.shape, -1)

@@ -1,0 +1,91 @@
+"""A gated MLP, down(act(gate(x)) * up(x)), with its middle in one kernel (`gated_kernel.py`).
+
+A module is taken for one by its three linears and by what it computes of a few numbers; its linears are called as they
+are, with whatever adapter is on them."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from florilegium.fast.layers.gated_kernel import GELU_TANH, SILU, gated, gated_grad
+from florilegium.fast.layers.packed_rows import rows_of
+
+PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+
+
+class GatedContext(Protocol):
+    """autograd's context."""
+
+    saved_tensors: tuple[torch.Tensor, ...]
+    act: int
+
+    def save_for_backward(self, *tensors: torch.Tensor) -> None: ...
+
+
+class Gated(torch.autograd.Function):
+    """act(gate) * up, keeping the two alone."""
+
+    @staticmethod
+    def forward(ctx: GatedContext, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        ctx.act = act
+        return gated(gate, up, act)
+
+    @staticmethod
+    def backward(ctx: GatedContext, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        gate, up = ctx.saved_tensors
+        return *gated_grad(gate, up, grads[0].contiguous(), ctx.act), None
+
+
+def install(module: nn.Module, act: int) -> None:
+    """Gives the MLP the fused forward for packed rows."""
+    plain = module.forward
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:  # the family's own class, whose linears are modules
+        if rows_of(x) is None:
+            return cast(torch.Tensor, plain(x))
+        middle: torch.Tensor = cast(Any, Gated.apply)(self.gate_proj(x), self.up_proj(x), act)
+        return cast(torch.Tensor, self.down_proj(middle))
+
+    module.forward = MethodType(forward, module)  # type: ignore[method-assign]  # of this instance, not of the class
+
+
+def gated_mlps(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, int]]:
+    """The gated MLPs of `model`, which computes in `dtype`, each with its activation."""
+    found = []
+    for module in model.modules():
+        if all(hasattr(module, part) for part in PARTS) and (act := _activation(module, dtype)) is not None:
+            found.append((module, act))
+    return found
+
+
+@torch.no_grad()
+def _activation(module: Any, dtype: torch.dtype) -> int | None:
+    """SILU or GELU_TANH, if the module computes the formula with one of them; else None."""
+    numbers = torch.linspace(-4, 4, 33, device=next(module.parameters()).device)
+    theirs = module.act_fn(numbers)
+    acts = {SILU: F.silu(numbers), GELU_TANH: F.gelu(numbers, approximate="tanh")}
+    act = next((kind for kind, ours in acts.items() if torch.allclose(ours, theirs, atol=1e-5)), None)
+    return act if act is not None and _is_the_formula(module, act, dtype) else None
+
+
+def _is_the_formula(module: Any, act: int, dtype: torch.dtype) -> bool:
+    """Whether nothing else happens between its linears: a limit, a norm, a factor."""
+    calls: list[torch.Tensor] = []
+    gate = module.gate_proj
+    width = int(getattr(gate, "base_layer", gate).in_features)
+    x = torch.linspace(-1, 1, 2 * width, device=next(module.parameters()).device).view(1, 2, width).to(dtype)
+    hook = module.down_proj.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
+    try:
+        module(x)
+        gate, up = module.gate_proj(x).float(), module.up_proj(x).float()
+    finally:
+        hook.remove()
+    ours = (F.silu(gate) if act == SILU else F.gelu(gate, approximate="tanh")) * up
+    return len(calls) == 1 and bool((calls[0].float() - ours).abs().max() <= 0.05 * ours.abs().max())
