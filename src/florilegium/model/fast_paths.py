@@ -58,8 +58,16 @@ class BlockStack(Protocol):
         adapter's dropout is drawn; None: there is none."""
 
 
+Context = contextlib.AbstractContextManager[None]
+Contexts = Callable[[], tuple[Context, Context]]
+
+
 class FusedLayers(Protocol):
     """The layers of a family that is not ours, with what costs most in them fused, on packed rows."""
+
+    @property
+    def checkpoint_contexts(self) -> Contexts:
+        """Around a pass of some layers, and around the same again, where their activations are recomputed."""
 
     def through(self, batch: Batch, *, training: bool) -> contextlib.AbstractContextManager[None]:
         """Around a forward pass and what comes back of it."""

@@ -118,4 +118,5 @@ def _prepare_other_family(config: TrainConfig, ready: ReadyRun) -> None:
     if config.neftune_alpha:
         make_embedding_noisy(loaded.model, config.neftune_alpha)
     if config.memory == "lean":
-        recompute_activations(loaded.model, draws=ready.options.fused_layers is None)
+        layers = ready.options.fused_layers
+        recompute_activations(loaded.model, None if layers is None else layers.checkpoint_contexts)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from florilegium.errors import reason_of
-from florilegium.tokens import Example, numbered, pack
 from florilegium.storage.library_errors import is_out_of_memory
+from florilegium.tokens import Example, numbered, pack
 from florilegium.training.step import gradients, recorded_inputs
 from florilegium.training.trainer import Trainer
 

@@ -19,7 +19,7 @@ from torch import nn
 from florilegium.fast.card import no_bfloat16
 from florilegium.fast.layers import gated_mlp, lora_linear, rms_norm
 from florilegium.fast.layers.document_attention import attending
-from florilegium.fast.layers.packed_rows import TILE, PackedRows, through
+from florilegium.fast.layers.packed_rows import TILE, PackedRows, here_and_again, through
 from florilegium.tokens import Batch
 
 
@@ -38,14 +38,16 @@ def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch
     if reason := next((reason for layer in layers if (reason := lora_linear.unsupported_reason(layer))), ""):
         return reason
     adapters = {id(dropout) for layer in layers for dropout in layer.lora_dropout.values()}
-    own = any(m.p for m in backbone.modules() if isinstance(m, nn.Dropout) and id(m) not in adapters)
-    if own or getattr(config, "attention_dropout", 0):
+    dropouts = [m for m in backbone.modules() if isinstance(m, nn.Dropout) and id(m) not in adapters]
+    if any(dropout.p for dropout in dropouts) or getattr(config, "attention_dropout", 0):
         return "this model has dropout, which a recorded step does not draw anew"
     return ""
 
 
 class FusedLayers:
     """`longest`: no document that will come has more tokens."""
+
+    checkpoint_contexts = staticmethod(here_and_again)
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype, longest: int) -> None:
         self.backbone, self.longest = backbone, longest

@@ -53,7 +53,7 @@ def install(module: nn.Module, act: int) -> None:
         middle: torch.Tensor = cast(Any, Gated.apply)(self.gate_proj(x), self.up_proj(x), act)
         return cast(torch.Tensor, self.down_proj(middle))
 
-    module.forward = MethodType(forward, module)  # type: ignore[method-assign]  # of this instance, not of the class
+    module.forward = MethodType(forward, module)  # of this instance, not of the class
 
 
 def gated_mlps(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, int]]:

@@ -172,7 +172,7 @@ def install(layer: nn.Module, linear: LoraLinear) -> None:
         y: torch.Tensor = cast(Any, LoraLinearFunction.apply)(x.flatten(0, -2).contiguous(), linear, rows, *lora)
         return y.view(*x.shape[:-1], -1)
 
-    layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]  # of this instance, not of the class
+    layer.forward = MethodType(forward, layer)  # of this instance, not of the class
 
 
 def begin_pass(linears: Sequence[LoraLinear]) -> None:

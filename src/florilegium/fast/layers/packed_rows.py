@@ -38,12 +38,19 @@ _rows: ContextVar[PackedRows | None] = ContextVar("rows", default=None)
 
 @contextlib.contextmanager
 def through(rows: PackedRows) -> Iterator[None]:
-    """Inside, the layers take these rows. Also where activations are recomputed: the backward pass belongs inside."""
+    """Inside, the layers take these rows."""
     before = _rows.set(rows)
     try:
         yield
     finally:
         _rows.reset(before)
+
+
+def here_and_again() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """torch's `context_fn` of a checkpoint: around a pass, and around the same again. On a GPU that is in a thread of
+    autograd's, which knows no rows."""
+    rows = _rows.get()
+    return contextlib.nullcontext(), contextlib.nullcontext() if rows is None else through(rows)
 
 
 def rows_of(x: torch.Tensor, each: int | None = None) -> PackedRows | None:

@@ -34,7 +34,7 @@ def install(module: nn.Module) -> None:
             return cast(torch.Tensor, plain(x, *more, **options))
         return F.rms_norm(x, weight.shape, weight, _epsilon(self))
 
-    module.forward = MethodType(forward, module)  # type: ignore[method-assign]  # of this instance, not of the class
+    module.forward = MethodType(forward, module)  # of this instance, not of the class
 
 
 def _epsilon(module: nn.Module) -> float | None:

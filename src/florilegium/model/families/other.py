@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel
-    from florilegium.model.fast_paths import HostBlocks
+    from florilegium.model.fast_paths import Contexts, HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
 # One linear for query, key and value; GPT-NeoX and Falcon name theirs as BLOOM does.
@@ -97,10 +97,12 @@ def document_mask(document_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     return mask_BTT.masked_fill_(~allowed_BTT, torch.finfo(dtype).min)[:, None]
 
 
-def recompute_activations(model: AnyModel, *, draws: bool) -> None:
-    """Makes activations again in the backward pass, as `--memory lean` asks. `draws`: the forward pass takes random numbers
-    from torch, which are to be the same again; where a step is recorded there is no state of them to keep."""
+def recompute_activations(model: AnyModel, contexts: Contexts | None = None) -> None:
+    """Makes activations again in the backward pass, as `--memory lean` asks. `contexts` are those of fused layers, which
+    draw nothing from torch: there is no state to keep of its random numbers, and while a step is recorded none can be
+    kept."""
     inner = inner_model(model)
     # its name from Transformers 5.24 on
     enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
-    enable({"use_reentrant": False, "preserve_rng_state": draws})
+    fused: dict[str, Any] = {} if contexts is None else {"preserve_rng_state": False, "context_fn": contexts}
+    enable({"use_reentrant": False, **fused})
