@@ -1,7 +1,7 @@
 """Good data files by the dozen, a million ways to spoil them, and what `read_rows` must make of each.
 
     good_files   small ones of every kind: JSON lines, arrays, CSV, Parquet; with and without CRLF, escapes, a BOM, other columns
-    mutate       (tests/data/test_bad_input.py) one to four bytes, splinters, cuts, doublings
+    mutate       (tests/data/test_mutations.py) one to four bytes, splinters, cuts, doublings
     Tally.judge  reads the mutant as a user would, and holds the outcome against what is promised
 
 Promised is: nothing but a DataError; in it the file and a place in it, a line that the file has; rows that are accepted
@@ -25,7 +25,7 @@ import pyarrow.parquet
 
 from florilegium.data import Problem, Rows, read_rows
 from florilegium.errors import DataError
-from tests.data.test_bad_input import mutate
+from tests.data.test_mutations import mutate
 
 SHARES = {".jsonl": 0.40, ".json": 0.30, ".csv": 0.25, ".parquet": 0.05}
 ROWS: list[dict[str, Any]] = [

@@ -3,11 +3,13 @@
 Comma, semicolon, tab, `|` and `:` are tried; the one that gives the same number of fields in the most rows is it, and a
 header whose words are known speaks for it. Excel's first line `sep=;` decides without trying. A first row is no header
 when none of its cells is a name that is known and one of them is a sentence, a number, or a value that comes again
-below. Titles and comments above a row that names the columns are passed over."""
+below. Titles and comments above a row that names the columns are passed over, and so are blank lines and a spreadsheet's
+rows of empty cells. Lines end where the reader's do, at a line feed and nowhere else."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -19,18 +21,19 @@ from florilegium.errors import counted
 _SIGNS = ",;\t|:"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|", ":": "colons"}
 _ALONE = "\x1f"  # between columns where there is one only: a sign that no text holds
+_NOTHING = re.compile(rf'(?:[\s{_SIGNS}]|"\s*")*')
 _HEAD_BYTES, _MOST_ROWS, _MOST_TITLES = 1 << 18, 200, 12
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """`width` is the number of columns, `skip_lines` those before the first row."""
+    """`width` is the number of columns, `skip_lines` the lines of the file above the first row."""
 
     delimiter: str
     width: int
     has_header: bool
     skip_lines: int = 0
-    titles: int = 0  # of the lines that are skipped, those that people wrote
+    titles: int = 0  # of what is skipped, the rows that people wrote
 
     def notes(self, name: str) -> Iterator[Note]:
         if self.titles:
@@ -55,23 +58,38 @@ def sniff(file: BinaryIO, name: str, *, tabs_first: bool = False) -> Dialect:
     start = file.tell()
     data = file.read(_HEAD_BYTES)
     file.seek(start)
-    lines = data.decode("utf-8", "replace").splitlines(keepends=True)
+    lines = [line.decode("utf-8", "replace") + "\n" for line in data.split(b"\n")]
     if len(data) == _HEAD_BYTES:
         lines = lines[:-1] or lines
+    above = _blank_lines(lines)
+    lines = lines[above:]
     signs = "\t" + _SIGNS.replace("\t", "") if tabs_first else _SIGNS
-    titles = max((count_titles(_rows(lines, sign)[:_MOST_TITLES]) for sign in signs), default=0)
+    titles, header = max(_titles(lines, sign) for sign in signs)
     if titles:
-        rest = [line for line in lines if says_something(line)][titles:]
-        return replace(_sniffed(rest, signs), skip_lines=titles, titles=titles)
+        return replace(_sniffed(lines[header:], signs), skip_lines=above + header, titles=titles)
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) <= 5:
         sign = lines[0].rstrip("\r\n")[4:] or ","
-        return _with_header(sign, _rows(lines[1:], sign), skip_lines=1)
-    return _sniffed(lines, signs)
+        first = 1 + _blank_lines(lines[1:])
+        return _with_header(sign, _rows(lines[first:], sign), skip_lines=above + first)
+    return replace(_sniffed(lines, signs), skip_lines=above)
+
+
+def _blank_lines(lines: list[str]) -> int:
+    """How many stand above the first that says something."""
+    return next((number for number, line in enumerate(lines) if says_something(line)), len(lines))
+
+
+def _titles(lines: list[str], sign: str) -> tuple[int, int]:
+    """How many titles stand above the row that names the columns, and how many lines: of blank ones too, and of titles
+    of several lines."""
+    rows = [(line, row) for line, row in _numbered_rows(lines, sign) if any(map(says_something, row))]
+    titles = count_titles([row for _, row in rows[:_MOST_TITLES]])
+    return titles, rows[titles][0] if titles else 0
 
 
 def says_something(line: str) -> bool:
-    """Not a blank line, nor one of a spreadsheet's rows of empty cells: `,,,`."""
-    return bool(line.strip(_SIGNS + '" \t\r\n'))
+    """Not a blank line, nor one of a spreadsheet's rows of empty cells: `,,,` or `"",""`."""
+    return not _NOTHING.fullmatch(line)
 
 
 def _sniffed(lines: list[str], signs: str) -> Dialect:
@@ -84,17 +102,29 @@ def _sniffed(lines: list[str], signs: str) -> Dialect:
 
 
 def _rows(lines: list[str], sign: str) -> list[list[str]]:
-    rows: list[list[str]] = []
-    reader = csv.reader((line.replace("\0", " ") for line in lines), delimiter=sign, skipinitialspace=True)
+    return [row for _, row in _numbered_rows(lines, sign)]
+
+
+def _numbered_rows(lines: list[str], sign: str) -> list[tuple[int, list[str]]]:
+    """The first rows that are not of empty cells alone, each with the number of lines before it."""
+    rows: list[tuple[int, list[str]]] = []
+    reader = csv.reader(map(_without_controls, lines), delimiter=sign, skipinitialspace=True)
+    before = 0
     try:
         for row in reader:
             if any(map(str.strip, row)):
-                rows.append(row)
+                rows.append((before, row))
             if len(rows) >= _MOST_ROWS:
                 break
+            before = reader.line_num
     except csv.Error:  # a field of more than 128 KiB: what came before it tells enough
         pass
     return rows
+
+
+def _without_controls(line: str) -> str:
+    """Without what the csv module refuses within a line."""
+    return line.rstrip("\r\n").replace("\0", " ").replace("\r", " ") + "\n"
 
 
 def count_titles(rows: Sequence[Sequence[str]]) -> int:

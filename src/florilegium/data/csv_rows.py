@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from florilegium.data.csv_dialect import Dialect, says_something, sniff
+from florilegium.data.csv_dialect import Dialect, sniff
 from florilegium.data.lines import MAX_ROW_BYTES, OVER_LIMIT, Decoder, Piece, open_text, physical_lines
 from florilegium.data.quote import SKIP
 from florilegium.data.raw_rows import Found, Problem, Raw, Stream, check_names, name_of
@@ -51,13 +51,12 @@ class _RowLines:
             self._advance()
         return bool(self._ahead)
 
-    def pass_over(self) -> None:
-        """Leaves a line out, whatever is in it, and the rows of empty cells before it."""
-        while not says_something((self._ahead.popleft().data or b"?").decode("utf-8", "replace")):
+    def pass_over(self, count: int) -> None:
+        """Leaves lines out, whatever is in them."""
+        while count and self._ahead:
+            self._ahead.popleft()
             self._advance()
-            if not self._ahead:
-                return
-        self._advance()
+            count -= 1
 
     def give_back(self) -> str:
         """Keeps the first line of the row alone; the others are rows of their own. That line's text."""
@@ -101,9 +100,7 @@ def read_csv(path: Path) -> Stream:
         dialect = sniff(file, name, tabs_first=".tsv" in path.name.lower())
         yield from dialect.notes(name)
         lines = _RowLines(name, physical_lines(file), decoder)
-        for _ in range(dialect.skip_lines):
-            if lines.begin_row():
-                lines.pass_over()
+        lines.pass_over(dialect.skip_lines)
         reader = csv.reader(lines, strict=True, delimiter=dialect.delimiter, skipinitialspace=True)
         names = _names(lines, reader, dialect)
         while lines.begin_row():
@@ -119,17 +116,23 @@ _Reader = Iterator[list[str]]
 
 def _names(lines: _RowLines, reader: _Reader, dialect: Dialect) -> list[str]:
     if not lines.begin_row():
-        raise DataError(f"{lines.name}: the file has no rows", "Give a file with a header and at least one row")
+        raise _no_rows(lines)
     if not dialect.has_header:
         return [f"column {number}" for number in range(1, dialect.width + 1)]
     fields = _next_row(lines, reader)
-    while isinstance(fields, list) and not any(map(str.strip, fields)) and lines.begin_row():
-        fields = _next_row(lines, reader)  # a spreadsheet writes its empty rows above the header as commas
+    while isinstance(fields, list) and not any(map(str.strip, fields)):
+        if not lines.begin_row():  # as many empty rows as the dialect is told from
+            raise _no_rows(lines)
+        fields = _next_row(lines, reader)
     if isinstance(fields, Problem):
         raise fields.error()
     names = [name.strip() or f"column {number}" for number, name in enumerate(fields, 1)]
     check_names(lines.place, names)
     return names
+
+
+def _no_rows(lines: _RowLines) -> DataError:
+    return DataError(f"{lines.name}: the file has no rows", "Give a file with a header and at least one row")
 
 
 def _next_row(lines: _RowLines, reader: _Reader) -> list[str] | Problem:

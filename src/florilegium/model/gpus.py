@@ -39,6 +39,10 @@ class Gpu:
         """What a run may take of it, in bytes."""
         return int((self.memory - DRIVER) * USABLE)
 
+    def budget_within(self, limit: float | None) -> int:
+        """The same under a `--gpu-memory-limit` in GiB, which reaches no further than what the card has."""
+        return int(min(limit * GIB, self.memory - DRIVER)) if limit else self.budget
+
     @property
     def is_hopper(self) -> bool:
         return self.capability is not None and self.capability[0] == 9

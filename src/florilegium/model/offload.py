@@ -13,7 +13,7 @@ from florilegium.errors import UsageError
 from florilegium.model.card_memory import this_card
 from florilegium.model.families import family_of, packs
 from florilegium.model.fused_model import fused_unsupported
-from florilegium.model.gpus import DRIVER, Gpu
+from florilegium.model.gpus import Gpu
 from florilegium.model.hub import config_folder, read_config
 from florilegium.model.memory_plan import BLOCK_ROWS, GIB, ModelShape, peak_bytes, without_blocks
 from florilegium.model.model_config import model_config
@@ -60,8 +60,7 @@ def place_blocks(
     if config.memory != "auto" or device.type != "cuda" or config.model == "seedling":
         return Placement(config.memory == "offload")
     card = elsewhere or this_card()
-    limit = int(config.gpu_memory_limit * GIB) if config.gpu_memory_limit else None
-    room = card.budget if limit is None else min(limit, int(card.memory - DRIVER))
+    room = card.budget_within(config.gpu_memory_limit)
     if not _is_large(config, room):
         return Placement(False)
     skeleton = read_skeleton(config)

@@ -27,7 +27,7 @@ from florilegium.model.memory_plan import (
 )
 from florilegium.model.skeleton import Skeleton
 from florilegium.runs.estimate_offload import Streamed
-from florilegium.runs.estimate_stages import FusedStage, fused_stages, plain_stages
+from florilegium.runs.estimate_stages import NO_LIMIT, FusedStage, fused_stages, plain_stages
 from florilegium.runs.row_lengths import CPU_BATCH_TOKENS, ROW_TOKENS
 from florilegium.storage.platform import available_memory
 from florilegium.training.stage_memory import StepTokens
@@ -100,12 +100,14 @@ def memory_on(
     steps: list[int],
     longest: int,
     stages: tuple[Stage, ...] = (),
+    *,
+    room: int | None = None,
 ) -> Memory:
     """The plan for steps of these token counts on this card (None: the processor), or on a card for each of `stages`; the
-    `longest` row is never cut."""
-    available = room_on(config, card)
+    `longest` row is never cut. `room`: bytes to plan with, whatever the card has."""
+    available = room_on(config, card) if room is None else room
     if stages:
-        return _memory_of_stages(skeleton, config, card, step_tokens(config, steps, longest), stages)
+        return _memory_of_stages(skeleton, config, card, step_tokens(config, steps, longest), stages, available)
     if not is_fused(skeleton, config, card):
         tokens = min(max(steps), config.micro_batch_tokens or (CPU_BATCH_TOKENS if card is None else ROW_TOKENS))
         return Memory(_plain_bytes(skeleton, config, tokens, card), available)
@@ -119,16 +121,20 @@ def memory_on(
         if shape.host_block:
             least = least_plan(shape, longest)
             return Memory(least.peak, available, least, streamed=Streamed.of(shape, least, card, steps))
-        plan = plan_memory(shape, rounded, 1 << 60, "lean", longest)
-        smallest = plan_memory(shape, [longest], 1 << 60, "lean", longest)
+        plan = plan_memory(shape, rounded, NO_LIMIT, "lean", longest)
+        smallest = plan_memory(shape, [longest], NO_LIMIT, "lean", longest)
         return Memory(smallest.peak, available, plan)
     return Memory(plan.peak, available, plan, streamed=Streamed.of(shape, plan, card, steps))
 
 
 def _memory_of_stages(
-    skeleton: Skeleton, config: TrainConfig, card: Gpu | None, tokens: StepTokens, stages: tuple[Stage, ...]
+    skeleton: Skeleton,
+    config: TrainConfig,
+    card: Gpu | None,
+    tokens: StepTokens,
+    stages: tuple[Stage, ...],
+    available: int,
 ) -> Memory:
-    available = room_on(config, card)
     if not is_fused(skeleton, config, card):
         needed = plain_stages(skeleton, config, stages)
         return Memory(max(needed) if card is not None else sum(needed), available, by_card=needed)
@@ -141,9 +147,7 @@ def _memory_of_stages(
 
 def room_on(config: TrainConfig, card: Gpu | None) -> int:
     """The bytes that a run may take there."""
-    if config.gpu_memory_limit:
-        return int(config.gpu_memory_limit * 2**30)
-    return card.budget if card is not None else available_memory() or 1 << 62
+    return card.budget_within(config.gpu_memory_limit) if card is not None else available_memory() or NO_LIMIT
 
 
 def _plain_bytes(skeleton: Skeleton, config: TrainConfig, tokens: int, card: Gpu | None) -> int:
@@ -172,8 +176,9 @@ def other_options(
     found: list[Option] = []
     for bits in sorted(skeleton.bytes_by_bits.keys() - ({32} - {config.bits}), key=(8, 4, 16, 32).index):
         for memory in ("lean", "fast"):
-            other = replace(config, bits=bits, memory=memory, gpu_memory_limit=1 << 20)
-            found.append(Option(bits, memory, memory_on(skeleton, other, card, steps, longest, stages).needed))
+            other = replace(config, bits=bits, memory=memory)
+            needed = memory_on(skeleton, other, card, steps, longest, stages, room=NO_LIMIT).needed
+            found.append(Option(bits, memory, needed))
     room = room_on(config, card)
     if not stages and all(option.needed > room for option in found):
         for bits in (bits for bits in (8, 4) if bits in skeleton.bytes_by_bits):

@@ -278,7 +278,7 @@ def _plan_stage_memory(
 def _budget(config: TrainConfig, held: int) -> int:
     """Bytes of this process's card, those that the base takes among them."""
     there = free_memory() + held
-    return min(int(config.gpu_memory_limit * 2**30), there) if config.gpu_memory_limit else int(there * USABLE)
+    return int(min(config.gpu_memory_limit * 2**30, there)) if config.gpu_memory_limit else int(there * USABLE)
 
 
 def _longest(prepared: Prepared) -> int:

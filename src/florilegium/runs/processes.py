@@ -7,7 +7,7 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
-from florilegium.model.card_memory import usable_memory
+from florilegium.model.card_memory import free_memory, usable_memory
 from florilegium.model.memory_plan import GIB
 from florilegium.training import Distributed
 
@@ -27,5 +27,5 @@ def card_room(config: TrainConfig, distributed: Distributed) -> int:
     if not distributed.has_others or distributed.device.type != "cuda":
         return 0
     limit = config.gpu_memory_limit
-    left = int(limit * GIB) - torch.cuda.memory_allocated() if limit else usable_memory()
-    return distributed.smallest(max(1, left))
+    left = min(limit * GIB - torch.cuda.memory_allocated(), free_memory()) if limit else usable_memory()
+    return distributed.smallest(max(1, int(left)))
