@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import florilegium
@@ -13,6 +14,7 @@ from florilegium.model import load_base
 from florilegium.model.families import BLOOM, OTHER, family_of, head_unsupported, head_weight, packs
 from florilegium.model.families.bloom import block_sizes
 from florilegium.reference import sdpa_attention
+from tests.model.small_families import make_model
 from tests.tiny import make_bloom
 
 ROOT = Path(florilegium.__file__).parent
@@ -56,8 +58,16 @@ def test_another_familys_targets() -> None:
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     model = AutoModelForCausalLM.from_config(config)
-    assert OTHER.lora_targets(model) == ["q_proj", "k_proj", "v_proj"]
+    assert OTHER.lora_targets(model) == "all-linear"
     assert OTHER.backbone(model) is model.model
+
+
+def test_a_mixtures_routers_take_no_adapter() -> None:
+    """Which expert a token goes to is a choice, and jumps where the adapter moves it a little."""
+    model = make_model("Mixtral")
+    with_lora = get_peft_model(model, LoraConfig(target_modules=OTHER.lora_targets(model)))
+    on = {name.rsplit(".", 1)[-1] for name, module in with_lora.named_modules() if hasattr(module, "base_layer")}
+    assert {"q_proj", "o_proj"} <= on and "gate" not in on and "lm_head" not in on
 
 
 def test_the_bases_family(tiny: Path) -> None:

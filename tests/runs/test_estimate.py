@@ -187,7 +187,7 @@ def test_other_families_and_the_processor_get_an_estimate(tmp_path: Path, capsys
     (llama / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))
     assert main(["estimate", "--model", str(llama), "--gpu", "T4"]) == 0
     out = capsys.readouterr().out
-    assert "k_proj, q_proj, v_proj" in out and "about" in out
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in out and "about" in out
     assert main(["estimate", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "its 28 MB are here" in out and "from a matmul timed on this CPU" in out

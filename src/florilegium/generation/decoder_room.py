@@ -11,6 +11,7 @@ import torch
 
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.card_memory import free_memory
+from florilegium.model.kernel_protocols import SlotDecoder
 
 SHARE = 0.8  # of the memory that is free, for the slots of one decoder
 ROW_BYTES = 64  # of buffers for each row of a step and number of the model's width, at most
@@ -19,7 +20,7 @@ SCORE_BYTES = 5  # of a vocabulary's token in a slot: its score in float32, and 
 
 def make_decoder(
     loaded: LoadedModel, *, slots: int, capacity: int, max_rows: int, eos: int, places: int = 1
-) -> fast_paths.SlotDecoder:
+) -> SlotDecoder:
     """With half as many slots as were asked for, and half of those, until they find room."""
     slots = slots_with_room(loaded, slots, capacity, max_rows)
     sizes = {"capacity": capacity, "max_rows": max_rows, "eos": eos, "places": places}

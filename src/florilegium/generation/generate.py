@@ -23,6 +23,7 @@ from florilegium.generation.scheduler import ContinuousBatcher
 from florilegium.generation.telling import Tell
 from florilegium.model import Base, LoadedModel, fast_paths
 from florilegium.model.families.other import position_table_size
+from florilegium.model.kernel_protocols import SlotDecoder
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import end_of_text, text_ids, text_of
 
@@ -179,7 +180,7 @@ def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Toke
             yield written
 
 
-def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> fast_paths.SlotDecoder:
+def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> SlotDecoder:
     """A power of two of slots: as many as there are texts, at most 64, and fewer where keys and values find no room."""
     capacity = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
     read = sum(len(r.token_ids) for r in requests)

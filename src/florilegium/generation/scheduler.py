@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from florilegium.generation.request import Request, TokenEvent, check_fits
 from florilegium.generation.sampling import uniform_draws
 from florilegium.model import LoadedModel, fast_paths
-from florilegium.model.fast_paths import DecodeStep, SlotDecoder
+from florilegium.model.kernel_protocols import DecodeStep, SlotDecoder
 
 
 @dataclass

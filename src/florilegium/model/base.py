@@ -25,6 +25,7 @@ from florilegium.model.config_numbers import check_sizes
 from florilegium.model.families import Family, family_of, packs
 from florilegium.model.hub import locate, read_config
 from florilegium.model.identity import original_digest, tokenizer_digest, weights_digest
+from florilegium.model.kernel_protocols import HostBlocks
 from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.model_config import stored_bits
 from florilegium.model.stage import Stage
@@ -59,9 +60,7 @@ class Base:
     # the base whose weights these modules share (`shared_base.py`)
     source: Base | None = field(default=None, repr=False, compare=False)
     stage: Stage | None = None  # the part that is here, where several processes hold it together
-    host: fast_paths.HostBlocks | None = field(
-        default=None, repr=False, compare=False
-    )  # weights that lie in host memory
+    host: HostBlocks | None = field(default=None, repr=False, compare=False)  # weights that lie in host memory
     sampling: SamplingSettings = SamplingSettings()  # how its texts are drawn where nothing else is asked for
 
     @property

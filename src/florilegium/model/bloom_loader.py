@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from florilegium.model.fast_paths import HostBlocks
+from florilegium.model.kernel_protocols import HostBlocks
 from florilegium.model.tensor_reader import TensorReader
 from florilegium.model.undrawn import Undrawn
 from florilegium.model.weight_check import place

@@ -22,6 +22,7 @@ from florilegium.errors import reason_of
 from florilegium.model import fast_paths
 from florilegium.model.families.base import inner_model
 from florilegium.model.families.other import DocumentMask, embedding_weight, packed_hidden_states, padded_hidden_states
+from florilegium.model.fused_layers import FusedLayers
 from florilegium.tokens import Batch, Example, PackPlan, pack
 
 if TYPE_CHECKING:
@@ -71,14 +72,14 @@ def fused_layers_unsupported(loaded: LoadedModel) -> str:
     batch, alone = _tried_rows(loaded, multiple=64)
     with loaded.evaluating():
         alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
-        layers = fast_paths.make_fused_layers(loaded, max(SIZES))
+        layers = FusedLayers(fast_paths.make_layer_runner(loaded, max(SIZES)))
         try:
             with layers.through(batch, training=False):
                 error = _relative(layers(batch).flatten(0, 1)[: len(alone_TW)], alone_TW)
         except Exception as found:  # a family's own attention raises what it likes
             return f"its layers do not take packed rows ({reason_of(found)})"
         finally:
-            layers.remove()
+            layers.runner.remove()
     return "" if error < LIMITS[loaded.base.compute_dtype] else "its own layers compute something else"
 
 

@@ -21,7 +21,8 @@ from florilegium.model.base_changes import original_weights
 from florilegium.model.families import Family, logit_rule
 from florilegium.model.families.head import without_dropout
 from florilegium.model.families.other import DocumentMask
-from florilegium.model.fast_paths import BlockStack, FusedLayers
+from florilegium.model.fused_layers import FusedLayers
+from florilegium.model.kernel_protocols import BlockStack
 from florilegium.reference import LogitRule
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from florilegium.model import fast_paths
 from florilegium.model.families import PackedFamily, head_weight, packs
 from florilegium.model.families.other import packed_hidden_states, padded_hidden_states
+from florilegium.model.kernel_protocols import BlockStack
 from florilegium.model.loaded import PLAIN, ForwardOptions, LoadedModel
 from florilegium.model.noise import add_noise, noise_of
 from florilegium.tokens import Batch
@@ -127,7 +128,7 @@ def _through(
     return hidden_BTW
 
 
-def _fused(stack: fast_paths.BlockStack, stream_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:
+def _fused(stack: BlockStack, stream_BTW: torch.Tensor, batch: Batch, training: bool) -> torch.Tensor:
     """The blocks by hand, which read all rows as one: documents do not cross them."""
     # Rows laid end to end; a token's document begins `position` tokens before it and ends `remaining` after it.
     index_T = torch.arange(batch.tokens_BT.numel(), dtype=torch.int32, device=stream_BTW.device)

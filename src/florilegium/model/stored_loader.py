@@ -21,7 +21,7 @@ from torch import nn
 
 from florilegium.errors import ModelError
 from florilegium.model.bloom_loader import put, to_host
-from florilegium.model.fast_paths import HostBlocks
+from florilegium.model.kernel_protocols import HostBlocks
 from florilegium.model.tensor_reader import TensorReader
 from florilegium.model.undrawn import Undrawn
 from florilegium.model.weight_check import FLOATS, place

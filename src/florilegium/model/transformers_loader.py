@@ -13,7 +13,7 @@ import torch
 
 from florilegium.errors import ModelError
 from florilegium.model.families import family_of, packs
-from florilegium.model.fast_paths import HostBlocks
+from florilegium.model.kernel_protocols import HostBlocks
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.model_config import model_config
 from florilegium.model.stage import Stage

@@ -16,13 +16,14 @@ from florilegium.config import TrainConfig
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.card_memory import free_memory
-from florilegium.model.document_packing import Packing, find_packing, fused_layers_unsupported
+from florilegium.model.document_packing import Packing
 from florilegium.model.families import packs
 from florilegium.model.gpus import USABLE
 from florilegium.model.memory_plan import BLOCK_ROWS, MemoryPlan, model_shape, plan_memory
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.processes import card_room
-from florilegium.runs.row_lengths import CPU_BATCH_TOKENS, ROW_TOKENS
+from florilegium.runs.row_lengths import ROW_TOKENS
+from florilegium.runs.row_packing import documents_of, layers_unsupported, longest_document, row_packing
 from florilegium.tokens import PackPlan, pack
 from florilegium.tokens.deal import deal
 from florilegium.training import (
@@ -38,10 +39,6 @@ from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline_plan import keeps_activations
 from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 
-CPU_ROW_TOKENS = 256
-MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
-BATCH_COST, CPU_BATCH_COST = 512, 32  # one more batch of padded rows: the base's weights are dequantised again
-CPU_MASKED_BATCH_TOKENS = 768  # autograd keeps all that other families' modules compute
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
 
@@ -65,6 +62,7 @@ class ExecutionPlan:
     micro_batches: MicroBatchCost | None = None  # of the same
     tile: int = 0  # tokens of which steps in the tile-aligned order hold a multiple; 0: another order
     longest: int = 0  # tokens of the longest row, for the fused layers of other families
+    layers_reason: str = ""  # why those run as Transformers has them, where `auto` would have fused them
 
 
 def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distributed = ALONE) -> ExecutionPlan:
@@ -85,26 +83,19 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
             raise UsageError(
                 "--memory offload requires the fused-blocks kernel", "Leave --kernels out, or use --memory lean"
             )
-        documents = _documents(config, loaded)
-        if "fused-layers" in kernels and (reason := _layers_unsupported(prepared, loaded, documents)):
+        documents = documents_of(config, loaded)
+        reason = layers_unsupported(prepared, loaded, documents) if "fused-layers" in kernels else ""
+        if reason:
             kernels = tuple(name for name in kernels if name != "fused-layers")
-            config = replace(
-                config,
-                kernels=",".join(kernels) or "off",
-                batching=choose_batching(prepared.requested_batching, kernels),
-            )
-            if prepared.requested_kernels != "auto":
-                raise UsageError(
-                    f"--kernels: 'fused-layers' is not supported here: {reason}",
-                    "Use --kernels auto, or leave that name out",
-                )
+            batching = choose_batching(prepared.requested_batching, kernels)
+            config = replace(config, kernels=",".join(kernels) or "off", batching=batching)
         separate = not (prepared.base.packs or documents.mask)
-        packing = _packing(config, kernels, masked=not prepared.base.packs, separate=separate)
+        packing = row_packing(config, kernels, masked=not prepared.base.packs, separate=separate)
         recompute = config.memory == "lean" or _recomputes_stages(prepared, config, distributed)
         tile = _tile(prepared, config)
         return ExecutionPlan(
             config, kernels, packing, length, documents=documents, recompute=recompute, tile=tile,
-            longest=longest_document(prepared),
+            longest=longest_document(prepared), layers_reason=reason,
         )  # fmt: skip
     found = _plan_blocks(prepared, config, loaded, length, distributed)
     memory = found.memory
@@ -186,39 +177,6 @@ def _agreed(kernels: tuple[str, ...], prepared: Prepared, distributed: Distribut
     return tuple(name for name in kernels if name != "fused-blocks")
 
 
-def _documents(config: TrainConfig, loaded: LoadedModel) -> Packing:
-    """How Transformers' own forward pass keeps documents apart; our own needs no such thing."""
-    if loaded.base.packs:
-        return Packing("")
-    if config.neftune_alpha:
-        return Packing("", "--neftune-alpha scales its noise by the length of a row")
-    return find_packing(loaded)
-
-
-def _layers_unsupported(prepared: Prepared, loaded: LoadedModel, documents: Packing) -> str:
-    """Why the layers of another family run as Transformers has them, or an empty string. It is tried."""
-    if documents.mask != "positions":
-        return documents.reason or "its documents are kept apart by a mask"
-    window = getattr(prepared.base.model.config.get_text_config(), "sliding_window", None)
-    if window and window < longest_document(prepared):
-        return f"documents are longer than its window of {window:,} tokens"
-    return fused_layers_unsupported(loaded)
-
-
-def _packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, separate: bool) -> PackPlan:
-    """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU and
-    under a mask several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
-    if config.device != "cuda":
-        limit = config.micro_batch_tokens or (CPU_MASKED_BATCH_TOKENS if masked else CPU_BATCH_TOKENS)
-        return PackPlan(CPU_ROW_TOKENS, 8, limit, separate=separate, batch_cost=CPU_BATCH_COST)
-    limit = config.micro_batch_tokens or ROW_TOKENS
-    if "fused-layers" in kernels:
-        return PackPlan(limit, 64, limit, bucketed=True)
-    if masked:
-        return PackPlan(MASKED_ROW_TOKENS, 8, limit, separate=separate, batch_cost=BATCH_COST)
-    return PackPlan(ROW_TOKENS, 256 if "flex-attention" in kernels else 8, limit)
-
-
 def _recomputes_stages(prepared: Prepared, config: TrainConfig, distributed: Distributed) -> bool:
     """Whether the stages of a pipeline have no room for their activations."""
     if not prepared.stages:
@@ -283,9 +241,3 @@ def _budget(config: TrainConfig, held: int) -> int:
 
 def _longest(prepared: Prepared) -> int:
     return max(len(example.token_ids) - 1 for example in prepared.training.examples)
-
-
-def longest_document(prepared: Prepared) -> int:
-    """Tokens of the longest row that the run trains on or is measured on."""
-    sides = (prepared.training, prepared.held_out, prepared.validation)
-    return max(len(example.token_ids) - 1 for side in sides for example in side.examples)

@@ -34,6 +34,8 @@ def say_plan(
     view.say(f"kernels  {rows}; {describe_kernels(plan.kernels)}")
     if plan.documents.reason:
         view.say(f"         not packed: {plan.documents.reason}")
+    if plan.layers_reason:
+        view.say(f"         layers as Transformers runs them: {plan.layers_reason}")
     if plan.memory is not None:
         layers = base.num_layers if base.stage is None else len(base.stage)
         view.say(f"memory   {describe_memory(plan.memory, layers)}")
@@ -77,7 +79,7 @@ def describe_processes(world: int, config: TrainConfig) -> str:
 
 def _differing(plan: ExecutionPlan, device: torch.device) -> str:
     """What of the result depends on the number of processes. Dropout by rows does not (`model/row_dropout.py`)."""
-    by_rows = device.type == "cpu" or "fused-blocks" in plan.kernels
+    by_rows = device.type == "cpu" or bool({"fused-blocks", "fused-layers"} & set(plan.kernels))
     return "; dropout depends on the number of processes" if plan.config.lora_dropout and not by_rows else ""
 
 
@@ -88,9 +90,10 @@ def describe_device(base: Base) -> str:
 
 
 def describe_kernels(names: tuple[str, ...]) -> str:
-    """The kernels that a run takes. Fused blocks bring attention and linears of their own: the other two are not used
-    beside them."""
-    replaced = ("flex-attention", "quantized-linear") if "fused-blocks" in names else ()
+    """The kernels that a run takes. Fused blocks and layers bring attention and linears of their own: the other two are
+    not used beside them."""
+    fused = {"fused-blocks", "fused-layers"} & set(names)
+    replaced = ("flex-attention", "quantized-linear") if fused else ()
     return ", ".join(name for name in names if name not in replaced) or "no fast kernels"
 
 

@@ -19,6 +19,7 @@ from florilegium.model import (
 )
 from florilegium.model.adapter_loading import start_from_adapter
 from florilegium.model.families.other import recompute_activations
+from florilegium.model.fused_layers import FusedLayers
 from florilegium.model.noise import make_embedding_noisy
 from florilegium.runs.plan import ExecutionPlan, plan_execution
 from florilegium.runs.prepare import Prepared
@@ -74,7 +75,9 @@ def install_kernels(loaded: LoadedModel, plan: ExecutionPlan) -> ForwardOptions:
     if loaded.base.host is not None and plan.memory is not None:
         loaded.base.host.keep_on_device(len(loaded.base.host) - plan.memory.offloaded)
     stack = None if plan.memory is None else fast_paths.make_block_stack(loaded, plan.memory, list(plan.lengths))
-    layers = fast_paths.make_fused_layers(loaded, plan.longest) if "fused-layers" in plan.kernels else None
+    layers = None
+    if "fused-layers" in plan.kernels:
+        layers = FusedLayers(fast_paths.make_layer_runner(loaded, plan.longest))
     return ForwardOptions(plan.kernels, plan.recompute, config.neftune_alpha, stack, plan.documents.mask, layers)
 
 
@@ -119,4 +122,4 @@ def _prepare_other_family(config: TrainConfig, ready: ReadyRun) -> None:
         make_embedding_noisy(loaded.model, config.neftune_alpha)
     if config.memory == "lean":
         layers = ready.options.fused_layers
-        recompute_activations(loaded.model, None if layers is None else layers.checkpoint_contexts)
+        recompute_activations(loaded.model, None if layers is None else layers.runner.checkpoint_contexts)

@@ -157,7 +157,8 @@ def start_step(trainer: Trainer, examples: Sequence[Example], observer: Observer
 def _after_step_down(trainer: Trainer) -> str:
     """What smaller micro-batches change: nothing, where dropout and noise are drawn by the token."""
     options, by_token = trainer.options, packs(trainer.loaded.family)
-    dropped = trainer.config.lora_dropout and trainer.device.type != "cpu" and options.block_stack is None
+    drawn_by_token = options.block_stack is not None or options.fused_layers is not None
+    dropped = trainer.config.lora_dropout and trainer.device.type != "cpu" and not drawn_by_token
     noisy = options.neftune_alpha and not by_token
     return "other dropout and noise are drawn from here on" if dropped or noisy else "results are unchanged"
 

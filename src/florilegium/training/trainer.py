@@ -13,7 +13,7 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.model import ForwardOptions, LoadedModel, adapter_state, set_adapter_state
-from florilegium.model.fast_paths import GraphRunner
+from florilegium.model.kernel_protocols import GraphRunner
 from florilegium.tokens import Batch, Example, PackPlan, pack
 from florilegium.training.checkpoint import Progress, Snapshot
 from florilegium.training.distributed import ALONE, Distributed

@@ -21,6 +21,7 @@ from florilegium.model import ForwardOptions, LoadedModel, hidden_states, token_
 from florilegium.model.base import Base
 from florilegium.model.document_packing import fused_layers_unsupported
 from florilegium.model.families.other import recompute_activations
+from florilegium.model.fused_layers import FusedLayers
 from florilegium.model.row_dropout import draw_by_rows, rows_drawn
 from florilegium.tokens import Batch, Example, PackPlan, numbered, pack
 from tests.model.small_families import FAMILIES, VOCABULARY, make_model
@@ -90,6 +91,10 @@ def loaded(name: str, bits: int = 32, dropout: float = 0.0, targets: Any = "all-
     return found
 
 
+def fused(model: LoadedModel) -> FusedLayers:
+    return FusedLayers(fast.make_fused_layers(model.backbone, DTYPE, max(SIZES)))
+
+
 def batch_of(sizes: tuple[int, ...] = SIZES) -> Batch:
     generator = torch.Generator().manual_seed(2)
     examples = numbered(
@@ -132,8 +137,8 @@ def test_losses_and_gradients_are_those_of_the_plain_layers(name: str, bits: int
     # on a GPU the plain layers draw dropout by torch, so there it is compared without
     model, batch = loaded(name, bits, 0.0 if GPU else 0.25), batch_of()
     plain = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions"))
-    layers = fast.make_fused_layers(model.backbone, DTYPE, max(SIZES))
-    assert len(layers.linears) == 14, "seven of each of two layers"
+    layers = fused(model)
+    assert len(layers.runner.linears) == 14, "seven of each of two layers"
     ours = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions", fused_layers=layers))
     assert not differ(ours, plain)
 
@@ -141,12 +146,10 @@ def test_losses_and_gradients_are_those_of_the_plain_layers(name: str, bits: int
 def test_layers_without_an_adapter_and_recomputed_activations_give_the_same() -> None:
     model, batch = loaded("Llama", 8, 0.0 if GPU else 0.25, ["q_proj", "down_proj"]), batch_of()
     plain = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions"))
-    options = ForwardOptions(
-        KERNELS, document_mask="positions", fused_layers=fast.make_fused_layers(model.backbone, DTYPE, max(SIZES))
-    )
+    options = ForwardOptions(KERNELS, document_mask="positions", fused_layers=fused(model))
     assert not differ(losses_and_gradients(model, batch, options), plain)
     assert options.fused_layers is not None
-    recompute_activations(model.model, options.fused_layers.checkpoint_contexts)
+    recompute_activations(model.model, options.fused_layers.runner.checkpoint_contexts)
     assert not differ(losses_and_gradients(model, batch, options), plain)
 
 
@@ -194,7 +197,7 @@ def test_texts_and_evaluations_outside_go_through_the_models_own_modules() -> No
     model, tokens_BT = loaded("Llama"), torch.arange(5, 40, device=DEVICE)[None]
     with torch.inference_mode(), model.evaluating():
         before = model.model(input_ids=tokens_BT).logits
-        layers = fast.make_fused_layers(model.backbone, DTYPE, max(SIZES))
+        layers = fused(model)
         assert torch.equal(model.model(input_ids=tokens_BT).logits, before)
         batch = batch_of()
         options = ForwardOptions(KERNELS, document_mask="positions", fused_layers=layers)

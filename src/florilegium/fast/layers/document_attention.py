@@ -44,11 +44,13 @@ class DocumentAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         T, H, D = q.shape
         ctx.rows, ctx.groups = rows, H // k.shape[1]
+        # one tensor for the three, as the kernels' strides have it; grouped heads are written out for each of theirs
         fused = q.new_empty(T, H, 3, D)
         fused[:, :, 0] = q
         for place, x in ((1, k), (2, v)):
             fused.view(T, -1, ctx.groups, 3, D)[:, :, :, place] = x[:, :, None]
         context = q.new_empty(T, H * D)
+        # q lies there as q' from here on: with a scale of 1 that is q
         logsumexp = attention(fused.unbind(2), *_neutral(q), rows.start_T, _slopes(q), context)
         ctx.save_for_backward(fused, context, logsumexp)
         return context.view(T, H, D)
@@ -80,7 +82,7 @@ def _slopes(q: torch.Tensor) -> torch.Tensor:
 
 def document_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **options: Any,
+    scaling: float | None = None, dropout: float = 0.0, **options: object,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """As Transformers calls it: query [B, H, T, D], key and value [B, H / G, T, D], to [B, T, H, D]. Raises ValueError
     for what the kernels do not make; the trial before a run finds it (`fused_layers.py`)."""
@@ -91,8 +93,9 @@ def document_attention(
     given = [name for name in ("softcap", "s_aux", "head_mask") if options.get(name) is not None]
     if given or D > WIDEST_HEAD or value.shape[-1] != D:
         raise ValueError(f"the attention of packed rows takes no {' or '.join(given) or 'such heads'}")
-    if (window := options.get("sliding_window")) is not None and window < rows.longest:
+    if isinstance(window := options.get("sliding_window"), int) and window < rows.longest:
         raise ValueError(f"documents of up to {rows.longest:,} tokens are longer than the window of {window:,}")
+    # the kernels scale by D**-0.5 themselves; Gemma and Granite have factors of their own
     factor = 1.0 if scaling is None else scaling * D**0.5
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     out: torch.Tensor = cast(Any, DocumentAttention.apply)(q if abs(factor - 1) < 1e-6 else q * factor, k, v, rows)
@@ -105,6 +108,7 @@ def attending(config: PretrainedConfig) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, document_attention)
+    # each attention module reads it from its config as it is called, and so does what would make the masks
     before = config._attn_implementation
     config._attn_implementation = NAME
     try:

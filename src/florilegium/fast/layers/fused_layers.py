@@ -1,8 +1,8 @@
 """A model of another family through its layers: the fused forwards put into its modules, and the model run on packed rows.
 
     layers = FusedLayers(backbone, torch.bfloat16, longest)
-    with layers.through(batch, training=True):      around forward and backward: activations may be made again
-        hidden_BTW = layers(batch)
+    with layers.through(start_T, end_T, number_T, seed):        around forward and backward: activations may be made again
+        hidden_TW = layers(tokens_T, position_T)
 
 Modules that are not recognised stay Transformers', so a family that says nothing still trains; whether what comes out is
 the family's own is tried before a run (`model/document_packing.py`)."""
@@ -20,7 +20,6 @@ from florilegium.fast.card import no_bfloat16
 from florilegium.fast.layers import gated_mlp, lora_linear, rms_norm
 from florilegium.fast.layers.document_attention import attending
 from florilegium.fast.layers.packed_rows import TILE, PackedRows, here_and_again, through
-from florilegium.tokens import Batch
 
 
 def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch.dtype) -> str:
@@ -38,8 +37,9 @@ def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch
     if reason := next((reason for layer in layers if (reason := lora_linear.unsupported_reason(layer))), ""):
         return reason
     adapters = {id(dropout) for layer in layers for dropout in layer.lora_dropout.values()}
+    # PEFT's own is drawn by the token; a base's would be drawn by torch, once, when the step is recorded
     dropouts = [m for m in backbone.modules() if isinstance(m, nn.Dropout) and id(m) not in adapters]
-    if any(dropout.p for dropout in dropouts) or getattr(config, "attention_dropout", 0):
+    if any(dropout.p for dropout in dropouts) or float(getattr(config, "attention_dropout", 0.0)) > 0:
         return "this model has dropout, which a recorded step does not draw anew"
     return ""
 
@@ -56,6 +56,7 @@ class FusedLayers:
         linears = lora_linear.lora_linears(backbone, dtype)
         self.linears = [linear for _, linear in linears]
         changed = [*norms, *(mlp for mlp, _ in mlps), *(layer for layer, _ in linears)]
+        # a linear without an adapter may have a forward of ours already (`frozen_linear.py`), which stays beneath
         self._before = [(module, module.__dict__.get("forward")) for module in changed]
         for norm in norms:
             rms_norm.install(norm)
@@ -74,22 +75,19 @@ class FusedLayers:
         self._before = []
 
     @contextlib.contextmanager
-    def through(self, batch: Batch, *, training: bool) -> Iterator[None]:
-        """Around a forward pass and what comes back of it."""
-        num_tokens = batch.tokens_BT.numel()
-        assert num_tokens % TILE == 0, f"{num_tokens} tokens: rows are packed in multiples of {TILE} (`PackPlan`)"
-        # Rows laid end to end; a token's document begins `position` tokens before it and ends `remaining` after it.
-        index_T = torch.arange(num_tokens, dtype=torch.int32, device=batch.tokens_BT.device)
-        start_T, end_T = index_T - batch.position_BT.flatten(), index_T + batch.remaining_BT.flatten()
-        rows = PackedRows(start_T, end_T, batch.number_BT.flatten(), batch.seed_1 if training else None, self.longest)
+    def through(
+        self, start_T: torch.Tensor, end_T: torch.Tensor, number_T: torch.Tensor, seed: torch.Tensor | None
+    ) -> Iterator[None]:
+        """Around a forward pass and what comes back of it, on packed rows (`PackedRows`)."""
+        assert len(start_T) % TILE == 0, f"{len(start_T)} tokens: rows are packed in multiples of {TILE} (`PackPlan`)"
+        rows = PackedRows(start_T, end_T, number_T, seed, self.longest)
         with through(rows), attending(cast(Any, self.backbone).config):
             yield
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """The last layer's normed output [B, T, W], inside `through`."""
+    def __call__(self, tokens_T: torch.Tensor, position_T: torch.Tensor) -> torch.Tensor:
+        """The last layer's normed output [T, W], inside `through`."""
         lora_linear.begin_pass(self.linears)
         # one row: a family may treat rows of a batch as strangers to one another in ways of its own
-        tokens_BT, position_BT = batch.tokens_BT.view(1, -1), batch.position_BT.view(1, -1).long()
-        found: Any = self.backbone(input_ids=tokens_BT, position_ids=position_BT, use_cache=False)
+        found: Any = self.backbone(input_ids=tokens_T[None], position_ids=position_T[None].long(), use_cache=False)
         hidden: torch.Tensor = found.last_hidden_state
-        return hidden.view(*batch.tokens_BT.shape, -1)
+        return hidden[0]

@@ -5,6 +5,7 @@ are, with whatever adapter is on them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any, Protocol, cast
 
@@ -16,6 +17,15 @@ from florilegium.fast.layers.gated_kernel import GELU_TANH, SILU, gated, gated_g
 from florilegium.fast.layers.packed_rows import rows_of
 
 PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+
+
+class GatedMlp(Protocol):
+    """What is relied on of a family's own class."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: Callable[[torch.Tensor], torch.Tensor]
+    act_fn: Callable[[torch.Tensor], torch.Tensor]
 
 
 class GatedContext(Protocol):
@@ -47,11 +57,12 @@ def install(module: nn.Module, act: int) -> None:
     """Gives the MLP the fused forward for packed rows."""
     plain = module.forward
 
-    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:  # the family's own class, whose linears are modules
+    def forward(self: GatedMlp, x: torch.Tensor) -> torch.Tensor:
+        # a text being written, or some of a mixture's tokens: as Transformers has it
         if rows_of(x) is None:
             return cast(torch.Tensor, plain(x))
         middle: torch.Tensor = cast(Any, Gated.apply)(self.gate_proj(x), self.up_proj(x), act)
-        return cast(torch.Tensor, self.down_proj(middle))
+        return self.down_proj(middle)
 
     module.forward = MethodType(forward, module)  # of this instance, not of the class
 
@@ -66,25 +77,28 @@ def gated_mlps(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, in
 
 
 @torch.no_grad()
-def _activation(module: Any, dtype: torch.dtype) -> int | None:
+def _activation(module: nn.Module, dtype: torch.dtype) -> int | None:
     """SILU or GELU_TANH, if the module computes the formula with one of them; else None."""
+    # 33 numbers on both sides of 0: the exact GELU and its tanh form differ by 5e-4 there
     numbers = torch.linspace(-4, 4, 33, device=next(module.parameters()).device)
-    theirs = module.act_fn(numbers)
+    theirs = cast(GatedMlp, module).act_fn(numbers)
     acts = {SILU: F.silu(numbers), GELU_TANH: F.gelu(numbers, approximate="tanh")}
     act = next((kind for kind, ours in acts.items() if torch.allclose(ours, theirs, atol=1e-5)), None)
     return act if act is not None and _is_the_formula(module, act, dtype) else None
 
 
-def _is_the_formula(module: Any, act: int, dtype: torch.dtype) -> bool:
+def _is_the_formula(module: nn.Module, act: int, dtype: torch.dtype) -> bool:
     """Whether nothing else happens between its linears: a limit, a norm, a factor."""
     calls: list[torch.Tensor] = []
-    gate = module.gate_proj
-    width = int(getattr(gate, "base_layer", gate).in_features)
+    mlp = cast(GatedMlp, module)
+    gate_proj: Any = mlp.gate_proj
+    width = int(getattr(gate_proj, "base_layer", gate_proj).in_features)
     x = torch.linspace(-1, 1, 2 * width, device=next(module.parameters()).device).view(1, 2, width).to(dtype)
-    hook = module.down_proj.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
+    # what `down` is given, and not what it gives: an adapter there would round differently from call to call
+    hook = cast(nn.Module, mlp.down_proj).register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
     try:
         module(x)
-        gate, up = module.gate_proj(x).float(), module.up_proj(x).float()
+        gate, up = mlp.gate_proj(x).float(), mlp.up_proj(x).float()
     finally:
         hook.remove()
     ours = (F.silu(gate) if act == SILU else F.gelu(gate, approximate="tanh")) * up

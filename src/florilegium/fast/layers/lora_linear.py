@@ -88,18 +88,22 @@ class LoraLinearFunction(torch.autograd.Function):
         ctx: LoraLinearContext, x: torch.Tensor, linear: LoraLinear, rows: PackedRows, *lora: torch.Tensor
     ) -> torch.Tensor:
         ctx.linear, ctx.drawn = linear, linear.dropout(rows)
+        # the weight is read at once: the next linear's is dequantised over it
         bias, weight = linear.module.bias, linear.weight()
         y = torch.mm(x, weight.T) if bias is None else torch.addmm(bias.to(x.dtype), x, weight.T)
         if not lora:
             return y
+        # x A^T twice: as the gradients of B read it, and in R columns, zeros beyond the rank, as the product below wants it
         beside = x.new_empty(len(x), linear.b_NR.shape[1])
         x_at = down_projection(x, linear.a_RK, beside, dropout=ctx.drawn)
         ctx.save_for_backward(x, x_at)
+        # in place: a second pass over y, which a copy of x with R more columns for one wider product would cost as well
         return y.addmm_(beside, linear.b_NR.T)
 
     @staticmethod
     def backward(ctx: LoraLinearContext, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         linear, grad_TN = ctx.linear, grads[0].contiguous()
+        # dequantised a second time: kept, all layers' weights would lie in 16 bits at once
         grad_TK = torch.mm(grad_TN, linear.weight()) if ctx.needs_input_grad[0] else None
         if linear.lora is None:
             return grad_TK, None, None
@@ -165,7 +169,8 @@ def install(layer: nn.Module, linear: LoraLinear) -> None:
     plain = layer.forward
     lora = () if linear.lora is None else (linear.lora.A_RK, linear.lora.B_NR)
 
-    def forward(self: Any, x: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+    def forward(self: nn.Module, x: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
+        # another dtype: PEFT casts, and so does the plain forward; experts of a mixture get some of the tokens
         rows = None if more or options or x.dtype != linear.buffer.dtype else rows_of(x)
         if rows is None or getattr(self, "disable_adapters", False):
             return cast(torch.Tensor, plain(x, *more, **options))
@@ -182,5 +187,6 @@ def begin_pass(linears: Sequence[LoraLinear]) -> None:
     if not with_lora:
         return
     torch._foreach_copy_([linear.a_RK for linear, _ in with_lora], [lora.A_RK.detach() for _, lora in with_lora])
+    # scaled in float32, so that B is rounded once
     scaled = torch._foreach_mul([lora.B_NR.detach() for _, lora in with_lora], [lora.scaling for _, lora in with_lora])
     torch._foreach_copy_([linear.b_NR[:, : len(lora.A_RK)] for linear, lora in with_lora], list(scaled))

@@ -7,7 +7,7 @@ for one by what it computes, not by its name: Gemma's has another weight for the
 from __future__ import annotations
 
 from types import MethodType
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ def install(module: nn.Module) -> None:
     """Gives the module the fused forward for packed rows."""
     plain = module.forward
 
-    def forward(self: nn.Module, x: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+    def forward(self: nn.Module, x: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
         weight = cast(torch.Tensor, self.weight)
         each = x.shape[2:].numel()  # q and k are normed head by head, so a token may have many vectors
         if more or options or x.dtype != weight.dtype or rows_of(x, each) is None:
@@ -53,6 +53,7 @@ def _is_rms_norm(module: nn.Module) -> bool:
         return False
     if not isinstance(weight, torch.Tensor) or weight.dim() != 1:
         return False
+    # numbers of all sizes, so that a constant factor, an offset and another epsilon would show
     x = torch.linspace(-2, 3, 4 * len(weight), device=weight.device).view(1, 4, -1).to(weight.dtype)
     ours, theirs = F.rms_norm(x, weight.shape, weight, epsilon).float(), module(x).float()
     return bool((ours - theirs).abs().max() <= NEAR * theirs.abs().max())

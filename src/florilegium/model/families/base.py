@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from florilegium.model.fast_paths import HostBlocks
+    from florilegium.model.kernel_protocols import HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
     AnyModel = PreTrainedModel | PeftModel

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel, Noise
-    from florilegium.model.fast_paths import HostBlocks
+    from florilegium.model.kernel_protocols import HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
 FUSED_QKV = "query_key_value"

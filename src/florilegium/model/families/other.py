@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from florilegium.model.families.base import inner_model
-from florilegium.model.families.bloom import FUSED_QKV
 from florilegium.tokens import Batch
 
 if TYPE_CHECKING:
@@ -20,14 +19,11 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from florilegium.model.families.base import AnyModel
-    from florilegium.model.fast_paths import Contexts, HostBlocks
+    from florilegium.model.kernel_protocols import Contexts, HostBlocks
     from florilegium.model.weight_files import WeightFiles
 
-# One linear for query, key and value; GPT-NeoX and Falcon name theirs as BLOOM does.
-FUSED = (FUSED_QKV, "qkv_proj", "Wqkv", "c_attn", "W_pack")
 # How documents of one row are told apart: by positions that begin anew, or by a mask that is handed in beside them.
 DocumentMask = Literal["positions", "mask", ""]
-SEPARATE = ("q_proj", "k_proj", "v_proj")
 
 
 class OtherFamily:
@@ -39,10 +35,18 @@ class OtherFamily:
         return cast(nn.Module, getattr(inner, inner.base_model_prefix))
 
     def lora_targets(self, model: AnyModel) -> list[str] | str:
-        """Its fused projection, else query, key and value, else every linear."""
-        names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
-        fused = [name for name in FUSED if name in names]
-        return fused or [name for name in SEPARATE if name in names] or "all-linear"
+        """Every linear of attention and MLP, as the field has it for these models (Schulman et al. 2025, "LoRA Without
+        Regret"). Of a mixture the linears that every token goes through: no router, which chooses and does not compute, and
+        no expert, which are parameters and not modules."""
+        leaves = {
+            name.rsplit(".", 1)[-1]: module for name, module in model.named_modules() if hasattr(module, "weight")
+        }
+        routers = {leaf for leaf in leaves if leaf.endswith("gate") or leaf == "router"}
+        if not routers:
+            return "all-linear"
+        head = inner_model(model).get_output_embeddings()
+        linears = {leaf for leaf, module in leaves.items() if isinstance(module, nn.Linear) and module is not head}
+        return sorted(linears - routers)
 
     def load_quantized(
         self, files: WeightFiles, outline: PreTrainedModel, quantization: QuantizationConfigMixin, device: torch.device,
@@ -104,5 +108,5 @@ def recompute_activations(model: AnyModel, contexts: Contexts | None = None) -> 
     inner = inner_model(model)
     # its name from Transformers 5.24 on
     enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
-    fused: dict[str, Any] = {} if contexts is None else {"preserve_rng_state": False, "context_fn": contexts}
+    fused = {} if contexts is None else {"preserve_rng_state": False, "context_fn": contexts}
     enable({"use_reentrant": False, **fused})
