@@ -104,7 +104,8 @@ class SlotDecoder(Protocol):
 
     def add_adapter(self, bloom: Bloom) -> int: ...
     def remove_adapter(self, place: int) -> None: ...
-    def step(self, rows: Sequence[tuple[int, int, int]], wanted: Sequence[int]) -> DecodeStep: ...
+    def copy_prompt(self, source: int, slot: int, length: int) -> None: ...
+    def step(self, rows: Sequence[tuple[int, int, int]], wanted: Sequence[int], slots: Sequence[int]) -> DecodeStep: ...
 
 
 def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
@@ -240,9 +241,8 @@ def make_decoder(
 ) -> SlotDecoder:
     """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now; with `places` for that
     and others."""
-    bloom, head_VW = _bloom(loaded), head_weight(loaded.model).detach()
     sizes = {"slots": slots, "capacity": capacity, "max_rows": max_rows, "eos": eos, "places": places}
-    return fast.make_decoder(bloom, head_VW, **sizes)
+    return fast.make_decoder(_bloom(loaded), head_weight(loaded.model).detach(), **sizes)
 
 
 def add_adapter(decoder: SlotDecoder, loaded: LoadedModel) -> int:
