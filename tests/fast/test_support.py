@@ -76,13 +76,10 @@ def test_the_inputs_of_a_step_lie_where_one_compilation_serves_them_all() -> Non
     """At multiples of 16 bytes: Triton compiles anew for a pointer that is not."""
     for M in (1, 4, 16, 30):
         inputs = StepInputs.make(M, min(M, 8), 5)
-        places = [
-            view.data_ptr() - inputs.memory.data_ptr()
-            for view in (inputs.token, inputs.position, inputs.slot, inputs.sample_rows)
-        ]
-        assert all(place % 16 == 0 for place in places) and all(
-            b - a >= 4 * M for a, b in zip(places, places[1:], strict=False)
-        )
+        views = [inputs.token, inputs.position, inputs.slot, inputs.place, inputs.sample_rows, inputs.sample_slots]
+        places = [view.data_ptr() - inputs.memory.data_ptr() for view in (*views, inputs.listed)]
+        assert all(place % 16 == 0 for place in places)
+        assert all(b - a >= 4 * len(view) for view, a, b in zip(views, places, places[1:], strict=False))
 
 
 def test_which_weights_the_int8_matmul_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

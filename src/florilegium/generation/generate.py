@@ -183,7 +183,7 @@ def _in_slots(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[Toke
 def _decoder(loaded: LoadedModel, requests: Sequence[Request]) -> SlotDecoder:
     """A power of two of slots: as many as there are texts, at most 64, and fewer where keys and values find no room."""
     capacity = -(-max(len(r.token_ids) + r.settings.max_new_tokens for r in requests) // PLACES) * PLACES
-    read = sum(len(r.token_ids) for r in requests)
+    read = sum(len(token_ids) for token_ids, _ in {r.prompt for r in requests})
     # A few short prompts are read 16 rows at a time: kernels for more rows would have to be compiled for one step.
     max_rows = max(len(requests), read if read > 64 else 16)
     slots = min(BATCH_ROWS["cuda"], 1 << (len(requests) - 1).bit_length())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
@@ -21,7 +22,7 @@ class Request:
     settings: SamplingSettings
     adapter: int | None = 0
 
-    @property
+    @cached_property
     def prompt(self) -> Prompt:
         """What the keys and values of its prompt depend on."""
         return tuple(self.token_ids), self.adapter

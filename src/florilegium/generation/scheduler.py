@@ -5,6 +5,11 @@ Every step writes one token of each text under way and reads what fits of the pr
 weights. The GPU is always one step ahead: a step is asked for, then the tokens of the one before it are looked at. So a
 text that has ended, or was cancelled, costs one row of one step more, and nothing waits for the host.
 
+Texts of one prompt read it once. The first of them in the queue reads it, and they all draw their first tokens from the
+scores at its end. One that comes later (the slots were full, or it was asked for a moment later) has the prompt copied from a
+text of it that is still being written, and reads its last token alone, whose scores nobody kept; where there is no such
+text it reads the whole prompt.
+
     writer = ContinuousBatcher(decoder)
     number = writer.add(request)          at any time; writer.cancel(number) as well
     while writer.busy:
@@ -84,13 +89,14 @@ class ContinuousBatcher:
         """Asks for one more step, and returns what the step before it wrote."""
         rows, wanted, texts = self._plan()
         if rows:
-            self.in_flight.append((self.decoder.step(rows, wanted), texts))
+            self.in_flight.append((self.decoder.step(rows, wanted, [t.slot for t in texts]), texts))
         if self.in_flight and (not rows or len(self.in_flight) > 1):
             return self._collect(*self.in_flight.popleft())
         return []
 
     def _plan(self) -> tuple[list[tuple[int, int, int]], list[int], list[_Text]]:
-        """The rows of the next step: texts that write on, then prompts, as many of their tokens as fit."""
+        """The rows of the next step: texts that write on, then prompts, as many of their tokens as fit. And which rows'
+        next tokens are wanted, for which texts."""
         writing = [t for t in self.active if t.asked and t.asked < t.request.settings.max_new_tokens]
         rows = [(t.slot, self.decoder.NEXT, self.decoder.NEXT) for t in writing]
         wanted, texts = list(range(len(rows))), list(writing)
@@ -98,15 +104,20 @@ class ContinuousBatcher:
             text.asked += 1
         self._admit()
         for text in [t for t in self.active if not t.asked]:
+            if text.asked:  # in this loop, beside another of its prompt
+                continue
             prompt = text.request.token_ids
             part = prompt[text.read : text.read + self.decoder.rows[-1] - len(rows)]
             rows += [(text.slot, token, text.read + i) for i, token in enumerate(part)]
             text.read += len(part)
             if text.read < len(prompt):
                 break
-            text.asked = 1
-            wanted.append(len(rows) - 1)
-            texts.append(text)
+            # Not before its end: where this text is cancelled half-way, the next of its prompt reads it from the start.
+            drawing = [t for t in self.active if not t.asked and t.request.prompt == text.request.prompt]
+            for one in drawing:
+                one.asked = 1
+            wanted += [len(rows) - 1] * len(drawing)
+            texts += drawing
         return rows, wanted, texts
 
     def _admit(self) -> None:
@@ -126,6 +137,16 @@ class ContinuousBatcher:
             [r.adapter for r in requests],
             [r.token_ids for r in requests],
         )
+        for text in new:
+            self._copy_prompt(text)
+
+    def _copy_prompt(self, text: _Text) -> None:
+        """All but its last token, from a text that has it: its steps were asked for before this one."""
+        prompt = text.request.prompt
+        source = next((t for t in self.active if t.asked and t.request.prompt == prompt), None)
+        if source is not None:
+            text.read = len(text.request.token_ids) - 1
+            self.decoder.copy_prompt(source.slot, text.slot, text.read)
 
     def _collect(self, step: DecodeStep, texts: list[_Text]) -> list[TokenEvent]:
         out = []

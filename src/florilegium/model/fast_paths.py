@@ -176,9 +176,8 @@ def make_decoder(
 ) -> SlotDecoder:
     """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now; with `places` for that
     and others."""
-    bloom, head_VW = _bloom(loaded), head_weight(loaded.model).detach()
     sizes = {"slots": slots, "capacity": capacity, "max_rows": max_rows, "eos": eos, "places": places}
-    return fast.make_decoder(bloom, head_VW, **sizes)
+    return fast.make_decoder(_bloom(loaded), head_weight(loaded.model).detach(), **sizes)
 
 
 def add_adapter(decoder: SlotDecoder, loaded: LoadedModel) -> int:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from florilegium.fast.decoding.matmul_kernel import StoredWeight
+from florilegium.fast.decoding.block_kernel import LoraInput
+from florilegium.fast.decoding.matmul_kernel import LoraOperands, StoredWeight
+from florilegium.fast.decoding.state import StepInputs
 from florilegium.fast.decoding.weights import DecoderBlock
 from florilegium.fast.modules import Bloom, wrapped_linears
 from florilegium.fast.training.quantized_linear import Lora, lora_of
@@ -120,6 +122,18 @@ class AdapterPool:
         # last: where memory ran out above, the next adapter tries again
         self.free += range(self.places, places)
         self.places = places
+
+
+def lora_operands(
+    lora: DecoderLora | None, inputs: StepInputs, x_at: torch.Tensor
+) -> tuple[LoraInput, LoraOperands] | tuple[None, None]:
+    """What makes x A^T of a linear, and what reads it. One buffer `x_at` [M padded, the largest rank] for all, since
+    each is read before the next is made."""
+    if lora is None:
+        return None, None
+    x_at_MR = x_at.view(-1)[: len(x_at) * lora.a_PRK.shape[1]].view(len(x_at), -1)
+    made = LoraInput(lora.a_PRK, inputs.place, x_at_MR)
+    return made, LoraOperands(lora.b_PNR, x_at_MR, inputs.place, inputs.listed)
 
 
 def padded_rank(lora: Lora) -> int:

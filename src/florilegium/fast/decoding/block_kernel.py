@@ -127,13 +127,12 @@ def down_projection_kernel(x, lora_a, place, lora_x_at, K, R: tl.constexpr, EACH
 
 
 @triton.jit
-def sample_rows_kernel(sample_rows, slot, position, row_slot, row_position):
-    """Reference: row_slot = slot[sample_rows]; row_position = position[sample_rows]      all int32 [Q], -1 stays -1.
+def sample_rows_kernel(sample_rows, position, row_position):
+    """Reference: row_position = position[sample_rows]      both int32 [Q], -1 stays -1.
 
     On the GPU, for only there is it known which texts have ended."""
     q = tl.program_id(0)
     m = tl.load(sample_rows + q)
-    tl.store(row_slot + q, tl.where(m < 0, -1, tl.load(slot + tl.maximum(m, 0))))
     tl.store(row_position + q, tl.where(m < 0, -1, tl.load(position + tl.maximum(m, 0))))
 
 
@@ -217,8 +216,6 @@ def down_projection(x_MK: torch.Tensor, lora: LoraInput, M: int) -> None:
     )  # fmt: skip
 
 
-def gather_sample_rows(
-    inputs: StepInputs, state: SlotState, row_slot: torch.Tensor, row_position: torch.Tensor, Q: int
-) -> None:
-    """Slot and position of each row whose next token is wanted."""
-    sample_rows_kernel[(Q,)](inputs.sample_rows, inputs.slot, state.position, row_slot, row_position)
+def gather_positions(inputs: StepInputs, state: SlotState, row_position: torch.Tensor, Q: int) -> None:
+    """The position of each row whose next token is sampled."""
+    sample_rows_kernel[(Q,)](inputs.sample_rows, state.position, row_position)

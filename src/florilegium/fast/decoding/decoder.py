@@ -11,6 +11,9 @@ write on.
     step = decoder.step(rows, sample_rows)          rows: (slot, token, position), or (slot, NEXT, NEXT) to write on
     tokens = step.tokens()                          waits; the next token of each row whose number is in `sample_rows`
 
+Texts of one prompt read it once: from its last row `step` samples for several slots, each by its own settings and random
+numbers, and copies keys and values to those that did not read it.
+
 Which token comes next is sampled on the GPU, where the next step reads it: a step can be asked for before the one
 before it is done, and `tokens` of a step that has ended costs nothing. Weights are read as they are stored, the adapter
 is live (each slot has its own, or none), and a text is the same bit by bit whatever was written beside it: no sum
@@ -27,9 +30,9 @@ from typing import Any
 import torch
 
 from florilegium.fast.decoding import attention_kernel, block_kernel, matmul_kernel, sampling
-from florilegium.fast.decoding.adapters import NONE, AdapterPool, DecoderLora
-from florilegium.fast.decoding.block_kernel import LoraInput, SplitUpdate
-from florilegium.fast.decoding.matmul_kernel import CacheOperands, LoraOperands, StoredWeight
+from florilegium.fast.decoding.adapters import NONE, AdapterPool, DecoderLora, lora_operands
+from florilegium.fast.decoding.block_kernel import SplitUpdate
+from florilegium.fast.decoding.matmul_kernel import CacheOperands, StoredWeight
 from florilegium.fast.decoding.sampling import Needs, needs_of
 from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInputs, make_slot_state
 from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
@@ -123,7 +126,7 @@ class Decoder:
         self.query, self.lora_x_at = make(M, W), make(padded, 1)
         self.partial = make(most * M * W, dtype=torch.float32)
         self.scores = make(slots * V, dtype=torch.float32)
-        self.row_slot, self.row_position, self.out = (make(slots, dtype=torch.int32) for _ in range(3))
+        self.row_position, self.out = (make(slots, dtype=torch.int32) for _ in range(2))
         self.work = sampling.Workspace.make(slots, device)
         # The host's side, one for each step that may be under way: a copy must not be overtaken by the next.
         self.outs = [torch.zeros(slots, dtype=torch.int32, pin_memory=device.type == "cuda") for _ in range(STAGES)]
@@ -141,35 +144,42 @@ class Decoder:
         self.state.admit(slots, limits, uniforms, settings, prompts)
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[Row], sample_rows: Sequence[int]) -> DecodeStep:
-        """Works on `rows` and samples the next token of rows number `sample_rows`, each the last of its slot's. At most
-        `rows[-1]` of them."""
-        M = next(m for m in self.rows if m >= len(rows))
+    def step(self, rows: Sequence[Row], sample_rows: Sequence[int], slots: Sequence[int] | None = None) -> DecodeStep:
+        """Works on `rows`, at most `rows[-1]` of them, and samples the next token of rows number `sample_rows`, each the
+        last of its slot's, for that slot; or for those in `slots`, which go on behind that row as if they had read its
+        prompt."""
+        slots = [rows[m][0] for m in sample_rows] if slots is None else list(slots)
+        M = next(m for m in self.rows if m >= max(len(rows), len(slots)))
         # As many as M rows could ever sample: one graph a shape, whoever is sampled this time.
         Q = min(M, self.num_slots)
-        assert len(sample_rows) <= Q, "one token a slot"
+        assert len(sample_rows) == len(slots) == len(set(slots)) <= Q, "one token a slot"
         stage = self.turn = (self.turn + 1) % STAGES
         if self.events[stage] is not None:
             self.events[stage].synchronize()  # its inputs have been read, its tokens been fetched
         inputs, *staged = self._inputs(M, Q)
-        staged[stage].fill(rows, [self.place_of_slot[row[0]] for row in rows], sample_rows)
+        staged[stage].fill(rows, [self.place_of_slot[row[0]] for row in rows], sample_rows, slots)
         inputs.memory.copy_(staged[stage].memory, non_blocking=True)
-        self._run(M, Q, needs_of([self.settings[slot] for slot in {row[0] for row in rows}]))
+        self._run(M, Q, needs_of([self.settings[slot] for slot in {row[0] for row in rows} | {*slots}]))
         # To pinned memory, so the host does not wait: the event behind it says when it has arrived.
         self.outs[stage].copy_(self.out, non_blocking=True)
         if self.out.is_cuda:
             self.events[stage] = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not annotate it
             self.events[stage].record()
-        return DecodeStep([rows[i][0] for i in sample_rows], self.outs[stage], self.events[stage])
+        # Behind the event, so that no token waits for it; before the next step, which reads what is copied.
+        for (source, _, position), slot in zip([rows[m] for m in sample_rows], slots, strict=True):
+            if slot != source:
+                self.copy_prompt(source, slot, position + 1)
+        return DecodeStep(slots, self.outs[stage], self.events[stage])
+
+    @torch.inference_mode()
+    def copy_prompt(self, source: int, slot: int, length: int) -> None:
+        """Keys and values of the first `length` positions, as the steps asked for so far leave them."""
+        self.cache[:, :, slot, :, :length] = self.cache[:, :, source, :, :length]
 
     def _inputs(self, M: int, Q: int) -> list[StepInputs]:
-        """The GPU's, then the host's, one for each step that may be under way."""
         if (M, Q) not in self.inputs:
-            places, device = self.adapters.places, self.out.device
             # Kept for good: a recorded graph reads these very addresses.
-            self.inputs[M, Q] = [StepInputs.make(M, Q, places, device=device)] + [
-                StepInputs.make(M, Q, places, pin_memory=device.type == "cuda") for _ in range(STAGES)
-            ]
+            self.inputs[M, Q] = StepInputs.staged(M, Q, self.adapters.places, self.out.device, STAGES)
         return self.inputs[M, Q]
 
     def _run(self, M: int, Q: int, needs: Needs) -> None:
@@ -210,8 +220,9 @@ class Decoder:
         )  # fmt: skip
         scores_QV = self.scores[: Q * self.head.N].view(Q, self.head.N)
         matmul_kernel.stored_matmul(self.normed, self.head, scores_QV, Q, matmul_kernel.SCORES)
-        block_kernel.gather_sample_rows(inputs, self.state, self.row_slot, self.row_position, Q)
-        sampling.sample(scores_QV, self.row_slot, self.row_position, self.state, self.work, self.out, self.eos, needs)
+        block_kernel.gather_positions(inputs, self.state, self.row_position, Q)
+        slots = inputs.sample_slots
+        sampling.sample(scores_QV, slots, self.row_position, self.state, self.work, self.out, self.eos, needs)
 
     def _block(
         self, index: int, block: DecoderBlock, inputs: StepInputs, update: SplitUpdate | None, M: int
@@ -219,7 +230,7 @@ class Decoder:
         """One block on the M rows; the residual stream goes from the first buffer to the other and back."""
         state, (stream, other) = self.state, self.residual
         qkv_lora, dense_lora, up_lora, down_lora = self.adapters.of_block(index)
-        lora_input, lora = self._lora(qkv_lora, inputs)
+        lora_input, lora = lora_operands(qkv_lora, inputs, self.lora_x_at)
         block_kernel.residual_norm(
             stream, update, block.norm1, other, self.normed, M, block.qkv.column_order, lora=lora_input
         )
@@ -230,27 +241,18 @@ class Decoder:
             self.query, keys, values, inputs.slot, state.position, self.slopes_H, self.context, M, block.dense.column_order
         )  # fmt: skip
         update = self._partial_sums(self.context, block.dense, dense_lora, inputs, M)
-        lora_input, lora = self._lora(up_lora, inputs)
+        lora_input, lora = lora_operands(up_lora, inputs, self.lora_x_at)
         block_kernel.residual_norm(
             other, update, block.norm2, stream, self.normed, M, block.up.column_order, lora=lora_input
         )
         matmul_kernel.stored_matmul(self.normed, block.up, self.active, M, matmul_kernel.GELU, lora=lora)
         return self._partial_sums(self.active, block.down, down_lora, inputs, M)
 
-    def _lora(self, lora: DecoderLora | None, inputs: StepInputs) -> tuple[LoraInput, LoraOperands] | tuple[None, None]:
-        """What makes x A^T of a linear, and what reads it: one buffer for all, since each is read before the next is
-        made."""
-        if lora is None:
-            return None, None
-        x_at_MR = self.lora_x_at.view(-1)[: len(self.normed) * lora.a_PRK.shape[1]].view(len(self.normed), -1)
-        made = LoraInput(lora.a_PRK, inputs.place, x_at_MR)
-        return made, LoraOperands(lora.b_PNR, x_at_MR, inputs.place, inputs.listed)
-
     def _partial_sums(
         self, x: torch.Tensor, weight: StoredWeight, adapter: DecoderLora | None, inputs: StepInputs, M: int
     ) -> SplitUpdate:
         """A matmul that the next norm adds to the residual stream."""
-        lora_input, lora = self._lora(adapter, inputs)
+        lora_input, lora = lora_operands(adapter, inputs, self.lora_x_at)
         if lora_input is not None:  # a norm's input has it made by the norm
             block_kernel.down_projection(x, lora_input, M)
         matmul_kernel.stored_matmul(x, weight, self.partial, M, matmul_kernel.PARTIAL, lora=lora, split=weight.split)

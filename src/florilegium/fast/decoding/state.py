@@ -71,9 +71,9 @@ class SlotState:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """Token, position, slot and adapter's place of each row, the rows whose next token is wanted, and of the adapters
-    how many are used and which (`matmul_kernel.LoraOperands`); views of one piece of memory, so that one copy brings
-    all."""
+    """Token, position, slot and adapter's place of each row; the rows whose next token is sampled, and for which slot
+    (several may share a row); and of the adapters how many are used and which (`matmul_kernel.LoraOperands`). Views of
+    one piece of memory, so that one copy brings all."""
 
     memory: torch.Tensor
     token: torch.Tensor
@@ -81,6 +81,7 @@ class StepInputs:
     slot: torch.Tensor
     place: torch.Tensor
     sample_rows: torch.Tensor
+    sample_slots: torch.Tensor
     listed: torch.Tensor
 
     @classmethod
@@ -89,19 +90,30 @@ class StepInputs:
     ) -> StepInputs:
         """For M rows, of which Q are sampled, and up to that many adapters."""
         # at multiples of 16 bytes, or Triton would compile for each M anew; so `listed` also ends in a whole group
-        sizes = [_whole(size) for size in (M, M, M, M, Q)] + [1 + _whole(places)]
+        sizes = [_whole(size) for size in (M, M, M, M, Q, Q)] + [1 + _whole(places)]
         # -1 is a row of no slot: what a step does not fill changes nothing
         memory = torch.full((sum(sizes),), -1, dtype=torch.int32, device=device, pin_memory=pin_memory)
-        token, position, slot, place, sample_rows, listed = memory.split(sizes)  # type: ignore[no-untyped-call]  # torch does not annotate it
-        return cls(memory, token[:M], position[:M], slot[:M], place[:M], sample_rows[:Q], listed)
+        token, position, slot, place, *sampled, listed = memory.split(sizes)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        return cls(memory, token[:M], position[:M], slot[:M], place[:M], sampled[0][:Q], sampled[1][:Q], listed)
 
-    def fill(self, rows: Sequence[tuple[int, int, int]], places: Sequence[int], sample_rows: Sequence[int]) -> None:
-        """`rows` (slot, token, position), the place of each row's adapter, and the rows that are sampled."""
+    @classmethod
+    def staged(cls, M: int, Q: int, places: int, device: torch.device, stages: int) -> list[StepInputs]:
+        """The GPU's, then the host's, one for each step that may be under way."""
+        pin_memory = device.type == "cuda"
+        on_host = [cls.make(M, Q, places, pin_memory=pin_memory) for _ in range(stages)]
+        return [cls.make(M, Q, places, device=device), *on_host]
+
+    def fill(
+        self, rows: Sequence[tuple[int, int, int]], places: Sequence[int], sample_rows: Sequence[int],
+        sample_slots: Sequence[int],
+    ) -> None:  # fmt: skip
+        """`rows` (slot, token, position), the place of each row's adapter, the rows that are sampled and for whom."""
         self.memory.fill_(-1)  # rows beyond those that came belong to no slot
         columns = torch.tensor([(*row, place) for row, place in zip(rows, places, strict=True)], dtype=torch.int32).T
         for own, column in zip((self.slot, self.token, self.position, self.place), columns, strict=True):
             own[: len(rows)] = column
-        self.sample_rows[: len(sample_rows)] = torch.tensor(list(sample_rows), dtype=torch.int32)
+        sampled = torch.tensor([list(sample_rows), list(sample_slots)], dtype=torch.int32)
+        self.sample_rows[: len(sample_rows)], self.sample_slots[: len(sample_slots)] = sampled
         # in the places' order: which adapters share a product does not depend on the order of the rows
         used = sorted({place for place in places if place >= 0})
         self.listed[: 1 + len(used)] = torch.tensor([len(used), *used], dtype=torch.int32)
