@@ -59,6 +59,7 @@ class DocumentAttention(torch.autograd.Function):
     def backward(ctx: AttentionContext, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         fused, context, logsumexp = ctx.saved_tensors
         T, H, _, D = fused.shape
+        # every element is written by one program: no atomics, so the same bits each time
         grad_fused, rows = torch.empty_like(fused), ctx.rows
         q = fused[:, :, 0]
         attention_grad(
@@ -107,6 +108,7 @@ def attending(config: PretrainedConfig) -> Iterator[None]:
     """Inside, the model of this config attends by `document_attention`, and makes no mask."""
     from transformers import AttentionInterface
 
+    # again each time: a dictionary's entry, and nobody has to know who came first
     AttentionInterface.register(NAME, document_attention)
     # each attention module reads it from its config as it is called, and so does what would make the masks
     before = config._attn_implementation

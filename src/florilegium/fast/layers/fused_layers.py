@@ -58,6 +58,7 @@ class FusedLayers:
         changed = [*norms, *(mlp for mlp, _ in mlps), *(layer for layer, _ in linears)]
         # a linear without an adapter may have a forward of ours already (`frozen_linear.py`), which stays beneath
         self._before = [(module, module.__dict__.get("forward")) for module in changed]
+        # instances and not classes: another model of the family in this process stays as it is
         for norm in norms:
             rms_norm.install(norm)
         for mlp, act in mlps:
@@ -80,6 +81,7 @@ class FusedLayers:
     ) -> Iterator[None]:
         """Around a forward pass and what comes back of it, on packed rows (`PackedRows`)."""
         assert len(start_T) % TILE == 0, f"{len(start_T)} tokens: rows are packed in multiples of {TILE} (`PackPlan`)"
+        # no tensor of these is made anew while a step is recorded: they are the graph's inputs
         rows = PackedRows(start_T, end_T, number_T, seed, self.longest)
         with through(rows), attending(cast(Any, self.backbone).config):
             yield

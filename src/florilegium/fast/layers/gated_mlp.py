@@ -42,6 +42,7 @@ class Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: GatedContext, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
+        # views where one linear makes both halves
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
         ctx.act = act
@@ -101,5 +102,6 @@ def _is_the_formula(module: nn.Module, act: int, dtype: torch.dtype) -> bool:
         gate, up = mlp.gate_proj(x).float(), mlp.up_proj(x).float()
     finally:
         hook.remove()
+    # what `down` was given beside the formula, up to what 16 bits round of three numbers
     ours = (F.silu(gate) if act == SILU else F.gelu(gate, approximate="tanh")) * up
     return len(calls) == 1 and bool((calls[0].float() - ours).abs().max() <= 0.05 * ours.abs().max())

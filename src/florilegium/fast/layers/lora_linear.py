@@ -46,7 +46,9 @@ class LoraLinear:
         if self.lora is not None:
             rank, N = len(self.lora.A_RK), self.module.out_features
             self.a_RK = self.lora.A_RK.detach().to(self.buffer.dtype)
+            # the product reads rows of the adapter at multiples of 16 bytes, 8 numbers
             self.b_NR = self.buffer.new_zeros(N, -(-rank // 8) * 8)
+            # the gradient of B is that of B * scaling, times it
             self.rescale_N = torch.full((N,), self.lora.scaling, device=self.buffer.device)
 
     def weight(self) -> torch.Tensor:
@@ -54,6 +56,7 @@ class LoraLinear:
         N, K, weight = self.module.out_features, self.module.in_features, self.module.weight
         state = getattr(weight, "quant_state", None)
         if state is None and weight.dtype != torch.int8:
+            # a base of 16 bits is what a product reads
             return cast(torch.Tensor, weight)
         out = self.buffer[: N * K].view(N, K)
         if state is not None:
@@ -64,6 +67,7 @@ class LoraLinear:
         return out
 
     def dropout(self, rows: PackedRows) -> Dropout | None:
+        # an evaluation has no seed
         if self.lora is None or not self.lora.dropout or rows.seed is None:
             return None
         return Dropout(rows.seed, rows.number_T, self.stream, self.lora.dropout)
@@ -108,9 +112,11 @@ class LoraLinearFunction(torch.autograd.Function):
         if linear.lora is None:
             return grad_TK, None, None
         x, x_at = ctx.saved_tensors
+        # a few launches of thin products: of the step's work they are a twentieth
         x_at_grad = down_projection_grad(grad_TN, linear.b_NR, x_at.shape[1])
         grad_a, grad_b = lora_gradients(x, x_at_grad, grad_TN, x_at, linear.rescale_N, dropout=ctx.drawn)
         if grad_TK is not None:
+            # after the gradients of A and B, which read what it does not write
             add_lora_input_grad(grad_TK, x_at_grad, linear.a_RK, dropout=ctx.drawn)
         return grad_TK, None, None, grad_a, grad_b
 
@@ -121,6 +127,7 @@ def lora_linears(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, 
     from peft.tuners.lora import LoraLayer as PeftLayer
 
     layers = [module for module in model.modules() if isinstance(module, PeftLayer)]
+    # what PEFT wraps is called by its layer, whose forward is ours
     wrapped = {id(layer.base_layer) for layer in layers}
     taken: list[tuple[nn.Module, int]] = [
         (cast(nn.Module, layer), stream) for stream, layer in enumerate(layers) if not unsupported_reason(layer)
@@ -128,6 +135,7 @@ def lora_linears(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, 
     taken += [(m, 0) for m in model.modules() if _is_quantized(m) and id(m) not in wrapped]
     sizes = [_size(cast(Any, layer)) for layer, _ in taken]
     device = next(model.parameters()).device
+    # one for all, so that a recorded step reads and writes the same memory each time
     buffer = torch.empty(max(sizes, default=0), dtype=dtype, device=device)
     return [
         (layer, LoraLinear(base_linear(cast(Any, layer)), lora_of(cast(Any, layer)), stream, buffer))
@@ -150,6 +158,7 @@ def _is_quantized(module: object) -> bool:
 def unsupported_reason(layer: Any) -> str:
     """Why a LoRA layer of PEFT's stays PEFT's, or an empty string."""
     base = layer.base_layer
+    # the class itself: a subclass may compute something else
     if type(base) is not nn.Linear and not _is_quantized(base):
         return "it is no linear"
     names = layer.active_adapters
@@ -174,6 +183,7 @@ def install(layer: nn.Module, linear: LoraLinear) -> None:
         rows = None if more or options or x.dtype != linear.buffer.dtype else rows_of(x)
         if rows is None or getattr(self, "disable_adapters", False):
             return cast(torch.Tensor, plain(x, *more, **options))
+        # A and B are arguments for autograd to see; what is read is the linear's copy of them in 16 bits
         y: torch.Tensor = cast(Any, LoraLinearFunction.apply)(x.flatten(0, -2).contiguous(), linear, rows, *lora)
         return y.view(*x.shape[:-1], -1)
 

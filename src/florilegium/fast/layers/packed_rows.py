@@ -33,6 +33,7 @@ class PackedRows:
         return len(self.start_T)
 
 
+# of the thread: two models may train at once
 _rows: ContextVar[PackedRows | None] = ContextVar("rows", default=None)
 
 
@@ -49,6 +50,7 @@ def through(rows: PackedRows) -> Iterator[None]:
 def here_and_again() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """torch's `context_fn` of a checkpoint: around a pass, and around the same again. On a GPU that is in a thread of
     autograd's, which knows no rows."""
+    # asked while the first pass runs, in the thread that has them
     rows = _rows.get()
     return contextlib.nullcontext(), contextlib.nullcontext() if rows is None else through(rows)
 

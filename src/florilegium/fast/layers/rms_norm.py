@@ -39,6 +39,7 @@ def install(module: nn.Module) -> None:
 
 def _epsilon(module: nn.Module) -> float | None:
     found = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    # by the two names that Transformers' families have for it
     return found if isinstance(found, float) else None
 
 
