@@ -215,9 +215,10 @@ def main() -> None:
         try:
             make_folder(folder, shape, flags.data)
             for bits, rows in [(bits, rows) for bits in flags.bits for rows in flags.rows]:
-                results = [run_side(side, folder, shape, bits, rows, flags) for side in flags.sides]
-                for result in results:
-                    shown = {key: value for key, value in result.items() if key not in ("losses", "gradient_norms")}
+                results = []
+                for side in flags.sides:
+                    results.append(run_side(side, folder, shape, bits, rows, flags))
+                    shown = {k: v for k, v in results[-1].items() if k not in ("losses", "gradient_norms")}
                     print(json.dumps({"shape": shape, "bits": bits, "rows": rows, **shown}), flush=True)
                 print(f"{shape} {bits} bits, {rows} rows: {compare(results)}", flush=True)
         finally:

@@ -1,7 +1,7 @@
 """BLOOM onto a CUDA device, a tensor at a time: each linear is quantised as it arrives, so the device never holds more
-than the quantised model and one layer in 16 bits. Transformers' loader does the same work in several times as long;
-what it makes is what is made here, which a test holds: the same modules, scales and quantised weights (in int8
-those that Transformers makes when it loads in float16).
+than the quantised model, one layer in 16 bits and 128 MiB of the tensors that come next (`tensor_reader.AHEAD`).
+Transformers' loader does the same work in several times as long; what it makes is what is made here, which a test holds:
+the same modules, scales and quantised weights (in int8 those that Transformers makes when it loads in float16).
 
 The checkpoint may name its tensors from the BloomModel (`h.0.mlp...`, as bigscience's do) or from the BloomForCausalLM
 (`transformer.h.0...`).
