@@ -20,11 +20,18 @@ def map_body(context: Any, body: Any) -> Any:
     narrow = ROUTES.get(context.operation.path)
     if narrow is None or not isinstance(body, dict):
         return body
-    body = dict(body)
+    body = {name: whole(value) for name, value in body.items()}
     narrow(body)
     if "model" in body:
         body["model"] = MODELS[len(str(body["model"])) % 3]
     return body
+
+
+def whole(value: Any) -> Any:
+    """A whole number is one, however it is written: JSON knows no difference between 60 and 60.0."""
+    if isinstance(value, list):
+        return [whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def short(body: Json) -> None:
