@@ -95,6 +95,7 @@ def our_side(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "prepare_seconds": round(preparing, 1),
         "first_seconds": round(first, 1),
         "fast": plan.kernels,
+        "layers_reason": plan.layers_reason,
         "losses": [round(result.loss, 5) for result in results],
         "gradient_norms": [round(result.grad_norm, 5) for result in results],
     }

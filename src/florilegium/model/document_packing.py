@@ -70,6 +70,9 @@ def fused_layers_unsupported(loaded: LoadedModel) -> str:
     """Why the fused layers do not give this model's hidden states of each of two documents in a row, or an empty
     string. Every module is then what it was."""
     batch, alone = _tried_rows(loaded, multiple=64)
+    # both by the weights as we dequantise them: bitsandbytes' own int8 forward rounds activations as well, and over thirty
+    # layers that is more than a wrong position would be
+    fast_paths.install_kernels(loaded.model, ("quantized-linear",))
     with loaded.evaluating():
         alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
         layers = FusedLayers(fast_paths.make_layer_runner(loaded, max(SIZES)))
@@ -80,6 +83,7 @@ def fused_layers_unsupported(loaded: LoadedModel) -> str:
             return f"its layers do not take packed rows ({reason_of(found)})"
         finally:
             layers.runner.remove()
+            fast_paths.install_kernels(loaded.model, loaded.kernels)
     return "" if error < LIMITS[loaded.base.compute_dtype] else "its own layers compute something else"
 
 

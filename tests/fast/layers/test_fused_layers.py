@@ -193,6 +193,17 @@ def test_a_family_is_tried_before_its_layers_are_fused(name: str, sizes: dict[st
     )
 
 
+def test_it_is_tried_with_the_products_that_the_run_will_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes' own int8 forward rounds activations on a card: over many layers that is further off than any limit."""
+    import bitsandbytes as bnb
+
+    model = loaded("Llama", 8)
+    fast.install_kernels(model.model, ())  # as it is when a run is planned
+    plain = bnb.nn.Linear8bitLt.forward
+    monkeypatch.setattr(bnb.nn.Linear8bitLt, "forward", lambda self, x: plain(self, x * 1.3))
+    assert not fused_layers_unsupported(LoadedModel(model.base, model.model))
+
+
 def test_texts_and_evaluations_outside_go_through_the_models_own_modules() -> None:
     model, tokens_BT = loaded("Llama"), torch.arange(5, 40, device=DEVICE)[None]
     with torch.inference_mode(), model.evaluating():
