@@ -78,6 +78,12 @@ def lora_header(folder: Path) -> Mapping[str, TensorEntry]:
     return read_header(folder / WEIGHTS, f"the adapter in {folder}")
 
 
+def adapted_modules(file: Path) -> tuple[str, ...]:
+    """The modules that an adapter's file, or a checkpoint's, has matrices for; none where there is no file."""
+    header = read_header(file, str(file)) if file.is_file() else {}
+    return tuple(dict.fromkeys(_module(name.removeprefix("best.")) for name in header if ".lora_A." in name))
+
+
 def _start(init: object, folder: Path) -> bool | str:
     """PEFT's `init_lora_weights` where it says something of the base, else True. Raises ModelError for a start that
     changed the base in a way that nobody can repeat."""
