@@ -59,7 +59,9 @@ def test_block_sizes_are_those_of_the_modules() -> None:
 def test_no_adapter_goes_where_no_text_goes() -> None:
     """A model with a vision tower, loaded for its texts: LoRA there would be counted, saved and never used."""
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Gemma3Config(text_config=FAMILIES["Gemma 3"][1], vision_config={**vision, "image_size": 28, "patch_size": 14})
+    config = Gemma3Config(
+        text_config=FAMILIES["Gemma 3"][1], vision_config={**vision, "image_size": 28, "patch_size": 14}
+    )
     for request in ("auto", "all-linear", "q_proj"):
         model = AutoModelForCausalLM.from_config(config)
         lora = lora_config(model, make_config({"target_modules": request}))

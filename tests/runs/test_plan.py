@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -218,3 +218,18 @@ def test_the_fused_blocks_run_on_all_stages_or_on_none(tiny: Path) -> None:
     assert planning._agreed(names, staged, Beside(0, 2, other=1)) == names
     assert planning._agreed(names, staged, Beside(0, 2, other=0)) == ("chunked-loss",)
     assert planning._agreed(names, alone, Beside(0, 2, other=0)) == names
+
+
+def test_what_one_process_cannot_take_none_takes() -> None:
+    """The order of a step's rows goes by it, and they share the rows."""
+
+    class Others:
+        def __init__(self, *without: str) -> None:
+            self.answers = iter(name not in without for name in planning.RECORDED)
+
+        def smallest(self, number: int) -> int:
+            return min(number, int(next(self.answers)))
+
+    kernels = ("fused-layers", "quantized-linear", "chunked-loss")
+    assert planning._agreed(kernels, cast(Distributed, Others())) == kernels
+    assert planning._agreed(kernels, cast(Distributed, Others("fused-layers"))) == kernels[1:]
