@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 BYTES = 1 << 30  # beside what the libraries take; a template takes some kilobytes
@@ -20,7 +21,7 @@ class Asked(TypedDict):
 
     template: str
     turns: list[dict[str, str]]
-    special: dict[str, str]
+    special: Mapping[str, Any]
     seconds: int
 
 
