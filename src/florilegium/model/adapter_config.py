@@ -178,10 +178,10 @@ def _check_tensors(values: Mapping[str, Any], header: Mapping[str, TensorEntry],
         module = name.removeprefix(PREFIX).rpartition(".")[0]
         saved = name.startswith(PREFIX) and any(module == m or module.endswith(f".{m}") for m in whole)
         if not saved and not MATRIX.fullmatch(name) and not _is_trained_bias(values, name, header):
-            raise ModelError(
-                f"the adapter in {folder} holds {name[:120]!r}, which is not a LoRA matrix: it would change the base",
-                MERGE,
-            )
+            why = "which is not a LoRA matrix: it would change the base"
+            if ".base_layer." in name:
+                why = "the base's own weights, which PEFT saves beside LoRA on the head or the embedding; they are not read"
+            raise ModelError(f"the adapter in {folder} holds {name[:120]!r}, {why}", MERGE)
         if entry["dtype"] not in FLOATS:
             raise ModelError(f"the adapter in {folder}: {name[:120]!r} is stored as {entry['dtype'][:20]}", FIX)
 
