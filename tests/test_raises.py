@@ -29,6 +29,7 @@ OTHERS = {
     "export/hub.py": ({"AssertionError"}, "nobody: it cannot be reached"),
     "fast/layers/document_attention.py": ({"ValueError"}, "model/document_packing.py: why the layers are not fused"),
     "fast/hopper/nvrtc.py": ({"RuntimeError"}, "nobody: a mistake of ours, with the compiler's log"),
+    "generation/recorded_decode.py": ({"ValueError"}, "its `try_decoder`: why texts go through the own cache"),
     "runs/evaluate.py": ({"UnsavedEvaluation"}, "cli/commands/evaluate.py: the report is printed first"),
     "runs/launch.py": ({"ProcessesEnded"}, "cli/main.py: each process has told its own"),
     "serve/bounds.py": ({"ValueError"}, "pydantic: a 400 that names the field"),

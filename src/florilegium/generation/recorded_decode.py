@@ -26,13 +26,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from florilegium.errors import reason_of
-from florilegium.generation.decode import StockDecoder
+from florilegium.generation.decode import BatchDecoder, PackedDecoder, StockDecoder
+from florilegium.generation.request import Request
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.families import head_weight
 from florilegium.model.families.base import inner_model
 from florilegium.reference import head_logits
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from florilegium.model.kernel_protocols import GraphRunner
 
 NAME = "florilegium_places"
@@ -114,7 +117,7 @@ class RecordedDecoder:
         self.places = Places(len(prompts), places_for(longest + room))
         self.rows = torch.arange(len(prompts), device=self.device)
         position_BT = torch.arange(longest, device=self.device)[None].expand(len(prompts), -1)
-        with _into(self.places, self.backbone):
+        with _into(self.places, self.backbone.config):
             hidden_BTW = self._hidden(tokens_BT.to(self.device), position_BT)
         self.length_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         if self.record:
@@ -140,7 +143,7 @@ class RecordedDecoder:
     def _step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         token_B, place_B = inputs["token_B"], inputs["place_B"]
         self.places.place_B = place_B
-        with _into(self.places, self.backbone):
+        with _into(self.places, self.backbone.config):
             return self._scores(self._hidden(token_B[:, None], place_B[:, None])[:, 0])
 
     def _hidden(self, tokens_BT: torch.Tensor, position_BT: torch.Tensor) -> torch.Tensor:
@@ -153,13 +156,12 @@ class RecordedDecoder:
 
 
 @contextlib.contextmanager
-def _into(places: Places, backbone: Any) -> Iterator[None]:
+def _into(places: Places, config: PretrainedConfig) -> Iterator[None]:
     """Inside, the model attends by `place_attention`, and makes no mask."""
     from transformers import AttentionInterface
 
     with ONE_AT_A_TIME:
         AttentionInterface.register(NAME, place_attention)
-        config = backbone.config
         parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
         before = {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
         token = _places.set(places)
@@ -169,6 +171,14 @@ def _into(places: Places, backbone: Any) -> Iterator[None]:
         finally:
             config._attn_implementation = before
             _places.reset(token)
+
+
+def batch_decoder(loaded: LoadedModel, requests: Sequence[Request]) -> BatchDecoder:
+    """What writes these texts in a batch of their own."""
+    if loaded.base.packs:
+        return PackedDecoder(loaded)
+    tokens = max(len(request.token_ids) for request in requests) + requests[0].settings.max_new_tokens
+    return StockDecoder(loaded) if unsupported_reason(loaded, tokens) else RecordedDecoder(loaded)
 
 
 def places_for(tokens: int) -> int:
