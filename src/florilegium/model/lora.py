@@ -24,6 +24,7 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
+from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.families import family_of
 from florilegium.model.families.base import inner_model
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
@@ -78,6 +79,7 @@ def attach_adapter(base: Base, config: TrainConfig, like: Collection[str] = ()) 
 def lora_config(model: AnyModel, config: TrainConfig, like: Collection[str] = ()) -> LoraConfig:
     """PEFT's settings of the adapter that `config` asks for on `model`. `like` are the modules that an adapter which is
     trained further lies on: what 'auto' chose when it was made may be others than it would choose now."""
+    before_peft()
     from peft import LoraConfig
 
     init: Any = True if config.lora_init == "default" else config.lora_init
