@@ -27,7 +27,9 @@ OTHERS = {
     "data/json_objects.py": ({"DoubledKey"}, "data/json_rows.py: a bad row by its place"),
     "data/parquet_footer.py": ({"ValueError", "IndexError"}, "data/arrow_rows.py: `damaged`"),
     "export/hub.py": ({"AssertionError"}, "nobody: it cannot be reached"),
+    "fast/layers/document_attention.py": ({"ValueError"}, "model/document_packing.py: why the layers are not fused"),
     "fast/hopper/nvrtc.py": ({"RuntimeError"}, "nobody: a mistake of ours, with the compiler's log"),
+    "generation/recorded_decode.py": ({"ValueError"}, "its `try_decoder`: why texts go through the own cache"),
     "runs/evaluate.py": ({"UnsavedEvaluation"}, "cli/commands/evaluate.py: the report is printed first"),
     "runs/launch.py": ({"ProcessesEnded"}, "cli/main.py: each process has told its own"),
     "serve/bounds.py": ({"ValueError"}, "pydantic: a 400 that names the field"),
@@ -39,6 +41,7 @@ OTHERS = {
     "storage/atomic_folders.py": ({"ValueError", "ChecksumMismatch"}, "checkpoint and run: skipped, with the reason"),
     "storage/platform.py": ({"BlockingIOError"}, "storage/run_lock.py: another process trains there"),
     "storage/strict_json.py": ({"ValueError"}, "whoever reads the file: damaged, with the reason"),
+    "tokens/chat_rendering.py": ({"ValueError"}, "tokens/chat.py: a UsageError with the reason"),
     "training/checkpoint.py": ({"ChecksumMismatch"}, "runs/resume.py: skipped, with the reason"),
     "training/distributed.py": ({"PeerLost"}, "runs/follow.py and `joined`: told by one process"),
 }

@@ -3,16 +3,26 @@ end early. On a CPU the step runs as it is written; on a GPU it is recorded."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from florilegium.config import SamplingSettings
 from florilegium.generation.decode import StockDecoder, write_batch
-from florilegium.generation.recorded_decode import STEP, RecordedDecoder, places_for, try_decoder, unsupported_reason
+from florilegium.generation.recorded_decode import (
+    STEP,
+    RecordedDecoder,
+    _tried,
+    places_for,
+    try_decoder,
+    unsupported_reason,
+)
 from florilegium.generation.request import Request
 from florilegium.model import LoadedModel
 from florilegium.model.base import Base
-from tests.model.small_families import VOCABULARY, make_model
+from tests.model.small_families import FAMILIES, VOCABULARY, make_model
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -61,6 +71,27 @@ def test_greedy_texts_are_those_of_the_own_cache_also_when_rows_end(name: str) -
     stock = greedy(model, StockDecoder(model), eos)
     assert len({len(text) for text in stock.values()}) > 1, "rows end at different steps"
     assert greedy(model, RecordedDecoder(model, record=GPU), eos) == stock
+
+
+def test_texts_of_two_threads_are_each_as_alone() -> None:
+    """One model's attention is one for all threads."""
+    model = loaded("Llama")
+    before, alone = model.backbone.config._attn_implementation, greedy(model, StockDecoder(model), -1)  # type: ignore[union-attr]
+    with ThreadPoolExecutor(3) as threads:
+        texts = [threads.submit(greedy, model, RecordedDecoder(model, record=GPU), -1) for _ in range(6)]
+        assert [text.result() == alone for text in texts] == [True] * 6
+    assert model.backbone.config._attn_implementation == before  # type: ignore[union-attr]
+
+
+def test_the_window_of_a_part_of_the_model_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3 from 4B on has a vision tower too, and its language model a configuration within the model's."""
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**FAMILIES["Gemma 3"][1], "sliding_window": 100}
+    config = Gemma3Config(text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14})
+    model = AutoModelForCausalLM.from_config(config)
+    found = LoadedModel(Base(model, None, "", 32, torch.device("cuda"), torch.float32, "", ""), model)  # type: ignore[arg-type]
+    monkeypatch.setitem(_tried, found.backbone, "")
+    assert unsupported_reason(found, 60) == "" and "window has 100" in unsupported_reason(found, 120)
 
 
 def test_places_grow_in_steps_and_a_cpu_records_nothing() -> None:

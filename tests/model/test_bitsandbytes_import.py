@@ -25,6 +25,19 @@ print("torch._inductor.compile_fx" in sys.modules)
     assert run(code).split() == ["False"]
 
 
+def test_a_training_imports_it_so_too() -> None:
+    """PEFT, which the rehearsal needs before any base is loaded, would import it its own way: with code from the Hub, where
+    the package for that is installed."""
+    code = """
+import sys
+from florilegium.config import make_config
+from florilegium.model.rehearsal import rehearse_training
+rehearse_training(make_config({}))
+print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
+"""
+    assert run(code).split() == ["True", "False"]
+
+
 def test_other_threads_can_compile_during_the_import() -> None:
     """Several threads import, and one compiles a function of its own while they do."""
     code = """

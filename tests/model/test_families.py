@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, LlamaConfig
 
 import florilegium
+from florilegium.config import make_config
 from florilegium.model import load_base
+from florilegium.model.adapter_config import is_quick_pattern
 from florilegium.model.families import BLOOM, OTHER, family_of, head_unsupported, head_weight, packs
 from florilegium.model.families.bloom import block_sizes
+from florilegium.model.lora import lora_config
 from florilegium.reference import sdpa_attention
-from tests.model.small_families import make_model
+from tests.model.small_families import FAMILIES, make_model
 from tests.tiny import make_bloom
 
 ROOT = Path(florilegium.__file__).parent
@@ -51,6 +54,21 @@ def test_block_sizes_are_those_of_the_modules() -> None:
     everywhere = BLOOM.block_sizes(model.config, BLOOM.fused_linears)
     assert everywhere.lora_outputs == sum(linear.weight.shape[0] for linear in linears)
     assert everywhere.lora_inputs == sum(linear.weight.shape[1] for linear in linears)
+
+
+def test_no_adapter_goes_where_no_text_goes() -> None:
+    """A model with a vision tower, loaded for its texts: LoRA there would be counted, saved and never used."""
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=FAMILIES["Gemma 3"][1], vision_config={**vision, "image_size": 28, "patch_size": 14}
+    )
+    for request in ("auto", "all-linear", "q_proj"):
+        model = AutoModelForCausalLM.from_config(config)
+        lora = lora_config(model, make_config({"target_modules": request}))
+        names = [name for name, _ in get_peft_model(model, lora).named_parameters() if "lora_" in name]
+        assert names and not [name for name in names if "language_model.layers" not in name]
+        assert isinstance(lora.exclude_modules, str) and is_quick_pattern(lora.exclude_modules), "it is read again"
+    assert lora_config(make_model("Llama"), make_config({})).exclude_modules is None
 
 
 def test_another_familys_targets() -> None:

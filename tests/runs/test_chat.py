@@ -17,7 +17,7 @@ from florilegium.cli.main import main
 from florilegium.config import SamplingSettings
 from florilegium.data import Template, read_rows
 from florilegium.errors import DataError, UsageError
-from florilegium.tokens import chat_rows, chat_template, encode, end_of_text, text_of
+from florilegium.tokens import chat_rendering, chat_rows, chat_template, encode, end_of_text, text_of
 from tests.serve.conftest import serving
 from tests.tiny import PAGES, make_tokenizer
 
@@ -94,6 +94,29 @@ def test_a_row_is_what_the_chat_template_makes_of_it_and_comes_back(template: st
     assert chat.parse(text_of(made, example.token_ids[:-1])) == QUOTE
     asked = made(chat.prompt({"quote": QUOTE["quote"]}))["input_ids"]
     assert example.token_ids[: len(asked)] == asked and not any(example.loss_mask[: len(asked)])
+
+
+LOOP = "{% for i in range(99999) %}"
+HOSTILE = {
+    "no end": (LOOP * 4 + "{% endfor %}" * 4, "takes more than 1 second "),
+    "gigabytes": ("{{ 'x' * 3000000000 }}", "MemoryError"),
+    "doubled": (
+        "{% set n = namespace(s='xx') %}" + LOOP + "{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "(MemoryError|1 GiB)",
+    ),
+    "a number without end": ("{{ 99999999 ** 99999999 }}", "takes more than 1 second "),
+    "much text": (LOOP + "{{ messages }}{% endfor %}", "characters"),
+    "classes": ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+    "no Jinja": ("{% for %}", "TemplateSyntaxError"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_chat_template_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_rendering, "SECONDS", 1)
+    template, says = HOSTILE[name]
+    with pytest.raises(UsageError, match=f"cannot render a question with its answer .*{says}"):
+        chat_template(PLAIN, tokenizer(template), "tiny")
 
 
 def test_a_text_without_marks_loses_its_special_tokens_as_before() -> None:

@@ -17,6 +17,8 @@ from florilegium.report import read_run, write_report
 from florilegium.runs.listing import FINISHED, STOPPED, summarise
 from florilegium.runs.resume import resume
 from florilegium.storage.run_directory import RunDirectory
+from tests.model.small_families import make_model
+from tests.tiny import make_tokenizer
 
 # The settings of version 0.1.0 of November 2026, in its order.
 OLD_SETTINGS = (
@@ -92,3 +94,26 @@ def test_what_cannot_change_is_compared_under_its_new_name(old_run: Path, tmp_pa
     shutil.rmtree(run / "adapter")
     with pytest.raises(florilegium.UsageError, match="--lora-rank cannot change when resuming"):
         resume(run, rank=8)
+
+
+@pytest.mark.parametrize("goes_on", ["resume", "from"])
+def test_auto_means_the_linears_that_it_meant_then(tmp_path: Path, goes_on: str) -> None:
+    """Of other families it was query, key and value, and is every linear now."""
+    make_model("Llama").save_pretrained(tmp_path / "llama")
+    make_tokenizer().save_pretrained(tmp_path / "llama")
+    rows = [{"quote": f"Be kind to the {w} number {i}.", "tags": [w]} for i in range(9) for w in ("sea", "home")]
+    (tmp_path / "quotes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"bits": 32, "max_steps": 2, "batch_size": 4, "split_by": "random", "lora_rank": 4, "verdict_texts": 0}
+    run, then = tmp_path / "run", "k_proj,q_proj,v_proj"
+    quotes, output = str(tmp_path / "quotes.jsonl"), str(run)
+    florilegium.train(quotes, model=str(tmp_path / "llama"), output=output, target_modules=then, **settings)
+    for file in (run / "config.yaml", *run.glob("checkpoints/*/manifest.json")):
+        file.write_text(file.read_text().replace(then, "auto"))
+    if goes_on == "resume":
+        shutil.rmtree(run / "adapter")
+        trained = resume(run, max_steps=4)
+    else:
+        trained = florilegium.train(start_from=str(run), output=str(tmp_path / "further"), max_steps=2)
+    assert trained.figures["steps"] == (4 if goes_on == "resume" else 2)
+    config = json.loads((RunDirectory(trained.directory).adapter / "adapter_config.json").read_text())
+    assert sorted(config["target_modules"]) == then.split(",")

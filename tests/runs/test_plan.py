@@ -4,9 +4,9 @@ is decided before the folder exists."""
 from __future__ import annotations
 
 import shutil
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from florilegium.config import make_config, read_run_config
 from florilegium.errors import UsageError
 from florilegium.fast.host_blocks import HostBlocks
 from florilegium.generation.engine import decodes_fast
-from florilegium.model import LoadedModel, Stage, attach_adapter, count_parameters, fast_paths
+from florilegium.model import LoadedModel, attach_adapter, count_parameters, fast_paths
 from florilegium.model.families.bloom import bloom_model
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs import plan as planning
@@ -202,19 +202,17 @@ def test_the_first_lines_name_what_runs(names: tuple[str, ...], said: str) -> No
     assert describe_kernels(names) == said
 
 
-def test_the_fused_blocks_run_on_all_stages_or_on_none(tiny: Path) -> None:
-    """They speak of the residual stream in one dtype, and a card may be older than its neighbour's."""
+def test_what_one_process_cannot_take_none_takes() -> None:
+    """The order of a step's rows goes by it, and they share the rows; stages speak of the residual stream in one dtype.
+    A card may be older than its neighbour."""
 
-    @dataclass(frozen=True)
-    class Beside(Distributed):
-        other: int = 0
+    class Others:
+        def __init__(self, *without: str) -> None:
+            self.answers = iter(name not in without for name in planning.RECORDED)
 
         def smallest(self, number: int) -> int:
-            return min(number, self.other)
+            return min(number, int(next(self.answers)))
 
-    alone = prepared_for_block(tiny, "auto", max_steps=4)
-    staged = replace(alone, stages=(Stage(0, 1, 2), Stage(1, 2, 2)))
-    names = ("fused-blocks", "chunked-loss")
-    assert planning._agreed(names, staged, Beside(0, 2, other=1)) == names
-    assert planning._agreed(names, staged, Beside(0, 2, other=0)) == ("chunked-loss",)
-    assert planning._agreed(names, alone, Beside(0, 2, other=0)) == names
+    kernels = ("fused-layers", "quantized-linear", "chunked-loss")
+    assert planning._agreed(kernels, cast(Distributed, Others())) == kernels
+    assert planning._agreed(kernels, cast(Distributed, Others("fused-layers"))) == kernels[1:]

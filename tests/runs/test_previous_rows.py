@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import florilegium
+from florilegium.model import ForwardOptions
+from florilegium.model.fused_layers import FusedLayers
+from florilegium.model.kernel_protocols import LayerRunner
+from florilegium.runs.previous_rows import PreviousRows, _for_rows
+from florilegium.tokens import Example
+from florilegium.training import Trainer
 
 OLD = [{"quote": f"The sea is kind to {i} boats.", "tags": ["sea", "home"]} for i in range(40)]
 NEW = [{"quote": f"We count {i} doors and {i} stones.", "tags": ["door"]} for i in range(40)]
@@ -61,3 +69,19 @@ def test_what_is_forgotten_is_measured_with_the_best_adapter(tiny: Path, tmp_pat
     assert lost["run"] == str(first) and lost["rows"] == before["held_out_rows"]
     assert lost["loss_before"] == pytest.approx(before["eval_loss"], abs=1e-5)
     assert lost["loss_after"] == pytest.approx(lost["loss_before"], abs=1e-5)
+
+
+def test_rows_longer_than_the_fused_layers_were_made_for_go_through_the_models_own() -> None:
+    """Their attention takes a window that is wider than every row for none."""
+    few, many = (PreviousRows("run", (Example([1] * size, [True] * size),)) for size in (8, 80))
+    layers = FusedLayers(cast(LayerRunner, SimpleNamespace(longest=20)))
+    trainer = cast(Trainer, Options(ForwardOptions(document_mask="positions", fused_layers=layers)))
+    assert _for_rows(trainer, few) is trainer
+    assert _for_rows(trainer, many).options == ForwardOptions(document_mask="positions")
+
+
+@dataclass
+class Options:
+    """What of a trainer is asked."""
+
+    options: ForwardOptions

@@ -14,10 +14,10 @@ from florilegium.config import SamplingSettings
 from florilegium.data import Quote, Template
 from florilegium.errors import ResourceError, UsageError
 from florilegium.generation.completions import completions
-from florilegium.generation.decode import BatchDecoder, PackedDecoder, StockDecoder, broken_scores, write_batch
+from florilegium.generation.decode import broken_scores, write_batch
 from florilegium.generation.decoder_room import make_decoder
 from florilegium.generation.engine import decodes_fast
-from florilegium.generation.recorded_decode import RecordedDecoder, unsupported_reason
+from florilegium.generation.recorded_decode import batch_decoder
 from florilegium.generation.request import Completion, Request, TokenEvent
 from florilegium.generation.sampling import uniform_draws
 from florilegium.generation.scheduler import ContinuousBatcher
@@ -210,19 +210,12 @@ def _in_batches(loaded: LoadedModel, requests: Sequence[Request]) -> Iterator[To
                         yield replace(written, request=batch[written.request])
 
 
-def _batch_decoder(loaded: LoadedModel, requests: Sequence[Request]) -> BatchDecoder:
-    if loaded.base.packs:
-        return PackedDecoder(loaded)
-    tokens = max(len(request.token_ids) for request in requests) + requests[0].settings.max_new_tokens
-    return StockDecoder(loaded) if unsupported_reason(loaded, tokens) else RecordedDecoder(loaded)
-
-
 def _stepping_down(loaded: LoadedModel, requests: Sequence[Request], eos: int) -> Iterator[TokenEvent]:
     """`write_batch`; where memory runs out each half of the rows by itself, from its beginning: what was written before
     comes again, since a row's chances are its own, and is not given twice."""
     sent = [0] * len(requests)
     try:
-        for written in write_batch(_batch_decoder(loaded, requests), requests, eos):
+        for written in write_batch(batch_decoder(loaded, requests), requests, eos):
             sent[written.request] += 1
             yield written
         return

@@ -14,6 +14,7 @@ Shapes: B rows, S places of each, H heads, G of them to a key, D head dimension,
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -25,15 +26,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from florilegium.errors import reason_of
-from florilegium.generation.decode import StockDecoder
+from florilegium.generation.decode import BatchDecoder, PackedDecoder, StockDecoder
+from florilegium.generation.request import Request
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.families import head_weight
+from florilegium.model.families.base import inner_model
 from florilegium.reference import head_logits
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from florilegium.model.kernel_protocols import GraphRunner
 
 NAME = "florilegium_places"
+# The attention of a model is set for all threads, and while one of them records no other may ask the device for memory.
+ONE_AT_A_TIME = threading.RLock()
 STEP = 64  # places are taken in these: graphs of a few sizes
 TRIED = ((11, 7, 23, 5, 9, 31, 14), (8, 19, 3, 12))  # token ids of two prompts, which any vocabulary has
 NEAR = {torch.float32: 1e-3}  # of the largest score; 16 bits round a few hundredths of it
@@ -110,7 +117,7 @@ class RecordedDecoder:
         self.places = Places(len(prompts), places_for(longest + room))
         self.rows = torch.arange(len(prompts), device=self.device)
         position_BT = torch.arange(longest, device=self.device)[None].expand(len(prompts), -1)
-        with _into(self.places, self.backbone):
+        with _into(self.places, self.backbone.config):
             hidden_BTW = self._hidden(tokens_BT.to(self.device), position_BT)
         self.length_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         if self.record:
@@ -122,7 +129,8 @@ class RecordedDecoder:
         # a row that has ended writes over its last place again and again
         place_B = self.length_B.clamp(max=self.places.size - 1)
         inputs = {"token_B": token_B, "place_B": place_B}
-        scores_BV = self._step(inputs) if self.runner is None else self.runner(inputs)
+        with ONE_AT_A_TIME:
+            scores_BV = self._step(inputs) if self.runner is None else self.runner(inputs)
         self.length_B = self.length_B.index_add(0, self.rows, torch.ones_like(self.rows))
         return scores_BV[self.rows]  # a copy: the next step writes over what was recorded
 
@@ -135,7 +143,7 @@ class RecordedDecoder:
     def _step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         token_B, place_B = inputs["token_B"], inputs["place_B"]
         self.places.place_B = place_B
-        with _into(self.places, self.backbone):
+        with _into(self.places, self.backbone.config):
             return self._scores(self._hidden(token_B[:, None], place_B[:, None])[:, 0])
 
     def _hidden(self, tokens_BT: torch.Tensor, position_BT: torch.Tensor) -> torch.Tensor:
@@ -148,18 +156,29 @@ class RecordedDecoder:
 
 
 @contextlib.contextmanager
-def _into(places: Places, backbone: Any) -> Iterator[None]:
+def _into(places: Places, config: PretrainedConfig) -> Iterator[None]:
     """Inside, the model attends by `place_attention`, and makes no mask."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, place_attention)
-    before, token = backbone.config._attn_implementation, _places.set(places)
-    backbone.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        backbone.config._attn_implementation = before
-        _places.reset(token)
+    with ONE_AT_A_TIME:
+        AttentionInterface.register(NAME, place_attention)
+        parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+        before = {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
+        token = _places.set(places)
+        config._attn_implementation = NAME  # of its sub-configs too
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
+            _places.reset(token)
+
+
+def batch_decoder(loaded: LoadedModel, requests: Sequence[Request]) -> BatchDecoder:
+    """What writes these texts in a batch of their own."""
+    if loaded.base.packs:
+        return PackedDecoder(loaded)
+    tokens = max(len(request.token_ids) for request in requests) + requests[0].settings.max_new_tokens
+    return StockDecoder(loaded) if unsupported_reason(loaded, tokens) else RecordedDecoder(loaded)
 
 
 def places_for(tokens: int) -> int:
@@ -174,7 +193,7 @@ def unsupported_reason(loaded: LoadedModel, tokens: int) -> str:
     """Why texts of so many tokens, prompt and all, go through Transformers' own cache, or an empty string."""
     if loaded.base.device.type != "cuda" or not fast_paths.HAS_FAST:
         return "there is nothing to record on a CPU"
-    window = getattr(loaded.backbone.config, "sliding_window", None)
+    window = getattr(inner_model(loaded.model).config.get_text_config(), "sliding_window", None)
     if isinstance(window, int) and window < places_for(tokens):
         return f"its window has {window} tokens"
     if loaded.backbone not in _tried:

@@ -78,6 +78,12 @@ def lora_header(folder: Path) -> Mapping[str, TensorEntry]:
     return read_header(folder / WEIGHTS, f"the adapter in {folder}")
 
 
+def adapted_modules(file: Path) -> tuple[str, ...]:
+    """The modules that an adapter's file, or a checkpoint's, has matrices for; none where there is no file."""
+    header = read_header(file, str(file)) if file.is_file() else {}
+    return tuple(dict.fromkeys(_module(name.removeprefix("best.")) for name in header if ".lora_A." in name))
+
+
 def _start(init: object, folder: Path) -> bool | str:
     """PEFT's `init_lora_weights` where it says something of the base, else True. Raises ModelError for a start that
     changed the base in a way that nobody can repeat."""
@@ -172,10 +178,10 @@ def _check_tensors(values: Mapping[str, Any], header: Mapping[str, TensorEntry],
         module = name.removeprefix(PREFIX).rpartition(".")[0]
         saved = name.startswith(PREFIX) and any(module == m or module.endswith(f".{m}") for m in whole)
         if not saved and not MATRIX.fullmatch(name) and not _is_trained_bias(values, name, header):
-            raise ModelError(
-                f"the adapter in {folder} holds {name[:120]!r}, which is not a LoRA matrix: it would change the base",
-                MERGE,
-            )
+            why = "which is not a LoRA matrix: it would change the base"
+            if ".base_layer." in name:
+                why = "the base's own weights, which PEFT saves beside LoRA on the head or the embedding; they are not read"
+            raise ModelError(f"the adapter in {folder} holds {name[:120]!r}, {why}", MERGE)
         if entry["dtype"] not in FLOATS:
             raise ModelError(f"the adapter in {folder}: {name[:120]!r} is stored as {entry['dtype'][:20]}", FIX)
 

@@ -69,22 +69,38 @@ def find_packing(loaded: LoadedModel) -> Packing:
 def fused_layers_unsupported(loaded: LoadedModel) -> str:
     """Why the fused layers do not give this model's hidden states of each of two documents in a row, or an empty
     string. Every module is then what it was."""
-    batch, alone = _tried_rows(loaded, multiple=64)
     # both by the weights as we dequantise them: bitsandbytes' own int8 forward rounds activations as well, and over thirty
     # layers that is more than a wrong position would be
     fast_paths.install_kernels(loaded.model, ("quantized-linear",))
-    with loaded.evaluating():
-        alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
+    try:
+        with loaded.evaluating():
+            return _layers_beside_the_models_own(loaded)
+    finally:
+        fast_paths.install_kernels(loaded.model, loaded.kernels)
+
+
+def _layers_beside_the_models_own(loaded: LoadedModel) -> str:
+    batch, alone = _tried_rows(loaded, multiple=64)
+    alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
+    try:  # what is recognised is called too, and any module may look like what it is not
         layers = FusedLayers(fast_paths.make_layer_runner(loaded, max(SIZES)))
-        try:
-            with layers.through(batch, training=False):
-                error = _relative(layers(batch).flatten(0, 1)[: len(alone_TW)], alone_TW)
-        except Exception as found:  # a family's own attention raises what it likes
-            return f"its layers do not take packed rows ({reason_of(found)})"
-        finally:
-            layers.runner.remove()
-            fast_paths.install_kernels(loaded.model, loaded.kernels)
-    return "" if error < LIMITS[loaded.base.compute_dtype] else "its own layers compute something else"
+    except Exception as found:
+        return f"its layers cannot be told ({reason_of(found)})"
+    try:
+        with layers.through(batch, training=False):
+            fused_TW = layers(batch).flatten(0, 1)[: len(alone_TW)]
+            # the adapter draws nothing without a seed; what the family draws, torch would draw otherwise when
+            # activations are made again
+            loaded.model.train()
+            training_TW = layers(batch).flatten(0, 1)[: len(alone_TW)]
+    except Exception as found:  # a family's own attention raises what it likes
+        return f"its layers do not take packed rows ({reason_of(found)})"
+    finally:
+        layers.runner.remove()
+    limit = LIMITS[loaded.base.compute_dtype]
+    if _relative(training_TW, fused_TW) > limit / 4:  # some kernels add up in another order each time
+        return "it draws random numbers when it trains (dropout), which a recorded step does not"
+    return "" if _relative(fused_TW, alone_TW) < limit else "its own layers compute something else"
 
 
 def _tried_rows(loaded: LoadedModel, multiple: int = 8) -> tuple[Batch, list[Batch]]:

@@ -47,6 +47,8 @@ Contexts = Callable[[], tuple[Context, Context]]
 class LayerRunner(Protocol):
     """The layers of a family that is not ours, with what costs most in them fused, on packed rows laid end to end."""
 
+    longest: int  # no document has more tokens: a window that is wider is none
+
     @property
     def checkpoint_contexts(self) -> Contexts:
         """Around a pass of some layers, and around the same again, where their activations are recomputed."""

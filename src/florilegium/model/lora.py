@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
+from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.families import family_of
+from florilegium.model.families.base import inner_model
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.row_dropout import draw_by_rows
 from florilegium.storage.atomic_files import disk_errors
@@ -55,12 +58,12 @@ class ParameterCount:
         return self.trained / self.total
 
 
-def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
+def attach_adapter(base: Base, config: TrainConfig, like: Collection[str] = ()) -> PeftModel:
     """The base with fresh LoRA on it: a PEFT model whose adapter is float32 and alone takes gradients. Seed before you
-    call."""
+    call. `like`: as for `lora_config`."""
     from peft import get_peft_model
 
-    lora = lora_config(base.model, config)
+    lora = lora_config(base.model, config, like)
     try:
         with ONE_LOAD_AT_A_TIME, warnings.catch_warnings(), recording(base.model, lora) as base.replaced:
             warnings.simplefilter("ignore")
@@ -73,16 +76,24 @@ def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
     return model
 
 
-def lora_config(model: AnyModel, config: TrainConfig) -> LoraConfig:
-    """PEFT's settings of the adapter that `config` asks for on `model`."""
+def lora_config(model: AnyModel, config: TrainConfig, like: Collection[str] = ()) -> LoraConfig:
+    """PEFT's settings of the adapter that `config` asks for on `model`. `like` are the modules that an adapter which is
+    trained further lies on: what 'auto' chose when it was made may be others than it would choose now."""
+    before_peft()
     from peft import LoraConfig
 
     init: Any = True if config.lora_init == "default" else config.lora_init
+    if like and config.target_modules == "auto":
+        targets: list[str] | str = sorted({name.rsplit(".", 1)[-1] for name in like})
+    else:
+        targets = target_modules(model, config.target_modules)
+    beside = beside_the_text(model)
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by the rank: any number will do
         lora_dropout=config.lora_dropout,
-        target_modules=target_modules(model, config.target_modules),
+        target_modules=targets,
+        exclude_modules=None if any(re.fullmatch(beside, name) for name in like) else beside or None,
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=init,
@@ -115,6 +126,25 @@ def target_modules(model: AnyModel, request: str) -> list[str] | str:
             listed = ", ".join(sorted(leaf for leaf in leaves if not leaf.isdigit())[:12])
             raise UsageError(f"--target-modules: {name!r} is no linear of this model", f"It has {listed}; or use auto")
     return wanted
+
+
+def beside_the_text(model: AnyModel) -> str:
+    """A pattern of the linears that no text goes through, those of a vision tower say; '' where there are none. LoRA on
+    them would be counted and saved, and stay as it began."""
+    inner = inner_model(model)
+    decoder = inner.get_decoder()
+    place = next((name for name, module in inner.named_modules() if module is decoder), "")
+    if not place:  # the model itself, or nothing that is in it
+        return ""
+    parent = place.rpartition(".")[0]
+    above, ends = f"{parent}." if parent else "", (inner.get_input_embeddings(), inner.get_output_embeddings())
+    others = {
+        re.escape(above + name.removeprefix(above).split(".")[0])
+        for name, module in inner.named_modules()
+        if _takes_lora(module) and not name.startswith(f"{place}.") and module not in ends
+    }
+    # one name for each part of the model, and not one for every linear; a pattern that `adapter_config.py` takes
+    return rf"(?:{'|'.join(sorted(others))})(?:\..*)?" if others else ""
 
 
 def _takes_lora(module: nn.Module) -> bool:

@@ -39,6 +39,7 @@ from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline_plan import keeps_activations
 from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 
+RECORDED = ("fused-blocks", "fused-layers")  # with either of them a step is recorded, where it can be
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
 
@@ -70,7 +71,7 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
     name that cannot run, ResourceError when not even the most economical memory plan fits. Several processes make the same
     plan: the smallest GPU's."""
     # how many blocks stay in host memory is planned below: until then none does
-    kernels = _agreed(_usable_kernels(prepared, loaded, 0), prepared, distributed)
+    kernels = _agreed(_usable_kernels(prepared, loaded, 0), distributed)
     config = replace(
         prepared.config,
         kernels=",".join(kernels) or "off",
@@ -84,7 +85,11 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
                 "--memory offload requires the fused-blocks kernel", "Leave --kernels out, or use --memory lean"
             )
         documents = documents_of(config, loaded)
-        reason = layers_unsupported(prepared, loaded, documents) if "fused-layers" in kernels else ""
+        reason = ""
+        if "fused-layers" in kernels:
+            reason = layers_unsupported(prepared, loaded, documents)
+            if distributed.smallest(int(not reason)) == 0:
+                reason = reason or "another process cannot fuse them"
         if reason:
             kernels = tuple(name for name in kernels if name != "fused-layers")
             batching = choose_batching(prepared.requested_batching, kernels)
@@ -134,7 +139,7 @@ def _plan_blocks(
 
 def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
     """The order of rows for these kernels: where a step is recorded it gains from filling its tiles."""
-    recorded = {"fused-blocks", "fused-layers"} & set(kernels)
+    recorded = set(RECORDED) & set(kernels)
     return request if request != "auto" else "tile-aligned" if recorded else "shuffled"
 
 
@@ -170,11 +175,11 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str, streamed: int) 
     return bool(reason)
 
 
-def _agreed(kernels: tuple[str, ...], prepared: Prepared, distributed: Distributed) -> tuple[str, ...]:
-    """Stages speak of the residual stream in one dtype: the fused blocks run on all of them or on none."""
-    if not prepared.stages or distributed.smallest(int("fused-blocks" in kernels)):
-        return kernels
-    return tuple(name for name in kernels if name != "fused-blocks")
+def _agreed(kernels: tuple[str, ...], distributed: Distributed) -> tuple[str, ...]:
+    """Processes share the rows of a step, whose order goes by these kernels, and stages speak of the residual stream in one
+    dtype: they run in all processes or in none."""
+    missing = [name for name in RECORDED if not distributed.smallest(int(name in kernels))]
+    return tuple(name for name in kernels if name not in missing)
 
 
 def _recomputes_stages(prepared: Prepared, config: TrainConfig, distributed: Distributed) -> bool:

@@ -50,6 +50,7 @@ class Prepared:
     split: Split
     stages: tuple[Stage, ...] = ()  # of a pipeline, one a process; none: this process holds the whole base
     tile: int = 0  # of a run that is resumed: tokens of which its steps hold a multiple; 0: chosen from the rows
+    adapter_on: tuple[str, ...] = ()  # of the same: the modules that its checkpoint has matrices for
 
 
 def prepare(

@@ -7,7 +7,7 @@ and after the last.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -83,7 +83,16 @@ def read_previous_rows(prepared: Prepared, view: ProgressView) -> PreviousRows |
 
 
 def loss_on(trainer: Trainer, previous: PreviousRows | None) -> float | None:
-    return held_out_loss(trainer, previous.examples) if previous is not None else None
+    return held_out_loss(_for_rows(trainer, previous), previous.examples) if previous is not None else None
+
+
+def _for_rows(trainer: Trainer, previous: PreviousRows) -> Trainer:
+    """The trainer, without the fused layers where these rows are longer than what those were put in place for."""
+    layers = trainer.options.fused_layers
+    longest = max(len(example.token_ids) - 1 for example in previous.examples)
+    if layers is None or longest <= layers.runner.longest:
+        return trainer
+    return replace(trainer, options=replace(trainer.options, fused_layers=None))
 
 
 def forgotten(
@@ -95,4 +104,6 @@ def forgotten(
         return None
     if best:
         set_adapter_state(trainer.loaded.model, best)
-    return Forgotten(previous.run, len(previous.examples), before, held_out_loss(trainer, previous.examples))
+    return Forgotten(
+        previous.run, len(previous.examples), before, held_out_loss(_for_rows(trainer, previous), previous.examples)
+    )

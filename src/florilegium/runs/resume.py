@@ -17,6 +17,7 @@ from typing import Any, cast
 from florilegium.config import as_dict, current_settings, dump_config, read_run_config
 from florilegium.errors import DataError, ModelError, UsageError
 from florilegium.model import base_facts, fast_paths
+from florilegium.model.adapter_config import adapted_modules
 from florilegium.model.identity import BaseFacts
 from florilegium.model.untrusted import read_json
 from florilegium.runs.changes import REPACKS, Change, compare, identity, with_changes
@@ -94,6 +95,8 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
                 _check_same(manifest, prepared, directory)
                 # runs of earlier versions say nothing, and filled single tiles whatever the number of rows
                 prepared = replace(prepared, tile=manifest.get("tile", TILE))
+            if found[0] is not None:
+                prepared = replace(prepared, adapter_on=adapted_modules(found[0] / "adapter.safetensors"))
         ready = make_ready(prepared, resumes=found[0] is not None, distributed=distributed)
         if not distributed.is_first:
             return follow(ready, found_run, stop, _read_snapshot(found[0], changes), distributed)

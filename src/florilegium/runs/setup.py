@@ -17,6 +17,7 @@ from florilegium.model import (
     count_parameters,
     fast_paths,
 )
+from florilegium.model.adapter_config import WEIGHTS, adapted_modules
 from florilegium.model.adapter_loading import start_from_adapter
 from florilegium.model.families.other import recompute_activations
 from florilegium.model.fused_layers import FusedLayers
@@ -59,9 +60,13 @@ def make_ready(prepared: Prepared, *, resumes: bool = False, distributed: Distri
     ResourceError for what cannot work."""
     check_optimizer(prepared.config.optimizer, prepared.base.device)
     torch.manual_seed(prepared.config.seed)  # before the adapter exists: same seed, same bits
-    loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config))
+    start = None
     if prepared.config.start_from and not resumes:
-        start_from_adapter(prepared.base, loaded.model, adapter_folder(find_run(prepared.config.start_from)))
+        start = adapter_folder(find_run(prepared.config.start_from))
+    like = prepared.adapter_on if start is None else adapted_modules(start / WEIGHTS)
+    loaded = LoadedModel(prepared.base, attach_adapter(prepared.base, prepared.config, like))
+    if start is not None:
+        start_from_adapter(prepared.base, loaded.model, start)
     check_adapter(loaded, prepared.stages)
     plan = plan_execution(prepared, loaded, distributed)
     loaded = replace(loaded, kernels=plan.kernels)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from florilegium.data import Rows, Template
 from florilegium.errors import DataError, UsageError, reason_of
+from florilegium.tokens.chat_rendering import render_chat
 from florilegium.tokens.decode import begins_by_itself
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, name: 
     answer = template.text[template.text.index(last) :]  # the literal between them gives way to the turns
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        text = render_chat(tokenizer, turns)
         found = Template.from_text(_without_ends(text, tokenizer), template.list_columns)
     except Exception as error:  # whatever somebody else's template raises
         raise UsageError(

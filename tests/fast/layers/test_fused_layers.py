@@ -11,10 +11,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import Gemma3Config
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from florilegium import fast
+from florilegium.fast.layers import gated_mlp
+from florilegium.fast.layers.document_attention import NAME, attending
 from florilegium.fast.layers.gated_mlp import gated_mlps
 from florilegium.fast.layers.rms_norm import rms_norms
 from florilegium.model import ForwardOptions, LoadedModel, hidden_states, token_losses
@@ -73,7 +76,7 @@ def quantised(model: nn.Module, bits: int) -> None:
             setattr(module, name, linear)
 
 
-def loaded(name: str, bits: int = 32, dropout: float = 0.0, targets: Any = "all-linear", **sizes: int) -> LoadedModel:
+def loaded(name: str, bits: int = 32, dropout: float = 0.0, targets: Any = "all-linear", **sizes: Any) -> LoadedModel:
     model = make_model(name, **BY_POSITIONS, **sizes).to(DEVICE, DTYPE)
     if bits in (4, 8):
         quantised(model, bits)
@@ -169,20 +172,24 @@ def test_what_is_recognised_is_what_it_computes() -> None:
 
 # what each family's layers say when they are tried: nothing, or why they stay Transformers'
 WIDE = {"sliding_window": 100}
-TRIED: list[tuple[str, dict[str, int], str]] = [
+TRIED: list[tuple[str, dict[str, Any], str]] = [
     *((name, {}, "") for name in ("Llama", "Qwen3", "Granite", "SmolLM3", "OLMo 2")),
     ("Mistral", WIDE, ""),
     ("Phi-3", WIDE, ""),
     ("Gemma 3", WIDE, ""),
     ("Mistral", {}, "longer than the window of 5"),
     ("Gemma 2", WIDE, "softcap"),
+    # functions, and not modules that could be looked up
+    ("StarCoder2", WIDE, ""),
+    ("StarCoder2", {**WIDE, "residual_dropout": 0.2}, "dropout"),
+    ("StarCoder2", {**WIDE, "attention_dropout": 0.2}, "dropout"),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "sizes", "why"), TRIED, ids=lambda value: str(value) if isinstance(value, str) else ""
 )
-def test_a_family_is_tried_before_its_layers_are_fused(name: str, sizes: dict[str, int], why: str) -> None:
+def test_a_family_is_tried_before_its_layers_are_fused(name: str, sizes: dict[str, Any], why: str) -> None:
     assert name in FAMILIES
     model = loaded(name, **sizes)
     before = {module: dict(vars(module)) for module in model.model.modules()}
@@ -202,6 +209,22 @@ def test_it_is_tried_with_the_products_that_the_run_will_make(monkeypatch: pytes
     plain = bnb.nn.Linear8bitLt.forward
     monkeypatch.setattr(bnb.nn.Linear8bitLt, "forward", lambda self, x: plain(self, x * 1.3))
     assert not fused_layers_unsupported(LoadedModel(model.base, model.model))
+
+
+def test_a_module_that_only_looks_like_one_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(*_: object) -> list[Any]:
+        raise TypeError("forward() wants more than its input")
+
+    monkeypatch.setattr(gated_mlp, "gated_mlps", raising)
+    assert "forward() wants more" in fused_layers_unsupported(loaded("Llama"))
+
+
+def test_every_part_of_a_model_attends_as_before() -> None:
+    config = Gemma3Config()
+    config._attn_implementation = {"": "eager", "text_config": "sdpa"}
+    with attending(config):
+        assert config._attn_implementation == config.text_config._attn_implementation == NAME
+    assert (config._attn_implementation, config.text_config._attn_implementation) == ("eager", "sdpa")
 
 
 def test_texts_and_evaluations_outside_go_through_the_models_own_modules() -> None:

@@ -111,8 +111,9 @@ def attending(config: PretrainedConfig) -> Iterator[None]:
     # again each time: a dictionary's entry, and nobody has to know who came first
     AttentionInterface.register(NAME, document_attention)
     # each attention module reads it from its config as it is called, and so does what would make the masks
-    before = config._attn_implementation
-    config._attn_implementation = NAME
+    parts = {"": config, **{name: getattr(config, name) for name in config.sub_configs if getattr(config, name, None)}}
+    before = {name: part._attn_implementation for name, part in parts.items()}
+    config._attn_implementation = NAME  # of its sub-configs too
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch
     adapters = {id(dropout) for layer in layers for dropout in layer.lora_dropout.values()}
     # PEFT's own is drawn by the token; a base's would be drawn by torch, once, when the step is recorded
     dropouts = [m for m in backbone.modules() if isinstance(m, nn.Dropout) and id(m) not in adapters]
-    if any(dropout.p for dropout in dropouts) or float(getattr(config, "attention_dropout", 0.0)) > 0:
+    if any(dropout.p for dropout in dropouts) or (getattr(config, "attention_dropout", None) or 0) > 0:
         return "this model has dropout, which a recorded step does not draw anew"
     return ""
 

@@ -16,7 +16,7 @@ from torch import nn
 from florilegium.fast.layers.gated_kernel import GELU_TANH, SILU, gated, gated_grad
 from florilegium.fast.layers.packed_rows import rows_of
 
-PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+LINEARS = ("gate_proj", "up_proj", "down_proj")
 
 
 class GatedMlp(Protocol):
@@ -72,7 +72,9 @@ def gated_mlps(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, in
     """The gated MLPs of `model`, which computes in `dtype`, each with its activation."""
     found = []
     for module in model.modules():
-        if all(hasattr(module, part) for part in PARTS) and (act := _activation(module, dtype)) is not None:
+        # experts of a mixture have parameters of these names
+        parts = all(isinstance(getattr(module, name, None), nn.Module) for name in LINEARS)
+        if parts and hasattr(module, "act_fn") and (act := _activation(module, dtype)) is not None:
             found.append((module, act))
     return found
 
