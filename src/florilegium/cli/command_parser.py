@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from florilegium.cli.foreign_flags import COMMANDS as FOREIGN_COMMANDS
 from florilegium.cli.screen import print_line
 from florilegium.cli.translate import known_names, translate
-from florilegium.errors import UsageError, nearest
+from florilegium.errors import UsageError, nearest, nearest_flag
 
 Commands = Any  # argparse's own class of sub-parsers is private
 _KINDS = {"int": "a whole number", "float": "a number"}
@@ -103,8 +103,11 @@ class CommandParser(argparse.ArgumentParser):
 def _refuse(unknown: Sequence[str], known: dict[str, str], prog: str) -> None:
     if unknown:
         name = unknown[0].split("=")[0]  # without its value: it may be a token
-        near = nearest(name.lstrip("-"), known) if name.startswith("-") else ""
-        raise UsageError(f"unknown argument {name!r}", near or f"See: {prog} --help")
+        see = f"See: {prog} --help"
+        near = (
+            nearest_flag(name.lstrip("-"), known) if name.startswith("-") else f"Put what has spaces in quotes. {see}"
+        )
+        raise UsageError(f"unknown argument {name!r}", near or see)
 
 
 def _plain(message: str, otherwise: str) -> tuple[str, str]:
