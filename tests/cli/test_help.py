@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import Field, fields
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from florilegium.cli.command_parser import example
 from florilegium.cli.loading import LARGE_FILE_BYTES, RowCounter
 from florilegium.cli.parser import build_parser
 from florilegium.cli.progress import TerminalView
@@ -46,6 +48,31 @@ def test_help_of_train_is_one_screen(capsys: pytest.CaptureFixture[str], monkeyp
     for f in fields(TrainConfig):
         assert f.name == "data" or flag(f) in everything
     assert "--no-force" not in everything and "--lr " not in everything  # aliases are not shown
+
+
+def test_help_fits_a_narrow_terminal_and_its_examples_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examples(text: str) -> list[list[str]]:
+        lines = text.split("examples:\n")[-1].replace("\\\n", "").splitlines()
+        return [shlex.split(line, comments=True) for line in lines if line.startswith("  florilegium")]
+
+    (commands,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    for command in (build_parser(), *commands.values()):
+        for kind in (command.format_help, command.format_full_help):
+            monkeypatch.setenv("COLUMNS", "100")
+            wide = kind()
+            for width in ("60", "80"):
+                monkeypatch.setenv("COLUMNS", width)
+                narrow = kind()
+                assert not [line for line in narrow.splitlines() if len(line) > int(width)], command.prog
+                assert examples(narrow) == examples(wide), command.prog
+
+
+def test_a_line_of_a_command_is_broken_where_a_shell_joins_it() -> None:
+    line = '  florilegium train poems.csv --template "{poem} ->: {mood}" --epochs 5'
+    assert example(line, 80) == line
+    assert example(line, 60) == ('  florilegium train poems.csv \\\n      --template "{poem} ->: {mood}" --epochs 5')
+    noted = '  eval "$(florilegium completion bash)"                    # in ~/.bashrc'
+    assert example(noted, 60) == '  eval "$(florilegium completion bash)"\n      # in ~/.bashrc'
 
 
 def test_help_of_resume_shows_what_may_change(

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         "florilegium runs open runs/NAME",
         "florilegium runs rename runs/NAME may-quotes",
         "florilegium runs rm runs/NAME",
-        "florilegium runs prune            (the checkpoints of all finished runs)",
+        "florilegium runs prune            # the checkpoints of all finished runs",
         usage="florilegium runs [list | open RUN | rename RUN NAME | rm RUN ... | prune [RUN ...]] [options]",
     )
     runs.add_argument("action", nargs="?", default="list", choices=ACTIONS, metavar="ACTION", help="what to do (list)")
