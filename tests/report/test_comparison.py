@@ -155,5 +155,10 @@ def test_a_comparison_is_never_written_over(
     assert '<th scope="col">C' in (tmp_path / "comparison-2.html").read_text()
     printed = capsys.readouterr().out
     assert "held-out loss" in printed and printed.endswith("comparison-2.html\n")
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or True)
+    assert main(["report", "a", "b", "--open"]) == main(["report", "a", "--open", "--json"]) == 0
+    pages = [tmp_path / "comparison-3.html", tmp_path / "a" / "report.html"]
+    assert opened == [page.resolve().as_uri() for page in pages] and '"opened": true' in capsys.readouterr().out
     assert main(["report", "a", "b", "--output", "comparison.html"]) == 2
     assert "is there already" in capsys.readouterr().err

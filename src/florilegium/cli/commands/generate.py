@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
@@ -13,7 +15,8 @@ from florilegium.cli.screen import print_line
 from florilegium.cli.writing import add_model_and_sampling, load_tuned, sampling_settings, show
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
-from florilegium.storage.run_directory import adapter_folder, find_run
+from florilegium.storage.paths import quoted
+from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 if TYPE_CHECKING:
     from florilegium.generation.tuned import Tuned
@@ -84,6 +87,8 @@ def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
 
 
 def _check(flags: argparse.Namespace) -> None:
+    if flags.prompt and not flags.tags and _is_run(flags.prompt):
+        raise UsageError(f"PROMPT is {flags.prompt!r}, which is a run", f"Type: --run {quoted(flags.prompt)}")
     if flags.interactive and (flags.prompts or flags.prompt):
         raise UsageError("--interactive asks for prompts itself", "Leave PROMPT and --prompts out")
     if flags.prompts and flags.prompt:
@@ -100,6 +105,11 @@ def _check(flags: argparse.Namespace) -> None:
     if flags.about and (flags.base or flags.prompt or flags.prompts):
         other = "--base" if flags.base else "--prompts" if flags.prompts else "PROMPT"
         raise UsageError(f"--about cannot be combined with {other}", "Leave one of them out")
+
+
+def _is_run(prompt: str) -> bool:
+    """Whether a run or an adapter lies there: other commands take one in this place."""
+    return len(prompt) < 1000 and (RunDirectory(Path(prompt)).is_run or os.path.isfile(f"{prompt}/adapter_config.json"))
 
 
 def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSettings) -> None:
