@@ -16,6 +16,7 @@ from rich.console import Console
 
 from florilegium.cli.command_parser import example
 from florilegium.cli.loading import LARGE_FILE_BYTES, RowCounter
+from florilegium.cli.main import main
 from florilegium.cli.parser import build_parser
 from florilegium.cli.progress import TerminalView
 from florilegium.config import TrainConfig
@@ -111,6 +112,15 @@ def test_the_first_line_comes_before_torch_is_imported(tmp_path: Path, command: 
         cwd=tmp_path, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert done.returncode == 7 and done.stderr.startswith("loading PyTorch ...\n"), done.stderr
+
+
+def test_a_folder_that_is_taken_is_refused_before_rows_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert main(["train", str(tmp_path / "missing.csv"), "--output", str(tmp_path / "run")]) == 2
+    assert "run is already there. Choose another --output" in capsys.readouterr().err
 
 
 def test_data_that_take_long_to_read_are_named_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
