@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from florilegium.generation.tuned import Tuned
 
 MOST_KNOWN = 2000  # tags, the most frequent
+MOST_STREAMED = 3  # texts that a terminal shows one after the other, as they are written; more are written at once
 
 
 def add(commands: Commands) -> None:
@@ -140,8 +141,8 @@ def _write(
 
     wanted, beside = len(prompts) * flags.n, []
     whole = flags.base or flags.novel_only or flags.known_tags
-    if wanted == 1 and writes_as_it_goes(flags.json) and not whole:
-        stream_rows(tuned, prompts[0], 1, settings, tags=flags.tags)
+    if len(prompts) == 1 and wanted <= MOST_STREAMED and writes_as_it_goes(flags.json) and not whole:
+        stream_rows(tuned, prompts[0], wanted, settings, tags=flags.tags)
         return
     with working(f"writing {wanted}" + tuned.warm_up_note()):
         if flags.base:
