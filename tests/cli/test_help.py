@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def test_help_can_be_asked_for_in_three_ways(
         for words in (("train", "--help"), ("train", "-h"), ("help", "train"))
     ]
     assert len(set(asked)) == 1
-    assert "commands:" in help_of("help", capsys=capsys, monkeypatch=monkeypatch)
+    shown = help_of("help", capsys=capsys, monkeypatch=monkeypatch)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "commands:" in shown and f"\nDocumentation: {project['urls']['Documentation']}\n" in shown
     for words in (("-V",), ("version",), ("--version",)):
         assert build_parser().parse_known(words).version
 
