@@ -209,14 +209,32 @@ def test_a_foreign_flag_of_generation_is_answered(line: str) -> None:
     assert "Did you mean" not in str(error.value) and error.value.fix
 
 
+@pytest.mark.parametrize(
+    "line,says",
+    [
+        ("--gguf q8_0", "--to gguf --type q8_0"),
+        ("--merged", "--to merged"),
+        ("--ollama", "Modelfile"),
+        ("--push_to_hub", "push"),
+    ],
+)
+def test_a_form_of_export_asked_for_by_a_flag_is_answered(line: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        build_parser().parse_known(["export", "runs/a", *line.split()])
+    assert says in str(error.value) and "unknown" not in str(error.value)
+    assert build_parser().parse_known(["export", "--to", "gguf", "--outtype", "q8_0"]).type == "q8_0"
+
+
 def test_every_row_of_the_tables_does_what_it_says() -> None:
     """At least 60 names; each leads to a flag that is there, and no name has two meanings."""
     commands = {
-        name: build_parser().subparser(name)._option_string_actions for name in ("train", "generate", "evaluate")
+        name: build_parser().subparser(name)._option_string_actions
+        for name in ("train", "generate", "evaluate", "export")
     }
     tables = (
         ("train", foreign.SAME_IN_TRAINING, foreign.SWITCHES, foreign_answers.ANSWERS_IN_TRAINING),
         ("generate", foreign.SAME_IN_GENERATION, foreign.SWITCHES_IN_GENERATION, foreign_answers.ANSWERS_IN_GENERATION),
+        ("export", foreign.SAME_IN_EXPORT, {}, foreign_answers.ANSWERS_IN_EXPORT),
         ("evaluate", foreign.SAME_IN_EVALUATION, foreign.SWITCHES_IN_EVALUATION, {}),
     )
     for command, same, switches, answers in tables:
@@ -276,7 +294,8 @@ def test_a_config_file_may_use_the_same_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "word,command", [("eval", "evaluate"), ("finetune", "train"), ("compare", "report"), ("list", "runs")]
+    "word,command",
+    [("eval", "evaluate"), ("finetune", "train"), ("compare", "report"), ("list", "runs"), ("merge", "export")],
 )
 def test_a_foreign_command_is_understood(word: str, command: str) -> None:
     assert build_parser().parse_known([word]).command == command

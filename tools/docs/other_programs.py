@@ -29,6 +29,7 @@ def page() -> str:
     parts += ["## `generate`: the same under another name\n"]
     parts += [_same(flags.SAME_IN_GENERATION, flags.SWITCHES_IN_GENERATION)]
     parts += ["## `generate`: not needed, or otherwise\n", _answers(foreign_answers.ANSWERS_IN_GENERATION)]
+    parts += ["## `export`\n", _same(flags.SAME_IN_EXPORT, {}), _answers(foreign_answers.ANSWERS_IN_EXPORT)]
     return "\n".join(parts)
 
 

@@ -161,6 +161,16 @@ ANSWERS_IN_TRAINING = {
 _TOKENS = "generation is limited by new tokens, the prompt not counted"
 _SAMPLING = "sampling is set by --temperature, --top-p, --top-k and --repetition-penalty"
 
+_FORM = "--to names the form of the export"
+
+ANSWERS_IN_EXPORT = {
+    "merge": (_FORM, "Type --to merged"),
+    "merged": (_FORM, "Type --to merged"),
+    "gguf": (_FORM, "Type --to gguf --type q8_0"),
+    "ollama": ("a GGUF export has a Modelfile for Ollama beside it", "Type --to gguf"),
+    "push-to-hub": ("an export sends nothing anywhere", "Export first, then: florilegium push FOLDER OWNER/NAME"),
+}
+
 ANSWERS_IN_GENERATION = {
     "prompt": ("the prompt stands by itself", "Type: florilegium generate 'The sea'"),
     "input": ("the prompt stands by itself", "Type: florilegium generate 'The sea'"),

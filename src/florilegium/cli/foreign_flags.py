@@ -108,6 +108,11 @@ SAME_IN_EVALUATION = {
 
 SWITCHES_IN_EVALUATION = {"load-in-8bit": ("bits", "8"), "load-in-4bit": ("bits", "4")}
 
+SAME_IN_EXPORT = {
+    "base-model": "model", "out-dir": "output", "outfile": "output", "output-dir": "output", "outtype": "type",
+    "quantization-method": "type",
+}  # fmt: skip
+
 # One letter, for the flags that have it.
 SHORT = {
     "-i": "--interactive", "-m": "--model", "-o": "--output", "-q": "--quiet", "-r": "--run", "-s": "--seed",
@@ -116,5 +121,6 @@ SHORT = {
 
 COMMANDS = {
     "compare": "report", "eval": "evaluate", "finetune": "train", "fine-tune": "train", "sft": "train", "list": "runs",
-    "ls": "runs", "env": "doctor", "upload": "push",
+    "ls": "runs", "env": "doctor", "upload": "push", "merge": "export", "merge-lora": "export", "api": "serve",
+    "infer": "generate", "inference": "generate",
 }  # fmt: skip

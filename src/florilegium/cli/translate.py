@@ -36,6 +36,7 @@ NAMES = {
     "estimate": _TRAINING,
     "generate": _GENERATION,
     "chat": _GENERATION,
+    "export": Names(foreign.SAME_IN_EXPORT, {}, foreign_answers.ANSWERS_IN_EXPORT),
     "evaluate": Names(foreign.SAME_IN_EVALUATION, foreign.SWITCHES_IN_EVALUATION),
 }
 
