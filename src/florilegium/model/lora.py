@@ -23,6 +23,7 @@ from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
+from florilegium.model.bitsandbytes_import import before_peft
 from florilegium.model.families import family_of
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.model.row_dropout import draw_by_rows
@@ -75,6 +76,7 @@ def attach_adapter(base: Base, config: TrainConfig) -> PeftModel:
 
 def lora_config(model: AnyModel, config: TrainConfig) -> LoraConfig:
     """PEFT's settings of the adapter that `config` asks for on `model`."""
+    before_peft()
     from peft import LoraConfig
 
     init: Any = True if config.lora_init == "default" else config.lora_init
