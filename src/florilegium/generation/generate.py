@@ -81,10 +81,8 @@ def generate_texts(
     Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
     first_words, ResourceError when memory runs out."""
     numbers = [first_row + i for i in range(len(prompts))]
-    beginnings = [
-        prompt or draw_first_word(first_words, settings, number)
-        for prompt, number in zip(prompts, numbers, strict=True)
-    ]
+    pairs = zip(prompts, numbers, strict=True)
+    beginnings = [prompt or draw_first_word(first_words, settings, number) for prompt, number in pairs]
     ids = text_ids(loaded.base.tokenizer, beginnings)
     requests = [fitting(loaded, Request(row, number, settings)) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=None) for request in requests] if with_base else []
