@@ -31,6 +31,8 @@ from florilegium.model.families import head_weight
 from florilegium.reference import head_logits
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from florilegium.model.kernel_protocols import GraphRunner
 
 NAME = "florilegium_places"
@@ -110,7 +112,7 @@ class RecordedDecoder:
         self.places = Places(len(prompts), places_for(longest + room))
         self.rows = torch.arange(len(prompts), device=self.device)
         position_BT = torch.arange(longest, device=self.device)[None].expand(len(prompts), -1)
-        with _into(self.places, self.backbone):
+        with _into(self.places, self.backbone.config):
             hidden_BTW = self._hidden(tokens_BT.to(self.device), position_BT)
         self.length_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         if self.record:
@@ -135,7 +137,7 @@ class RecordedDecoder:
     def _step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         token_B, place_B = inputs["token_B"], inputs["place_B"]
         self.places.place_B = place_B
-        with _into(self.places, self.backbone):
+        with _into(self.places, self.backbone.config):
             return self._scores(self._hidden(token_B[:, None], place_B[:, None])[:, 0])
 
     def _hidden(self, tokens_BT: torch.Tensor, position_BT: torch.Tensor) -> torch.Tensor:
@@ -148,17 +150,17 @@ class RecordedDecoder:
 
 
 @contextlib.contextmanager
-def _into(places: Places, backbone: Any) -> Iterator[None]:
+def _into(places: Places, config: PretrainedConfig) -> Iterator[None]:
     """Inside, the model attends by `place_attention`, and makes no mask."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, place_attention)
-    before, token = backbone.config._attn_implementation, _places.set(places)
-    backbone.config._attn_implementation = NAME
+    before, token = config._attn_implementation, _places.set(places)
+    config._attn_implementation = NAME
     try:
         yield
     finally:
-        backbone.config._attn_implementation = before
+        config._attn_implementation = before
         _places.reset(token)
 
 
