@@ -74,6 +74,25 @@ def test_fast_knows_the_references_alone_and_one_door_leads_to_it() -> None:
             assert "fast" not in ours, path
 
 
+def test_every_launcher_of_a_kernel_asserts_what_the_kernel_needs_and_every_kernel_has_its_reference() -> None:
+    """A launcher calls `kernel[grid](...)`; a kernel is a function that one launches."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "fast").rglob("*.py"))}
+    functions = [(p, f) for p, tree in trees.items() for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)]
+    launched: set[str] = set()
+    for path, function in functions:
+        calls = [
+            node.func.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
+        ]
+        if calls:
+            assert any(isinstance(node, ast.Assert) for node in ast.walk(function)), (path.name, function.name)
+        launched |= {ast.unparse(call).split(".")[-1] for call in calls}
+    kernels = [f for _, f in functions if f.name in launched and any("jit" in ast.unparse(d) for d in f.decorator_list)]
+    assert len(kernels) > 25
+    assert not [f.name for f in kernels if "Reference" not in (ast.get_docstring(f) or "")]
+
+
 @pytest.mark.parametrize("module", ["errors", "config", "storage.run_directory", "data", "cli.flags", "cli"])
 def test_loads_without_torch(module: str) -> None:
     code = f"import sys, florilegium.{module}; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"

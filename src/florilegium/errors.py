@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class FlorilegiumError(Exception):
@@ -94,6 +94,24 @@ def nearest(name: str, known: Collection[str]) -> str:
     match = get_close_matches(name, known, n=1, cutoff=0.7)
     shown = known[match[0]] if match and isinstance(known, Mapping) else "".join(match)
     return f"Did you mean {shown!r}?" if shown else ""
+
+
+def nearest_flag(name: str, known: Collection[str]) -> str:
+    """`nearest` for names of several words: each must be near its own, or the whole nearly the same. `cache-dir` is no
+    typing error of `save-dir`, nor `fsdp-config` one of `config`."""
+    near = [other for other in known if _is_typed_for(name.replace("_", "-"), other.replace("_", "-"))]
+    return nearest(name, {other: known[other] for other in near} if isinstance(known, Mapping) else near)
+
+
+def _is_typed_for(name: str, other: str) -> bool:
+    words, others = name.split("-"), other.split("-")
+    if len(words) == len(others) and all(_share(a, b) >= 0.7 for a, b in zip(words, others, strict=True)):
+        return True
+    return _share(name, other) >= 0.9
+
+
+def _share(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()
 
 
 def clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from florilegium.cli import foreign_answers
 from florilegium.cli import foreign_flags as foreign
 from florilegium.cli.commands import generate
 from florilegium.cli.flags import config_from_flags
@@ -78,6 +79,11 @@ UNDERSTOOD = {
     "--save-total-limit 1": {"keep_checkpoints": 1},
     "--early_stopping_patience 3": {"early_stopping_patience": 3},
     "--fast block,loss": {"kernels": "fused-blocks,chunked-loss"},
+    "--seq-len 512": {"max_length": 512},
+    "--max-epochs 5": {"epochs": 5.0},
+    "--mixed_precision bf16": {"dtype": "bfloat16"},
+    "-o out": {"output": "out"},
+    "-m bigscience/bloom-560m": {"model": "bigscience/bloom-560m"},
 }
 
 ANSWERED = {
@@ -119,7 +125,28 @@ ANSWERED = {
     "--loftq_config a": "--lora-init",
     "--adam_beta1 0.9": "0.999",
     "--dataloader_num_workers 4": "one process",
+    "--bias none": "biases are not trained",
+    "--batch 4": "--batch-size N",
+    "--disable_gradient_checkpointing": "--memory fast",
+    "--adapter_name_or_path a": "--from RUN",
+    "--cache_dir a": "HF_HOME",
+    "--delimiter ;": "--tags-separator",
+    "--limit 10": "all rows",
+    "--lora": "always used",
+    "--model_type bloom": "config.json",
+    "--temperature 0.3": "florilegium generate",
+    "--hub_token hf_abcdefghijklmnop": "HF_TOKEN",
+    "-q": "stderr",
 }
+
+# Settings of these programs with a name like one of ours that means something else: no guess.
+NEAR_AND_ELSEWHERE = [
+    "activation_checkpointing_kwargs", "add_tokens", "base_model_config", "dataset_test_split",
+    "dataset_train_split", "enable_jit_checkpoint", "eva_config", "eval_delay", "eval_on_each_dataset",
+    "eval_table_size", "fsdp_config", "gpu_memory_utilization", "hub_revision", "log_level",
+    "logging_first_step", "lora_target_parameters", "max_lora_rank", "optim_target_modules", "push_model",
+    "quantization_type", "train_on_eos",
+]  # fmt: skip
 
 GENERATION = {
     "--count 7": ("n", 7),
@@ -131,6 +158,10 @@ GENERATION = {
     "--adapter-path runs/a": ("run", "runs/a"),
     "--load_in_4bit": ("bits", 4),
     "--base The": ("prompt", "The"),
+    "-t 0.3": ("temperature", 0.3),
+    "-s 7": ("seed", 7),
+    "-r runs/a": ("run", "runs/a"),
+    "-i": ("interactive", True),
 }
 
 
@@ -154,6 +185,15 @@ def test_a_foreign_flag_is_answered(line: str) -> None:
     assert "abcdefghijklmnop" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", NEAR_AND_ELSEWHERE)
+def test_a_setting_of_another_meaning_gets_no_guess(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"{name}: 1\n")
+    for line in (f"--{name} 1", f"--config {tmp_path / 'run.yaml'}"):
+        with pytest.raises(UsageError, match="unknown") as error:
+            parse(line)
+        assert "Did you mean" not in str(error.value)
+
+
 @pytest.mark.parametrize("line", GENERATION)
 def test_a_foreign_flag_of_generation_is_understood(line: str) -> None:
     name, value = GENERATION[line]
@@ -169,14 +209,32 @@ def test_a_foreign_flag_of_generation_is_answered(line: str) -> None:
     assert "Did you mean" not in str(error.value) and error.value.fix
 
 
+@pytest.mark.parametrize(
+    "line,says",
+    [
+        ("--gguf q8_0", "--to gguf --type q8_0"),
+        ("--merged", "--to merged"),
+        ("--ollama", "Modelfile"),
+        ("--push_to_hub", "push"),
+    ],
+)
+def test_a_form_of_export_asked_for_by_a_flag_is_answered(line: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        build_parser().parse_known(["export", "runs/a", *line.split()])
+    assert says in str(error.value) and "unknown" not in str(error.value)
+    assert build_parser().parse_known(["export", "--to", "gguf", "--outtype", "q8_0"]).type == "q8_0"
+
+
 def test_every_row_of_the_tables_does_what_it_says() -> None:
     """At least 60 names; each leads to a flag that is there, and no name has two meanings."""
     commands = {
-        name: build_parser().subparser(name)._option_string_actions for name in ("train", "generate", "evaluate")
+        name: build_parser().subparser(name)._option_string_actions
+        for name in ("train", "generate", "evaluate", "export")
     }
     tables = (
-        ("train", foreign.SAME_IN_TRAINING, foreign.SWITCHES, foreign.ANSWERS_IN_TRAINING),
-        ("generate", foreign.SAME_IN_GENERATION, foreign.SWITCHES_IN_GENERATION, foreign.ANSWERS_IN_GENERATION),
+        ("train", foreign.SAME_IN_TRAINING, foreign.SWITCHES, foreign_answers.ANSWERS_IN_TRAINING),
+        ("generate", foreign.SAME_IN_GENERATION, foreign.SWITCHES_IN_GENERATION, foreign_answers.ANSWERS_IN_GENERATION),
+        ("export", foreign.SAME_IN_EXPORT, {}, foreign_answers.ANSWERS_IN_EXPORT),
         ("evaluate", foreign.SAME_IN_EVALUATION, foreign.SWITCHES_IN_EVALUATION, {}),
     )
     for command, same, switches, answers in tables:
@@ -188,7 +246,7 @@ def test_every_row_of_the_tables_does_what_it_says() -> None:
         assert not [n for n in names if "--" + n in flags], command
         for why, fix in answers.values():
             assert why and fix
-    assert len(foreign.SAME_IN_TRAINING) + len(foreign.SWITCHES) + len(foreign.ANSWERS_IN_TRAINING) >= 60
+    assert len(foreign.SAME_IN_TRAINING) + len(foreign.SWITCHES) + len(foreign_answers.ANSWERS_IN_TRAINING) >= 60
 
 
 @pytest.mark.parametrize(
@@ -205,6 +263,8 @@ def test_every_row_of_the_tables_does_what_it_says() -> None:
         ("--nosuch", ""),
         ("--loss-type x", ""),
         ("--rope-scaling 2", ""),
+        ("--learningrate 1", "--learning-rate"),
+        ("--batchsize 8", "--batch-size"),
     ],
 )
 def test_a_typing_error_gets_a_near_name_or_none(line: str, meant: str) -> None:
@@ -234,7 +294,8 @@ def test_a_config_file_may_use_the_same_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "word,command", [("eval", "evaluate"), ("finetune", "train"), ("compare", "report"), ("list", "runs")]
+    "word,command",
+    [("eval", "evaluate"), ("finetune", "train"), ("compare", "report"), ("list", "runs"), ("merge", "export")],
 )
 def test_a_foreign_command_is_understood(word: str, command: str) -> None:
     assert build_parser().parse_known([word]).command == command
@@ -268,6 +329,13 @@ def test_flags_win_over_a_file_that_contradicts_itself(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("lora_rank: many\n")
     with pytest.raises(UsageError, match="run.yaml: "):
         config_from_flags(flags)
+
+
+def test_a_prompt_of_several_words_wants_quotes() -> None:
+    with pytest.raises(
+        UsageError, match="unknown argument 'sea'. Put what has spaces in quotes. See: florilegium generate"
+    ):
+        build_parser().parse_known(["generate", "The", "sea"])
 
 
 @pytest.mark.parametrize("given", [["The sea"], ["--label", "Be kind."]])

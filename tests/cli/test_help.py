@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from florilegium.cli.command_parser import example
 from florilegium.cli.loading import LARGE_FILE_BYTES, RowCounter
+from florilegium.cli.main import main
 from florilegium.cli.parser import build_parser
 from florilegium.cli.progress import TerminalView
 from florilegium.config import TrainConfig
@@ -48,6 +52,31 @@ def test_help_of_train_is_one_screen(capsys: pytest.CaptureFixture[str], monkeyp
     assert "--no-force" not in everything and "--lr " not in everything  # aliases are not shown
 
 
+def test_help_fits_a_narrow_terminal_and_its_examples_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examples(text: str) -> list[list[str]]:
+        lines = text.split("examples:\n")[-1].replace("\\\n", "").splitlines()
+        return [shlex.split(line, comments=True) for line in lines if line.startswith("  florilegium")]
+
+    (commands,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    for command in (build_parser(), *commands.values()):
+        for kind in (command.format_help, command.format_full_help):
+            monkeypatch.setenv("COLUMNS", "100")
+            wide = kind()
+            for width in ("60", "80"):
+                monkeypatch.setenv("COLUMNS", width)
+                narrow = kind()
+                assert not [line for line in narrow.splitlines() if len(line) > int(width)], command.prog
+                assert examples(narrow) == examples(wide), command.prog
+
+
+def test_a_line_of_a_command_is_broken_where_a_shell_joins_it() -> None:
+    line = '  florilegium train poems.csv --template "{poem} ->: {mood}" --epochs 5'
+    assert example(line, 80) == line
+    assert example(line, 60) == ('  florilegium train poems.csv \\\n      --template "{poem} ->: {mood}" --epochs 5')
+    noted = '  eval "$(florilegium completion bash)"                    # in ~/.bashrc'
+    assert example(noted, 60) == '  eval "$(florilegium completion bash)"\n      # in ~/.bashrc'
+
+
 def test_help_of_resume_shows_what_may_change(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +93,9 @@ def test_help_can_be_asked_for_in_three_ways(
         for words in (("train", "--help"), ("train", "-h"), ("help", "train"))
     ]
     assert len(set(asked)) == 1
-    assert "commands:" in help_of("help", capsys=capsys, monkeypatch=monkeypatch)
+    shown = help_of("help", capsys=capsys, monkeypatch=monkeypatch)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "commands:" in shown and f"\nDocumentation: {project['urls']['Documentation']}\n" in shown
     for words in (("-V",), ("version",), ("--version",)):
         assert build_parser().parse_known(words).version
 
@@ -84,6 +115,15 @@ def test_the_first_line_comes_before_torch_is_imported(tmp_path: Path, command: 
         cwd=tmp_path, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert done.returncode == 7 and done.stderr.startswith("loading PyTorch ...\n"), done.stderr
+
+
+def test_a_folder_that_is_taken_is_refused_before_rows_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert main(["train", str(tmp_path / "missing.csv"), "--output", str(tmp_path / "run")]) == 2
+    assert "run is already there. Choose another --output" in capsys.readouterr().err
 
 
 def test_data_that_take_long_to_read_are_named_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

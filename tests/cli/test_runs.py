@@ -131,6 +131,12 @@ def test_a_page_is_opened(
     assert opened == [(shelf / "alpha" / "report.html").resolve().as_uri()]
 
 
+@pytest.mark.parametrize("prompt", ["runs/alpha", "runs/beta", "runs/alpha/adapter"])
+def test_a_run_in_place_of_a_prompt_is_told(shelf: Path, prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", prompt]) == 2
+    assert f"is a run. Type: --run {prompt}" in capsys.readouterr().err
+
+
 def test_doctor_reports_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

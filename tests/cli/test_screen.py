@@ -15,10 +15,13 @@ import pytest
 from rich.console import Console
 
 from florilegium.cli.main import main
-from florilegium.cli.progress import TerminalView
+from florilegium.cli.progress import TerminalView, print_quote
 from florilegium.cli.screen import fitted, json_line, printable
+from florilegium.data import Template
 from florilegium.export.card import CardFacts, make_card
 from florilegium.export.origin import Origin
+from florilegium.generation import Generated
+from tests.cli.screens import Screen
 
 ROOT = Path(__file__).parent.parent.parent
 RED = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202e"
@@ -152,6 +155,36 @@ def test_a_line_is_broken_between_words_and_no_path_is(width: int) -> None:
     assert len(lines) > 1 and all(len(one) <= width or one.strip() == path for one in lines)
     assert " ".join(one.strip() for one in lines) == line and all(one.startswith(" " * 9) for one in lines[1:])
     assert fitted("model    short", width, indent=9) == "model    short"
+
+
+@pytest.mark.parametrize("command", [["inspect", "quotes.csv"], ["estimate", "--gpu", "24"], ["doctor"]])
+def test_what_is_told_on_a_terminal_is_broken_between_words(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "60")
+    (tmp_path / "quotes.csv").write_text(
+        "quote,tags\n" + "".join(f"Be {w}.,{w} kindness\n" for w in "abcdefghijklmnopqrst")
+    )
+    shown = {}
+    for is_terminal in (True, False):
+        screen = Screen(is_terminal)
+        monkeypatch.setattr(sys, "stdout", screen)
+        assert main(command) == 0
+        shown[is_terminal] = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    lines = shown[True].splitlines()
+    assert not [line for line in lines if len(line) > 60 and len(line.split()) > 2]  # a path stays whole
+    assert len(lines) > len(shown[False].splitlines()) and shown[True].split()[:40] == shown[False].split()[:40]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_quote_in_a_file_is_one_line(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    screen, template = Screen(is_terminal), Template.from_text()
+    monkeypatch.setattr(sys, "stdout", screen)
+    text = " ".join(["word"] * 40) + " ->: sea"
+    print_quote(Generated(text, template.parse(text), True), template)
+    assert screen.getvalue().count("\n") == (5 if is_terminal else 2)
 
 
 def test_a_log_has_one_line_for_each_and_a_terminal_as_many_as_it_takes() -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from florilegium.model.bitsandbytes_import import when_called
 
 
@@ -73,3 +75,25 @@ def test_a_function_is_compiled_at_its_first_call_and_once() -> None:
     later = when_called(compile, double, {"dynamic": False})
     assert not made and later.__name__ == "double"
     assert (later(3), later(4)) == (7, 9) and made == [{"dynamic": False}]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from florilegium.model.rehearsal import rehearse_training; rehearse_training(TrainConfig())",
+        "from florilegium.cli.main import main; main(['train', '--dry-run', '--json'])",
+    ],
+)
+def test_what_imports_peft_first_does_not_import_bitsandbytes_its_own_way(first: str) -> None:
+    """It would fetch code from the Hub on some processors, or advise to install what does."""
+    code = """
+import sys, types
+from florilegium.config import TrainConfig
+from florilegium.model import bitsandbytes_import as importing
+def find(name, *_):
+    if name == "bitsandbytes":
+        print("ours" if importing._one_at_a_time.locked() else "PEFT's", file=sys.stderr)
+sys.meta_path.insert(0, types.SimpleNamespace(find_spec=find))
+"""
+    done = subprocess.run([sys.executable, "-c", code + first], capture_output=True, text=True, check=True)
+    assert "PEFT's" not in done.stderr and "ours" in done.stderr

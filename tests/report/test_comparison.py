@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -150,10 +151,19 @@ def test_a_comparison_is_never_written_over(
     monkeypatch.chdir(tmp_path)
     for name in "abc":
         write_run(tmp_path / name)
+    with open(tmp_path / "b" / "config.yaml", "a") as config:
+        config.write("max_steps: 3\n")
     assert main(["report", "a", "b"]) == main(["report", "a", "b", "c"]) == 0
     assert (tmp_path / "comparison.html").read_text().count('<th scope="col">C') == 0
     assert '<th scope="col">C' in (tmp_path / "comparison-2.html").read_text()
     printed = capsys.readouterr().out
-    assert "held-out loss" in printed and printed.endswith("comparison-2.html\n")
+    assert (
+        "held-out loss" in printed and printed.endswith("comparison-2.html\n") and re.search("max_steps +– +3", printed)
+    )
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or True)
+    assert main(["report", "a", "b", "--open"]) == main(["report", "a", "--open", "--json"]) == 0
+    pages = [tmp_path / "comparison-3.html", tmp_path / "a" / "report.html"]
+    assert opened == [page.resolve().as_uri() for page in pages] and '"opened": true' in capsys.readouterr().out
     assert main(["report", "a", "b", "--output", "comparison.html"]) == 2
     assert "is there already" in capsys.readouterr().err

@@ -294,6 +294,16 @@ def test_before_and_after_stand_side_by_side_with_their_tags(tmp_path: Path) -> 
     assert "before training" in page and "after 40 steps" in page and "step 20" in page
 
 
+def test_after_is_what_the_adapter_that_was_kept_wrote(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "best_step": 20}))
+    facts = read_run(run)
+    cards = prompt_cards(facts.samples, facts.kept_step)
+    assert {(c.before.step, c.after.step, *(q.step for q in c.between)) for c in cards if c.before} == {(0, 20, 40)}
+    assert "after 20 steps, kept" in run_page(facts) and "At other steps" in run_page(facts)
+
+
 def test_a_stopped_run_says_where_and_how_to_resume_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     manifest = json.loads((run / "manifest.json").read_text())

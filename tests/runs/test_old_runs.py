@@ -18,7 +18,7 @@ from florilegium.runs.listing import FINISHED, STOPPED, summarise
 from florilegium.runs.resume import resume
 from florilegium.storage.run_directory import RunDirectory
 from tests.model.small_families import make_model
-from tests.tiny import make_tokenizer
+from tests.tiny import PAGES, make_tokenizer
 
 # The settings of version 0.1.0 of November 2026, in its order.
 OLD_SETTINGS = (
@@ -117,3 +117,32 @@ def test_auto_means_the_linears_that_it_meant_then(tmp_path: Path, goes_on: str)
     assert trained.figures["steps"] == (4 if goes_on == "resume" else 2)
     config = json.loads((RunDirectory(trained.directory).adapter / "adapter_config.json").read_text())
     assert sorted(config["target_modules"]) == then.split(",")
+
+
+@pytest.fixture
+def made_then(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run as the program of commit 556613a left it, byte by byte (but for report.html, loss.png and an older
+    checkpoint), with its rows and its base beside it."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"quote": f"Be kind to the {w} number {i}.", "tags": [w]} for i in range(9) for w in ("sea", "home")]
+    (tmp_path / "quotes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(tiny, tmp_path / "tiny")
+    shutil.copytree(Path(__file__).parent / "run_of_556613a", tmp_path / "old-run")
+    return tmp_path / "old-run"
+
+
+def test_a_run_made_by_that_version_is_listed_reported_written_with_and_evaluated(made_then: Path) -> None:
+    summary = summarise(RunDirectory(made_then))
+    assert (summary.status, summary.steps, summary.model) == (FINISHED, 2, "tiny")
+    assert "6.351" in write_report(made_then).read_text() and read_run(made_then).config["lora_rank"] == 4
+    assert florilegium.load("old-run").generate("Be", max_new_tokens=3)[0].text.startswith("Be")
+    report = florilegium.evaluate("old-run", generations=1, rows=2, general=str(PAGES))
+    assert report["held_out_rows"] == 2 and report["tuned"]["loss"]["value"] == pytest.approx(6.351, abs=0.01)
+
+
+def test_a_run_made_by_that_version_is_resumed_and_trained_further(made_then: Path) -> None:
+    shutil.copytree(made_then, "stopped")
+    shutil.rmtree("stopped/adapter")
+    assert resume("stopped", max_steps=3).figures["steps"] == 3
+    further = florilegium.train(start_from="old-run", max_steps=1, output="further", verdict_texts=0)
+    assert further.figures["eval_loss_before"] == pytest.approx(6.351, abs=0.01)

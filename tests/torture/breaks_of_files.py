@@ -42,7 +42,7 @@ TABLE = {
          '            missing -= group',
          '            pass'),
         ('whole: tables are unexpected', '../model/test_weight_check.py::test_a_whole_model_loads_as_transformers_loads_it',
-         'or not _is_made_anew(name, tensor)',
+         'or not _is_made_again(name, tensor)',
          'or True'),
         ('whole: names need their prefix', '../model/test_weight_check.py::test_a_whole_model_loads_as_transformers_loads_it',
          'names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))',

@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from florilegium.cli import foreign_answers
 from florilegium.cli import foreign_flags as flags
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "other-programs.md"
 HEAD = """# Flags of other programs
 
-*Written by `python -m tools.docs.command_line` out of `src/florilegium/cli/foreign_flags.py`.*
+*Written by `python -m tools.docs.command_line` out of `foreign_flags.py` and `foreign_answers.py` in `src/florilegium/cli/`.*
 
 What you know from Transformers, PEFT, TRL, Axolotl, Unsloth, LLaMA-Factory, litgpt or llama.cpp is understood where it
 means the same here, on the command line and in a config file, and answered where it does not. A name that nobody knows
@@ -24,10 +25,11 @@ gets no guess.
 def page() -> str:
     """The whole page, in Markdown."""
     parts = [HEAD, "## `train`: the same under another name\n", _same(flags.SAME_IN_TRAINING, flags.SWITCHES)]
-    parts += ["## `train`: not needed, or otherwise\n", _answers(flags.ANSWERS_IN_TRAINING)]
+    parts += ["## `train`: not needed, or otherwise\n", _answers(foreign_answers.ANSWERS_IN_TRAINING)]
     parts += ["## `generate`: the same under another name\n"]
     parts += [_same(flags.SAME_IN_GENERATION, flags.SWITCHES_IN_GENERATION)]
-    parts += ["## `generate`: not needed, or otherwise\n", _answers(flags.ANSWERS_IN_GENERATION)]
+    parts += ["## `generate`: not needed, or otherwise\n", _answers(foreign_answers.ANSWERS_IN_GENERATION)]
+    parts += ["## `export`\n", _same(flags.SAME_IN_EXPORT, {}), _answers(foreign_answers.ANSWERS_IN_EXPORT)]
     return "\n".join(parts)
 
 

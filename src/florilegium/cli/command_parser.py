@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from florilegium.cli.foreign_flags import COMMANDS as FOREIGN_COMMANDS
-from florilegium.cli.screen import print_line
+from florilegium.cli.screen import fitted, print_line
 from florilegium.cli.translate import known_names, translate
-from florilegium.errors import UsageError, nearest
+from florilegium.errors import UsageError, nearest, nearest_flag
 
 Commands = Any  # argparse's own class of sub-parsers is private
 _KINDS = {"int": "a whole number", "float": "a number"}
@@ -32,12 +32,30 @@ class HelpAll(argparse.Action):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Commands are listed without the empty line that argparse puts above them."""
+    """Commands are listed without the empty line that argparse puts above them. What argparse leaves as it was written
+    (usage, description, examples) is broken where the terminal is narrower: an example so that it can be pasted."""
 
     def _format_action(self, action: argparse.Action) -> str:
         if isinstance(action, argparse._SubParsersAction):
             return "".join(self._format_action(command) for command in action._get_subactions())
         return super()._format_action(action)
+
+    def _format_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[argparse._MutuallyExclusiveGroup],
+        prefix: str | None,
+    ) -> str:
+        text = super()._format_usage(usage, actions, groups, prefix)
+        if all(len(line) <= self._width for line in text.splitlines()):
+            return text
+        return fitted(" ".join(text.split()), self._width, indent=len("usage: ")) + "\n\n"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            example(line, width) if line.startswith("  ") else fitted(line, width) for line in text.splitlines()
+        )
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -100,11 +118,30 @@ class CommandParser(argparse.ArgumentParser):
         return values
 
 
+def example(line: str, width: int) -> str:
+    """A line of a command, with a note behind three spaces or none, as lines of at most `width`: a shell takes them for
+    one command."""
+    if len(line) <= width:
+        return line
+    command, _, note = line.strip().partition("   ")
+    lines = ["  "]
+    for piece in re.findall(r"""(?:--?[a-z][\w-]* (?!-))?(?:"[^"]*"|'[^']*'|\S)+""", command):
+        if lines[-1].strip() and len(lines[-1]) + len(piece) + len("  \\") > width:
+            lines[-1] += " \\"
+            lines.append("      " + piece)
+        else:
+            lines[-1] += (" " if lines[-1].strip() else "") + piece
+    return "\n".join([*lines, *(["      " + note.strip()] if note else [])])
+
+
 def _refuse(unknown: Sequence[str], known: dict[str, str], prog: str) -> None:
     if unknown:
         name = unknown[0].split("=")[0]  # without its value: it may be a token
-        near = nearest(name.lstrip("-"), known) if name.startswith("-") else ""
-        raise UsageError(f"unknown argument {name!r}", near or f"See: {prog} --help")
+        see = f"See: {prog} --help"
+        near = (
+            nearest_flag(name.lstrip("-"), known) if name.startswith("-") else f"Put what has spaces in quotes. {see}"
+        )
+        raise UsageError(f"unknown argument {name!r}", near or see)
 
 
 def _plain(message: str, otherwise: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from florilegium.cli.screen import json_line, print_line
+from florilegium.cli.screen import json_line, on_screen, print_line
 from florilegium.errors import ResourceError, clock, counted
 from florilegium.runs.estimate import Estimate
 from florilegium.runs.estimate_advice import gibibytes, needed_text, what_would_fit
@@ -20,7 +20,7 @@ def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: 
         print_line(json_line({**found.to_json(), **({"generation": generation.to_json()} if generation else {})}))
     else:
         for name, text in _generation_lines(found, generation) if generation else _lines(found):
-            print_line(f"{name:<9} {text}".rstrip())
+            print_line(on_screen(f"{name:<9} {text}".rstrip(), indent=10))
     if generation is not None and not generation.fits:
         raise ResourceError(
             f"{generation.texts} texts at once do not fit: they need {gibibytes(generation.needed)}, and "

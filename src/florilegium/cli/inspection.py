@@ -9,7 +9,7 @@ from rich.text import Text
 
 from florilegium.cli.consoles import ResultConsole
 from florilegium.cli.progress import one_row
-from florilegium.cli.screen import printable
+from florilegium.cli.screen import on_screen, printable
 from florilegium.data import finding_sentences
 from florilegium.data.data_report import TagCounts
 from florilegium.errors import counted
@@ -22,7 +22,7 @@ def print_inspection(report: Inspection) -> None:
     """The report of `runs.inspect.inspect` on stdout."""
     console = ResultConsole(soft_wrap=True)
     for name, sentence in [*_facts(report), *finding_sentences(report["findings"])]:
-        console.print(Text(printable(f"{name:<{_WIDTH}} {sentence}")))
+        console.print(Text(on_screen(printable(f"{name:<{_WIDTH}} {sentence}"), indent=_WIDTH + 1)))
     for cluster in report["findings"]["near_duplicates"]["shown"][:_MOST_CLUSTERS]:
         for row in cluster:
             console.print(Text(printable(f"  {row['place']}  {one_row(row['text'], 100)}"), style="dim"))

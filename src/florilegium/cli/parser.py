@@ -7,9 +7,9 @@ from florilegium.cli.command_parser import CommandParser
 _EPILOG = """\
 Start with `florilegium train`: it needs no data, no GPU and no network.
 `florilegium help COMMAND` shows a command's options and examples.
+Documentation: https://florilegium.github.io/florilegium/
 
-Exit codes: 0 done, 2 usage, 3 data, 4 model, 5 memory or disk, 6 diverged,
-130 and 143 stopped by a signal after saving."""
+Exit codes: 0 done, 2 usage, 3 data, 4 model, 5 memory or disk, 6 diverged, 130 and 143 stopped by a signal after saving."""
 
 
 def build_parser() -> CommandParser:

@@ -234,4 +234,4 @@ def print_quote(row: Generated, template: Template, label: str = "") -> None:
     notes += ["copies a training row"] if row.novel is False else []
     if notes:
         text.append(f"  [{', '.join(notes)}]", style="yellow")
-    console.print(text)
+    console.print(text, soft_wrap=not console.is_terminal)  # in a file a text is one line, however long

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import sys
 import textwrap
 from typing import IO
@@ -26,6 +27,11 @@ def fitted(line: str, width: int, indent: int = 0) -> str:
     return textwrap.fill(
         line, max(width, 20), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def on_screen(line: str, indent: int = 0) -> str:
+    """`line` of stdout `fitted` where somebody watches; whole in a file or for another program."""
+    return fitted(line, shutil.get_terminal_size().columns, indent) if sys.stdout.isatty() else line
 
 
 def print_line(*values: object, end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from florilegium.cli.progress import print_quote
+from florilegium.cli.progress import print_quote, working
 from florilegium.cli.screen import print_line, printable
 
 if TYPE_CHECKING:
@@ -23,23 +23,27 @@ def writes_as_it_goes(as_json: bool) -> bool:
 def stream_rows(tuned: Tuned, prompt: str, n: int, settings: SamplingSettings, *, tags: bool = False) -> None:
     """`n` texts from `prompt`, one after the other: the same as `Tuned.generate` writes."""
     for row in range(n):
-        text, finished = _watch(tuned.stream(prompt, tags=tags, row=row, settings=settings))
+        waiting = "writing" + ("" if row else tuned.warm_up_note())
+        text, finished = _watch(tuned.stream(prompt, tags=tags, row=row, settings=settings), waiting)
         _clear(text)
         print_quote(tuned.as_generated(text, finished, tags=tags), tuned.template)
         print_line(flush=True)
 
 
-def _watch(pieces: Generator[str, None, bool]) -> tuple[str, bool]:
-    """Writes the pieces on stderr as they come; the whole text, and whether the model stopped by itself."""
+def _watch(pieces: Generator[str, None, bool], waiting: str) -> tuple[str, bool]:
+    """Writes the pieces on stderr as they come, and `waiting` until the first is there; the whole text, and whether the
+    model stopped by itself."""
     text = ""
-    while True:
-        try:
+    try:
+        with working(waiting):
             piece = next(pieces)
-        except StopIteration as end:
-            return text, bool(end.value)
-        text += piece
-        sys.stderr.write(printable(piece))
-        sys.stderr.flush()
+        while True:
+            text += piece
+            sys.stderr.write(printable(piece))
+            sys.stderr.flush()
+            piece = next(pieces)
+    except StopIteration as end:
+        return text, bool(end.value)
 
 
 def _clear(text: str) -> None:

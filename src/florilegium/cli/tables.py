@@ -69,7 +69,9 @@ def print_comparison(comparison: Comparison) -> None:
     for name in ("", *comparison.runs):
         grid.add_column(Text(printable(name)), overflow="fold")
     for name, values in comparison.settings.items():
-        grid.add_row(Text(printable(name)), *(Text(printable(str(value))) for value in values))
+        grid.add_row(
+            Text(printable(name)), *(Text("–" if value is None else printable(str(value))) for value in values)
+        )
     grid.add_row("")
     for row in metric_rows(comparison, short=True):
         cells = [

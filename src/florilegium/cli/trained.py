@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 from florilegium.cli.extras import missing_for_serving
 from florilegium.cli.progress import gigabytes, print_quote
-from florilegium.cli.screen import fitted, json_line, print_line
+from florilegium.cli.screen import json_line, on_screen, print_line
 from florilegium.errors import ResourceError
 from florilegium.generation import Generated
 from florilegium.runs.finish import Trained
@@ -31,7 +30,7 @@ def show_trained(trained: Trained, as_json: bool) -> None:
     print_line(flush=True)
     for row in rows:
         print_quote(row, trained.tuned.template)
-    print_line(f"\n{_on_screen(_summary(trained))}{_verdict(trained)}\n{_next_commands(trained)}")
+    print_line(f"\n{on_screen(_summary(trained))}{_verdict(trained)}\n{_next_commands(trained)}")
 
 
 def _as_json(trained: Trained, rows: list[Generated]) -> dict[str, object]:
@@ -56,12 +55,7 @@ def _verdict(trained: Trained) -> str:
     verdict = trained.verdict
     if verdict is None:
         return ""
-    return "\n" + _on_screen(verdict.sentence + (f": {verdict.advice}" if verdict.advice else ""))
-
-
-def _on_screen(line: str) -> str:
-    """Broken between words, where somebody watches."""
-    return fitted(line, shutil.get_terminal_size().columns) if sys.stdout.isatty() else line
+    return "\n" + on_screen(verdict.sentence + (f": {verdict.advice}" if verdict.advice else ""))
 
 
 def _next_commands(trained: Trained) -> str:
@@ -85,12 +79,12 @@ def next_commands(directory: Path, opening: str, larger: str = "", *, link: bool
         *(["florilegium ui"] if page else []),
     ]  # fmt: skip
     lines = [
-        _on_screen(f"The run is in {directory}: its adapter in adapter/, its page in {report}"),
+        on_screen(f"The run is in {directory}: its adapter in adapter/, its page in {report}"),
         *(f"    {c}" for c in commands),
     ]
     if larger:
         lines += [
-            _on_screen("The demo model is small. The same on one that knows 46 languages, 1.1 GB to download:"),
+            on_screen("The demo model is small. The same on one that knows 46 languages, 1.1 GB to download:"),
             f"    florilegium train {_pasted(larger)} --model bigscience/bloom-560m",
         ]
     return "\n" + "\n".join(lines)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from florilegium.cli import foreign_answers
 from florilegium.cli import foreign_flags as foreign
 from florilegium.config import RENAMED
 from florilegium.errors import UsageError
@@ -26,8 +27,8 @@ class Names:
     answers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-_TRAINING = Names({**foreign.SAME_IN_TRAINING, **_OLD}, foreign.SWITCHES, foreign.ANSWERS_IN_TRAINING)
-_GENERATION = Names(foreign.SAME_IN_GENERATION, foreign.SWITCHES_IN_GENERATION, foreign.ANSWERS_IN_GENERATION)
+_TRAINING = Names({**foreign.SAME_IN_TRAINING, **_OLD}, foreign.SWITCHES, foreign_answers.ANSWERS_IN_TRAINING)
+_GENERATION = Names(foreign.SAME_IN_GENERATION, foreign.SWITCHES_IN_GENERATION, foreign_answers.ANSWERS_IN_GENERATION)
 NAMES = {
     "train": _TRAINING,
     "resume": _TRAINING,
@@ -35,6 +36,7 @@ NAMES = {
     "estimate": _TRAINING,
     "generate": _GENERATION,
     "chat": _GENERATION,
+    "export": Names(foreign.SAME_IN_EXPORT, {}, foreign_answers.ANSWERS_IN_EXPORT),
     "evaluate": Names(foreign.SAME_IN_EVALUATION, foreign.SWITCHES_IN_EVALUATION),
 }
 
@@ -49,6 +51,7 @@ def translate(arguments: Sequence[str], command: str, flags: Collection[str], sw
         if argument == "--":
             return [*result, argument, *rest]
         name, equals, value = argument.partition("=")
+        name = _whole(name, names, flags)
         if not name.startswith("--") or " " in name:
             result.append(argument)
             continue
@@ -68,6 +71,12 @@ def _run_first(arguments: Sequence[str]) -> list[str]:
             run, after = (value, i + 1) if equals else (arguments[i + 1], i + 2)
             return [run, *arguments[:i], *arguments[after:]]
     return list(arguments)
+
+
+def _whole(name: str, names: Names, flags: Collection[str]) -> str:
+    """`-o` as `--output`, where the command has that, or an answer to it."""
+    long = foreign.SHORT.get(name, "")
+    return long if name not in flags and (long in flags or long[2:] in names.answers) else name
 
 
 def _translated(

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from florilegium.config.renamed import RENAMED, current_setting
 from florilegium.config.settings import TrainConfig
-from florilegium.errors import UsageError, nearest
+from florilegium.errors import UsageError, nearest, nearest_flag
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -38,7 +38,7 @@ def each_checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key not in known:
             raise UsageError(
                 f"{where}unknown setting {str(name)!r}",
-                nearest(key, RENAMED | {k: k for k in known}) or "--print-config shows all of them",
+                nearest_flag(key, RENAMED | {k: k for k in known}) or "--print-config shows all of them",
             )
         clean[key] = _checked(where, key, value, hints[key], known[key].metadata)
     return clean

@@ -116,7 +116,7 @@ class PackedDecoder:
 
             return attend_and_keep
 
-        hidden_BTW = self._walk(tokens_BT.to(self.device), keeping)
+        hidden_BTW = self._run_blocks(tokens_BT.to(self.device), keeping)
         last_BW = hidden_BTW[torch.arange(B, device=self.device), self.length_B - 1]
         return self._scores(last_BW)
 
@@ -139,7 +139,7 @@ class PackedDecoder:
 
             return attend_and_keep
 
-        hidden_B1W = self._walk(tokens_B[:, None], keeping)
+        hidden_B1W = self._run_blocks(tokens_B[:, None], keeping)
         self.length_B = place_B + 1
         return self._scores(hidden_B1W[:, 0])
 
@@ -154,7 +154,7 @@ class PackedDecoder:
         self.length_B = torch.cat([self.length_B, other.length_B])
         return True
 
-    def _walk(self, tokens_BT: torch.Tensor, attention: Callable[[int], reference.Attend]) -> torch.Tensor:
+    def _run_blocks(self, tokens_BT: torch.Tensor, attention: Callable[[int], reference.Attend]) -> torch.Tensor:
         # as in training: float16 is too short for a residual stream
         residual = torch.float32 if self.dtype == torch.float16 else self.dtype
         hidden_BTW = self.family.embed(self.model, tokens_BT, residual)

@@ -81,11 +81,9 @@ def generate_texts(
     Row i's draws depend on `settings.seed` and `first_row + i` alone. Raises UsageError for an empty prompt without
     first_words, ResourceError when memory runs out."""
     numbers = [first_row + i for i in range(len(prompts))]
-    begun = [
-        prompt or draw_first_word(first_words, settings, number)
-        for prompt, number in zip(prompts, numbers, strict=True)
-    ]
-    ids = text_ids(loaded.base.tokenizer, begun)
+    pairs = zip(prompts, numbers, strict=True)
+    beginnings = [prompt or draw_first_word(first_words, settings, number) for prompt, number in pairs]
+    ids = text_ids(loaded.base.tokenizer, beginnings)
     requests = [fitting(loaded, Request(row, number, settings)) for row, number in zip(ids, numbers, strict=True)]
     requests += [replace(request, adapter=None) for request in requests] if with_base else []
     written = completions(loaded, requests, write, tell)

@@ -123,10 +123,10 @@ def _quantised(module: nn.Linear, weight_NK: torch.Tensor) -> nn.Parameter:
     import bitsandbytes as bnb
 
     if isinstance(module, bnb.nn.Linear8bitLt):
-        codes_NK, scale_N, _ = bnb.functional.int8_vectorwise_quant(weight_NK.half())
+        int8_NK, scale_N, _ = bnb.functional.int8_vectorwise_quant(weight_NK.half())
         return cast(
             nn.Parameter,
-            bnb.nn.Int8Params(codes_NK, requires_grad=False, has_fp16_weights=False, CB=codes_NK, SCB=scale_N),
+            bnb.nn.Int8Params(int8_NK, requires_grad=False, has_fp16_weights=False, CB=int8_NK, SCB=scale_N),
         )
     assert isinstance(module, bnb.nn.Linear4bit), "Transformers made it, for 8 or 4 bits"
     old = cast(bnb.nn.Params4bit, module.weight)

@@ -63,12 +63,12 @@ def weights_of(model: PreTrainedModel, files: WeightFiles) -> WeightFiles:
     kept = {
         name: tensor
         for name, tensor in files.tensors.items()
-        if place(name, wanted, model.base_model_prefix) or not _is_made_anew(name, tensor)
+        if place(name, wanted, model.base_model_prefix) or not _is_made_again(name, tensor)
     }
     return replace(files, tensors=kept)
 
 
-def _is_made_anew(name: str, tensor: StoredTensor) -> bool:
+def _is_made_again(name: str, tensor: StoredTensor) -> bool:
     mask = MASKS.search(name) and (tensor.dtype in ("BOOL", "U8") or len(tensor.shape) == 4)
     return bool(mask or TABLES.search(name))
 

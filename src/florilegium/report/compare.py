@@ -239,7 +239,7 @@ def comparison_page(*runs: RunRecord) -> str:
 
 
 def _samples(runs: Sequence[RunRecord]) -> list[tuple[str, list[QuoteCard | None]]]:
-    """For each prompt what every run wrote at its end; prompts that one run alone had are left out."""
-    last = [{cards.prompt: cards.after for cards in prompt_cards(run.samples)} for run in runs]
+    """For each prompt what the adapter that each run kept wrote; prompts that one run alone had are left out."""
+    last = [{cards.prompt: cards.after for cards in prompt_cards(run.samples, run.kept_step)} for run in runs]
     shared = [prompt for prompt in last[0] if sum(prompt in own for own in last) > 1]
     return [(prompt, [own.get(prompt) for own in last]) for prompt in shared]

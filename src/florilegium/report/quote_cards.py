@@ -22,7 +22,8 @@ class QuoteCard:
 
 @dataclass(frozen=True)
 class PromptCards:
-    """The first and the last text for a prompt, and those between; of a run that stopped early there is one."""
+    """The first text for a prompt and that of the adapter that was kept (else the last), and the others; of a run that
+    stopped early there is one."""
 
     prompt: str
     before: QuoteCard | None
@@ -30,8 +31,9 @@ class PromptCards:
     between: tuple[QuoteCard, ...]
 
 
-def prompt_cards(samples: Sequence[Mapping[str, object]]) -> list[PromptCards]:
-    """Cards for each prompt, in the order in which prompts were given."""
+def prompt_cards(samples: Sequence[Mapping[str, object]], kept: object = None) -> list[PromptCards]:
+    """Cards for each prompt, in the order in which prompts were given. `kept` is the step of the adapter that was kept,
+    where one was chosen."""
     texts: dict[str, dict[int, QuoteCard]] = {}
     for row in samples:
         step = row.get("step")
@@ -39,8 +41,10 @@ def prompt_cards(samples: Sequence[Mapping[str, object]]) -> list[PromptCards]:
             texts.setdefault(str(row.get("prompt", "")), {})[step] = _card(step, row)
     found = []
     for prompt, by_step in texts.items():
-        *earlier, last = [by_step[step] for step in sorted(by_step)]
-        found.append(PromptCards(prompt, earlier[0] if earlier else None, last, tuple(earlier[1:])))
+        first, *others = sorted(by_step)
+        after = kept if isinstance(kept, int) and kept in others else others[-1] if others else first
+        between = tuple(by_step[step] for step in others if step != after)
+        found.append(PromptCards(prompt, by_step[first] if others else None, by_step[after], between))
     return found
 
 

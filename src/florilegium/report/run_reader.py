@@ -56,6 +56,12 @@ class RunRecord:
             return None
         return ShownVerdict(found.get("works") is True, found["sentence"], str(found.get("advice") or ""))
 
+    @property
+    def kept_step(self) -> int | None:
+        """The step of the adapter that was kept."""
+        found = self.manifest.get("best_step")
+        return found if isinstance(found, int) else None
+
     def series(self, key: str, rows: Iterable[Mapping[str, object]] | None = None) -> list[tuple[float, float]]:
         """(step, value) of a metric, where both are finite numbers."""
         pairs = ((_number(row.get("step")), _number(row.get(key))) for row in (self.steps if rows is None else rows))

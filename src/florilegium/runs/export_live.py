@@ -15,7 +15,7 @@ from florilegium.export.subject import Subject
 from florilegium.model import Base, choose_device, load_adapter, load_base
 from florilegium.model.card_memory import free_memory
 from florilegium.model.load_errors import model_errors, quietly
-from florilegium.runs.export_probe import make_probe, sayings_probe
+from florilegium.runs.export_probe import make_probe, sample_probe
 from florilegium.runs.recorder import ProgressView
 from florilegium.storage.platform import available_memory
 
@@ -50,7 +50,7 @@ def ask_live(subject: Subject, weights: BaseWeights, data: str | None, device_na
 def ask_base(weights: BaseWeights, device_name: str, view: ProgressView) -> Live:
     """The same of a base alone, on the bundled quotes."""
     base = _loaded(weights, choose_device(device_name), view, "the base itself")
-    probe = sayings_probe(base.tokenizer)
+    probe = sample_probe(base.tokenizer)
     with quietly():
         answers = ask(base.model, probe)
     return Live(answers, probe, base.model.dtype, base.device)

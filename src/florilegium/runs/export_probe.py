@@ -26,9 +26,9 @@ def make_probe(subject: Subject, tokenizer: PreTrainedTokenizerBase, data: str |
     return _probe(tokenizer, *_quotes(subject, data))
 
 
-def sayings_probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
+def sample_probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
     """The same of the bundled quotes, for a model that belongs to no run."""
-    return _probe(tokenizer, *_sayings())
+    return _probe(tokenizer, *_sample())
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase, quotes: list[Quote], template: Template, what: str) -> Probe:
@@ -54,13 +54,13 @@ def _quotes(subject: Subject, data: str | None) -> tuple[list[Quote], Template, 
         if not rows.quotes:
             raise DataError(f"{data} holds no row", "Name the file of the rows with --data")
         return rows.quotes[:ROWS], rows.template, "rows of --data"
-    return _sayings()  # the rows are gone, or were never said
+    return _sample()  # the rows are gone, or were never said
 
 
-def _sayings() -> tuple[list[Quote], Template, str]:
+def _sample() -> tuple[list[Quote], Template, str]:
     """Any text will do to compare two models."""
-    sayings = read_rows(SAYINGS)
-    return sayings.quotes[:ROWS], sayings.template, "bundled quotes"
+    rows = read_rows(SAYINGS)
+    return rows.quotes[:ROWS], rows.template, "bundled quotes"
 
 
 def _prompt(template: Template, quote: Quote, *, whole: bool) -> str:

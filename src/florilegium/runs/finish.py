@@ -78,7 +78,7 @@ def finish(
     if verdict is not None:
         figures["verdict"] = verdict.to_json()
     write_json(run.manifest, figures)
-    card = adapter_card(config, figures, recorder.last_samples(), prepared.base.folder)
+    card = adapter_card(config, figures, recorder.samples_at(progress.best_step), prepared.base.folder)
     recorder.place.check()
     save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
     if recorder.accelerator is not None:

@@ -112,7 +112,7 @@ def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> TokenReport:
                 "tokens": [str(tokenizer.decode([t], clean_up_tokenization_spaces=False)) for t in example.token_ids],
                 "token_ids": example.token_ids,
                 # The first token is never predicted: nothing stands before it.
-                "learned": [i > 0 and learned for i, learned in enumerate(example.loss_mask)],
+                "learned": [i > 0 and trained for i, trained in enumerate(example.loss_mask)],
                 "packed_row": row,
                 "packed_from": start,
                 "packed_to": end,

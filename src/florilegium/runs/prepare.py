@@ -65,9 +65,9 @@ def prepare(
     config = with_stored_bits(config, view)
     device = choose_device(config.device)
     stages = plan_stages(config, distributed.world, room)
-    names, obstacle = fast_paths.select_kernels(config.kernels, device, config.bits)
-    if obstacle:
-        raise UsageError(f"--kernels: {obstacle}", "Use --kernels auto, or leave that name out")
+    names, reason = fast_paths.select_kernels(config.kernels, device, config.bits)
+    if reason:
+        raise UsageError(f"--kernels: {reason}", "Use --kernels auto, or leave that name out")
     check_offload(config, device, distributed.world, names)
     placement = _placed(config, device, names, distributed, stages)
     if not stages and not placement.offload:
@@ -112,9 +112,9 @@ def prepare(
     )
     if base.device.type == "cuda":
         view.compiling(fast_paths.compiled_so_far)
-    obstacle = head_unsupported(base.family, base.model)
-    if obstacle:
-        raise ModelError(f"{config.model} cannot be trained here: {obstacle}", "Choose a model of another family")
+    reason = head_unsupported(base.family, base.model)
+    if reason:
+        raise ModelError(f"{config.model} cannot be trained here: {reason}", "Choose a model of another family")
     config = _resolved(config, base)
     limit = base.longest_row(config.max_length)
 

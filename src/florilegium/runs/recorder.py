@@ -110,10 +110,12 @@ class Recorder:
         append_line(self.run.events, {"step": self.step, "event": line})
         self.view.say(line)
 
-    def last_samples(self) -> list[str]:
-        """The texts of the last evaluation, from the disk: a run that was resumed at its end took none itself."""
+    def samples_at(self, step: int) -> list[str]:
+        """The texts of the evaluation at `step`, else of the last one, from the disk: a run that was resumed at its end
+        took none itself."""
         rows = [row for row in self.run.read_samples() if isinstance(row.get("text"), str)]
-        return [str(row["text"]) for row in rows if row.get("step") == rows[-1].get("step")]
+        at = step if any(row.get("step") == step for row in rows) else rows[-1].get("step") if rows else None
+        return [str(row["text"]) for row in rows if row.get("step") == at]
 
     def _write(self, metrics: StepMetrics | EvalMetrics) -> None:
         """To metrics.jsonl, and to the trackers of --report-to."""

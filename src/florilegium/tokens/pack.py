@@ -186,18 +186,18 @@ def _batch(rows: list[list[Example]], plan: PackPlan) -> Batch:
             numbers[b, here] = positions[b, here] + (example.number or 0)
             document, start = document + 1, start + size
     flat = targets.ravel() != NO_TARGET
-    (learned,) = flat.nonzero()
-    num_targets = len(learned)
+    (trained,) = flat.nonzero()
+    num_targets = len(trained)
     if plan.bucketed and not flat.all():
         more = max(0, plan.round_up(num_targets) - num_targets)
-        learned = (
+        trained = (
             np.arange(len(flat))
             if num_targets + more == len(flat)
-            else np.concatenate([learned, np.full(more, flat.argmin())])
+            else np.concatenate([trained, np.full(more, flat.argmin())])
         )
     one_a_row = all(len(row) == 1 for row in rows)
     num_tokens = sum(len(e.token_ids) for row in rows for e in row)
-    parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, numbers, learned)]
+    parts = [torch.from_numpy(array) for array in (tokens, targets, documents, positions, remaining, numbers, trained)]
     return Batch(
         parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], num_tokens, num_targets, one_a_row
     )

@@ -22,9 +22,9 @@ def add(commands: Commands) -> None:
         commands,
         "completion",
         "print a completion script for your shell",
-        'eval "$(florilegium completion bash)"                    (in ~/.bashrc)',
-        "florilegium completion zsh > ~/.zfunc/_florilegium       (a folder of fpath)",
-        "florilegium completion fish | source                     (in config.fish)",
+        'eval "$(florilegium completion bash)"                    # in ~/.bashrc',
+        "florilegium completion zsh > ~/.zfunc/_florilegium       # a folder of fpath",
+        "florilegium completion fish | source                     # in config.fish",
     )
     completion.add_argument("shell", choices=SHELLS, help="the shell that you type in")
 

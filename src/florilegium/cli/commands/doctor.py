@@ -6,7 +6,7 @@ import argparse
 
 from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.loading import loading_pytorch
-from florilegium.cli.screen import json_line, print_line
+from florilegium.cli.screen import json_line, on_screen, print_line
 from florilegium.errors import counted, redact
 
 
@@ -31,5 +31,6 @@ def run(flags: argparse.Namespace) -> None:
         print_line(redact(json_line({"checks": [check.to_json() for check in checks], "problems": len(wrong)})))
         return
     for check in checks:
-        print_line(redact(f"{check.name:<13} {check.found}" + (f"\n{'':<13} {check.fix}" if check.fix else "")))
+        for line in (f"{check.name:<13} {check.found}", *([f"{'':<13} {check.fix}"] if check.fix else [])):
+            print_line(on_screen(redact(line), indent=14))
     print_line(f"\n{counted(len(wrong), 'problem')} found")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florilegium.cli.command_parser import Commands, add_command
@@ -13,12 +15,14 @@ from florilegium.cli.screen import print_line
 from florilegium.cli.writing import add_model_and_sampling, load_tuned, sampling_settings, show
 from florilegium.config import SamplingSettings
 from florilegium.errors import UsageError, counted
-from florilegium.storage.run_directory import adapter_folder, find_run
+from florilegium.storage.paths import quoted
+from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
 
 if TYPE_CHECKING:
     from florilegium.generation.tuned import Tuned
 
 MOST_KNOWN = 2000  # tags, the most frequent
+MOST_STREAMED = 3  # texts that a terminal shows one after the other, as they are written; more are written at once
 
 
 def add(commands: Commands) -> None:
@@ -84,6 +88,8 @@ def say_seed(flags: argparse.Namespace, settings: SamplingSettings) -> None:
 
 
 def _check(flags: argparse.Namespace) -> None:
+    if flags.prompt and not flags.tags and _is_run(flags.prompt):
+        raise UsageError(f"PROMPT is {flags.prompt!r}, which is a run", f"Type: --run {quoted(flags.prompt)}")
     if flags.interactive and (flags.prompts or flags.prompt):
         raise UsageError("--interactive asks for prompts itself", "Leave PROMPT and --prompts out")
     if flags.prompts and flags.prompt:
@@ -100,6 +106,11 @@ def _check(flags: argparse.Namespace) -> None:
     if flags.about and (flags.base or flags.prompt or flags.prompts):
         other = "--base" if flags.base else "--prompts" if flags.prompts else "PROMPT"
         raise UsageError(f"--about cannot be combined with {other}", "Leave one of them out")
+
+
+def _is_run(prompt: str) -> bool:
+    """Whether a run or an adapter lies there: other commands take one in this place."""
+    return len(prompt) < 1000 and (RunDirectory(Path(prompt)).is_run or os.path.isfile(f"{prompt}/adapter_config.json"))
 
 
 def _write_about(tuned: Tuned, flags: argparse.Namespace, settings: SamplingSettings) -> None:
@@ -130,8 +141,8 @@ def _write(
 
     wanted, beside = len(prompts) * flags.n, []
     whole = flags.base or flags.novel_only or flags.known_tags
-    if wanted == 1 and writes_as_it_goes(flags.json) and not whole:
-        stream_rows(tuned, prompts[0], 1, settings, tags=flags.tags)
+    if len(prompts) == 1 and wanted <= MOST_STREAMED and writes_as_it_goes(flags.json) and not whole:
+        stream_rows(tuned, prompts[0], wanted, settings, tags=flags.tags)
         return
     with working(f"writing {wanted}" + tuned.warm_up_note()):
         if flags.base:

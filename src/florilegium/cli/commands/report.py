@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         commands,
         "report",
         "rebuild a run's report, or compare runs",
-        "florilegium report",
+        "florilegium report --open",
         "florilegium report runs/A runs/B runs/C",
     )
     add_run(report, "a run's folder or name; default: the newest one")
@@ -29,6 +29,7 @@ def add(commands: Commands) -> None:
     report.add_argument(
         "--output", metavar="FILE", help="file of the comparison; default: comparison.html, or the next number"
     )
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -38,12 +39,20 @@ def run(flags: argparse.Namespace) -> None:
     for named in (directory, *map(find_run, flags.others)):
         _say_what_is_left_out(RunDirectory(named))
     if flags.others:
-        _compare([directory, *map(find_run, flags.others)], flags.output, flags.json)
+        _compare([directory, *map(find_run, flags.others)], flags)
         return
     if flags.output:
         raise UsageError("--output is for a comparison of runs", "A run's own page is its report.html")
     page = write_report(directory)
-    print_line(json_line({"report": str(page)}) if flags.json else page)
+    opened = {"opened": open_page(page)} if flags.open else {}
+    print_line(json_line({"report": str(page), **opened}) if flags.json else page)
+
+
+def open_page(page: Path) -> bool:
+    """Shows the page in a browser; whether there is one."""
+    import webbrowser
+
+    return webbrowser.open(page.resolve().as_uri())
 
 
 def _say_what_is_left_out(run: RunDirectory) -> None:
@@ -56,16 +65,17 @@ def _say_what_is_left_out(run: RunDirectory) -> None:
         print_line(f"note: {error.cause}, and not on its page", file=sys.stderr)
 
 
-def _compare(directories: list[Path], output: str | None, as_json: bool) -> None:
+def _compare(directories: list[Path], flags: argparse.Namespace) -> None:
     from florilegium.report import compare_runs, comparison_page, read_run
     from florilegium.storage.atomic_files import write_text
 
-    page = _new_file(output)
+    page = _new_file(flags.output)
     runs = [read_run(directory) for directory in directories]
     comparison = compare_runs(*runs)
     write_text(page, comparison_page(*runs))
-    if as_json:
-        print_line(json_line({**comparison.to_json(), "report": str(page)}))
+    opened = {"opened": open_page(page)} if flags.open else {}
+    if flags.json:
+        print_line(json_line({**comparison.to_json(), "report": str(page), **opened}))
         return
     from florilegium.cli.tables import print_comparison
 

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         "florilegium runs open runs/NAME",
         "florilegium runs rename runs/NAME may-quotes",
         "florilegium runs rm runs/NAME",
-        "florilegium runs prune            (the checkpoints of all finished runs)",
+        "florilegium runs prune            # the checkpoints of all finished runs",
         usage="florilegium runs [list | open RUN | rename RUN NAME | rm RUN ... | prune [RUN ...]] [options]",
     )
     runs.add_argument("action", nargs="?", default="list", choices=ACTIONS, metavar="ACTION", help="what to do (list)")
@@ -55,14 +55,13 @@ def _list(flags: argparse.Namespace) -> None:
 
 
 def _open(flags: argparse.Namespace) -> None:
-    import webbrowser
-
+    from florilegium.cli.commands.report import open_page
     from florilegium.runs.listing import named_run
 
     run = named_run(_only(flags.names or ["latest"], "open"))
     if not run.report.is_file():
         raise UsageError(f"{run.path} has no report yet", f"Type: florilegium report {quoted(run.path)}")
-    opened = webbrowser.open(run.report.resolve().as_uri())
+    opened = open_page(run.report)
     print_line(json_line({"report": str(run.report), "opened": opened}) if flags.json else run.report)
 
 

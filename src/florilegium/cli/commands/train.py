@@ -12,6 +12,8 @@ from florilegium.cli.notify import add_notify
 from florilegium.cli.screen import print_line
 from florilegium.config.processes import is_first_process
 from florilegium.errors import UsageError
+from florilegium.storage.paths import tilde
+from florilegium.storage.run_lock import refuse_taken
 
 
 def add(commands: Commands) -> None:
@@ -48,6 +50,8 @@ def run(flags: argparse.Namespace) -> None:
 
         print_line(dump_config(config), end="")
         return
+    if not flags.dry_run and config.output:
+        refuse_taken(tilde(config.output), force=config.force)
     from florilegium.data import read_rows_of
 
     # Read before torch is imported: most mistakes are in the rows or their name, and are told in half a second.

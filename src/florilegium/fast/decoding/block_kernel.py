@@ -218,4 +218,5 @@ def down_projection(x_MK: torch.Tensor, lora: LoraInput, M: int) -> None:
 
 def gather_positions(inputs: StepInputs, state: SlotState, row_position: torch.Tensor, Q: int) -> None:
     """The position of each row whose next token is sampled."""
+    assert len(row_position) >= Q and len(inputs.sample_rows) >= Q
     sample_rows_kernel[(Q,)](inputs.sample_rows, state.position, row_position)
