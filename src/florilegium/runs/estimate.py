@@ -18,6 +18,7 @@ from florilegium.config import TrainConfig
 from florilegium.data import Rows, split_by_config
 from florilegium.model import choose_device
 from florilegium.model.card_memory import this_card
+from florilegium.model.families import packs
 from florilegium.model.gpus import Gpu, find_gpu
 from florilegium.model.offload import check_offload, place_blocks
 from florilegium.model.rehearsal import check_bits
@@ -125,7 +126,8 @@ def estimate(
         config = replace(config, memory="offload")
     memory = memory_on(skeleton, config, card, steps, longest, stages)
     length, tokens = plan_length(num_rows, config), sum(lengths) / max(1, len(lengths))
-    rate = product_rate(skeleton, card, fused=memory.plan is not None)
+    layers = not packs(skeleton.family) and card is not None and (card.capability or (8, 0)) >= (8, 0)
+    rate = product_rate(skeleton, card, fused=memory.plan is not None, layers=layers and config.bits != 32)
     seconds = beside = None
     if stages:
         seconds = pipeline_seconds(skeleton, card, memory.stages, step_tokens(config, steps, longest))

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from florilegium.config import TrainConfig
-from florilegium.errors import counted
+from florilegium.errors import clock, counted
 from florilegium.model import Base, ParameterCount
 from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs.plan import ExecutionPlan
+from florilegium.runs.plan_time import planned_seconds
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView
 from florilegium.training.pipeline_plan import describe_stages
@@ -63,8 +64,10 @@ def say_plan(
         if config.epochs and not config.max_steps
         else ""
     )
+    seconds = planned_seconds(prepared, plan) if world == 1 else None
+    time = "" if seconds is None else f"about {clock(seconds)}, "
     view.say(
-        f"plan     {passes}{counted(plan.length.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, "
+        f"plan     {passes}{counted(plan.length.num_steps, 'step')} of {counted(config.batch_size, 'quote')}, {time}"
         f"learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     view.say(f"run      {directory}")

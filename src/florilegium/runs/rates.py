@@ -10,13 +10,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
 from florilegium.config.sampling import SamplingSettings
 from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import MemoryPlan, ModelShape, plan_cost
-from florilegium.model.skeleton import Skeleton
 from florilegium.runs.estimate_generation import BANDWIDTH_SHARE
 from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.samples import SAMPLE_TOKENS
@@ -24,7 +24,9 @@ from florilegium.runs.samples import SAMPLE_TOKENS
 # Of a card's dense peak, what the products of a step reach with all else that it does, by the model's width. Between
 # two widths it is interpolated.
 SHARES = ((1024, 0.41), (2048, 0.58), (2560, 0.60), (4096, 0.69))
-PLAIN_SHARE = 0.25  # without the fused blocks
+# The same of other families' fused layers, at 16 quotes a step of an H200.
+LAYER_SHARES = ((1024, 0.105), (2048, 0.215), (4096, 0.37))
+PLAIN_SHARE = 0.25  # of BLOOM without the fused blocks
 CPU_SHARE = 0.6  # of what a product alone reaches on this processor
 # A token of each text costs as if there were so many more: weights are read, and little is done with them.
 READING_ROWS = 6
@@ -32,18 +34,29 @@ VERDICT_TOKENS = SamplingSettings().max_new_tokens
 TRIALS = 8  # the first ones warm it up
 
 
-def product_rate(skeleton: Skeleton, card: Gpu | None, *, fused: bool) -> float | None:
+class ModelSizes(Protocol):
+    """What is asked of a model: of its `Skeleton`, or of one that is loaded (`plan_time.py`)."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def product_parameters(self) -> int: ...
+    def base_bytes(self, bits: int) -> int: ...
+
+
+def product_rate(model: ModelSizes, card: Gpu | None, *, fused: bool, layers: bool = False) -> float | None:
     """Operations a second that the products of a run reach, with all else that it does; None on a card of which only the
-    memory is known. The processor (no card) is measured."""
+    memory is known. The processor (no card) is measured. `layers`: those of another family are fused."""
     if card is None:
-        return processor_rate(skeleton.width) * CPU_SHARE
+        return processor_rate(model.width) * CPU_SHARE
     if card.tflops is None:
         return None
-    return card.tflops * 1e12 * (product_share(skeleton.width) if fused else PLAIN_SHARE)
+    share = product_share(model.width) if fused else product_share(model.width, LAYER_SHARES) if layers else PLAIN_SHARE
+    return card.tflops * 1e12 * share
 
 
 def step_seconds(
-    skeleton: Skeleton,
+    model: ModelSizes,
     rate: float,
     steps: Sequence[int],
     shape: ModelShape | None,
@@ -52,7 +65,7 @@ def step_seconds(
 ) -> float:
     """Seconds of a mean step of these many tokens at this `product_rate`. `shape` and `plan` are those of the fused
     blocks, None without them; a step takes no less than what is `streamed` from main memory."""
-    per_pass = 2 * skeleton.product_parameters
+    per_pass = 2 * model.product_parameters
     if shape is None or plan is None:
         return 2 * per_pass * sum(steps) / len(steps) / rate
     products = plan_cost(replace(shape, host_block=0), steps, plan) / len(steps) * per_pass / rate
@@ -60,7 +73,7 @@ def step_seconds(
 
 
 def beside_seconds(
-    skeleton: Skeleton,
+    model: ModelSizes,
     card: Gpu | None,
     rate: float,
     evaluations: int,
@@ -71,9 +84,9 @@ def beside_seconds(
 ) -> float:
     """Seconds of what a run does beside its steps: `held_out` tokens forward in each of its evaluations, with three
     samples, and at the end as many `texts` for the verdict. Each token of them takes a pass of what is `streamed`."""
-    per_token = 2 * skeleton.product_parameters / rate
+    per_token = 2 * model.product_parameters / rate
     reading = (
-        skeleton.base_bytes(bits) / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
+        model.base_bytes(bits) / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
         if card is not None and card.bandwidth
         else 0.0
     )
@@ -86,10 +99,10 @@ def beside_seconds(
     return evaluations * (held_out * per_token + samples) + verdict
 
 
-def product_share(width: int) -> float:
+def product_share(width: int, shares: Sequence[tuple[int, float]] = SHARES) -> float:
     """Of a card's dense peak, what a step's products reach for a model of this width."""
-    below = max((point for point in SHARES if point[0] <= width), default=SHARES[0])
-    above = min((point for point in SHARES if point[0] >= width), default=SHARES[-1])
+    below = max((point for point in shares if point[0] <= width), default=shares[0])
+    above = min((point for point in shares if point[0] >= width), default=shares[-1])
     if above[0] == below[0]:
         return below[1]
     return below[1] + (above[1] - below[1]) * (width - below[0]) / (above[0] - below[0])
