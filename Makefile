@@ -52,7 +52,7 @@ types: install  ## mypy, strict
 # filed, but no reason to refuse what somebody else changed.
 check: install  ## the tests, also those of the GPU kernels in Triton's interpreter
 	$(BIN)/pytest -n auto --dist worksteal --reruns 1 -r R
-	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/decoding tests/fast/training/test_block_stack.py tests/fast/training/test_blocks.py tests/fast/training/test_lora_kernels.py tests/fast/training/test_stages.py
+	TRITON_INTERPRET=1 $(BIN)/pytest -n auto tests/fast/decoding tests/fast/layers tests/fast/training/test_block_stack.py tests/fast/training/test_blocks.py tests/fast/training/test_lora_kernels.py tests/fast/training/test_stages.py
 
 docs: install  ## the documentation as a site in site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -65,7 +65,7 @@ slow: install  ## tests that take minutes
 	TRITON_INTERPRET=1 $(BIN)/pytest -n auto -m "not gpu" tests/fast
 
 gpu: install  ## on a machine with a CUDA device: every kernel, the block stack, loading, runs
-	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/model/test_tensor_reader.py tests/model/test_bloom_loader.py tests/model/test_stored_loader.py
+	$(BIN)/pytest -o addopts= -q tests/fast tests/gpu tests/generation/test_recorded_decode.py tests/model/test_tensor_reader.py tests/model/test_bloom_loader.py tests/model/test_stored_loader.py
 
 torture: install  ## kill runs, fill disks, damage files: half an hour; writes RELIABILITY.md
 	rm -f .reliability.jsonl
