@@ -108,8 +108,10 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to
         for parameter, gradient in zip(trainer.parameters, kept, strict=True):
             parameter.grad = gradient
-        if ready.options.fused_layers is None or not recording_unsupported(trainer, ready.prepared.training.examples):
-            trainer.replay = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
+        runner = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
+        rows = ready.prepared.training.examples
+        if ready.options.fused_layers is None or not recording_unsupported(trainer, runner, rows):
+            trainer.replay = runner
     return trainer
 
 

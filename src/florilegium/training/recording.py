@@ -1,7 +1,8 @@
 """Whether a step of another family can be recorded as a CUDA graph: tried on a few tokens before the run.
 
 A recorded step must ask the device nothing back. Our own forward pass does not; what Transformers' does is the family's
-business (a mixture of experts asks which tokens go where), so it is run once with torch told to raise at such a question."""
+business (a mixture of experts asks which tokens go where), so it is run once with torch told to raise at such a question,
+and recorded once."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ from collections.abc import Sequence
 import torch
 
 from florilegium.errors import reason_of
+from florilegium.model.kernel_protocols import GraphRunner
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import Example, numbered, pack
 from florilegium.training.step import gradients, recorded_inputs
 from florilegium.training.trainer import Trainer
 
 
-def recording_unsupported(trainer: Trainer, examples: Sequence[Example]) -> str:
-    """Why a step of this trainer's is run as it is written, or an empty string. Its parameters have gradients, which are
-    zero before and after."""
+def recording_unsupported(trainer: Trainer, runner: GraphRunner, examples: Sequence[Example]) -> str:
+    """Why a step of this trainer's is run as it is written and not by `runner`, or an empty string. Its parameters have
+    gradients, which are zero before and after."""
     shortest = min(examples, key=lambda example: len(example.token_ids))
     inputs = recorded_inputs(pack(numbered([shortest]), trainer.plan)[0].to(trainer.device), num_targets=1)
     before = torch.cuda.get_sync_debug_mode()
@@ -27,11 +29,14 @@ def recording_unsupported(trainer: Trainer, examples: Sequence[Example]) -> str:
         gradients(trainer, inputs)  # what is compiled or made at its first call may wait for the device
         torch.cuda.set_sync_debug_mode("error")
         gradients(trainer, inputs)
+        torch.cuda.set_sync_debug_mode(before)
+        runner(inputs)  # what waits for nothing may still be forbidden while a graph is recorded
     except (RuntimeError, NotImplementedError) as error:
         if is_out_of_memory(error):  # the first step tells it, and takes smaller pieces
             return ""
         return reason_of(error, 200)
     finally:
         torch.cuda.set_sync_debug_mode(before)
+        runner.clear()
         torch._foreach_zero_([p.grad for p in trainer.parameters if p.grad is not None])
     return ""
