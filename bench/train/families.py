@@ -29,8 +29,9 @@ from florilegium.model import ForwardOptions, LoadedModel
 from florilegium.model.base import Base
 from florilegium.model.document_packing import Packing, find_packing
 from florilegium.model.families import family_of
-from florilegium.runs.plan import CPU_BATCH_TOKENS, CPU_MASKED_BATCH_TOKENS
 from florilegium.runs.recorder import NullView
+from florilegium.runs.row_lengths import CPU_BATCH_TOKENS
+from florilegium.runs.row_packing import CPU_MASKED_BATCH_TOKENS
 from florilegium.tokens import Example, PackPlan
 from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
 from florilegium.training.loop import training_step

@@ -131,8 +131,9 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from florilegium.config import make_config
     from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
     from florilegium.model.document_packing import Packing, find_packing
-    from florilegium.runs.plan import CPU_BATCH_TOKENS, CPU_MASKED_BATCH_TOKENS
     from florilegium.runs.recorder import NullView
+    from florilegium.runs.row_lengths import CPU_BATCH_TOKENS
+    from florilegium.runs.row_packing import CPU_MASKED_BATCH_TOKENS
     from florilegium.tokens import PackPlan
     from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
     from florilegium.training.loop import training_step
