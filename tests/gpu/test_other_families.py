@@ -51,5 +51,5 @@ def test_a_run_is_that_of_the_plain_layers(tmp_path: Path, family: str, bits: in
     lean, _ = losses(tmp_path, "lean", family, bits=bits, memory="lean")
     plain, config = losses(tmp_path, "plain", family, bits=bits, kernels="chunked-loss")
     assert "fused-layers" not in config
-    assert lean == pytest.approx(fused, rel=2e-3), "activations made again are the same"
+    assert lean == pytest.approx(fused, rel=2e-3), "recomputed activations are the same"
     assert fused == pytest.approx(plain, rel=2e-2)

@@ -19,14 +19,21 @@ from florilegium.fast.modules import Block, Bloom, Linear, LoraLayer, blocks_of,
 LINEARS = (".query_key_value", ".dense", ".dense_h_to_4h", ".dense_4h_to_h")  # of a BloomBlock
 
 
-def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
-    """Why neither can take this model, or an empty string."""
+def card_unsupported_reason(device: torch.device, compute: torch.dtype) -> str:
+    """Why kernels that compute in bfloat16 cannot run there, or an empty string."""
     if device.type != "cuda":
         return "its kernels need CUDA"
     if reason := no_bfloat16(device):
         return reason
     if compute != torch.bfloat16:
         return "its kernels compute in bfloat16"
+    return ""
+
+
+def shared_unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
+    """Why neither can take this model, or an empty string."""
+    if reason := card_unsupported_reason(device, compute):
+        return reason
     if any(layer.apply_residual_connection_post_layernorm for layer in bloom.h):
         return "this BLOOM takes its residual after the layer norm"
     if bloom.embed_dim // bloom.num_heads > 128:  # what a tile of attention holds in registers

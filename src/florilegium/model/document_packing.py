@@ -90,7 +90,7 @@ def _layers_beside_the_models_own(loaded: LoadedModel) -> str:
         with layers.through(batch, training=False):
             fused_TW = layers(batch).flatten(0, 1)[: len(alone_TW)]
             # the adapter draws nothing without a seed; what the family draws, torch would draw otherwise when
-            # activations are made again
+            # activations are recomputed
             loaded.model.train()
             training_TW = layers(batch).flatten(0, 1)[: len(alone_TW)]
     except Exception as found:  # a family's own attention raises what it likes

@@ -1,7 +1,7 @@
 """The layers of a family that is not ours, fused, as the forward pass of training takes them: by batches.
 
 layers = FusedLayers(fast_paths.make_layer_runner(loaded, longest))
-with layers.through(batch, training=True):      around forward and backward: activations may be made again
+with layers.through(batch, training=True):      around forward and backward: activations may be recomputed
     hidden_BTW = layers(batch)"""
 
 from __future__ import annotations

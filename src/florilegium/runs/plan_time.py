@@ -46,7 +46,7 @@ def planned_seconds(prepared: Prepared, plan: ExecutionPlan) -> float | None:
     training = prepared.training.examples
     tokens = sum(len(example.token_ids) - 1 for example in training) * config.batch_size // max(1, len(training))
     step = step_seconds(sizes, rate, [tokens], None, None)
-    if memory is not None:  # what is made again costs a third pass
+    if memory is not None:  # what is recomputed costs a third pass
         step *= 1 + 0.5 * (base.num_layers - memory.full) / base.num_layers
     held_out = sum(len(e.token_ids) for side in (prepared.held_out, prepared.validation) for e in side.examples)
     beside = beside_seconds(sizes, card, rate, plan.length.evaluations, held_out, config.verdict_texts, config.bits)

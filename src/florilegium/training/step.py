@@ -177,7 +177,7 @@ def gradients(trainer: Trainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor
 
 
 def _layers_through(trainer: Trainer, batch: Batch) -> contextlib.AbstractContextManager[None]:
-    """Around a batch's forward and backward pass, which may make activations again, where another family's layers are
+    """Around a batch's forward and backward pass, which may recompute activations, where another family's layers are
     fused."""
     layers = trainer.options.fused_layers
     return contextlib.nullcontext() if layers is None else layers.through(batch, training=True)

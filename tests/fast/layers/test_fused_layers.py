@@ -88,7 +88,7 @@ def loaded(name: str, bits: int = 32, dropout: float = 0.0, targets: Any = "all-
         if "lora_" in parameter_name:
             parameter.data = parameter.data.float().normal_(0, 0.1)
     draw_by_rows(peft_model)
-    base = Base(model, None, name, bits, DEVICE, DTYPE, "", "")  # type: ignore[arg-type]
+    base = Base(model, None, name, bits, DEVICE, DTYPE, "", "")  # type: ignore[arg-type]  # no text is read
     found = LoadedModel(base, peft_model, ("quantized-linear",) if bits in (4, 8) else ())
     fast.install_kernels(peft_model, found.kernels)
     return found
@@ -142,6 +142,8 @@ def test_losses_and_gradients_are_those_of_the_plain_layers(name: str, bits: int
     plain = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions"))
     layers = fused(model)
     assert len(layers.runner.linears) == 14, "seven of each of two layers"
+    mlps = [module for module in model.model.modules() if hasattr(module, "act_fn")]
+    assert len(mlps) == 2 and all("forward" in vars(mlp) for mlp in mlps), "recognised, whatever the adapter drops"
     ours = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions", fused_layers=layers))
     assert not differ(ours, plain)
 

@@ -1,7 +1,7 @@
 """A model of another family through its layers: the fused forwards put into its modules, and the model run on packed rows.
 
     layers = FusedLayers(backbone, torch.bfloat16, longest)
-    with layers.through(start_T, end_T, number_T, seed):        around forward and backward: activations may be made again
+    with layers.through(start_T, end_T, number_T, seed):        around forward and backward: activations may be recomputed
         hidden_TW = layers(tokens_T, position_T)
 
 Modules that are not recognised stay Transformers', so a family that says nothing still trains; whether what comes out is
@@ -16,20 +16,16 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from florilegium.fast.card import no_bfloat16
 from florilegium.fast.layers import gated_mlp, lora_linear, rms_norm
 from florilegium.fast.layers.document_attention import attending
 from florilegium.fast.layers.packed_rows import TILE, PackedRows, here_and_again, through
+from florilegium.fast.support import card_unsupported_reason
 
 
 def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch.dtype) -> str:
     """What keeps the layers of this model from being fused, of what can be seen without running it; or an empty string."""
-    if device.type != "cuda":
-        return "its kernels need CUDA"
-    if reason := no_bfloat16(device):
+    if reason := card_unsupported_reason(device, compute):
         return reason
-    if compute != torch.bfloat16:
-        return "its kernels compute in bfloat16"
     from peft.tuners.lora import LoraLayer
 
     config: Any = backbone.config
@@ -51,8 +47,9 @@ class FusedLayers:
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype, longest: int) -> None:
         self.backbone, self.longest = backbone, longest
-        # before the linears: what a norm or an MLP computes is asked of them as they are
-        norms, mlps = rms_norm.rms_norms(backbone), gated_mlp.gated_mlps(backbone, dtype)
+        # before the linears: what a norm or an MLP computes is asked of them as they are, and without an adapter's dropout
+        with _evaluating(backbone):
+            norms, mlps = rms_norm.rms_norms(backbone), gated_mlp.gated_mlps(backbone, dtype)
         linears = lora_linear.lora_linears(backbone, dtype)
         self.linears = [linear for _, linear in linears]
         changed = [*norms, *(mlp for mlp, _ in mlps), *(layer for layer, _ in linears)]
@@ -93,3 +90,15 @@ class FusedLayers:
         found: Any = self.backbone(input_ids=tokens_T[None], position_ids=position_T[None].long(), use_cache=False)
         hidden: torch.Tensor = found.last_hidden_state
         return hidden[0]
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, nothing is dropped; then each module is in the mode that it was in: a fresh adapter's is its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

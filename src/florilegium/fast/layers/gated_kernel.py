@@ -48,7 +48,7 @@ def gated_grad_kernel(gate, up, grad, grad_gate, grad_up, size, ACT: tl.constexp
     inside = offset < size
     y, slope = value_and_slope(tl.load(gate + offset, mask=inside, other=0.0).to(tl.float32), ACT)
     u = tl.load(up + offset, mask=inside, other=0.0).to(tl.float32)
-    # the activation is made again from gate, which costs nothing beside the bytes that it would take to keep it
+    # the activation is recomputed from gate, which costs nothing beside the bytes that it would take to keep it
     dy = tl.load(grad + offset, mask=inside, other=0.0).to(tl.float32)
     tl.store(grad_gate + offset, (dy * u * slope).to(gate.dtype.element_ty), mask=inside)
     tl.store(grad_up + offset, (dy * y).to(gate.dtype.element_ty), mask=inside)

@@ -1,7 +1,7 @@
 """A frozen linear with LoRA, or without, as one function forward and backward: y = x W^T + bias + scaling dropout(x) A^T B^T.
 
 PEFT's own casts x to float32 for its two thin products, and autograd keeps that copy, the dropped one and the mask for each
-linear: at eight billion parameters 4 MB a token. Here x itself is kept, which the linears that read it share, and the
+linear: of an 8B Llama 5 MB a token for the copies alone. Here x itself is kept, which the linears that read it share, and the
 adapter's x A^T. W is dequantised into one buffer for one product at a time, and again on the way back; a base of 16 bits is
 read where it lies. Dropout is drawn by the token's number in its step (`fast/training/dropout.py`), as on the CPU.
 
@@ -112,7 +112,7 @@ class LoraLinearFunction(torch.autograd.Function):
         if linear.lora is None:
             return grad_TK, None, None
         x, x_at = ctx.saved_tensors
-        # a few launches of thin products: of the step's work they are a twentieth
+        # thin products, bound by their launches: in a recorded step there are none
         x_at_grad = down_projection_grad(grad_TN, linear.b_NR, x_at.shape[1])
         grad_a, grad_b = lora_gradients(x, x_at_grad, grad_TN, x_at, linear.rescale_N, dropout=ctx.drawn)
         if grad_TK is not None:
