@@ -110,7 +110,9 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
             parameter.grad = gradient
         runner = fast_paths.graph_runner(lambda inputs: gradients(trainer, inputs), kept)
         rows = ready.prepared.training.examples
-        if ready.options.fused_layers is None or not recording_unsupported(trainer, runner, rows):
+        if ready.options.fused_layers is not None:
+            trainer.unrecorded = recording_unsupported(trainer, runner, rows)
+        if not trainer.unrecorded:
             trainer.replay = runner
     return trainer
 

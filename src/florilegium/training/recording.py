@@ -1,11 +1,13 @@
 """Whether a step of another family can be recorded as a CUDA graph: tried on a few tokens before the run.
 
 A recorded step must ask the device nothing back. Our own forward pass does not; what Transformers' does is the family's
-business (a mixture of experts asks which tokens go where), so it is run once with torch told to raise at such a question,
-and recorded once."""
+business (a mixture of experts asks which tokens go where), so it is run once with torch told to warn of such a question,
+and recorded once. To warn, not to raise: torch asks for the whole process, in which another thread may write texts. A
+question of that thread's at this moment costs the run its graph and nothing else."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +19,8 @@ from florilegium.tokens import Example, numbered, pack
 from florilegium.training.step import gradients, recorded_inputs
 from florilegium.training.trainer import Trainer
 
+SYNCHRONIZING = "synchronizing CUDA operation"  # torch's words
+
 
 def recording_unsupported(trainer: Trainer, runner: GraphRunner, examples: Sequence[Example]) -> str:
     """Why a step of this trainer's is run as it is written and not by `runner`, or an empty string. Its parameters have
@@ -27,9 +31,13 @@ def recording_unsupported(trainer: Trainer, runner: GraphRunner, examples: Seque
     trainer.loaded.model.train()
     try:
         gradients(trainer, inputs)  # what is compiled or made at its first call may wait for the device
-        torch.cuda.set_sync_debug_mode("error")
-        gradients(trainer, inputs)
-        torch.cuda.set_sync_debug_mode(before)
+        with warnings.catch_warnings(record=True) as questions:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            gradients(trainer, inputs)
+            torch.cuda.set_sync_debug_mode(before)
+        if asked := [question for question in questions if SYNCHRONIZING in str(question.message)]:
+            return f"{asked[0].message} ({asked[0].filename}:{asked[0].lineno})"
         runner(inputs)  # what waits for nothing may still be forbidden while a graph is recorded
     except RuntimeError as error:  # torch's own, of what it forbids
         if is_out_of_memory(error):  # the first step tells it, and takes smaller pieces

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass
 class Trainer:
     """What a step needs. `replay` is `gradients` recorded as a CUDA graph, or None where the step is run as it is
-    written."""
+    written; `unrecorded` is why, where it was tried."""
 
     loaded: LoadedModel
     config: TrainConfig
@@ -40,6 +40,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     lr_scheduler: LambdaLR
     replay: GraphRunner | None = None
+    unrecorded: str = ""
     distributed: Distributed = ALONE
     stop: SharedStop | None = None  # of several processes
     pipeline: Pipeline | None = None  # where they hold the base together

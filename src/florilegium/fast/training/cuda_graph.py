@@ -88,7 +88,8 @@ class CudaGraphRunner:
             torch.cuda.empty_cache()
             self.pool = torch.cuda.graph_pool_handle()
         # All graphs allocate from one pool: no two are replayed at once, so their memory may overlap.
-        with torch.cuda.graph(graph, pool=self.pool):
+        # thread_local: another thread of the program may load or write meanwhile.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             output = self.function(here)
         return _Recorded(graph, memory, output)
 
