@@ -146,7 +146,7 @@ def execute_run(
     shared = SharedStop(stop) if distributed.has_others else None
     trainer = make_trainer(ready, distributed, shared)
     if trainer.unrecorded:
-        view.say(f"         a step is launched kernel by kernel, not as a CUDA graph: {trainer.unrecorded}")
+        view.say(f"         steps are launched kernel by kernel, not as a CUDA graph: {trainer.unrecorded}")
     recorder = Recorder(
         run,
         Samples(writer, sample_prompts(prepared), plan.config.seed),

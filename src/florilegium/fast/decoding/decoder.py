@@ -38,6 +38,7 @@ from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInpu
 from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
 from florilegium.fast.modules import Bloom, wrapped_linears
 from florilegium.fast.parallel_compile import compile_in_parallel
+from florilegium.fast.recording import recorded
 from florilegium.fast.training.quantized_linear import lora_of
 from florilegium.reference import alibi_slopes
 
@@ -200,8 +201,7 @@ class Decoder:
         self._forward(empty, M, Q, needs)  # for real: what a first launch prepares cannot be recorded
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread of the program may allocate meanwhile
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with recorded(graph, self.pool):
             self._forward(inputs, M, Q, needs)
         # One pool for all graphs: no two run at once, so their memory may overlap.
         self.pool = self.pool or graph.pool()

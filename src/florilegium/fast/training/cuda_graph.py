@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from florilegium.fast.recording import empty_cache, recorded
+
 Inputs = Mapping[str, torch.Tensor]
 
 
@@ -62,12 +64,12 @@ class CudaGraphRunner:
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
         key = tuple((name, tuple(t.shape)) for name, t in inputs.items())
-        recorded = self.recorded.get(key)
-        if recorded is None:
-            recorded = self.recorded[key] = self._record(inputs)
-        recorded.fill(inputs)
-        recorded.graph.replay()
-        return recorded.output
+        found = self.recorded.get(key)
+        if found is None:
+            found = self.recorded[key] = self._record(inputs)
+        found.fill(inputs)
+        found.graph.replay()
+        return found.output
 
     def _record(self, inputs: Inputs) -> _Recorded:
         """Raises OutOfMemoryError with nothing recorded when the shape does not fit."""
@@ -85,11 +87,10 @@ class CudaGraphRunner:
                 tensor.copy_(value)
             torch.cuda.synchronize()
             # What that call left cached would lie beside the pool, which takes the same again.
-            torch.cuda.empty_cache()
+            empty_cache()
             self.pool = torch.cuda.graph_pool_handle()
         # All graphs allocate from one pool: no two are replayed at once, so their memory may overlap.
-        # thread_local: another thread of the program may load or write meanwhile.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with recorded(graph, self.pool):
             output = self.function(here)
         return _Recorded(graph, memory, output)
 
@@ -97,4 +98,4 @@ class CudaGraphRunner:
         """Gives the memory of all shapes back."""
         self.recorded.clear()
         self.pool = None
-        torch.cuda.empty_cache()
+        empty_cache()

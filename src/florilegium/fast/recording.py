@@ -1,0 +1,39 @@
+"""The recording of a CUDA graph, undisturbed by what else goes on in the process.
+
+Three things end a recording with "operation failed due to a previous error during capture", each at a place of chance:
+Python's garbage collector, which may give back an older graph's memory meanwhile; a second recording, since torch makes
+all of them on one stream; and whoever empties torch's cache of memory. So there is one at a time, the collector waits,
+and `empty_cache` does."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextlib.contextmanager
+def recorded(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Records into `graph` what the block asks of the device; `pool` is `torch.cuda.graph_pool_handle`'s, or None."""
+    with _ONE_AT_A_TIME:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            # thread_local: another thread may load, write or allocate meanwhile
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                yield
+        finally:
+            if collects:
+                gc.enable()
+
+
+def empty_cache() -> None:
+    """`torch.cuda.empty_cache`, when nothing is being recorded."""
+    with _ONE_AT_A_TIME:
+        torch.cuda.empty_cache()
