@@ -151,6 +151,16 @@ def test_the_house_stays_as_small_as_it_has_become() -> None:
     assert {name: counts[name] for name in LEAST if counts[name] < LEAST[name]} == {}
 
 
+def test_no_tensor_takes_its_dtype_from_the_process() -> None:
+    """A thread that loads a 16-bit base changes torch's default dtype for all the others meanwhile."""
+    makers = {"empty", "eye", "full", "linspace", "normal", "ones", "rand", "randn", "zeros"}
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in makers}:
+                given = {word.arg for word in node.keywords}
+                assert "dtype" in given, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+
+
 def test_no_file_is_too_long_to_read() -> None:
     long = {p.name: n for p in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 260}
     assert not long

@@ -139,6 +139,29 @@ def test_training_while_others_load_and_write(train: Callable[..., str], plain: 
     assert text_of(run) == alone
 
 
+def test_a_default_dtype_of_another_threads_load_changes_nothing(
+    train: Callable[..., str], plain: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers sets it for the process while it makes a 16-bit base. Loads wait for one another; steps and texts do not."""
+    from florilegium.runs import train as running
+
+    make_trainer = running.make_trainer
+
+    def while_another_loads(*given: Any) -> Any:
+        torch.set_default_dtype(torch.bfloat16)
+        return make_trainer(*given)
+
+    tuned = florilegium.load(folder / "plain", device="cpu")
+    before = tuned.generate("Be kind", max_new_tokens=6, seed=3)[0].text
+    monkeypatch.setattr(running, "make_trainer", while_another_loads)
+    try:
+        assert train("while another loads") == plain
+        assert torch.get_default_dtype() == torch.bfloat16
+        assert tuned.generate("Be kind", max_new_tokens=6, seed=3)[0].text == before
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_loading_draws_nothing(plain: str, folder: Path) -> None:
     """The caller's random numbers go on as if nothing had been loaded or written."""
     torch.manual_seed(11)

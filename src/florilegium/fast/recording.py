@@ -11,7 +11,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -19,14 +19,14 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 @contextlib.contextmanager
-def recorded(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+def recorded(graph: torch.cuda.CUDAGraph, pool: object) -> Iterator[None]:
     """Records into `graph` what the block asks of the device; `pool` is `torch.cuda.graph_pool_handle`'s, or None."""
     with _ONE_AT_A_TIME:
         collects = gc.isenabled()
         gc.disable()
         try:
             # thread_local: another thread may load, write or allocate meanwhile
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=cast(Any, pool), capture_error_mode="thread_local"):
                 yield
         finally:
             if collects:

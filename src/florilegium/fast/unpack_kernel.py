@@ -35,7 +35,7 @@ def _nf4_lookup() -> str:
     `prmt` picks four of eight bytes by four indices of three bits: a table of 16 numbers of two bytes is looked up for
     four codes by four of them, and the codes' fourth bits, spread to masks by a fifth, choose between its halves: 21
     instructions for eight codes."""
-    numbers = torch.tensor(NF4).bfloat16().view(torch.int16).tolist()
+    numbers = torch.tensor(NF4, dtype=torch.float32).bfloat16().view(torch.int16).tolist()
     low, high = (bytes((number >> shift) & 255 for number in numbers) for shift in (0, 8))
     tables = {
         f"{name}{i}": whole[4 * i : 4 * i + 4][::-1].hex()

@@ -88,7 +88,9 @@ def _bitsandbytes() -> Check:
     bitsandbytes = import_bitsandbytes()
     linear = bitsandbytes.nn.Linear4bit(64, 64, bias=False, quant_type="nf4")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    linear.to(device)(torch.ones(1, 64, device=device))  # its native library is loaded when it is first used
+    linear.to(device)(
+        torch.ones(1, 64, dtype=torch.float32, device=device)
+    )  # its native library is loaded when it is first used
     return Check("bitsandbytes", f"{bitsandbytes.__version__}, NF4 works on {device}")
 
 

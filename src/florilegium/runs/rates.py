@@ -110,7 +110,7 @@ def product_share(width: int, shares: Sequence[tuple[int, float]] = SHARES) -> f
 
 def processor_rate(width: int) -> float:
     """Operations a second of a float32 product of this width on this processor: the best of a few."""
-    rows_TW, weight_WF = torch.ones(256, width), torch.ones(width, 4 * width)
+    rows_TW, weight_WF = (torch.ones(shape, dtype=torch.float32) for shape in ((256, width), (width, 4 * width)))
     best = math.inf
     for _ in range(TRIALS):
         start = time.perf_counter()

@@ -26,7 +26,10 @@ def gather(pipeline: Pipeline, tensors: Sequence[torch.Tensor]) -> list[torch.Te
     """float32 tensors of the same shapes in every process, each there in one of a chain and on the meta device in the
     others: all of them, on the CPU, in every process."""
     first = pipeline.is_first_chain  # the others hold the same
-    own = [t.detach().to("cpu", torch.float32) if first and not t.is_meta else torch.zeros(t.shape) for t in tensors]
+    own = [
+        t.detach().to("cpu", torch.float32) if first and not t.is_meta else torch.zeros(t.shape, dtype=torch.float32)
+        for t in tensors
+    ]
     flat = pipeline.distributed.sum_(torch.cat([tensor.flatten() for tensor in own]))
     parts = torch.split(flat, [tensor.numel() for tensor in own])
     return [part.view(tensor.shape).clone() for part, tensor in zip(parts, own, strict=True)]
@@ -54,7 +57,7 @@ def whole_optimizer(pipeline: Pipeline, optimizer: torch.optim.Optimizer, groups
 
 def _moments(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
     if parameter.is_meta:
-        return [torch.empty((), device="meta"), parameter, parameter]
+        return [torch.empty((), dtype=torch.float32, device="meta"), parameter, parameter]
     return [optimizer.state[parameter][name] for name in MOMENTS]
 
 

@@ -63,7 +63,7 @@ class StartedStep:
         self.done: torch.cuda.Event | None = None
         self.measured = both
         if device.type == "cuda":
-            self.measured = torch.empty(len(both), pin_memory=True)
+            self.measured = torch.empty(len(both), dtype=torch.float32, pin_memory=True)
             self.measured.copy_(both, non_blocking=True)
             self.done = torch.cuda.current_stream().record_event()
 

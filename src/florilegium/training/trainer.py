@@ -49,7 +49,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.loaded.model.parameters() if p.requires_grad and not p.is_meta]
         if self.pipeline is not None:  # NCCL wants all processes to meet before two of them talk
-            self.distributed.sum_(torch.zeros(1, device=self.device))
+            self.distributed.sum_(torch.zeros(1, dtype=torch.float32, device=self.device))
 
     @property
     def device(self) -> torch.device:

@@ -72,7 +72,7 @@ class Decoder:
         self.blocks = [decoder_block(layer) for layer in bloom.h]
         self.heads = bloom.num_heads
         self.slopes_H = alibi_slopes(self.heads, head_VW.device)
-        ones = torch.ones(1, device=head_VW.device)
+        ones = torch.ones(1, dtype=torch.float32, device=head_VW.device)
         # unsplit: a vocabulary has tiles enough for all multiprocessors
         self.head = StoredWeight(head_VW, ones, ones, len(head_VW), head_VW.shape[1], 16, (ones, ones), 1)
         self._make_buffers(head_VW.device, head_VW.dtype)

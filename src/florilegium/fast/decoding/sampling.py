@@ -54,12 +54,12 @@ class Workspace:
         passes = 2 * PASSES
         chunks = rows * CHUNKS
         return cls(
-            torch.zeros(chunks, device=device),
-            torch.zeros(chunks, device=device),
+            torch.zeros(chunks, dtype=torch.float32, device=device),
+            torch.zeros(chunks, dtype=torch.float32, device=device),
             torch.zeros(chunks, dtype=torch.int32, device=device),
-            torch.zeros(passes * chunks * CANDIDATES, device=device),
-            torch.zeros(passes * rows, device=device),
-            torch.zeros(passes * rows, device=device),
+            torch.zeros(passes * chunks * CANDIDATES, dtype=torch.float32, device=device),
+            torch.zeros(passes * rows, dtype=torch.float32, device=device),
+            torch.zeros(passes * rows, dtype=torch.float32, device=device),
         )
 
 

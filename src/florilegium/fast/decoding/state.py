@@ -49,10 +49,11 @@ class SlotState:
         """New texts in these slots (`Decoder.admit`)."""
         device, most = self.uniforms.device, self.uniforms.shape[1]
         # One table, one copy: slot, limit, four sampling parameters, then the uniform numbers.
-        table = torch.zeros(len(slots), 6 + most)
+        table = torch.zeros(len(slots), 6 + most, dtype=torch.float32)
         for row, slot, limit, chosen, numbers in zip(table, slots, limits, settings, uniforms, strict=True):
             row[:6] = torch.tensor(
-                [slot, limit, chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty]
+                [slot, limit, chosen.temperature, chosen.top_p, chosen.top_k, chosen.repetition_penalty],
+                dtype=torch.float32,
             )
             row[6 : 6 + len(numbers)] = numbers
         # From pinned memory, or the copy would wait for the step under way.
@@ -148,8 +149,10 @@ def make_slot_state(slots: int, capacity: int, V: int, M: int, device: torch.dev
         written,
         limit,
         done,
-        sampling_params=torch.zeros(slots, 4, device=device),
-        uniforms=torch.zeros(slots, capacity + 1, device=device),  # one for the opening, one for each token
+        sampling_params=torch.zeros(slots, 4, dtype=torch.float32, device=device),
+        uniforms=torch.zeros(
+            slots, capacity + 1, dtype=torch.float32, device=device
+        ),  # one for the opening, one for each token
         # a byte a token, not a bit: 64 slots of BLOOM's vocabulary are 16 MB, and a store needs no atomics
         seen=torch.zeros(slots, V, dtype=torch.uint8, device=device),
         position=torch.zeros(M, dtype=torch.int32, device=device),

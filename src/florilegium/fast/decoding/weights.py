@@ -57,7 +57,7 @@ def stored_weight(module: Linear) -> StoredWeight:
     """A linear that is `_readable`."""
     weight = module.weight
     N, K = module.out_features, module.in_features
-    ones = torch.ones(1, device=weight.device)
+    ones = torch.ones(1, dtype=torch.float32, device=weight.device)
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
     bits = _bits(module)
     split = split_of(N, K, bits)
@@ -65,14 +65,25 @@ def stored_weight(module: Linear) -> StoredWeight:
     if bits == 4:
         stored = weight.data.view(-1).view(torch.int32)  # eight at a time
         nf4 = (weight.quant_state.code, _block_scales(weight.quant_state, N, K))
-        return StoredWeight(stored, torch.ones(N, device=weight.device), bias_N, N, K, bits, nf4, split)
+        return StoredWeight(
+            stored, torch.ones(N, dtype=torch.float32, device=weight.device), bias_N, N, K, bits, nf4, split
+        )
     if bits == 8:
         # bitsandbytes moves both from the parameter to the module's state at the first forward of its own
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
         stored = weight.CB if weight.CB is not None else weight.data
         stored = stored.view(torch.int32)  # four at a time
         return StoredWeight(stored, scale.float() / 127, bias_N, N, K, bits, (ones, ones), split)
-    return StoredWeight(weight.detach(), torch.ones(N, device=weight.device), bias_N, N, K, bits, (ones, ones), split)
+    return StoredWeight(
+        weight.detach(),
+        torch.ones(N, dtype=torch.float32, device=weight.device),
+        bias_N,
+        N,
+        K,
+        bits,
+        (ones, ones),
+        split,
+    )
 
 
 def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:

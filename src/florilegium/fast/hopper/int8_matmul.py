@@ -249,4 +249,6 @@ def _partial_sums(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Where programs leave parts of tiles for one another, and their flags, which are down between launches. One stream
     at a time: two launches at once would read each other's parts."""
     number = _processors(device)
-    return torch.empty(number, 128 * 256, device=device), torch.zeros(2 * number, dtype=torch.int32, device=device)
+    return torch.empty(number, 128 * 256, dtype=torch.float32, device=device), torch.zeros(
+        2 * number, dtype=torch.int32, device=device
+    )

@@ -83,7 +83,7 @@ def gated_mlps(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, in
 def _activation(module: nn.Module, dtype: torch.dtype) -> int | None:
     """SILU or GELU_TANH, if the module computes the formula with one of them; else None."""
     # 33 numbers on both sides of 0: the exact GELU and its tanh form differ by 5e-4 there
-    numbers = torch.linspace(-4, 4, 33, device=next(module.parameters()).device)
+    numbers = torch.linspace(-4, 4, 33, dtype=torch.float32, device=next(module.parameters()).device)
     theirs = cast(GatedMlp, module).act_fn(numbers)
     acts = {SILU: F.silu(numbers), GELU_TANH: F.gelu(numbers, approximate="tanh")}
     act = next((kind for kind, ours in acts.items() if torch.allclose(ours, theirs, atol=1e-5)), None)
@@ -96,7 +96,11 @@ def _is_the_formula(module: nn.Module, act: int, dtype: torch.dtype) -> bool:
     mlp = cast(GatedMlp, module)
     gate_proj: Any = mlp.gate_proj
     width = int(getattr(gate_proj, "base_layer", gate_proj).in_features)
-    x = torch.linspace(-1, 1, 2 * width, device=next(module.parameters()).device).view(1, 2, width).to(dtype)
+    x = (
+        torch.linspace(-1, 1, 2 * width, dtype=torch.float32, device=next(module.parameters()).device)
+        .view(1, 2, width)
+        .to(dtype)
+    )
     # what `down` is given, and not what it gives: an adapter there would round differently from call to call
     hook = cast(nn.Module, mlp.down_proj).register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
     try:

@@ -49,7 +49,7 @@ class LoraLinear:
             # the product reads rows of the adapter at multiples of 16 bytes, 8 numbers
             self.b_NR = self.buffer.new_zeros(N, -(-rank // 8) * 8)
             # the gradient of B is that of B * scaling, times it
-            self.rescale_N = torch.full((N,), self.lora.scaling, device=self.buffer.device)
+            self.rescale_N = torch.full((N,), self.lora.scaling, dtype=torch.float32, device=self.buffer.device)
 
     def weight(self) -> torch.Tensor:
         """[N, K] in the compute dtype; good until the next linear's."""

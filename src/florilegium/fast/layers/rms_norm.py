@@ -55,6 +55,10 @@ def _is_rms_norm(module: nn.Module) -> bool:
     if not isinstance(weight, torch.Tensor) or weight.dim() != 1:
         return False
     # numbers of all sizes, so that a constant factor, an offset and another epsilon would show
-    x = torch.linspace(-2, 3, 4 * len(weight), device=weight.device).view(1, 4, -1).to(weight.dtype)
+    x = (
+        torch.linspace(-2, 3, 4 * len(weight), dtype=torch.float32, device=weight.device)
+        .view(1, 4, -1)
+        .to(weight.dtype)
+    )
     ours, theirs = F.rms_norm(x, weight.shape, weight, epsilon).float(), module(x).float()
     return bool((ours - theirs).abs().max() <= NEAR * theirs.abs().max())

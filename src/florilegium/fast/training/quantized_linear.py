@@ -94,7 +94,7 @@ def quantized_linear(layer: Linear | LoraLayer) -> QuantizedLinear:
     weight = module.weight
     N, K = module.out_features, module.in_features
     if hasattr(weight, "quant_state"):
-        scale_N = torch.ones(N, device=weight.device)
+        scale_N = torch.ones(N, dtype=torch.float32, device=weight.device)
     else:
         # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
         row_absmax = weight.SCB if weight.SCB is not None else module.state.SCB

@@ -23,7 +23,7 @@ WARM_UP_TOKENS = 64  # the least that every kernel takes
 def warm_up(stack: BlockStack) -> None:
     """Has the kernels of a step and of an evaluation compiled at once, the loss's with them where the head is."""
     T, device = WARM_UP_TOKENS, stack.slopes_H.device
-    stream_TW = torch.zeros(T, stack.bloom.embed_dim, device=device)
+    stream_TW = torch.zeros(T, stack.bloom.embed_dim, dtype=torch.float32, device=device)
     start_T, end_T, number_T = (torch.full((T,), index, dtype=torch.int32, device=device) for index in (0, T, 0))
     seed = torch.zeros(1, dtype=torch.int64, device=device)
     with compile_in_parallel(), torch.no_grad():
