@@ -1,9 +1,9 @@
 """The recording of a CUDA graph, undisturbed by what else goes on in the process.
 
-Three things end a recording with "operation failed due to a previous error during capture", each at a place of chance:
+Four things end a recording with "operation failed due to a previous error during capture", each at a place of chance:
 Python's garbage collector, which may give back an older graph's memory meanwhile; a second recording, since torch makes
-all of them on one stream; and whoever empties torch's cache of memory. So there is one at a time, the collector waits,
-and `empty_cache` does."""
+all of them on one stream; a thread that waits for the whole device; and one that empties torch's cache of memory. So
+there is one recording at a time, the collector waits, and so do `synchronize` and `empty_cache`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,15 @@ def recorded(graph: torch.cuda.CUDAGraph, pool: object) -> Iterator[None]:
             with torch.cuda.graph(graph, pool=cast(Any, pool), capture_error_mode="thread_local"):
                 yield
         finally:
+            # not before: what is garbage now may hold a graph
             if collects:
                 gc.enable()
+
+
+def synchronize() -> None:
+    """`torch.cuda.synchronize`, when nothing is being recorded: the whole device has the recording's stream too."""
+    with _ONE_AT_A_TIME:
+        torch.cuda.synchronize()
 
 
 def empty_cache() -> None:

@@ -38,7 +38,7 @@ from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInpu
 from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
 from florilegium.fast.modules import Bloom, wrapped_linears
 from florilegium.fast.parallel_compile import compile_in_parallel
-from florilegium.fast.recording import recorded
+from florilegium.fast.recording import recorded, synchronize
 from florilegium.fast.training.quantized_linear import lora_of
 from florilegium.reference import alibi_slopes
 
@@ -100,7 +100,7 @@ class Decoder:
     def _forget_graphs(self) -> None:
         """They read tensors that are gone."""
         if self.normed.is_cuda:
-            torch.cuda.synchronize()  # the steps under way read what is let go here
+            synchronize()  # the steps under way read what is let go here
         # inputs hold a list of places; torch drops a pool with its last graph
         self.inputs, self.graphs, self.pool = {}, {}, None
         self.lora_x_at = self.normed.new_zeros(len(self.normed), self.adapters.rank)
@@ -199,8 +199,9 @@ class Decoder:
         with compile_in_parallel():
             self._forward(empty, M, Q, needs)
         self._forward(empty, M, Q, needs)  # for real: what a first launch prepares cannot be recorded
-        torch.cuda.synchronize()
+        synchronize()
         graph = torch.cuda.CUDAGraph()
+        # alone: what a first recording allocates is the pool that the others share
         with recorded(graph, self.pool):
             self._forward(inputs, M, Q, needs)
         # One pool for all graphs: no two run at once, so their memory may overlap.

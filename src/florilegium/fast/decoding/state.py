@@ -49,6 +49,7 @@ class SlotState:
         """New texts in these slots (`Decoder.admit`)."""
         device, most = self.uniforms.device, self.uniforms.shape[1]
         # One table, one copy: slot, limit, four sampling parameters, then the uniform numbers.
+        # the dtype is said: a load in another thread changes torch's default meanwhile
         table = torch.zeros(len(slots), 6 + most, dtype=torch.float32)
         for row, slot, limit, chosen, numbers in zip(table, slots, limits, settings, uniforms, strict=True):
             row[:6] = torch.tensor(

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from florilegium.fast.recording import empty_cache, recorded
+from florilegium.fast.recording import empty_cache, recorded, synchronize
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -64,6 +64,7 @@ class CudaGraphRunner:
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
         key = tuple((name, tuple(t.shape)) for name, t in inputs.items())
+        # shapes alone decide what is launched, and with which grids
         found = self.recorded.get(key)
         if found is None:
             found = self.recorded[key] = self._record(inputs)
@@ -85,7 +86,7 @@ class CudaGraphRunner:
             self.function(here)
             for tensor, value in zip(self.updates, before, strict=True):
                 tensor.copy_(value)
-            torch.cuda.synchronize()
+            synchronize()
             # What that call left cached would lie beside the pool, which takes the same again.
             empty_cache()
             self.pool = torch.cuda.graph_pool_handle()
