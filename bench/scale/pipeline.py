@@ -40,7 +40,6 @@ from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 from florilegium.training.step_sums import StepCounts
 
 WARM_UP = 3
-ALL = {**SIZES, "176b": (14336, 112, 70)}
 
 
 def random_stage(shape: tuple[int, int, int], bits: int, device: torch.device, stage: Stage) -> Base:
@@ -99,7 +98,7 @@ def plan_of(chosen: argparse.Namespace, loaded: LoadedModel, pipeline: Pipeline)
 
 def make_trainer(chosen: argparse.Namespace, distributed: Distributed) -> tuple[Trainer, StagePlan | None]:
 
-    shape = tuple(chosen.shape) if chosen.shape else ALL[chosen.size]
+    shape = tuple(chosen.shape) if chosen.shape else SIZES[chosen.size]
     width, layers = shape[0], shape[2]
     stages = split(layers, [1.0] * layers, VOCABULARY / (12 * width), distributed.world)
     pipeline = Pipeline(distributed, stages)
@@ -191,7 +190,7 @@ def measure(chosen: argparse.Namespace, distributed: Distributed) -> dict[str, o
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=ALL, default="7b1")
+    parser.add_argument("--size", choices=SIZES, default="7b1")
     parser.add_argument("--shape", type=int, nargs=3, metavar=("WIDTH", "HEADS", "BLOCKS"), help="in place of --size")
     parser.add_argument("--bits", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=8192, help="positions of a step")

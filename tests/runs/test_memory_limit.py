@@ -14,8 +14,10 @@ from florilegium.cli.main import main
 from florilegium.config import TrainConfig, make_config
 from florilegium.data import read_rows_of
 from florilegium.model.gpus import find_gpu
+from florilegium.model.memory_plan import MemoryPlan
 from florilegium.runs.estimate import Estimate, estimate
 from florilegium.runs.estimate_memory import room_on
+from florilegium.runs.plan_text import describe_memory
 from florilegium.runs.processes import card_room
 from tests.runs.test_estimate import folder_of
 
@@ -72,3 +74,14 @@ def test_blocks_go_to_main_memory_and_stay_there_as_far_as_the_card_is_small(blo
 def test_stages_are_as_many_as_the_cards_are_small(bloom: Path) -> None:
     one, several = (told(bloom, "6", limit, gpus=4, parallel="auto").cards for limit in (None, 70.0))
     assert one is not None and several is not None and several.stages and several.stages == one.stages
+
+
+@pytest.mark.parametrize(("limit", "whole"), [(None, "140"), (24.0, "24 (--gpu-memory-limit)"), (1e300, "140")])
+def test_the_peak_is_said_beside_what_may_be_taken(
+    limit: float | None, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=140 * GIB))
+    memory = MemoryPlan(30, 30, 0, 1024, 23 * GIB)
+    assert describe_memory(memory, 30, limit).endswith(f"predicted peak 23.0 GiB of {whole}")

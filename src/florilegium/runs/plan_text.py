@@ -39,7 +39,7 @@ def say_plan(
         view.say(f"         layers as Transformers runs them: {plan.layers_reason}")
     if plan.memory is not None:
         layers = base.num_layers if base.stage is None else len(base.stage)
-        view.say(f"memory   {describe_memory(plan.memory, layers)}")
+        view.say(f"memory   {describe_memory(plan.memory, layers, config.gpu_memory_limit)}")
     if base.host is not None and plan.memory is not None and plan.memory.offloaded:
         view.say(f"         {describe_link(plan.memory, base.host.block_bytes, base.host.link_rate())}")
     if plan.stage_peaks:
@@ -100,14 +100,13 @@ def describe_kernels(names: tuple[str, ...]) -> str:
     return ", ".join(name for name in names if name not in replaced) or "no fast kernels"
 
 
-def describe_memory(memory: MemoryPlan, layers: int) -> str:
-    """What the plan keeps, in words, and the peak that it expects."""
-    total = (
-        f" of {torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30:.0f}"
-        if torch.cuda.is_available()
-        else ""
-    )
-    return f"{describe_kept(memory, layers)}; predicted peak {memory.peak / 2**30:.1f} GiB{total}"
+def describe_memory(memory: MemoryPlan, layers: int, limit: float | None = None) -> str:
+    """What the plan keeps, in words, and the peak that it expects; `limit` is --gpu-memory-limit's."""
+    peak = f"{describe_kept(memory, layers)}; predicted peak {memory.peak / 2**30:.1f} GiB"
+    if not torch.cuda.is_available():
+        return peak
+    card = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+    return f"{peak} of {limit:g} (--gpu-memory-limit)" if limit and limit < card else f"{peak} of {card:.0f}"
 
 
 def describe_link(memory: MemoryPlan, block_bytes: int, rate: float) -> str:
