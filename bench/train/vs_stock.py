@@ -129,17 +129,16 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
 
     from florilegium import fast
     from florilegium.config import make_config
-    from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, load_base
-    from florilegium.model.document_packing import Packing, find_packing
+    from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, fast_paths, load_base
+    from florilegium.model.document_packing import Packing, find_packing, fused_layers_unsupported
+    from florilegium.model.fused_layers import FusedLayers
     from florilegium.runs.recorder import NullView
-    from florilegium.runs.row_lengths import CPU_BATCH_TOKENS
-    from florilegium.runs.row_packing import CPU_MASKED_BATCH_TOKENS
-    from florilegium.tokens import PackPlan
+    from florilegium.runs.row_packing import row_packing
     from florilegium.training import Trainer, make_lr_scheduler, make_optimizer
     from florilegium.training.loop import training_step
 
     base = load_base(str(folder), bits=8, device=torch.device("cpu"))
-    config = make_config({"dropout": 0.0, "warmup": 0.0, "schedule": "constant"})
+    config = make_config({"dropout": 0.0, "warmup": 0.0, "schedule": "constant", "device": "cpu"})
     model = attach_adapter(base, config)
     same_adapter(model)
     names, _ = fast.select_kernels("auto", base.device, 8)
@@ -147,12 +146,17 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     optimizer = make_optimizer(model, config, RATE)
     loaded = LoadedModel(base, model)
     documents = Packing("") if base.packs else find_packing(loaded)
-    limit = CPU_BATCH_TOKENS if base.packs else CPU_MASKED_BATCH_TOKENS
+    layers = None
+    if base.packs or documents.mask != "positions" or fused_layers_unsupported(loaded):
+        names = tuple(name for name in names if name != "fused-layers")
+    else:
+        layers = FusedLayers(fast_paths.make_layer_runner(loaded, 4096))
+    separate = not (base.packs or documents.mask)
     trainer = Trainer(
         loaded,
         config,
-        ForwardOptions(names, document_mask=documents.mask),
-        PackPlan(separate=not (base.packs or documents.mask), batch_tokens=limit),
+        ForwardOptions(names, document_mask=documents.mask, fused_layers=layers),
+        row_packing(config, names, masked=not base.packs, separate=separate),
         optimizer,
         make_lr_scheduler(optimizer, config, 100),
     )

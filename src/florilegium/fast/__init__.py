@@ -53,7 +53,9 @@ def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
     quantized = bits in (4, 8)
     return {
         "fused-blocks": no_cuda or ("" if quantized else "it is for a base of 8 or 4 bits"),
-        "fused-layers": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
+        "fused-layers": ""
+        if device.type == "cpu"
+        else no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
         "fast-decode": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
         "flex-attention": flex_attention.unsupported_reason(
             device, flex_attention.FLEX_BLOCK, flex_attention.MIN_HEAD_DIM
@@ -101,7 +103,7 @@ def make_block_stack(
 
 def layers_unsupported(backbone: torch.nn.Module, device: torch.device, compute: torch.dtype) -> str:
     """Why the layers of a family that is not BLOOM cannot be fused, or an empty string."""
-    if importlib.util.find_spec("triton") is None:
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     from florilegium.fast.layers.fused_layers import unsupported_reason
 
@@ -110,9 +112,10 @@ def layers_unsupported(backbone: torch.nn.Module, device: torch.device, compute:
 
 def make_fused_layers(backbone: torch.nn.Module, dtype: torch.dtype, longest: int) -> FusedLayers:
     """The layers of such a model, fused where they are recognised (`layers/`)."""
-    from florilegium.fast.layers.fused_layers import FusedLayers
+    from florilegium.fast.layers import fused_layers
 
-    return FusedLayers(backbone, dtype, longest)
+    parts = fused_layers.parts_of(next(backbone.parameters()).device)
+    return fused_layers.FusedLayers(backbone, dtype, longest, parts)
 
 
 def flex_attention_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:

@@ -7,6 +7,7 @@ is not listed here is not relied on (docs/kernels/compatibility.md)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -55,6 +56,7 @@ class LoraLayer(Protocol):
     lora_B: Mapping[str, nn.Linear]
     lora_dropout: Mapping[str, nn.Module]
     scaling: Mapping[str, float]
+    r: Mapping[str, int]
 
 
 class Attention(Protocol):
@@ -90,6 +92,16 @@ class Bloom(Protocol):
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
+@dataclass(frozen=True)
+class Lora:
+    """PEFT's LoRA on a linear. `A_RK` and `B_NR` are the live float32 parameters."""
+
+    A_RK: torch.Tensor
+    B_NR: torch.Tensor
+    scaling: float
+    dropout: float
+
+
 def blocks_of(bloom: Bloom, held: range | None = None) -> list[Block]:
     """The blocks of these numbers; None: all. Where several processes hold a model together, the others' are there in
     outline alone, on the meta device."""
@@ -101,6 +113,16 @@ def lora_layer(layer: Linear | LoraLayer) -> LoraLayer | None:
     """The layer as PEFT's, or None where it is a bare linear."""
     # By its attribute: the class is PEFT's, which a base without an adapter need not import.
     return cast(LoraLayer, layer) if hasattr(layer, "base_layer") else None
+
+
+def lora_of(layer: Linear | LoraLayer) -> Lora | None:
+    """PEFT's LoRA on this layer, or None where there is none or it is disabled (`support.py` refused all other)."""
+    found = lora_layer(layer)
+    if found is None or found.disable_adapters:
+        return None
+    (name,) = found.active_adapters
+    dropout = float(getattr(found.lora_dropout[name], "p", 0.0))  # PEFT has an Identity there for 0
+    return Lora(found.lora_A[name].weight, found.lora_B[name].weight, float(found.scaling[name]), dropout)
 
 
 def base_linear(layer: Linear | LoraLayer) -> Linear:

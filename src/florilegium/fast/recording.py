@@ -22,6 +22,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def recorded(graph: torch.cuda.CUDAGraph, pool: object) -> Iterator[None]:
     """Records into `graph` what the block asks of the device; `pool` is `torch.cuda.graph_pool_handle`'s, or None."""
     with _ONE_AT_A_TIME:
+        # it may be off already: a caller's choice stays
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -42,5 +43,6 @@ def synchronize() -> None:
 
 def empty_cache() -> None:
     """`torch.cuda.empty_cache`, when nothing is being recorded."""
+    # it waits for the device and gives memory back, neither of which a recording survives
     with _ONE_AT_A_TIME:
         torch.cuda.empty_cache()

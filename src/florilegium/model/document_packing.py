@@ -12,7 +12,9 @@ Only what gave the same hidden states is used; everything else trains on padded 
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,8 +53,8 @@ def find_packing(loaded: LoadedModel) -> Packing:
         return Packing("", "it uses chunked attention")
     by_hand = not any(getattr(config, name, None) for name in MASKED_BY_HAND)
     ways: tuple[DocumentMask, ...] = ("positions", "mask") if by_hand else ("positions",)
-    batch, alone = _tried_rows(loaded)
-    with loaded.evaluating():
+    with _our_products(loaded), loaded.evaluating():
+        batch, alone = _tried_rows(loaded)
         try:
             alone_TW = torch.cat([padded_hidden_states(loaded.model, one).flatten(0, 1)[: _size(one)] for one in alone])
         except Exception:  # whatever this is, the first evaluation will meet it, and say so
@@ -69,12 +71,17 @@ def find_packing(loaded: LoadedModel) -> Packing:
 def fused_layers_unsupported(loaded: LoadedModel) -> str:
     """Why the fused layers do not give this model's hidden states of each of two documents in a row, or an empty
     string. Every module is then what it was."""
-    # both by the weights as we dequantise them: bitsandbytes' own int8 forward rounds activations as well, and over thirty
-    # layers that is more than a wrong position would be
+    with _our_products(loaded), loaded.evaluating():
+        return _layers_beside_the_models_own(loaded)
+
+
+@contextlib.contextmanager
+def _our_products(loaded: LoadedModel) -> Iterator[None]:
+    """Inside, quantised linears multiply as the run will have them, by the weights as we dequantise them: bitsandbytes' own
+    int8 forward rounds activations as well, and over thirty layers that is more than a wrong position would be."""
     fast_paths.install_kernels(loaded.model, ("quantized-linear",))
     try:
-        with loaded.evaluating():
-            return _layers_beside_the_models_own(loaded)
+        yield
     finally:
         fast_paths.install_kernels(loaded.model, loaded.kernels)
 

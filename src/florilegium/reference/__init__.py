@@ -5,13 +5,14 @@ Nothing outside this folder is imported here.
 """
 
 from florilegium.reference.attention import Attend, alibi_slopes, sdpa_attention
-from florilegium.reference.dropout import drop_limit, dropout_keep, uniform_noise
+from florilegium.reference.dropout import Dropout, drop_limit, dropout_keep, uniform_noise
 from florilegium.reference.head_loss import cross_entropy_losses
 from florilegium.reference.logits import AS_THEY_ARE, LogitRule, head_logits
 
 __all__ = [
     "AS_THEY_ARE",
     "Attend",
+    "Dropout",
     "LogitRule",
     "alibi_slopes",
     "cross_entropy_losses",

@@ -7,6 +7,8 @@ are eight draws of 16 bits."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 ROUNDS = 7
@@ -22,6 +24,21 @@ NOISE_STREAM = -1  # NEFTune's; those of the adapter's linears count from 0
 def drop_limit(p: float) -> int:
     """The share as it is drawn: of 65,536 numbers how many are dropped. 65,536 would leave nothing to divide by."""
     return min(round(p * 65536), 65535)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """`seed` int64 [1] on the device, the same for all linears of a step; `number_T` int32 [T] there, of the tokens in the
+    step; `stream` tells linears apart; `p` is the share that is dropped."""
+
+    seed: torch.Tensor
+    number_T: torch.Tensor
+    stream: int
+    p: float
+
+    @property
+    def drop_limit(self) -> int:
+        return drop_limit(self.p)
 
 
 def dropout_keep(seed: int, stream: int, number_T: torch.Tensor, width: int, limit: int) -> torch.Tensor:

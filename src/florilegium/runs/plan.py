@@ -39,9 +39,9 @@ from florilegium.training.micro_batches import MicroBatchCost
 from florilegium.training.pipeline_plan import keeps_activations
 from florilegium.training.stage_memory import StagePlan, StepTokens, plan_stage
 
-RECORDED = ("fused-blocks", "fused-layers")  # with either of them a step is recorded, where it can be
 MAX_STEPS_PLANNED = 2048  # steps whose length is known to the memory plan; a longer one later is taken in two pieces
 MAX_ROWS_PLANNED = 1024  # held-out rows that are packed to see their lengths
+RECORDED = ("fused-blocks", "fused-layers")  # with either of them a step on a GPU is recorded, where it can be
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
     config = replace(
         prepared.config,
         kernels=",".join(kernels) or "off",
-        batching=choose_batching(prepared.requested_batching, kernels),
+        batching=choose_batching(prepared.requested_batching, kernels, prepared.config.device),
         epochs=_passes(prepared),
     )
     length = plan_length(len(prepared.training.examples), config)
@@ -92,7 +92,7 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
                 reason = reason or "another process cannot fuse them"
         if reason:
             kernels = tuple(name for name in kernels if name != "fused-layers")
-            batching = choose_batching(prepared.requested_batching, kernels)
+            batching = choose_batching(prepared.requested_batching, kernels, prepared.config.device)
             config = replace(config, kernels=",".join(kernels) or "off", batching=batching)
         separate = not (prepared.base.packs or documents.mask)
         packing = row_packing(config, kernels, masked=not prepared.base.packs, separate=separate)
@@ -137,9 +137,9 @@ def _plan_blocks(
     return StagePlan(memory, lengths=tuple(lengths[: length.num_steps]))
 
 
-def choose_batching(request: str, kernels: tuple[str, ...]) -> str:
+def choose_batching(request: str, kernels: tuple[str, ...], device: str = "cuda") -> str:
     """The order of rows for these kernels: where a step is recorded it gains from filling its tiles."""
-    recorded = set(RECORDED) & set(kernels)
+    recorded = "fused-blocks" in kernels or ("fused-layers" in kernels and device == "cuda")
     return request if request != "auto" else "tile-aligned" if recorded else "shuffled"
 
 

@@ -16,6 +16,7 @@ from florilegium.tokens import PackPlan
 CPU_ROW_TOKENS = 256
 MASKED_ROW_TOKENS = 1024  # of other families on CUDA: their attention reads a mask of [T, T], and computes all of it
 BATCH_COST, CPU_BATCH_COST = 512, 32  # one more batch of padded rows: the base's weights are dequantised again
+CPU_FUSED_BATCH_TOKENS = 384  # in one row, whose documents do not meet
 CPU_MASKED_BATCH_TOKENS = 768  # autograd keeps all that other families' modules compute
 
 
@@ -51,6 +52,9 @@ def _layers_reason(prepared: Prepared, loaded: LoadedModel, documents: Packing) 
 def row_packing(config: TrainConfig, kernels: tuple[str, ...], *, masked: bool, separate: bool) -> PackPlan:
     """How rows are packed without the fused blocks: on CUDA one long row that fast attention can take, on the CPU and
     under a mask several short ones, whose attention is cheaper; for families that cannot pack, a quote a row."""
+    if config.device != "cuda" and "fused-layers" in kernels:
+        limit = config.micro_batch_tokens or CPU_FUSED_BATCH_TOKENS
+        return PackPlan(limit, 8, limit, batch_cost=CPU_BATCH_COST)
     if config.device != "cuda":
         limit = config.micro_batch_tokens or (CPU_MASKED_BATCH_TOKENS if masked else CPU_BATCH_TOKENS)
         return PackPlan(CPU_ROW_TOKENS, 8, limit, separate=separate, batch_cost=CPU_BATCH_COST)

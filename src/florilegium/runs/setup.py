@@ -104,7 +104,8 @@ def make_trainer(ready: ReadyRun, distributed: Distributed = ALONE, stop: Shared
         tile=plan.tile,
     )
     # Of a pipeline several micro-batches are under way at once: a recorded graph has memory for one.
-    if (plan.memory is not None or ready.options.fused_layers is not None) and trainer.pipeline is None:
+    fused = plan.memory is not None or ready.options.fused_layers is not None
+    if fused and trainer.device.type == "cuda" and trainer.pipeline is None:
         kept = [torch.zeros_like(parameter) for parameter in trainer.parameters]  # where the recorded graph adds to
         for parameter, gradient in zip(trainer.parameters, kept, strict=True):
             parameter.grad = gradient

@@ -24,11 +24,10 @@ from florilegium.fast.training import (
     norm_kernel,
 )
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
-from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.norm_kernel import Residual
 from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER, mma_column_order
-from florilegium.reference import alibi_slopes
+from florilegium.reference import Dropout, alibi_slopes
 from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, documents, error, run_model
 from tests.tiny import save_tiny
 

@@ -1,6 +1,6 @@
 """The fused layers of other families beside Transformers' own modules and PEFT's, on the same packed rows with the same
-dropout: hidden states, losses, and every gradient of the adapter. Without a CUDA device Triton interprets the kernels, in
-float32."""
+dropout: hidden states, losses, and every gradient of the adapter. By the CPU's own operations in float32, and by the kernels
+where there is a CUDA device, or Triton interprets them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Gemma3Config
 
-pytest.importorskip("triton", reason="Triton is not installed")
-
 from florilegium import fast
-from florilegium.fast.layers import gated_mlp
-from florilegium.fast.layers.document_attention import NAME, attending
+from florilegium.fast.layers import fused_layers, gated_mlp
+from florilegium.fast.layers.cpu_parts import ON_CPU
+from florilegium.fast.layers.document_attention import attending
 from florilegium.fast.layers.gated_mlp import gated_mlps
+from florilegium.fast.layers.parts import LayerParts
 from florilegium.fast.layers.rms_norm import rms_norms
 from florilegium.model import ForwardOptions, LoadedModel, hidden_states, token_losses
 from florilegium.model.base import Base
-from florilegium.model.document_packing import fused_layers_unsupported
+from florilegium.model.document_packing import find_packing, fused_layers_unsupported
 from florilegium.model.families.other import recompute_activations
 from florilegium.model.fused_layers import FusedLayers
 from florilegium.model.row_dropout import draw_by_rows, rows_drawn
@@ -30,15 +30,13 @@ from florilegium.tokens import Batch, Example, PackPlan, numbered, pack
 from tests.model.small_families import FAMILIES, VOCABULARY, make_model
 
 GPU = torch.cuda.is_available()
-pytestmark = pytest.mark.skipif(
-    not GPU and "TRITON_INTERPRET" not in os.environ, reason="no CUDA device, and not interpreted"
-)
+KERNELS_RUN = GPU or "TRITON_INTERPRET" in os.environ
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPE = torch.bfloat16 if GPU else torch.float32
 NEAR = 0.03 if GPU else 2e-5
 SIZES = (70, 30, 12, 3, 2)
 PLAN = PackPlan(row_tokens=128, multiple=64, batch_tokens=128, bucketed=True)
-KERNELS = ("chunked-loss",)
+LOSS = ("chunked-loss",)
 BY_POSITIONS = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -46,6 +44,20 @@ BY_POSITIONS = {
     "num_key_value_heads": 1,
     "head_dim": 32,
 }
+
+
+@pytest.fixture(autouse=True, params=["cpu", "kernels"])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LayerParts:
+    """By what the layers are computed; a test's model lies on the GPU where there is one."""
+    chosen: LayerParts = ON_CPU
+    if request.param == "kernels":
+        if not KERNELS_RUN:
+            pytest.skip("no CUDA device, and not interpreted")
+        from florilegium.fast.layers.kernel_parts import KERNELS as chosen
+    elif GPU:
+        pytest.skip("a GPU has kernels")
+    monkeypatch.setattr(fused_layers, "parts_of", lambda device: chosen)
+    return chosen
 
 
 def quantised(model: nn.Module, bits: int) -> None:
@@ -139,19 +151,19 @@ def differ(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -> dic
 def test_losses_and_gradients_are_those_of_the_plain_layers(name: str, bits: int) -> None:
     # on a GPU the plain layers draw dropout by torch, so there it is compared without
     model, batch = loaded(name, bits, 0.0 if GPU else 0.25), batch_of()
-    plain = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions"))
+    plain = losses_and_gradients(model, batch, ForwardOptions(LOSS, document_mask="positions"))
     layers = fused(model)
     assert len(layers.runner.linears) == 14, "seven of each of two layers"
     mlps = [module for module in model.model.modules() if hasattr(module, "act_fn")]
     assert len(mlps) == 2 and all("forward" in vars(mlp) for mlp in mlps), "recognised, whatever the adapter drops"
-    ours = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions", fused_layers=layers))
+    ours = losses_and_gradients(model, batch, ForwardOptions(LOSS, document_mask="positions", fused_layers=layers))
     assert not differ(ours, plain)
 
 
 def test_layers_without_an_adapter_and_recomputed_activations_give_the_same() -> None:
     model, batch = loaded("Llama", 8, 0.0 if GPU else 0.25, ["q_proj", "down_proj"]), batch_of()
-    plain = losses_and_gradients(model, batch, ForwardOptions(KERNELS, document_mask="positions"))
-    options = ForwardOptions(KERNELS, document_mask="positions", fused_layers=fused(model))
+    plain = losses_and_gradients(model, batch, ForwardOptions(LOSS, document_mask="positions"))
+    options = ForwardOptions(LOSS, document_mask="positions", fused_layers=fused(model))
     assert not differ(losses_and_gradients(model, batch, options), plain)
     assert options.fused_layers is not None
     recompute_activations(model.model, options.fused_layers.runner.checkpoint_contexts)
@@ -163,7 +175,12 @@ def test_what_is_recognised_is_what_it_computes() -> None:
         len(rms_norms(make_model("Llama", **BY_POSITIONS))) == 5
         and len(rms_norms(make_model("Qwen3", **BY_POSITIONS))) == 9
     )
-    assert not rms_norms(make_model("Gemma", **BY_POSITIONS)), "its weight is one more than it says"
+    gemma = make_model("Gemma", **BY_POSITIONS)
+    assert not rms_norms(gemma), "its weight is one more than it says"
+    for module in gemma.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.weight.data.fill_(80.0)
+    assert not rms_norms(gemma.bfloat16()), "also where that is within what 16 bits round"
     assert [act for _, act in gated_mlps(make_model("Llama", **BY_POSITIONS), torch.float32)] == [0, 0]
     assert [act for _, act in gated_mlps(make_model("Gemma", **BY_POSITIONS), torch.float32)] == [1, 1]
     odd = make_model("Llama", **BY_POSITIONS)
@@ -209,8 +226,10 @@ def test_it_is_tried_with_the_products_that_the_run_will_make(monkeypatch: pytes
     model = loaded("Llama", 8)
     fast.install_kernels(model.model, ())  # as it is when a run is planned
     plain = bnb.nn.Linear8bitLt.forward
-    monkeypatch.setattr(bnb.nn.Linear8bitLt, "forward", lambda self, x: plain(self, x * 1.3))
-    assert not fused_layers_unsupported(LoadedModel(model.base, model.model))
+    # and other rows round otherwise
+    monkeypatch.setattr(bnb.nn.Linear8bitLt, "forward", lambda self, x: plain(self, x * (1 + x.shape[1] / 40)))
+    as_planned = LoadedModel(model.base, model.model)
+    assert not fused_layers_unsupported(as_planned) and find_packing(as_planned).mask == "positions"
 
 
 def test_a_module_that_only_looks_like_one_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,11 +240,11 @@ def test_a_module_that_only_looks_like_one_is_a_reason(monkeypatch: pytest.Monke
     assert "forward() wants more" in fused_layers_unsupported(loaded("Llama"))
 
 
-def test_every_part_of_a_model_attends_as_before() -> None:
+def test_every_part_of_a_model_attends_as_before(parts: LayerParts) -> None:
     config = Gemma3Config()
     config._attn_implementation = {"": "eager", "text_config": "sdpa"}
-    with attending(config):
-        assert config._attn_implementation == config.text_config._attn_implementation == NAME
+    with attending(config, parts):
+        assert config._attn_implementation == config.text_config._attn_implementation == parts.attention_name
     assert (config._attn_implementation, config.text_config._attn_implementation) == ("eager", "sdpa")
 
 
@@ -236,7 +255,7 @@ def test_texts_and_evaluations_outside_go_through_the_models_own_modules() -> No
         layers = fused(model)
         assert torch.equal(model.model(input_ids=tokens_BT).logits, before)
         batch = batch_of()
-        options = ForwardOptions(KERNELS, document_mask="positions", fused_layers=layers)
+        options = ForwardOptions(LOSS, document_mask="positions", fused_layers=layers)
         once, again = (hidden_states(model, batch, options) for _ in range(2))
         assert torch.equal(once, again), "nothing is drawn in an evaluation"
         with model.adapter_off():

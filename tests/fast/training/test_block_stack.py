@@ -24,11 +24,11 @@ from florilegium.fast.training import (
     lora_kernel,
     norm_kernel,
 )
-from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.norm_kernel import PendingUpdate, Residual
 from florilegium.fast.training.saved_activations import ActivationPlan
 from florilegium.model import ForwardOptions, LoadedModel, attach_adapter, hidden_states, load_base, token_losses
 from florilegium.model.families.bloom import bloom_model
+from florilegium.reference import Dropout
 from florilegium.tokens import Example, PackPlan, pack
 from tests.tiny import save_tiny
 

@@ -11,10 +11,9 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from florilegium.fast.training import lora_grad_kernel, lora_kernel, norm_kernel
-from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.norm_kernel import Residual
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
-from florilegium.reference import drop_limit, dropout_keep
+from florilegium.reference import Dropout, drop_limit, dropout_keep
 from tests.fast.training.test_block_stack import DEVICE, DTYPE, LAST_BIT, error
 
 pytestmark = pytest.mark.skipif(

@@ -19,8 +19,7 @@ from florilegium.fast.decoding.block_kernel import LoraInput
 from florilegium.fast.decoding.matmul_kernel import LoraOperands, StoredWeight
 from florilegium.fast.decoding.state import StepInputs
 from florilegium.fast.decoding.weights import DecoderBlock
-from florilegium.fast.modules import Bloom, wrapped_linears
-from florilegium.fast.training.quantized_linear import Lora, lora_of
+from florilegium.fast.modules import Bloom, Lora, lora_of, wrapped_linears
 from florilegium.fast.unpack_kernel import in_stored_order
 
 NONE = -1  # the place of a row without an adapter

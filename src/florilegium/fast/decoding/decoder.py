@@ -36,10 +36,9 @@ from florilegium.fast.decoding.matmul_kernel import CacheOperands, StoredWeight
 from florilegium.fast.decoding.sampling import Needs, needs_of
 from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInputs, make_slot_state
 from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
-from florilegium.fast.modules import Bloom, wrapped_linears
+from florilegium.fast.modules import Bloom, lora_of, wrapped_linears
 from florilegium.fast.parallel_compile import compile_in_parallel
 from florilegium.fast.recording import recorded, synchronize
-from florilegium.fast.training.quantized_linear import lora_of
 from florilegium.reference import alibi_slopes
 
 ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms

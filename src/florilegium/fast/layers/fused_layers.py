@@ -1,6 +1,6 @@
 """A model of another family through its layers: the fused forwards put into its modules, and the model run on packed rows.
 
-    layers = FusedLayers(backbone, torch.bfloat16, longest)
+    layers = FusedLayers(backbone, torch.bfloat16, longest, parts_of(device))
     with layers.through(start_T, end_T, number_T, seed):        around forward and backward: activations may be recomputed
         hidden_TW = layers(tokens_T, position_T)
 
@@ -17,20 +17,32 @@ import torch
 from torch import nn
 
 from florilegium.fast.layers import gated_mlp, lora_linear, rms_norm
+from florilegium.fast.layers.cpu_parts import ON_CPU
 from florilegium.fast.layers.document_attention import attending
-from florilegium.fast.layers.packed_rows import TILE, PackedRows, here_and_again, through
+from florilegium.fast.layers.packed_rows import PackedRows, here_and_again, through
+from florilegium.fast.layers.parts import LayerParts
 from florilegium.fast.support import card_unsupported_reason
+
+
+def parts_of(device: torch.device) -> LayerParts:
+    # Triton's interpreter is for tests, which choose the kernels themselves
+    if device.type == "cpu":
+        return ON_CPU
+    # here and not above: it imports Triton
+    from florilegium.fast.layers.kernel_parts import KERNELS
+
+    return KERNELS
 
 
 def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch.dtype) -> str:
     """What keeps the layers of this model from being fused, of what can be seen without running it; or an empty string."""
-    if reason := card_unsupported_reason(device, compute):
+    if device.type != "cpu" and (reason := card_unsupported_reason(device, compute)):
         return reason
     from peft.tuners.lora import LoraLayer
 
     config: Any = backbone.config
-    layers = [module for module in backbone.modules() if isinstance(module, LoraLayer)]
-    if reason := next((reason for layer in layers if (reason := lora_linear.unsupported_reason(layer))), ""):
+    parts, layers = parts_of(device), [module for module in backbone.modules() if isinstance(module, LoraLayer)]
+    if reason := next((reason for layer in layers if (reason := lora_linear.unsupported_reason(layer, parts))), ""):
         return reason
     adapters = {id(dropout) for layer in layers for dropout in layer.lora_dropout.values()}
     # PEFT's own is drawn by the token; a base's would be drawn by torch, once, when the step is recorded
@@ -45,21 +57,21 @@ class FusedLayers:
 
     checkpoint_contexts = staticmethod(here_and_again)
 
-    def __init__(self, backbone: nn.Module, dtype: torch.dtype, longest: int) -> None:
-        self.backbone, self.longest = backbone, longest
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype, longest: int, parts: LayerParts) -> None:
+        self.backbone, self.longest, self.parts = backbone, longest, parts
         # before the linears: what a norm or an MLP computes is asked of them as they are, and without an adapter's dropout
         with _evaluating(backbone):
             norms, mlps = rms_norm.rms_norms(backbone), gated_mlp.gated_mlps(backbone, dtype)
-        linears = lora_linear.lora_linears(backbone, dtype)
+        linears = lora_linear.lora_linears(backbone, dtype, parts)
         self.linears = [linear for _, linear in linears]
         changed = [*norms, *(mlp for mlp, _ in mlps), *(layer for layer, _ in linears)]
         # a linear without an adapter may have a forward of ours already (`frozen_linear.py`), which stays beneath
         self._before = [(module, module.__dict__.get("forward")) for module in changed]
         # instances and not classes: another model of the family in this process stays as it is
         for norm in norms:
-            rms_norm.install(norm)
+            rms_norm.install(norm, parts)
         for mlp, act in mlps:
-            gated_mlp.install(mlp, act)
+            gated_mlp.install(mlp, act, parts)
         for layer, linear in linears:
             lora_linear.install(layer, linear)
 
@@ -77,10 +89,14 @@ class FusedLayers:
         self, start_T: torch.Tensor, end_T: torch.Tensor, number_T: torch.Tensor, seed: torch.Tensor | None
     ) -> Iterator[None]:
         """Around a forward pass and what comes back of it, on packed rows (`PackedRows`)."""
-        assert len(start_T) % TILE == 0, f"{len(start_T)} tokens: rows are packed in multiples of {TILE} (`PackPlan`)"
+        # a kernel would leave a tail of tokens out in silence
+        multiple = self.parts.multiple
+        assert len(start_T) % multiple == 0, (
+            f"{len(start_T)} tokens: rows are packed in multiples of {multiple} (`PackPlan`)"
+        )
         # no tensor of these is made anew while a step is recorded: they are the graph's inputs
         rows = PackedRows(start_T, end_T, number_T, seed, self.longest)
-        with through(rows), attending(cast(Any, self.backbone).config):
+        with through(rows), attending(cast(Any, self.backbone).config, self.parts):
             yield
 
     def __call__(self, tokens_T: torch.Tensor, position_T: torch.Tensor) -> torch.Tensor:

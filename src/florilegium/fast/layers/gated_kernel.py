@@ -8,6 +8,8 @@ Shapes: T tokens, F the MLP's width."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import triton
 import triton.language as tl
@@ -15,7 +17,6 @@ import triton.language as tl
 from florilegium.fast.kernel_math import GELU_CUBIC, GELU_SCALE, gelu_and_gate
 
 BLOCK = 2048  # 8 numbers a thread of 8 warps, 16 bytes of each tensor: as wide as a load can be
-SILU, GELU_TANH = 0, 1
 
 
 @triton.jit
@@ -73,3 +74,29 @@ def gated_grad(
         gate_TF, up_TF, grad_TF, grad_gate, grad_up, size, ACT=act, BLOCK=BLOCK, num_warps=8
     )
     return grad_gate, grad_up
+
+
+class GatedContext(Protocol):
+    """autograd's context."""
+
+    saved_tensors: tuple[torch.Tensor, ...]
+    act: int
+
+    def save_for_backward(self, *tensors: torch.Tensor) -> None: ...
+
+
+class Gated(torch.autograd.Function):
+    """act(gate) * up, keeping the two alone."""
+
+    @staticmethod
+    def forward(ctx: GatedContext, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
+        # views where one linear makes both halves
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        ctx.act = act
+        return gated(gate, up, act)
+
+    @staticmethod
+    def backward(ctx: GatedContext, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        gate, up = ctx.saved_tensors
+        return *gated_grad(gate, up, grads[0].contiguous(), ctx.act), None

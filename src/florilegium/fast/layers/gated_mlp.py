@@ -1,4 +1,4 @@
-"""A gated MLP, down(act(gate(x)) * up(x)), with its middle in one kernel (`gated_kernel.py`).
+"""A gated MLP, down(act(gate(x)) * up(x)), with its middle as one function (`parts.py`).
 
 A module is taken for one by its three linears and by what it computes of a few numbers; its linears are called as they
 are, with whatever adapter is on them."""
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from florilegium.fast.layers.gated_kernel import GELU_TANH, SILU, gated, gated_grad
 from florilegium.fast.layers.packed_rows import rows_of
+from florilegium.fast.layers.parts import GELU_TANH, SILU, LayerParts
 
 LINEARS = ("gate_proj", "up_proj", "down_proj")
 
@@ -22,39 +22,13 @@ LINEARS = ("gate_proj", "up_proj", "down_proj")
 class GatedMlp(Protocol):
     """What is relied on of a family's own class."""
 
-    gate_proj: nn.Module
-    up_proj: nn.Module
+    gate_proj: Callable[[torch.Tensor], torch.Tensor]
+    up_proj: Callable[[torch.Tensor], torch.Tensor]
     down_proj: Callable[[torch.Tensor], torch.Tensor]
     act_fn: Callable[[torch.Tensor], torch.Tensor]
 
 
-class GatedContext(Protocol):
-    """autograd's context."""
-
-    saved_tensors: tuple[torch.Tensor, ...]
-    act: int
-
-    def save_for_backward(self, *tensors: torch.Tensor) -> None: ...
-
-
-class Gated(torch.autograd.Function):
-    """act(gate) * up, keeping the two alone."""
-
-    @staticmethod
-    def forward(ctx: GatedContext, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
-        # views where one linear makes both halves
-        gate, up = gate.contiguous(), up.contiguous()
-        ctx.save_for_backward(gate, up)
-        ctx.act = act
-        return gated(gate, up, act)
-
-    @staticmethod
-    def backward(ctx: GatedContext, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        gate, up = ctx.saved_tensors
-        return *gated_grad(gate, up, grads[0].contiguous(), ctx.act), None
-
-
-def install(module: nn.Module, act: int) -> None:
+def install(module: nn.Module, act: int, parts: LayerParts) -> None:
     """Gives the MLP the fused forward for packed rows."""
     plain = module.forward
 
@@ -62,8 +36,7 @@ def install(module: nn.Module, act: int) -> None:
         # a text being written, or some of a mixture's tokens: as Transformers has it
         if rows_of(x) is None:
             return cast(torch.Tensor, plain(x))
-        middle: torch.Tensor = cast(Any, Gated.apply)(self.gate_proj(x), self.up_proj(x), act)
-        return self.down_proj(middle)
+        return self.down_proj(parts.gate(self.gate_proj(x), self.up_proj(x), act))
 
     module.forward = MethodType(forward, module)  # of this instance, not of the class
 

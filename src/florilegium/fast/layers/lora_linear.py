@@ -18,15 +18,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from florilegium.fast.dequantize_kernel import dequantize_int8, dequantize_nf4
 from florilegium.fast.layers.packed_rows import PackedRows, rows_of
-from florilegium.fast.modules import Linear, LoraLayer, base_linear
-from florilegium.fast.training.dropout import Dropout
-from florilegium.fast.training.lora_grad_kernel import add_lora_input_grad, lora_gradients
-from florilegium.fast.training.lora_kernel import MAX_RANK, down_projection, down_projection_grad
-from florilegium.fast.training.quantized_linear import Lora, lora_of
-
-MULTIPLE = 32  # of inputs and outputs, where there is an adapter: its kernels read so many at a time
+from florilegium.fast.layers.parts import LayerParts
+from florilegium.fast.modules import Linear, Lora, LoraLayer, base_linear, lora_of
+from florilegium.reference import Dropout
 
 
 @dataclass
@@ -38,6 +33,7 @@ class LoraLinear:
     lora: Lora | None
     stream: int
     buffer: torch.Tensor
+    parts: LayerParts
     a_RK: torch.Tensor = field(init=False)
     b_NR: torch.Tensor = field(init=False)
     rescale_N: torch.Tensor = field(init=False)
@@ -50,21 +46,6 @@ class LoraLinear:
             self.b_NR = self.buffer.new_zeros(N, -(-rank // 8) * 8)
             # the gradient of B is that of B * scaling, times it
             self.rescale_N = torch.full((N,), self.lora.scaling, dtype=torch.float32, device=self.buffer.device)
-
-    def weight(self) -> torch.Tensor:
-        """[N, K] in the compute dtype; good until the next linear's."""
-        N, K, weight = self.module.out_features, self.module.in_features, self.module.weight
-        state = getattr(weight, "quant_state", None)
-        if state is None and weight.dtype != torch.int8:
-            # a base of 16 bits is what a product reads
-            return cast(torch.Tensor, weight)
-        out = self.buffer[: N * K].view(N, K)
-        if state is not None:
-            dequantize_nf4(weight.data, state, out)
-        else:
-            # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
-            dequantize_int8(weight.data, weight.SCB if weight.SCB is not None else self.module.state.SCB, out)
-        return out
 
     def dropout(self, rows: PackedRows) -> Dropout | None:
         # an evaluation has no seed
@@ -92,36 +73,34 @@ class LoraLinearFunction(torch.autograd.Function):
         ctx: LoraLinearContext, x: torch.Tensor, linear: LoraLinear, rows: PackedRows, *lora: torch.Tensor
     ) -> torch.Tensor:
         ctx.linear, ctx.drawn = linear, linear.dropout(rows)
-        # the weight is read at once: the next linear's is dequantised over it
-        bias, weight = linear.module.bias, linear.weight()
-        y = torch.mm(x, weight.T) if bias is None else torch.addmm(bias.to(x.dtype), x, weight.T)
+        y = linear.parts.product(x, linear.module, linear.buffer)
         if not lora:
             return y
         # x A^T twice: as the gradients of B read it, and in R columns, zeros beyond the rank, as the product below wants it
-        beside = x.new_empty(len(x), linear.b_NR.shape[1])
-        x_at = down_projection(x, linear.a_RK, beside, dropout=ctx.drawn)
-        ctx.save_for_backward(x, x_at)
+        kept = linear.parts.kept(ctx.drawn, x.shape[1])
+        x_at, beside = linear.parts.down_projection(x, linear.a_RK, linear.b_NR.shape[1], ctx.drawn, kept)
+        ctx.save_for_backward(x, x_at, *([] if kept is None else [kept]))
         # in place: a second pass over y, which a copy of x with R more columns for one wider product would cost as well
         return y.addmm_(beside, linear.b_NR.T)
 
     @staticmethod
     def backward(ctx: LoraLinearContext, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         linear, grad_TN = ctx.linear, grads[0].contiguous()
-        # dequantised a second time: kept, all layers' weights would lie in 16 bits at once
-        grad_TK = torch.mm(grad_TN, linear.weight()) if ctx.needs_input_grad[0] else None
+        grad_TK = linear.parts.product_grad(grad_TN, linear.module, linear.buffer) if ctx.needs_input_grad[0] else None
         if linear.lora is None:
             return grad_TK, None, None
-        x, x_at = ctx.saved_tensors
+        x, x_at, *more = ctx.saved_tensors
+        kept, parts, drawn = more[0] if more else None, linear.parts, ctx.drawn
         # thin products, bound by their launches: in a recorded step there are none
-        x_at_grad = down_projection_grad(grad_TN, linear.b_NR, x_at.shape[1])
-        grad_a, grad_b = lora_gradients(x, x_at_grad, grad_TN, x_at, linear.rescale_N, dropout=ctx.drawn)
+        x_at_grad = parts.down_projection_grad(grad_TN, linear.b_NR, x_at.shape[1])
+        grad_a, grad_b = parts.lora_gradients(x, x_at_grad, grad_TN, x_at, linear.rescale_N, drawn, kept)
         if grad_TK is not None:
             # after the gradients of A and B, which read what it does not write
-            add_lora_input_grad(grad_TK, x_at_grad, linear.a_RK, dropout=ctx.drawn)
+            parts.add_input_grad(grad_TK, x_at_grad, linear.a_RK, drawn, kept)
         return grad_TK, None, None, grad_a, grad_b
 
 
-def lora_linears(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, LoraLinear]]:
+def lora_linears(model: nn.Module, dtype: torch.dtype, parts: LayerParts) -> list[tuple[nn.Module, LoraLinear]]:
     """The layers of PEFT, and the quantised linears without one, that `install` can change, each with what it becomes;
     dropout's streams are numbered as `row_dropout.py` has them."""
     from peft.tuners.lora import LoraLayer as PeftLayer
@@ -130,7 +109,7 @@ def lora_linears(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, 
     # what PEFT wraps is called by its layer, whose forward is ours
     wrapped = {id(layer.base_layer) for layer in layers}
     taken: list[tuple[nn.Module, int]] = [
-        (cast(nn.Module, layer), stream) for stream, layer in enumerate(layers) if not unsupported_reason(layer)
+        (cast(nn.Module, layer), stream) for stream, layer in enumerate(layers) if not unsupported_reason(layer, parts)
     ]
     taken += [(m, 0) for m in model.modules() if _is_quantized(m) and id(m) not in wrapped]
     sizes = [_size(cast(Any, layer)) for layer, _ in taken]
@@ -138,7 +117,7 @@ def lora_linears(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, 
     # one for all, so that a recorded step reads and writes the same memory each time
     buffer = torch.empty(max(sizes, default=0), dtype=dtype, device=device)
     return [
-        (layer, LoraLinear(base_linear(cast(Any, layer)), lora_of(cast(Any, layer)), stream, buffer))
+        (layer, LoraLinear(base_linear(cast(Any, layer)), lora_of(cast(Any, layer)), stream, buffer, parts))
         for layer, stream in taken
     ]
 
@@ -155,7 +134,7 @@ def _is_quantized(module: object) -> bool:
     return isinstance(module, (Linear8bitLt, Linear4bit))
 
 
-def unsupported_reason(layer: Any) -> str:
+def unsupported_reason(layer: Any, parts: LayerParts) -> str:
     """Why a LoRA layer of PEFT's stays PEFT's, or an empty string."""
     base = layer.base_layer
     # the class itself: a subclass may compute something else
@@ -164,13 +143,9 @@ def unsupported_reason(layer: Any) -> str:
     names = layer.active_adapters
     if len(names) != 1 or layer.merged or layer.disable_adapters or getattr(layer, "lora_variant", None):
         return "the adapter is not plain LoRA"
-    if layer.lora_B[names[0]].bias is not None or layer.r[names[0]] > MAX_RANK:
-        return f"the adapter has a bias, or a rank over {MAX_RANK}"
-    if base.in_features % MULTIPLE or base.out_features % MULTIPLE:
-        return f"its sides are not multiples of {MULTIPLE}"
-    state = getattr(base.weight, "quant_state", None)
-    # a group of weights with one scale must not lie across two rows
-    return "its 4-bit groups cross its rows" if state is not None and base.in_features % state.blocksize else ""
+    if layer.lora_B[names[0]].bias is not None:
+        return "the adapter has a bias"
+    return parts.linear_unsupported(layer)
 
 
 def install(layer: nn.Module, linear: LoraLinear) -> None:

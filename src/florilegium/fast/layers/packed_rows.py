@@ -8,13 +8,12 @@ Outside, where texts are written or another way was chosen, every module is what
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
-
-TILE = 64  # tokens of which a batch holds a multiple: the kernels have no tails
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,13 @@ class PackedRows:
 
     def __len__(self) -> int:
         return len(self.start_T)
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Tokens of each document, in order; a place without one is a document of its own. Waits for the device."""
+        # by its begin, which all tokens of a document share and no two documents do
+        counts: list[int] = torch.unique_consecutive(self.start_T, return_counts=True)[1].tolist()
+        return counts
 
 
 # of the thread: two models may train at once

@@ -28,13 +28,13 @@ from typing import Any, Protocol
 import torch
 
 from florilegium.fast.host_blocks import HostBlocks
-from florilegium.fast.modules import Bloom, blocks_of, linears
+from florilegium.fast.modules import Bloom, blocks_of, linears, lora_of
 from florilegium.fast.support import shared_unsupported_reason, supports_int8_matmul
 from florilegium.fast.training.backward_pass import BackwardPass
 from florilegium.fast.training.forward_pass import ForwardPass, TrainingBlock
 from florilegium.fast.training.lora_kernel import MAX_RANK
 from florilegium.fast.training.matmuls import compile_int8_matmuls
-from florilegium.fast.training.quantized_linear import QuantizedLinear, lora_of, quantized_linear
+from florilegium.fast.training.quantized_linear import QuantizedLinear, quantized_linear
 from florilegium.fast.training.saved_activations import ActivationPlan, Saved
 from florilegium.fast.training.warm_up import WARM_UP_TOKENS, warm_up
 from florilegium.reference import alibi_slopes

@@ -9,28 +9,11 @@ does a row in whatever batch and process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
-from florilegium.reference import drop_limit
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """`seed` int64 [1] on the device, the same for all linears of a step; `number_T` int32 [T] there, of the tokens in the
-    step; `stream` tells linears apart; `p` is the share that is dropped."""
-
-    seed: torch.Tensor
-    number_T: torch.Tensor
-    stream: int
-    p: float
-
-    @property
-    def drop_limit(self) -> int:
-        return drop_limit(self.p)
+from florilegium.reference import Dropout
 
 
 @triton.jit

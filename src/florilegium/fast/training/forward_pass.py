@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from florilegium.fast.training import attention_kernel, lora_kernel, norm_kernel, residual_kernel
-from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.matmuls import Matmuls
 from florilegium.fast.training.norm_kernel import PendingUpdate, Residual
 from florilegium.fast.training.quantized_linear import QuantizedLinear
 from florilegium.fast.training.saved_activations import LoraXAt, Saved, SavedActivations, SavedInputs
+from florilegium.reference import Dropout
 
 if TYPE_CHECKING:
     from florilegium.fast.training.block_stack import BlockStack

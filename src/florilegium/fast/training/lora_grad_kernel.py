@@ -14,9 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep, dropped
+from florilegium.fast.training.dropout import drawn, dropout_keep, dropped
 from florilegium.fast.training.lora_kernel import MAX_RANK, padded_rank
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, natural_column, to_mma_order
+from florilegium.reference import Dropout
 
 
 @triton.jit

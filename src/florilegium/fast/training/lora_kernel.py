@@ -18,8 +18,9 @@ import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep, dropped
+from florilegium.fast.training.dropout import drawn, dropout_keep, dropped
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, natural_column, to_mma_order
+from florilegium.reference import Dropout
 
 BLOCK_M = 32  # tokens a program
 MAX_TOKENS = 2**21  # of a step

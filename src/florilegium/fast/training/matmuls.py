@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 
 from florilegium.fast.training import gelu_kernel, lora_grad_kernel, lora_kernel
-from florilegium.fast.training.dropout import Dropout
 from florilegium.fast.training.quantized_linear import QuantizedLinear
+from florilegium.reference import Dropout
 
 
 def compile_int8_matmuls(linears: Sequence[QuantizedLinear], T: int, *, recompute: bool) -> None:

@@ -21,8 +21,9 @@ import triton
 import triton.language as tl
 
 from florilegium.fast.kernel_math import normalize
-from florilegium.fast.training.dropout import Dropout, drawn, dropout_keep, dropped
+from florilegium.fast.training.dropout import drawn, dropout_keep, dropped
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, to_mma_order
+from florilegium.reference import Dropout
 
 
 @triton.jit

@@ -14,19 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from florilegium.fast import dequantize_kernel
-from florilegium.fast.modules import Linear, LoraLayer, base_linear, lora_layer
+from florilegium.fast.modules import Linear, Lora, LoraLayer, base_linear, lora_of
 from florilegium.fast.training import lora_kernel
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
-
-
-@dataclass(frozen=True)
-class Lora:
-    """PEFT's LoRA on a linear. `A_RK` and `B_NR` are the live float32 parameters."""
-
-    A_RK: torch.Tensor
-    B_NR: torch.Tensor
-    scaling: float
-    dropout: float
 
 
 @dataclass
@@ -106,13 +96,3 @@ def quantized_linear(layer: Linear | LoraLayer) -> QuantizedLinear:
     # the matrix unit's copies want rows of the adapter at multiples of 16 bytes, 8 numbers
     R = -(-lora.A_RK.shape[0] // 8) * 8 if lora else 0
     return QuantizedLinear(module, scale_N, bias_N, N, K, R, lora)
-
-
-def lora_of(layer: Linear | LoraLayer) -> Lora | None:
-    """PEFT's LoRA on this layer, or None where there is none or it is disabled (`support.py` refused all other)."""
-    found = lora_layer(layer)
-    if found is None or found.disable_adapters:
-        return None
-    (name,) = found.active_adapters
-    dropout = float(getattr(found.lora_dropout[name], "p", 0.0))  # PEFT has an Identity there for 0
-    return Lora(found.lora_A[name].weight, found.lora_B[name].weight, float(found.scaling[name]), dropout)
