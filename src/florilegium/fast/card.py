@@ -70,6 +70,7 @@ def no_bfloat16(device: torch.device) -> str:
     """Why kernels that compute in bfloat16 cannot run there, or an empty string."""
     if device.type != "cuda" or not (_instead or torch.cuda.is_available()):
         return ""
+    # of the card that it acts as, where a test or a bench says so
     major, minor = capability = card_of(device).capability
     if capability >= BFLOAT16:
         return ""

@@ -57,6 +57,7 @@ def stored_weight(module: Linear) -> StoredWeight:
     """A linear that is `_readable`."""
     weight = module.weight
     N, K = module.out_features, module.in_features
+    # pointers that a kernel of these bits does not follow
     ones = torch.ones(1, dtype=torch.float32, device=weight.device)
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
     bits = _bits(module)

@@ -67,12 +67,14 @@ class ForwardPass:
             for index, block in enumerate(stack.blocks):
                 if stack.host is not None:
                     stack.host.need(stack.held[index])
+                # what a block's last product adds is left to the next norm, which reads the stream anyway
                 activations, residual, pending = self._block(block, residual, pending)
                 if save:
                     saved.append(self._drop_saved(index, activations))
         assert pending is not None, "a stage has a block at least"
         if not stack.has_head:
             return residual_kernel.residual_sum(residual, pending), saved, None
+        # in 16 bits, as the head reads it
         out_TW = torch.empty_like(stream_TW, dtype=stack.dtype)
         last_TW, _ = norm_kernel.residual_norm(residual, pending, stack.bloom.ln_f, out_TW)
         return out_TW, saved, last_TW
