@@ -44,6 +44,10 @@ class Gpu:
         return int(min(limit * GIB, self.memory - DRIVER)) if limit else self.budget
 
     @property
+    def gigabytes(self) -> str:
+        return f"{self.memory / GIB:.0f}"
+
+    @property
     def is_hopper(self) -> bool:
         return self.capability is not None and self.capability[0] == 9
 
@@ -95,6 +99,12 @@ def find_gpu(request: str) -> Gpu:
             return card
     known = ", ".join(card.name for card in CARDS)
     raise UsageError(f"--gpu {request}: this card is not known here", f"Known: {known}; or its memory, e.g. --gpu 24")
+
+
+def smallest_card(needed: int, capability: tuple[int, int] = (0, 0)) -> Gpu | None:
+    """The card with the least memory on which a run may take `needed` bytes."""
+    cards = [card for card in CARDS if card.budget >= needed and (card.capability or (0, 0)) >= capability]
+    return min(cards, key=lambda card: card.memory, default=None)
 
 
 def find_by_device_name(name: str) -> Gpu | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError
 from florilegium.model.card_memory import this_card
-from florilegium.model.gpus import CARDS, GIB, Gpu
+from florilegium.model.gpus import GIB, smallest_card
 from florilegium.model.offload import HOST_SHARE, Placement
 from florilegium.model.skeleton import read_skeleton
 from florilegium.runs.estimate_memory import Option, other_options
@@ -41,28 +41,23 @@ def what_would_fit(options: Sequence[Option], room: int) -> str:
         if option.needed <= room:
             return f"Use --bits {option.bits} --memory {option.memory}, which needs {needed_text(option)}"
     least = min(option.needed for option in options if option.streamed is None)
-    card = _smallest_card(least)
+    card = smallest_card(least)
     if card is None:
         return f"Choose a smaller --model: no single card holds the least that would do, {gibibytes(least)}"
     return (
-        f"Choose a smaller --model, or a card of {card.memory / GIB:.0f} GB ({card.name}) with --bits 4 --memory lean"
+        f"Choose a smaller --model, or a card of {card.gigabytes} GB ({card.name}) with --bits 4 --memory lean"
         f"{_smaller_card(options)}"
     )
-
-
-def _smallest_card(needed: int, capability: tuple[int, int] = (0, 0)) -> Gpu | None:
-    cards = [card for card in CARDS if card.budget >= needed and (card.capability or (0, 0)) >= capability]
-    return min(cards, key=lambda card: card.memory, default=None)
 
 
 def _smaller_card(options: Sequence[Option]) -> str:
     """The card that would do with the blocks in main memory, where that is a choice."""
     option = min((option for option in options if option.streamed), key=lambda o: o.needed, default=None)
-    card = None if option is None else _smallest_card(option.needed, FUSED_FROM)
+    card = None if option is None else smallest_card(option.needed, FUSED_FROM)
     if option is None or option.streamed is None or card is None:
         return ""
     return (
-        f", or one of {card.memory / GIB:.0f} GB ({card.name}) with --bits {option.bits} --memory offload and "
+        f", or one of {card.gigabytes} GB ({card.name}) with --bits {option.bits} --memory offload and "
         f"{gibibytes(option.streamed.host_bytes)} of main memory"
     )
 
@@ -77,4 +72,5 @@ def needed_text(option: Option) -> str:
 
 
 def gibibytes(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+    """In the units that memory is told in: of a small model 0.0 GiB would say nothing."""
+    return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
