@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,56 @@ def test_weights_that_stay_in_16_bits_are_told(tmp_path: Path, capsys: pytest.Ca
     assert "int8 weights 20 MiB, 18 MiB of them in 16 bits" in capsys.readouterr().out
     assert main(["estimate", "--model", str(folder_of("bloom-176b", tmp_path)), "--device", "cpu"]) == 5
     assert "e+0" not in capsys.readouterr().out
+
+
+def advised(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 5) -> str:
+    assert main(["estimate", *argv]) == code
+    return capsys.readouterr().err.split(". ")[-1].strip()
+
+
+def test_under_a_limit_the_limit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a card of 8 GB, to somebody who has one of 80. What is told works."""
+    given = ["--model", str(folder_of("bloom-7b1", tmp_path)), "--gpu", "H100", "--memory", "lean"]
+    fix = advised(capsys, *given, "--bits", "4", "--gpu-memory-limit", "2")
+    said = re.fullmatch(r"Raise --gpu-memory-limit to ([\d.]+), with --bits 4 --memory lean", fix)
+    assert said, fix
+    assert main(["estimate", *given, "--bits", "4", "--gpu-memory-limit", said[1]]) == 0
+
+
+def test_what_would_fit_is_a_choice_that_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A base stored in 8 bits is not sent to 4, and no card is offered twice."""
+    bloom = folder_of("bloom-7b1", tmp_path)
+    fix = advised(capsys, "--model", str(bloom), "--gpu", "1")
+    assert fix == "Choose a smaller --model, or a card of 8 GB (RTX 4060) with --bits 4 --memory lean"
+    values = json.loads((bloom / "config.json").read_text())
+    values["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (bloom / "config.json").write_text(json.dumps(values))
+    fix = advised(capsys, "--model", str(bloom), "--gpu", "1")
+    assert "a card of 10 GB (RTX 3080) with --bits 8 --memory lean, or one of 8 GB (RTX 4060)" in fix
+
+
+def test_so_many_cards_as_are_told_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`Use more of them, or --bits 4` was told of two cards of 24 GB for 176B, which do not do with 4 bits either."""
+    giant = ["--model", str(folder_of("bloom-176b", tmp_path)), "--gpu", "24"]
+    fix = advised(capsys, *giant, "--gpus", "2")
+    said = re.fullmatch(r"Use (\d+) of them", fix)
+    assert said, fix
+    assert main(["estimate", *giant, "--gpus", said[1]]) == 0
+    assert advised(capsys, *giant[:3], "80", "--gpus", "2") == "Use 3 of them or --bits 4"
+    assert advised(capsys, *giant[:3], "2", "--gpus", "2") == "Choose a smaller --model, or larger cards"
+
+
+@pytest.mark.parametrize(
+    ("where", "kernels", "said"),
+    [
+        (["--gpu", "T4"], "fused-blocks", "compute in bfloat16"),
+        (["--gpu", "24", "--bits", "16"], "fused-blocks", "on a base of 8 or 4 bits"),
+        (["--gpu", "24"], "nonsense", "unknown kernel 'nonsense'; available: fused-blocks"),
+        (["--device", "cpu"], "fused-blocks", "its kernels need CUDA"),
+    ],
+)
+def test_kernels_are_refused_as_train_does(
+    where: list[str], kernels: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", *where, "--kernels", kernels]) == 2
+    assert said in capsys.readouterr().err

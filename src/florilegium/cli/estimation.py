@@ -31,7 +31,7 @@ def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: 
         raise ResourceError(
             f"{found.skeleton.name} does not fit: it needs {gibibytes(found.memory.needed)}, and "
             f"{gibibytes(found.memory.available)} of {found.device} is available",
-            what_would_fit(found.options, found.memory.available),
+            what_would_fit(found.options, found.memory.available, found.config.gpu_memory_limit, found.gpu),
         )
 
 
