@@ -86,3 +86,9 @@ def test_what_says_nothing_about_it_is_refused(bloom: Path, capsys: pytest.Captu
     assert "Use --batch-size for the rows of a training step" in capsys.readouterr().err
     assert "--gpus is for training" in told(capsys, "--model", str(bloom), "--gpu", "24", "--gpus", "2", code=2)
     assert "It takes a number from 1" in told(capsys, "--model", str(bloom), "--gpu", "24", "--batch", "0", code=2)
+
+
+def test_on_a_processor_the_process_itself_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """One text of the demo model takes 0.54 GiB; 0.1 was said."""
+    found = json.loads(told(capsys, "--device", "cpu", "--bits", "4", "--json"))["generation"]
+    assert 0.54 <= found["needed_bytes"] / 2**30 < 0.65

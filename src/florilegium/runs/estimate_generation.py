@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BANDWIDTH_SHARE = 0.56  # of a card's memory bandwidth, with one text
 COST_OF_A_TEXT = 0.0134  # of a step's time, for each text more
 PROMPT_TOKENS = 64
+PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def generation_needs(
     cache = size * skeleton.num_layers * cached_numbers(skeleton.config) * places
     choices = texts * skeleton.vocab_size * 9  # logits and their order in float32, tokens seen in one byte
     weights = skeleton.base_bytes(config.bits)
-    needed = weights + 2 * skeleton.count.trained + cache + choices + WORKSPACE
+    needed = weights + 2 * skeleton.count.trained + cache + choices + (PROCESS_BYTES if card is None else WORKSPACE)
     rate = None
     if card is not None and card.bandwidth is not None:
         step = weights / (card.bandwidth * 1e9 * BANDWIDTH_SHARE) * (1 + COST_OF_A_TEXT * (texts - 1))

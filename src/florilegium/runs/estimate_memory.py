@@ -28,6 +28,7 @@ from florilegium.model.memory_plan import (
     without_blocks,
 )
 from florilegium.model.skeleton import Skeleton
+from florilegium.runs.estimate_generation import PROCESS_BYTES
 from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import NO_LIMIT, FusedStage, fused_stages, plain_stages
 from florilegium.runs.row_lengths import CPU_BATCH_TOKENS, ROW_TOKENS
@@ -35,7 +36,6 @@ from florilegium.storage.platform import available_memory
 from florilegium.training.stage_memory import StepTokens
 
 KEPT_PER_WIDTH = 34  # bytes a token keeps of a block, for each number of its width
-PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
 
 
 @dataclass(frozen=True)
