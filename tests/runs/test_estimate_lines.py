@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertForMaskedLM
 
 from florilegium.cli.main import main
 from tests.runs.test_estimate import folder_of
+from tests.tiny import make_tokenizer
 
 
 def test_weights_that_stay_in_16_bits_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +79,16 @@ def test_kernels_are_refused_as_train_does(
 ) -> None:
     assert main(["estimate", *where, "--kernels", kernels]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["estimate", "--gpu", "24"], ["train", "--max-steps", "1"]])
+def test_an_encoder_is_refused_before_it_is_downloaded(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its estimate said that it fits, and `train` refused it once it was there."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=400, **sizes)).save_pretrained(tmp_path / "bert")
+    make_tokenizer().save_pretrained(tmp_path / "bert")
+    assert main([*command, "--model", str(tmp_path / "bert")]) == 4
+    assert "is an encoder (BertForMaskedLM)" in capsys.readouterr().err
