@@ -92,3 +92,24 @@ def test_an_encoder_is_refused_before_it_is_downloaded(
     make_tokenizer().save_pretrained(tmp_path / "bert")
     assert main([*command, "--model", str(tmp_path / "bert")]) == 4
     assert "is an encoder (BertForMaskedLM)" in capsys.readouterr().err
+
+
+def test_a_number_that_is_a_text_is_shown_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`hidden_size is 4096, and it must be a whole number` was told of "4096"."""
+    bloom = folder_of("bloom-7b1", tmp_path)
+    (bloom / "config.json").write_text((bloom / "config.json").read_text().replace("4096", '"4096"'))
+    assert main(["estimate", "--model", str(bloom), "--gpu", "24"]) == 4
+    assert "says hidden_size is '4096', and it must be a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--for", "generate"]])
+def test_it_is_told_by_how_much_it_does_not_fit(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bloom = folder_of("bloom-7b1", tmp_path)
+    assert main(["estimate", "--model", str(bloom), "--gpu", "8", "--memory", "lean", *more]) == 5
+    told = re.search(
+        r"([\d.]+) GiB is needed, ([\d.]+) GiB more than the 6.9 GiB of a GPU of 8 GB", capsys.readouterr().err
+    )
+    assert told is not None
+    assert float(told[1]) - 6.9 == pytest.approx(float(told[2]), abs=0.11)

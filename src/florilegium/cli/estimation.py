@@ -24,15 +24,19 @@ def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: 
     if generation is not None and not generation.fits:
         raise ResourceError(
             f"{counted(generation.texts, 'text')} at once {'does' if generation.texts == 1 else 'do'} not fit: "
-            f"{gibibytes(generation.needed)} is needed, and {gibibytes(generation.available)} is available",
+            f"{_more_than(generation.needed, generation.available, found)}",
             what_would_be_written(found.skeleton, found.config, found.gpu, generation.available, generation.texts),
         )
     if generation is None and not found.memory.fits:
         raise ResourceError(
-            f"{found.skeleton.name} does not fit: it needs {gibibytes(found.memory.needed)}, and "
-            f"{gibibytes(found.memory.available)} of {found.device} is available",
+            f"{found.skeleton.name} does not fit: {_more_than(found.memory.needed, found.memory.available, found)}",
             what_would_fit(found.options, found.memory.available, found.config.gpu_memory_limit, found.gpu),
         )
+
+
+def _more_than(needed: int, available: int, found: Estimate) -> str:
+    lacks = gibibytes(needed - available)
+    return f"{gibibytes(needed)} is needed, {lacks} more than the {gibibytes(available)} of {found.device} that a run may take"
 
 
 def _model_lines(found: Estimate) -> Iterator[tuple[str, str]]:
