@@ -16,7 +16,7 @@ from florilegium.evaluation.losses import example_losses
 from florilegium.model import LoadedModel, base, choose_device, load_base
 from florilegium.model.load_errors import model_errors
 from florilegium.runs.estimate import estimate
-from florilegium.runs.estimate_generation import GenerationNeeds
+from florilegium.runs.estimate_generation import generation_needs
 from florilegium.tokens import Example, PackPlan
 from florilegium.training.loop import smaller
 
@@ -55,9 +55,13 @@ def test_texts_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for bits in (8, 4):
         config = make_config({"data": "sample", "model": "seedling", "bits": bits, "device": "cpu"})
         found = estimate(config, read_rows("sample"))
-        with pytest.raises(ResourceError, match="do not fit") as told:
-            show_estimate(found, GenerationNeeds(64, 1 << 40, 1 << 39, 1 << 30, None), as_json=True)
-        assert ("--bits 4" in told.value.fix) == (bits == 8) and "--batch" in told.value.fix
+        for one, fewer in ((0, False), (1 << 26, True)):  # bytes that one text leaves of what there is
+            least = generation_needs(found.skeleton, found.config, None, 0, 1).needed
+            needs = generation_needs(found.skeleton, found.config, None, least - 1 + one, 64)
+            with pytest.raises(ResourceError, match="do not fit") as told:
+                show_estimate(found, needs, as_json=True)
+            assert ("--bits 4" in told.value.fix) == (bits == 8 and not fewer), told.value.fix
+            assert ("--batch" in told.value.fix) == (fewer or bits == 8), told.value.fix
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")

@@ -17,7 +17,7 @@ from florilegium.cli.main import main
 from florilegium.config import TrainConfig, make_config
 from florilegium.data import read_rows_of
 from florilegium.errors import ModelError, UsageError
-from florilegium.model import load_base
+from florilegium.model import card_memory, load_base
 from florilegium.model.gpus import CARDS, find_by_device_name, find_gpu
 from florilegium.model.memory_plan import peak_bytes
 from florilegium.model.skeleton import read_skeleton
@@ -111,13 +111,46 @@ def test_a_card_is_found_by_name_and_by_memory() -> None:
         "Tesla T4": "T4",
         "NVIDIA A100-SXM4-80GB": "A100",
         "NVIDIA A10G": "A10G",
+        "NVIDIA L40S": "L40S",
+        "NVIDIA RTX A6000": "A6000",
+        "NVIDIA A100-SXM4-40GB": "A100-40GB",
+        "Tesla V100-SXM2-32GB": "V100-32GB",
     }.items():
         found = find_by_device_name(name)
-        assert found is not None and found.name.startswith(card), name
-    assert find_by_device_name("Radeon") is None
+        assert found is not None and found.name == card, name
+    for other in ("Radeon", "NVIDIA L40", "NVIDIA T400 4GB", "NVIDIA A1000"):
+        assert find_by_device_name(other) is None, other
     for wrong in ("H900", "", "0", "-3", "24TB"):
         with pytest.raises(UsageError):
             find_gpu(wrong)
+
+
+@pytest.mark.parametrize(
+    ("sold", "card"),
+    [
+        ("A100-80GB", "A100"),
+        ("A100 40GB", "A100-40GB"),
+        ("H100 80GB", "H100"),
+        ("H200-141GB", "H200"),
+        ("RTX A6000", "A6000"),
+        ("rtx 4090 24gb", "RTX 4090"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+    ],
+)
+def test_a_card_is_found_by_the_name_it_is_sold_under(sold: str, card: str) -> None:
+    assert find_gpu(sold).name == card
+    for wrong in ("RTX 3080 12GB", "A100-96GB", "H100-24GB"):
+        with pytest.raises(UsageError):
+            find_gpu(wrong)
+
+
+def test_the_link_of_this_machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is streamed from main memory had no rate where the card was not named."""
+    monkeypatch.setattr(card_memory, "free_memory", lambda: 8 << 30)
+    for name, capability, link in (("NVIDIA GeForce RTX 4060", (8, 9), 15.75), ("NVIDIA RTX 9000", (9, 0), 63.0)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert card_memory.this_card().link == link
 
 
 def test_time_follows_what_was_measured_on_that_card(bloom: Path, english_quotes: Path) -> None:

@@ -8,7 +8,7 @@ from florilegium.cli.screen import json_line, on_screen, print_line
 from florilegium.errors import ResourceError, clock, counted
 from florilegium.runs.estimate import Estimate
 from florilegium.runs.estimate_advice import gibibytes, needed_text, what_would_fit
-from florilegium.runs.estimate_generation import GenerationNeeds
+from florilegium.runs.estimate_generation import GenerationNeeds, what_would_be_written
 from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import Cards
 from florilegium.runs.plan_text import STORED_AS, describe_kept
@@ -23,16 +23,20 @@ def show_estimate(found: Estimate, generation: GenerationNeeds | None, as_json: 
             print_line(on_screen(f"{name:<9} {text}".rstrip(), indent=10))
     if generation is not None and not generation.fits:
         raise ResourceError(
-            f"{generation.texts} texts at once do not fit: they need {gibibytes(generation.needed)}, and "
-            f"{gibibytes(generation.available)} is available",
-            "Lower --batch" if found.config.bits == 4 else "Lower --batch, or use --bits 4",
+            f"{counted(generation.texts, 'text')} at once {'does' if generation.texts == 1 else 'do'} not fit: "
+            f"{_more_than(generation.needed, generation.available, found)}",
+            what_would_be_written(found.skeleton, found.config, found.gpu, generation.available, generation.texts),
         )
     if generation is None and not found.memory.fits:
         raise ResourceError(
-            f"{found.skeleton.name} does not fit: it needs {gibibytes(found.memory.needed)}, and "
-            f"{gibibytes(found.memory.available)} of {found.device} is available",
-            what_would_fit(found.options, found.memory.available),
+            f"{found.skeleton.name} does not fit: {_more_than(found.memory.needed, found.memory.available, found)}",
+            what_would_fit(found.options, found.memory.available, found.config.gpu_memory_limit, found.gpu),
         )
+
+
+def _more_than(needed: int, available: int, found: Estimate) -> str:
+    lacks = gibibytes(needed - available)
+    return f"{gibibytes(needed)} is needed, {lacks} more than the {gibibytes(available)} of {found.device} that a run may take"
 
 
 def _model_lines(found: Estimate) -> Iterator[tuple[str, str]]:
@@ -59,7 +63,7 @@ def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
         yield "", _cards(found.cards)
     if found.memory.streamed is not None:
         yield "", _streamed(found.memory.streamed)
-    yield "", f"{STORED_AS[found.config.bits]} weights {gibibytes(found.skeleton.base_bytes(found.config.bits))}"
+    yield "", _weights(found)
     yield "plan", _plan(found)
     yield "disk", f"{megabytes(found.disk)} for the run's folder"
     for number, option in enumerate(found.options):
@@ -68,6 +72,14 @@ def _lines(found: Estimate) -> Iterator[tuple[str, str]]:
             "others" if number == 0 else "",
             f"--bits {option.bits} --memory {option.memory}: {needed_text(option)}, {fits}",
         )
+
+
+def _weights(found: Estimate) -> str:
+    bits, unquantised = found.config.bits, found.skeleton.unquantised
+    weights = f"{STORED_AS[bits]} weights {gibibytes(found.skeleton.base_bytes(bits))}"
+    if bits in (8, 4) and unquantised:
+        return f"{weights}, {gibibytes(unquantised)} of them in 16 bits: bitsandbytes does not quantise these modules"
+    return weights
 
 
 def _streamed(streamed: Streamed) -> str:
@@ -122,7 +134,12 @@ def _plan(found: Estimate) -> str:
         return f"{steps}; its time is not known: name the card (--gpu H100) for an estimate"
     source = "from a matmul timed on this CPU" if found.rate_is_measured else "from the card's stated rate"
     beside = f"{clock(found.beside_seconds)} for held-out rows and texts"
-    return f"{steps}, about {clock(found.seconds)} ({found.step_seconds:.2g} s a step, {source}; {beside})"
+    return f"{steps}, about {clock(found.seconds)} ({_seconds(found.step_seconds)} a step, {source}; {beside})"
+
+
+def _seconds(seconds: float) -> str:
+    """Two digits, and of more than a hundred all."""
+    return f"{seconds:.2g} s" if seconds < 99.5 else f"{seconds:,.0f} s"
 
 
 def _generation_lines(found: Estimate, needs: GenerationNeeds) -> Iterator[tuple[str, str]]:

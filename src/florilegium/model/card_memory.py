@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from florilegium.model.gpus import DRIVER, USABLE, Gpu, find_by_device_name
+from florilegium.model.gpus import DRIVER, PCIE, USABLE, Gpu, find_by_device_name
 
 
 def free_memory() -> int:
@@ -26,4 +26,5 @@ def this_card() -> Gpu:
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     known = find_by_device_name(name)
     rates = (None, None) if known is None else (known.tflops, known.bandwidth)
-    return Gpu(name, int(free_memory() + DRIVER), *rates, capability)
+    link = PCIE.get(capability[0]) if known is None else known.link
+    return Gpu(name, int(free_memory() + DRIVER), *rates, capability, link)

@@ -108,4 +108,4 @@ def check_sizes(config: Mapping[str, Any], files: WeightFiles) -> None:
 
 
 def _refuse(name: str, key: str, value: object, why: str) -> None:
-    raise ModelError(f"the config.json of {name} says {key} is {str(value)[:40]}, and {why}", "Get the model again")
+    raise ModelError(f"the config.json of {name} says {key} is {repr(value)[:40]}, and {why}", "Get the model again")

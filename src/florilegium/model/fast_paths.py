@@ -41,6 +41,14 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
     return (), "" if request in ("auto", "off") else NONE_HERE
 
 
+def unknown_kernel(request: str) -> str:
+    """Of a `request` for kernels of a card that is not here: why it is none, or an empty string."""
+    known = ("auto", "off", *(fast.NAMES if HAS_FAST else ()))
+    unknown = (name for name in map(str.strip, request.split(",")) if name and name not in known)
+    name = next(unknown, "")
+    return f"unknown kernel {name!r}; available: {', '.join(known[2:])}" if name else ""
+
+
 def compute_capability(device: torch.device) -> tuple[int, int]:
     """CUDA's, of the card of `device`."""
     return fast.card_of(device).capability if HAS_FAST else torch.cuda.get_device_capability(device)

@@ -44,6 +44,10 @@ class Gpu:
         return int(min(limit * GIB, self.memory - DRIVER)) if limit else self.budget
 
     @property
+    def gigabytes(self) -> str:
+        return f"{self.memory / GIB:.0f}"
+
+    @property
     def is_hopper(self) -> bool:
         return self.capability is not None and self.capability[0] == 9
 
@@ -89,20 +93,42 @@ def find_gpu(request: str) -> Gpu:
         if gib < 1:
             raise UsageError(f"--gpu {request}: a card has 1 GB or more", "Give its memory, e.g. --gpu 24")
         return Gpu(f"a GPU of {gib:g} GB", int(gib * GIB))
-    wanted = _letters(request)
+    name, gib = _name_and_memory(request)
     for card in CARDS:
-        if wanted in (_letters(card.name), _letters(card.name).removeprefix("rtx")):
+        if _letters(request) == _letters(card.name) or (_letters(name) == _letters(card.name) and _has(card, gib)):
             return card
     known = ", ".join(card.name for card in CARDS)
     raise UsageError(f"--gpu {request}: this card is not known here", f"Known: {known}; or its memory, e.g. --gpu 24")
 
 
+def _name_and_memory(request: str) -> tuple[str, int]:
+    """`A100-80GB` is A100 and 80: as a card is sold, which is a little more than its driver shows. 0: not said."""
+    found = re.fullmatch(r"(.+?)[\s_-]*?(?<![0-9])(\d{1,3})\s*(?:g|gb|gib)", request.strip().lower())
+    return (found[1], int(found[2])) if found else (request, 0)
+
+
+def _has(card: Gpu, gib: int) -> bool:
+    return not gib or abs(card.memory / GIB / gib - 1) < 0.1
+
+
+def smallest_card(needed: int, capability: tuple[int, int] = (0, 0)) -> Gpu | None:
+    """The card with the least memory on which a run may take `needed` bytes."""
+    cards = [card for card in CARDS if card.budget >= needed and (card.capability or (0, 0)) >= capability]
+    return min(cards, key=lambda card: card.memory, default=None)
+
+
 def find_by_device_name(name: str) -> Gpu | None:
-    """The card that CUDA calls `name`, e.g. "NVIDIA H100 80GB HBM3"; None where it is not in the list."""
-    letters = _letters(name)
-    found = [card for card in CARDS if _letters(card.name.split("-")[0]) in letters]
-    return max(found, key=lambda card: len(card.name.split("-")[0]), default=None)
+    """The card that CUDA calls `name`, e.g. "NVIDIA H100 80GB HBM3"; None where it is not in the list. A digit more makes
+    it another one: an L40 is no L4."""
+    low = name.lower()
+    _, gib = _name_and_memory(low.split(" hbm")[0])
+
+    def stem(card: Gpu) -> str:
+        return card.name.split("-")[0].lower()
+
+    found = [card for card in CARDS if re.search(stem(card).replace(" ", r"\s*") + r"(?!\d)", low)]
+    return max(found, key=lambda card: (len(stem(card)), gib > 0 and _has(card, gib)), default=None)
 
 
 def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("nvidia", "").replace("geforce", "").replace("tesla", ""))
+    return re.sub(r"[^a-z0-9]|nvidia|geforce|tesla|rtx", "", name.lower())

@@ -7,7 +7,8 @@ What a linear takes once bitsandbytes has it, N outputs and K inputs:
 
     8 bits    N K int8 numbers and a float32 scale for each row
     4 bits    N K / 2 codes; for each 64 a scale in 8 bits, for each 256 of those one in float32, and two tables
-"""
+
+The experts of a mixture are no linears, and stay in 16 bits; so do Falcon's linears (`products.py`)."""
 
 from __future__ import annotations
 
@@ -25,6 +26,14 @@ from florilegium.model.load_errors import model_errors, quietly
 from florilegium.model.lora import ParameterCount, count_parameters
 from florilegium.model.memory_plan import ModelShape
 from florilegium.model.model_config import stored_bits
+from florilegium.model.products import (
+    expert_parameters,
+    is_linear,
+    is_quantised,
+    module_size,
+    outputs,
+    product_parameters,
+)
 from florilegium.model.rehearsal import wrap_for_training
 from florilegium.model.transformers_loader import outline
 
@@ -48,6 +57,7 @@ class Skeleton:
     bytes_by_bits: Mapping[int, int]  # of the base in memory; a checkpoint that is quantised already has one entry
     adapter_on: tuple[str, ...]  # the linears that take LoRA, by the last part of their names
     download: DownloadSize
+    unquantised: int = 0  # bytes of experts and linears that stay in 16 bits whatever --bits says
 
     def base_bytes(self, bits: int) -> int:
         return self.bytes_by_bits.get(bits, next(iter(self.bytes_by_bits.values())))
@@ -84,8 +94,9 @@ def read_skeleton(config: TrainConfig) -> Skeleton:
     family = family_of(model.config.model_type)
     stored = stored_bits(values)
     sizes = {bits: weight_bytes(model, bits) for bits in ((stored,) if stored else (8, 4, 16, 32))}
-    products = sum(module.weight.numel() for module in _linears(model)) + _head_size(model)
-    numbers = sum(p.numel() for p in model.parameters())
+    products, unquantised = product_parameters(model), 2 * _unquantised(model)
+    # what is stored in few bits is downloaded so; everything else is expected in 16
+    expected = sizes[stored or 16]
     tuned = wrap_for_training(model, config)
     on = {name.rsplit(".", 1)[-1] for name, module in tuned.named_modules() if hasattr(module, "base_layer")}
     return Skeleton(
@@ -96,7 +107,8 @@ def read_skeleton(config: TrainConfig) -> Skeleton:
         products,
         sizes,
         tuple(sorted(on)),
-        download_size(config.model, config.revision, 2 * numbers),
+        download_size(config.model, config.revision, expected),
+        unquantised,
     )
 
 
@@ -111,28 +123,30 @@ def weight_bytes(model: nn.Module, bits: int) -> int:
     return total
 
 
-def _quantized_bytes(module: nn.Linear, bits: int) -> int:
-    numbers = module.weight.numel()
+def _quantized_bytes(module: nn.Module, bits: int) -> int:
+    numbers = module_size(module)
     if bits == 8:
-        return numbers + 4 * module.out_features
+        return numbers + 4 * outputs(module)
     groups = -(-numbers // NF4_GROUP)
     return -(-numbers // 2) + groups + 4 * -(-groups // NF4_SCALES) + NF4_TABLES
 
 
-def _linears(model: nn.Module) -> Iterator[nn.Linear]:
+def _linears(model: nn.Module) -> Iterator[nn.Module]:
     """The linears that are quantised: all but the head, which is the embedding again or is kept beside it."""
     head = _head(model)
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module is not head:
+        if is_quantised(module) and module is not head:
             yield module
+
+
+def _unquantised(model: nn.Module) -> int:
+    """How many numbers of experts and of linears but the head bitsandbytes leaves as they are."""
+    head = _head(model)
+    others = (m for m in model.modules() if is_linear(m) and not is_quantised(m) and m is not head)
+    return sum(p.numel() for p in expert_parameters(model)) + sum(module_size(module) for module in others)
 
 
 def _head(model: nn.Module) -> nn.Module | None:
     get = getattr(model, "get_output_embeddings", None)
     found: nn.Module | None = get() if get is not None else None
     return found
-
-
-def _head_size(model: nn.Module) -> int:
-    weight = getattr(_head(model), "weight", None)
-    return int(weight.numel()) if weight is not None else 0

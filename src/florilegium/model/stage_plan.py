@@ -13,7 +13,7 @@ Decided from config.json alone, before a byte of weights is read: each process t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from florilegium.config import TrainConfig
 from florilegium.errors import ResourceError, UsageError, counted
@@ -59,8 +59,21 @@ def plan_stages(config: TrainConfig, world: int, room: int) -> tuple[Stage, ...]
     raise ResourceError(
         f"{config.model} does not fit on {counted(len(lean), 'card')}: a stage of its blocks takes "
         f"{sizes.most(lean) / GIB:.1f} GiB, and {room / GIB:.1f} GiB are free",
-        "Use more of them" if config.bits == 4 else "Use more of them, or --bits 4",
+        _what_would_do(config, skeleton, lean, room),
     )
+
+
+def _what_would_do(config: TrainConfig, skeleton: Skeleton, stages: Sequence[Stage], room: int) -> str:
+    """How many cards of this `room` would hold the base, and whether as many as there are would in 4 bits."""
+    layers, advice = skeleton.num_layers, []
+    sizes, in_4 = StageSizes.of(skeleton, config), StageSizes.of(skeleton, replace(config, bits=4))
+    for number in range(len(stages) + 1, layers + 1):
+        if sizes.most(split(layers, [1.0] * layers, 0.0, number)) <= room:
+            advice.append(f"{number} of them")
+            break
+    if config.bits != 4 and in_4.most(stages) <= room:
+        advice.append("--bits 4")
+    return f"Use {' or '.join(advice)}" if advice else "Choose a smaller --model, or larger cards"
 
 
 def _stage_counts(config: TrainConfig, world: int, num_layers: int) -> list[int]:

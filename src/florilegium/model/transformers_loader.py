@@ -70,12 +70,26 @@ def load_model(
 
 
 def outline(values: Mapping[str, Any], name: str) -> PreTrainedModel:
-    """The model that a config.json describes, without numbers: on the meta device."""
+    """The model that a config.json describes, without numbers: on the meta device. Raises ModelError for an encoder."""
     from transformers import AutoModelForCausalLM
 
+    _refuse_encoder(values, name)
     with torch.device("meta"), Undrawn():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(model_config(values, name), dtype=torch.bfloat16)
     return model
+
+
+def _refuse_encoder(values: Mapping[str, Any], name: str) -> None:
+    """BERT and its like read both ways and fill gaps. Transformers makes a causal LM of them all the same, and whether it
+    is one was seen only once its weights had been downloaded."""
+    kinds = values.get("architectures")
+    if not isinstance(kinds, list) or not kinds or values.get("is_decoder"):
+        return
+    if all(isinstance(kind, str) and kind.endswith("ForMaskedLM") for kind in kinds):
+        raise ModelError(
+            f"{name} is an encoder ({kinds[0][:40]}), which fills gaps in a text and writes none",
+            "Choose a causal LM, such as bigscience/bloom-560m",
+        )
 
 
 def _from_pretrained(

@@ -26,6 +26,7 @@ from florilegium.model.skeleton import Skeleton, read_skeleton
 from florilegium.runs.estimate_memory import (
     Memory,
     Option,
+    check_kernels,
     is_fused,
     memory_on,
     other_options,
@@ -106,6 +107,7 @@ def estimate(
     device = choose_device(config.device) if gpu is None else torch.device("cuda")
     card = find_gpu(gpu) if gpu is not None else this_card() if device.type == "cuda" else None
     skeleton = read_skeleton(config)
+    check_kernels(skeleton, config, card, named=gpu is not None)
     split = split_by_config(config, rows)
     training = split.training
     lengths, counted = row_lengths(config, rows, training)

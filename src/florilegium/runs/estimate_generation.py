@@ -6,16 +6,21 @@ reads every weight once, so one text goes at the rate of the card's memory; what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from florilegium.config import SamplingSettings, TrainConfig
-from florilegium.model.gpus import Gpu
+from florilegium.model.gpus import Gpu, smallest_card
 from florilegium.model.memory_plan import WORKSPACE
 from florilegium.model.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 BANDWIDTH_SHARE = 0.56  # of a card's memory bandwidth, with one text
 COST_OF_A_TEXT = 0.0134  # of a step's time, for each text more
 PROMPT_TOKENS = 64
+PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,48 @@ def generation_needs(
 ) -> GenerationNeeds:
     """What it takes to write `texts` quotes at once, each of the default length."""
     size = 2 if card is not None or config.bits == 16 else 4
-    heads = skeleton.config.num_attention_heads
-    kept_heads = getattr(skeleton.config, "num_key_value_heads", None) or heads
     places = texts * (PROMPT_TOKENS + SamplingSettings().max_new_tokens)
-    cache = 2 * size * skeleton.num_layers * skeleton.width * kept_heads // heads * places
+    cache = size * skeleton.num_layers * cached_numbers(skeleton.config) * places
     choices = texts * skeleton.vocab_size * 9  # logits and their order in float32, tokens seen in one byte
     weights = skeleton.base_bytes(config.bits)
-    needed = weights + 2 * skeleton.count.trained + cache + choices + WORKSPACE
+    needed = weights + 2 * skeleton.count.trained + cache + choices + (PROCESS_BYTES if card is None else WORKSPACE)
     rate = None
     if card is not None and card.bandwidth is not None:
         step = weights / (card.bandwidth * 1e9 * BANDWIDTH_SHARE) * (1 + COST_OF_A_TEXT * (texts - 1))
         rate = texts / step
     return GenerationNeeds(texts, needed, available, cache, rate)
+
+
+def cached_numbers(config: PretrainedConfig) -> int:
+    """Keys and values that a block keeps of a token. A head need not be its share of the width: Qwen3-0.6B is 1,024 wide
+    and has 16 heads of 128."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    kept = getattr(text, "num_key_value_heads", None) or heads
+    if getattr(text, "new_decoder_architecture", False):  # Falcon's later ones
+        kept = text.num_kv_heads
+    elif getattr(text, "multi_query", False):  # one for all
+        kept = 1
+    return int(2 * kept * head_dim)
+
+
+def what_would_be_written(skeleton: Skeleton, config: TrainConfig, card: Gpu | None, available: int, texts: int) -> str:
+    """What to do about `texts` texts that do not fit: fewer at once, other bits, or the smallest card for one."""
+
+    def needed(texts: int, bits: int = config.bits) -> int:
+        return generation_needs(skeleton, replace(config, bits=bits), card, available, texts).needed
+
+    most = (available - needed(0)) // (needed(1) - needed(0))
+    if most >= 1:
+        return f"Use --batch {min(most, texts - 1)}: the others are written after them"
+    least = min(skeleton.bytes_by_bits, key=lambda bits: needed(1, bits))
+    with_bits = "" if least == config.bits else f" with --bits {least}"
+    if needed(1, least) <= available:
+        return f"Use --batch 1{with_bits}"
+    if config.gpu_memory_limit:
+        return "Leave --gpu-memory-limit out, or choose a smaller --model"
+    fitting = smallest_card(needed(1, least))
+    if fitting is None:
+        return "Choose a smaller --model: no single card holds it"
+    return f"Choose a smaller --model, or a card of {fitting.gigabytes} GB ({fitting.name}){with_bits}"

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+import torch
+
 from florilegium.config import TrainConfig
-from florilegium.errors import ResourceError
-from florilegium.model import Stage
+from florilegium.errors import ResourceError, UsageError
+from florilegium.model import Stage, fast_paths
 from florilegium.model.fused_model import fused_unsupported
 from florilegium.model.gpus import Gpu
 from florilegium.model.memory_plan import (
@@ -26,6 +28,7 @@ from florilegium.model.memory_plan import (
     without_blocks,
 )
 from florilegium.model.skeleton import Skeleton
+from florilegium.runs.estimate_generation import PROCESS_BYTES
 from florilegium.runs.estimate_offload import Streamed
 from florilegium.runs.estimate_stages import NO_LIMIT, FusedStage, fused_stages, plain_stages
 from florilegium.runs.row_lengths import CPU_BATCH_TOKENS, ROW_TOKENS
@@ -33,7 +36,6 @@ from florilegium.storage.platform import available_memory
 from florilegium.training.stage_memory import StepTokens
 
 KEPT_PER_WIDTH = 34  # bytes a token keeps of a block, for each number of its width
-PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,25 @@ def is_fused(skeleton: Skeleton, config: TrainConfig, card: Gpu | None) -> bool:
     """Whether the fused blocks take this model on this card, as far as a config.json can tell."""
     capability = None if card is None else card.capability
     return card is not None and (capability is None or capability >= (8, 0)) and not fused_unsupported(skeleton, config)
+
+
+def check_kernels(skeleton: Skeleton, config: TrainConfig, card: Gpu | None, named: bool) -> None:
+    """Raises UsageError for kernels that a run here, or on the card that was `named`, would refuse: as far as a config.json
+    can tell, those of the fused blocks."""
+    device = torch.device("cpu" if card is None else "cuda")
+    if named:
+        reason = fast_paths.unknown_kernel(config.kernels)
+    else:
+        _, reason = fast_paths.select_kernels(config.kernels, device, config.bits)
+    if (
+        not reason
+        and "fused-blocks" in map(str.strip, config.kernels.split(","))
+        and not is_fused(skeleton, config, card)
+    ):
+        why = fused_unsupported(skeleton, config) or "its kernels compute in bfloat16, which this card does not"
+        reason = f"'fused-blocks' is not supported here: {why}"
+    if reason:
+        raise UsageError(f"--kernels: {reason}", "Use --kernels auto, or leave that name out")
 
 
 def step_tokens(config: TrainConfig, steps: Sequence[int], longest: int) -> StepTokens:

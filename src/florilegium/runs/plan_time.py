@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from florilegium.model import Base
 from florilegium.model.card_memory import this_card
+from florilegium.model.products import product_parameters
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.rates import beside_seconds, product_rate, step_seconds
@@ -26,10 +25,8 @@ class LoadedSizes:
 
 
 def sizes_of(base: Base) -> LoadedSizes:
-    linears = [m for name, m in base.model.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name]
-    products = sum(linear.in_features * linear.out_features for linear in linears)
     held = sum(parameter.numel() * parameter.element_size() for parameter in base.model.parameters())
-    return LoadedSizes(int(base.model.config.get_text_config().hidden_size), products, held)
+    return LoadedSizes(int(base.model.config.get_text_config().hidden_size), product_parameters(base.model), held)
 
 
 def planned_seconds(prepared: Prepared, plan: ExecutionPlan) -> float | None:

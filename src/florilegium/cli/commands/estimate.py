@@ -33,11 +33,11 @@ def add(commands: Commands) -> None:
         usage="florilegium estimate [DATA] [--model MODEL] [--gpu NAME|GB] [options]",
     )
     add_gpu(estimate)
-    estimate.add_argument("--gpus", type=int, default=1, metavar="N", help="how many such cards share the work (1)")
+    estimate.add_argument("--gpus", type=int, metavar="N", help="how many such cards share the work (1)")
     estimate.add_argument(
         "--for", dest="purpose", choices=("train", "generate"), default="train", help="what to estimate"
     )
-    estimate.add_argument("--batch", type=int, default=1, metavar="N", help="texts at once, with --for generate (1)")
+    estimate.add_argument("--batch", type=int, metavar="N", help="texts at once, with --for generate (1)")
     add_config_flags(estimate, only=SETTINGS)
 
 
@@ -48,13 +48,29 @@ def add_gpu(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    if not 1 <= flags.batch <= MOST_TEXTS:
-        raise UsageError(f"--batch is {flags.batch}", f"It takes a number from 1 to {MOST_TEXTS:,}")
+    texts, gpus = _texts_and_gpus(flags)
     config = replace(config_from_flags(flags), skip_bad_rows=True)
     counter = RowCounter(config.data)
     rows = read_rows_of(config, progress=counter)
     counter.done()
-    tell(config, rows, flags, texts=flags.batch if flags.purpose == "generate" else 0, gpus=flags.gpus)
+    tell(config, rows, flags, texts, gpus)
+
+
+def _texts_and_gpus(flags: argparse.Namespace) -> tuple[int, int]:
+    """Texts at once (0: of training) and cards. Raises UsageError for the one that says nothing about the other."""
+    if flags.purpose == "train":
+        if flags.batch is not None:
+            raise UsageError(
+                "--batch is how many texts are written at once, with --for generate",
+                "Use --batch-size for the rows of a training step",
+            )
+        return 0, 1 if flags.gpus is None else flags.gpus
+    if flags.gpus is not None:
+        raise UsageError("--gpus is for training: texts are estimated on one card", "Leave --gpus out")
+    texts = 1 if flags.batch is None else flags.batch
+    if not 1 <= texts <= MOST_TEXTS:
+        raise UsageError(f"--batch is {texts}", f"It takes a number from 1 to {MOST_TEXTS:,}")
+    return texts, 1
 
 
 def tell(config: TrainConfig, rows: Rows, flags: argparse.Namespace, texts: int = 0, gpus: int = 1) -> None:
