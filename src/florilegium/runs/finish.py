@@ -114,9 +114,8 @@ def verdict_of(
 def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view: ProgressView) -> None:
     """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
     disk or in memory, takes nothing from it."""
-    found = json.dumps(
-        report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False
-    )
+    report = report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by)
+    found = json.dumps(report.to_json(), ensure_ascii=False)
     try:
         # Places name files, and files lie in somebody's home folder.
         write_text(run.data_report, without_home(found) + "\n")

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from florilegium.data import finding_sentences
+from florilegium.data.data_report import Findings
 from florilegium.data.sources import SAMPLE
 from florilegium.data.unpack import is_data_name
 from florilegium.errors import FlorilegiumError
@@ -85,11 +86,13 @@ async def inspect(body: DataBody) -> JsonObject:
     if code:
         raise bad(*child.told, param="data", code="unreadable_data")
     report: dict[str, Any] = json.loads(child.output)  # what `runs.inspect.inspect` returns: plain values
-    pairs = report["findings"]["near_duplicates"]["pairs"]
-    told = finding_sentences(report["findings"])[0 if pairs else 1 :]  # the first line tells near duplicates, of 0 too
+    found = Findings.from_json(report["findings"])
+    told = finding_sentences(found)[
+        0 if found.near_duplicates.pairs else 1 :
+    ]  # the first tells near duplicates, of 0 too
     findings = [{"name": name, "sentence": sentence} for name, sentence in told]
     shown = {key: report[key] for key in SHOWN}
-    return {**shown, "findings": findings, "can_be_mended": report["findings"]["repair"]["can_be_mended"]}
+    return {**shown, "findings": findings, "can_be_mended": found.repair.can_be_mended}
 
 
 def data_path(data: str) -> str:
