@@ -1,8 +1,8 @@
 """An adapter from disk, onto the base that it was made for.
 
 PEFT loads an adapter onto any base of the same shape without a word, and one that is damaged too. Here what
-`florilegium.json` remembers of base, tokenizer and files (`adapter_facts.py`) is compared first. An adapter that others made is
-read as well, as data (`untrusted.py`)."""
+`florilegium.json` remembers of base, tokenizer and files (`adapter_facts.py`) is compared first. An adapter that others
+made is read as well, as data (`untrusted.py`)."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from florilegium.training import SharedStop, Snapshot, peak_memory
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: its folder, the tuned model still in memory, its manifest, what it wrote at
-    the last evaluation, the verdict and the texts it was drawn from."""
+    """A finished run: its folder, the tuned model still in memory, its manifest, what it wrote at the last
+    evaluation, the verdict and the texts it was drawn from."""
 
     directory: Path
     tuned: Tuned

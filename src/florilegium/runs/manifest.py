@@ -41,10 +41,10 @@ class RunResults(JsonRecord):
     """What a run came to. Losses are None where no row was held out."""
 
     steps: int
-    tokens: int
-    elapsed_seconds: float
-    tokens_per_second: float
-    peak_memory_bytes: int
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    peak_memory_bytes: int = 0
     eval_loss_before: float | None = None
     eval_loss: float | None = None
     validation_loss: float | None = None

@@ -12,7 +12,6 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +26,7 @@ from florilegium.serve.api_errors import ApiError, bad
 from florilegium.serve.events import JsonObject
 from florilegium.serve.page.child import Child
 from florilegium.storage.atomic_files import disk_errors
+from florilegium.storage.json_record import as_object
 from florilegium.storage.paths import slug
 from florilegium.storage.run_directory import RUNS
 
@@ -85,7 +85,7 @@ async def inspect(body: DataBody) -> JsonObject:
         child.kill()
     if code:
         raise bad(*child.told, param="data", code="unreadable_data")
-    report: dict[str, Any] = json.loads(child.output)  # what `runs.inspect.inspect` returns: plain values
+    report = as_object(json.loads(child.output))  # what `runs.inspect.inspect` returns: plain values
     found = Findings.from_json(report["findings"])
     told = finding_sentences(found)[
         0 if found.near_duplicates.pairs else 1 :
