@@ -39,6 +39,7 @@ OTHERS = {
     "serve/schema.py": ({"ValueError"}, "pydantic: a 400 that names the field"),
     "storage/atomic_files.py": ({"OSError"}, "`writing`, a ResourceError with the path"),
     "storage/atomic_folders.py": ({"ValueError", "ChecksumMismatch"}, "checkpoint and run: skipped, with the reason"),
+    "storage/json_record.py": ({"ValueError"}, "whoever reads the file: damaged, or left out of the page"),
     "storage/platform.py": ({"BlockingIOError"}, "storage/run_lock.py: another process trains there"),
     "storage/strict_json.py": ({"ValueError"}, "whoever reads the file: damaged, with the reason"),
     "tokens/chat_rendering.py": ({"ValueError"}, "tokens/chat.py: a UsageError with the reason"),

@@ -18,7 +18,7 @@ from florilegium.cli.main import main
 from florilegium.cli.progress import TerminalView, print_quote
 from florilegium.cli.screen import fitted, json_line, printable
 from florilegium.data import Template
-from florilegium.export.card import CardFacts, make_card
+from florilegium.export.card import CardFacts, RunFigures, make_card
 from florilegium.export.origin import Origin
 from florilegium.generation import Generated
 from tests.cli.screens import Screen
@@ -87,7 +87,7 @@ def test_a_card_holds_no_live_html_and_no_image() -> None:
         Origin("tiny", False, ""),
         f"{{quote}} {evil[:30]} {{tags}}",
         config={"data": evil},
-        figures={"last": {}},
+        figures=RunFigures(),
         scores=[("Tags", evil, "1", "2", evil)],
         samples=[evil, evil],
         prompts=[evil],

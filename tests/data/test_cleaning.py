@@ -9,6 +9,7 @@ import pytest
 
 from florilegium.data import examine, finding_sentences, read_rows
 from florilegium.data.cleaning import cleaned
+from florilegium.data.data_report import GluedTags
 
 DIRTY = [
     ("Tom &amp; Jerry&#39;s<br>lamp", "Tom & Jerry's\nlamp"),
@@ -59,10 +60,10 @@ def test_the_doctor_names_it_and_fix_encoding_takes_it_out(tmp_path: Path) -> No
     ]
     path = write(tmp_path / "q.jsonl", rows)
     found = examine(read_rows(path))
-    assert {name: f["rows"] for name, f in found["dirt"].items()} == {
+    assert {name: f.rows for name, f in found.dirt.items()} == {
         "html": 1, "escapes": 1, "control_characters": 1, "printed_lists": 1, "repeated_header": 1,
     }  # fmt: skip
-    assert found["suspicious_tags"]["words_for_nothing"]["rows"] == 2
+    assert found.suspicious_tags and found.suspicious_tags.signs["words_for_nothing"].rows == 2
     said = dict(finding_sentences(found))
     assert said["html"].startswith("1 row: q.jsonl:32; --fix-encoding") and "q.jsonl:31" in said["repeated header"]
     mended = read_rows(path, fix_encoding=True)
@@ -74,18 +75,24 @@ def test_the_doctor_names_it_and_fix_encoding_takes_it_out(tmp_path: Path) -> No
     )
     assert mended.quotes[34]["tags"] == ["none"], "a label may be called so"
     after = examine(mended)
-    assert not any(after["dirt"][name]["rows"] for name in ("html", "escapes", "control_characters"))
+    assert not any(after.dirt[name].rows for name in ("html", "escapes", "control_characters"))
+
+
+def glued(path: Path) -> GluedTags:
+    found = examine(read_rows(path)).suspicious_tags
+    assert found and found.several_in_one
+    return found.several_in_one
 
 
 def test_tags_that_another_sign_glues_are_asked_about(tmp_path: Path) -> None:
     tags = ["time sea", "sea home", "home time", "rest work", "work sea", "rest"]
     path = write(tmp_path / "q.jsonl", [{"quote": f"Saying {n} of it.", "tags": [tags[n % 6]]} for n in range(24)])
-    found = examine(read_rows(path))["suspicious_tags"]["several_in_one"]
-    assert (found["rows"], found["separator"]) == (20, " ")
+    found = glued(path)
+    assert (found.rows, found.separator) == (20, " ")
     assert read_rows(path, tags_separator=" ").quotes[0]["tags"] == ["time", "sea"]
     tags = ["science fiction", "young adult", "poetry", "travel", "self help", "true crime"]
     path = write(tmp_path / "r.jsonl", [{"quote": f"Saying {n} of it.", "tags": [tags[n % 6]]} for n in range(24)])
-    assert examine(read_rows(path))["suspicious_tags"]["several_in_one"]["rows"] == 0
+    assert glued(path).rows == 0
 
 
 def test_no_false_alarms(tmp_path: Path) -> None:
@@ -94,4 +101,4 @@ def test_no_false_alarms(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"quote": f"{chinese[: 6 + n % 8]}{n}", "tags": ["家"]} for n in range(40)]
     rows += [{"quote": f"แสงไฟรอแม่น้ำ{n}", "tags": ["家", "海"]} for n in range(5)]
     found = examine(read_rows(write(tmp_path / "q.jsonl", rows)))
-    assert found["long_outliers"]["rows"] == 0 and found["tag_outliers"]["rows"] == 0
+    assert found.long_outliers.rows == 0 and found.tag_outliers and found.tag_outliers.rows == 0

@@ -8,22 +8,24 @@ from pathlib import Path
 import pytest
 
 from florilegium.data import examine, is_broken, mend, read_rows
+from florilegium.data.data_report import Findings, Found
 
 
 def test_english_quotes_known_dirt(english_quotes: Path) -> None:
     rows = read_rows(english_quotes)
     found = examine(rows)
-    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found, sort_keys=True))
-    assert found["near_duplicates"]["pairs"] == 45 and len(found["near_duplicates"]["shown"]) == 8
-    assert found["no_text"] == {"rows": 1, "places": ["english_quotes.jsonl:63"]}
-    assert found["repair"]["mended"] == 0 and found["repair"]["can_be_mended"] == 201
-    tags, authors = found["suspicious_tags"], found["authors"]
-    assert (
-        tags["about_the_source"]["rows"] == 86 and "misattributed-to-einstein" in tags["about_the_source"]["examples"]
-    )
-    assert tags["a_sentence"]["rows"] == 9 and ["john-green", "johngreen"] in tags["several_spellings"]["examples"]
-    assert authors["ends_in_a_mark"]["rows"] == 1405 and authors["broken_encoding"]["rows"] == 57
-    assert found["long_outliers"] == {**found["long_outliers"], "rows": 140, "limit": 88}
+    plain = found.to_json()
+    assert json.loads(json.dumps(plain)) == plain and Findings.from_json(plain) == found
+    assert found.near_duplicates.pairs == 45 and len(found.near_duplicates.shown) == 8
+    assert found.no_text == Found(1, ["english_quotes.jsonl:63"])
+    assert found.repair.mended == 0 and found.repair.can_be_mended == 201
+    tags, authors = found.suspicious_tags, found.authors
+    assert tags and authors
+    source = tags.signs["about_the_source"]
+    assert source.rows == 86 and "misattributed-to-einstein" in source.examples
+    assert tags.signs["a_sentence"].rows == 9 and ["john-green", "johngreen"] in tags.several_spellings.examples
+    assert authors.signs["ends_in_a_mark"].rows == 1405 and authors.signs["broken_encoding"].rows == 57
+    assert (found.long_outliers.rows, found.long_outliers.limit) == (140, 88)
 
 
 def test_repair_changes_only_the_broken_rows_of_english_quotes(english_quotes: Path) -> None:
@@ -55,14 +57,16 @@ def test_small_findings(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = examine(read_rows(path))
-    assert found["suspicious_tags"]["about_the_source"]["places"] == ["q.jsonl:4"]
-    assert found["suspicious_tags"]["no_letters"]["examples"] == ["1984"]
-    assert found["suspicious_tags"]["several_spellings"]["examples"] == [["Be Yourself", "be-yourself"]]
-    assert found["long_outliers"]["places"] == found["tag_outliers"]["places"] == ["q.jsonl:6"]
-    assert found["no_text"]["places"] == ["q.jsonl:5"]
-    authors = found["authors"]
-    assert authors["ends_in_a_mark"]["places"] == ["q.jsonl:4"] and authors["unknown"]["places"] == ["q.jsonl:5"]
-    assert authors["quotation_marks"]["places"] == ["q.jsonl:6"] and authors["rows_without"] == 1
+    tags, authors = found.suspicious_tags, found.authors
+    assert tags and authors and found.tag_outliers
+    assert tags.signs["about_the_source"].places == ["q.jsonl:4"]
+    assert tags.signs["no_letters"].examples == ["1984"]
+    assert tags.several_spellings.examples == [["Be Yourself", "be-yourself"]]
+    assert found.long_outliers.places == found.tag_outliers.places == ["q.jsonl:6"]
+    assert found.no_text.places == ["q.jsonl:5"]
+    signs = authors.signs
+    assert signs["ends_in_a_mark"].places == ["q.jsonl:4"] and signs["unknown"].places == ["q.jsonl:5"]
+    assert signs["quotation_marks"].places == ["q.jsonl:6"] and authors.rows_without == 1
 
 
 def test_authors_come_from_every_kind_of_file(tmp_path: Path) -> None:

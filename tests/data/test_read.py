@@ -116,8 +116,8 @@ def test_data_does_not_depend_on_the_environment(tmp_path: Path, monkeypatch: py
     (tmp_path / "q.jsonl").write_text('{"quote": "Ada Example is kind.", "tags": [], "author": " Ada  Example Jr. "}\n')
     rows = read_rows(tmp_path / "q.jsonl")
     assert rows.authors == ["Ada Example Jr."] and rows.quotes[0]["quote"] == "Ada Example is kind."
-    authors = examine(rows)["authors"]
-    assert authors["most_frequent"][0][0] == "***ple Jr"
+    authors = examine(rows).authors
+    assert authors and authors.most_frequent[0][0] == "***ple Jr"
 
 
 def test_an_unprintable_file_name_is_printable_in_places(tmp_path: Path) -> None:

@@ -238,8 +238,9 @@ GLUED = {
 @pytest.mark.parametrize("sign", GLUED)
 def test_tags_that_a_sign_glues_are_asked_about_by_that_sign(tmp_path: Path, sign: str) -> None:
     (tmp_path / "q.jsonl").write_bytes(jsonl(tagged(sign.join)))
-    found = examine(read_rows(tmp_path / "q.jsonl"))["suspicious_tags"]
-    assert found and found["several_in_one"]["separator"] == sign and found["several_in_one"]["rows"] == 8
+    found = examine(read_rows(tmp_path / "q.jsonl")).suspicious_tags
+    assert found and found.several_in_one
+    assert found.several_in_one.separator == sign and found.several_in_one.rows == 8
     assert trained(read_rows(tmp_path / "q.jsonl", tags_separator=sign)) == WITH_TAGS
 
 
@@ -252,8 +253,8 @@ def test_nothing_in_a_list_decides_nothing(tmp_path: Path) -> None:
 def test_an_entity_is_no_separator(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_bytes(jsonl(tagged(lambda tags: ["Arts &amp; Crafts"])))
     found = examine(read_rows(tmp_path / "q.jsonl"))
-    assert found["suspicious_tags"] and found["suspicious_tags"]["several_in_one"]["rows"] == 0
-    assert found["dirt"]["html"]["rows"] == 12
+    assert found.suspicious_tags and found.suspicious_tags.several_in_one
+    assert found.suspicious_tags.several_in_one.rows == 0 and found.dirt["html"].rows == 12
 
 
 ONE_MOULD = [

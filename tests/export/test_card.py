@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from florilegium.export.card import CardFacts, make_card
+from florilegium.export.card import CardFacts, RunFigures, make_card
 from florilegium.export.origin import RAIL, Origin
 from florilegium.export.verdict import Verdict
 from florilegium.runs.cards import scores
@@ -19,9 +19,9 @@ BLOOM = Origin("bigscience/bloom-560m", True, RAIL)
 
 def facts_of(run: Path, **more: object) -> CardFacts:
     evaluation = json.loads((run / "evaluation.json").read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
+    figures = RunFigures.from_json(json.loads((run / "manifest.json").read_text()))
     config = yaml.safe_load((run / "config.yaml").read_text())
-    return CardFacts("adapter", BLOOM, "{quote} ->: {tags}", config, manifest, scores(evaluation), **more)  # type: ignore[arg-type]
+    return CardFacts("adapter", BLOOM, "{quote} ->: {tags}", config, figures, scores(evaluation), **more)  # type: ignore[arg-type]
 
 
 def test_it_has_figures_intervals_and_terms(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
     card = make_card(facts_of(write_run(tmp_path / "run"), samples=[HOSTILE, "two\nlines"]))
     assert "<script>" not in card.replace("\\<script>", "") and "![x]" not in card.replace("\\!\\[x]", "")
     assert "> two\n> lines" in card
-    template = make_card(CardFacts("adapter", BLOOM, "```\n# {quote}", figures={}))
+    template = make_card(CardFacts("adapter", BLOOM, "```\n# {quote}"))
     assert "````\n```\n# {quote}\n````" in template
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,8 @@ def adapter_of(base: Path, trained_on: Path, folder: Path, *, older: bool = Fals
     save_adapter(base, folder, target_modules=["query_key_value"])
     facts = base_facts(load_base(str(trained_on), bits=8, device=CPU))
     if older:
-        facts.pop("original_digest", None)
-    (folder / "florilegium.json").write_text(json.dumps({"format": 1, "base": facts}))
+        facts = replace(facts, original_digest=None)
+    (folder / "florilegium.json").write_text(json.dumps({"format": 1, "base": facts.to_json()}))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ import torch
 
 from florilegium.config import make_config
 from florilegium.errors import ModelError, UsageError
-from florilegium.model import attach_adapter, choose_device, count_parameters, load_adapter, load_base, save_adapter
-from florilegium.model.adapter_loading import base_facts
+from florilegium.model import (
+    AdapterFacts,
+    attach_adapter,
+    choose_device,
+    count_parameters,
+    load_adapter,
+    load_base,
+    save_adapter,
+)
 from florilegium.model.adapter_origin import base_name
+from florilegium.model.identity import BaseFacts, base_facts
 from florilegium.model.lora import target_modules
 from tests.tiny import save_tiny
 
@@ -79,7 +88,7 @@ def test_an_adapter_goes_to_disk_and_back(tiny: Path, tmp_path: Path) -> None:
         if parameter.requires_grad:
             parameter.data.normal_()
     before = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
-    save_adapter(model, base, tmp_path / "adapter", {"base": base_facts(base)}, "card")
+    save_adapter(model, base, tmp_path / "adapter", AdapterFacts(base=base_facts(base)), "card")
     again = load_adapter(load_base(str(tiny), bits=8, device=CPU), tmp_path / "adapter")
     after = dict(again.named_parameters())
     assert all(torch.equal(p, after[n]) for n, p in before.items())
@@ -90,7 +99,7 @@ def test_an_adapter_goes_to_disk_and_back(tiny: Path, tmp_path: Path) -> None:
 def test_an_adapter_is_refused_on_another_base(tiny: Path, tmp_path: Path, shape: dict) -> None:
     base = load_base(str(tiny), bits=32, device=CPU)
     model = attach_adapter(base, make_config({"rank": 4, "bits": 32}))
-    save_adapter(model, base, tmp_path / "adapter", {"base": base_facts(base)}, "card")
+    save_adapter(model, base, tmp_path / "adapter", AdapterFacts(base=base_facts(base)), "card")
     other = load_base(str(save_tiny(tmp_path / "other", **shape)), bits=32, device=CPU)
     with pytest.raises(ModelError, match="was made for") as error:
         load_adapter(other, tmp_path / "adapter")
@@ -99,7 +108,7 @@ def test_an_adapter_is_refused_on_another_base(tiny: Path, tmp_path: Path, shape
 
 def test_an_adapter_is_refused_with_another_tokenizer(tiny: Path, tmp_path: Path) -> None:
     base = load_base(str(tiny), bits=32, device=CPU)
-    facts = {"base": {**base_facts(base), "tokenizer_digest": "0" * 64}}
+    facts = AdapterFacts(base=replace(base_facts(base), tokenizer_digest="0" * 64))
     save_adapter(attach_adapter(base, make_config({"rank": 4, "bits": 32})), base, tmp_path / "adapter", facts, "card")
     with pytest.raises(ModelError, match="another tokenizer"):
         load_adapter(load_base(str(tiny), bits=32, device=CPU), tmp_path / "adapter")
@@ -109,7 +118,9 @@ def test_an_adapter_is_refused_with_another_tokenizer(tiny: Path, tmp_path: Path
 def test_an_adapter_without_its_weights_says_what_to_do(tiny: Path, tmp_path: Path, left: str, fix: str) -> None:
     base = load_base(str(tiny), bits=32, device=CPU)
     folder = tmp_path / "adapter"
-    save_adapter(attach_adapter(base, make_config({"bits": 32})), base, folder, {"base": base_facts(base)}, "card")
+    save_adapter(
+        attach_adapter(base, make_config({"bits": 32})), base, folder, AdapterFacts(base=base_facts(base)), "card"
+    )
     (folder / "adapter_model.safetensors").rename(folder / left)
     with pytest.raises(ModelError, match="no adapter_model.safetensors") as caught:
         load_adapter(load_base(str(tiny), bits=32, device=CPU), folder)
@@ -186,14 +197,14 @@ def test_a_base_that_was_named_by_a_relative_path_is_found_from_other_folders(
     monkeypatch.chdir(tmp_path)
     base = load_base("models/bloom", bits=32, device=torch.device("cpu"))
     config = make_config({"model": "models/bloom"})
-    facts = {"base": base_facts(base), "base_is_local": True}
+    facts = AdapterFacts(base=base_facts(base), base_is_local=True)
     save_adapter(attach_adapter(base, config), base, tmp_path / "adapter", facts, "")
     assert base_name(tmp_path / "adapter", facts, None) == "models/bloom"
     monkeypatch.chdir("/")
     assert base_name(tmp_path / "adapter", facts, None) == str(tmp_path / "models" / "bloom")
     assert base_name(tmp_path / "adapter", facts, "another/model") == "another/model"
-    assert base_name(tmp_path / "adapter", {**facts, "base_is_local": False}, None) == "models/bloom"  # a Hub id
+    assert base_name(tmp_path / "adapter", replace(facts, base_is_local=False), None) == "models/bloom"  # a Hub id
     (tmp_path / "models").rename(tmp_path / "elsewhere")
     assert base_name(tmp_path / "adapter", facts, None) == "models/bloom"
     for name in ("x" * 5000, "~nobody-of-that-name/bloom"):  # no system call takes these
-        assert base_name(tmp_path / "adapter", {**facts, "base": {"name": name}}, None) == name
+        assert base_name(tmp_path / "adapter", replace(facts, base=BaseFacts(name)), None) == name

@@ -8,8 +8,8 @@ from __future__ import annotations
 TABLE = {
     "model/identity.py": [
         ('wrong base: weights are not compared', 'test_wrong_bases.py',
-         '"digest": base.digest,',
-         '"digest": "",'),
+         '        digest=base.digest,',
+         '        digest="",'),
         ('hostile: a long header is not in the digest', 'test_hostile_folders.py::test_kinds_and_shapes_of_a_header_beyond_the_first_slice_are_in_the_digest',
          'if header_bytes > DIGEST_SLICE_BYTES:',
          'if False:'),
@@ -84,6 +84,8 @@ TABLE = {
         ('hostile: an adapter of NaN', 'test_hostile_folders.py::test_an_adapter_that_is_more_or_less_than_lora',
          '        if not bool(torch.isfinite(tensor).all()):',
          '        if False:'),
+    ],
+    "model/adapter_facts.py": [
         ('hostile: facts that are a FIFO', 'test_hostile_folders.py::test_an_adapter_that_is_more_or_less_than_lora',
          'if not os.path.lexists(folder / FACTS):',
          'if not (folder / FACTS).is_file():'),

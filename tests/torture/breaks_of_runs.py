@@ -54,8 +54,8 @@ TABLE = {
     ],
     "training/checkpoint.py": [
         ('nth operation: the older ones go before the newer is there', 'test_commit.py::test_death_at_every_operation_of_a_save',
-         '    try:\n        _commit(final, snapshot, json',
-         '    _rotate(folder, final, 1)\n    try:\n        _commit(final, snapshot, json'),
+         '    try:\n        _commit(final, snapshot, whose',
+         '    _rotate(folder, final, 1)\n    try:\n        _commit(final, snapshot, whose'),
         ('another run: its checkpoint is taken', 'test_commit.py::test_a_checkpoint_of_another_run_is_not_taken',
          'for name in IDENTITY if whose else ():',
          'for name in ():'),
@@ -137,7 +137,7 @@ TABLE = {
     ],
     "runs/resume.py": [
         ('rows: others are taken', 'test_going_on.py::test_every_change_is_applied_or_refused_and_said',
-         'if manifest["data"]["digest"] != prepared.rows.digest:',
+         'if manifest.data.digest != prepared.rows.digest:',
          'if False:'),
     ],
     "storage/run_lock.py": [

@@ -22,6 +22,7 @@ from florilegium.errors import ModelError
 from florilegium.export.base_weights import BaseWeights
 from florilegium.export.origin import origin_of
 from florilegium.model import (
+    AdapterFacts,
     Base,
     adapter_state,
     attach_adapter,
@@ -183,7 +184,7 @@ def test_a_tokenizer_with_several_chat_templates_is_saved(tiny: Path, tmp_path: 
     folder = copied(tiny, tmp_path / "model", hostile.edit_json("tokenizer_config.json", chat_template=templates))
     base = load_base(str(folder), bits=32, device=CPU)
     config = TrainConfig(data="x", model=str(folder), output=None)
-    save_adapter(attach_adapter(base, config), base, tmp_path / "adapter", {}, "")
+    save_adapter(attach_adapter(base, config), base, tmp_path / "adapter", AdapterFacts(), "")
     assert {"tokenizer.json", "chat_template.jinja"} <= {path.name for path in (tmp_path / "adapter").iterdir()}
 
 
@@ -220,7 +221,7 @@ def test_facts_from_before_there_were_formats_are_read(adapter: Path, tmp_path: 
     facts = json.loads((folder / "florilegium.json").read_text())
     assert facts.pop("format") == 1
     (folder / "florilegium.json").write_text(json.dumps(facts))
-    assert read_facts(folder)["template"] == facts["template"]
+    assert read_facts(folder).template == facts["template"]
 
 
 def test_what_is_out_of_bounds(tiny: Path, tmp_path: Path) -> None:

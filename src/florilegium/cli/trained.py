@@ -23,7 +23,7 @@ def show_trained(trained: Trained, as_json: bool) -> None:
     rows = list(trained.verdict_rows[:NUM_QUOTES])
     if not rows and trained.tuned.first_words:
         with contextlib.suppress(ResourceError):  # the run is done and saved, and said why it has no samples
-            rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.figures["seed"])
+            rows = trained.tuned.generate("", n=NUM_QUOTES, seed=trained.manifest.seed)
     if as_json:
         print_line(json_line(_as_json(trained, rows)))
         return
@@ -37,17 +37,18 @@ def _as_json(trained: Trained, rows: list[Generated]) -> dict[str, object]:
     return {
         "run": str(trained.directory),
         "adapter": str(trained.directory / "adapter"),
-        **trained.figures,
+        **trained.manifest.to_json(),
         "quotes": [row.as_row(trained.tuned.template) for row in rows],
     }
 
 
 def _summary(trained: Trained) -> str:
-    metrics = trained.figures
-    before, after, steps = metrics["eval_loss_before"], metrics["eval_loss"], metrics["steps"]
+    results = trained.manifest.results
+    assert results, "a run that is shown has ended"
+    before, after, steps = results.eval_loss_before, results.eval_loss, results.steps
     loss = f"held-out loss {before:.3f} -> {after:.3f}, " if after is not None else ""
-    speed = f"{metrics['tokens_per_second']:,.0f} tokens/s, peak memory {gigabytes(metrics['peak_memory_bytes'])}"
-    return f"{loss}{steps} {'step' if steps == 1 else 'steps'} in {metrics['elapsed_seconds']:.0f} s, {speed}"
+    speed = f"{results.tokens_per_second:,.0f} tokens/s, peak memory {gigabytes(results.peak_memory_bytes)}"
+    return f"{loss}{steps} {'step' if steps == 1 else 'steps'} in {results.elapsed_seconds:.0f} s, {speed}"
 
 
 def _verdict(trained: Trained) -> str:
@@ -60,8 +61,8 @@ def _verdict(trained: Trained) -> str:
 
 def _next_commands(trained: Trained) -> str:
     opening = next(iter(trained.tuned.first_words), "")
-    on_the_demo_model = trained.figures["base"]["name"] == DEMO
-    data = trained.figures["data"]["source"]
+    on_the_demo_model = trained.manifest.base.name == DEMO
+    data = trained.manifest.data.source
     larger = data if on_the_demo_model and data != SAMPLE and Path(data).expanduser().exists() else ""
     return next_commands(trained.directory, opening, larger, link=sys.stdout.isatty(), page=not missing_for_serving())
 

@@ -9,8 +9,8 @@
     outliers            texts far longer than the rest, rows with far more tags: Tukey's outer fence (1977), Q3 + 3 (Q3 - Q1)
     no text             rows without a single letter
 
-Every finding is `{"rows": how many, "places": the first ten}`, some with more. Nothing is changed here and nothing
-dropped."""
+Every finding says how many rows have it and where the first ten are, some say more (`data_report.py`). Nothing is
+changed here and nothing dropped."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ from florilegium.data.data_report import (
     DataReport,
     Findings,
     Found,
+    GluedTags,
     Mended,
     NearDuplicates,
     Outliers,
     Repair,
     ShownRow,
-    TagFinding,
+    Spellings,
+    SuspiciousTags,
+    TagFindings,
 )
 from florilegium.data.finding_sentences import shortened
 from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
@@ -73,53 +76,48 @@ _AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
 
 
 def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> Findings:
-    """The findings on `rows`, ready for JSON; `pairs` are those of `near_pairs` on the first column, if they are known
-    already."""
+    """The findings on `rows`; `pairs` are those of `near_pairs` on the first column, if they are known already."""
     first = [first_text(quote) for quote in rows.quotes]
     main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
-    return {
-        "near_duplicates": _near_duplicates(rows, first, near_pairs(first) if pairs is None else pairs),
-        "repair": _repair(rows),
-        "dirt": _dirt(rows),
-        "suspicious_tags": _suspicious_tags(rows),
-        "authors": _authors(rows),
-        "long_outliers": _outliers(rows, [count_words(text) for text in main]),
-        "tag_outliers": _tag_outliers(rows),
-        "no_text": _found(rows, [not any(map(str.isalpha, text)) for text in main]),
-    }
+    return Findings(
+        near_duplicates=_near_duplicates(rows, first, near_pairs(first) if pairs is None else pairs),
+        repair=_repair(rows),
+        dirt=_dirt(rows),
+        suspicious_tags=_suspicious_tags(rows),
+        authors=_authors(rows),
+        long_outliers=_outliers(rows, [count_words(text) for text in main]),
+        tag_outliers=_tag_outliers(rows),
+        no_text=_found(rows, [not any(map(str.isalpha, text)) for text in main]),
+    )
 
 
 @without_collector()
 def report_on(rows: Rows, split: Split, share: float, seed: int, by: str) -> DataReport:
     """All that is known of rows before they are trained: `describe`, the sides of the split and how it leaks beside a
-    random one, and `findings`. Ready for JSON; `inspect` shows it, and a run keeps it as data.json."""
+    random one, and `findings`. `inspect` shows it, and a run keeps it as data.json."""
     at_random = make_split(rows.quotes, share, seed, by="random", pairs=split.pairs, held_out_from=rows.held_out_from)
-    return {
-        "notes": list(rows.notes),
-        **describe(rows),
-        "training_rows": len(split.training),
-        "held_out_rows": len(split.held_out),
-        "validation_rows": len(split.validation),
-        "set_aside_rows": len(split.set_aside),
-        "rows_of_one_mould": split.one_mould,
-        "split_by": by,
-        "leaks": {by: split.leaks, "random": at_random.leaks},
-        "findings": examine(rows, split.pairs),
-    }
+    return DataReport(
+        **vars(describe(rows)),
+        training_rows=len(split.training),
+        held_out_rows=len(split.held_out),
+        validation_rows=len(split.validation),
+        set_aside_rows=len(split.set_aside),
+        rows_of_one_mould=split.one_mould,
+        split_by=by,
+        leaks={by: split.leaks, "random": at_random.leaks},
+        findings=examine(rows, split.pairs),
+    )
 
 
 def _near_duplicates(rows: Rows, texts: Sequence[str], pairs: Sequence[Pair]) -> NearDuplicates:
     groups = clusters(len(texts), pairs)
-    shown: list[list[ShownRow]] = [
-        [{"place": rows.places[i], "text": shortened(texts[i])} for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]
-    ]
-    return {
-        "pairs": len(pairs),
-        "clusters": len(groups),
-        "rows": sum(map(len, groups)),
-        "largest": len(groups[0]) if groups else 0,
-        "shown": shown,
-    }
+    return NearDuplicates(
+        pairs=len(pairs),
+        clusters=len(groups),
+        rows=sum(map(len, groups)),
+        largest=len(groups[0]) if groups else 0,
+        shown=[[ShownRow(rows.places[i], shortened(texts[i])) for i in group[:5]] for group in groups[:SHOWN_CLUSTERS]],
+    )
 
 
 def _repair(rows: Rows) -> Repair:
@@ -127,23 +125,23 @@ def _repair(rows: Rows) -> Repair:
     guessed."""
     broken = [quote for quote in rows.quotes if is_broken(quote)]
     mended = [mend_quote(quote) for quote in broken]
-    return {
-        "mended": rows.repaired,
-        "can_be_mended": sum(new != old for new, old in zip(mended, broken, strict=True)),
-        "still_broken_then": sum(is_broken(new) for new in mended),
-        "example": _first_mended(broken, mended),
-    }
+    return Repair(
+        mended=rows.repaired,
+        can_be_mended=sum(new != old for new, old in zip(mended, broken, strict=True)),
+        still_broken_then=sum(is_broken(new) for new in mended),
+        example=_first_mended(broken, mended),
+    )
 
 
 def _first_mended(broken: Sequence[Quote], mended: Sequence[Quote]) -> Mended | None:
     for old, new in zip(broken, mended, strict=True):
         if old != new and not is_broken(new):
             before, after = (first_text(quote) for quote in (old, new))
-            return {"before": shortened(before), "after": shortened(after)}
+            return Mended(shortened(before), shortened(after))
     return None
 
 
-def _suspicious_tags(rows: Rows) -> dict[str, TagFinding] | None:
+def _suspicious_tags(rows: Rows) -> TagFindings | None:
     """For each sign, the rows that carry such a tag and the most frequent ones; and tags that are one word in several
     spellings."""
     if not rows.template.list_columns:
@@ -151,23 +149,22 @@ def _suspicious_tags(rows: Rows) -> dict[str, TagFinding] | None:
     column = rows.template.list_columns[0]
     lists = [list(quote[column]) for quote in rows.quotes]
     counts = Counter(tag for tags in lists for tag in tags)
-    found: dict[str, TagFinding] = {}
+    signs: dict[str, SuspiciousTags] = {}
     for name, sign in _TAG_SIGNS.items():
         suspects = {tag for tag in counts if sign(tag)}
         if name == "no_letters" and len(suspects) == len(counts):
             suspects = set()  # labels that are numbers throughout
         examples = [tag for tag, _ in counts.most_common() if tag in suspects][:5]
         carry = _found(rows, [not suspects.isdisjoint(tags) for tags in lists])
-        found[name] = {"rows": carry["rows"], "places": carry["places"], "tags": len(suspects), "examples": examples}
+        signs[name] = SuspiciousTags(carry.rows, carry.places, len(suspects), examples)
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for tag, _ in counts.most_common():
         spellings["".join(_TAG_WORDS.findall(tag.casefold()))].append(tag)
-    found["several_in_one"] = _several_in_one(rows, counts, lists)
     several = [tags for key, tags in spellings.items() if key and len(tags) > 1]
-    return {**found, "several_spellings": {"tags": len(several), "examples": several[:5]}}
+    return TagFindings(signs, _several_in_one(rows, counts, lists), Spellings(len(several), several[:5]))
 
 
-def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]) -> TagFinding:
+def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]) -> GluedTags:
     """Tags that another separator glues together; those that tags may hold themselves, blanks at last, are asked about
     only where no row has two tags."""
     plain = {without_entities(tag): tag for tag in counts}
@@ -178,7 +175,7 @@ def _several_in_one(rows: Rows, counts: Counter[str], lists: Sequence[list[str]]
     glued = {tag for text, tag in plain.items() if sign and sign in text}
     found = _found(rows, [not glued.isdisjoint(tags) for tags in lists])
     examples = [tag for tag, _ in counts.most_common() if tag in glued][:5]
-    return {"rows": found["rows"], "places": found["places"], "separator": sign, "examples": examples}
+    return GluedTags(found.rows, found.places, sign, examples)
 
 
 def _dirt(rows: Rows) -> dict[str, Found]:
@@ -202,27 +199,28 @@ def _authors(rows: Rows) -> AuthorFindings | None:
     """Signs of junk in the column `author`; None where there is none."""
     if not any(rows.authors):
         return None
-    found = {
+    signs = {
         name: _found(rows, [bool(author) and sign(author) for author in rows.authors])
         for name, sign in _AUTHOR_SIGNS.items()
     }
     named = Counter(author for author in rows.authors if author)
-    return {
-        "distinct": len(named),
-        "rows_without": rows.authors.count(""),
-        "most_frequent": [(one_line(name), count) for name, count in named.most_common(5)],
-        **found,
-    }
+    return AuthorFindings(
+        distinct=len(named),
+        rows_without=rows.authors.count(""),
+        most_frequent=[(one_line(name), count) for name, count in named.most_common(5)],
+        signs=signs,
+    )
 
 
 def _outliers(rows: Rows, sizes: Sequence[int]) -> Outliers:
     """Rows beyond the outer fence; `limit` is the fence. Fewer than 20 rows have no outliers."""
     if len(sizes) < 20:
-        return {"rows": 0, "places": [], "limit": None}
+        return Outliers(0, [], None)
     low, _, high = quantiles(sizes, n=4)
     # where most rows are of one size there is no spread to measure by: four times that size is out of the way
     limit = high + 3 * (high - low if high > low else high)
-    return {**_found(rows, [size > limit for size in sizes]), "limit": round(limit)}
+    beyond = _found(rows, [size > limit for size in sizes])
+    return Outliers(beyond.rows, beyond.places, round(limit))
 
 
 def _tag_outliers(rows: Rows) -> Outliers | None:
@@ -232,4 +230,4 @@ def _tag_outliers(rows: Rows) -> Outliers | None:
 
 def _found(rows: Rows, suspected: Sequence[bool]) -> Found:
     places = [place for place, yes in zip(rows.places, suspected, strict=True) if yes]
-    return {"rows": len(places), "places": places[:SHOWN_PLACES]}
+    return Found(len(places), places[:SHOWN_PLACES])

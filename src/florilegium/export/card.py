@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from florilegium.export.card_use import THIS, ways_to_load
 from florilegium.export.origin import HUB_ID, Origin
 from florilegium.export.verdict import Verdict
+from florilegium.storage.json_record import JsonRecord
 
 TITLES = {
     "adapter": "LoRA adapter",
@@ -38,6 +38,22 @@ LIBRARIES = {
 
 
 @dataclass(frozen=True)
+class RunFigures(JsonRecord):
+    """What the card says of a run's manifest.json; None where that does not."""
+
+    version: str = ""
+    training_rows: int | None = None
+    held_out_rows: int | None = None
+    validation_rows: int = 0
+    trained_parameters: int = 0
+    total_parameters: int = 1
+    steps: int | None = None
+    eval_loss_before: float | None = None
+    eval_loss: float | None = None
+    verdict: dict[str, object] | None = None
+
+
+@dataclass(frozen=True)
 class CardFacts:
     """What the card says. `config` and `figures` are those of the run, or empty for an adapter that has none; `scores`
     are lines of the evaluation: its group, then name, base, tuned, what to compare with."""
@@ -45,8 +61,8 @@ class CardFacts:
     to: str
     base: Origin
     template: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+    figures: RunFigures | None = None
     scores: Sequence[tuple[str, str, str, str, str]] = ()
     samples: Sequence[str] = ()
     rank: int = 0
@@ -96,25 +112,28 @@ def _metadata(facts: CardFacts) -> str:
 def _what_it_is(facts: CardFacts) -> str:
     config, figures = facts.config, facts.figures
     lora = f"LoRA (rank {facts.rank}, alpha {facts.alpha:g}) on {facts.base.name}"
-    if not figures:
+    if figures is None:
         return f"{lora}. It was trained on rows rendered as\n\n{_code(facts.template)}"
-    trained, total = int(figures.get("trained_parameters", 0)), int(figures.get("total_parameters", 1))
+    trained, total = figures.trained_parameters, figures.total_parameters
     lines = [
         f"{lora}, its base frozen in {_known(config, 'bits')} bits while it was trained by florilegium "
-        f"{figures.get('version', '')} on {_known(figures, 'training_rows')} rows rendered as\n\n{_code(facts.template)}\n",
+        f"{figures.version} on {_counted(figures.training_rows)} rows rendered as\n\n{_code(facts.template)}\n",
         f"{trained:,} of {total:,} parameters were trained ({100 * trained / max(1, total):.3f}%).\n",
         "| | |\n|---|---|",
-        f"| steps, rows a step | {_known(figures, 'steps')}, {_known(config, 'batch_size')} |",
+        f"| steps, rows a step | {_counted(figures.steps)}, {_known(config, 'batch_size')} |",
         f"| learning rate, schedule | {_known(config, 'learning_rate')}, {_known(config, 'lr_schedule')} |",
         f"| seed | {_known(config, 'seed')} |",
     ]
-    found = figures.get("verdict")
-    if isinstance(found, dict):
-        lines.append(f"| verdict | {_cell(str(found.get('sentence', '')))} |")
+    if figures.verdict is not None:
+        lines.append(f"| verdict | {_cell(str(figures.verdict.get('sentence', '')))} |")
     return "\n".join(lines)
 
 
-def _known(values: Mapping[str, Any], name: str) -> str:
+def _counted(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def _known(values: Mapping[str, object], name: str) -> str:
     """A value as text; `default` where the run left it to the program."""
     found = values.get(name, "?")
     return "default" if found is None else str(found)
@@ -122,12 +141,11 @@ def _known(values: Mapping[str, Any], name: str) -> str:
 
 def _figures(facts: CardFacts) -> str:
     """Losses of the training, the evaluation's table with its intervals, and the verdict on this export."""
-    lines = ["## Figures\n"]
-    if facts.figures.get("eval_loss") is not None:
-        before, after = facts.figures["eval_loss_before"], facts.figures["eval_loss"]
-        held_out, choosing = facts.figures.get("held_out_rows"), facts.figures.get("validation_rows", 0)
-        rows = held_out - choosing if isinstance(held_out, int) and isinstance(choosing, int) else "?"
-        lines.append(f"Held-out loss {before:.3f} before, {after:.3f} after (per token, {rows} rows).\n")
+    lines, figures = ["## Figures\n"], facts.figures
+    if figures and figures.eval_loss is not None:
+        rows = "?" if figures.held_out_rows is None else figures.held_out_rows - figures.validation_rows
+        losses = f"{figures.eval_loss_before:.3f} before, {figures.eval_loss:.3f} after"
+        lines.append(f"Held-out loss {losses} (per token, {rows} rows).\n")
     if facts.scores:
         lines += ["| | base | tuned | to compare |\n|---|---|---|---|"]
         for group in dict.fromkeys(score[0] for score in facts.scores):
@@ -136,7 +154,7 @@ def _figures(facts: CardFacts) -> str:
                 f"| {_cell(n)} | {_cell(b)} | {_cell(t)} | {_cell(c)} |" for g, n, b, t, c in facts.scores if g == group
             ]
         lines.append("\nIn brackets: 95% intervals, by bootstrap over rows (Wilson for shares of texts).\n")
-    elif facts.figures:
+    elif figures:
         lines.append("What it learned, forgot and copies was not measured (`florilegium evaluate --base` does).\n")
     if facts.verdict is not None:
         lines.append(f"This export, {facts.kind}, against the live adapter on its base: {facts.verdict.sentence()}.")

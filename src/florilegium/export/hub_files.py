@@ -13,7 +13,7 @@ from pathlib import Path
 from florilegium.errors import ModelError, UsageError, reason_of
 from florilegium.export.card_use import THIS
 from florilegium.export.origin import Origin
-from florilegium.model.lora import FACTS
+from florilegium.model.adapter_facts import FACTS
 from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, check_file, read_manifest
 from florilegium.storage.paths import without_home

@@ -7,16 +7,16 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florilegium.config import read_config
 from florilegium.data import Template
 from florilegium.errors import ModelError, UsageError
+from florilegium.export.card import RunFigures
 from florilegium.export.origin import Origin, origin_of
-from florilegium.model.adapter_loading import read_facts, template_of
+from florilegium.model.adapter_facts import AdapterFacts, read_facts, template_of
 from florilegium.model.adapter_origin import where_it_lies
 from florilegium.model.hub import locate
-from florilegium.model.identity import same_weights, weights_digest
+from florilegium.model.identity import BaseFacts, same_weights, weights_digest
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_files import find_weights
 from florilegium.storage.run_directory import RunDirectory
@@ -27,7 +27,7 @@ SHOWN_SAMPLES = 6
 @dataclass(frozen=True)
 class Subject:
     """`base_folder` holds the base's 16-bit weights (None: they are not asked for); `other_weights` says that they are
-    not the very ones of the training. `config`, `manifest`, `evaluation` are the run's files, each empty where it is not there."""
+    not the very ones of the training. `config`, `figures`, `evaluation` are of the run's files, each empty where it is not there."""
 
     name: str
     adapter: Path
@@ -35,9 +35,9 @@ class Subject:
     base_folder: Path | None
     other_weights: bool
     template: Template
-    config: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    config: Mapping[str, object]
+    figures: RunFigures | None
+    evaluation: Mapping[str, object]
     samples: list[str]
 
     @property
@@ -58,7 +58,7 @@ def describe(directory: Path, adapter: Path) -> Subject:
     facts = read_facts(adapter)
     name = _base_name(facts, adapter)
     is_here = name == "seedling" or Path(name).expanduser().is_dir()
-    origin = origin_of(name, locate(name) if is_here else None, local=facts.get("base_is_local"))
+    origin = origin_of(name, locate(name) if is_here else None, local=facts.base_is_local)
     return Subject(
         _run_name(directory, adapter),
         adapter,
@@ -70,7 +70,7 @@ def describe(directory: Path, adapter: Path) -> Subject:
     )
 
 
-def _base_name(facts: Mapping[str, Any], adapter: Path) -> str:
+def _base_name(facts: AdapterFacts, adapter: Path) -> str:
     """The base that the adapter names: its own file, or PEFT's, which is all that adapters of others have."""
     config = read_json(adapter / "adapter_config.json", f"the adapter_config.json in {adapter}")
     name = where_it_lies(facts, adapter) or config.get("base_model_name_or_path")
@@ -83,17 +83,16 @@ def read_subject(directory: Path, adapter: Path, model: str | None) -> Subject:
     """The subject of an export. `model` names the base if it has moved, or was given in int8. Raises UsageError where
     nothing says which base it is, ModelError where the base is gone or another."""
     facts = read_facts(adapter)
-    made_for = facts.get("base", {})
     name = model or _base_name(facts, adapter)
-    folder = locate(name, facts.get("revision") if model is None else None)
-    found = {"digest": weights_digest(find_weights(folder, name))}
-    other = bool(made_for.get("digest")) and not same_weights(found, made_for)
+    folder = locate(name, facts.revision if model is None else None)
+    found = BaseFacts(digest=weights_digest(find_weights(folder, name)))
+    other = bool(facts.base.digest) and not same_weights(found, facts.base)
     if other and model is None:
         raise ModelError(
             f"the base {name} has other weights than the adapter was trained on",
             "Name the folder that has them with --model",
         )
-    origin = origin_of(name, folder, local=facts.get("base_is_local") if model is None else None)
+    origin = origin_of(name, folder, local=facts.base_is_local if model is None else None)
     return Subject(
         _run_name(directory, adapter),
         adapter,
@@ -109,13 +108,16 @@ def _run_name(directory: Path, adapter: Path) -> str:
     return (adapter.parent if directory != adapter else directory).resolve().name
 
 
-def _run_files(run: RunDirectory) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], list[str]]:
-    """config, manifest, evaluation, the last samples; empty where `run` is no run."""
+def _run_files(run: RunDirectory) -> tuple[Mapping[str, object], RunFigures | None, Mapping[str, object], list[str]]:
+    """config, figures, evaluation, the last samples; empty where `run` is no run."""
     if not run.is_run:
-        return {}, {}, {}, []
-    config: Mapping[str, Any] = {}
+        return {}, None, {}, []
+    config: Mapping[str, object] = {}
     with contextlib.suppress(UsageError):
         config = read_config(run.config)
     rows = [row for row in run.read_samples() if isinstance(row.get("text"), str)]
     last = [str(row["text"]) for row in rows if row.get("step") == rows[-1].get("step")]
-    return config, run.read_manifest(), run.read_evaluation(), last[:SHOWN_SAMPLES]
+    manifest, figures = run.read_manifest(), None
+    with contextlib.suppress(ValueError):
+        figures = RunFigures.from_json(manifest) if manifest else None
+    return config, figures, run.read_evaluation(), last[:SHOWN_SAMPLES]

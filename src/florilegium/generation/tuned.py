@@ -236,8 +236,8 @@ def load(
     facts = read_facts(adapter)
     name = base_name(adapter, facts, model)
     where = choose_device(device)
-    revision = facts.get("revision") if model is None else None
-    held = check_bits(name, revision, bits, int(facts.get("bits", 8)))
+    revision = facts.revision if model is None else None
+    held = check_bits(name, revision, bits, facts.bits or 8)
     compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
     rehearse_adapter(adapter, name, revision, held)
     get_base = bases.get if bases else load_base

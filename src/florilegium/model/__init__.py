@@ -1,6 +1,7 @@
 """The base model, the adapter on it, and the forward pass over packed rows."""
 
-from florilegium.model.adapter_loading import load_adapter, openings_of, read_facts, template_of
+from florilegium.model.adapter_facts import AdapterFacts, openings_of, read_facts, template_of
+from florilegium.model.adapter_loading import load_adapter
 from florilegium.model.base import Base, choose_compute_dtype, choose_device, load_base
 from florilegium.model.identity import base_facts
 from florilegium.model.loaded import ForwardOptions, LoadedModel
@@ -20,6 +21,7 @@ from florilegium.model.stage import Stage
 from florilegium.model.weight_files import LoadProgress
 
 __all__ = [
+    "AdapterFacts",
     "Base",
     "ForwardOptions",
     "LoadProgress",

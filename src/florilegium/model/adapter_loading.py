@@ -1,33 +1,28 @@
 """An adapter from disk, onto the base that it was made for.
 
 PEFT loads an adapter onto any base of the same shape without a word, and one that is damaged too. Here what
-`florilegium.json` remembers of base, tokenizer and files (`lora.py`) is compared first. An adapter that others made is
-read as well, as data (`untrusted.py`)."""
+`florilegium.json` remembers of base, tokenizer and files (`adapter_facts.py`) is compared first. An adapter that others
+made is read as well, as data (`untrusted.py`)."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING
 
 import torch
 
-from florilegium.data import DEFAULT_TEMPLATE, Template
-from florilegium.data.words import beginning
-from florilegium.errors import ModelError, UsageError, reason_of
+from florilegium.errors import ModelError, reason_of
 from florilegium.model.adapter_config import lora_header, lora_values
+from florilegium.model.adapter_facts import FACTS, AdapterFacts, read_facts
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.identity import BaseFacts, base_facts, same_weights
 from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
-from florilegium.model.lora import ESSENTIAL, FACTS, FACTS_FORMAT, adapter_state, adapter_tensors, set_adapter_state
+from florilegium.model.lora import ESSENTIAL, adapter_state, adapter_tensors, set_adapter_state
 from florilegium.model.rehearsal import check_init, check_matrices, refuse_wrapped_head
-from florilegium.model.untrusted import check_format, read_json
 from florilegium.storage.atomic_folders import ChecksumMismatch, read_verified
 from florilegium.storage.safetensors_io import read_header
 
@@ -35,92 +30,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from florilegium.model.families.base import AnyModel
-
-BITS = (4, 8, 16, 32)
-DIGESTS = ("digest", "tokenizer_digest", "original_digest")
-FACT_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "base": dict, "bits": int, "direction": str, "form": str, "files": dict, "list_columns": list, "lora": dict, "openings": dict,
-    "revision": (str, type(None)), "template": str,
-}  # fmt: skip
-
-
-class AdapterFacts(TypedDict, total=False):
-    """florilegium.json of an adapter folder; adapters that others made have none of it. `openings` are the first words
-    of training rows and how often, `files` the sums of the weights, `lora` the settings that PEFT wrote."""
-
-    format: int
-    template: str
-    direction: str
-    form: str  # "chat": rows are a question and its answer
-    list_columns: list[str]
-    base: BaseFacts
-    base_is_local: bool
-    revision: str | None
-    bits: int
-    openings: dict[str, int]
-    files: dict[str, object]
-    lora: dict[str, object]
-
-
-def read_facts(folder: Path) -> AdapterFacts:
-    """florilegium.json of an adapter folder, or an empty dict for an adapter that others made. Raises ModelError when
-    it is broken, or holds something else than what stands there: it decides which model is loaded."""
-    if not os.path.lexists(folder / FACTS):  # a link that leads nowhere is no adapter without a memory
-        return {}
-    what = str(folder / FACTS)
-    facts = read_json(folder / FACTS, what)
-    check_format(facts, FACTS_FORMAT, what)
-    for name, kinds in FACT_KINDS.items():
-        known = name != "bits" or facts.get(name) in BITS
-        if name in facts and (not isinstance(facts[name], kinds) or type(facts[name]) is bool or not known):
-            raise ModelError(
-                f"{what} cannot be read: {name} is {str(facts[name])[:40]!r}",
-                "Copy the adapter again, or train it again",
-            )
-    if not all(isinstance(facts.get("base", {}).get(key, ""), str) for key in DIGESTS):
-        raise ModelError(f"{what} cannot be read: 'base.digest' is invalid", "Name the base with --model")
-    name, shape = facts.get("base", {}).get("name"), facts.get("base", {}).get("shape", {})
-    if not isinstance(shape, dict):
-        raise ModelError(f"{what} cannot be read: 'base.shape' is invalid", "Name the base with --model")
-    if name is not None and (not isinstance(name, str) or "\0" in name or len(name) > 4096):
-        raise ModelError(f"{what} cannot be read: 'base.name' is invalid", "Name the base with --model")
-    _check_words(facts, what)
-    return cast(AdapterFacts, facts)
-
-
-def _check_words(facts: Mapping[str, Any], what: str) -> None:
-    """The template must be one, and the openings words with counts: both are used long after the file was read."""
-    openings, lists = facts.get("openings", {}), facts.get("list_columns", [])
-    counts = all(type(count) is int and 0 <= count < 1 << 53 for count in openings.values())
-    if not counts or not all(isinstance(name, str) for name in lists):
-        raise ModelError(
-            f"{what} cannot be read: 'openings' or 'list_columns' is invalid",
-            "Copy the adapter again, or train it again",
-        )
-    if "template" in facts:
-        try:
-            template_of(facts)
-        except UsageError as error:
-            raise ModelError(
-                f"{what} cannot be used: {error.cause}", "Copy the adapter again, or train it again"
-            ) from None
-
-
-def template_of(facts: Mapping[str, Any]) -> Template:
-    """The template that an adapter was trained with, in its direction. Raises UsageError for one that is none."""
-    template = Template.from_text(facts.get("template", DEFAULT_TEMPLATE), facts.get("list_columns", ("tags",)))
-    if facts.get("form") == "chat":
-        return replace(template, is_chat=True)
-    return template.in_direction("both") if facts.get("direction") == "both" else template
-
-
-def openings_of(facts: Mapping[str, Any]) -> dict[str, int]:
-    """The first words of training rows and their counts. Before 0.1.0, a row of a script without spaces stood there
-    whole: two signs of it are left. Behind a chat template's own words nothing is cut."""
-    openings = Counter[str]()
-    for word, count in facts.get("openings", {}).items():
-        openings[word if facts.get("form") == "chat" else beginning(word)] += count
-    return dict(openings)
 
 
 def load_adapter(base: Base, folder: Path, *, other_weights: bool = False) -> PeftModel:
@@ -199,16 +108,16 @@ def _what_else(folder: Path) -> str:
     return "Copy it again: this file holds what the adapter learned"
 
 
-def _check_whole(folder: Path, facts: AdapterFacts, values: Mapping[str, Any]) -> None:
+def _check_whole(folder: Path, facts: AdapterFacts, values: Mapping[str, object]) -> None:
     """Compares weights and LoRA's settings with what florilegium.json remembers of them; adapters that others made have
     no memory."""
     fix = "Copy the adapter again; florilegium resume RUN writes that of its run again once the broken one is removed"
-    if "files" in facts:
+    if facts.files is not None:
         try:
             read_verified(folder, ["adapter_model.safetensors"], FACTS)
         except ChecksumMismatch as error:
             raise ModelError(f"the adapter in {folder} is not as it was saved: {error}", fix) from None
-    for name, value in facts.get("lora", {}).items():
+    for name, value in (facts.lora or {}).items():
         if name in ESSENTIAL and values.get(name) != value:
             raise ModelError(
                 f"the adapter_config.json in {folder} says {name} is {values.get(name)}, and it was made with {value}",
@@ -237,8 +146,7 @@ def _callers_random_numbers_kept(device: torch.device) -> contextlib.AbstractCon
 def check_fit(base: Base, facts: AdapterFacts, folder: Path, *, ignored: Sequence[str] = ()) -> None:
     """Compares what the adapter was made for with the base at hand, but for `ignored`. Raises ModelError that says
     which differs."""
-    made_for = facts.get("base", {})
-    here = base_facts(base)
+    made_for, here = facts.base, base_facts(base)
     mine, theirs = _flat(here), _flat(made_for)
     if same_weights(here, made_for):  # quantised beforehand, or as they are loaded
         ignored = (*ignored, "digest")
@@ -246,14 +154,13 @@ def check_fit(base: Base, facts: AdapterFacts, folder: Path, *, ignored: Sequenc
         what = {"digest": "weights", "tokenizer_digest": "tokenizer"}.get(key, key)
         detail = "" if "digest" in key else f" ({str(theirs[key])[:40]}, here {mine[key]})"
         raise ModelError(
-            f"the adapter in {folder} was made for {made_for.get('name')}, and {base.name} has another {what}{detail}",
-            f"Use --model {made_for.get('name')}",
+            f"the adapter in {folder} was made for {made_for.name}, and {base.name} has another {what}{detail}",
+            f"Use --model {made_for.name}",
         )
 
 
-def _flat(facts: Mapping[str, object]) -> dict[str, object]:
-    """base_facts without the name, the shape's entries among the others, shapes before digests: they say more."""
-    shape = facts.get("shape")
-    values = {**facts, **(shape if isinstance(shape, dict) else {})}
+def _flat(facts: BaseFacts) -> dict[str, object]:
+    """What they say but for the name, the shape's entries among the others, shapes before digests: they say more."""
+    values = {**facts.to_json(), **(facts.shape or {})}
     order = sorted(values, key=lambda key: "digest" in key)
     return {key: values[key] for key in order if key not in ("name", "shape", "original_digest")}

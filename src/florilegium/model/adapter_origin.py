@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from florilegium.errors import UsageError
+from florilegium.model.adapter_facts import AdapterFacts
 from florilegium.model.untrusted import read_json
 
 
-def base_name(folder: Path, facts: Mapping[str, Any], given: str | None) -> str:
+def base_name(folder: Path, facts: AdapterFacts, given: str | None) -> str:
     """The base to load: what was given, what florilegium.json names, or what adapter_config.json names. Raises
     UsageError where none of them says it."""
     name = given or where_it_lies(facts, folder) or named_by_peft(folder)
     if not name:
         raise UsageError(f"{folder} does not say which base it is for", "Name it with --model")
-    here = given or facts or os.path.isdir(os.path.expanduser(name)) or re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    here = (
+        given or not facts.is_empty or os.path.isdir(os.path.expanduser(name)) or re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    )
     if not here:
         raise UsageError(
             f"the adapter in {folder} names {name[:200]} as its base, which is not on this machine",
@@ -32,11 +33,11 @@ def base_name(folder: Path, facts: Mapping[str, Any], given: str | None) -> str:
     return str(name)
 
 
-def where_it_lies(facts: Mapping[str, Any], folder: Path) -> str:
+def where_it_lies(facts: AdapterFacts, folder: Path) -> str:
     """The base that florilegium.json names, or an empty string; where that is a path that leads nowhere from here, the
     same in full, as adapter_config.json has it: a run is used from other folders than the one it was trained in."""
-    name = str(facts.get("base", {}).get("name") or "")
-    if not facts.get("base_is_local") or name == "seedling" or os.path.exists(os.path.expanduser(name)):
+    name = facts.base.name or ""
+    if not facts.base_is_local or name == "seedling" or os.path.exists(os.path.expanduser(name)):
         return name
     full = named_by_peft(folder)
     return full if os.path.isabs(full) and os.path.isdir(full) else name
@@ -50,10 +51,10 @@ def named_by_peft(folder: Path) -> str:
     return name if isinstance(name, str) and "\0" not in name and len(name) <= 4096 else ""
 
 
-def origin_notes(folder: Path, facts: Mapping[str, Any], name: str, model: torch.nn.Module) -> tuple[str, ...]:
+def origin_notes(folder: Path, facts: AdapterFacts, name: str, model: torch.nn.Module) -> tuple[str, ...]:
     """What is to be said of the adapter in `folder`, that was put on the base `name`."""
     notes = []
-    named = "" if facts else named_by_peft(folder)
+    named = named_by_peft(folder) if facts.is_empty else ""
     if named and _last(named) != _last(name):
         notes.append(
             f"the adapter in {folder} names {named[:200]} as its base, and {name} was given: only their shapes could be "

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from florilegium.errors import ModelError
 from florilegium.model.untrusted import read_json
 from florilegium.model.weight_files import WeightFiles
+from florilegium.storage.json_record import JsonRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,43 +32,47 @@ SHAPE = (
 )  # fmt: skip
 
 
-class BaseFacts(TypedDict):
-    """What identifies a base, as an adapter and a run's manifest remember it."""
+Compared = object  # a number or a word; in a file of others anything, which then is another
 
-    name: str
-    model_type: str
-    hidden_size: int
-    num_layers: int
-    vocab_size: int
-    shape: dict[str, bool | int | float | str]
-    digest: str
-    tokenizer_digest: str
-    original_digest: NotRequired[str]  # of the 16-bit weights that these were quantised from, where that is known
+
+@dataclass(frozen=True)
+class BaseFacts(JsonRecord):
+    """What identifies a base, as an adapter and a run's manifest remember it; None where they do not say."""
+
+    name: str | None = None
+    model_type: Compared = None
+    hidden_size: Compared = None
+    num_layers: Compared = None
+    vocab_size: Compared = None
+    shape: dict[str, Compared] | None = None
+    digest: str | None = None
+    tokenizer_digest: str | None = None
+    original_digest: str | None = None  # of the 16-bit weights that these were quantised from, where that is known
+
+    def to_json(self) -> dict[str, object]:
+        return {name: value for name, value in super().to_json().items() if value is not None}
 
 
 def base_facts(base: Base) -> BaseFacts:
     """What identifies a base: name, shape, digests."""
     config = base.model.config.get_text_config()
-    facts: BaseFacts = {
-        "name": base.name,
-        "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "num_layers": config.num_hidden_layers,
-        "vocab_size": config.vocab_size,
-        "shape": {
-            name: value for name in SHAPE if isinstance(value := getattr(config, name, None), (bool, int, float, str))
-        },
-        "digest": base.digest,
-        "tokenizer_digest": base.tokenizer_digest,
-    }
-    if base.original_digest:
-        facts["original_digest"] = base.original_digest
-    return facts
+    values = {name: getattr(config, name, None) for name in SHAPE}
+    return BaseFacts(
+        name=base.name,
+        model_type=config.model_type,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        vocab_size=config.vocab_size,
+        shape={name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))},
+        digest=base.digest,
+        tokenizer_digest=base.tokenizer_digest,
+        original_digest=base.original_digest or None,
+    )
 
 
-def same_weights(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Whether two bases, by their `base_facts`, are the same one, be it quantised beforehand or as it is loaded."""
-    mine, theirs = ({facts.get(key) for key in ("digest", "original_digest")} - {None} for facts in (one, other))
+def same_weights(one: BaseFacts, other: BaseFacts) -> bool:
+    """Whether two bases are the same one, be it quantised beforehand or as it is loaded."""
+    mine, theirs = ({facts.digest, facts.original_digest} - {None} for facts in (one, other))
     return bool(mine & theirs)
 
 

@@ -13,7 +13,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from torch import nn
 
 from florilegium.config import TrainConfig
 from florilegium.errors import ModelError, UsageError, reason_of
+from florilegium.model.adapter_facts import FACTS, AdapterFacts
 from florilegium.model.base import Base
 from florilegium.model.base_changes import recording
 from florilegium.model.bitsandbytes_import import before_peft
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from florilegium.model.families.base import AnyModel
 
-FACTS = "florilegium.json"
-FACTS_FORMAT = 1
 # a change here changes every weight's meaning
 ESSENTIAL = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias")
 
@@ -205,7 +204,7 @@ def save_adapter(
     model: AnyModel,
     base: Base,
     folder: Path,
-    facts: Mapping[str, object],
+    facts: AdapterFacts,
     card: str,
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
@@ -237,7 +236,7 @@ def save_adapter(
     }
     needed = tensor_bytes(tensors) + 256 * len(tensors) + sum(map(len, small.values()))
     lora = {name: values.get(name) for name in ESSENTIAL}
-    commit_folder(folder, files, {**facts, "lora": lora}, needed=needed, manifest=FACTS)
+    commit_folder(folder, files, replace(facts, lora=lora).to_json(), needed=needed, manifest=FACTS)
 
 
 def _tokenizer_files(base: Base, beside: Path) -> dict[str, bytes]:

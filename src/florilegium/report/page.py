@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -181,10 +180,9 @@ def _closest(evaluation: Mapping[str, object]) -> list[tuple[str, str]]:
 
 def _findings(data: Mapping[str, object]) -> list[tuple[str, str]]:
     try:
-        # data.json may be of an earlier version or another hand: what is missing then raises one of these
-        found = finding_sentences(cast(Findings, data["findings"])) if "findings" in data else []
+        found = finding_sentences(Findings.from_json(data["findings"])) if "findings" in data else []
         return [(name, what) for name, what in found if not what.startswith("0 pairs")]
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except (ValueError, IndexError):  # data.json may be of another hand
         return []
 
 

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from florilegium.config import TrainConfig, as_dict
 from florilegium.evaluation.table import table
-from florilegium.export.card import CardFacts, make_card
+from florilegium.export.card import CardFacts, RunFigures, make_card
 from florilegium.export.card_use import THIS
 from florilegium.export.origin import origin_of
 from florilegium.export.subject import Subject
 from florilegium.export.verdict import Verdict
 from florilegium.model.untrusted import read_json
+from florilegium.runs.manifest import RunManifest
 
 WIDGET = ("The sea", "Be kind to")  # how a quote may begin
 
 
-def adapter_card(config: TrainConfig, figures: Mapping[str, Any], samples: list[str], folder: Path | None) -> str:
+def adapter_card(config: TrainConfig, manifest: RunManifest, samples: list[str], folder: Path | None) -> str:
     """The card of an adapter whose run has just ended. `folder` is where its base lies."""
     facts = CardFacts(
         "adapter",
         origin_of(config.model, folder),
         config.template,
         as_dict(config),
-        figures,
+        RunFigures.from_json(manifest.to_json()),
         samples=samples,
         rank=config.lora_rank,
         alpha=config.lora_alpha,
@@ -46,7 +46,7 @@ def export_card(
         subject.base,
         subject.template.text,
         subject.config,
-        subject.manifest,
+        subject.figures,
         scores(subject.evaluation),
         subject.samples,
         int(lora.get("r", 0)),
@@ -66,7 +66,7 @@ def is_local(data: str) -> bool:
     return Path(data).expanduser().exists()
 
 
-def scores(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+def scores(evaluation: Mapping[str, object]) -> list[tuple[str, str, str, str, str]]:
     """The evaluation's table as lines of text; none where it was not measured, or somebody broke the file."""
     if not evaluation:
         return []

@@ -45,15 +45,11 @@ class Change:
 def identity(manifest: RunManifest, config: TrainConfig) -> RunIdentity:
     """What a checkpoint says of the run that it belongs to: the digests in the run's manifest.json, and all
     settings."""
+    from florilegium.training.checkpoint import RunIdentity
+
     settings = {name: value for name, value in as_dict(config).items() if name not in NOT_OF_THE_RUN}
-    base = manifest["base"]
-    return {
-        "base_digest": base.get("digest"),
-        "tokenizer_digest": base.get("tokenizer_digest"),
-        "data_digest": manifest["data"]["digest"],
-        "template": manifest["template"],
-        "settings": settings,
-    }
+    base = manifest.base
+    return RunIdentity(base.digest, base.tokenizer_digest, manifest.data.digest, manifest.template, settings)
 
 
 def with_changes(written: Mapping[str, object], given: Mapping[str, object], source: str) -> TrainConfig:

@@ -4,7 +4,7 @@ last checkpoint, from which `florilegium resume` does this again."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from florilegium.config import TrainConfig
@@ -13,10 +13,10 @@ from florilegium.errors import FlorilegiumError, Interrupted, ResourceError
 from florilegium.generation import Generated
 from florilegium.generation.tuned import Tuned
 from florilegium.model import save_adapter, set_adapter_state
-from florilegium.model.adapter_loading import AdapterFacts
+from florilegium.model.adapter_facts import AdapterFacts
 from florilegium.report import write_report
 from florilegium.runs.cards import adapter_card
-from florilegium.runs.manifest import RunManifest
+from florilegium.runs.manifest import RunManifest, RunResults
 from florilegium.runs.prepare import Prepared
 from florilegium.runs.recorder import ProgressView, Recorder
 from florilegium.runs.setup import ReadyRun
@@ -31,15 +31,20 @@ from florilegium.training import SharedStop, Snapshot, peak_memory
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: its folder, the tuned model still in memory, its figures (those of manifest.json), what it wrote
-    at the last evaluation, the verdict and the texts it was drawn from."""
+    """A finished run: its folder, the tuned model still in memory, its manifest, what it wrote at the last
+    evaluation, the verdict and the texts it was drawn from."""
 
     directory: Path
     tuned: Tuned
-    figures: RunManifest
+    manifest: RunManifest
     samples: list[Generated]
     verdict: Verdict | None = None
     verdict_rows: tuple[Generated, ...] = ()
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """manifest.json as plain values."""
+        return self.manifest.to_json()
 
 
 def finish(
@@ -47,7 +52,7 @@ def finish(
     run: RunDirectory,
     view: ProgressView,
     tuned: Tuned,
-    figures: RunManifest,
+    manifest: RunManifest,
     facts: AdapterFacts,
     end: Snapshot,
     recorder: Recorder,
@@ -62,30 +67,29 @@ def finish(
             f"keeping the adapter from step {progress.best_step} (lowest {'validation' if prepared.split.validation else 'held-out'} loss)"
         )
         set_adapter_state(tuned.model, end.best)
-    figures |= {
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "elapsed_seconds": round(progress.elapsed_seconds, 2),
-        "tokens_per_second": round(progress.tokens / max(progress.elapsed_seconds, 1e-9), 1),
-        "peak_memory_bytes": peak_memory(prepared.base.device),
-        "eval_loss_before": progress.first_eval_loss,
-        "eval_loss": progress.reported_loss,
-        "validation_loss": progress.best_loss if prepared.split.validation else None,
-        "best_step": progress.best_step,
-    }
+    results = RunResults(
+        steps=progress.step,
+        tokens=progress.tokens,
+        elapsed_seconds=round(progress.elapsed_seconds, 2),
+        tokens_per_second=round(progress.tokens / max(progress.elapsed_seconds, 1e-9), 1),
+        peak_memory_bytes=peak_memory(prepared.base.device),
+        eval_loss_before=progress.first_eval_loss,
+        eval_loss=progress.reported_loss,
+        validation_loss=progress.best_loss if prepared.split.validation else None,
+        best_step=progress.best_step,
+    )
     with stop.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {quoted(run.path)}"):
         verdict, rows = verdict_of(ready, run, view, tuned)
-    if verdict is not None:
-        figures["verdict"] = verdict.to_json()
-    write_json(run.manifest, figures)
-    card = adapter_card(config, figures, recorder.samples_at(progress.best_step), prepared.base.folder)
+    manifest = replace(manifest, results=results, verdict=verdict.to_json() if verdict else None)
+    write_json(run.manifest, manifest.to_json())
+    card = adapter_card(config, manifest, recorder.samples_at(progress.best_step), prepared.base.folder)
     recorder.place.check()
     save_adapter(tuned.model, prepared.base, run.adapter, facts, card, state)
     if recorder.accelerator is not None:
         for tracker in recorder.accelerator.trackers:  # `end_training` would leave the other processes, too
             tracker.finish()
     _write_page(prepared, config, run, view)
-    return Trained(run.path, tuned, figures, recorder.samples, verdict, tuple(rows))
+    return Trained(run.path, tuned, manifest, recorder.samples, verdict, tuple(rows))
 
 
 def verdict_of(
@@ -114,9 +118,8 @@ def verdict_of(
 def _write_page(prepared: Prepared, config: TrainConfig, run: RunDirectory, view: ProgressView) -> None:
     """data.json and report.html. The adapter is on disk by now: a page that finds no room, on
     disk or in memory, takes nothing from it."""
-    found = json.dumps(
-        report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by), ensure_ascii=False
-    )
+    report = report_on(prepared.rows, prepared.split, config.held_out, config.seed, config.split_by)
+    found = json.dumps(report.to_json(), ensure_ascii=False)
     try:
         # Places name files, and files lie in somebody's home folder.
         write_text(run.data_report, without_home(found) + "\n")

@@ -79,7 +79,7 @@ def follow(
     when any process was asked to stop, after rank 0 has saved."""
     prepared, plan = ready.prepared, ready.plan
     facts = adapter_facts(prepared)
-    tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"])
+    tuned = Tuned(ready.loaded, prepared.rows.template, facts.openings or {})
     writer, shared = shared_by(tuned, distributed, stop), SharedStop(stop)
     observer = Unrecorded(Samples(writer, sample_prompts(prepared), plan.config.seed), shared)
     trainer = make_trainer(ready, distributed, shared)

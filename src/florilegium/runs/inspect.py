@@ -7,13 +7,14 @@ the first of a first step."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any
 
 from florilegium.config import TrainConfig
 from florilegium.data import Rows, Split, read_rows_of, report_on, split_by_config
 from florilegium.data.data_report import DataReport
+from florilegium.storage.json_record import JsonRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,34 +25,51 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-class InspectedRow(TypedDict):
-    """A row as it is trained; with `--tokens` its tokens, which of them carry loss, and where it lies in its packed
-    row."""
+@dataclass(frozen=True)
+class RowTokens(JsonRecord):
+    """A row's tokens, which of them carry loss, and where it lies in its packed row."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    learned: list[bool]
+    packed_row: int
+    packed_from: int
+    packed_to: int
+
+
+@dataclass(frozen=True)
+class InspectedRow(JsonRecord):
+    """A row as it is trained; with `--tokens` encoded, too."""
 
     place: str
     text: str
-    tokens: NotRequired[list[str]]
-    token_ids: NotRequired[list[int]]
-    learned: NotRequired[list[bool]]
-    packed_row: NotRequired[int]
-    packed_from: NotRequired[int]
-    packed_to: NotRequired[int]
+    encoded: RowTokens | None = None
+
+    def to_json(self) -> dict[str, object]:
+        tokens = self.encoded.to_json() if self.encoded else {}
+        return {"place": self.place, "text": self.text, **tokens}
 
 
-class TokenReport(TypedDict):
-    """`tokens`: total, median and max."""
+@dataclass(frozen=True)
+class TokenLengths(JsonRecord):
+    """Tokens of all rows, of the median row and of the longest one."""
 
-    cut_rows: int
-    tokens: dict[str, int]
-    rows: list[InspectedRow]
+    total: int
+    median: int
+    max: int
 
 
+@dataclass(frozen=True, kw_only=True)
 class Inspection(DataReport):
-    """What `inspect` returns."""
+    """What `inspect` finds. Without `--tokens` it knows of no tokens, nor which rows are cut."""
 
+    cut_rows: int | None = None
+    tokens: TokenLengths | None = None
     rows: list[InspectedRow]
-    cut_rows: NotRequired[int]
-    tokens: NotRequired[dict[str, int]]
+
+    def to_json(self) -> dict[str, object]:
+        unknown = () if self.tokens else ("cut_rows", "tokens")
+        return {name: value for name, value in super().to_json().items() if name not in unknown}
 
 
 def inspect(
@@ -61,26 +79,28 @@ def inspect(
     strict: bool = False,
     progress: Progress | None = None,
     **settings: Any,  # those of TrainConfig, by their names
-) -> Inspection:
+) -> dict[str, object]:
     """Counts, lengths, tags and problems of the rows, what the data doctor finds (`findings`), the near-duplicate pairs
     across the split and across a random one (`leaks`), and under `rows` three rows as they are trained. With `tokens`
     their tokens too, which of them carry loss, and where each row lies in its packed row. Plain values. Raises what
     reading and encoding raise."""
     config = replace(TrainConfig(data=str(data), **settings), skip_bad_rows=not strict)
+    return inspection(config, tokens, progress).to_json()
+
+
+def inspection(config: TrainConfig, tokens: bool = False, progress: Progress | None = None) -> Inspection:
+    """What `inspect` makes plain values of."""
     rows = read_rows_of(config, progress=progress)
     if config.chat:
         config, rows = replace(config, loss_on="tags"), _as_chat(config, rows)
     split = split_by_config(config, rows, progress)
-    report = cast(
-        Inspection, report_on(rows, split, config.held_out, config.seed, config.split_by)
-    )  # and below the rest
+    report = vars(report_on(rows, split, config.held_out, config.seed, config.split_by))
     if tokens:
-        found = _tokenised(config, rows, split)
-        report["cut_rows"], report["tokens"], report["rows"] = found["cut_rows"], found["tokens"], found["rows"]
-    else:
-        numbers = split.training[:SHOWN]
-        report["rows"] = [{"place": rows.places[i], "text": rows.template.render(rows.quotes[i])} for i in numbers]
-    return report
+        cut_rows, lengths, shown = _tokenised(config, rows, split)
+        return Inspection(**report, cut_rows=cut_rows, tokens=lengths, rows=shown)
+    numbers = split.training[:SHOWN]
+    shown = [InspectedRow(rows.places[i], rows.template.render(rows.quotes[i])) for i in numbers]
+    return Inspection(**report, rows=shown)
 
 
 def _as_chat(config: TrainConfig, rows: Rows) -> Rows:
@@ -90,8 +110,8 @@ def _as_chat(config: TrainConfig, rows: Rows) -> Rows:
     return chat_rows(rows, _tokenizer(config.model, config.revision), config.model)
 
 
-def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> TokenReport:
-    """Lengths in tokens, rows that are cut, and the first rows of a first step of 16, token by token."""
+def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> tuple[int, TokenLengths, list[InspectedRow]]:
+    """Rows that are cut, lengths in tokens, and the first rows of a first step of 16, token by token."""
     from florilegium.tokens import encode, epoch_order
 
     tokenizer = _tokenizer(config.model, config.revision)
@@ -105,25 +125,18 @@ def _tokenised(config: TrainConfig, rows: Rows, split: Split) -> TokenReport:
     for number, i in list(enumerate(step))[:SHOWN]:
         example = encoded.examples[i]
         row, start, end = where[number]
-        shown.append(
-            {
-                "place": places[i],
-                "text": rows.template.render(quotes[i]),
-                "tokens": [str(tokenizer.decode([t], clean_up_tokenization_spaces=False)) for t in example.token_ids],
-                "token_ids": example.token_ids,
-                # The first token is never predicted: nothing stands before it.
-                "learned": [i > 0 and trained for i, trained in enumerate(example.loss_mask)],
-                "packed_row": row,
-                "packed_from": start,
-                "packed_to": end,
-            }
+        found = RowTokens(
+            tokens=[str(tokenizer.decode([t], clean_up_tokenization_spaces=False)) for t in example.token_ids],
+            token_ids=example.token_ids,
+            # The first token is never predicted: nothing stands before it.
+            learned=[i > 0 and trained for i, trained in enumerate(example.loss_mask)],
+            packed_row=row,
+            packed_from=start,
+            packed_to=end,
         )
+        shown.append(InspectedRow(places[i], rows.template.render(quotes[i]), found))
     lengths = sorted(len(e.token_ids) for e in encoded.examples)
-    return {
-        "cut_rows": encoded.num_cut,
-        "tokens": {"total": sum(lengths), "median": lengths[len(lengths) // 2], "max": lengths[-1]},
-        "rows": shown,
-    }
+    return encoded.num_cut, TokenLengths(sum(lengths), lengths[len(lengths) // 2], lengths[-1]), shown
 
 
 def _tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:

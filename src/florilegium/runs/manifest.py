@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 
@@ -15,81 +16,104 @@ from florilegium.data.quote import join_items
 from florilegium.data.words import beginning
 from florilegium.errors import counted
 from florilegium.model import ParameterCount, base_facts
-from florilegium.model.adapter_loading import AdapterFacts
+from florilegium.model.adapter_facts import FACTS_FORMAT, AdapterFacts
 from florilegium.model.identity import BaseFacts
-from florilegium.model.lora import FACTS_FORMAT
 from florilegium.runs.plan import ExecutionPlan
 from florilegium.runs.prepare import Prepared
+from florilegium.storage.json_record import JsonRecord, as_object
 from florilegium.storage.paths import tilde
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
-class DataFacts(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class DataFacts(JsonRecord):
     """The rows of a run."""
 
-    source: str
+    source: str = ""
     digest: str
-    rows: int
-    duplicates: int
+    rows: int = 0
+    duplicates: int = 0
 
 
-class RunManifest(TypedDict):
-    """manifest.json. What is not required is written at the end of the run, or where there is something to tell."""
+@dataclass(frozen=True)
+class RunResults(JsonRecord):
+    """What a run came to. Losses are None where no row was held out."""
 
-    version: str
-    python: str
-    libraries: dict[str, str]
-    device: str
-    compute: str
-    fast: list[str]
-    seed: int
+    steps: int
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    peak_memory_bytes: int = 0
+    eval_loss_before: float | None = None
+    eval_loss: float | None = None
+    validation_loss: float | None = None
+    best_step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunManifest(JsonRecord):
+    """manifest.json. What is None is not written: it is known at the end of the run alone, or there is nothing to tell.
+    A run of an earlier version has the defaults."""
+
+    version: str = ""
+    python: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    compute: str = ""
+    fast: list[str] = field(default_factory=list)
+    seed: int = 0
     base: BaseFacts
     data: DataFacts
     template: str
-    direction: str
-    training_rows: int
-    held_out_rows: int
-    validation_rows: int
-    cut_rows: int
-    skipped_rows: int
-    trained_parameters: int
-    total_parameters: int
-    planned_steps: int
-    processes: NotRequired[int]
-    stages: NotRequired[list[str]]  # of a pipeline: the blocks of each process
-    stage_peak_bytes: NotRequired[list[int]]
-    stage_forecast_bytes: NotRequired[list[int]]
-    forecast_bytes: NotRequired[int]
-    tile: NotRequired[int]  # tokens of which the steps hold a multiple
-    forgotten: NotRequired[Mapping[str, object]]
-    steps: NotRequired[int]
-    tokens: NotRequired[int]
-    elapsed_seconds: NotRequired[float]
-    tokens_per_second: NotRequired[float]
-    peak_memory_bytes: NotRequired[int]
-    eval_loss_before: NotRequired[float | None]
-    eval_loss: NotRequired[float | None]
-    validation_loss: NotRequired[float | None]
-    best_step: NotRequired[int]
-    verdict: NotRequired[Mapping[str, object]]
+    direction: str = "quote"
+    training_rows: int = 0
+    held_out_rows: int = 0
+    validation_rows: int = 0
+    cut_rows: int = 0
+    skipped_rows: int = 0
+    trained_parameters: int = 0
+    total_parameters: int = 0
+    planned_steps: int = 0
+    forecast_bytes: int | None = None
+    tile: int | None = None  # tokens of which the steps hold a multiple
+    stage_forecast_bytes: list[int] | None = None
+    processes: int | None = None
+    stages: list[str] | None = None  # of a pipeline: the blocks of each process
+    stage_peak_bytes: list[int] | None = None
+    forgotten: dict[str, object] | None = None
+    results: RunResults | None = None  # as keys among the others
+    verdict: dict[str, object] | None = None
+
+    def to_json(self) -> dict[str, object]:
+        values = {name: value for name, value in super().to_json().items() if value is not None}
+        if self.results is None:
+            return values
+        verdict = {"verdict": values.pop("verdict")} if "verdict" in values else {}
+        del values["results"]
+        return {**values, **self.results.to_json(), **verdict}
+
+    @classmethod
+    def from_json(cls, found: object) -> Self:
+        values = as_object(found)
+        return super().from_json({**values, "results": values if "steps" in values else None})
 
 
 def adapter_facts(prepared: Prepared) -> AdapterFacts:
     """What the adapter's folder remembers beside PEFT's own files."""
     template = prepared.rows.template
-    return {
-        "format": FACTS_FORMAT,
-        "template": template.text,
-        "list_columns": list(template.list_columns),
-        "base": base_facts(prepared.base),
-        "base_is_local": prepared.base.path != prepared.base.name,
-        "revision": prepared.config.revision,
-        "bits": prepared.config.bits,
-        "openings": _openings(template, prepared.training_quotes),
-        **({"direction": "both"} if template.tags_first else {}),  # tags first alone is what the template says
-        **({"form": "chat"} if template.is_chat else {}),
-    }
+    return AdapterFacts(
+        format=FACTS_FORMAT,
+        template=template.text,
+        list_columns=list(template.list_columns),
+        base=base_facts(prepared.base),
+        base_is_local=prepared.base.path != prepared.base.name,
+        revision=prepared.config.revision,
+        bits=prepared.config.bits,
+        openings=_openings(template, prepared.training_quotes),
+        direction="both" if template.tags_first else None,  # tags first alone is what the template says
+        form="chat" if template.is_chat else None,
+    )
 
 
 def _openings(template: Template, quotes: Sequence[Quote]) -> dict[str, int]:
@@ -108,38 +132,31 @@ def _first_words(texts: Sequence[str]) -> dict[str, int]:
 def initial_manifest(prepared: Prepared, plan: ExecutionPlan, count: ParameterCount) -> RunManifest:
     """manifest.json as it stands before the first step; the results come at the end."""
     config, rows = plan.config, prepared.rows
-    manifest: RunManifest = {
-        "version": installed_version("florilegium"),
-        "python": platform.python_version(),
-        "libraries": {name: installed_version(name) for name in LIBRARIES},
-        "device": torch.cuda.get_device_name()
+    return RunManifest(
+        version=installed_version("florilegium"),
+        python=platform.python_version(),
+        libraries={name: installed_version(name) for name in LIBRARIES},
+        device=torch.cuda.get_device_name()
         if prepared.base.device.type == "cuda"
         else f"cpu, {counted(torch.get_num_threads(), 'thread')}",
-        "compute": config.dtype,
-        "fast": list(plan.kernels),
-        "seed": config.seed,
-        "base": base_facts(prepared.base),
-        "data": {
-            "source": tilde(rows.source),
-            "digest": rows.digest,
-            "rows": len(rows.quotes),
-            "duplicates": rows.duplicates,
-        },
-        "template": rows.template.text,
-        "direction": rows.template.direction,
-        "training_rows": len(prepared.training_quotes),
-        "held_out_rows": len(prepared.held_out_quotes),
-        "validation_rows": len(prepared.split.validation),
-        "cut_rows": prepared.training.num_cut + prepared.held_out.num_cut + prepared.validation.num_cut,
-        "skipped_rows": len(rows.skipped),
-        "trained_parameters": count.trained,
-        "total_parameters": count.total,
-        "planned_steps": plan.length.num_steps,
-    }
-    if plan.memory:
-        manifest["forecast_bytes"] = plan.memory.peak
-    if plan.tile:
-        manifest["tile"] = plan.tile
-    if plan.stage_peaks:
-        manifest["stage_forecast_bytes"] = list(plan.stage_peaks)
-    return manifest
+        compute=config.dtype,
+        fast=list(plan.kernels),
+        seed=config.seed,
+        base=base_facts(prepared.base),
+        data=DataFacts(
+            source=tilde(rows.source), digest=rows.digest, rows=len(rows.quotes), duplicates=rows.duplicates
+        ),
+        template=rows.template.text,
+        direction=rows.template.direction,
+        training_rows=len(prepared.training_quotes),
+        held_out_rows=len(prepared.held_out_quotes),
+        validation_rows=len(prepared.split.validation),
+        cut_rows=prepared.training.num_cut + prepared.held_out.num_cut + prepared.validation.num_cut,
+        skipped_rows=len(rows.skipped),
+        trained_parameters=count.trained,
+        total_parameters=count.total,
+        planned_steps=plan.length.num_steps,
+        forecast_bytes=plan.memory.peak if plan.memory else None,
+        tile=plan.tile or None,
+        stage_forecast_bytes=list(plan.stage_peaks) or None,
+    )

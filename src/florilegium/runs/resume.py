@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from florilegium.config import as_dict, current_settings, dump_config, read_run_config
 from florilegium.errors import DataError, ModelError, UsageError
@@ -94,7 +94,7 @@ def resume(run: str | Path = "latest", *, view: ProgressView | None = None, **se
             if manifest:
                 _check_same(manifest, prepared, directory)
                 # runs of earlier versions say nothing, and filled single tiles whatever the number of rows
-                prepared = replace(prepared, tile=manifest.get("tile", TILE))
+                prepared = replace(prepared, tile=manifest.tile or TILE)
             if found[0] is not None:
                 prepared = replace(prepared, adapter_on=adapted_modules(found[0] / "adapter.safetensors"))
         ready = make_ready(prepared, resumes=found[0] is not None, distributed=distributed)
@@ -112,7 +112,7 @@ def device_of(run: RunDirectory, settings: Mapping[str, object]) -> str:
 
 def _other_processes(manifest: RunManifest | None, distributed: Distributed) -> list[Change]:
     """Another number of processes changes no step but the order in which it is summed, and without fused blocks what a GPU drops."""
-    before = manifest.get("processes", 1) if manifest else distributed.world
+    before = (manifest.processes or 1) if manifest else distributed.world
     return [Change("processes", before, distributed.world)] if before != distributed.world else []
 
 
@@ -164,15 +164,10 @@ def read_manifest_of_run(run: RunDirectory) -> RunManifest | None:
     if not path.exists():
         return None
     try:
-        manifest = read_json(path, str(path))
-        if (
-            isinstance(manifest["data"]["digest"], str)
-            and isinstance(manifest["base"], dict)
-            and "template" in manifest
-            and _is_tile(manifest.get("tile", TILE))
-        ):
-            return cast(RunManifest, manifest)  # what is asked of it was checked
-    except (ModelError, KeyError, TypeError):
+        found = read_json(path, str(path))
+        if _is_tile(found.get("tile", TILE)):
+            return RunManifest.from_json(found)
+    except (ModelError, ValueError):
         pass
     fix = f"Start a new run: florilegium train --config {quoted(run.config)}"
     raise UsageError(f"{path} is damaged, so it is impossible to check that data and base are unchanged", fix)
@@ -185,16 +180,16 @@ def _is_tile(value: object) -> bool:
 def _of_a_base(facts: BaseFacts) -> Mapping[str, object]:
     """What must be the same; a run of an earlier version does not know what its base was quantised from, and the folder
     of a base may have another name by now."""
-    return {name: value for name, value in facts.items() if name not in ("original_digest", "name")}
+    return {name: value for name, value in facts.to_json().items() if name not in ("original_digest", "name")}
 
 
 def _check_same(manifest: RunManifest, prepared: Prepared, directory: Path) -> None:
-    if manifest["data"]["digest"] != prepared.rows.digest:
+    if manifest.data.digest != prepared.rows.digest:
         raise DataError(
             f"the data in {prepared.config.data} has changed since run {directory} started",
             "Restore the original file, or start a new run",
         )
-    if _of_a_base(manifest["base"]) != _of_a_base(base_facts(prepared.base)):
+    if _of_a_base(manifest.base) != _of_a_base(base_facts(prepared.base)):
         raise ModelError(
             f"the base model {prepared.config.model} has changed since run {directory} started",
             "Restore the original files, or start a new run",

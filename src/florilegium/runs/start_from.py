@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from florilegium.config import current_settings, read_run_config
+from florilegium.data import DEFAULT_TEMPLATE
 from florilegium.errors import ModelError, UsageError
 from florilegium.runs.moved import places
 from florilegium.storage.run_directory import RunDirectory, adapter_folder, find_run
@@ -65,26 +66,27 @@ def _of_run(run: RunDirectory) -> dict[str, object]:
 
 def _of_adapter(adapter: Path) -> dict[str, object]:
     """The settings that an adapter's own files name."""
-    from florilegium.model.adapter_loading import read_facts, template_of  # these import torch
+    from florilegium.model.adapter_facts import read_facts, template_of  # these import torch
     from florilegium.model.untrusted import read_json
 
     facts = read_facts(adapter)
     lora = read_json(adapter / "adapter_config.json", str(adapter / "adapter_config.json"))
-    base = facts.get("base", {}).get("name")
+    base = facts.base.name
     if not base:
         raise ModelError(
             f"{adapter} does not say which base and template it is for", "Name a run that florilegium made"
         )
     targets = lora.get("target_modules")
-    is_chat = facts.get("form") == "chat"  # then its template is the tokenizer's, filled with these columns
+    template = facts.template or DEFAULT_TEMPLATE
+    is_chat = facts.form == "chat"  # then its template is the tokenizer's, filled with these columns
     columns = template_of(facts).columns
     return {
         "model": base,
-        "revision": facts.get("revision"),
-        "bits": facts.get("bits", 8),
-        "template": " ->: ".join(f"{{{name}}}" for name in columns) if is_chat else facts["template"],
+        "revision": facts.revision,
+        "bits": facts.bits or 8,
+        "template": " ->: ".join(f"{{{name}}}" for name in columns) if is_chat else template,
         "chat": is_chat,
-        "direction": facts.get("direction", "quote"),
+        "direction": facts.direction or "quote",
         "lora_rank": lora.get("r"),
         "lora_alpha": float(lora.get("lora_alpha") or 0),
         "lora_dropout": float(lora.get("lora_dropout") or 0),

@@ -134,14 +134,14 @@ def execute_run(
     check_room(run.path, ready.count.trained, plan.config)
     accelerator = _accelerator(plan.config, run.path)
     facts = adapter_facts(prepared)
-    tuned = Tuned(ready.loaded, prepared.rows.template, facts["openings"], _novelty(prepared, run))
+    tuned = Tuned(ready.loaded, prepared.rows.template, facts.openings or {}, _novelty(prepared, run))
     writer = shared_by(tuned, distributed, stop)
-    figures = initial_manifest(prepared, plan, ready.count)
+    manifest = initial_manifest(prepared, plan, ready.count)
     if distributed.has_others:
-        figures["processes"] = distributed.world
-    write_json(run.manifest, figures)
+        manifest = replace(manifest, processes=distributed.world)
+    write_json(run.manifest, manifest.to_json())
     if prepared.stages:
-        figures["stages"] = [str(stage) for stage in prepared.stages]
+        manifest = replace(manifest, stages=[str(stage) for stage in prepared.stages])
     say_plan(view, prepared, plan, ready.count, run.path, distributed.world)
     shared = SharedStop(stop) if distributed.has_others else None
     trainer = make_trainer(ready, distributed, shared)
@@ -154,7 +154,7 @@ def execute_run(
         plan.length.num_steps,
         plan.config.log_every,
         plan.config.keep_checkpoints,
-        identity(figures, plan.config),
+        identity(manifest, plan.config),
         accelerator,
         last_saved=snapshot.progress.step if snapshot else -1,
         stop=shared or stop,
@@ -178,13 +178,13 @@ def execute_run(
             resume = f"Type: florilegium resume {quoted(run.path)}"
             raise interrupted(asked.number, f"step {end.progress.step} is saved", resume)
         if prepared.stages:
-            figures["stage_peak_bytes"] = distributed.each(peak_memory(prepared.base.device))
+            manifest = replace(manifest, stage_peak_bytes=distributed.each(peak_memory(prepared.base.device)))
         with asked.heard(f"step {recorder.last_saved} is saved", f"Type: florilegium resume {quoted(run.path)}"):
             lost = forgotten(trainer, previous, loss_before, end.best)
         if lost:
-            figures["forgotten"] = lost.to_json()
+            manifest = replace(manifest, forgotten=lost.to_json())
             view.say(f"forgotten  {lost}")
-        trained = finish(ready, run, view, writer, figures, facts, end, recorder, asked)
+        trained = finish(ready, run, view, writer, manifest, facts, end, recorder, asked)
         stop.what = f"the run is finished and its adapter is in {run.adapter}"
         distributed.wait()
         return replace(trained, tuned=tuned)  # the others have left

@@ -20,9 +20,8 @@ from pathlib import Path
 from florilegium.errors import FlorilegiumError, ResourceError
 from florilegium.generation.tuned import Tuned
 from florilegium.model import read_facts
-from florilegium.model.adapter_loading import AdapterFacts
+from florilegium.model.adapter_facts import FACTS, AdapterFacts
 from florilegium.model.adapter_origin import base_name
-from florilegium.model.lora import FACTS
 from florilegium.model.shared_base import Bases
 from florilegium.serve.api_errors import ApiError
 from florilegium.serve.worker import Worker
@@ -223,14 +222,14 @@ def _models_of(run: Path, base: str) -> list[KnownModel]:
     name = folder.resolve().parent.name if folder.name == "adapter" else folder.resolve().name
     name = name if name != base else f"{name}-tuned"
     created = int((folder / "adapter_config.json").stat().st_mtime)
-    tuned = KnownModel(name, run, base or "unknown", _facts(folder).get("template"), created)
+    tuned = KnownModel(name, run, base or "unknown", _facts(folder).template, created)
     return [tuned, KnownModel(base, run, None, None, created)] if base else [tuned]
 
 
 def _facts(adapter: Path) -> AdapterFacts:
     """What the adapter says of itself; empty where that is damaged."""
     path = adapter / FACTS
-    return _facts_of(adapter, path.stat().st_mtime_ns) if path.is_file() else {}
+    return _facts_of(adapter, path.stat().st_mtime_ns) if path.is_file() else AdapterFacts()
 
 
 @lru_cache(1024)
@@ -238,4 +237,4 @@ def _facts_of(adapter: Path, changed: int) -> AdapterFacts:
     """Asked at every request, so read once for each time that the file was changed."""
     with contextlib.suppress(FlorilegiumError):
         return read_facts(adapter)
-    return {}
+    return AdapterFacts()

@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import torch
 from torch.optim.optimizer import StateDict
@@ -35,6 +35,7 @@ from florilegium.storage.atomic_folders import (
     remove_folder,
     sweep,
 )
+from florilegium.storage.json_record import JsonRecord
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.storage.run_lock import set_aside
 from florilegium.storage.safetensors_io import tensor_bytes, tensor_pieces
@@ -46,22 +47,17 @@ CHECKPOINT_REST = 1 << 14  # headers, random states, state and manifest
 FILES = ("adapter.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 
 
-IDENTITY: tuple[Literal["base_digest", "tokenizer_digest", "data_digest", "template"], ...] = (
-    "base_digest",
-    "tokenizer_digest",
-    "data_digest",
-    "template",
-)
+IDENTITY = ("base_digest", "tokenizer_digest", "data_digest", "template")
 
 
-class RunIdentity(TypedDict):
-    """What a checkpoint's manifest says of the run that it belongs to. What was read from another file to be compared
-    with it may be anything."""
+@dataclass(frozen=True)
+class RunIdentity(JsonRecord):
+    """What a checkpoint's manifest says of the run that it belongs to."""
 
-    base_digest: object
-    tokenizer_digest: object
-    data_digest: object
-    template: object
+    base_digest: str | None
+    tokenizer_digest: str | None
+    data_digest: str
+    template: str
     settings: Mapping[str, object]
 
 
@@ -117,7 +113,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: RunIdent
     check_snapshot(snapshot.progress.step, snapshot.adapter, snapshot.best, snapshot.optimizer)
     final = folder / f"step-{snapshot.progress.step:08d}"
     try:
-        _commit(final, snapshot, json.loads(json.dumps(whose)) if whose else None)
+        _commit(final, snapshot, whose)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -129,6 +125,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int, whose: RunIdent
 
 
 def _commit(final: Path, snapshot: Snapshot, whose: RunIdentity | None) -> None:
+    run = whose.to_json() if whose else {}
     adapter = snapshot.adapter | {f"best.{k}": v for k, v in snapshot.best.items()}
     tensors, numbers = flatten(snapshot.optimizer)
     progress = vars(snapshot.progress)
@@ -138,7 +135,7 @@ def _commit(final: Path, snapshot: Snapshot, whose: RunIdentity | None) -> None:
     with disk_errors(final):
         final.parent.mkdir(exist_ok=True)
         if final.exists():
-            if not find_problem(final, whose) and read_manifest(final).facts["run"] == (whose or {}):
+            if not find_problem(final, whose) and read_manifest(final).facts["run"] == run:
                 return  # the same step of the same run with the same settings: the same bits
             set_aside(final)
     files = {
@@ -149,7 +146,7 @@ def _commit(final: Path, snapshot: Snapshot, whose: RunIdentity | None) -> None:
     }
     headers = 256 * (len(adapter) + len(tensors))
     needed = sum(map(tensor_bytes, (adapter, tensors, snapshot.random))) + len(state) + headers
-    facts: dict[str, object] = {"format": FORMAT, "step": snapshot.progress.step, "run": whose or {}}
+    facts: dict[str, object] = {"format": FORMAT, "step": snapshot.progress.step, "run": run}
     commit_folder(final, files, facts, needed=needed)
 
 
@@ -197,7 +194,7 @@ def _read(checkpoint: Path, whose: RunIdentity | None) -> dict[str, bytes]:
         raise ChecksumMismatch(f"it is that of step {facts.get('step')}")
     found = facts.get("run")
     for name in IDENTITY if whose else ():
-        if not isinstance(found, dict) or (whose and found.get(name) != whose[name]):
+        if not isinstance(found, dict) or found.get(name) != getattr(whose, name):
             raise ChecksumMismatch(f"it belongs to another run: its {name.replace('_', ' ')} differs")
     return read_verified(checkpoint, FILES)
 

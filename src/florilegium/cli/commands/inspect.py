@@ -9,6 +9,7 @@ from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.flags import add_config_flags, config_from_flags
 from florilegium.cli.loading import RowCounter, loading_pytorch
 from florilegium.cli.screen import json_line, print_line
+from florilegium.config import TrainConfig
 
 SETTINGS = (
     "data", "template", "text_column", "tags_column", "tags_separator", "split", "held_out_file", "skip_bad_rows",
@@ -32,17 +33,18 @@ def add(commands: Commands) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     config = config_from_flags(flags)
-    from florilegium.runs.inspect import inspect
+    from florilegium.runs.inspect import inspection
 
     # whoever names a model asks how it cuts the texts
     tokens = flags.tokens or config.chat or config.model != "seedling"
-    settings = {name: getattr(config, name) for name in SETTINGS if name != "data"}
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    asked = TrainConfig(**{**settings, "skip_bad_rows": not flags.strict})
     with loading_pytorch() if tokens else contextlib.nullcontext():
         counter = RowCounter(config.data)
-        report = inspect(config.data, tokens=tokens, strict=flags.strict, progress=counter, **settings)
+        report = inspection(asked, tokens, counter)
         counter.done()
     if flags.json:
-        print_line(json_line(report))
+        print_line(json_line(report.to_json()))
         return
     from florilegium.cli.inspection import print_inspection
 

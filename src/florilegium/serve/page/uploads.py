@@ -12,13 +12,13 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from florilegium.data import finding_sentences
+from florilegium.data.data_report import Findings
 from florilegium.data.sources import SAMPLE
 from florilegium.data.unpack import is_data_name
 from florilegium.errors import FlorilegiumError
@@ -26,6 +26,7 @@ from florilegium.serve.api_errors import ApiError, bad
 from florilegium.serve.events import JsonObject
 from florilegium.serve.page.child import Child
 from florilegium.storage.atomic_files import disk_errors
+from florilegium.storage.json_record import as_object
 from florilegium.storage.paths import slug
 from florilegium.storage.run_directory import RUNS
 
@@ -84,12 +85,14 @@ async def inspect(body: DataBody) -> JsonObject:
         child.kill()
     if code:
         raise bad(*child.told, param="data", code="unreadable_data")
-    report: dict[str, Any] = json.loads(child.output)  # what `runs.inspect.inspect` returns: plain values
-    pairs = report["findings"]["near_duplicates"]["pairs"]
-    told = finding_sentences(report["findings"])[0 if pairs else 1 :]  # the first line tells near duplicates, of 0 too
+    report = as_object(json.loads(child.output))  # what `runs.inspect.inspect` returns: plain values
+    found = Findings.from_json(report["findings"])
+    told = finding_sentences(found)[
+        0 if found.near_duplicates.pairs else 1 :
+    ]  # the first tells near duplicates, of 0 too
     findings = [{"name": name, "sentence": sentence} for name, sentence in told]
     shown = {key: report[key] for key in SHOWN}
-    return {**shown, "findings": findings, "can_be_mended": report["findings"]["repair"]["can_be_mended"]}
+    return {**shown, "findings": findings, "can_be_mended": found.repair.can_be_mended}
 
 
 def data_path(data: str) -> str:
