@@ -161,6 +161,13 @@ def test_no_tensor_takes_its_dtype_from_the_process() -> None:
                 assert "dtype" in given, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
 
 
+def test_who_waits_for_the_whole_device_waits_for_a_recording_too() -> None:
+    for path in modules():
+        if path.relative_to(ROOT).as_posix() not in ("fast/recording.py", "model/fast_paths.py"):
+            text = path.read_text(encoding="utf-8")
+            assert "cuda.synchronize(" not in text and "cuda.empty_cache(" not in text, path
+
+
 def test_no_file_is_too_long_to_read() -> None:
     long = {p.name: n for p in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 260}
     assert not long

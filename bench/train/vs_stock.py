@@ -1,7 +1,7 @@
 """The stock recipe and florilegium on the same rows of english_quotes, the same model, one run: tokens/s, memory, loss.
 
     python -m bench.train.vs_stock [--data FILE] [--steps 3] [--json]
-    python -m bench.train.vs_stock --model FOLDER        a model of any family; stock's batches are of like length
+    python -m bench.train.vs_stock --model FOLDER        a model of any family; stock's batches are of like length; --dropout 0.05
     python -m bench.train.vs_stock --size 7b1 ...        on a GPU, at a BLOOM's own size: `bench/train/gpu.py`, with its options
 
 Stock is what the PEFT notebook does: bitsandbytes int8, prepare_model_for_kbit_training, padded batches of 4
@@ -28,6 +28,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 ROWS_A_STEP = 16
 RATE = 2e-4
+DROPOUT = 0.0  # of the adapter; another, and each side draws its own
 AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
@@ -92,7 +93,7 @@ def stock_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     )
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     targets = family_of(model.config.model_type).lora_targets(model)
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets))
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=DROPOUT, target_modules=targets))
     same_adapter(model)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
@@ -138,7 +139,7 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     from florilegium.training.loop import training_step
 
     base = load_base(str(folder), bits=8, device=torch.device("cpu"))
-    config = make_config({"dropout": 0.0, "warmup": 0.0, "schedule": "constant", "device": "cpu"})
+    config = make_config({"dropout": DROPOUT, "warmup": 0.0, "schedule": "constant", "device": "cpu"})
     model = attach_adapter(base, config)
     same_adapter(model)
     names, _ = fast.select_kernels("auto", base.device, 8)
@@ -150,7 +151,9 @@ def our_side(folder: Path, steps: list[list[Any]]) -> dict[str, Any]:
     if base.packs or documents.mask != "positions" or fused_layers_unsupported(loaded):
         names = tuple(name for name in names if name != "fused-layers")
     else:
-        layers = FusedLayers(fast_paths.make_layer_runner(loaded, 4096))
+        layers = FusedLayers(
+            fast_paths.make_layer_runner(loaded, max(len(e.token_ids) for step in steps for e in step))
+        )
     separate = not (base.packs or documents.mask)
     trainer = Trainer(
         loaded,
@@ -213,6 +216,8 @@ def run_side(side: str, folder: Path, steps: int) -> dict[str, Any]:
         str(steps),
         "--data",
         str(DATA),
+        "--dropout",
+        str(DROPOUT),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -227,7 +232,7 @@ def main() -> None:
 
         gpu.main()
         return
-    global DATA
+    global DATA, DROPOUT
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     from bench.common.checkpoint import HERE, QUOTES
 
@@ -237,11 +242,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--model", type=Path, help="a model's folder, instead of the BLOOM that is made")
+    parser.add_argument(
+        "--dropout", type=float, default=0.0, help="of the adapter; another than 0 is drawn by each side"
+    )
     parser.add_argument("--no-bfloat16", action="store_true", help="as a processor with AVX2 alone")
     parser.add_argument("--side", choices=["stock", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    DATA = arguments.data
+    DATA, DROPOUT = arguments.data, arguments.dropout
     if arguments.side:
         steps = rows_of_steps(arguments.folder, arguments.steps)
         print(json.dumps((stock_side if arguments.side == "stock" else our_side)(arguments.folder, steps)))

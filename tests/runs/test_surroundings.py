@@ -151,12 +151,15 @@ def test_a_default_dtype_of_another_threads_load_changes_nothing(
         torch.set_default_dtype(torch.bfloat16)
         return make_trainer(*given)
 
+    noisy = train("noisy", neftune_alpha=5.0)
     tuned = florilegium.load(folder / "plain", device="cpu")
     before = tuned.generate("Be kind", max_new_tokens=6, seed=3)[0].text
     monkeypatch.setattr(running, "make_trainer", while_another_loads)
     try:
         assert train("while another loads") == plain
         assert torch.get_default_dtype() == torch.bfloat16
+        torch.set_default_dtype(torch.float32)
+        assert train("noisy while another loads", neftune_alpha=5.0) == noisy
         assert tuned.generate("Be kind", max_new_tokens=6, seed=3)[0].text == before
     finally:
         torch.set_default_dtype(torch.float32)

@@ -18,6 +18,7 @@ from florilegium.fast.compile_pool import compiled_so_far
 from florilegium.fast.head_loss import head_losses
 from florilegium.fast.host_blocks import HostBlocks
 from florilegium.fast.modules import Bloom, blocks_of
+from florilegium.fast.recording import empty_cache
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ __all__ = [
     "compiled_so_far",
     "decoder_unsupported",
     "describe_int8_path",
+    "empty_cache",
     "flex_attention",
     "flex_attention_unsupported",
     "frozen_linear",

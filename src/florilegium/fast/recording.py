@@ -35,6 +35,13 @@ def recorded(graph: torch.cuda.CUDAGraph, pool: object) -> Iterator[None]:
                 gc.enable()
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, nothing is recorded."""
+    with _ONE_AT_A_TIME:
+        yield
+
+
 def synchronize() -> None:
     """`torch.cuda.synchronize`, when nothing is being recorded: the whole device has the recording's stream too."""
     with _ONE_AT_A_TIME:

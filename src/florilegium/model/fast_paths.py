@@ -151,6 +151,11 @@ def make_block_stack(loaded: LoadedModel, memory: MemoryPlan, lengths: Sequence[
     )
 
 
+def empty_cache() -> None:
+    """`torch.cuda.empty_cache`, which no CUDA graph that another thread records survives: when none is recorded."""
+    (fast if HAS_FAST else torch.cuda).empty_cache()
+
+
 def make_layer_runner(loaded: LoadedModel, longest: int) -> LayerRunner:
     """The layers of a model that is not `unsupported`, put in place; no document that will come has more tokens than
     `longest`."""

@@ -28,7 +28,7 @@ _batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
 def add_noise(hidden_BTW: torch.Tensor, batch: Batch, alpha: float) -> torch.Tensor:
     """The embeddings of `batch`, with noise."""
     length_BT = batch.position_BT + batch.remaining_BT  # tokens before this one in its document, and from it on
-    size_BT1 = alpha / (length_BT * hidden_BTW.shape[-1]).sqrt()[..., None]
+    size_BT1 = alpha / (length_BT * hidden_BTW.shape[-1]).float().sqrt()[..., None]
     noise_TW = uniform_noise(batch.seed_1, batch.number_BT.flatten(), hidden_BTW.shape[-1])
     return hidden_BTW + (noise_TW.view(hidden_BTW.shape) * size_BT1).to(hidden_BTW.dtype)
 

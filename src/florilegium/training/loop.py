@@ -14,7 +14,7 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.errors import Interrupted, ResourceError, counted
-from florilegium.model import token_losses
+from florilegium.model import fast_paths, token_losses
 from florilegium.model.families import packs
 from florilegium.signals import StopRequest
 from florilegium.storage.library_errors import is_out_of_memory
@@ -248,5 +248,5 @@ def smaller(plan: PackPlan, examples: Sequence[Example], error: BaseException, m
         fix = "Lower --max-length" if memory == "lean" else "Lower --max-length, or use --memory lean"
         raise ResourceError("one row alone does not fit in memory", fix) from error
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        fast_paths.empty_cache()
     return half

@@ -85,3 +85,34 @@ def test_the_bits_that_are_kept_of_a_dropout_are_its_draws(width: int) -> None:
     grad = torch.zeros(T, width)
     ON_CPU.add_input_grad(grad, x_TK, a_RK, dropout, kept)
     assert torch.allclose(grad, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_row_of_an_int8_product_is_off_the_same_way_in_every_token(dtype: torch.dtype) -> None:
+    """What is rounded once for a row would be."""
+    import bitsandbytes as bnb
+
+    N, K, generator = 64, 256, torch.Generator().manual_seed(0)
+    codes = torch.randint(-127, 128, (N, K), dtype=torch.int8, generator=generator)
+    scale_N = torch.rand(N, generator=generator) * 0.1 + 0.01
+    linear = bnb.nn.Linear8bitLt(K, N, bias=False, has_fp16_weights=False)
+    linear.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale_N)
+    exact_NK = codes.double() * (scale_N.double() / 127)[:, None]
+    buffer = torch.empty(0, dtype=dtype)
+    x_TK, grad_TN = (torch.randn(512, width, generator=generator).to(dtype) for width in (K, N))
+    found = ON_CPU.product(x_TK, linear, buffer), ON_CPU.product_grad(grad_TN, linear, buffer)
+    for ours, exact in zip(found, (x_TK.double() @ exact_NK.T, grad_TN.double() @ exact_NK), strict=True):
+        assert ours.dtype == dtype
+        gain = (ours.double() * exact).sum(0) / exact.square().sum(0)
+        assert (gain - 1).abs().mean() < 5e-4, "0.0015 with scales in 16 bits"
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1])
+def test_a_dropout_in_16_bits_is_no_factor_off(p: float) -> None:
+    dropout = Dropout(torch.tensor([5]), torch.arange(512, dtype=torch.int32), 0, p)
+    x_TK = torch.rand(512, 256).bfloat16() + 1
+    down, _ = ON_CPU.down_projection(
+        x_TK, torch.eye(256, dtype=torch.bfloat16), 256, dropout, ON_CPU.kept(dropout, 256)
+    )
+    left = down != 0
+    assert abs(float((down.double()[left] / x_TK.double()[left]).mean()) * (1 - p) - 1) < 3e-4

@@ -38,7 +38,7 @@ from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInpu
 from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
 from florilegium.fast.modules import Bloom, lora_of, wrapped_linears
 from florilegium.fast.parallel_compile import compile_in_parallel
-from florilegium.fast.recording import recorded, synchronize
+from florilegium.fast.recording import recorded, synchronize, undisturbed
 from florilegium.reference import alibi_slopes
 
 ROWS = (1, 4, 16, 32, 64, 128, 256, 384, 512, 768, 1024)  # each is recorded when it is first needed, 50 ms
@@ -101,7 +101,8 @@ class Decoder:
         if self.normed.is_cuda:
             synchronize()  # the steps under way read what is let go here
         # inputs hold a list of places; torch drops a pool with its last graph
-        self.inputs, self.graphs, self.pool = {}, {}, None
+        with undisturbed():
+            self.inputs, self.graphs, self.pool = {}, {}, None
         self.lora_x_at = self.normed.new_zeros(len(self.normed), self.adapters.rank)
 
     def remove_adapter(self, place: int) -> None:

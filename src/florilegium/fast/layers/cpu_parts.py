@@ -6,6 +6,7 @@ of x is kept, a sixteenth of x."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,7 +18,7 @@ from florilegium.fast.layers.parts import SILU
 from florilegium.fast.modules import Linear, LoraLayer, QuantizedLinearModule
 from florilegium.reference import Dropout, dropout_keep
 
-BITS = (1, 2, 4, 8, 16, 32, 64, 128)
+BITS = (1, 2, 4, 8, 16, 32, 64, 128)  # of a byte
 
 
 class CpuParts:
@@ -39,7 +40,7 @@ class CpuParts:
 
     def product_grad(self, grad_TN: torch.Tensor, linear: Linear, buffer: torch.Tensor) -> torch.Tensor:
         weight_NK, scale_N = _weight(linear, buffer.dtype)
-        return (grad_TN if scale_N is None else grad_TN * scale_N) @ weight_NK
+        return (grad_TN if scale_N is None else (grad_TN * scale_N).to(grad_TN.dtype)) @ weight_NK
 
     def kept(self, dropout: Dropout | None, width: int) -> torch.Tensor | None:
         if dropout is None:
@@ -117,7 +118,8 @@ def _weight(linear: Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Ten
         return weight, None
     # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
     scale_N = weight.SCB if weight.SCB is not None else linear.state.SCB
-    return weight.data.to(dtype), (scale_N.float() / 127).to(dtype)
+    # in float32, and the product is rounded once more: rounded to 16 bits it would be off the same way in every token
+    return weight.data.to(dtype), scale_N.float() / 127
 
 
 def _dropped(x: torch.Tensor, dropout: Dropout | None, kept: torch.Tensor | None) -> torch.Tensor:
@@ -125,8 +127,15 @@ def _dropped(x: torch.Tensor, dropout: Dropout | None, kept: torch.Tensor | None
     # an evaluation, or a dropout of 0: no copy is made
     if dropout is None or kept is None:
         return x
-    bits = (kept[:, :, None] & torch.tensor(BITS, dtype=torch.uint8)) != 0
-    return x * (bits.flatten(1)[:, : x.shape[1]].to(x.dtype) * (65536 / (65536 - dropout.drop_limit)))
+    keep_TK = F.embedding(kept.int(), _table(x.dtype)).flatten(1)[:, : x.shape[1]]
+    # the factor last, which is not rounded to 16 bits then
+    return (x * keep_TK).mul_(65536 / (65536 - dropout.drop_limit))
+
+
+@functools.cache
+def _table(dtype: torch.dtype) -> torch.Tensor:
+    """[256, 8]: the bits of each byte, from the lowest on, as zeros and ones."""
+    return ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(dtype)
 
 
 class Context(Protocol):
@@ -159,7 +168,7 @@ class Attention16(torch.autograd.Function):
 
 
 class RmsNorm(torch.autograd.Function):
-    """RMSNorm under a frozen weight, computed in float32, keeping x alone, which the residual keeps as well."""
+    """RMSNorm under a frozen weight, computed in float32, keeping x and a number for each row."""
 
     @staticmethod
     def forward(ctx: Context, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

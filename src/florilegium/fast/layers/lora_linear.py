@@ -2,8 +2,8 @@
 
 PEFT's own casts x to float32 for its two thin products, and autograd keeps that copy, the dropped one and the mask for each
 linear: of an 8B Llama 5 MB a token for the copies alone. Here x itself is kept, which the linears that read it share, and the
-adapter's x A^T. W is dequantised into one buffer for one product at a time, and again on the way back; a base of 16 bits is
-read where it lies. Dropout is drawn by the token's number in its step (`fast/training/dropout.py`), as on the CPU.
+adapter's x A^T. W is dequantised for one product at a time, and again on the way back; a base of 16 bits is read where it
+lies. Dropout is drawn by the token's number in its step. What multiplies is `parts.py`'s.
 
 The reference is PEFT's forward pass with `model/row_dropout.py`. Shapes: T tokens, N outputs, K inputs, R the adapter's rank
 rounded up to 8."""
@@ -137,6 +137,8 @@ def _is_quantized(module: object) -> bool:
 def unsupported_reason(layer: Any, parts: LayerParts) -> str:
     """Why a LoRA layer of PEFT's stays PEFT's, or an empty string."""
     base = layer.base_layer
+    if any(parameter.requires_grad for parameter in base.parameters()):
+        return "the base's own weights or biases are trained"
     # the class itself: a subclass may compute something else
     if type(base) is not nn.Linear and not _is_quantized(base):
         return "it is no linear"
@@ -158,7 +160,7 @@ def install(layer: nn.Module, linear: LoraLinear) -> None:
         rows = None if more or options or x.dtype != linear.buffer.dtype else rows_of(x)
         if rows is None or getattr(self, "disable_adapters", False):
             return cast(torch.Tensor, plain(x, *more, **options))
-        # A and B are arguments for autograd to see; what is read is the linear's copy of them in 16 bits
+        # A and B are arguments for autograd to see; what is read is the linear's copy of them, in 16 bits where it computes so
         y: torch.Tensor = cast(Any, LoraLinearFunction.apply)(x.flatten(0, -2).contiguous(), linear, rows, *lora)
         return y.view(*x.shape[:-1], -1)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from florilegium.fast.recording import empty_cache, recorded, synchronize
+from florilegium.fast.recording import empty_cache, recorded, synchronize, undisturbed
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -97,6 +97,7 @@ class CudaGraphRunner:
 
     def clear(self) -> None:
         """Gives the memory of all shapes back."""
-        self.recorded.clear()
-        self.pool = None
+        with undisturbed():  # a graph that goes gives memory back
+            self.recorded.clear()
+            self.pool = None
         empty_cache()
