@@ -14,7 +14,7 @@ from florilegium.model import ForwardOptions, LoadedModel, load_base, rows_drawn
 from florilegium.model.lora import attach_adapter
 from florilegium.model.row_dropout import RowDropout
 from florilegium.reference import dropout_keep
-from florilegium.reference.dropout import AT_ONCE, philox
+from florilegium.reference.dropout import AT_ONCE, STREAM, WORD, philox
 from florilegium.tokens import Example, PackPlan, numbered, pack
 
 SEED = 7
@@ -121,3 +121,14 @@ def test_another_thread_that_loads_a_model_changes_no_draw() -> None:
             assert torch.equal(dropout(x), wanted) and float(wanted.max()) == pytest.approx(1 / 0.95, rel=1e-4)
         finally:
             torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("seed", [0, 77, 2**62 - 1])
+def test_a_cpus_draws_are_the_words_of_philox(seed: int) -> None:
+    """In the order in which the kernels have them; padding has the number -1."""
+    numbers, blocks = torch.tensor([-1, 0, 5, 2**31 - 1], dtype=torch.int32), 3
+    counter = (numbers[:, None].long() * blocks + torch.arange(blocks)) & WORD
+    w0, w1, w2, w3 = philox(seed + 4 * STREAM, counter)
+    halves = [half for word in (w0, w2, w1, w3) for half in (word & 0xFFFF, word >> 16)]
+    wanted = torch.stack(halves, -1).flatten(1) >= 30000
+    assert torch.equal(dropout_keep(seed, 4, numbers, 24, 30000), wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -17,8 +18,6 @@ from florilegium.fast.layers.packed_rows import PackedRows
 from florilegium.fast.layers.parts import SILU
 from florilegium.fast.modules import Linear, LoraLayer, QuantizedLinearModule
 from florilegium.reference import Dropout, dropout_keep
-
-BITS = (1, 2, 4, 8, 16, 32, 64, 128)  # of a byte
 
 
 class CpuParts:
@@ -47,8 +46,7 @@ class CpuParts:
             return None
         keep_TK = dropout_keep(int(dropout.seed), dropout.stream, dropout.number_T, width, dropout.drop_limit)
         # eight to a byte
-        keep_TK = F.pad(keep_TK, (0, -width % 8)).view(len(keep_TK), -1, 8)
-        return (keep_TK * torch.tensor(BITS, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+        return torch.from_numpy(np.packbits(keep_TK.numpy(), axis=-1, bitorder="little"))
 
     def down_projection(
         self, x_TK: torch.Tensor, a_RK: torch.Tensor, columns: int, dropout: Dropout | None, kept: torch.Tensor | None
