@@ -1,8 +1,8 @@
 """The layers' parts on a CPU: torch's own operations, with less kept for the backward pass than autograd would, and no score
 computed between two documents.
 
-A dropout's draws are a third of what such a layer's products cost here, so they are not made twice: a bit for each number
-of x is kept, a sixteenth of x."""
+A dropout's draws cost as much here as some of the layer's products, so they are not made twice: a bit for each number of x is
+kept, a sixteenth of x."""
 
 from __future__ import annotations
 
