@@ -56,6 +56,35 @@ def test_it_trains_saves_and_writes(llama: Path, quotes: Path, tmp_path: Path, m
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, ""),
+        ({"lora_dropout": 0.1, "memory": "lean"}, ""),
+        ({"dora": True, "bits": 32}, "layers.0.self_attn.q_proj: the adapter is not plain LoRA"),
+        ({"neftune_alpha": 5.0}, "--neftune-alpha"),
+        ({"kernels": "chunked-loss"}, None),
+    ],
+)
+def test_the_first_lines_say_what_keeps_its_layers_from_being_fused(
+    llama: Path, quotes: Path, tmp_path: Path, more: dict, says: str | None
+) -> None:
+    from florilegium.runs.recorder import NullView
+
+    lines: list[str] = []
+
+    class Lines(NullView):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    given = {"bits": 8, "split_by": "random", "max_steps": 1, "verdict_texts": 0, "device": "cpu", **more}
+    florilegium.train(quotes, model=str(llama), output=str(tmp_path / "run"), view=Lines(), **given)
+    (kernels,) = (line for line in lines if line.startswith("kernels"))
+    reasons = [line for line in lines if "layers as Transformers runs them" in line]
+    assert ("fused-layers" in kernels) is (says == "")
+    assert [says in reason for reason in reasons] == ([True] if says else [])
+
+
 def test_padded_losses_equal_the_stock_loss(llama: Path, quotes: Path) -> None:
     from florilegium.model import ForwardOptions, LoadedModel
     from florilegium.tokens import PackPlan

@@ -106,7 +106,7 @@ def _layers_beside_the_models_own(loaded: LoadedModel) -> str:
         layers.runner.remove()
     limit = LIMITS[loaded.base.compute_dtype]
     if _relative(training_TW, fused_TW) > limit / 4:  # some kernels add up in another order each time
-        return "it draws random numbers when it trains (dropout), which a recorded step does not"
+        return "it draws random numbers when it trains (dropout), and fused layers do not"
     return "" if _relative(fused_TW, alone_TW) < limit else "its own layers compute something else"
 
 

@@ -90,6 +90,8 @@ def plan_execution(prepared: Prepared, loaded: LoadedModel, distributed: Distrib
             reason = layers_unsupported(prepared, loaded, documents)
             if distributed.smallest(int(not reason)) == 0:
                 reason = reason or "another process cannot fuse them"
+        elif "fused-layers" in prepared.kernels and not loaded.base.packs:
+            reason = fast_paths.unsupported("fused-layers", loaded)
         if reason:
             kernels = tuple(name for name in kernels if name != "fused-layers")
             batching = choose_batching(prepared.requested_batching, kernels, prepared.config.device)

@@ -32,7 +32,7 @@ def documents_of(config: TrainConfig, loaded: LoadedModel) -> Packing:
 def layers_unsupported(prepared: Prepared, loaded: LoadedModel, documents: Packing) -> str:
     """Why the layers of another family run as Transformers has them, or an empty string. It is tried. Raises UsageError
     where they were asked for by name."""
-    reason = _layers_reason(prepared, loaded, documents)
+    reason = _layers_reason(prepared.config, prepared, loaded, documents)
     if reason and prepared.requested_kernels != "auto":
         raise UsageError(
             f"--kernels: 'fused-layers' is not supported here: {reason}", "Use --kernels auto, or leave that name out"
@@ -40,12 +40,12 @@ def layers_unsupported(prepared: Prepared, loaded: LoadedModel, documents: Packi
     return reason
 
 
-def _layers_reason(prepared: Prepared, loaded: LoadedModel, documents: Packing) -> str:
+def _layers_reason(config: TrainConfig, prepared: Prepared, loaded: LoadedModel, documents: Packing) -> str:
     if documents.mask != "positions":
         return documents.reason or "its documents are kept apart by a mask"
     window = getattr(prepared.base.model.config.get_text_config(), "sliding_window", None)
-    if window and window < longest_document(prepared):
-        return f"documents are longer than its window of {window:,} tokens"
+    if config.device == "cuda" and window and window < longest_document(prepared):
+        return f"documents are longer than its window of {window:,} tokens; --max-length {window} would cut them"
     return fused_layers_unsupported(loaded)
 
 

@@ -33,17 +33,23 @@ def values_and_gradients(function: Function, inputs: list[torch.Tensor], dtype: 
     return [out.detach(), *torch.autograd.grad(out, given, grad)]
 
 
-def attention_under_a_mask(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def attention_under_a_mask(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int = T) -> torch.Tensor:
     start_T, groups = rows().start_T, q.shape[1] // k.shape[1]
-    allowed_TT = (start_T[:, None] == start_T[None]).tril()
+    index = torch.arange(T)
+    allowed_TT = (start_T[:, None] == start_T[None]).tril() & (index[:, None] - index < window)
     q, k, v = (x.transpose(0, 1) for x in (q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed_TT).transpose(0, 1)
 
 
 CASES: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
     "attention": (
-        lambda q, k, v: ON_CPU.attend(q, k, v, rows()),
+        lambda q, k, v: ON_CPU.attend(q, k, v, rows(), None),
         attention_under_a_mask,
+        [(T, 4, 32), (T, 2, 32), (T, 2, 32)],
+    ),
+    "attention in a window": (
+        lambda q, k, v: ON_CPU.attend(q, k, v, rows(), 7),
+        lambda q, k, v: attention_under_a_mask(q, k, v, 7),
         [(T, 4, 32), (T, 2, 32), (T, 2, 32)],
     ),
     "norm": (

@@ -24,6 +24,7 @@ class CpuParts:
     # no kernels, no limits: what torch takes
     attention_name = "florilegium_documents_on_cpu"
     widest_head = 1 << 20
+    takes_windows = True
     multiple = 1
 
     def linear_unsupported(self, layer: LoraLayer) -> str:
@@ -84,25 +85,37 @@ class CpuParts:
     def gate(self, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
         return cast(torch.Tensor, cast(Any, Gate.apply)(gate, up, act))
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows) -> torch.Tensor:
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, window: int | None
+    ) -> torch.Tensor:
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             # torch's attention on a CPU takes no groups
             k, v = (x[:, :, None].expand(-1, -1, groups, -1).flatten(1, 2) for x in (k, v))
         # in float32 there is nothing to convert, and autograd does as well
         if q.dtype == torch.float32:
-            return _attend(q, k, v, rows.sizes)
-        return cast(torch.Tensor, cast(Any, Attention16.apply)(q, k, v, rows.sizes))
+            return _attend(q, k, v, rows.sizes, window)
+        return cast(torch.Tensor, cast(Any, Attention16.apply)(q, k, v, rows.sizes, window))
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sizes: list[int], window: int | None) -> torch.Tensor:
     """[T, H, D], a document at a time."""
     found = []
     # split, whose gradient is one concatenation: a slice's would be a whole tensor of zeros for each document
     for parts in zip(*(torch.split(x, sizes) for x in (q, k, v)), strict=True):
         one_q, one_k, one_v = (x.transpose(0, 1)[None] for x in parts)
-        found.append(F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=True)[0].transpose(0, 1))
+        # most documents are within it, and then a mask would only cost
+        mask = _near(len(parts[0]), window) if window and len(parts[0]) > window else None
+        one = F.scaled_dot_product_attention(one_q, one_k, one_v, attn_mask=mask, is_causal=mask is None)
+        found.append(one[0].transpose(0, 1))
     return torch.cat(found)
+
+
+def _near(size: int, window: int) -> torch.Tensor:
+    """Whether a token may read another: itself and the window - 1 before it."""
+    index = torch.arange(size)
+    distance = index[:, None] - index
+    return (distance >= 0) & (distance < window)
 
 
 def _weight(linear: Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -142,6 +155,7 @@ class Context(Protocol):
     saved_tensors: tuple[torch.Tensor, ...]
     act: int
     sizes: list[int]
+    window: int | None
 
     def save_for_backward(self, *tensors: torch.Tensor) -> None: ...
 
@@ -150,19 +164,21 @@ class Attention16(torch.autograd.Function):
     """`_attend` in 16 bits, whose way back torch computes four times as fast in float32, the way there with it."""
 
     @staticmethod
-    def forward(ctx: Context, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    def forward(
+        ctx: Context, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sizes: list[int], window: int | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.sizes = sizes
-        return _attend(q, k, v, sizes)
+        ctx.sizes, ctx.window = sizes, window
+        return _attend(q, k, v, sizes, window)
 
     @staticmethod
     def backward(ctx: Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         in_float32 = [x.detach().float().requires_grad_() for x in ctx.saved_tensors]
         # inside a backward pass nothing is recorded unless it is asked for
         with torch.enable_grad():
-            out = _attend(in_float32[0], in_float32[1], in_float32[2], ctx.sizes)
+            out = _attend(in_float32[0], in_float32[1], in_float32[2], ctx.sizes, ctx.window)
         found = torch.autograd.grad(out, in_float32, grads[0].float())
-        return *(x.to(grads[0].dtype) for x in found), None
+        return *(x.to(grads[0].dtype) for x in found), None, None
 
 
 class RmsNorm(torch.autograd.Function):

@@ -33,12 +33,14 @@ def document_attention(
     given = [name for name in ("softcap", "s_aux", "head_mask") if options.get(name) is not None]
     if given or parts.widest_head < D or value.shape[-1] != D:
         raise ValueError(f"the attention of packed rows takes no {' or '.join(given) or 'such heads'}")
-    if isinstance(window := options.get("sliding_window"), int) and window < rows.longest:
+    window = options.get("sliding_window")
+    window = window if isinstance(window, int) and window < rows.longest else None
+    if window is not None and not parts.takes_windows:
         raise ValueError(f"documents of up to {rows.longest:,} tokens are longer than the window of {window:,}")
     # D**-0.5 is the parts' own; Gemma and Granite have factors of their own
     factor = 1.0 if scaling is None else scaling * D**0.5
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    out = parts.attend(q if abs(factor - 1) < 1e-6 else q * factor, k, v, rows)
+    out = parts.attend(q if abs(factor - 1) < 1e-6 else q * factor, k, v, rows, window)
     return out.view(query.shape[0], -1, *out.shape[1:]), None
 
 

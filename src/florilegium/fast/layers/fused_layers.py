@@ -41,14 +41,17 @@ def unsupported_reason(backbone: nn.Module, device: torch.device, compute: torch
     from peft.tuners.lora import LoraLayer
 
     config: Any = backbone.config
-    parts, layers = parts_of(device), [module for module in backbone.modules() if isinstance(module, LoraLayer)]
-    if reason := next((reason for layer in layers if (reason := lora_linear.unsupported_reason(layer, parts))), ""):
-        return reason
+    parts = parts_of(device)
+    named = [(name, module) for name, module in backbone.named_modules() if isinstance(module, LoraLayer)]
+    layers = [layer for _, layer in named]
+    for name, layer in named:
+        if reason := lora_linear.unsupported_reason(layer, parts):
+            return f"{name}: {reason}"
     adapters = {id(dropout) for layer in layers for dropout in layer.lora_dropout.values()}
     # PEFT's own is drawn by the token; a base's would be drawn by torch, once, when the step is recorded
     dropouts = [m for m in backbone.modules() if isinstance(m, nn.Dropout) and id(m) not in adapters]
     if any(dropout.p for dropout in dropouts) or (getattr(config, "attention_dropout", None) or 0) > 0:
-        return "this model has dropout, which a recorded step does not draw anew"
+        return "this model has dropout, which is not drawn by a token's number"
     return ""
 
 

@@ -23,6 +23,7 @@ MULTIPLE = 32  # of inputs and outputs, where there is an adapter: its kernels r
 class KernelParts:
     attention_name = "florilegium_documents"
     widest_head = 128  # what a tile of attention holds in registers
+    takes_windows = False
     multiple = 64
 
     def linear_unsupported(self, layer: LoraLayer) -> str:
@@ -74,7 +75,10 @@ class KernelParts:
     def gate(self, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
         return cast(torch.Tensor, cast(Any, Gated.apply)(gate, up, act))
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows) -> torch.Tensor:
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, window: int | None
+    ) -> torch.Tensor:
+        assert window is None, "a document would read beyond it"
         return cast(torch.Tensor, cast(Any, DocumentAttention.apply)(q, k, v, rows))
 
 

@@ -21,6 +21,7 @@ class LayerParts(Protocol):
     # two names, so that a model on the card and one on the CPU may train at once in one process
     attention_name: str  # as Transformers knows it
     widest_head: int
+    takes_windows: bool  # narrower than a document
     multiple: int  # of tokens: a batch has no tail
 
     def linear_unsupported(self, layer: LoraLayer) -> str:
@@ -59,5 +60,8 @@ class LayerParts(Protocol):
     def gate(self, gate: torch.Tensor, up: torch.Tensor, act: int) -> torch.Tensor:
         """act(gate) * up."""
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows) -> torch.Tensor:
-        """Causal attention inside documents: q [T, H, D], k and v [T, H / G, D] to [T, H, D], scores over D**0.5."""
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, window: int | None
+    ) -> torch.Tensor:
+        """Causal attention inside documents: q [T, H, D], k and v [T, H / G, D] to [T, H, D], scores over D**0.5; to the
+        last `window` tokens, where there is one."""
