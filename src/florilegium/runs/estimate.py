@@ -16,7 +16,7 @@ import torch
 
 from florilegium.config import TrainConfig
 from florilegium.data import Rows, split_by_config
-from florilegium.model import choose_device
+from florilegium.model import choose_compute_dtype, choose_device
 from florilegium.model.card_memory import this_card
 from florilegium.model.families import packs
 from florilegium.model.gpus import Gpu, find_gpu
@@ -129,7 +129,9 @@ def estimate(
     memory = memory_on(skeleton, config, card, steps, longest, stages)
     length, tokens = plan_length(num_rows, config), sum(lengths) / max(1, len(lengths))
     layers = not packs(skeleton.family) and card is not None and (card.capability or (8, 0)) >= (8, 0)
-    rate = product_rate(skeleton, card, fused=memory.plan is not None, layers=layers and config.bits != 32)
+    dtype = choose_compute_dtype(config.dtype, where, config.bits) if card is None else torch.bfloat16
+    layers = layers and config.bits != 32
+    rate = product_rate(skeleton, card, fused=memory.plan is not None, layers=layers, dtype=dtype)
     seconds = beside = None
     if stages:
         seconds = pipeline_seconds(skeleton, card, memory.stages, step_tokens(config, steps, longest))

@@ -37,7 +37,8 @@ def planned_seconds(prepared: Prepared, plan: ExecutionPlan) -> float | None:
         return None
     card = this_card() if base.device.type == "cuda" else None
     sizes = sizes_of(base)
-    rate = product_rate(sizes, card, fused=memory is not None, layers="fused-layers" in plan.kernels)
+    layers = "fused-layers" in plan.kernels
+    rate = product_rate(sizes, card, fused=memory is not None, layers=layers, dtype=base.compute_dtype)
     if rate is None:
         return None
     training = prepared.training.examples
