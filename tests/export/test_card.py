@@ -21,7 +21,7 @@ def facts_of(run: Path, **more: object) -> CardFacts:
     evaluation = json.loads((run / "evaluation.json").read_text())
     figures = RunFigures.from_json(json.loads((run / "manifest.json").read_text()))
     config = yaml.safe_load((run / "config.yaml").read_text())
-    return CardFacts("adapter", BLOOM, "{quote} ->: {tags}", config, figures, scores(evaluation), **more)  # type: ignore[arg-type]
+    return CardFacts("adapter", BLOOM, "{quote} ->: {tags}", config, figures, scores(evaluation), **more)  # type: ignore[arg-type]  # any of its fields
 
 
 def test_it_has_figures_intervals_and_terms(tmp_path: Path) -> None:

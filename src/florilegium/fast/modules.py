@@ -131,6 +131,13 @@ def base_linear(layer: Linear | LoraLayer) -> Linear:
     return cast(Linear, layer) if lora is None else lora.base_layer
 
 
+def row_absmax(module: Linear) -> torch.Tensor:
+    """The largest weight of each row of an int8 linear of bitsandbytes, which its codes are 127ths of."""
+    # bitsandbytes moves it from the parameter to the module's state at the first forward of its own
+    found: torch.Tensor = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+    return found
+
+
 def wrapped_linears(block: Block) -> tuple[Linear | LoraLayer, ...]:
     """The four linears of a block as they are, with or without an adapter: qkv, dense, up, down."""
     attention, mlp = block.self_attention, block.mlp

@@ -32,7 +32,7 @@ SHAPE = (
 )  # fmt: skip
 
 
-Compared = object  # a number or a word; in a file of others anything, which then is another
+Compared = object  # a number or a string; a file may hold anything else there, which equals no base of ours
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ def module_size(module: nn.Module) -> int:
     """Weights of a linear; its tensor may hold several of them in a byte."""
     if isinstance(module, nn.Linear):
         return module.in_features * module.out_features
-    return int(module.nx) * int(module.nf)  # type: ignore[arg-type]
+    return int(module.nx) * int(module.nf)  # type: ignore[arg-type]  # Conv1D's, untyped
 
 
 def outputs(module: nn.Module) -> int:
     """Rows of a linear, each of which has a scale in int8."""
-    return module.out_features if isinstance(module, nn.Linear) else int(module.nf)  # type: ignore[arg-type]
+    return module.out_features if isinstance(module, nn.Linear) else int(module.nf)  # type: ignore[arg-type]  # as above
 
 
 def expert_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import Gemma3Config
 
 from florilegium import fast
-from florilegium.fast.layers import fused_layers, gated_mlp
+from florilegium.fast.layers import fused_layers, gated_mlp, lora_linear
 from florilegium.fast.layers.cpu_parts import ON_CPU
 from florilegium.fast.layers.document_attention import attending
 from florilegium.fast.layers.gated_mlp import gated_mlps
@@ -169,6 +170,26 @@ def test_windows_narrower_than_a_document(name: str, parts: LayerParts) -> None:
     plain = losses_and_gradients(model, batch, ForwardOptions(LOSS, document_mask="positions"))
     options = ForwardOptions(LOSS, document_mask="positions", fused_layers=fused(model))
     assert not differ(losses_and_gradients(model, batch, options), plain)
+
+
+def test_a_norm_that_is_trained_gets_its_gradient() -> None:
+    model, batch = loaded("Llama", 8), batch_of()
+    norms = [p for name, p in model.model.named_parameters() if name.endswith("norm.weight")]
+    for weight in norms:
+        weight.requires_grad = True
+    plain = losses_and_gradients(model, batch, ForwardOptions(LOSS, document_mask="positions"))
+    assert sum(name.endswith("norm.weight") for name in plain) == len(norms) == 5
+    options = ForwardOptions(LOSS, document_mask="positions", fused_layers=fused(model))
+    assert not differ(losses_and_gradients(model, batch, options), plain)
+
+
+def test_a_bias_that_is_trained_keeps_its_layer_from_being_fused(parts: LayerParts) -> None:
+    """The function gives none of the base's own parameters a gradient."""
+    layers = [m for m in loaded("Qwen2").model.modules() if isinstance(m, LoraLayer)]
+    biased = [layer for layer in layers if layer.base_layer.bias is not None]
+    assert biased and not any(lora_linear.unsupported_reason(layer, parts) for layer in layers)
+    biased[0].base_layer.bias.requires_grad = True
+    assert "biases are trained" in lora_linear.unsupported_reason(biased[0], parts)
 
 
 def test_layers_without_an_adapter_and_recomputed_activations_give_the_same() -> None:

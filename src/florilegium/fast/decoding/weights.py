@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from florilegium.fast.decoding.matmul_kernel import StoredWeight, split_of
-from florilegium.fast.modules import Block, Bloom, Linear, QuantState, linears
+from florilegium.fast.modules import Block, Bloom, Linear, QuantState, linears, row_absmax
 from florilegium.fast.support import shared_unsupported_reason
 
 
@@ -70,11 +70,9 @@ def stored_weight(module: Linear) -> StoredWeight:
             stored, torch.ones(N, dtype=torch.float32, device=weight.device), bias_N, N, K, bits, nf4, split
         )
     if bits == 8:
-        # bitsandbytes moves both from the parameter to the module's state at the first forward of its own
-        scale = weight.SCB if weight.SCB is not None else module.state.SCB
         stored = weight.CB if weight.CB is not None else weight.data
         stored = stored.view(torch.int32)  # four at a time
-        return StoredWeight(stored, scale.float() / 127, bias_N, N, K, bits, (ones, ones), split)
+        return StoredWeight(stored, row_absmax(module).float() / 127, bias_N, N, K, bits, (ones, ones), split)
     return StoredWeight(
         weight.detach(),
         torch.ones(N, dtype=torch.float32, device=weight.device),

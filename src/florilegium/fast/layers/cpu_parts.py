@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from florilegium.fast.frozen_linear import weight_of
 from florilegium.fast.layers.packed_rows import PackedRows
 from florilegium.fast.layers.parts import SILU
-from florilegium.fast.modules import Linear, LoraLayer, QuantizedLinearModule
+from florilegium.fast.modules import Linear, LoraLayer, QuantizedLinearModule, row_absmax
 from florilegium.reference import Dropout, dropout_keep
 
 
@@ -127,10 +127,8 @@ def _weight(linear: Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Ten
     # a base of 16 or 32 bits is read where it lies
     if weight.dtype != torch.int8:
         return weight, None
-    # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
-    scale_N = weight.SCB if weight.SCB is not None else linear.state.SCB
     # in float32, and the product is rounded once more: rounded to 16 bits it would be off the same way in every token
-    return weight.data.to(dtype), scale_N.float() / 127
+    return weight.data.to(dtype), row_absmax(linear).float() / 127
 
 
 def _dropped(x: torch.Tensor, dropout: Dropout | None, kept: torch.Tensor | None) -> torch.Tensor:

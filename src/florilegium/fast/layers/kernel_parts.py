@@ -12,7 +12,7 @@ from florilegium.fast.dequantize_kernel import dequantize_int8, dequantize_nf4
 from florilegium.fast.layers.attention_kernels import DocumentAttention
 from florilegium.fast.layers.gated_kernel import Gated
 from florilegium.fast.layers.packed_rows import PackedRows
-from florilegium.fast.modules import Linear, LoraLayer
+from florilegium.fast.modules import Linear, LoraLayer, row_absmax
 from florilegium.fast.training.lora_grad_kernel import add_lora_input_grad, lora_gradients
 from florilegium.fast.training.lora_kernel import MAX_RANK, down_projection, down_projection_grad
 from florilegium.reference import Dropout
@@ -92,8 +92,7 @@ def _weight(linear: Linear, buffer: torch.Tensor) -> torch.Tensor:
     if state is not None:
         dequantize_nf4(weight.data, state, out)
     else:
-        # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
-        dequantize_int8(weight.data, weight.SCB if weight.SCB is not None else linear.state.SCB, out)
+        dequantize_int8(weight.data, row_absmax(linear), out)
     return out
 
 

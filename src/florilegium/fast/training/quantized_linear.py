@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from florilegium.fast import dequantize_kernel
-from florilegium.fast.modules import Linear, Lora, LoraLayer, base_linear, lora_of
+from florilegium.fast.modules import Linear, Lora, LoraLayer, base_linear, lora_of, row_absmax
 from florilegium.fast.training import lora_kernel
 from florilegium.fast.unpack_kernel import NATURAL_ORDER, PAIR_ORDER
 
@@ -86,9 +86,7 @@ def quantized_linear(layer: Linear | LoraLayer) -> QuantizedLinear:
     if hasattr(weight, "quant_state"):
         scale_N = torch.ones(N, dtype=torch.float32, device=weight.device)
     else:
-        # bitsandbytes moves SCB from the parameter to the module's state at the first forward of its own
-        row_absmax = weight.SCB if weight.SCB is not None else module.state.SCB
-        scale_N = row_absmax.float() / 127
+        scale_N = row_absmax(module).float() / 127
         # a row of zeros: its codes are zero at any scale, and the adapter's columns are divided by it
         scale_N[scale_N == 0] = 1
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
