@@ -137,7 +137,7 @@ def tiles(Ms: list[int], part: str) -> None:
                     (64, 128),
                     (4, 8),
                     (3, 4),
-                    (matmul_kernel.split_of(N, K, form) if epilogue == PARTIAL else 1,),
+                    (matmul_kernel.split_of(N, K) if epilogue == PARTIAL else 1,),
                 )
             for BM, BN, BK, warps, stages, split in sweep:
                 number += 1

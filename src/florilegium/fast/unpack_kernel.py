@@ -159,8 +159,10 @@ def int8_tile(weight, n, k, K, LIKE: tl.constexpr, ASM: tl.constexpr, BN: tl.con
 
     Reference: weight[n : n + BN, k : k + BK].bfloat16(), its columns where the matrix unit wants them"""
     # evict_first: a weight is read once a token, and what is in the L2 cache should be the activations
+    # a row's length is a multiple of 64 codes: said, so that a thread loads 16 bytes at once
+    words = tl.multiple_of(K // 4, 16)
     word = tl.load(
-        weight + n[:, None] * (K // 4) + (k // 4 + tl.arange(0, BK // 4))[None, :], eviction_policy="evict_first"
+        weight + n[:, None] * words + (k // 4 + tl.arange(0, BK // 4))[None, :], eviction_policy="evict_first"
     )
     b0, b2, b1, b3 = unpack_int8x4(word, LIKE, ASM)
     # No number moves between threads here: reshape and permute only name the registers that a thread holds already.
@@ -206,7 +208,8 @@ def nf4_tile(weight, n, k, K, table, LIKE: tl.constexpr, ASM: tl.constexpr, BN: 
     codes at a time.
 
     Reference: table[codes[n : n + BN, k : k + 64]], its columns where the matrix unit wants them"""
-    word = tl.load(weight + n[:, None] * (K // 8) + (k // 8 + tl.arange(0, 8))[None, :], eviction_policy="evict_first")
+    words = tl.multiple_of(K // 8, 8)  # as in `int8_tile`
+    word = tl.load(weight + n[:, None] * words + (k // 8 + tl.arange(0, 8))[None, :], eviction_policy="evict_first")
     c0, c1, c2, c3, c4, c5, c6, c7 = unpack_nf4x8(word, table, LIKE, ASM)
     # join adds the last axis, so pairs are joined from the outermost bit of a column's number to the innermost
     even = tl.join(tl.join(c0, c4), tl.join(c2, c6))  # [s % 2, h]

@@ -33,22 +33,25 @@ def cached_attention_kernel(
     same order whoever reads them with it, and what lies beyond its own position adds zeros: so a prompt's rows get the
     bits that they would get alone."""
     m, h = tl.program_id(0), tl.program_id(1)
-    mine = tl.load(slot + m)
     group = m // BLOCK_M * BLOCK_M
-    follows = (m > group) & (tl.load(slot + tl.maximum(m - 1, 0)) == mine)
-    if (mine >= 0) & (tl.load(position + m) >= 0) & (follows == 0):
-        row = m + tl.arange(0, BLOCK_M)
-        same = tl.load(slot + row, mask=row < tl.minimum(group + BLOCK_M, M), other=-1) == mine
-        p = tl.load(position + row, mask=same, other=-1)
+    row = m + tl.arange(0, BLOCK_M)
+    whole = row < tl.minimum(group + BLOCK_M, M)
+    # all at once, though few of the rows are this slot's: one load that waited for another would take a microsecond more
+    mine, own_position, before = tl.load(slot + m), tl.load(position + m), tl.load(slot + tl.maximum(m - 1, 0))
+    slots, positions = tl.load(slot + row, mask=whole, other=-1), tl.load(position + row, mask=whole, other=-1)
+    slope = tl.load(slopes + h) * LOG2E
+    follows = (m > group) & (before == mine)
+    if (mine >= 0) & (own_position >= 0) & (follows == 0):
+        same = slots == mine
+        p = tl.where(same, positions, -1)
         last = tl.max(p, 0)
         d = tl.arange(0, BLOCK_D)
         there = d < D
-        own = same[:, None] & there[None, :]
         at_query = row[:, None] * (H * D) + (h * D + d)[None, :]
-        # A tile of 16 rows even for one: the matrix unit takes no fewer, and without it this was slower.
-        q = tl.load(query + at_query, mask=own, other=0.0)
+        # A tile of 16 rows even for one: the matrix unit takes no fewer, and without it this was slower. What other
+        # slots' rows become is not written.
+        q = tl.load(query + at_query, mask=whole[:, None] & there[None, :], other=0.0)
         root = 1.4426950408889634 / tl.sqrt(D.to(tl.float32))  # log2(e): scores are to the base 2
-        slope = tl.load(slopes + h) * LOG2E
         start = (mine.to(tl.int64) * H + h) * S * D
         top = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
@@ -72,7 +75,7 @@ def cached_attention_kernel(
         # 1: rows of the tile that are not this slot's sum to 0, and are not written
         y = acc / tl.where(same, total, 1.0)[:, None]
         to = row[:, None] * (H * D) + mma_column_order(h * D + d, ORDER)[None, :]
-        tl.store(out + to, y.to(out.dtype.element_ty), mask=own)
+        tl.store(out + to, y.to(out.dtype.element_ty), mask=same[:, None] & there[None, :])
 
 
 def cached_attention(

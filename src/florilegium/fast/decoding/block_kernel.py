@@ -79,6 +79,7 @@ def residual_norm_kernel(
         b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
     if R > 0:
         own = tl.load(place + m)
+        r = tl.maximum(part - 1, 0) * EACH + tl.arange(0, EACH)
     row = (tl.maximum(tl.load(rows + m), 0) if GATHER else m).to(tl.int64)
     x = tl.load(residual + row * W + column, mask=inside, other=0.0)
     if HAS_UPDATE:
@@ -87,6 +88,10 @@ def residual_norm_kernel(
         for s in tl.static_range(1, SPLIT):
             total += tl.load(partial + (s * M + row) * W + column, mask=inside, other=0.0)
         x += total * factor + b
+    if R > 0:
+        own_a = lora_a + tl.maximum(own, 0).to(tl.int64) * (R * W)
+        at = own_a + r[:, None] * W + column[None, :]
+        a = tl.load(at, mask=inside[None, :] & (part > 0), other=0.0)
     unit, _ = normalize(x, inside, W, eps)
     # rounded before A reads it: the adapter sees what the base's matmul sees
     y = (unit * g + shift).to(normed.dtype.element_ty)
@@ -96,12 +101,9 @@ def residual_norm_kernel(
             tl.store(after + row * W + column, x, mask=inside)
         tl.store(normed + m.to(tl.int64) * W + mma_column_order(column, ORDER), y, mask=inside)
     elif R > 0:
-        own_a = lora_a + tl.maximum(own, 0).to(tl.int64) * (R * W)
-        for i in tl.static_range(EACH):
-            r = (part - 1) * EACH + i
-            a = tl.load(own_a + r * W + column, mask=inside, other=0.0).to(tl.float32)
-            value = tl.where(own >= 0, tl.sum(a * y.to(tl.float32), 0), 0.0)
-            tl.store(lora_x_at + row * R + r, value.to(lora_x_at.dtype.element_ty))
+        # all columns in one sum: each by itself would wait for all warps once more
+        value = tl.where(own >= 0, tl.sum(a.to(tl.float32) * y.to(tl.float32)[None, :], 1), 0.0)
+        tl.store(lora_x_at + row * R + r, value.to(lora_x_at.dtype.element_ty))
 
 
 @triton.jit
@@ -197,7 +199,8 @@ def residual_norm(
     )
     a, place, lora_x_at = lora or (unused,) * 3
     R = a.shape[1] if lora else 0  # a power of two from 16, so `each` divides it
-    each = min(COLUMNS_EACH, R)
+    # fewer of a wide row, whose numbers must stay in registers
+    each = max(1, min(COLUMNS_EACH, COLUMNS_EACH * 4096 // W))
     residual_norm_kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](
         residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, place, lora_x_at,
         unused if rows is None else rows, M, W, norm.eps,

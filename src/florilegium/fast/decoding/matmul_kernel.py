@@ -39,7 +39,7 @@ from florilegium.fast.unpack_kernel import (
 # What is done with the sums of a tile.
 PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
 LORA_COLUMNS = 64  # of adapters that are multiplied at once
-_PARTIAL, _GELU, _SCORES = tl.constexpr(PARTIAL), tl.constexpr(GELU), tl.constexpr(SCORES)  # as the kernel reads them
+_PARTIAL, _GELU, _QKV, _SCORES = (tl.constexpr(kind) for kind in (PARTIAL, GELU, QKV, SCORES))  # as the kernel reads them
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def stored_matmul_kernel(
     x, weight, scale, bias, out, table, block_scales,
     lora_b, lora_x_at, place, listed, keys, values, slot, position, heads, capacity, M, N, K,
     EPILOGUE: tl.constexpr, BITS: tl.constexpr, ORDER: tl.constexpr, R: tl.constexpr, PART: tl.constexpr,
-    TOGETHER: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
+    TOGETHER: tl.constexpr, ALONE: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Reference: y = x @ dequantized(weight).T
@@ -85,6 +85,8 @@ def stored_matmul_kernel(
     y, the first with l, unscaled. SCORES: out = y. GELU: out = F.gelu(y * scale + bias + l, approximate="tanh"), its
     columns in ORDER. QKV: y * scale + bias + l; its queries go to out [M, heads * D], keys and values to
     [slots, heads, capacity, D] at the rows' slots and positions.
+
+    ALONE: one adapter of a small rank, whose B is in registers before the sums are made.
 
     x [M padded, K], its columns in ORDER; weight [N, K] in BITS; out [SPLIT, M, N] float32, or [M, N]. A program makes
     the outputs BN of BM rows."""
@@ -95,43 +97,53 @@ def stored_matmul_kernel(
     split = tl.program_id(1)
     inside = n < N
     read = n if WHOLE else tl.minimum(n, N - 1)  # rows beyond the last are read as the last, and not written
-    first = split * (K // SPLIT)
+    # said to the compiler, which cannot know it: else a thread would load 8 bytes at a time, or 4, and not 16
+    first = tl.multiple_of(split * (K // SPLIT), 64)
     kk = tl.arange(0, BK)
+    # What follows the loop is on its way while the weights are read: after it each load would take a microsecond.
+    if EPILOGUE == _GELU or EPILOGUE == _QKV:
+        factor = tl.load(scale + n, mask=inside, other=0.0)
+        shift = tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
+    if EPILOGUE == _QKV:
+        s = tl.load(slot + m, mask=m < M, other=-1)
+        p = tl.load(position + m, mask=m < M, other=-1)
+    if R > 0 and ALONE:
+        r = tl.arange(0, R)
+        b = tl.load(lora_b + read[:, None] * R + r[None, :])
+        # rows of slots without LoRA hold zeros here (`block_kernel.py`)
+        x_at = tl.load(lora_x_at + m[None, :] * R + r[:, None])
     # [outputs, rows], the weight as first operand: the unit takes that one from registers, where it is dequantised.
     acc = tl.zeros([BN, BM], tl.float32)
     for k in tl.range(first, first + K // SPLIT, BK, num_stages=STAGES):
+        # without a mask: x is padded to whole tiles of rows (`padded`)
+        rows = tl.load(x + m[None, :] * K + (k + kk)[:, None])
         if BITS == 4:
-            for group in tl.static_range(0, BK, 64):
-                rows = tl.load(x + m[None, :] * K + (k + group + tl.arange(0, 64))[:, None])
-                block_scale = tl.load(block_scales + (k + group) // 64 * N + read)
-                tile = nf4_tile(weight, read, k + group, K, table, x.dtype.element_ty, ASM, BN)
-                # A block scale belongs to 64 columns of one output, so it is applied to their sum, in float32.
-                acc += tl.dot(tile, rows) * block_scale[:, None]
+            block_scale = tl.load(block_scales + k // 64 * N + read)
+            # It belongs to 64 columns of one output, so it is applied to their sum, in float32.
+            acc += tl.dot(nf4_tile(weight, read, k, K, table, x.dtype.element_ty, ASM, BN), rows) * block_scale[:, None]
+        elif BITS == 8:
+            acc = tl.dot(int8_tile(weight, read, k, K, x.dtype.element_ty, ASM, BN, BK), rows, acc)
         else:
-            # without a mask: x is padded to whole tiles of rows (`padded`)
-            rows = tl.load(x + m[None, :] * K + (k + kk)[:, None])
-            if BITS == 8:
-                tile = int8_tile(weight, read, k, K, x.dtype.element_ty, ASM, BN, BK)
-            else:
-                tile = tl.load(weight + read[:, None] * K + (k + kk)[None, :], eviction_policy="evict_first").to(
-                    rows.dtype
-                )
-            acc = tl.dot(tile, rows, acc)
+            tile = tl.load(weight + read[:, None] * K + (k + kk)[None, :], eviction_policy="evict_first")
+            acc = tl.dot(tile.to(rows.dtype), rows, acc)
     real = inside[:, None] & (m < M)[None, :]
     if EPILOGUE == _PARTIAL:
         if R > 0:  # noqa: SIM102  # the one is known when it is compiled, the other when it runs
             if split == 0:
-                acc = _add_lora(acc, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
+                if ALONE:
+                    acc = tl.dot(b, x_at, acc)
+                else:
+                    acc = _add_lora(acc, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
         # Parts are added by the norm that reads them, in one order; atomics would add them in any.
         tl.store(out + (split * M + m[None, :]).to(tl.int64) * N + n[:, None], acc, mask=real)
     elif EPILOGUE == _SCORES:
         tl.store(out + m[None, :].to(tl.int64) * N + n[:, None], acc, mask=real)
     else:
-        y = (
-            acc * tl.load(scale + n, mask=inside, other=0.0)[:, None]
-            + tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[:, None]
-        )
-        y = _add_lora(y, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
+        y = acc * factor[:, None] + shift[:, None]
+        if R > 0 and ALONE:
+            y = tl.dot(b, x_at, y)
+        else:
+            y = _add_lora(y, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
         if EPILOGUE == _GELU:
             y, _ = gelu_and_gate(y)
             to = m[None, :].to(tl.int64) * N + mma_column_order(n, ORDER)[:, None]  # `down` reads it, stored as `up` is
@@ -141,8 +153,6 @@ def stored_matmul_kernel(
             head, part, d = n // (3 * D), (n // D) % 3, n % D
             y = y.to(out.dtype.element_ty)
             tl.store(out + m[None, :] * (heads * D) + (head * D + d)[:, None], y, mask=real & (part == 0)[:, None])
-            s = tl.load(slot + m, mask=m < M, other=-1)
-            p = tl.load(position + m, mask=m < M, other=-1)
             to = ((s.to(tl.int64)[None, :] * heads + head[:, None]) * capacity + p[None, :]) * D + d[:, None]
             # Rows that are not worked on, of an ended text or of none, must not write into anybody's cache.
             real = real & (p >= 0)[None, :]
@@ -189,12 +199,11 @@ class CacheOperands(NamedTuple):
     position_M: torch.Tensor
 
 
-def split_of(N: int, K: int, bits: int) -> int:
-    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's. NF4 is
-    bound by its arithmetic and wants more warps at a time."""
+def split_of(N: int, K: int) -> int:
+    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's."""
     split = 1
-    # 8,192 outputs are 128 tiles of 64, about one for each multiprocessor
-    while N * split < (16384 if bits == 4 else 8192) and split < 8 and K % (split * 2 * 128) == 0:
+    # 16,384 outputs are 256 tiles of 64, about two for each multiprocessor
+    while N * split < 16384 and split < 8 and K % (split * 2 * 128) == 0:
         split *= 2
     return split
 
@@ -213,12 +222,15 @@ def tile(M: int, K: int, split: int, bits: int, *, roomy: bool) -> dict[str, int
     multiprocessor runs two of them (seen on an H200; docs/dev-log.md)."""
     BM = padded(M)[0]
     fixed = {"BM": BM, "BN": 64, "num_warps": 4}
-    if BM == 128:
+    if BM == 128 and bits != 4:
         long = bits == 8 and roomy and K % (split * 128) == 0
         return fixed | {"BK": 128 if long else 64, "STAGES": 3 if long or not roomy else 4}
     # whole steps alone: the kernel's loop has no mask along K
-    BK = next(b for b in (256 if bits in (4, 8) else 128, 128, 64) if K % (split * b) == 0)
-    return fixed | {"BK": BK, "STAGES": (4 if BM <= 32 and bits in (8, 16) else 3) - (not roomy)}
+    if bits == 4:  # a step has one block scale for each output
+        return fixed | {"BK": 64, "STAGES": 6 - 2 * (not roomy)}
+    widest = 256 if bits == 8 and BM <= 32 else 128
+    BK = next(b for b in (widest, 128, 64) if K % (split * b) == 0)
+    return fixed | {"BK": BK, "STAGES": (3 if bits == 16 and BM == 64 else 4) - (not roomy)}
 
 
 def _roomy(device: torch.device) -> bool:
@@ -247,6 +259,7 @@ def stored_matmul(
     places, _, R = b.shape if lora else (1, N, 0)
     part = min(R, 64) or 1
     together = 0 if places == 1 else LORA_COLUMNS // part
+    alone = places == 1 and R <= 32 and shape["BM"] <= 64  # beside more sums it would not fit
     assert lora is None or (
         b.is_contiguous() and lora_x_at.is_contiguous() and (len(listed) - 1) % (together or 1) == 0
     )
@@ -255,6 +268,6 @@ def stored_matmul(
     stored_matmul_kernel[(triton.cdiv(M, shape["BM"]) * triton.cdiv(N, shape["BN"]), split)](
         x, weight.stored, weight.scale_N, weight.bias_N, out, *weight.nf4,
         b, lora_x_at, place, listed, keys, values, slot, position, heads, capacity, M, N, K,
-        EPILOGUE=epilogue, BITS=weight.bits, ORDER=weight.column_order, R=R, PART=part, TOGETHER=together, D=D, SPLIT=split,
+        EPILOGUE=epilogue, BITS=weight.bits, ORDER=weight.column_order, R=R, PART=part, TOGETHER=together, ALONE=alone, D=D, SPLIT=split,
         WHOLE=N % shape["BN"] == 0, ASM=x.is_cuda, **shape,
     )  # fmt: skip

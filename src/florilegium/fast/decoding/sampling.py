@@ -16,6 +16,8 @@ from florilegium.fast.decoding.state import SamplingParams, SlotState
 
 CHUNKS, CANDIDATES, PASSES = 64, 8, 6  # of a row; thresholds a pass tries; passes of one search
 LOWEST = -32.0
+STAGES = 4  # blocks of a chunk that are read at once
+PROGRAMS = 1024  # of a launch, where rows are many: eight for each multiprocessor
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def sample(
     # last bit.
     fixed: dict[str, int] = {"PENALTY": needs.penalty, "C": CHUNKS, "BLOCK": block, "enable_fp_fusion": False}
     source = (scores_QV, state.seen, state.sampling_params, row_slot)
-    sampling_kernel.softmax_stats_kernel[(Q, CHUNKS)](
+    programs = max(4, min(CHUNKS, PROGRAMS // Q))  # of a row; whose chunk is whose changes no sum
+    sampling_kernel.softmax_stats_kernel[(Q, programs)](
         *source, work.tops, work.sums, work.argmaxes, V, chunk, **fixed, num_warps=4
     )
     # top-k first; what it leaves is the whole that top-p takes its share of. top-p's search follows top-k's even where
@@ -94,9 +97,9 @@ def sample(
     widths = [-LOWEST / CANDIDATES ** (i % PASSES + 1) for i in range(len(counts))]
     search = (work.above, work.low, work.whole)
     for i, (count, width) in enumerate(zip(counts, widths, strict=True)):
-        sampling_kernel.threshold_search_kernel[(Q, CHUNKS)](
+        sampling_kernel.threshold_search_kernel[(Q, programs)](
             *source, work.tops, work.sums, *search, V, chunk, Q, i, width, widths[i - 1], LOWEST,
-            COUNT=count, COUNT_BEFORE=counts[i - 1], FIRST_BEFORE=(i - 1) % PASSES == 0, FRESH=i == 0, J=CANDIDATES, **fixed, num_warps=8,
+            COUNT=count, COUNT_BEFORE=counts[i - 1], FIRST_BEFORE=(i - 1) % PASSES == 0, FRESH=i == 0, J=CANDIDATES, STAGES=STAGES, **fixed, num_warps=8,
         )  # fmt: skip
     sampling_kernel.sample_kernel[(Q,)](
         *source, row_position, work.tops, work.sums, work.argmaxes, *search, state.uniforms, V, chunk, Q, len(counts) - 1,

@@ -68,28 +68,29 @@ def softmax_stats_kernel(
     PENALTY: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Reference: chunk = scores[q, c * chunk : (c + 1) * chunk]; tops, argmaxes = chunk.max(0); sums = ((chunk - tops) /
-    temperature).exp().sum()      scores [Q, V]; tops, sums, argmaxes [Q, C]. One program a row and chunk."""
-    q, c = tl.program_id(0), tl.program_id(1)
+    temperature).exp().sum()      scores [Q, V]; tops, sums, argmaxes [Q, C]. Programs (q, i) share out a row's chunks."""
+    q = tl.program_id(0)
     s = tl.load(row_slot + q)
     if s >= 0:
-        temperature = _temperature(settings, s)
-        # each lane keeps a maximum and a sum of its own: lanes are put together once, at the end
-        top_B = tl.full([BLOCK], float("-inf"), tl.float32)
-        at_B = tl.full([BLOCK], _NO_TOKEN, tl.int32)
-        sum_B = tl.zeros([BLOCK], tl.float32)
-        for first in range(c * chunk, tl.minimum((c + 1) * chunk, V), BLOCK):
-            column = first + tl.arange(0, BLOCK)
-            x = _score(scores, seen, settings, q, s, column, V, PENALTY)
-            at_B = tl.where(x > top_B, column, at_B)  # > and not >=: of equal scores the first token, as argmax
-            higher = tl.maximum(top_B, x)
-            safe = tl.where(higher == float("-inf"), 0.0, higher)
-            sum_B = sum_B * tl.exp((top_B - safe) / temperature) + tl.exp((x - safe) / temperature)
-            top_B = higher
-        top = tl.max(top_B, 0)
-        safe = tl.where(top == float("-inf"), 0.0, top)
-        tl.store(tops + q * C + c, top)
-        tl.store(sums + q * C + c, tl.sum(sum_B * tl.exp((top_B - safe) / temperature), 0))
-        tl.store(argmaxes + q * C + c, tl.min(tl.where(top_B == top, at_B, _NO_TOKEN), 0))
+        per_temperature = 1 / _temperature(settings, s)
+        for c in range(tl.program_id(1), C, tl.num_programs(1)):
+            # each lane keeps a maximum and a sum of its own: lanes are put together once, at the end
+            top_B = tl.full([BLOCK], float("-inf"), tl.float32)
+            at_B = tl.full([BLOCK], _NO_TOKEN, tl.int32)
+            sum_B = tl.zeros([BLOCK], tl.float32)
+            for first in range(c * chunk, tl.minimum((c + 1) * chunk, V), BLOCK):
+                column = first + tl.arange(0, BLOCK)
+                x = _score(scores, seen, settings, q, s, column, V, PENALTY)
+                at_B = tl.where(x > top_B, column, at_B)  # > and not >=: of equal scores the first token, as argmax
+                higher = tl.maximum(top_B, x)
+                safe = tl.where(higher == float("-inf"), 0.0, higher)
+                sum_B = sum_B * tl.exp((top_B - safe) * per_temperature) + tl.exp((x - safe) * per_temperature)
+                top_B = higher
+            top = tl.max(top_B, 0)
+            safe = tl.where(top == float("-inf"), 0.0, top)
+            tl.store(tops + q * C + c, top)
+            tl.store(sums + q * C + c, tl.sum(sum_B * tl.exp((top_B - safe) * per_temperature), 0))
+            tl.store(argmaxes + q * C + c, tl.min(tl.where(top_B == top, at_B, _NO_TOKEN), 0))
 
 
 @triton.jit
@@ -116,7 +117,7 @@ def _found(
 def threshold_search_kernel(
     scores, seen, settings, row_slot, tops, sums, above, low, whole, V, chunk, rows, number, width, width_before, lowest,
     COUNT: tl.constexpr, COUNT_BEFORE: tl.constexpr, FIRST_BEFORE: tl.constexpr, FRESH: tl.constexpr, PENALTY: tl.constexpr,
-    C: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Pass `number`: what the pass before it found, and the mass (COUNT: the number of tokens) above each of J
     candidates `width` apart. Each pass has its own part of `above` [n, Q, C, J], `low` and `whole` [n, Q]. FRESH: there
@@ -124,7 +125,7 @@ def threshold_search_kernel(
 
     Reference: above[number, q, c] = (mass * (z >= candidates[:, None])).sum(1), of a chunk's z = (scores - top) /
     temperature"""
-    q, c = tl.program_id(0), tl.program_id(1)
+    q = tl.program_id(0)
     s = tl.load(row_slot + q)
     if s >= 0:
         temperature = _temperature(settings, s)
@@ -137,19 +138,21 @@ def threshold_search_kernel(
                 above + before * rows * C * J, low + before * rows, whole + before * rows, settings, q, s, width_before,
                 COUNT_BEFORE, FIRST_BEFORE, C, J,
             )  # fmt: skip
-        if c == 0:
+        if tl.program_id(1) == 0:
             tl.store(low + number * rows + q, base)
             tl.store(whole + number * rows + q, mass)
         per_temperature = 1 / temperature  # divided once, for 250,880 products
         j = tl.arange(0, J)
         candidate = base + j.to(tl.float32) * width
-        total = tl.zeros([J, BLOCK], tl.float32)
-        for first in range(c * chunk, tl.minimum((c + 1) * chunk, V), BLOCK):
-            column = first + tl.arange(0, BLOCK)
-            z = (_score(scores, seen, settings, q, s, column, V, PENALTY) - top) * per_temperature
-            part = tl.where(column < V, 1.0, 0.0) if COUNT else tl.exp(z)
-            total += tl.where(z[None, :] >= candidate[:, None], part[None, :], 0.0)
-        tl.store(above + ((number * rows + q) * C + c) * J + j, tl.sum(total, 1))
+        # what a pass begins with is a chain of loads: made once for several chunks where there are many rows
+        for c in range(tl.program_id(1), C, tl.num_programs(1)):
+            total = tl.zeros([J, BLOCK], tl.float32)
+            for first in tl.range(c * chunk, tl.minimum((c + 1) * chunk, V), BLOCK, num_stages=STAGES):
+                column = first + tl.arange(0, BLOCK)
+                z = (_score(scores, seen, settings, q, s, column, V, PENALTY) - top) * per_temperature
+                part = tl.where(column < V, 1.0, 0.0) if COUNT else tl.exp(z)
+                total += tl.where(z[None, :] >= candidate[:, None], part[None, :], 0.0)
+            tl.store(above + ((number * rows + q) * C + c) * J + j, tl.sum(total, 1))
 
 
 @triton.jit(do_not_specialize=["rows", "last", "num_uniforms"])

@@ -61,7 +61,7 @@ def stored_weight(module: Linear) -> StoredWeight:
     ones = torch.ones(1, dtype=torch.float32, device=weight.device)
     bias_N = module.bias if module.bias is not None else torch.zeros(N, device=weight.device, dtype=torch.bfloat16)
     bits = _bits(module)
-    split = split_of(N, K, bits)
+    split = split_of(N, K)
     # A view in words of 32 bits: the kernels load and unpack a word at a time.
     if bits == 4:
         stored = weight.data.view(-1).view(torch.int32)  # eight at a time
