@@ -1,6 +1,6 @@
 """A step of decoding at BLOOM's sizes, without a checkpoint: for tuning the fast decoder (`fast/decoding/decoder.py`).
 
-    python -m bench.generate.steps --size 7b1 --bits 8 --batch 1 64 [--context 100] [--target-modules all-linear] [--profile]
+    python -m bench.generate.steps --size 7b1 --bits 8 --batch 1 64 [--context 100] [--target-modules all-linear] [--int8-head] [--profile]
     python -m bench.generate.steps --tiles 1 64            each product alone: GB/s of weights for several tiles
 
 Prints milliseconds a step and tokens/s (replays of the recorded step, random texts at that context), and the floor:
@@ -40,7 +40,9 @@ def with_adapter(base: Any, targets: str) -> Any:
     return model.eval()
 
 
-def step_time(base: Any, model: Any, batch: int, context: int, temperature: float, profile: bool) -> dict[str, Any]:
+def step_time(
+    base: Any, model: Any, batch: int, context: int, temperature: float, profile: bool, int8_head: bool = False
+) -> dict[str, Any]:
     from florilegium.config import SamplingSettings
     from florilegium.fast.decoding.decoder import Decoder
     from florilegium.model.families import head_weight
@@ -51,7 +53,8 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
     before = torch.cuda.memory_allocated()
     began = time.perf_counter()
     head = head_weight(model).detach()
-    decoder = Decoder(bloom_model(model), head, slots=batch, capacity=capacity, eos=-5, max_rows=max(64, batch))
+    sizes = {"slots": batch, "capacity": capacity, "max_rows": max(64, batch)}
+    decoder = Decoder(bloom_model(model), head, eos=-5, **sizes, int8_head=int8_head)
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(4, 250_000, (batch, context), generator=generator).tolist()
     rule = SamplingSettings(temperature=temperature, top_p=0.9 if temperature else 1.0)
@@ -79,6 +82,7 @@ def step_time(base: Any, model: Any, batch: int, context: int, temperature: floa
     if profile:
         show(lambda: [decoder.step(rows, slots).tokens() for _ in range(3)])
     stored = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad is False)
+    stored -= head.numel() if int8_head else 0
     cache = decoder.cache.numel() * 2 * (context + 20) / capacity
     return {
         "batch": batch, "context": context, "temperature": temperature, "ms": round(milliseconds, 3), "wall_ms": round(wall, 3),
@@ -102,7 +106,8 @@ def tiles(Ms: list[int], part: str) -> None:
     """Times every tile that fits. Compiling takes most of it: `--part 0/8` and so on compile a share each and time
     nothing."""
     from florilegium.fast.decoding import matmul_kernel
-    from florilegium.fast.decoding.matmul_kernel import GELU, PARTIAL, SCORES, StoredWeight
+    from florilegium.fast.decoding.matmul_kernel import GELU, PARTIAL, SCORES
+    from florilegium.fast.decoding.stored_weight import StoredWeight, padded, split_of
 
     W, F, V = 4096, 16384, 250_880
     ones, number = torch.ones(1, device="cuda"), 0
@@ -120,7 +125,7 @@ def tiles(Ms: list[int], part: str) -> None:
             for _ in range(1 if part else copies)
         ]
         for M in Ms:
-            BM = matmul_kernel.padded(M)[0]
+            BM = padded(M)[0]
             x = torch.randn(-(-M // BM) * BM, K, device="cuda").bfloat16()
             out = torch.empty(
                 8 * M * N if epilogue == PARTIAL else M * N,
@@ -137,7 +142,7 @@ def tiles(Ms: list[int], part: str) -> None:
                     (64, 128),
                     (4, 8),
                     (3, 4),
-                    (matmul_kernel.split_of(N, K) if epilogue == PARTIAL else 1,),
+                    (split_of(N, K) if epilogue == PARTIAL else 1,),
                 )
             for BM, BN, BK, warps, stages, split in sweep:
                 number += 1
@@ -173,6 +178,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.7])
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--target-modules", default="auto")
+    parser.add_argument("--int8-head", action="store_true")
     parser.add_argument("--tiles", type=int, nargs="*")
     parser.add_argument("--part", default="")
     arguments = parser.parse_args()
@@ -191,6 +197,7 @@ def main() -> None:
             arguments.context,
             temperature,
             arguments.profile and temperature == arguments.temperature[-1],
+            arguments.int8_head,
         )
         floor = found.pop("floor_bytes") / bandwidth * 1000
         line = {

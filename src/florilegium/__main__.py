@@ -1,5 +1,5 @@
 """`python -m florilegium` is `florilegium`."""
 
-from florilegium.cli.main import main
+from florilegium.cli.main import command_line
 
-raise SystemExit(main())
+raise SystemExit(command_line())

@@ -300,3 +300,15 @@ def test_quotes_that_nobody_reads_are_no_failure(work: Path) -> None:
     done = subprocess.run(command, cwd=work, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=600)
     os.close(pipe)
     assert done.returncode == 0 and done.stderr == "loading PyTorch ...\n"
+
+
+@pytest.mark.parametrize(("command", "full"), [("runs", 1000), ("serve", 10)])
+def test_a_process_ends_without_looking_for_garbage(command: str, full: int) -> None:
+    """Nor does it look through all objects while it begins, but for a server, which lives long."""
+    program = (
+        "import atexit, gc, sys; from florilegium.cli.main import command_line; "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.get_threshold()[2], file=sys.stderr)); "
+        "sys.exit(command_line())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True)
+    assert done.stderr.split()[-2:] == ["True", str(full)], done.stderr

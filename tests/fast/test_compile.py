@@ -20,8 +20,7 @@ from triton.compiler import ASTSource
 from florilegium.fast import dequantize_kernel, head_loss_kernel, unpack_kernel
 from florilegium.fast.card import ROOMY
 from florilegium.fast.decoding import attention_kernel as cached_attention_kernel
-from florilegium.fast.card import ROOMY
-from florilegium.fast.decoding import block_kernel, matmul_kernel, sampling, sampling_kernel
+from florilegium.fast.decoding import block_kernel, matmul_kernel, sampling, sampling_kernel, stored_weight
 from florilegium.fast.training import (
     attention_grad_kernel,
     attention_kernel,
@@ -92,7 +91,7 @@ def test_the_table_of_nf4_is_that_of_bitsandbytes() -> None:
 )
 def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
     K = 4096
-    tile = matmul_kernel.tile(M, K, 1, form, roomy=LIMITS[arch] > ROOMY)
+    tile = stored_weight.tile(M, K, 1, form, roomy=LIMITS[arch] > ROOMY)
     options = {"num_warps": tile.pop("num_warps")}
     stored, out = "*bf16" if form == 16 else "*i32", "*fp32" if form == 16 else "*bf16"
     kind = matmul_kernel.SCORES if form == 16 else matmul_kernel.QKV
@@ -129,8 +128,8 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> No
         (width, 4 * width, 0),
     )
     for N, K, kind in products:
-        split = 1 if kind else matmul_kernel.split_of(N, K)
-        tile = matmul_kernel.tile(M, K, split, form, roomy=LIMITS[arch] > ROOMY)
+        split = 1 if kind else stored_weight.split_of(N, K)
+        tile = stored_weight.tile(M, K, split, form, roomy=LIMITS[arch] > ROOMY)
         options = {"num_warps": tile.pop("num_warps")}
         adapter = {"R": 16, "PART": 16, "TOGETHER": 0, "ALONE": tile["BM"] <= 64}
         fixed = {
@@ -165,7 +164,14 @@ def test_what_lies_between_the_matmuls(arch: int) -> None:
     compiled(block_kernel.embedding_kernel, arch, {"BLOCK": 4096}, {"num_warps": 8}, table="*bf16")
     common = {"PENALTY": True, "C": sampling.CHUNKS, "BLOCK": 1024}
     compiled(sampling_kernel.softmax_stats_kernel, arch, common, {"num_warps": 4})
-    search = {"COUNT": False, "COUNT_BEFORE": True, "FIRST_BEFORE": True, "FRESH": False, "J": sampling.CANDIDATES, "STAGES": sampling.STAGES}
+    search = {
+        "COUNT": False,
+        "COUNT_BEFORE": True,
+        "FIRST_BEFORE": True,
+        "FRESH": False,
+        "J": sampling.CANDIDATES,
+        "STAGES": sampling.STAGES,
+    }
     compiled(sampling_kernel.threshold_search_kernel, arch, common | search, {"num_warps": 8}, rows="i32")
     compiled(
         sampling_kernel.sample_kernel,

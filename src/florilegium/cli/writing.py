@@ -29,6 +29,7 @@ def add_model_and_sampling(command: CommandParser) -> None:
     command.add_argument("--model", metavar="MODEL", help="path of the base model, if it has moved")
     _add_sampling(command)
     add_where_it_runs(command)
+    add_int8_head(command)
 
 
 def _add_sampling(generate: CommandParser) -> None:
@@ -48,6 +49,28 @@ def add_where_it_runs(command: CommandParser) -> None:
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where it runs (auto)")
 
 
+def add_int8_head(command: CommandParser) -> None:
+    command.add_argument(
+        "--int8-head", action="store_true", help="on a GPU: write by an int8 copy of the head; says its loss"
+    )
+
+
+def kernels_for(flags: argparse.Namespace) -> str:
+    """The kernels by which texts are written."""
+    return "auto,int8-head" if flags.int8_head else "auto"
+
+
+def say_notes(tuned: Tuned) -> None:
+    """What to know before using it, on stderr."""
+    notes = list(tuned.notes)
+    if "int8-head" in tuned.loaded.kernels:
+        from florilegium.evaluation.head_gap import head_gap
+
+        notes.append(head_gap(tuned.loaded).sentence())
+    for note in notes:
+        print_line(f"note: {note}", file=sys.stderr, flush=True)
+
+
 def sampling_settings(flags: argparse.Namespace, otherwise: SamplingSettings = DEFAULTS) -> SamplingSettings:
     """What was asked for, else the base's; without --seed another one each time, so that the same command does not say
     the same again. Raises UsageError for a number out of range."""
@@ -60,9 +83,15 @@ def load_tuned(flags: argparse.Namespace) -> Tuned:
     with loading_pytorch():
         from florilegium.generation.tuned import load
     with ModelLoading() as progress:
-        tuned = load(given_run(flags), model=flags.model, bits=flags.bits, device=flags.device, progress=progress)
-    for note in tuned.notes:
-        print_line(f"note: {note}", file=sys.stderr)
+        tuned = load(
+            given_run(flags),
+            model=flags.model,
+            bits=flags.bits,
+            device=flags.device,
+            kernels=kernels_for(flags),
+            progress=progress,
+        )
+    say_notes(tuned)
     return tuned
 
 

@@ -17,6 +17,7 @@ from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.compile_pool import compiled_so_far
 from florilegium.fast.head_loss import head_losses
 from florilegium.fast.host_blocks import HostBlocks
+from florilegium.fast.int8_head import int8_head_losses
 from florilegium.fast.modules import Bloom, blocks_of
 from florilegium.fast.recording import empty_cache
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
     from florilegium.fast.layers.fused_layers import FusedLayers
     from florilegium.fast.training.block_stack import BlockStack
 
-NAMES = ("fused-blocks", "fused-layers", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
+AUTO = ("fused-blocks", "fused-layers", "flex-attention", "quantized-linear", "chunked-loss", "fast-decode")
+NAMES = (*AUTO, "int8-head")  # which rounds a weight that the model has in 16 bits, and so is asked for by name
 
 
 def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple[str, ...], str]:
     """The kernels for `request` ('auto', 'off' or names with commas) and, if a named one cannot run here, the reason.
 
-    `auto` leaves out what cannot run; a name that cannot run comes back with its reason and is not silently dropped.
+    `auto`, also among names, leaves out what cannot run; a name that cannot run comes back with its reason and is not
+    silently dropped.
     """
     reasons = _unsupported_here(device, bits)
     if request == "off":
         return (), ""
-    if request == "auto":
-        return tuple(name for name in NAMES if not reasons[name]), ""
-    names = tuple(name.strip() for name in request.split(",") if name.strip())
+    auto = [name for name in AUTO if not reasons[name]]
+    asked = [name.strip() for name in request.split(",") if name.strip()]
+    names = tuple(dict.fromkeys(name for one in asked for name in (auto if one == "auto" else [one])))
     for name in names:
         if name not in reasons:
             return names, f"unknown kernel {name!r}; available: {', '.join(NAMES)}"
@@ -58,6 +61,7 @@ def _unsupported_here(device: torch.device, bits: int) -> dict[str, str]:
         if device.type == "cpu"
         else no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
         "fast-decode": no_cuda or ("its kernels compute in bfloat16" if bits == 32 else ""),
+        "int8-head": no_cuda or ("it is for the fast decoder, which computes in bfloat16" if bits == 32 else ""),
         "flex-attention": flex_attention.unsupported_reason(
             device, flex_attention.FLEX_BLOCK, flex_attention.MIN_HEAD_DIM
         ),
@@ -152,15 +156,26 @@ def decoder_unsupported(bloom: Bloom, device: torch.device, compute: torch.dtype
 
 
 def make_decoder(
-    bloom: Bloom, head_VW: torch.Tensor, *, slots: int, capacity: int, max_rows: int, eos: int, places: int
+    bloom: Bloom,
+    head_VW: torch.Tensor,
+    *,
+    slots: int,
+    capacity: int,
+    max_rows: int,
+    eos: int,
+    places: int,
+    int8_head: bool = False,
 ) -> Decoder:
     """A `decoding/decoder.py` Decoder for a model without `decoder_unsupported`."""
     from florilegium.fast.decoding.decoder import Decoder
 
-    return Decoder(bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos, places=places)
+    return Decoder(
+        bloom, head_VW, slots=slots, capacity=capacity, max_rows=max_rows, eos=eos, places=places, int8_head=int8_head
+    )
 
 
 __all__ = [
+    "AUTO",
     "NAMES",
     "CudaGraphRunner",
     "HostBlocks",
@@ -176,6 +191,7 @@ __all__ = [
     "frozen_linear",
     "head_losses",
     "install_kernels",
+    "int8_head_losses",
     "layers_unsupported",
     "make_block_stack",
     "make_decoder",

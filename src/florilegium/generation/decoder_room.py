@@ -36,6 +36,8 @@ def make_decoder(
 def slots_with_room(loaded: LoadedModel, slots: int, capacity: int, max_rows: int) -> int:
     """Of the slots that were asked for, halved until they fit; 1 is always tried."""
     beside = ROW_BYTES * max_rows * _width(loaded)
+    if "int8-head" in loaded.kernels:
+        beside += _width(loaded) * _vocabulary(loaded)  # the copy that the decoder reads
     room = int(SHARE * free_memory()) - beside
     while slots > 1 and slots * slot_bytes(loaded, capacity) > room:
         slots //= 2
@@ -44,9 +46,12 @@ def slots_with_room(loaded: LoadedModel, slots: int, capacity: int, max_rows: in
 
 def slot_bytes(loaded: LoadedModel, capacity: int) -> int:
     """What a text of up to `capacity` tokens takes."""
-    config = loaded.base.model.config.get_text_config()
     keys_and_values = 2 * 2 * capacity * loaded.base.num_layers * _width(loaded)
-    return keys_and_values + SCORE_BYTES * int(config.vocab_size) + 4 * capacity
+    return keys_and_values + SCORE_BYTES * _vocabulary(loaded) + 4 * capacity
+
+
+def _vocabulary(loaded: LoadedModel) -> int:
+    return int(loaded.base.model.config.get_text_config().vocab_size)
 
 
 def _width(loaded: LoadedModel) -> int:

@@ -245,8 +245,8 @@ def load(
     tuned_model = load_adapter(base, adapter)
     names, reason = fast_paths.select_kernels(kernels, where, base.bits)
     loaded = LoadedModel(base, tuned_model, names)
-    asked = {"fast-decode", "flex-attention"}.intersection(names) if kernels != "auto" and not reason else set()
-    reason = next(filter(None, (fast_paths.unsupported(name, loaded) for name in sorted(asked))), reason)
+    asked = {*fast_paths.WRITING, "flex-attention"}.intersection(map(str.strip, kernels.split(",")))
+    reason = reason or next(filter(None, (fast_paths.unsupported(name, loaded) for name in sorted(asked))), "")
     if reason:
         raise UsageError(f"kernels={kernels!r}: {reason}", "Use 'auto', or leave that name out")
     fast_paths.install_kernels(tuned_model, names)

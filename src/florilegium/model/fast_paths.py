@@ -21,7 +21,8 @@ from florilegium.reference import LogitRule
 
 HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
 NONE_HERE = "this installation has no fast kernels"
-OF_THE_MODEL = ("fused-blocks", "fused-layers", "fast-decode", "flex-attention")  # it decides, not the machine alone
+WRITING = ("fast-decode", "int8-head")
+OF_THE_MODEL = ("fused-blocks", "fused-layers", *WRITING, "flex-attention")  # it decides, not the machine alone
 PIECE = 1024  # rows of logits at a time, where the chunked loss is not installed
 
 if HAS_FAST:
@@ -72,11 +73,12 @@ def unsupported(name: str, loaded: LoadedModel, streamed: int | None = None) -> 
     if not loaded.base.packs:
         # other families attend in their own way; runs of theirs on a GPU name it, and go on
         return "" if name == "flex-attention" else "it supports BLOOM models only"
-    if name == "fast-decode" and loaded.base.host is not None and (streamed or (streamed is None and loaded.base.host)):
+    if name in WRITING and loaded.base.host is not None and (streamed or (streamed is None and loaded.base.host)):
         return "weights of its blocks lie in host memory"
     reason = {
         "fused-blocks": fast.block_stack_unsupported,
         "fast-decode": fast.decoder_unsupported,
+        "int8-head": fast.decoder_unsupported,
         "flex-attention": fast.flex_attention_unsupported,
     }[name]
     return reason(_bloom(loaded), loaded.base.device, loaded.base.compute_dtype)
@@ -119,6 +121,11 @@ def attention(
         if not fast.flex_attention.unsupported_reason(device, num_tokens, head_dim):
             return fast.flex_attention.document_attention(document_BT, slopes_H, dtype)
     return reference.sdpa_attention(document_BT, slopes_H, dtype)
+
+
+def int8_head_losses(loaded: LoadedModel, hidden_NW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """The losses of `head_losses` where the head is read in int8, as a decoder with `int8-head` does."""
+    return fast.int8_head_losses(hidden_NW, head_weight(loaded.model).detach(), targets_N)
 
 
 def supports_int8_matmul(loaded: LoadedModel) -> bool:
@@ -190,7 +197,8 @@ def make_decoder(
     """The fast decoder of a model that is not `unsupported`, reading the adapter as it is now; with `places` for that
     and others."""
     sizes = {"slots": slots, "capacity": capacity, "max_rows": max_rows, "eos": eos, "places": places}
-    return fast.make_decoder(_bloom(loaded), head_weight(loaded.model).detach(), **sizes)
+    head_VW = head_weight(loaded.model).detach()
+    return fast.make_decoder(_bloom(loaded), head_VW, **sizes, int8_head="int8-head" in loaded.kernels)
 
 
 def add_adapter(decoder: SlotDecoder, loaded: LoadedModel) -> int:

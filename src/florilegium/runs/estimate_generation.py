@@ -1,8 +1,9 @@
 """What writing will take: `florilegium estimate --for generate`.
 
 The decoder holds the base, the adapter in 16 bits, and for each text keys and values of every token in 16 bits. A token
-reads every weight once, so one text goes at the rate of the card's memory; what many at once cost more is measured
-(H200, bloom-7b1 in int8: 334 tokens/s of one text, 11,604 of 64, docs/benchmarks.md)."""
+reads every weight once, so one text goes at a share of the rate of the card's memory; that share, and what many at once
+cost more, are measured (H200, bloom-7b1: 359 tokens/s of one text in int8 and 316 in NF4, whose unpacking takes longer than
+reading; 12,484 of 64 in int8; docs/benchmarks.md)."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from florilegium.model.skeleton import Skeleton
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-BANDWIDTH_SHARE = 0.56  # of a card's memory bandwidth, with one text
-COST_OF_A_TEXT = 0.0134  # of a step's time, for each text more
+BANDWIDTH_SHARE = {4: 0.36, 8: 0.6, 16: 0.6, 32: 0.6}  # of a card's memory bandwidth by the base's bits, with one text
+COST_OF_A_TEXT = 0.0133  # of a step's time, for each text more
 PROMPT_TOKENS = 64
 PROCESS_BYTES = 600 << 20  # Python, torch and Transformers in main memory
 
@@ -60,7 +61,7 @@ def generation_needs(
     needed = weights + 2 * skeleton.count.trained + cache + choices + (PROCESS_BYTES if card is None else WORKSPACE)
     rate = None
     if card is not None and card.bandwidth is not None:
-        step = weights / (card.bandwidth * 1e9 * BANDWIDTH_SHARE) * (1 + COST_OF_A_TEXT * (texts - 1))
+        step = weights / (card.bandwidth * 1e9 * BANDWIDTH_SHARE[config.bits]) * (1 + COST_OF_A_TEXT * (texts - 1))
         rate = texts / step
     return GenerationNeeds(texts, needed, available, cache, rate)
 

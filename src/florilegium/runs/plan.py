@@ -167,10 +167,10 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str, streamed: int) 
     """Whether `auto` must leave this kernel out. Raises UsageError where it was asked for by name."""
     if name not in fast_paths.OF_THE_MODEL:
         return False
-    texts = name == "fast-decode" and prepared.stages
+    texts = name in fast_paths.WRITING and prepared.stages
     reason = "a process of a pipeline cannot write texts" if texts else ""
     reason = reason or fast_paths.unsupported(name, loaded, streamed)
-    if reason and prepared.requested_kernels != "auto":
+    if reason and name in map(str.strip, prepared.requested_kernels.split(",")):
         raise UsageError(
             f"--kernels: {name!r} is not supported here: {reason}", "Use --kernels auto, or leave that name out"
         )

@@ -93,7 +93,7 @@ def beside_seconds(
     samples, and at the end as many `texts` for the verdict. Each token of them takes a pass of what is `streamed`."""
     per_token = 2 * model.product_parameters / rate
     reading = (
-        model.base_bytes(bits) / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
+        model.base_bytes(bits) / (card.bandwidth * 1e9 * BANDWIDTH_SHARE[bits])
         if card is not None and card.bandwidth
         else 0.0
     )

@@ -18,6 +18,7 @@ from florilegium import fast
 from florilegium.config import SamplingSettings, make_config
 from florilegium.errors import UsageError
 from florilegium.fast.decoding.decoder import Decoder
+from florilegium.fast.int8_head import int8_rows
 from florilegium.generation import Completion, ContinuousBatcher, PackedDecoder, Request, collect, write_batch
 from florilegium.generation.decoder_room import slot_bytes
 from florilegium.model import LoadedModel, attach_adapter, load_base
@@ -132,6 +133,33 @@ def gap_where_they_part(base: Any, model: Any, asked: Request, ours: Completion,
             [[*asked.token_ids, *a[:same]]], 1
         )
     return round(float((scores[a[same]] - scores[b[same]]).abs() / scores.std()), 4)
+
+
+@pytest.mark.skipif(CUDA, reason="the test below runs it there")
+def test_a_head_in_int8_is_its_rounded_numbers(tmp_path: Path) -> None:
+    """A copy that the decoder makes: the texts are those of a model that has these numbers in float32."""
+    base = load_base(str(save_tiny(tmp_path / "m", heads=2, head_dim=32)), bits=8, device=DEVICE, compute="float32")
+    model = with_adapter(base, 1, rank=8)
+    asked = [Request([7, 9, 11], 0, SamplingSettings(max_new_tokens=6, temperature=0.0))]
+    head = torch.randn_like(head_weight(model).float())  # another than the embedding, so that ties are none
+    codes, scale = int8_rows(head)
+    texts = []
+    for given, int8 in ((head, True), (codes.float() * scale[:, None], False), (head, False)):
+        decoder = Decoder(
+            bloom_model(model), given, slots=1, capacity=64, eos=EOS, max_rows=4, int8_head=int8, cuda_graphs=False
+        )
+        writer = ContinuousBatcher(decoder)
+        writer.add(asked[0])
+        texts.append(collect(all_steps(writer), 1)[0].token_ids)
+    assert texts[0] == texts[1] and decoder.head.bits == 16
+
+
+@on_a_card
+def test_a_head_in_int8_writes_the_same_in_every_batch(tmp_path: Path) -> None:
+    base, model = tuned(tmp_path, 8, 32)
+    asked = requests(12, SamplingSettings(max_new_tokens=12, temperature=0.7))
+    alone = [by_slots(base, model, [request], 1, int8_head=True)[0] for request in asked]
+    assert by_slots(base, model, asked, 8, int8_head=True) == alone
 
 
 @on_a_card

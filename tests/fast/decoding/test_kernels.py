@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from florilegium.fast.decoding import attention_kernel, block_kernel, matmul_kernel
 from florilegium.fast.decoding.block_kernel import LoraInput
 from florilegium.fast.decoding.matmul_kernel import LoraOperands
+from florilegium.fast.decoding.stored_weight import padded
 from florilegium.fast.unpack_kernel import BYTE_ORDER, NATURAL_ORDER, PAIR_ORDER, in_stored_order
 from florilegium.reference import alibi_slopes
 from tests.fast.decoding.interpreted import CUDA, DEVICE, DTYPE, LAST_BIT, error, linear, on_a_card, runs_kernels
@@ -39,12 +40,16 @@ def in_mma_order(x: torch.Tensor, form: int) -> torch.Tensor:
 def test_matmul(form: int, M: int, N: int, K: int, split: int) -> None:
     weight, exact_NK = linear(form, N, K)
     assert weight.bits == (4 if form == 5 else form)
-    x = torch.zeros(matmul_kernel.padded(M)[1], K, dtype=DTYPE, device=DEVICE)
+    x = torch.zeros(padded(M)[1], K, dtype=DTYPE, device=DEVICE)
     x[:M] = torch.randn(M, K, device=DEVICE).to(DTYPE)
     raw = torch.full((split, M, N), float("nan"), device=DEVICE)
     matmul_kernel.stored_matmul(in_mma_order(x, form), weight, raw, M, matmul_kernel.PARTIAL, split=split)
     exact = x[:M].double() @ exact_NK.T
     assert error(raw.sum(0) * weight.scale_N, exact) < LAST_BIT
+    if form in (8, 16):  # as a head is stored
+        scores = torch.full((M, N), float("nan"), device=DEVICE)
+        matmul_kernel.stored_matmul(in_mma_order(x, form), weight, scores, M, matmul_kernel.SCORES)
+        assert error(scores, exact) < LAST_BIT
     x_at, b = (torch.randn(n, 32, device=DEVICE).to(DTYPE) for n in (len(x), N))
     place = torch.zeros(M, dtype=torch.int32, device=DEVICE)
     adapter = LoraOperands(b[None], x_at, place, torch.tensor([1, 0], dtype=torch.int32, device=DEVICE))
@@ -90,7 +95,7 @@ def test_rows_of_several_adapters_add_each_its_own(R: int, split: int, kind: int
     def whole(*shape: int) -> torch.Tensor:
         return torch.randint(-3, 4, shape, generator=generator).to(DEVICE, DTYPE)
 
-    x, x_at, b = whole(matmul_kernel.padded(M)[1], K), whole(matmul_kernel.padded(M)[1], R), whole(places, N, R)
+    x, x_at, b = whole(padded(M)[1], K), whole(padded(M)[1], R), whole(places, N, R)
     b[2] = float("nan")
     as_int = {"dtype": torch.int32, "device": DEVICE}
     place = torch.tensor([[4, 0, -1, 1][m % 4] for m in range(M)], **as_int)

@@ -13,7 +13,7 @@ from florilegium.cli.command_parser import Commands, add_command
 from florilegium.cli.extras import missing_for_serving
 from florilegium.cli.loading import ModelLoading, loading_pytorch
 from florilegium.cli.screen import json_line, print_line
-from florilegium.cli.writing import add_where_it_runs
+from florilegium.cli.writing import add_int8_head, add_where_it_runs, kernels_for, say_notes
 from florilegium.errors import UsageError
 from florilegium.serve.settings import ServeSettings, is_loopback, listen
 from florilegium.signals import interrupted, watch
@@ -62,6 +62,7 @@ def add(commands: Commands) -> None:
         "--max-loaded", type=int, default=4, metavar="N", help="runs in memory; the least recently used is unloaded (4)"
     )
     add_where_it_runs(serve)
+    add_int8_head(serve)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -79,10 +80,15 @@ def run(flags: argparse.Namespace) -> None:
         def load_run(run: Path, bases: Bases) -> Tuned:
             with ModelLoading() as progress:
                 tuned = load(
-                    run, model=flags.model, bits=flags.bits, device=flags.device, bases=bases, progress=progress
+                    run,
+                    model=flags.model,
+                    bits=flags.bits,
+                    device=flags.device,
+                    kernels=kernels_for(flags),
+                    bases=bases,
+                    progress=progress,
                 )
-            for note in tuned.notes:
-                print_line(f"note: {note}", file=sys.stderr, flush=True)
+            say_notes(tuned)
             return tuned
 
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 
 from florilegium.fast.decoding.block_kernel import LoraInput
-from florilegium.fast.decoding.matmul_kernel import LoraOperands, StoredWeight
+from florilegium.fast.decoding.matmul_kernel import LoraOperands
 from florilegium.fast.decoding.state import StepInputs
+from florilegium.fast.decoding.stored_weight import StoredWeight
 from florilegium.fast.decoding.weights import DecoderBlock
 from florilegium.fast.modules import Bloom, Lora, lora_of, wrapped_linears
 from florilegium.fast.unpack_kernel import in_stored_order

@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.decoding.matmul_kernel import StoredWeight
 from florilegium.fast.decoding.state import SlotState, StepInputs
+from florilegium.fast.decoding.stored_weight import StoredWeight
 from florilegium.fast.kernel_math import normalize
 from florilegium.fast.modules import Bloom
 from florilegium.fast.unpack_kernel import mma_column_order

@@ -32,10 +32,11 @@ import torch
 from florilegium.fast.decoding import attention_kernel, block_kernel, matmul_kernel, sampling
 from florilegium.fast.decoding.adapters import NONE, AdapterPool, DecoderLora, lora_operands
 from florilegium.fast.decoding.block_kernel import SplitUpdate
-from florilegium.fast.decoding.matmul_kernel import CacheOperands, StoredWeight
+from florilegium.fast.decoding.matmul_kernel import CacheOperands
 from florilegium.fast.decoding.sampling import Needs, needs_of
 from florilegium.fast.decoding.state import DecodeStep, SamplingParams, StepInputs, make_slot_state
-from florilegium.fast.decoding.weights import DecoderBlock, decoder_block
+from florilegium.fast.decoding.stored_weight import StoredWeight
+from florilegium.fast.decoding.weights import DecoderBlock, decoder_block, stored_head
 from florilegium.fast.modules import Bloom, lora_of, wrapped_linears
 from florilegium.fast.parallel_compile import compile_in_parallel
 from florilegium.fast.recording import recorded, synchronize, undisturbed
@@ -60,10 +61,11 @@ class Decoder:
         eos: int,
         max_rows: int = 1024,
         places: int = 1,
+        int8_head: bool = False,
         cuda_graphs: bool = True,
     ) -> None:
         """`capacity` bounds a text, prompt and all; `max_rows` the rows of a step; `places` are for adapters, and grow
-        where they must. `cuda_graphs`: replay CUDA graphs."""
+        where they must. `int8_head`: read a copy of the head in int8; `cuda_graphs`: replay CUDA graphs."""
         self.bloom, self.eos, self.cuda_graphs = bloom, eos, cuda_graphs
         self.num_slots, self.capacity = slots, capacity
         enough = next(m for m in ROWS if m >= min(max(max_rows, slots), ROWS[-1]))
@@ -71,9 +73,7 @@ class Decoder:
         self.blocks = [decoder_block(layer) for layer in bloom.h]
         self.heads = bloom.num_heads
         self.slopes_H = alibi_slopes(self.heads, head_VW.device)
-        ones = torch.ones(1, dtype=torch.float32, device=head_VW.device)
-        # unsplit: a vocabulary has tiles enough for all multiprocessors
-        self.head = StoredWeight(head_VW, ones, ones, len(head_VW), head_VW.shape[1], 16, (ones, ones), 1)
+        self.head = stored_head(head_VW, int8=int8_head)
         self._make_buffers(head_VW.device, head_VW.dtype)
         self.adapters = AdapterPool(self.blocks, head_VW.dtype, places)
         self.place_of_slot: dict[int, int] = {}

@@ -18,28 +18,22 @@ outputs, K inputs, R rank of an adapter (a power of two from 16), S positions of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from florilegium.fast.card import card_of
+from florilegium.fast.decoding.stored_weight import StoredWeight, is_roomy, tile
 from florilegium.fast.kernel_math import gelu_and_gate
-from florilegium.fast.unpack_kernel import (
-    BYTE_ORDER,
-    NATURAL_ORDER,
-    PAIR_ORDER,
-    int8_tile,
-    mma_column_order,
-    nf4_tile,
-)
+from florilegium.fast.unpack_kernel import int8_tile, mma_column_order, nf4_tile
 
 # What is done with the sums of a tile.
 PARTIAL, GELU, QKV, SCORES = 0, 1, 2, 3
 LORA_COLUMNS = 64  # of adapters that are multiplied at once
-_PARTIAL, _GELU, _QKV, _SCORES = (tl.constexpr(kind) for kind in (PARTIAL, GELU, QKV, SCORES))  # as the kernel reads them
+_PARTIAL, _GELU, _QKV, _SCORES = (
+    tl.constexpr(kind) for kind in (PARTIAL, GELU, QKV, SCORES)
+)  # as the kernel reads them
 
 
 @triton.jit
@@ -82,7 +76,7 @@ def stored_matmul_kernel(
     """Reference: y = x @ dequantized(weight).T
 
     With l[m] = lora_b[place[m]] @ lora_x_at[m], 0 where R is 0 or place[m] is -1: PARTIAL: out[split] = a split's part of
-    y, the first with l, unscaled. SCORES: out = y. GELU: out = F.gelu(y * scale + bias + l, approximate="tanh"), its
+    y, the first with l, unscaled. SCORES: out = y * scale (of int8). GELU: out = F.gelu(y * scale + bias + l, approximate="tanh"), its
     columns in ORDER. QKV: y * scale + bias + l; its queries go to out [M, heads * D], keys and values to
     [slots, heads, capacity, D] at the rows' slots and positions.
 
@@ -101,8 +95,9 @@ def stored_matmul_kernel(
     first = tl.multiple_of(split * (K // SPLIT), 64)
     kk = tl.arange(0, BK)
     # What follows the loop is on its way while the weights are read: after it each load would take a microsecond.
-    if EPILOGUE == _GELU or EPILOGUE == _QKV:
+    if EPILOGUE != _PARTIAL and (EPILOGUE != _SCORES or BITS == 8):
         factor = tl.load(scale + n, mask=inside, other=0.0)
+    if EPILOGUE == _GELU or EPILOGUE == _QKV:  # noqa: SIM109  # the compiler knows no tuples of them
         shift = tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
     if EPILOGUE == _QKV:
         s = tl.load(slot + m, mask=m < M, other=-1)
@@ -130,17 +125,19 @@ def stored_matmul_kernel(
     if EPILOGUE == _PARTIAL:
         if R > 0:  # noqa: SIM102  # the one is known when it is compiled, the other when it runs
             if split == 0:
-                if ALONE:
+                if ALONE:  # noqa: SIM108  # the two are compiled apart
                     acc = tl.dot(b, x_at, acc)
                 else:
                     acc = _add_lora(acc, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
         # Parts are added by the norm that reads them, in one order; atomics would add them in any.
         tl.store(out + (split * M + m[None, :]).to(tl.int64) * N + n[:, None], acc, mask=real)
     elif EPILOGUE == _SCORES:
+        if BITS == 8:
+            acc *= factor[:, None]
         tl.store(out + m[None, :].to(tl.int64) * N + n[:, None], acc, mask=real)
     else:
         y = acc * factor[:, None] + shift[:, None]
-        if R > 0 and ALONE:
+        if R > 0 and ALONE:  # noqa: SIM108  # as above
             y = tl.dot(b, x_at, y)
         else:
             y = _add_lora(y, lora_b, lora_x_at, place, listed, read, m, M, N, R, PART, TOGETHER)
@@ -158,26 +155,6 @@ def stored_matmul_kernel(
             real = real & (p >= 0)[None, :]
             tl.store(keys + to, y, mask=real & (part == 1)[:, None])
             tl.store(values + to, y, mask=real & (part == 2)[:, None])
-
-
-@dataclass(frozen=True)
-class StoredWeight:
-    """A frozen linear as it is stored. bits: 8, 4 or 16; `nf4` is the table [16] and the block scales [K / 64, N],
-    float32; `split`: in how many parts its sum is cut."""
-
-    stored: torch.Tensor
-    scale_N: torch.Tensor
-    bias_N: torch.Tensor
-    N: int
-    K: int
-    bits: int
-    nf4: tuple[torch.Tensor, torch.Tensor]
-    split: int
-
-    @property
-    def column_order(self) -> int:
-        """The order in which it wants the columns of x (`unpack_kernel.mma_column_order`)."""
-        return {4: PAIR_ORDER, 8: BYTE_ORDER, 16: NATURAL_ORDER}[self.bits]
 
 
 class LoraOperands(NamedTuple):
@@ -199,44 +176,6 @@ class CacheOperands(NamedTuple):
     position_M: torch.Tensor
 
 
-def split_of(N: int, K: int) -> int:
-    """Into how many parts K is cut so that all multiprocessors have work: the weight's own, never the batch's."""
-    split = 1
-    # 16,384 outputs are 256 tiles of 64, about two for each multiprocessor
-    while N * split < 16384 and split < 8 and K % (split * 2 * 128) == 0:
-        split *= 2
-    return split
-
-
-def padded(M: int) -> tuple[int, int]:
-    """Rows of a tile for M rows, and M rounded up to whole tiles: what a buffer that the kernel reads must have."""
-    BM = 16 if M <= 16 else 32 if M <= 32 else 64 if M <= 64 else 128
-    return BM, -(-M // BM) * BM
-
-
-def tile(M: int, K: int, split: int, bits: int, *, roomy: bool) -> dict[str, int]:
-    """The tile for M rows. What is fastest for int8 and 16 bits was measured (`bench/generate/steps.py --tiles`).
-    `roomy`: the multiprocessor has the shared memory of an A100 or H100; an RTX 3090's or 4090's holds a stage less.
-
-    Always 4 warps. With 8, two of Hopper's groups, Triton 3.6 makes a program that sums int8 wrongly as soon as a
-    multiprocessor runs two of them (seen on an H200; docs/dev-log.md)."""
-    BM = padded(M)[0]
-    fixed = {"BM": BM, "BN": 64, "num_warps": 4}
-    if BM == 128 and bits != 4:
-        long = bits == 8 and roomy and K % (split * 128) == 0
-        return fixed | {"BK": 128 if long else 64, "STAGES": 3 if long or not roomy else 4}
-    # whole steps alone: the kernel's loop has no mask along K
-    if bits == 4:  # a step has one block scale for each output
-        return fixed | {"BK": 64, "STAGES": 6 - 2 * (not roomy)}
-    widest = 256 if bits == 8 and BM <= 32 else 128
-    BK = next(b for b in (widest, 128, 64) if K % (split * b) == 0)
-    return fixed | {"BK": BK, "STAGES": (3 if bits == 16 and BM == 64 else 4) - (not roomy)}
-
-
-def _roomy(device: torch.device) -> bool:
-    return device.type != "cuda" or card_of(device).is_roomy
-
-
 def stored_matmul(
     x: torch.Tensor,
     weight: StoredWeight,
@@ -251,7 +190,7 @@ def stored_matmul(
     """`x` [M padded, K] (its columns in `weight.column_order`) times `weight` into `out`. K is a multiple of 64 *
     split."""
     N, K = weight.N, weight.K
-    shape = tile(M, K, split, weight.bits, roomy=_roomy(x.device))
+    shape = tile(M, K, split, weight.bits, roomy=is_roomy(x.device))
     assert K % (64 * split) == 0 and (epilogue == PARTIAL or split == 1), "only parts of a sum can be split"
     assert x.is_contiguous() and x.shape[1] == K and len(x) >= -(-M // shape["BM"]) * shape["BM"], "x must be padded"
     assert (epilogue == QKV) == (cache is not None)

@@ -99,7 +99,8 @@ def sample(
     for i, (count, width) in enumerate(zip(counts, widths, strict=True)):
         sampling_kernel.threshold_search_kernel[(Q, programs)](
             *source, work.tops, work.sums, *search, V, chunk, Q, i, width, widths[i - 1], LOWEST,
-            COUNT=count, COUNT_BEFORE=counts[i - 1], FIRST_BEFORE=(i - 1) % PASSES == 0, FRESH=i == 0, J=CANDIDATES, STAGES=STAGES, **fixed, num_warps=8,
+            COUNT=count, COUNT_BEFORE=counts[i - 1], FIRST_BEFORE=(i - 1) % PASSES == 0, FRESH=i == 0, J=CANDIDATES, STAGES=STAGES,
+            **fixed, num_warps=8,
         )  # fmt: skip
     sampling_kernel.sample_kernel[(Q,)](
         *source, row_position, work.tops, work.sums, work.argmaxes, *search, state.uniforms, V, chunk, Q, len(counts) - 1,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from florilegium.fast.decoding.matmul_kernel import StoredWeight, split_of
+from florilegium.fast.decoding.stored_weight import StoredWeight, split_of
+from florilegium.fast.int8_head import int8_rows
 from florilegium.fast.modules import Block, Bloom, Linear, QuantState, linears, row_absmax
 from florilegium.fast.support import shared_unsupported_reason
 
@@ -83,6 +84,17 @@ def stored_weight(module: Linear) -> StoredWeight:
         (ones, ones),
         split,
     )
+
+
+def stored_head(head_VW: torch.Tensor, *, int8: bool) -> StoredWeight:
+    """The head as it is, in 16 bits, or a copy of it in int8. Unsplit: a vocabulary has tiles enough for all
+    multiprocessors."""
+    ones = torch.ones(1, dtype=torch.float32, device=head_VW.device)
+    V, W = head_VW.shape
+    if not int8:
+        return StoredWeight(head_VW, ones, ones, V, W, 16, (ones, ones), 1)
+    int8_VW, scale_V = int8_rows(head_VW)
+    return StoredWeight(int8_VW.view(torch.int32), scale_V, ones, V, W, 8, (ones, ones), 1)
 
 
 def unsupported_reason(bloom: Bloom, device: torch.device, compute: torch.dtype) -> str:
