@@ -73,7 +73,9 @@ class RoundedLinear(torch.autograd.Function):
         elif kind == "fp8":
             weight_NK = rounded(weight_NK, kind)
         ctx.weight_NK = weight_NK
-        return torch.nn.functional.linear(rounded(given, kind), weight_NK, None if bias_N is None else bias_N.float()).to(x.dtype)
+        return torch.nn.functional.linear(
+            rounded(given, kind), weight_NK, None if bias_N is None else bias_N.float()
+        ).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -105,7 +107,9 @@ def trained_losses(flags: argparse.Namespace, kind: str, seed: int) -> list[np.n
     """Of held-out rows, by an adapter that was trained with this rounding."""
     folder = Path(flags.folder) / f"{kind}{'-backward' if flags.backward else ''}-{seed}"
     values = {"data": flags.data, "model": flags.model, "bits": 8, "seed": seed, "max_steps": flags.steps}
-    values |= {"verdict_texts": 0, "eval_every": flags.steps, "kernels": KERNELS, "output": str(folder), "force": True}
+    # float32, so that what is rounded is the products alone
+    values |= {"verdict_texts": 0, "eval_every": flags.steps, "kernels": KERNELS, "device": "cpu", "dtype": "float32"}
+    values |= {"output": str(folder), "force": True}
     with rounding(kind, flags.backward):
         tuned = train_config(make_config(values), NullView()).tuned
     material = read_eval_data(folder)
@@ -130,7 +134,7 @@ def say(kind: str, losses: Sequence[np.ndarray], plain: Sequence[np.ndarray]) ->
     change = difference([float(row.sum()) for row in losses], [float(row.sum()) for row in plain], tokens)
     if change is not None and change.value:
         shares = [value / (mean - change.value) for value in (change.value, change.low, change.high)]
-        line += f", {change.value:+.4f}: {shares[0]:+.3%} ({shares[1]:+.3%} to {shares[2]:+.3%})"
+        line += f", {change.value:+.4f}: {shares[0]:+.3%} ({shares[1]:+.3%} to {shares[2]:+.3%} over rows alone)"
     print(line, flush=True)
 
 

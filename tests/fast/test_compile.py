@@ -99,7 +99,8 @@ def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
     part = min(rank, 64)
     adapter = {"R": rank, "PART": part, "TOGETHER": matmul_kernel.LORA_COLUMNS // part}
     adapter = {"R": 0, "PART": 1, "TOGETHER": 0} if form == 16 else adapter
-    adapter |= {"ALONE": False}
+    alone = rank == 16 and form != 16 and matmul_kernel.reads_b_early(rank, tile["BM"], roomy=LIMITS[arch] > ROOMY)
+    adapter |= {"TOGETHER": 0, "ALONE": True} if alone else {"ALONE": False}
     fixed = {
         "EPILOGUE": kind,
         "BITS": form,
@@ -118,8 +119,9 @@ def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
 @pytest.mark.parametrize("form", [8, 4, pytest.param(16, marks=SLOW)])
 @pytest.mark.parametrize("width", [1024, *(pytest.param(w, marks=SLOW) for w in (512, 1536, 2048, 2560, 4096))])
 # the smallest tile, that of 64 rows, which comes nearest to an RTX 3090's shared memory, and the largest
-@pytest.mark.parametrize("M", [16, 64, 256, *(pytest.param(M, marks=SLOW) for M in (32, 128))])
-def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> None:
+@pytest.mark.parametrize("M", [16, 32, 64, 256, pytest.param(128, marks=SLOW)])
+@pytest.mark.parametrize("rank", [16, 32])
+def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int, rank: int) -> None:
     """With the split that each weight has: how its loads are staged depends on it."""
     products = (
         (3 * width, width, matmul_kernel.QKV),
@@ -131,7 +133,8 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> No
         split = 1 if kind else stored_weight.split_of(N, K)
         tile = stored_weight.tile(M, K, split, form, roomy=LIMITS[arch] > ROOMY)
         options = {"num_warps": tile.pop("num_warps")}
-        adapter = {"R": 16, "PART": 16, "TOGETHER": 0, "ALONE": tile["BM"] <= 64}
+        alone = matmul_kernel.reads_b_early(rank, tile["BM"], roomy=LIMITS[arch] > ROOMY)
+        adapter = {"R": rank, "PART": rank, "TOGETHER": 0, "ALONE": alone}
         fixed = {
             "EPILOGUE": kind,
             "BITS": form,
@@ -149,8 +152,10 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int) -> No
 
 @pytest.mark.parametrize("arch", CARDS)
 def test_what_lies_between_the_matmuls(arch: int) -> None:
-    enter = {"HAS_UPDATE": True, "SPLIT": 2, "R": 16, "EACH": 4, "GATHER": False, "ORDER": 8, "BLOCK": 4096}
-    compiled(block_kernel.residual_norm_kernel, arch, enter, {"num_warps": 8}, bias="*bf16")
+    enter = {"HAS_UPDATE": True, "SPLIT": 4, "R": 16, "GATHER": False, "ORDER": 8}
+    for width in (1024, 4096, 5120, 14336):
+        shape = {"EACH": block_kernel.columns_each(width), "BLOCK": triton.next_power_of_2(width)}
+        compiled(block_kernel.residual_norm_kernel, arch, enter | shape, {"num_warps": 8}, bias="*bf16")
     project = {"R": 16, "EACH": 2, "BLOCK": 4096}
     compiled(block_kernel.down_projection_kernel, arch, project, {"num_warps": 4})
     attend = {"ORDER": 8, "BLOCK_D": 128, **cached_attention_kernel.TILE}

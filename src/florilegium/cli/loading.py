@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ def loading_pytorch() -> Iterator[None]:
         yield
         return
     refuse_little_room(largest_address_space())
+    usual = gc.get_threshold()
+    # A million objects that all stay: the collector would look through them again and again. Young garbage goes as ever.
+    gc.set_threshold(*usual[:2], 100 * usual[2])
     with contextlib.suppress(OSError):  # nobody reads stderr: no reason to fail
         is_terminal = sys.stderr.isatty()
         sys.stderr.write("loading PyTorch ..." + ("" if is_terminal else "\n"))
@@ -35,6 +39,8 @@ def loading_pytorch() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()
+        gc.set_threshold(*usual)
         if sys.stderr.isatty():
             with contextlib.suppress(OSError):
                 sys.stderr.write("\r\x1b[2K")

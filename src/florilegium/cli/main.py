@@ -30,15 +30,12 @@ ALIASES = {"ui": ["serve", "--open"]}  # commands that are another one with a fl
 
 
 def command_line() -> int:
-    """`main` for a process of its own, whose modules stay until it ends: a million objects, which Python's collector would
-    look through again and again. Together it took 1.8 of the 12 seconds of a run of two steps."""
-    young, middle, full = gc.get_threshold()
-    # young garbage goes as ever; a server lives long enough to have old garbage too
-    gc.set_threshold(young, middle, full if sys.argv[1:2] in (["serve"], ["ui"]) else 100 * full)
+    """`main` for a process of its own, whose modules stay until it ends: a million objects, which the interpreter would look
+    through for garbage as it ends, for more than a second."""
     try:
         return main()
     finally:
-        gc.freeze()  # the interpreter looks for garbage as it ends, and would look there
+        gc.freeze()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

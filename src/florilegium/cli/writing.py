@@ -14,6 +14,7 @@ from florilegium.cli.flags import given_run
 from florilegium.cli.loading import ModelLoading, loading_pytorch
 from florilegium.cli.screen import json_line, print_line
 from florilegium.config import SamplingSettings
+from florilegium.errors import UsageError
 from florilegium.storage.run_directory import adapter_folder, find_run
 
 if TYPE_CHECKING:
@@ -51,13 +52,20 @@ def add_where_it_runs(command: CommandParser) -> None:
 
 def add_int8_head(command: CommandParser) -> None:
     command.add_argument(
-        "--int8-head", action="store_true", help="on a GPU: write by an int8 copy of the head; says its loss"
+        "--int8-head", action="store_true", help="on a GPU: write by an int8 copy of the head; prints what its loss is"
     )
 
 
 def kernels_for(flags: argparse.Namespace) -> str:
-    """The kernels by which texts are written."""
-    return "auto,int8-head" if flags.int8_head else "auto"
+    """The kernels by which texts are written. Raises UsageError where a head in int8 cannot be had; torch is there."""
+    if not flags.int8_head:
+        return "auto"
+    from florilegium.model import choose_device, fast_paths
+
+    _, reason = fast_paths.select_kernels("auto,int8-head", choose_device(flags.device), flags.bits or 8)
+    if reason:
+        raise UsageError(f"--int8-head: {reason}", "Leave it out")
+    return "auto,int8-head"
 
 
 def say_notes(tuned: Tuned) -> None:
@@ -82,15 +90,9 @@ def load_tuned(flags: argparse.Namespace) -> Tuned:
     adapter_folder(find_run(given_run(flags)))  # before torch is imported
     with loading_pytorch():
         from florilegium.generation.tuned import load
+    where = {"model": flags.model, "bits": flags.bits, "device": flags.device, "kernels": kernels_for(flags)}
     with ModelLoading() as progress:
-        tuned = load(
-            given_run(flags),
-            model=flags.model,
-            bits=flags.bits,
-            device=flags.device,
-            kernels=kernels_for(flags),
-            progress=progress,
-        )
+        tuned = load(given_run(flags), **where, progress=progress)
     say_notes(tuned)
     return tuned
 

@@ -2,6 +2,7 @@
 
 from florilegium.config.checks import TRACKERS, make_config
 from florilegium.config.files import as_dict, dump_config, read_config
+from florilegium.config.kernel_names import named_kernels
 from florilegium.config.of_run import read_run_config
 from florilegium.config.renamed import RENAMED, current_setting, current_settings, settings_of_run
 from florilegium.config.sampling import SamplingSettings
@@ -18,6 +19,7 @@ __all__ = [
     "current_settings",
     "dump_config",
     "make_config",
+    "named_kernels",
     "read_config",
     "read_run_config",
     "settings_of_run",

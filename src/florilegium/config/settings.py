@@ -107,7 +107,10 @@ class TrainConfig:
     device: str = setting("auto", "where to train", group="model", choices=("auto", "cpu", "cuda"))
     dtype: str = setting("auto", "compute dtype", group="model", choices=("auto", "bfloat16", "float16", "float32"))
     kernels: str = setting(
-        "auto", "fast kernels: auto, off, or names such as fused-blocks,chunked-loss", group="model", metavar="NAMES"
+        "auto",
+        "fast kernels: auto, off, or names such as fused-blocks,chunked-loss or auto,int8-head",
+        group="model",
+        metavar="NAMES",
     )
     memory: str = setting(
         "auto",

@@ -17,7 +17,7 @@ from florilegium.fast.card import card_of, no_bfloat16
 from florilegium.fast.compile_pool import compiled_so_far
 from florilegium.fast.head_loss import head_losses
 from florilegium.fast.host_blocks import HostBlocks
-from florilegium.fast.int8_head import int8_head_losses
+from florilegium.fast.int8_head import losses_of_both_heads
 from florilegium.fast.modules import Bloom, blocks_of
 from florilegium.fast.recording import empty_cache
 from florilegium.fast.training.cuda_graph import CudaGraphRunner
@@ -48,6 +48,8 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
             return names, f"unknown kernel {name!r}; available: {', '.join(NAMES)}"
         if reasons[name]:
             return names, f"kernel {name!r} is not supported here: {reasons[name]}"
+    if "int8-head" in names and "fast-decode" not in names:
+        return names, "'int8-head' is the head of 'fast-decode', which is not among them"
     return names, ""
 
 
@@ -191,8 +193,8 @@ __all__ = [
     "frozen_linear",
     "head_losses",
     "install_kernels",
-    "int8_head_losses",
     "layers_unsupported",
+    "losses_of_both_heads",
     "make_block_stack",
     "make_decoder",
     "make_fused_layers",

@@ -1,15 +1,15 @@
 """The head in int8, a scale a row, for writing (`--kernels auto,int8-head`).
 
 BLOOM's head is its embedding, which no quantisation touches: bloom-7b1's has 2.1 of the 8.1 GB that a token reads. A copy in
-int8 has half of that. It rounds what the model has in 16 bits, and so is no default: `int8_head_losses` says what it
-costs, beside the model's own loss on the same text. Shapes: V vocabulary, W width, N positions."""
+int8 has half of that. It rounds what the model has in 16 bits, and so is no default: `losses_of_both_heads` says what it
+costs. Shapes: V vocabulary, W width, N positions."""
 
 from __future__ import annotations
 
 import torch
 
-ROWS = 16384  # that are rounded at a time: none of the copies on the way has a vocabulary's size
-POSITIONS = 256  # whose scores are made at a time
+ROWS = 16384  # that are rounded at a time: no other copy on the way has a vocabulary's size
+POSITIONS = 1024  # whose scores of so many rows are made at a time
 
 
 def int8_rows(weight_VW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,17 +25,36 @@ def int8_rows(weight_VW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return int8_VW, scale_V
 
 
-def int8_head_losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """The loss of each target, float32 [N], where the head is read in int8.
+def losses_of_both_heads(
+    hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of each target, float32 [N], by the head as it is and by `int8_rows` of it, from scores in float32: a
+    score in bfloat16 is off by more than the two differ.
 
-    Reference: F.cross_entropy(hidden @ (codes * scale[:, None]).T, targets, reduction="none")"""
-    int8_VW, scale_V = int8_rows(weight_VW)
-    int8_VW = int8_VW.to(hidden_NW.dtype)  # exact: up to 127 fit 8 bits
+    Reference: F.cross_entropy(hidden.float() @ head.float().T, targets, reduction="none"), of both heads"""
     pieces = [slice(start, start + POSITIONS) for start in range(0, len(targets_N), POSITIONS)]
-    losses = [
-        torch.nn.functional.cross_entropy(
-            (hidden_NW[piece] @ int8_VW.T).float() * scale_V, targets_N[piece], reduction="none"
-        )
-        for piece in pieces
-    ]
-    return torch.cat(losses)
+    found = [_losses(hidden_NW[piece], weight_VW, targets_N[piece]) for piece in pieces]
+    plain, rounded = zip(*found, strict=True)
+    return torch.cat(plain), torch.cat(rounded)
+
+
+def _losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> list[torch.Tensor]:
+    """A share of the vocabulary at a time: logsumexp as it grows, and the target's own score when it comes."""
+    sums = [torch.full((len(targets_N),), float("-inf"), device=hidden_NW.device) for _ in range(2)]
+    own = [torch.zeros(len(targets_N), device=hidden_NW.device) for _ in range(2)]
+    for start in range(0, len(weight_VW), ROWS):
+        rows = weight_VW[start : start + ROWS]
+        int8, scale = int8_rows(rows)
+        here = (targets_N >= start) & (targets_N < start + len(rows))
+        column = torch.where(here, targets_N - start, 0)[:, None]
+        # up to 127 is exact in 8 bits
+        for kind, scores in enumerate((_scores(hidden_NW, rows), _scores(hidden_NW, int8.to(rows.dtype)) * scale)):
+            sums[kind] = torch.logaddexp(sums[kind], scores.logsumexp(1))
+            own[kind] = torch.where(here, scores.gather(1, column)[:, 0], own[kind])
+    return [total - score for total, score in zip(sums, own, strict=True)]
+
+
+def _scores(hidden_NW: torch.Tensor, rows_VW: torch.Tensor) -> torch.Tensor:
+    if hidden_NW.is_cuda and hidden_NW.dtype == rows_VW.dtype != torch.float32:
+        return torch.mm(hidden_NW, rows_VW.T, out_dtype=torch.float32)
+    return hidden_NW.float() @ rows_VW.float().T

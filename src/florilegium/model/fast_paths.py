@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from florilegium import reference
+from florilegium.config import named_kernels
 from florilegium.model.families import head_weight
 from florilegium.model.kernel_protocols import BlockStack, GraphRunner, HeadLosses, HostBlocks, LayerRunner, SlotDecoder
 from florilegium.reference import LogitRule
@@ -45,7 +46,7 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
 def unknown_kernel(request: str) -> str:
     """Of a `request` for kernels of a card that is not here: why it is none, or an empty string."""
     known = ("auto", "off", *(fast.NAMES if HAS_FAST else ()))
-    unknown = (name for name in map(str.strip, request.split(",")) if name and name not in known)
+    unknown = (name for name in named_kernels(request) if name not in known)
     name = next(unknown, "")
     return f"unknown kernel {name!r}; available: {', '.join(known[2:])}" if name else ""
 
@@ -123,9 +124,11 @@ def attention(
     return reference.sdpa_attention(document_BT, slopes_H, dtype)
 
 
-def int8_head_losses(loaded: LoadedModel, hidden_NW: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """The losses of `head_losses` where the head is read in int8, as a decoder with `int8-head` does."""
-    return fast.int8_head_losses(hidden_NW, head_weight(loaded.model).detach(), targets_N)
+def losses_of_both_heads(
+    loaded: LoadedModel, hidden_NW: torch.Tensor, targets_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the head as it is, and read in int8 as a decoder with `int8-head` does: both from scores in float32."""
+    return fast.losses_of_both_heads(hidden_NW, head_weight(loaded.model).detach(), targets_N)
 
 
 def supports_int8_matmul(loaded: LoadedModel) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from florilegium.config import TrainConfig
+from florilegium.config import TrainConfig, named_kernels
 from florilegium.model.families import packs
 from florilegium.model.skeleton import Skeleton
 
@@ -24,8 +24,7 @@ def fused_unsupported(skeleton: Skeleton, config: TrainConfig) -> str:
         return "it is for BLOOM models"
     if config.bits not in (8, 4):
         return "it requires the fused-blocks kernel, on a base of 8 or 4 bits"
-    names = [name.strip() for name in config.kernels.split(",")]
-    if config.kernels != "auto" and "fused-blocks" not in names:
+    if not {"auto", "fused-blocks"} & {*named_kernels(config.kernels)}:
         return "--kernels leaves the fused blocks out"
     if config.dtype not in ("auto", "bfloat16"):
         return f"the fused blocks compute in bfloat16, and --dtype is {config.dtype}"

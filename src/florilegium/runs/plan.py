@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from florilegium.config import TrainConfig
+from florilegium.config import TrainConfig, named_kernels
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel, fast_paths
 from florilegium.model.card_memory import free_memory
@@ -170,7 +170,7 @@ def _refused(prepared: Prepared, loaded: LoadedModel, name: str, streamed: int) 
     texts = name in fast_paths.WRITING and prepared.stages
     reason = "a process of a pipeline cannot write texts" if texts else ""
     reason = reason or fast_paths.unsupported(name, loaded, streamed)
-    if reason and name in map(str.strip, prepared.requested_kernels.split(",")):
+    if reason and name in named_kernels(prepared.requested_kernels):
         raise UsageError(
             f"--kernels: {name!r} is not supported here: {reason}", "Use --kernels auto, or leave that name out"
         )

@@ -5,7 +5,7 @@ What a family can do is tried on the model itself (`model/document_packing.py`).
 
 from __future__ import annotations
 
-from florilegium.config import TrainConfig
+from florilegium.config import TrainConfig, named_kernels
 from florilegium.errors import UsageError
 from florilegium.model import LoadedModel
 from florilegium.model.document_packing import Packing, find_packing, fused_layers_unsupported
@@ -33,7 +33,7 @@ def layers_unsupported(prepared: Prepared, loaded: LoadedModel, documents: Packi
     """Why the layers of another family run as Transformers has them, or an empty string. It is tried. Raises UsageError
     where they were asked for by name."""
     reason = _layers_reason(prepared.config, prepared, loaded, documents)
-    if reason and prepared.requested_kernels != "auto":
+    if reason and "fused-layers" in named_kernels(prepared.requested_kernels):
         raise UsageError(
             f"--kernels: 'fused-layers' is not supported here: {reason}", "Use --kernels auto, or leave that name out"
         )

@@ -25,7 +25,7 @@ from florilegium.model import LoadedModel, attach_adapter, load_base
 from florilegium.model.families import head_weight
 from florilegium.model.families.bloom import bloom_model
 from florilegium.model.shared_base import shared
-from tests.fast.decoding.interpreted import CUDA, DEVICE, EOS, on_a_card, runs_kernels
+from tests.fast.decoding.interpreted import CUDA, DEVICE, EOS, error, on_a_card, runs_kernels
 from tests.tiny import save_tiny
 
 pytestmark = runs_kernels
@@ -143,7 +143,7 @@ def test_a_head_in_int8_is_its_rounded_numbers(tmp_path: Path) -> None:
     asked = [Request([7, 9, 11], 0, SamplingSettings(max_new_tokens=6, temperature=0.0))]
     head = torch.randn_like(head_weight(model).float())  # another than the embedding, so that ties are none
     codes, scale = int8_rows(head)
-    texts = []
+    texts, scores, bits = [], [], []
     for given, int8 in ((head, True), (codes.float() * scale[:, None], False), (head, False)):
         decoder = Decoder(
             bloom_model(model), given, slots=1, capacity=64, eos=EOS, max_rows=4, int8_head=int8, cuda_graphs=False
@@ -151,7 +151,10 @@ def test_a_head_in_int8_is_its_rounded_numbers(tmp_path: Path) -> None:
         writer = ContinuousBatcher(decoder)
         writer.add(asked[0])
         texts.append(collect(all_steps(writer), 1)[0].token_ids)
-    assert texts[0] == texts[1] and decoder.head.bits == 16
+        scores.append(decoder.scores.clone())
+        bits.append(decoder.head.bits)
+    assert bits == [8, 16, 16] and texts[0] == texts[1] == texts[2]  # so the last step's scores are of one text
+    assert error(scores[0], scores[1]) < 1e-5 < 1e-3 < error(scores[0], scores[2])
 
 
 @on_a_card

@@ -77,17 +77,11 @@ def run(flags: argparse.Namespace) -> None:
             from florilegium.generation.tuned import load
             from florilegium.serve.run import serve
 
+        where = {"model": flags.model, "bits": flags.bits, "device": flags.device, "kernels": kernels_for(flags)}
+
         def load_run(run: Path, bases: Bases) -> Tuned:
             with ModelLoading() as progress:
-                tuned = load(
-                    run,
-                    model=flags.model,
-                    bits=flags.bits,
-                    device=flags.device,
-                    kernels=kernels_for(flags),
-                    bases=bases,
-                    progress=progress,
-                )
+                tuned = load(run, **where, bases=bases, progress=progress)
             say_notes(tuned)
             return tuned
 

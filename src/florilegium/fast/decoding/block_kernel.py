@@ -154,6 +154,11 @@ class LoraInput(NamedTuple):
     x_at_MR: torch.Tensor
 
 
+def columns_each(W: int) -> int:
+    """Of x A^T, that a program makes: fewer of a wide row, whose numbers must stay in registers."""
+    return max(1, min(COLUMNS_EACH, COLUMNS_EACH * 4096 // triton.next_power_of_2(W)))
+
+
 def _row_launch(W: int) -> dict[str, int]:
     """A row in one program, as in training, but of 8 warps at most: a step has few rows, and many programs a row."""
     block = triton.next_power_of_2(W)
@@ -198,9 +203,8 @@ def residual_norm(
         else (unused, unused, unused, 1)
     )
     a, place, lora_x_at = lora or (unused,) * 3
-    R = a.shape[1] if lora else 0  # a power of two from 16, so `each` divides it
-    # fewer of a wide row, whose numbers must stay in registers
-    each = max(1, min(COLUMNS_EACH, COLUMNS_EACH * 4096 // W))
+    R = a.shape[1] if lora else 0  # a power of two from 16, so `each`, one up to 4, divides it
+    each = columns_each(W)
     residual_norm_kernel[(num_rows if rows is not None else M, 1 + (R // each if R else 0))](
         residual_MW, partial, scale, bias, norm.weight, norm.bias, after_MW, normed_MW, a, place, lora_x_at,
         unused if rows is None else rows, M, W, norm.eps,

@@ -176,6 +176,11 @@ class CacheOperands(NamedTuple):
     position_M: torch.Tensor
 
 
+def reads_b_early(R: int, BM: int, *, roomy: bool) -> bool:
+    """Whether B of one adapter and its x A^T fit beside what is under way."""
+    return BM <= 64 and (32 if roomy else 16) >= R
+
+
 def stored_matmul(
     x: torch.Tensor,
     weight: StoredWeight,
@@ -198,7 +203,7 @@ def stored_matmul(
     places, _, R = b.shape if lora else (1, N, 0)
     part = min(R, 64) or 1
     together = 0 if places == 1 else LORA_COLUMNS // part
-    alone = places == 1 and R <= 32 and shape["BM"] <= 64  # beside more sums it would not fit
+    alone = places == 1 and reads_b_early(R, shape["BM"], roomy=is_roomy(x.device))
     assert lora is None or (
         b.is_contiguous() and lora_x_at.is_contiguous() and (len(listed) - 1) % (together or 1) == 0
     )
