@@ -40,8 +40,8 @@ def losses_of_both_heads(
 
 def _losses(hidden_NW: torch.Tensor, weight_VW: torch.Tensor, targets_N: torch.Tensor) -> list[torch.Tensor]:
     """A share of the vocabulary at a time: logsumexp as it grows, and the target's own score when it comes."""
-    sums = [torch.full((len(targets_N),), float("-inf"), device=hidden_NW.device) for _ in range(2)]
-    own = [torch.zeros(len(targets_N), device=hidden_NW.device) for _ in range(2)]
+    empty_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_NW.device)
+    sums, own = [empty_N - float("inf")] * 2, [empty_N] * 2
     for start in range(0, len(weight_VW), ROWS):
         rows = weight_VW[start : start + ROWS]
         int8, scale = int8_rows(rows)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florilegium.config import SamplingSettings, named_kernels
+from florilegium.config import SamplingSettings
 from florilegium.data import Template
 from florilegium.data.novelty import NoveltyIndex
 from florilegium.errors import UsageError
@@ -239,18 +239,13 @@ def load(
     revision = facts.revision if model is None else None
     held = check_bits(name, revision, bits, facts.bits or 8)
     compute = "float32" if where.type == "cpu" and held in (8, 4) else "auto"
-    names, reason = fast_paths.select_kernels(kernels, where, held)
-    if reason:
-        raise UsageError(f"kernels={kernels!r}: {reason}", "Use 'auto', or leave that name out")
+    names = fast_paths.kernels_for_texts(kernels, where, held)
     rehearse_adapter(adapter, name, revision, held)
     get_base = bases.get if bases else load_base
     base = get_base(name, bits=held, device=where, compute=compute, revision=revision, progress=progress)
     tuned_model = load_adapter(base, adapter)
     loaded = LoadedModel(base, tuned_model, names)
-    asked = {*fast_paths.WRITING, "flex-attention"}.intersection(named_kernels(kernels))
-    reason = next(filter(None, (fast_paths.unsupported(name, loaded) for name in sorted(asked))), "")
-    if reason:
-        raise UsageError(f"kernels={kernels!r}: {reason}", "Use 'auto', or leave that name out")
+    fast_paths.refuse_for_texts(kernels, loaded)
     fast_paths.install_kernels(tuned_model, names)
     index = RunDirectory(adapter.parent).training_ngrams
     return Tuned(

@@ -16,6 +16,7 @@ import torch
 
 from florilegium import reference
 from florilegium.config import named_kernels
+from florilegium.errors import UsageError
 from florilegium.model.families import head_weight
 from florilegium.model.kernel_protocols import BlockStack, GraphRunner, HeadLosses, HostBlocks, LayerRunner, SlotDecoder
 from florilegium.reference import LogitRule
@@ -24,6 +25,7 @@ HAS_FAST = importlib.util.find_spec("florilegium.fast") is not None
 NONE_HERE = "this installation has no fast kernels"
 WRITING = ("fast-decode", "int8-head")
 OF_THE_MODEL = ("fused-blocks", "fused-layers", *WRITING, "flex-attention")  # it decides, not the machine alone
+LEAVE_OUT = "Use 'auto', or leave that name out"
 PIECE = 1024  # rows of logits at a time, where the chunked loss is not installed
 
 if HAS_FAST:
@@ -41,6 +43,21 @@ def select_kernels(request: str, device: torch.device, bits: int) -> tuple[tuple
     if HAS_FAST:
         return fast.select_kernels(request, device, bits)
     return (), "" if request in ("auto", "off") else NONE_HERE
+
+
+def kernels_for_texts(request: str, device: torch.device, bits: int) -> tuple[str, ...]:
+    """Those of `select_kernels`, before the base is read. Raises UsageError with the reason."""
+    names, reason = select_kernels(request, device, bits)
+    if reason:
+        raise UsageError(f"kernels={request!r}: {reason}", LEAVE_OUT)
+    return names
+
+
+def refuse_for_texts(request: str, loaded: LoadedModel) -> None:
+    """Raises UsageError for a kernel of `request` that was named and cannot write texts of this model."""
+    for name in sorted({*WRITING, "flex-attention"} & {*named_kernels(request)}):
+        if reason := unsupported(name, loaded):
+            raise UsageError(f"kernels={request!r}: {reason}", LEAVE_OUT)
 
 
 def unknown_kernel(request: str) -> str:
