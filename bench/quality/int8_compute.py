@@ -96,11 +96,12 @@ def rounding(kind: str, backward: bool) -> Iterator[None]:
     """Inside, frozen linears compute so; `plain`: as ever."""
     ours = frozen_linear.FrozenLinear
     RoundedLinear.kind, RoundedLinear.backward_too = kind, backward
+    # a class is put in another's place, which mypy allows to none
     frozen_linear.FrozenLinear = ours if kind == "plain" else RoundedLinear  # type: ignore[misc,assignment]
     try:
         yield
     finally:
-        frozen_linear.FrozenLinear = ours  # type: ignore[misc]
+        frozen_linear.FrozenLinear = ours  # type: ignore[misc]  # as above
 
 
 def trained_losses(flags: argparse.Namespace, kind: str, seed: int) -> list[np.ndarray]:

@@ -122,7 +122,7 @@ def test_decoding_matmuls(arch: int, form: int, M: int, rank: int) -> None:
 @pytest.mark.parametrize("M", [16, 32, 64, 256, pytest.param(128, marks=SLOW)])
 @pytest.mark.parametrize("rank", [16, 32])
 def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int, rank: int) -> None:
-    """With the split that each weight has: how its loads are staged depends on it."""
+    """With the split that each weight has: how its loads are staged, and how wide they are, depends on it."""
     products = (
         (3 * width, width, matmul_kernel.QKV),
         (width, width, 0),
@@ -147,7 +147,11 @@ def test_every_matmul_of_a_block(arch: int, form: int, width: int, M: int, rank:
             **tile,
         }
         stored, out = "*bf16" if form == 16 else "*i32", "*bf16" if kind else "*fp32"
-        compiled(matmul_kernel.stored_matmul_kernel, arch, fixed, options, weight=stored, out=out)
+        made = compiled(matmul_kernel.stored_matmul_kernel, arch, fixed, options, weight=stored, out=out)
+        # x and the weight 16 bytes a thread, whatever the split; NF4's block scales are single numbers
+        sizes = re.findall(r"cp\.async\.c[ag]\S* .*?, (0x[0-9a-f]+)", made.asm["ptx"])
+        few = sizes.count("0x4") if form == 4 else 0
+        assert sizes.count("0x10") == len(sizes) - few > 2 * few - 1, (N, K, split, set(sizes))
 
 
 @pytest.mark.parametrize("arch", CARDS)
