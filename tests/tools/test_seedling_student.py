@@ -147,4 +147,4 @@ def test_training_ends_on_the_finest_rows():
     rows, fine = torch.zeros(40, 5, dtype=torch.int16), torch.ones(7, 5, dtype=torch.int16)
     shares = [batch_of(step, 100, rows, fine, 20, 0).float().mean().item() for step in range(100)]
     assert all(share == 0 for share in shares[: int(100 * FINE_FROM)])
-    assert shares[int(100 * FINE_FROM) :] == pytest.approx([int(FINE_SHARE * 20) / 20] * 25)
+    assert shares[int(100 * FINE_FROM) :] == pytest.approx([int(FINE_SHARE * 20) / 20] * (100 - int(100 * FINE_FROM)))

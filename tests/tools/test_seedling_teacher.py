@@ -63,6 +63,7 @@ def test_teacher_says_how_likely_an_answer_is_and_which_token_leads(tiny_llama, 
     none_V, kept_V = torch.zeros(97, dtype=torch.bool), torch.arange(97) % 7 != 3
     ours = decoder.Decoder(model, 2, 40, decoder.Sampling(temperature=0, presence=0.0), none_V, none_V, kept_V, (8, 1))
     ours.share([5, 6])
+    ours.keeps_states = True
     requests = [decoder.Request([8, 9, 11], 1, 4, one_line=False), decoder.Request([4], 1, 6, one_line=False)]
     for answer in ours.answers(requests):
         request = requests[answer.index]
@@ -75,6 +76,9 @@ def test_teacher_says_how_likely_an_answer_is_and_which_token_leads(tiny_llama, 
         of_each = logits[begins - 1 : -1].log_softmax(-1).gather(1, chosen[:, None])
         assert answer.likelihood == pytest.approx(of_each.mean().item(), rel=1e-4)
         assert answer.lead == pytest.approx((logits[-2, 8] - logits[-2, 1]).item(), abs=1e-4)
+        assert answer.state_D is not None
+        again = (answer.state_D.float() @ model.lm_head.weight.detach().T).masked_fill(~kept_V, float("-inf"))
+        assert again.argmax() == chosen[-1] and torch.allclose(again[kept_V], logits[-2][kept_V], rtol=0.01, atol=0.02)
 
 
 def test_teacher_stops_at_its_stop_tokens(tiny_llama):
@@ -145,8 +149,9 @@ def test_a_tiny_teacher_writes_and_judges_a_chunk():
     )  # fmt: skip
     sampling = decoder.Sampling(0.8, 0.1, 0.2)
     ours = teacher.make_decoder(Qwen2ForCausalLM(config).eval(), tokenizer, 16, 1200, sampling)
-    rows = teacher.answer_chunk(ours, asked, tokenizer)
+    rows, states = teacher.answer_chunk(ours, asked, tokenizer)
+    assert states.shape == (sum("sense" in row for row in rows), 17)
     assert {row["form"] for row in rows} >= {"saying"} and len(rows) > 25
     assert all(row["likelihood"] < 0 and "\n" not in row["text"] for row in rows if row["form"] == "saying")
     judged = teacher.judge(ours, ["A good man waits.", "Time is time."], tokenizer)
-    assert sorted(judged) == [0, 1] and judged[0] != judged[1]
+    assert sorted(judged) == [0, 1] and judged[0].lead != judged[1].lead

@@ -125,7 +125,7 @@ def test_prompts_are_seeded_and_diverse():
     first, again, other = (list(prompts(0, chunk, 500)) for chunk in (3, 3, 4))
     assert first == again and first != other
     assert len(CORE) == 80 and len(EXTRA) >= 200 and not set(CORE) & set(EXTRA)
-    assert len({(prompt.request, prompt.opening) for prompt in first}) > 490
+    assert len({(prompt.request, prompt.opening) for prompt in first}) > 480
 
 
 def test_the_teachers_opinion_drops_what_it_doubts():
@@ -142,7 +142,7 @@ def test_the_teachers_opinion_drops_what_it_doubts():
     assert opinion({"form": "saying", "likelihood": -0.1}, least, least_sense) == "senseless"  # it was not judged
     assert opinion(rows[-1], least, least_sense) == ""
     kept = sum(not opinion(row, least, least_sense) for row in rows[:-1])
-    assert 50 <= kept <= 60
+    assert 35 <= kept <= 50
 
 
 def test_candidates_are_sensible_and_unlike_each_other(tmp_path):

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STAGES = ("prompts", "teacher", "candidates", "filter", "tokenizer", "pretrain", "measure", "general", "export")
+STAGES = ("prompts", "teacher", "readings", "taste", "candidates", "filter", "tokenizer", "pretrain", "measure", "general",
+          "export")  # fmt: skip
 PACKAGE_FOLDER = Path(__file__).parents[2] / "src" / "florilegium" / "seedling"
 
 
@@ -71,6 +72,18 @@ def teach(options: argparse.Namespace) -> None:
     )
 
 
+def draw_readings(options: argparse.Namespace) -> None:
+    from . import taste
+
+    taste.run_readings(options.work, options.seed)
+
+
+def learn_taste(options: argparse.Namespace) -> None:
+    from . import taste
+
+    taste.run(options.work)
+
+
 def sieve(options: argparse.Namespace) -> None:
     from . import filter
 
@@ -115,7 +128,23 @@ def ship(options: argparse.Namespace) -> None:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = dict(
-    zip(STAGES, (show_prompts, teach, propose, sieve, make_tokenizer, train, judge, write_general, ship), strict=True)
+    zip(
+        STAGES,
+        (
+            show_prompts,
+            teach,
+            draw_readings,
+            learn_taste,
+            propose,
+            sieve,
+            make_tokenizer,
+            train,
+            judge,
+            write_general,
+            ship,
+        ),
+        strict=True,
+    )  # fmt: skip
 )
 
 

@@ -6,6 +6,10 @@ Several query heads share a key head (grouped queries), so the kernel reads each
 and stops at the row's own position: the padded rest of the cache costs nothing. The new key never goes through memory:
 it opens the running softmax.
 
+The first `shared_1` positions are the same in every row (what all requests begin with, ten times as long as what follows).
+A first kernel mixes them for all rows at once, out of row 0, as a matrix product; the second goes on from there (Juravsky
+et al. 2024, arXiv:2402.05099).
+
     B rows   H query heads   K key heads   G = H / K   L cache length   E head size
 """
 
@@ -22,7 +26,7 @@ except ImportError:  # a machine without a GPU takes the plain twin
 
 def attend_plain(
     query_BHE: torch.Tensor, key_BKE: torch.Tensor, value_BKE: torch.Tensor,
-    keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, position_B: torch.Tensor,
+    keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, position_B: torch.Tensor, shared_1: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """The definition: write the new key and value, mask what lies after each row's position, softmax in fp32."""
     B, H, E = query_BHE.shape
@@ -40,8 +44,40 @@ def attend_plain(
 if triton is not None:
 
     @triton.jit
+    def _shared_kernel(
+        query, keys, values, shared, mix, top, total, L, scale, queries,
+        K: tl.constexpr, G: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ):  # fmt: skip
+        k = tl.program_id(1)
+        r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # a query of this key head: row * G + g
+        e = tl.arange(0, E)
+        at = (r // G * K + k) * G + r % G
+        real = r < queries
+        query_re = tl.load(query + at[:, None] * E + e[None, :], mask=real[:, None], other=0.0)
+        length = tl.load(shared)
+        top_r = tl.full((ROWS,), -1e30, tl.float32)
+        total_r = tl.zeros((ROWS,), tl.float32)
+        mix_re = tl.zeros((ROWS, E), tl.float32)
+        for start in range(0, length, BLOCK):
+            n = start + tl.arange(0, BLOCK)
+            known = n < length
+            block_ne = (k * L + n[:, None]) * E + e[None, :]
+            keys_ne = tl.load(keys + block_ne, mask=known[:, None], other=0.0)
+            values_ne = tl.load(values + block_ne, mask=known[:, None], other=0.0)
+            scores_rn = tl.where(known[None, :], tl.dot(query_re, tl.trans(keys_ne)) * scale, float("-inf"))
+            new_top_r = tl.maximum(top_r, tl.max(scores_rn, 1))
+            weights_rn = tl.exp(scores_rn - new_top_r[:, None])
+            shrink_r = tl.exp(top_r - new_top_r)
+            total_r = total_r * shrink_r + tl.sum(weights_rn, 1)
+            mix_re = mix_re * shrink_r[:, None] + tl.dot(weights_rn.to(values_ne.dtype), values_ne)
+            top_r = new_top_r
+        tl.store(mix + at[:, None] * E + e[None, :], mix_re, mask=real[:, None])
+        tl.store(top + at, top_r, mask=real)
+        tl.store(total + at, total_r, mask=real)
+
+    @triton.jit
     def _attend_kernel(
-        query, key, value, keys, values, position, out, L, scale,
+        query, key, value, keys, values, position, shared, mix, top, total, out, L, scale,
         K: tl.constexpr, G: tl.constexpr, G_PAD: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
         pair = tl.program_id(0)  # row * K + key head
@@ -55,10 +91,16 @@ if triton is not None:
         tl.store(keys + base + here * E + e, key_e)
         tl.store(values + base + here * E + e, value_e)
 
-        top_g = tl.sum(query_ge.to(tl.float32) * key_e[None, :].to(tl.float32), 1) * scale
-        total_g = tl.full((G_PAD,), 1.0, tl.float32)
-        mix_ge = tl.zeros((G_PAD, E), tl.float32) + value_e[None, :].to(tl.float32)
-        for start in range(0, here, BLOCK):
+        where_ge = (pair * G + g[:, None]) * E + e[None, :]
+        shared_top_g = tl.load(top + pair * G + g, mask=g < G, other=0.0)
+        own_g = tl.sum(query_ge.to(tl.float32) * key_e[None, :].to(tl.float32), 1) * scale
+        top_g = tl.maximum(shared_top_g, own_g)
+        own_g = tl.exp(own_g - top_g)
+        shrink_g = tl.exp(shared_top_g - top_g)
+        total_g = tl.load(total + pair * G + g, mask=g < G, other=0.0) * shrink_g + own_g
+        mix_ge = tl.load(mix + where_ge, mask=g[:, None] < G, other=0.0) * shrink_g[:, None]
+        mix_ge += own_g[:, None] * value_e[None, :].to(tl.float32)
+        for start in range(tl.load(shared), here, BLOCK):
             n = start + tl.arange(0, BLOCK)
             known = n < here
             block_ne = n[:, None] * E + e[None, :]
@@ -71,20 +113,26 @@ if triton is not None:
             total_g = total_g * shrink_g + tl.sum(weights_gn, 1)
             mix_ge = mix_ge * shrink_g[:, None] + tl.dot(weights_gn.to(values_ne.dtype), values_ne)
             top_g = new_top_g
-        where_ge = (pair * G + g[:, None]) * E + e[None, :]
         tl.store(out + where_ge, (mix_ge / total_g[:, None]).to(out.dtype.element_ty), mask=g[:, None] < G)
 
 
 def attend_fast(
     query_BHE: torch.Tensor, key_BKE: torch.Tensor, value_BKE: torch.Tensor,
-    keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, position_B: torch.Tensor,
+    keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, position_B: torch.Tensor, shared_1: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """The same with one program for each row and key head. All tensors contiguous; E a power of two."""
+    """The same by two kernels. All tensors contiguous; E a power of two; no row stands before `shared_1` (int64)."""
     B, H, E = query_BHE.shape
     K, L = keys_BKLE.shape[1:3]
+    mix_BHE = torch.empty(B, H, E, dtype=torch.float32, device=query_BHE.device)
+    top_BH, total_BH = (torch.empty(B, H, dtype=torch.float32, device=query_BHE.device) for _ in range(2))
+    queries, rows = B * (H // K), 64
+    _shared_kernel[((queries + rows - 1) // rows, K)](
+        query_BHE, keys_BKLE, values_BKLE, shared_1, mix_BHE, top_BH, total_BH, L, E**-0.5, queries,
+        K=K, G=H // K, E=E, ROWS=rows, BLOCK=64, num_warps=4,
+    )  # fmt: skip
     out_BHE = torch.empty_like(query_BHE)
     _attend_kernel[(B * K,)](
-        query_BHE, key_BKE, value_BKE, keys_BKLE, values_BKLE, position_B, out_BHE, L, E**-0.5,
-        K=K, G=H // K, G_PAD=16, E=E, BLOCK=64, num_warps=4,
+        query_BHE, key_BKE, value_BKE, keys_BKLE, values_BKLE, position_B, shared_1, mix_BHE, top_BH, total_BH, out_BHE,
+        L, E**-0.5, K=K, G=H // K, G_PAD=16, E=E, BLOCK=32, num_warps=4,
     )  # fmt: skip
     return out_BHE

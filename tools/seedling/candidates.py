@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .filter import clean, mentions, read_shards
+from .filter import clean, mentions
 from .plain import WORD
+from .shards import read_shards
 from .words import CORE
 
 SENSE = 2.0  # nats by which Yes leads No

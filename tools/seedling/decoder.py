@@ -19,7 +19,8 @@ and choosing among 28,000 instead of 152,000 is most of what a step spends outsi
 the numbers of that part.
 
 Each answer comes with what the teacher thought of it: the mean log-probability of its tokens, at temperature 1, and the
-lead of one token over another (`lead`, "Yes" over "No") where its last token was chosen: a verdict, if that was asked.
+lead of one token over another (`lead`, "Yes" over "No") where its last token was chosen: a verdict, if that was asked;
+with `keeps_states` also the hidden state that the last token was chosen from.
 
     B slots   L cache length   D hidden size   V kept vocabulary
 """
@@ -65,6 +66,7 @@ class Answer:
     stopped: bool  # by itself
     likelihood: float  # mean log-probability a token, nats
     lead: float  # logit of the first of `lead` minus that of the second, at the last token
+    state_D: torch.Tensor | None = None  # float16, on the CPU; after the last norm
 
 
 def choose(logits_BV: torch.Tensor, seen_BV: torch.Tensor, noise_BV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -118,11 +120,13 @@ class Decoder:
         self.tokens_BL = new(slots, length, dtype=torch.int64)
         self.position_B, self.request_end_B, self.limit_B = (new(slots, dtype=torch.int64) for _ in range(3))
         self.likelihood_B, self.lead_B = (new(slots, dtype=torch.float32) for _ in range(2))
+        self.state_BD, self.keeps_states = new(slots, len(self.norm_D), dtype=dtype), False
         self.one_line_B, self.done_B = new(slots, dtype=torch.bool), new(slots, dtype=torch.bool)
         self.seen_BV, self.noise_BV = new(slots, V, dtype=torch.bool), new(slots, V, dtype=torch.float32)
         self.stop_V, self.line_break_V = stop_V[kept].to(self.device), line_break_V[kept].to(self.device)
         self.stops, self.line_breaks = self.stop_V.tolist(), self.line_break_V.tolist()
         self.slots, self.length, self.shared, self.steps = slots, length, 0, 0
+        self.shared_1 = new(1, dtype=torch.int64)  # what `attend_fast` may take from row 0
         on_gpu = self.device.type == "cuda"
         ready = torch.compile if on_gpu else lambda function: function
         self._before, self._after, self._choose = ready(before_attention), ready(after_attention), ready(choose)
@@ -141,17 +145,20 @@ class Decoder:
                 hidden_BD, weights["norm"], weights["qkv"], weights["qkv_bias"], cos_BE, sin_BE,
                 self.heads, self.key_heads, self.eps,
             )  # fmt: skip
-            mix_BD = self._attend(query, key, value, keys, values, self.position_B).flatten(1)
+            mix_BD = self._attend(query, key, value, keys, values, self.position_B, self.shared_1).flatten(1)
             hidden_BD = self._after(
                 hidden_BD, mix_BD, weights["output"], weights["norm_mlp"], weights["gate_up"], weights["down"], self.eps
             )
-        logits_BV = F.linear(rms_norm(hidden_BD, self.norm_D, self.eps), self.head_VD)
+        hidden_BD = rms_norm(hidden_BD, self.norm_D, self.eps)
+        logits_BV = F.linear(hidden_BD, self.head_VD)
         self.noise_BV.exponential_()
         chosen_B = self._choose(logits_BV, self.seen_BV, self.noise_BV, self.sampling)
         lead_B = (logits_BV[:, self.lead[0]] - logits_BV[:, self.lead[1]]).float()
-        self._advance(chosen_B, self._log_probability(logits_BV, chosen_B), lead_B)
+        self._advance(chosen_B, self._log_probability(logits_BV, chosen_B), lead_B, hidden_BD)
 
-    def _advance(self, chosen_B: torch.Tensor, likelihood_B: torch.Tensor, lead_B: torch.Tensor) -> None:
+    def _advance(
+        self, chosen_B: torch.Tensor, likelihood_B: torch.Tensor, lead_B: torch.Tensor, hidden_BD: torch.Tensor
+    ) -> None:
         """Write the next token of each slot and move on; a finished slot stands still until it is refilled."""
         next_B = self.position_B + 1
         given_B, existing_B = next_B < self.request_end_B, self.tokens_BL.gather(1, next_B[:, None])[:, 0]
@@ -159,6 +166,7 @@ class Decoder:
         answering_B = ~given_B & ~self.done_B
         self.likelihood_B.add_(torch.where(answering_B, likelihood_B, 0.0))
         self.lead_B.copy_(torch.where(answering_B, lead_B, self.lead_B))
+        self.state_BD.copy_(torch.where(answering_B[:, None], hidden_BD, self.state_BD))
         self.tokens_BL.scatter_(1, next_B[:, None], token_B[:, None])
         was_seen_B = self.seen_BV.gather(1, token_B[:, None])[:, 0]
         self.seen_BV.scatter_(1, token_B[:, None], (was_seen_B | answering_B)[:, None])
@@ -172,11 +180,13 @@ class Decoder:
         self.shared = len(shared_ids)
         self.tokens_BL[:, : self.shared] = torch.tensor([self.inner[i] for i in shared_ids], device=self.device)
         self.position_B.fill_(0)
+        self.shared_1.fill_(0)
         self.request_end_B.fill_(self.length)  # every token is given
         self.done_B.fill_(False)
         for _ in range(self.shared):
             self._step()
         self.done_B.fill_(True)
+        self.shared_1.fill_(self.shared)
 
     def _record(self) -> Callable[[], None]:
         """Record a step as a CUDA graph. The slots are all done here, so the rehearsal changes nothing."""
@@ -230,12 +240,13 @@ class Decoder:
             return
         rows = torch.tensor(slots, device=self.device)
         columns = (self.tokens_BL, self.position_B, self.likelihood_B, self.lead_B)
-        for index, tokens, position, likelihood, lead in zip(
-            indices, *(c[rows].tolist() for c in columns), strict=True
+        states = self.state_BD[rows].half().cpu() if self.keeps_states else [None] * len(slots)
+        for index, tokens, position, likelihood, lead, state_D in zip(
+            indices, *(c[rows].tolist() for c in columns), states, strict=True
         ):
             last = position + 1  # the slot stood still before its last token
             stopped = self.stops[tokens[last]] or (requests[index].one_line and self.line_breaks[tokens[last]])
             first = self.shared + requests[index].answer_start
             chosen = last + 1 - self.shared - len(requests[index].token_ids)  # the opening was given, not chosen
             ids = [self.outer[i] for i in tokens[first : last if self.stops[tokens[last]] else last + 1]]
-            yield Answer(index, ids, stopped, likelihood / chosen, lead)
+            yield Answer(index, ids, stopped, likelihood / chosen, lead, state_D)

@@ -1,9 +1,10 @@
-"""The folder that ships: float16 weights, tokenizer, settings and the model card, loaded once with plain Transformers
-before it counts as written."""
+"""The folder that ships: float16 weights on a grid that packs well, tokenizer, settings and the model card, loaded once
+with plain Transformers before it counts as written."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .measure import load
 from .pack import PAD
 from .tokenizer import END, MAX_LENGTH
 
-MOST_BYTES = 30_000_000  # of a package of 32 MB; the rest is for the sayings and the program
+MOST_BYTES = 30_000_000  # packed, of a wheel of 32 MB; the rest is for the sayings and the program
 OURS = (
     "config.json",
     "generation_config.json",
@@ -144,7 +145,7 @@ def run(work: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     out.mkdir(parents=True, exist_ok=True)
-    model = load(work, torch.float16).cpu()
+    model = load(work, stored=True).cpu()
     text = card(work, model)
     model.half()
     model.generation_config = GenerationConfig(
@@ -171,8 +172,9 @@ def run(work: Path, out: Path) -> None:
     sizes = {name: (out / name).stat().st_size for name in OURS}
     for name, size in sizes.items():
         print(f"export: {name} {size:,} bytes")
-    print(f"export: {sum(sizes.values()):,} bytes in all")
-    if sum(sizes.values()) > MOST_BYTES:
+    packed = sum(len(zlib.compress((out / name).read_bytes())) for name in OURS)
+    print(f"export: {sum(sizes.values()):,} bytes in all, {packed:,} packed")
+    if packed > MOST_BYTES:
         raise SystemExit(
-            f"export: the model takes {sum(sizes.values()):,} bytes, more than {MOST_BYTES:,}: make it smaller"
+            f"export: the model takes {packed:,} bytes when packed, more than {MOST_BYTES:,}: make it smaller"
         )

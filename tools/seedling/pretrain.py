@@ -4,7 +4,7 @@ Muon (`torch.optim.Muon`) moves the matrices, AdamW the embedding, norms and bia
 and falls in a straight line to zero. After a few steps the step's time is known, and the number of steps is fixed:
 `epochs` passes, or what fits in `seconds`.
 
-The last quarter of the steps, while the rate falls, takes three rows of ten from the finest sayings: a small model
+The last third of the steps, while the rate falls, takes a third of its rows from the finest sayings: a small model
 ends where its last batches were.
 
 Half of the documents are read without the `</s>` before them, because a prompt written by a user has none.
@@ -29,7 +29,7 @@ from .tokenizer import documents
 
 SAVE_EVERY, LOG_EVERY, EVALUATE_EVERY, TIMED_STEPS = 2000, 100, 500, 30
 WARM_UP, HOLD = 100, 0.2  # steps; share of all steps
-FINE_FROM, FINE_SHARE = 0.75, 0.3  # share of all steps; share of the rows of a batch
+FINE_FROM, FINE_SHARE = 0.65, 0.35  # share of all steps; share of the rows of a batch
 
 
 def make_optimizers(model: Any, matrix_rate: float, other_rate: float) -> dict[str, torch.optim.Optimizer]:

@@ -32,14 +32,14 @@ class Form:
 FORMS = (
     Form(
         "saying",
-        0.77,
+        0.91,
         56,
         ("{topics}",),  # asked for by the line: see `teacher.py`
         tuple(SAYING_OPENINGS),
     ),
     Form(
         "reflection",
-        0.05,
+        0.02,
         200,
         (
             "Write a short reflection on {topics}.",
@@ -53,7 +53,7 @@ FORMS = (
     ),
     Form(
         "scene",
-        0.05,
+        0.02,
         216,
         (
             "Write a short scene set in {setting}, about {topics}. Use plain words.",
@@ -68,7 +68,7 @@ FORMS = (
     ),
     Form(
         "explanation",
-        0.04,
+        0.015,
         200,
         (
             "Explain in plain words why {topics} matters to people.",
@@ -81,7 +81,7 @@ FORMS = (
     ),
     Form(
         "dialogue",
-        0.015,
+        0.005,
         216,
         (
             "Write a short conversation between {voice} and a child about {topics}. Put what they say in quotation marks.",
@@ -91,7 +91,7 @@ FORMS = (
     ),
     Form(
         "letter",
-        0.01,
+        0.003,
         216,
         (
             "Write a short letter from {voice} to {name} about {topics}.",
@@ -101,7 +101,7 @@ FORMS = (
     ),
     Form(
         "fable",
-        0.015,
+        0.005,
         216,
         ("Write a short fable about a {creature}, with a lesson about {topics}.",),
         tuple(
@@ -111,14 +111,14 @@ FORMS = (
     ),
     Form(
         "description",
-        0.01,
+        0.005,
         160,
         ("Describe {setting} in a way that shows {topics}.", "Describe {topics} as {voice} sees it."),
         ("", "The", "A", "In", "There", "It", "At", "You", "From"),
     ),
     Form(
         "account",
-        0.04,
+        0.017,
         200,
         (
             "Write a factual paragraph about {subject}, as in an encyclopedia, with places and years.",

@@ -25,7 +25,7 @@ from .tokenizer import END, VOCABULARY
 PAD = 3
 
 
-def new_student(vocabulary: int = VOCABULARY, hidden: int = 384, heads: int = 6, layers: int = 6) -> Any:
+def new_student(vocabulary: int = VOCABULARY, hidden: int = 512, heads: int = 8, layers: int = 6) -> Any:
     from transformers import BloomConfig, BloomForCausalLM
 
     config = BloomConfig(

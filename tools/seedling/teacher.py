@@ -6,7 +6,8 @@ under its name only when it is whole. A shard that is there is not written again
 
 Sayings are asked for in one long turn, a line each ("rivers: A river does not ..."), so that a request costs eight
 tokens and not forty. Each of them is then shown to the teacher again: "is it clear, true to life and sensible?" Its lead
-of Yes over No is kept with the text, and so is the mean log-probability that it wrote with; the filter chooses by both.
+of Yes over No is kept with the text, and so is the mean log-probability that it wrote with. The hidden state that it gave
+that verdict from goes to `shards/*.npy` (a row for each judged saying, in order): see `taste.py`.
 
     {"form": "saying", "topics": ["patience", "time"], "text": "Those who ...", "likelihood": -1.9, "sense": 1.3}
 """
@@ -21,12 +22,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .decoder import Answer, Decoder, Request, Sampling
 from .filter import clean
 from .gguf_weights import load_qwen2
 from .prompts import Prompt, prompts
+from .shards import READINGS, read_readings
 
 USER, TEACHER, OVER = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n"
 SYSTEM = (
@@ -145,15 +148,25 @@ def answer_all(decoder: Decoder, requests: Sequence[Request], shared: str, token
     return {fits[answer.index]: answer for answer in decoder.answers([requests[i] for i in fits])}
 
 
-def judge(decoder: Decoder, texts: Sequence[str], tokenizer: Any) -> dict[int, float]:
-    """How far Yes leads No for each saying, in nats."""
+def judge(decoder: Decoder, texts: Sequence[str], tokenizer: Any) -> dict[int, Answer]:
+    """For each saying an answer whose `lead` is how far Yes leads No, in nats, with the state it was given from."""
     shown = tokenizer([f"Saying: {text}\nAnswer:" for text in texts], add_special_tokens=False).input_ids
-    requests = [Request(ids, len(ids), 1, one_line=True) for ids in shown]
-    return {i: answer.lead for i, answer in answer_all(decoder, requests, SHARED["judgement"], tokenizer).items()}
+    decoder.keeps_states = True
+    answers = answer_all(
+        decoder, [Request(ids, len(ids), 1, one_line=True) for ids in shown], SHARED["judgement"], tokenizer
+    )
+    decoder.keeps_states = False
+    return answers
 
 
-def answer_chunk(decoder: Decoder, asked: Sequence[Prompt], tokenizer: Any) -> list[dict[str, Any]]:
-    """The rows of a chunk: the long forms first, then the sayings behind their examples, then what is thought of them."""
+def inputs_of(judged: Sequence[Answer]) -> np.ndarray:
+    """float16 `[N, D + 1]`: each verdict's state, and the verdict behind it."""
+    return np.array([np.append(answer.state_D, answer.lead) for answer in judged], dtype=np.float16)
+
+
+def answer_chunk(decoder: Decoder, asked: Sequence[Prompt], tokenizer: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The rows of a chunk: the long forms first, then the sayings behind their examples, then what is thought of them;
+    and the states `[judged sayings, D]`."""
     rows: list[dict[str, Any]] = []
     for kind in ("other", "saying"):
         mine = [prompt for prompt in asked if (prompt.form == "saying") == (kind == "saying")]
@@ -170,12 +183,14 @@ def answer_chunk(decoder: Decoder, asked: Sequence[Prompt], tokenizer: Any) -> l
             rows.append(row)
     sayings = [row for row in rows if row["form"] == "saying"]
     sayings = [row for row in sayings if clean("saying", row["text"])[0]]  # what will be dropped needs no judgement
-    for index, lead in judge(decoder, [row["text"] for row in sayings], tokenizer).items():
-        sayings[index]["sense"] = round(lead, 3)
-    return rows
+    judged = sorted(judge(decoder, [row["text"] for row in sayings], tokenizer).items())
+    for index, answer in judged:
+        sayings[index]["sense"] = round(answer.lead, 3)
+    return rows, inputs_of([answer for _, answer in judged])
 
 
-def write_shard(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_shard(path: Path, rows: Sequence[dict[str, Any]], states: np.ndarray) -> None:
+    np.save(path.with_suffix(".npy"), states)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     partial.rename(path)
@@ -191,6 +206,12 @@ def run(work: Path, gguf: Path, seconds: float, seed: int, slots: int, chunk_siz
     kept, ready = len(decoder.outer), time.perf_counter() - began
     print(f"teacher: ready in {ready:.1f} s; {slots} slots of {LENGTH} tokens, {kept:,} of its tokens", flush=True)
 
+    if READINGS.exists():
+        readings = list(read_readings(READINGS))
+        judged = judge(decoder, readings, tokenizer)
+        inputs = np.full((len(readings), len(decoder.norm_D) + 1), np.nan, dtype=np.float16)
+        inputs[sorted(judged)] = inputs_of([answer for _, answer in sorted(judged.items())])
+        np.save(work / "readings.npy", inputs)  # of those that hold a token that is not kept: not a number
     began, texts = time.perf_counter(), 0
     with ThreadPoolExecutor(1) as writer:
         pending: list[Future[None]] = []
@@ -202,8 +223,8 @@ def run(work: Path, gguf: Path, seconds: float, seed: int, slots: int, chunk_siz
                 break
             torch.manual_seed(seed * 100_003 + chunk)
             steps = decoder.steps
-            rows = answer_chunk(decoder, list(prompts(seed, chunk, chunk_size)), tokenizer)
-            pending.append(writer.submit(write_shard, path, rows))
+            rows, states = answer_chunk(decoder, list(prompts(seed, chunk, chunk_size)), tokenizer)
+            pending.append(writer.submit(write_shard, path, rows, states))
             texts, took = texts + len(rows), time.perf_counter() - began
             print(f"teacher: {path.name} {texts:,} texts in {took:.1f} s, {decoder.steps - steps:,} steps", flush=True)
         for future in pending:
