@@ -9,7 +9,7 @@ import torch
 
 from florilegium.generation import decoder_room
 from florilegium.generation.decoder_room import SHARE, make_decoder, slot_bytes, slots_with_room
-from florilegium.model import LoadedModel, fast_paths, load_base
+from florilegium.model import LoadedModel, card_memory, fast_paths, load_base
 from tests.tiny import save_tiny
 
 LAYERS, WIDTH, CAPACITY = 2, 64, 256
@@ -39,6 +39,19 @@ def test_slots_are_halved_until_they_fit(
     beside = decoder_room.ROW_BYTES * 256 * WIDTH
     free(monkeypatch, (fits * slot_bytes(loaded, CAPACITY) + beside) / SHARE + 8)
     assert slots_with_room(loaded, 64, CAPACITY, 256) == slots
+
+
+def test_a_run_within_a_limit_has_what_the_limit_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card has 80 GiB, of which 60 are free; torch holds 6, 5 of them in tensors."""
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 6 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5 * gib)
+    assert card_memory.free_memory() == 61 * gib
+    for limit, left in ((12.0, 7), (4.0, 0), (200.0, 61), (None, 61)):
+        with card_memory.memory_limit(limit):
+            assert card_memory.free_memory() == left * gib
+    assert card_memory.free_memory() == 61 * gib
 
 
 def test_what_is_full_all_the_same_is_tried_with_fewer(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

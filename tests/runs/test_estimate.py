@@ -112,13 +112,22 @@ def test_a_card_is_found_by_name_and_by_memory() -> None:
         "NVIDIA A100-SXM4-80GB": "A100",
         "NVIDIA A10G": "A10G",
         "NVIDIA L40S": "L40S",
+        "NVIDIA L40": "L40",
+        "NVIDIA H100 PCIe": "H100 PCIe",
+        "NVIDIA H100 NVL": "H100 NVL",
+        "NVIDIA GH200 480GB": "GH200",
+        "NVIDIA H200 NVL": "H200 NVL",
+        "NVIDIA H200": "H200",
+        "NVIDIA GeForce RTX 5070 Ti": "RTX 5070 Ti",
+        "NVIDIA RTX 6000 Ada Generation": "RTX 6000 Ada",
+        "NVIDIA A40": "A40",
         "NVIDIA RTX A6000": "A6000",
         "NVIDIA A100-SXM4-40GB": "A100-40GB",
         "Tesla V100-SXM2-32GB": "V100-32GB",
     }.items():
         found = find_by_device_name(name)
         assert found is not None and found.name == card, name
-    for other in ("Radeon", "NVIDIA L40", "NVIDIA T400 4GB", "NVIDIA A1000"):
+    for other in ("Radeon", "NVIDIA L400", "NVIDIA T400 4GB", "NVIDIA A1000"):
         assert find_by_device_name(other) is None, other
     for wrong in ("H900", "", "0", "-3", "24TB"):
         with pytest.raises(UsageError):

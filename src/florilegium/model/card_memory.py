@@ -1,19 +1,40 @@
 """What is free on the card of this process, asked of the driver and of torch when it is needed.
 
+A run under `--gpu-memory-limit` asks for what its limit leaves, too: what writes its texts takes no more than the run may.
+
 The driver does not count what torch's allocator holds and no tensor lies in: a process that had another model before
 has gigabytes of it, and the next tensors take them first."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import torch
 
-from florilegium.model.gpus import DRIVER, PCIE, USABLE, Gpu, find_by_device_name
+from florilegium.model.gpus import DRIVER, GIB, PCIE, USABLE, Gpu, find_by_device_name
+
+_limit: ContextVar[float | None] = ContextVar("GiB of the card that tensors may take", default=None)
+
+
+@contextlib.contextmanager
+def memory_limit(gib: float | None) -> Iterator[None]:
+    """Inside, `free_memory` counts no more than that (None: all) as this process's share of the card."""
+    token = _limit.set(gib)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 def free_memory() -> int:
     """Bytes of the current CUDA device that tensors of this process can still take."""
     free, _ = torch.cuda.mem_get_info()
-    return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    allocated = torch.cuda.memory_allocated()
+    room = int(free) + torch.cuda.memory_reserved() - allocated
+    limit = _limit.get()
+    return min(room, max(0, int(limit * GIB) - allocated)) if limit else room
 
 
 def usable_memory() -> int:

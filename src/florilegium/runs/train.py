@@ -20,6 +20,7 @@ from florilegium.errors import DataError, DivergedError, ModelError, UsageError
 from florilegium.evaluation import NoveltyIndex
 from florilegium.generation.tuned import Tuned
 from florilegium.model import check_bits, fast_paths
+from florilegium.model.card_memory import memory_limit
 from florilegium.report import import_in_background
 from florilegium.runs.changes import identity
 from florilegium.runs.finish import Trained, finish
@@ -161,7 +162,7 @@ def execute_run(
     )
     if prepared.base.device.type == "cuda":  # on a CPU the training needs every core
         import_in_background()
-    with stop.deferred():
+    with stop.deferred(), memory_limit(plan.config.gpu_memory_limit):
         previous = read_previous_rows(prepared, view)
         asked = shared or stop
         with asked.heard("nothing was trained yet", ""):

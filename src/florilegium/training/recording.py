@@ -14,6 +14,7 @@ import torch
 
 from florilegium.errors import reason_of
 from florilegium.model.kernel_protocols import GraphRunner
+from florilegium.model.load_errors import ONE_LOAD_AT_A_TIME
 from florilegium.storage.library_errors import is_out_of_memory
 from florilegium.tokens import Example, numbered, pack
 from florilegium.training.step import gradients, recorded_inputs
@@ -31,7 +32,7 @@ def recording_unsupported(trainer: Trainer, runner: GraphRunner, examples: Seque
     trainer.loaded.model.train()
     try:
         gradients(trainer, inputs)  # what is compiled or made at its first call may wait for the device
-        with warnings.catch_warnings(record=True) as questions:
+        with ONE_LOAD_AT_A_TIME, warnings.catch_warnings(record=True) as questions:  # a load changes the filters, too
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             gradients(trainer, inputs)
