@@ -85,6 +85,24 @@ def test_the_first_lines_say_what_keeps_its_layers_from_being_fused(
     assert [says in reason for reason in reasons] == ([True] if says else [])
 
 
+@pytest.mark.parametrize("kernels", ["fused-layers", "auto,fused-layers", "chunked-loss"])
+def test_fused_layers_asked_for_by_name_are_refused_before_a_step(
+    llama: Path, quotes: Path, tmp_path: Path, kernels: str
+) -> None:
+    from florilegium.errors import UsageError
+
+    given = {"bits": 8, "split_by": "random", "max_steps": 1, "verdict_texts": 0, "device": "cpu", "neftune_alpha": 5.0}
+
+    def train() -> None:
+        florilegium.train(quotes, model=str(llama), output=str(tmp_path / "run"), kernels=kernels, **given)
+
+    if "fused-layers" not in kernels:
+        return train()
+    with pytest.raises(UsageError, match="'fused-layers' is not supported here: --neftune-alpha"):
+        train()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_padded_losses_equal_the_stock_loss(llama: Path, quotes: Path) -> None:
     from florilegium.model import ForwardOptions, LoadedModel
     from florilegium.tokens import PackPlan
