@@ -106,3 +106,20 @@ def test_rows_with_their_tags_first_are_told_apart_by_their_text() -> None:
     rows: list[Quote] = [{"tags": ["sea"], "quote": text} for text in texts]
     turned: list[Quote] = [{"quote": row["quote"], "tags": row["tags"]} for row in rows]
     assert make_split(rows, 0.2, 0).held_out == make_split(turned, 0.2, 0).held_out
+
+
+def test_rows_of_one_instruction_are_told_apart_by_all_that_they_say() -> None:
+    """As Alpaca has them: by their first column none could be held out, by near-duplicates or by chance."""
+    rows: list[Quote] = [
+        {"instruction": "Name the topics.", "input": f"{word} {other} {word[::-1]} {other[::-1]}", "output": word}
+        for word in ("rain", "bread", "night", "stone", "light")
+        for other in ("patience", "courage", "laughter", "silence", "memory")
+    ]
+    for by in ("near-duplicates", "random"):
+        split = make_split(rows, 0.2, by=by)
+        assert 0 < len(split.held_out) < 13 and len(split.training) > 12
+        assert make_split(rows, 0.2, by=by, on="first-column").held_out == []
+    same: list[Quote] = [{"quote": "Be kind to rain.", "mood": word} for word in "abcdefghijkl"]
+    assert make_split(same, 0.2).held_out == [], "the same quote with other labels"
+    some = [*rows[:8], *({**row, "instruction": f"{i}. Say it."} for i, row in enumerate(rows[8:]))]
+    assert make_split(some, 0.2) == make_split(some, 0.2, on="first-column"), "a third at most: as ever"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from florilegium.runs.selection import selection_of
 from tests.evaluation.test_losses import stock_losses
 
 
+def texts(rows: Sequence[Quote]) -> list[str]:
+    return [str(row["quote"]) for row in rows]
+
+
 def quotes(count: int) -> list[Quote]:
     return [{"quote": f"Row {i} says {i * 7919 % 1000} kind words {i % 13}.", "tags": ["sea"]} for i in range(count)]
 
@@ -32,21 +37,21 @@ def quotes(count: int) -> list[Quote]:
 def test_held_out_rows_are_parted_and_training_rows_are_not_touched() -> None:
     rows = quotes(400)
     whole = make_split(rows, 0.2, 3)
-    split = part_held_out(whole, rows, 0.3, 3)
+    split = part_held_out(whole, texts(rows), 0.3, 3)
     assert split.training == whole.training and split.held_out == whole.held_out
     assert set(split.validation) | set(split.test) == set(whole.held_out)
     assert not set(split.validation) & set(split.test) and 0.15 < len(split.validation) / len(whole.held_out) < 0.45
-    fewer = part_held_out(make_split(rows[:300], 0.2, 3), rows[:300], 0.3, 3)
+    fewer = part_held_out(make_split(rows[:300], 0.2, 3), texts(rows[:300]), 0.3, 3)
     assert set(fewer.validation) == {i for i in split.validation if i < 300}, "a row keeps its side as the file grows"
-    assert part_held_out(make_split(rows, 0.2, 4), rows, 0.3, 4).validation != split.validation
-    assert not part_held_out(whole, rows, 0.0, 3).validation
+    assert part_held_out(make_split(rows, 0.2, 4), texts(rows), 0.3, 4).validation != split.validation
+    assert not part_held_out(whole, texts(rows), 0.0, 3).validation
 
 
 def test_too_few_rows_are_not_parted() -> None:
     rows = quotes(FEWEST_TO_PART * 10)
     whole = make_split(rows, 0.05, 0)
     assert 0 < len(whole.held_out) < FEWEST_TO_PART
-    split = part_held_out(whole, rows, 0.3, 0)
+    split = part_held_out(whole, texts(rows), 0.3, 0)
     assert not split.validation and split.test == whole.held_out
 
 
@@ -55,11 +60,11 @@ def test_near_duplicates_and_authors_stay_together() -> None:
     held = list(range(0, 200))
     split = make_split(rows, 0.0)
     pairs = [(i, i + 1) for i in range(0, 200, 2)]
-    parted = part_held_out(type(split)(list(range(200, 300)), held, [], pairs), rows, 0.3)
+    parted = part_held_out(type(split)(list(range(200, 300)), held, [], pairs), texts(rows), 0.3)
     chosen = set(parted.validation)
     assert 20 < len(chosen) < 120 and all((i in chosen) == (i + 1 in chosen) for i in range(0, 200, 2))
     authors = [f"Ann {i % 17}" for i in range(300)]
-    parted = part_held_out(type(split)(list(range(200, 300)), held, [], []), rows, 0.3, 0, authors)
+    parted = part_held_out(type(split)(list(range(200, 300)), held, [], []), texts(rows), 0.3, 0, authors)
     sides = [{authors[i] for i in side} for side in (parted.validation, parted.test)]
     assert all(sides) and not sides[0] & sides[1]
 

@@ -35,7 +35,9 @@ RENAMED_KERNELS = {
     "decode": "fast-decode",
 }
 # What a run did whose config.yaml does not name the setting, because there was none.
-BEFORE_SETTING: Mapping[str, object] = {"batching": "shuffled", "direction": "quote", "validation": 0.0}
+BEFORE_SETTING: Mapping[str, object] = {"batching": "shuffled", "direction": "quote", "validation": 0.0,
+    "join_tag_columns": False, "split_on": "first-column",
+}  # fmt: skip
 AUTO_IS_NONE = ("epochs", "learning_rate")
 RENAMED_VALUES = {"split_by": {"cluster": "near-duplicates"}, "batching": {"filled": "tile-aligned"}}
 

@@ -63,6 +63,9 @@ class TrainConfig:
         group="data",
         metavar="SIGN",
     )
+    join_tag_columns: bool = setting(
+        True, "read columns such as tag1 and tag2, or one of 0 and 1 for each tag, as one column of tags", group="data"
+    )
     split: str | None = setting(
         None,
         "train on this split alone; default: train on 'train', hold out 'validation' or 'test'",
@@ -89,6 +92,13 @@ class TrainConfig:
         "keep together in train or test: near-duplicates, authors, or nothing (random)",
         group="data",
         choices=("near-duplicates", "author", "random"),
+    )
+    split_on: str = setting(
+        "auto",
+        "what tells rows apart for that: their first column of text, or the others where a third of the rows have the "
+        "same in it (auto); or the first column always",
+        group="data",
+        choices=("auto", "first-column"),
     )
     max_length: int = setting(
         1024, "maximum length of a text in tokens; the quote is cut, tags never", group="data", minimum=8

@@ -25,6 +25,7 @@ class Wanted:
     text_column: str | None = None
     tags_column: str | None = None
     tags_separator: str | None = None
+    join_tags: bool = True
 
 
 @dataclass(frozen=True)

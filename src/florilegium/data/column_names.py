@@ -105,6 +105,11 @@ def is_author(name: str) -> bool:
     return folded(name) in _KEYS[AUTHOR] or bool({"author", "autor", "auteur"} & set(words_of(name)))
 
 
+def is_called_tags(name: str) -> bool:
+    """Whether the name is one that tags have, and no more than that."""
+    return folded(name) in _KEYS[TAGS]
+
+
 def is_about_the_row(name: str) -> bool:
     """Whether the column is neither text nor tags, whatever is in it."""
     return is_never_trained(name) or is_author(name)

@@ -42,7 +42,7 @@ from florilegium.data.data_report import (
 from florilegium.data.finding_sentences import shortened
 from florilegium.data.mojibake import is_broken, is_broken_text, mend_quote
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
-from florilegium.data.quote import Quote, first_text, join_items
+from florilegium.data.quote import Quote, first_text, join_items, telling_texts
 from florilegium.data.rows import Rows
 from florilegium.data.split import Split, make_split
 from florilegium.data.statistics import describe
@@ -77,7 +77,7 @@ _AUTHOR_SIGNS: dict[str, Callable[[str], bool]] = {
 
 def examine(rows: Rows, pairs: Sequence[Pair] | None = None) -> Findings:
     """The findings on `rows`; `pairs` are those of `near_pairs` on the first column, if they are known already."""
-    first = [first_text(quote) for quote in rows.quotes]
+    first = telling_texts(rows.quotes)
     main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
     return Findings(
         near_duplicates=_near_duplicates(rows, first, near_pairs(first) if pairs is None else pairs),

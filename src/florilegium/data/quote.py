@@ -12,13 +12,16 @@ is refused, and the message names the column."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from florilegium.errors import DataError
 
 Value = str | list[str]
 Quote = dict[str, Value]
 
+FEW_ROWS = 10
+_WORDS = 3  # of other columns, on average, that tell rows apart
 SKIP = "or drop such rows with --skip-bad-rows"
 
 # A tokenizer written in Rust panics on a lone surrogate, and C strings end at NUL: neither may get past this room.
@@ -79,6 +82,27 @@ def first_text(quote: Quote) -> str:
     values = iter(quote.values())
     first = next(values)
     return first if isinstance(first, str) else next((v for v in values if isinstance(v, str)), join_items(first))
+
+
+def telling_texts(quotes: Sequence[Quote], on: str = "auto") -> list[str]:
+    """For each quote what tells it from others: its first column of text. Where a third of ten quotes or more have the
+    same there, an instruction, and say more than a word or two in other columns of text, those are told apart by these,
+    unless `on` is "first-column"."""
+    texts = [first_text(quote) for quote in quotes]
+    if on == "first-column" or len(texts) < FEW_ROWS:
+        return texts
+    (same, count), *_ = Counter(texts).most_common(1)
+    if 3 * count <= len(texts):
+        return texts
+    others = {i: _other_texts(quotes[i]) for i, text in enumerate(texts) if text == same}
+    if sum(len(text.split()) for text in others.values()) < _WORDS * count:
+        return texts  # the same quote with other tags is the same quote
+    return [others.get(i, text) for i, text in enumerate(texts)]
+
+
+def _other_texts(quote: Quote) -> str:
+    texts = [value for value in quote.values() if isinstance(value, str)]
+    return "\n".join(texts[1:])
 
 
 def first_doubled(names: Iterable[str]) -> str | None:

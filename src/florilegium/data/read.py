@@ -36,6 +36,7 @@ def read_rows(
     text_column: str | None = None,
     tags_column: str | None = None,
     tags_separator: str | None = None,
+    join_tag_columns: bool = True,
     direction: str = "quote",
     progress: Progress | None = None,
 ) -> Rows:
@@ -47,7 +48,7 @@ def read_rows(
 
     Raises: DataError for DATA that cannot be read, for the first bad row (with `skip_bad_rows`: when no good one is
     left); UsageError for a template that is none."""
-    wanted = Wanted(template_text, text_column, tags_column, tags_separator)
+    wanted = Wanted(template_text, text_column, tags_column, tags_separator, join_tag_columns)
     template = Template.from_text(template_text)
     source = open_source(data, split)
     if held_out_file is not None:
@@ -77,6 +78,7 @@ def read_rows_of(config: TrainConfig, data: str | None = None, progress: Progres
         text_column=config.text_column,
         tags_column=config.tags_column,
         tags_separator=config.tags_separator,
+        join_tag_columns=config.join_tag_columns,
         direction=config.direction,
         progress=progress,
     )

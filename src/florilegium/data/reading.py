@@ -93,7 +93,7 @@ class Reading:
         """What the first rows are; no choice where none of them can be read. Those that are bad are told by `read`."""
         example = "{" + ", ".join(f'"{name}": ...' for name in self.template.columns) + "}"
         first = list(first_rows(part.rows(None)))
-        shaped = shape_of([raw.row for raw in first], example)
+        shaped = shape_of([raw.row for raw in first], example, self.wanted)
         rows = [shaped.shape(raw) for raw in first]
         objects = [row.row for row in rows if isinstance(row, Raw) and isinstance(row.row, dict)]
         if not objects:

@@ -5,6 +5,7 @@
     {"messages": [{"role": "user", "content": ...}, ...]}     {"prompt": ..., "completion": ...}, as talks.py finds them
     {"row": {"quote": ..., "tags": [...]}}                    {"quote": ..., "tags": [...]}
     "{\\"quote\\": ..., \\"tags\\": ...}"                     the same: an object that was written as a text
+    {"quote": ..., "tag1": ..., "tag2": ...}                  {"quote": ..., "tags": [...]}, as tag_columns.py finds them
 
 The first rows decide which it is, for the whole file."""
 
@@ -14,11 +15,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from florilegium.data.column_choice import Wanted
 from florilegium.data.column_names import find_pair, find_text
 from florilegium.data.csv_dialect import names_something
 from florilegium.data.quote import SKIP, kind_of
 from florilegium.data.raw_rows import Problem, Raw
+from florilegium.data.tag_columns import find_tags_apart
 from florilegium.data.talks import last_pair, talk_columns, turns_of
+from florilegium.data.template import Template
 
 _OF_TALKS = "the last assistant turn and the user turn before it are trained"
 _FIRST, _MOST_NAMES = 20, 200
@@ -34,11 +38,11 @@ class Shaped:
     said: str = ""
 
 
-def shape_of(rows: Sequence[object], example: str) -> Shaped:
+def shape_of(rows: Sequence[object], example: str, wanted: Wanted) -> Shaped:
     """What rows such as these need. `example` is a row as it should be, for messages."""
-    objects = [row for row in rows if isinstance(row, Mapping)][:_FIRST]
+    objects = [row for row in rows if isinstance(row, Mapping)]
     if objects:
-        return _shape_of_objects(objects, example)
+        return _shape_of_objects(objects[:_FIRST], example) or _tags_together(objects, example, wanted)
     first = rows[:_FIRST]
     if rows and all(isinstance(row, str) for row in rows):
         if all(isinstance(_parsed(row), dict) for row in first):
@@ -51,13 +55,25 @@ def shape_of(rows: Sequence[object], example: str) -> Shaped:
     return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
 
 
-def _shape_of_objects(rows: Sequence[Mapping[str, object]], example: str) -> Shaped:
+def _shape_of_objects(rows: Sequence[Mapping[str, object]], example: str) -> Shaped | None:
     if talks := talk_columns(rows):
         named = " and ".join(f"'{name}'" for name in talks)
         holds = "hold" if talks[1:] else "holds"
         return Shaped(lambda raw: _last_pair(raw, talks), f"{named} {holds} conversations: {_OF_TALKS}")
     if inner := _inner_column(rows):
         return Shaped(lambda raw: _unfolded(raw, inner, example), f"'{inner}' holds the columns")
+    return None
+
+
+def _tags_together(rows: Sequence[Mapping[str, object]], example: str, wanted: Wanted) -> Shaped:
+    asked = [*Template.from_text(wanted.template).columns, wanted.text_column or "", wanted.tags_column or ""]
+    if wanted.join_tags and (apart := find_tags_apart(rows, asked)):
+        return Shaped(
+            lambda raw: (
+                Raw(raw.place, apart.joined(raw.row)) if isinstance(raw.row, dict) else _no_object(raw, example)
+            ),
+            apart.said,
+        )
     return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
 
 

@@ -2,6 +2,8 @@
 
     held out  <=>  sha256(seed, folded text of the first column) < share    (the hash read as a number in [0, 1))
 
+Where a third of the rows have the same first text (an instruction that all follow), other columns tell those apart.
+
 So a row keeps its side when the file grows, and a quote that stands there twice, with other tags or another case, is
 never both trained and examined. `by` says what else stays together:
 
@@ -27,12 +29,11 @@ from dataclasses import dataclass, replace
 from florilegium.config import TrainConfig
 from florilegium.data.collector import without_collector
 from florilegium.data.near_duplicates import Pair, clusters, near_pairs
-from florilegium.data.quote import Quote, first_text
+from florilegium.data.quote import FEW_ROWS, Quote, telling_texts
 from florilegium.data.rows import Rows
 from florilegium.errors import DataError, UsageError
 
 SPLIT_BY = ("near-duplicates", "author", "random")
-_FEW_ROWS = 10
 SMALLEST_MOULD = 30
 FEWEST_TO_PART = 30
 
@@ -83,6 +84,7 @@ def make_split(
     *,
     by: str = "near-duplicates",
     authors: Sequence[str] = (),
+    on: str = "auto",
     pairs: list[Pair] | None = None,
     held_out_from: int | None = None,
     progress: Callable[[str, int], None] | None = None,
@@ -93,6 +95,8 @@ def make_split(
 
     Two exceptions to the rule of the hash, for small files: with 10 rows or more at least one row is held out (the one
     that the rule would have taken next), and training always keeps a row.
+
+    `on` is that of `telling_texts`.
 
     Raises: UsageError for a share that is not in [0, 1) or an unknown `by`; DataError for `by="author"` without
     authors."""
@@ -105,7 +109,7 @@ def make_split(
             "the rows have no column 'author' with text in it",
             "Use --split-by near-duplicates, or name that column author",
         )
-    texts = [first_text(quote) for quote in quotes]
+    texts = telling_texts(quotes, on)
     pairs, one_mould = trusted(near_pairs(texts, progress) if pairs is None else pairs, len(texts))
     if held_out_from is not None:
         return _given_split(texts, pairs, held_out_from, follow=by != "random")
@@ -155,27 +159,28 @@ def split_by_config(config: TrainConfig, rows: Rows, progress: Callable[[str, in
         config.seed,
         by=config.split_by,
         authors=rows.authors,
+        on=config.split_on,
         held_out_from=rows.held_out_from,
         progress=progress,
     )
     authors = rows.authors if config.split_by == "author" else ()
-    return part_held_out(split, rows.quotes, config.validation, config.seed, authors)
+    return part_held_out(split, telling_texts(rows.quotes, config.split_on), config.validation, config.seed, authors)
 
 
 def part_held_out(
-    split: Split, quotes: Sequence[Quote], share: float, seed: int = 0, authors: Sequence[str] = ()
+    split: Split, texts: Sequence[str], share: float, seed: int = 0, authors: Sequence[str] = ()
 ) -> Split:
     """`split` with `share` of its held-out rows for validation, near-duplicates and rows of one of `authors` together;
     as it is where fewer than FEWEST_TO_PART are held out, or one of the sides would have none."""
     if not share or len(split.held_out) < FEWEST_TO_PART:
         return split
     out = set(split.held_out)
-    near = clusters(len(quotes), [pair for pair in split.pairs if out.issuperset(pair)])
+    near = clusters(len(texts), [pair for pair in split.pairs if out.issuperset(pair)])
     first = {i: rows[0] for rows in near for i in rows}
 
     def decides(i: int) -> str:
         author = authors[i].strip() if authors else ""
-        return f"author {author}" if author else first_text(quotes[first.get(i, i)])
+        return f"author {author}" if author else texts[first.get(i, i)]
 
     choosing = tuple(i for i in split.held_out if _draw(f"validation {decides(i)}", seed) < share)
     return replace(split, validation=choosing) if 0 < len(choosing) < len(out) else split
@@ -188,7 +193,7 @@ def _sides(drawn: Sequence[float], pairs: Iterable[Pair], share: float, *, follo
     for i, j in pairs:
         before[j].append(i)
     deciding = [number for row, number in enumerate(drawn) if not (follow and row in before)]
-    limit = _limit(deciding, share, at_least_one=len(drawn) >= _FEW_ROWS)
+    limit = _limit(deciding, share, at_least_one=len(drawn) >= FEW_ROWS)
     sides: list[bool | None] = [number < limit for number in drawn]
     for row in sorted(before):
         found = {sides[i] for i in before[row]} - {None}

@@ -12,7 +12,7 @@ from itertools import islice
 from florilegium.data.column_values import count_words
 from florilegium.data.data_report import Found, Lengths, Skipped, SkippedRow, Statistics, TagCounts
 from florilegium.data.mojibake import is_broken
-from florilegium.data.quote import join_items
+from florilegium.data.quote import telling_texts
 from florilegium.data.rows import Rows
 
 _MOST_FREQUENT = 10
@@ -21,8 +21,9 @@ _FEWEST_LETTERS = 3
 
 
 def describe(rows: Rows) -> Statistics:
-    """Counts, lengths, tags and suspects of `rows`; lengths are those of the main column."""
-    main = [join_items(quote[rows.template.main_column]) for quote in rows.quotes]
+    """Counts, lengths, tags and suspects of `rows`; lengths are those of the main column, or of the others where it
+    tells no rows apart."""
+    main = telling_texts(rows.quotes)
     skipped = Counter(problem.group for problem in rows.skipped)
     return Statistics(
         notes=list(rows.notes),

@@ -21,7 +21,9 @@ NOT_INHERITED = (
     "parallel", "pipeline_stages", "gpu_memory_limit", "micro_batch_tokens", "report_to",
 )  # fmt: skip
 # What is said of one file's columns and splits says nothing of another's.
-OF_THE_ROWS = ("text_column", "tags_column", "tags_separator", "split", "held_out_file")
+OF_THE_ROWS = (
+    "text_column", "tags_column", "tags_separator", "join_tag_columns", "split_on", "split", "held_out_file",
+)  # fmt: skip
 FIXED = ("model", "revision", "bits", "template", "lora_rank", "lora_alpha", "target_modules", "rslora", "dora")
 MADE_OF_THE_BASE = ("pissa", "olora")
 

@@ -14,9 +14,9 @@ from florilegium.errors import UsageError
 
 SETTINGS = (
     "data", "model", "parallel", "pipeline_stages",
-    "template", "direction", "text_column", "tags_column", "tags_separator", "bits", "epochs", "max_steps",
+    "template", "direction", "text_column", "tags_column", "tags_separator", "join_tag_columns", "bits", "epochs", "max_steps",
     "batch_size", "lora_rank", "target_modules", "max_length", "memory", "gpu_memory_limit", "micro_batch_tokens",
-    "kernels", "device", "revision", "held_out", "split_by", "seed", "skip_bad_rows", "keep_checkpoints",
+    "kernels", "device", "revision", "held_out", "split_by", "split_on", "seed", "skip_bad_rows", "keep_checkpoints",
 )  # fmt: skip
 MOST_TEXTS = 65_536
 

@@ -12,8 +12,9 @@ from florilegium.cli.screen import json_line, print_line
 from florilegium.config import TrainConfig
 
 SETTINGS = (
-    "data", "template", "text_column", "tags_column", "tags_separator", "split", "held_out_file", "skip_bad_rows",
-    "fix_encoding", "held_out", "split_by", "max_length", "loss_on", "chat", "model", "revision", "seed",
+    "data", "template", "text_column", "tags_column", "tags_separator", "join_tag_columns", "split",
+    "held_out_file", "skip_bad_rows", "fix_encoding", "held_out", "split_by", "split_on", "max_length",
+    "loss_on", "chat", "model", "revision", "seed",
 )  # fmt: skip
 
 
