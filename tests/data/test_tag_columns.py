@@ -1,8 +1,11 @@
-"""Tags in several columns: numbered ones, and a column of 0 and 1 for each; what only looks like it; runs from before."""
+"""Tags in several columns: numbered ones, and a column of 0 and 1 for each; tags inside objects, as labelling tools write
+them; what only looks like it; runs from before."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +95,51 @@ def test_a_run_from_before_reads_its_columns_as_it_did(tmp_path: Path) -> None:
         "tags",
     )
     assert (before.split_on, now.split_on) == ("first-column", "auto")
+
+
+def chosen(*choices: str) -> dict[str, Any]:
+    """An annotation as Label Studio exports it."""
+    value = {"choices": list(choices)} if choices else {"start": 3}
+    return {"id": 5, "result": [{"value": value, "type": "choices"}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "said"),
+    [
+        ({"meta": {"tags": ["joy", "rain"], "by": "x"}}, ["joy", "rain"], "the tags are in 'meta', under 'tags'"),
+        ({"annotation": {"labels": "joy, rain"}}, ["joy", "rain"], "under 'labels'"),
+        ({"cats": {"joy": 1.0, "fear": 0.0, "rain": 1.0}}, ["joy", "rain"], "'cats' holds 0 or 1 for each tag"),
+        ({"sentiment": {"choices": ["joy", "rain"]}}, ["joy", "rain"], "the tags are in 'sentiment', under 'choices'"),
+        (
+            {"annotations": [chosen(), chosen("joy", "rain")]},
+            ["joy", "rain"],
+            "the tags are the choices in 'annotations'",
+        ),
+        ({"meta": {"by": "x", "at": "y"}}, None, ""),
+        ({"meta": {"tags": ["joy"]}, "mood": "glad"}, ["glad"], ""),
+    ],
+)
+@pytest.mark.parametrize("within", [False, True])
+def test_tags_inside_an_object(
+    tmp_path: Path, row: dict[str, Any], found: list[str] | None, said: str, within: bool
+) -> None:
+    path = tmp_path / "q.jsonl"
+    texts = [f"Be kind to the {word} while it is there" for word in WORDS]
+    rows = [{"data": {"text": text}, **row} if within else {"text": text, **row} for text in texts]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    read = read_rows(path)
+    assert tags(read)[0] == found and len(read.quotes) == len(WORDS)
+    told = [note for note in read.notes if "the tags are " in note]
+    assert said in told[0] if said else not told
+    assert tags(read_rows(path, join_tag_columns=False))[0] == (found if not said else None)
+
+
+def test_an_annotation_that_is_missing_is_no_tag(tmp_path: Path) -> None:
+    path = tmp_path / "q.json"
+    annotations = [[chosen("joy")], [], [chosen()], None]
+    rows = [
+        {"data": {"text": f"Be kind to the {w} while it lasts"}, "annotations": annotations[i % 4]}
+        for i, w in enumerate(WORDS)
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert tags(read_rows(path))[:4] == [["joy"], [], [], []]

@@ -64,7 +64,9 @@ class TrainConfig:
         metavar="SIGN",
     )
     join_tag_columns: bool = setting(
-        True, "read columns such as tag1 and tag2, or one of 0 and 1 for each tag, as one column of tags", group="data"
+        True,
+        "read tags in several columns (tag1, tag2; one of 0 and 1 for each tag) or inside an object as one column",
+        group="data",
     )
     split: str | None = setting(
         None,

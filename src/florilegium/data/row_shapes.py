@@ -21,6 +21,7 @@ from florilegium.data.csv_dialect import names_something
 from florilegium.data.quote import SKIP, kind_of
 from florilegium.data.raw_rows import Problem, Raw
 from florilegium.data.tag_columns import find_tags_apart
+from florilegium.data.tags_inside import find_tags_inside
 from florilegium.data.talks import last_pair, talk_columns, turns_of
 from florilegium.data.template import Template
 
@@ -42,7 +43,7 @@ def shape_of(rows: Sequence[object], example: str, wanted: Wanted) -> Shaped:
     """What rows such as these need. `example` is a row as it should be, for messages."""
     objects = [row for row in rows if isinstance(row, Mapping)]
     if objects:
-        return _shape_of_objects(objects[:_FIRST], example) or _tags_together(objects, example, wanted)
+        return _shape_of_objects(objects, example, wanted)
     first = rows[:_FIRST]
     if rows and all(isinstance(row, str) for row in rows):
         if all(isinstance(_parsed(row), dict) for row in first):
@@ -55,26 +56,33 @@ def shape_of(rows: Sequence[object], example: str, wanted: Wanted) -> Shaped:
     return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
 
 
-def _shape_of_objects(rows: Sequence[Mapping[str, object]], example: str) -> Shaped | None:
-    if talks := talk_columns(rows):
+def _shape_of_objects(rows: Sequence[Mapping[str, object]], example: str, wanted: Wanted) -> Shaped:
+    first = rows[:_FIRST]
+    if talks := talk_columns(first):
         named = " and ".join(f"'{name}'" for name in talks)
         holds = "hold" if talks[1:] else "holds"
         return Shaped(lambda raw: _last_pair(raw, talks), f"{named} {holds} conversations: {_OF_TALKS}")
-    if inner := _inner_column(rows):
-        return Shaped(lambda raw: _unfolded(raw, inner, example), f"'{inner}' holds the columns")
-    return None
+    if inner := _inner_column(first):
+        unfolded = [found.row for row in rows if isinstance(found := _unfolded(Raw("", row), inner, example), Raw)]
+        tags = _tags_together([row for row in unfolded if isinstance(row, Mapping)], example, wanted)
+        return Shaped(
+            lambda raw: tags.shape(row) if isinstance(row := _unfolded(raw, inner, example), Raw) else row,
+            "; ".join(filter(None, (f"'{inner}' holds the columns", tags.said))),
+        )
+    return _tags_together(rows, example, wanted)
 
 
 def _tags_together(rows: Sequence[Mapping[str, object]], example: str, wanted: Wanted) -> Shaped:
+    """Tags that stand in several columns, or inside an object."""
     asked = [*Template.from_text(wanted.template).columns, wanted.text_column or "", wanted.tags_column or ""]
-    if wanted.join_tags and (apart := find_tags_apart(rows, asked)):
-        return Shaped(
-            lambda raw: (
-                Raw(raw.place, apart.joined(raw.row)) if isinstance(raw.row, dict) else _no_object(raw, example)
-            ),
-            apart.said,
-        )
-    return Shaped(lambda raw: raw if isinstance(raw.row, dict) else _no_object(raw, example))
+    found = (find_tags_apart(rows, asked) or find_tags_inside(rows, asked)) if wanted.join_tags else None
+
+    def shape(raw: Raw) -> Raw | Problem:
+        if not isinstance(raw.row, dict):
+            return _no_object(raw, example)
+        return Raw(raw.place, found.joined(raw.row)) if found else raw
+
+    return Shaped(shape, found.said if found else "")
 
 
 def _shape_of_lists(rows: Sequence[object], example: str) -> Shaped:
@@ -123,7 +131,9 @@ def _has_text(value: object) -> bool:
 
 def _unfolded(raw: Raw, column: str, example: str) -> Raw | Problem:
     inner = raw.row.get(column) if isinstance(raw.row, Mapping) else None
-    return Raw(raw.place, {**raw.row, **inner}) if isinstance(inner, Mapping) else _no_object(raw, example)  # type: ignore[dict-item]  # JSON has text as keys
+    if not isinstance(raw.row, Mapping) or not isinstance(inner, Mapping):
+        return _no_object(raw, example)
+    return Raw(raw.place, {name: value for name, value in raw.row.items() if name != column} | dict(inner))
 
 
 def _parsed(text: object) -> object:

@@ -44,7 +44,7 @@ class TagsApart:
         """The row with one column of tags instead of these."""
         tags: list[object] = []
         if self.names:
-            tags = [tag for column, tag in zip(self.columns, self.names, strict=True) if _mark(row.get(column)) in _YES]
+            tags = [tag for column, tag in zip(self.columns, self.names, strict=True) if is_yes(row.get(column))]
         else:
             for column in self.columns:
                 found = as_items(row.get(column), "")
@@ -93,6 +93,15 @@ def _marked(names: Sequence[str], rows: Sequence[Mapping[str, object]]) -> TagsA
     bare = [_PREFIX.sub("", name.strip(), count=1) for name in columns]
     tags = bare if all(short != name.strip() for short, name in zip(bare, columns, strict=True)) else columns
     return TagsApart(tuple(columns), tuple(tag.replace("_", " ").strip() for tag in tags))
+
+
+def is_mark(value: object) -> bool:
+    """Whether it says yes or no to a tag."""
+    return _mark(value) in _YES | _NO
+
+
+def is_yes(value: object) -> bool:
+    return _mark(value) in _YES
 
 
 def _mark(value: object) -> str:
