@@ -90,7 +90,7 @@ CARDS = (
     _card("H100", 79.2, 989, 3350, (9, 0)),
     _card("H100 PCIe", 79.2, 756, 2039, (9, 0)),
     _card("H100 NVL", 93.1, 835, 3938, (9, 0)),
-    _card("GH200", 94.5, 989, 4000, (9, 0), 450.0),  # NVLink-C2C
+    _card("GH200", 94.5, 989, 4000, (9, 0)),  # its NVLink to main memory is faster than PCI Express; nobody measured it
     _card("H200", 139.8, 989, 4800, (9, 0)),
     _card("H200 NVL", 139.8, 836, 4800, (9, 0)),
     _card("B200", 178.0, 2250, 8000, (10, 0)),
