@@ -143,3 +143,29 @@ def test_an_annotation_that_is_missing_is_no_tag(tmp_path: Path) -> None:
     ]
     path.write_text(json.dumps(rows), encoding="utf-8")
     assert tags(read_rows(path))[:4] == [["joy"], [], [], []]
+
+
+@pytest.mark.parametrize(
+    ("cells", "column", "found"),
+    [
+        (tuple(WORDS), 2, ["sea"]),  # none comes again
+        (("0", "4"), 2, ["0"]),
+        (
+            tuple(f"{4 * (i % 2)},{17 + i},NO_QUERY,user{i}" for i in range(12)),
+            2,
+            ["0"],
+        ),  # what is the same in all rows says nothing
+    ],
+)
+def test_the_tags_of_a_file_without_a_header(
+    tmp_path: Path, cells: tuple[str, ...], column: int, found: list[str]
+) -> None:
+    path = tmp_path / "q.csv"
+    lines = [f"Be kind to the {word} while it is there,{cells[i % len(cells)]}" for i, word in enumerate(WORDS)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = read_rows(path)
+    assert tags(rows)[0] == found and f"the text is 'column 1', the tags 'column {column}'" in rows.notes[0]
+
+
+def test_a_column_that_says_the_same_in_every_row_is_no_tag(tmp_path: Path) -> None:
+    assert tags(read_rows(write(tmp_path, "quote,origin", "web")))[0] is None

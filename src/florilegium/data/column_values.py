@@ -21,6 +21,7 @@ _MARK = re.compile(
 _PERSON = re.compile(r"[^\W\d_a-z][\w.'’-]*(?: (?:de|la|van|von|der|of|al|bin|[^\W_a-z][\w.'’-]*))+,?")
 # Signs of scripts without blanks between words: two or three make a word.
 _SIGN = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_LABEL = re.compile(r"-?\d{1,2}")
 _MOST_VALUES = 300
 
 
@@ -36,6 +37,8 @@ class Look:
     lists: float
     objects: float
     people: float
+    distinct: int = 0  # items that differ
+    labels: float = 0.0  # numbers of one or two digits
 
     @property
     def may_be_text(self) -> bool:
@@ -57,7 +60,13 @@ class Look:
     @property
     def looks_like_tags(self) -> bool:
         comes_again = self.filled >= 8 and self.repeats >= 2 and self.people < 0.5
-        return self.has_short_items and self.marks < 0.5 and not self.objects and (self.lists > 0.5 or comes_again)
+        says_something = self.has_short_items and self.marks < 0.5 and not self.objects and self.distinct > 1
+        return says_something and (self.lists > 0.5 or comes_again)
+
+    @property
+    def looks_like_numbered_labels(self) -> bool:
+        """A few small numbers that come again and again: 0 and 4, 1 to 5."""
+        return self.filled >= 8 and self.labels == 1.0 and 1 < self.distinct <= 20 and self.repeats >= 3
 
 
 def look_at(name: str, rows: Sequence[Mapping[str, object]]) -> Look:
@@ -76,6 +85,8 @@ def look_at(name: str, rows: Sequence[Mapping[str, object]]) -> Look:
         marks=sum(_MARK.fullmatch(text.strip()) is not None for text in texts) / count,
         lists=sum(isinstance(value, list | tuple) or _is_printed(value) for value in values) / count,
         objects=sum(_is_object(value) for value in values) / count,
+        distinct=len(set(items)),
+        labels=sum(_LABEL.fullmatch(text.strip()) is not None for text in texts) / count,
         people=sum(_PERSON.fullmatch(text.strip()) is not None for text in texts) / count,
     )
 

@@ -11,7 +11,8 @@ regard to case, blanks and hyphens. The first thousand rows decide, for the whol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from florilegium.data.cell_lists import BRACKETS, find_separator, name_of_separator, read_printed
@@ -28,7 +29,7 @@ from florilegium.data.column_names import (
     same_name,
 )
 from florilegium.data.column_rivals import rivals
-from florilegium.data.column_values import look_at
+from florilegium.data.column_values import Look, look_at
 from florilegium.data.raw_rows import no_such_column
 from florilegium.data.split_column import split_column
 from florilegium.data.template import DEFAULT_TEMPLATE, Template
@@ -36,6 +37,7 @@ from florilegium.data.template_parser import placeholder_for
 from florilegium.errors import UsageError, one_line
 
 _OURS = {"quote", "tags"}
+_UNNAMED = re.compile(r"column \d+")  # as a file without a header has them
 _MOST_NAMES = 200  # a row may bring 100,000 keys
 
 
@@ -119,8 +121,18 @@ def _guess(names: list[str], rows: Sequence[Row], known: dict[str, str], *, pair
     if tags is None:
         called_text = find_text(free)
         unnamed = [n for n in free if looks[n].looks_like_tags and not is_about_the_row(n) and n not in called_text]
-        tags = max(unnamed, key=lambda n: looks[n].repeats, default=None)
+        tags = max(unnamed, key=lambda n: looks[n].repeats, default=None) or _beside_unnamed(free, looks)
     return {"quote": text, **({"tags": tags} if tags else {})}
+
+
+def _beside_unnamed(free: Sequence[str], looks: Mapping[str, Look]) -> str | None:
+    """The tags of a file without a header, whose names say nothing: a column of a few numbers, or the only other one."""
+    if not all(_UNNAMED.fullmatch(name) for name in free):
+        return None
+    numbered = [name for name in free if looks[name].looks_like_numbered_labels]
+    if len(free) == 1 and looks[free[0]].has_short_items and looks[free[0]].marks < 0.5 > looks[free[0]].people:
+        return free[0]
+    return numbered[0] if len(numbered) == 1 else None
 
 
 def _with_input(pair: tuple[str, str], names: list[str], rows: Sequence[Row]) -> list[str]:
